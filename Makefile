@@ -1,0 +1,60 @@
+# The virtual environment .venv is made from requirements/lock.txt when it is
+# missing, and made anew when the lock changes.
+.DELETE_ON_ERROR:
+.PHONY: help train test test-slow lint bench lock clean
+
+PYTHON ?= python3
+UV ?= uv
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.made-from-lock
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+help:
+	@echo 'make train       train on CartPole; other runs: make train ARGS="PRESET --flag value"'
+	@echo 'make test        the fast tests'
+	@echo 'make test-slow   the tests that train or measure'
+	@echo 'make lint        ruff and mypy'
+	@echo 'make bench       throughput, and where the time goes'
+	@echo 'make lock        resolve requirements/lock.txt again (needs uv; ARGS=--upgrade for the newest)'
+	@echo 'make clean       remove .venv and caches'
+	@echo
+	@echo 'The first of these makes .venv by PYTHON=$(PYTHON), which must be Python 3.11 to 3.13.'
+
+train: $(STAMP)
+	$(BIN)/python -m experiments.run $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.throughput $(ARGS)
+
+$(STAMP): requirements/lock.txt
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
+	  echo 'error: PYTHON=$(PYTHON) must be Python 3.11, 3.12 or 3.13; try make PYTHON=python3.12 ...' >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+lock:
+	@command -v $(UV) >/dev/null || { \
+	  echo 'error: make lock needs uv; pip install uv, or make lock UV=path/to/uv' >&2; exit 1; }
+	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --extra dev \
+	  --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
+	  $(ARGS) -o requirements/lock.txt pyproject.toml
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

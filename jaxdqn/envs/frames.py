@@ -1,0 +1,34 @@
+"""Stacked observations while acting, as the replay stacks them when sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxdqn.types import Array
+
+
+def initial_frames(obs: Array, frame_stack: int) -> Any:
+    """Return stacks [E, O, S] that hold ``obs`` [E, O] as the newest frame, zeros before it.
+
+    With ``frame_stack`` 1 nothing is stacked and the result is empty.
+    """
+    if frame_stack == 1:
+        return ()
+    zeros = jnp.zeros((*obs.shape, frame_stack - 1), obs.dtype)
+    return jnp.concatenate([zeros, obs[..., None]], axis=-1)
+
+
+def push_frame(frames: Any, obs: Array, first: Array) -> Any:
+    """Append ``obs`` [E, O], forgetting older frames where ``first`` [E]; empty stays empty."""
+    if isinstance(frames, tuple):
+        return ()
+    opens = first.reshape(*first.shape, *(1,) * (frames.ndim - first.ndim))
+    kept = jnp.where(opens, jnp.zeros_like(frames), frames)
+    return jnp.concatenate([kept[..., 1:], obs[..., None]], axis=-1)
+
+
+def observed(frames: Any, obs: Array) -> Array:
+    """Return what the network sees: the stacks, or ``obs`` where nothing is stacked."""
+    return obs if isinstance(frames, tuple) else frames

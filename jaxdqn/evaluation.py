@@ -1,0 +1,113 @@
+"""Greedy episodes, counted without bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.envs.frames import initial_frames, observed, push_frame
+from jaxdqn.types import Agent, Array, Environment, Exploration, Params, TimeStep
+
+LONGEST_EPISODE = 108_000
+"""Environment steps after which an episode without a time limit is cut:
+half an hour of a game at 60 frames a second."""
+
+
+class EvalInfo(NamedTuple):
+    """The first episode of each of N environments."""
+
+    returns: Array
+    """[N] float32, undiscounted"""
+    lengths: Array
+    """[N] int32, environment steps"""
+
+
+class _Progress(NamedTuple):
+    """What the loop over steps carries; leaves [N, ...] but for ``steps``."""
+
+    steps: Array
+    """[] int32"""
+    env_state: Any
+    timestep: TimeStep
+    frames: Any
+    carry: Any
+    running: Array
+    """[N] bool; the first episode has not ended."""
+    info: EvalInfo
+
+
+def make_evaluator(
+    agent: Agent, environment: Environment, episodes: int, *, frame_stack: int = 1
+) -> Callable[[Params, Array], EvalInfo]:
+    """Build ``evaluate(params, key) -> EvalInfo``, pure: jit it, or vmap it over parameters.
+
+    Every one of N environments plays its first episode to the end and no other
+    counts, so that short episodes weigh no more than long ones. The actions are
+    greedy: the largest Q, the first of equals. An episode is cut after the
+    environment's time limit, or after ``LONGEST_EPISODE`` steps if it has none.
+
+    Args:
+        agent: whose parameters are judged.
+        environment: one environment; it is vmapped here.
+        episodes: N, episodes an evaluation, in as many environments.
+        frame_stack: S, as in training.
+
+    Raises:
+        ValueError: if a count is below 1.
+    """
+    for name, value in (("episodes", episodes), ("frame_stack", frame_stack)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
+    limit = environment.spec.max_episode_steps or LONGEST_EPISODE
+    greedy = Exploration(epsilon=jnp.zeros(episodes), temperature=jnp.ones(()))
+
+    def begin(key: Array) -> _Progress:
+        env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, episodes))
+        return _Progress(
+            steps=jnp.int32(0),
+            env_state=env_state,
+            timestep=timestep,
+            frames=initial_frames(timestep.obs, frame_stack),
+            carry=agent.initial_carry(episodes),
+            running=jnp.ones(episodes, bool),
+            info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
+        )
+
+    def advance(params: Params, key: Array, now: _Progress) -> _Progress:
+        key_act, key_env = jax.random.split(jax.random.fold_in(key, now.steps))
+        obs = observed(now.frames, now.timestep.obs)
+        # The Q-values, not the actions: the latter would be drawn from a softmax
+        # where exploration is Boltzmann's.
+        _, carry, act_info = agent.act(
+            key_act, params, now.carry, obs, now.timestep.first, greedy
+        )
+        actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
+        env_state, timestep = jax.vmap(environment.step)(
+            jax.random.split(key_env, episodes), now.env_state, actions
+        )
+        return _Progress(
+            steps=now.steps + 1,
+            env_state=env_state,
+            timestep=timestep,
+            frames=push_frame(now.frames, timestep.obs, timestep.first),
+            carry=carry,
+            running=now.running & ~(timestep.terminated | timestep.truncated),
+            info=EvalInfo(
+                returns=now.info.returns + jnp.where(now.running, timestep.reward, 0.0),
+                lengths=now.info.lengths + now.running.astype(jnp.int32),
+            ),
+        )
+
+    def evaluate(params: Params, key: Array) -> EvalInfo:
+        key_begin, key_advance = jax.random.split(key)
+        end = jax.lax.while_loop(
+            lambda now: jnp.any(now.running) & (now.steps < limit),
+            lambda now: advance(params, key_advance, now),
+            begin(key_begin),
+        )
+        return end.info
+
+    return evaluate

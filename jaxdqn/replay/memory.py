@@ -1,0 +1,43 @@
+"""What a replay takes, said before it is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import psutil
+
+from jaxdqn.types import PyTree, Replay, Row
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Return the bytes of all leaves, which may be arrays or ``ShapeDtypeStruct``."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def replay_bytes(replay: Replay, example_row: Row) -> int:
+    """Return the bytes that the replay takes on one device, allocating nothing."""
+    return tree_bytes(jax.eval_shape(replay.init, example_row))
+
+
+def free_bytes(device: Any = None) -> int:
+    """Return the bytes free on ``device``, or on the host where it does not say."""
+    device = device or jax.devices()[0]
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return int(psutil.virtual_memory().available)
+
+
+def check_memory(num_bytes: int, device: Any = None) -> None:
+    """Refuse a request above what is free.
+
+    Raises:
+      ValueError: with the bytes asked for and the bytes free.
+    """
+    free = free_bytes(device)
+    if num_bytes > free:
+        raise ValueError(
+            f"replay_capacity: the replay takes {num_bytes:,} bytes on each device, "
+            f"of which {free:,} are free; must be at most that"
+        )

@@ -1,0 +1,350 @@
+"""The per-device step: act, remember, learn; and what is made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn import envs
+from jaxdqn.agent import Optimizer, make_agent
+from jaxdqn.config import Config
+from jaxdqn.envs.frames import initial_frames, observed, push_frame
+from jaxdqn.exploration import epsilon_ladder, epsilon_schedule
+from jaxdqn.networks import make_network
+from jaxdqn.optim import make_optimizer
+from jaxdqn.replay import make_uniform
+from jaxdqn.types import (
+    ALONE,
+    SUMMED_METRICS,
+    ActorState,
+    Agent,
+    Array,
+    Collectives,
+    Counter,
+    Counters,
+    Environment,
+    EpisodeStats,
+    Exploration,
+    Hyper,
+    LearnInfo,
+    Metrics,
+    Replay,
+    Row,
+    Trainer,
+    TrainState,
+    counter_add,
+    counter_float,
+    make_counter,
+)
+
+_DISABLED = math.inf
+
+
+def hyper_from(config: Config) -> Hyper:
+    """Return the configuration's sweepable scalars, as float32 arrays."""
+
+    def scalar(value: float | None) -> Array:
+        return jnp.float32(_DISABLED if value is None else value)
+
+    return Hyper(
+        learning_rate=scalar(config.learning_rate),
+        gamma=scalar(config.gamma),
+        epsilon_start=scalar(config.epsilon_start),
+        epsilon_end=scalar(config.epsilon_end),
+        temperature=scalar(config.temperature),
+        huber_delta=scalar(config.huber_delta),
+        clip_value=scalar(config.clip_value),
+        clip_norm=scalar(config.clip_norm),
+        target_tau=scalar(config.target_tau),
+    )
+
+
+def make_trainer(
+    config: Config,
+    *,
+    environment: Environment | None = None,
+    network: Any = None,
+    optimizer: Optimizer | None = None,
+    collectives: Collectives = ALONE,
+) -> Trainer:
+    """Make the trainer that a configuration describes.
+
+    Args:
+      config: the run; its totals are divided over ``collectives.size`` devices.
+      environment: your own, instead of ``config.env``.
+      network: your own flax module (``obs[B, O] -> q[B, A]``) or ``Network``,
+        instead of ``config.network``.
+      optimizer: your own, ``hyper -> optax.GradientTransformation``; it must
+        average gradients by ``collectives.mean`` itself where there are peers.
+      collectives: how the device speaks to its peers.
+
+    Raises:
+      ValueError: naming the field, its value and what would be right.
+    """
+    if collectives.size != config.devices:
+        raise ValueError(
+            f"devices={config.devices}: must equal the number of peers in collectives, "
+            f"{collectives.size}"
+        )
+    environment = environment or envs.make(config.env)
+    agent = make_agent(
+        make_network(config, environment.spec, network),
+        optimizer or make_optimizer(config, collectives),
+        double=config.double,
+        loss=config.loss,
+        exploration=config.exploration,
+        accumulate=config.accumulate,
+        target_period=config.target_period,
+        polyak=config.target_tau is not None,
+    )
+    replay = make_replay(config)
+    act = _make_act(config, environment, agent, collectives)
+    learn = _make_learn(agent, replay, collectives)
+
+    def init(key: Array, hyper: Hyper | None = None) -> TrainState:
+        hyper = hyper_from(config) if hyper is None else hyper
+        key_agent, key_device = jax.random.split(key)
+        key_device = jax.random.fold_in(key_device, collectives.index())
+        key_envs, key_warmup, key_run = jax.random.split(key_device, 3)
+        actor = _reset(key_envs, environment, agent, config)
+        state = TrainState(
+            key=key_run,
+            hyper=hyper,
+            agent=agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper),
+            replay=replay.init(example_row(environment)),
+            actor=actor,
+            counters=Counters(make_counter(), make_counter(), make_counter()),
+        )
+        keys = jax.random.split(key_warmup, config.warmup_iterations)
+        return jax.lax.scan(lambda state, key: (act_and_add(key, state)[0], None), state, keys)[0]
+
+    def act_and_add(key: Array, state: TrainState) -> tuple[TrainState, Metrics]:
+        rows, actor, metrics = act(key, state)
+        counters = state.counters._replace(
+            rows=counter_add(state.counters.rows, metrics.rows),
+            env_steps=counter_add(state.counters.env_steps, metrics.env_steps),
+        )
+        replayed = replay.add(state.replay, rows)
+        return state._replace(replay=replayed, actor=actor, counters=counters), metrics
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        key, key_act, key_learn = jax.random.split(state.key, 3)
+        state, metrics = act_and_add(key_act, state._replace(key=key))
+        keys = jax.random.split(key_learn, config.gradient_steps_per_iteration)
+        state, infos = jax.lax.scan(lambda state, key: learn(key, state), state, keys)
+        taken = jnp.int32(config.gradient_steps_per_iteration)
+        counters = state.counters._replace(
+            gradient_steps=counter_add(state.counters.gradient_steps, taken)
+        )
+        loss, grad_norm, q_mean = collectives.mean(
+            (jnp.mean(infos.loss), jnp.mean(infos.grad_norm), jnp.mean(infos.q_mean))
+        )
+        metrics = metrics._replace(
+            gradient_steps=taken, loss=loss, grad_norm=grad_norm, q_mean=q_mean
+        )
+        return state._replace(counters=counters), metrics
+
+    return Trainer(init=init, step=step, agent=agent, environment=environment)
+
+
+def make_replay(config: Config) -> Replay:
+    """Make the replay of one device that a configuration describes."""
+    return make_uniform(
+        num_envs=config.envs_per_device,
+        rows_per_env=config.replay_rows,
+        rows_per_add=config.rollout_length,
+        batch_size=config.batch_per_device * config.accumulate,
+        n_step=config.n_step,
+        frame_stack=config.frame_stack,
+    )
+
+
+def example_row(environment: Environment) -> Row:
+    """Return a row of zeros of the environment's shapes, as ``Replay.init`` takes it."""
+    no = jnp.bool_(False)
+    obs = jnp.zeros(environment.spec.obs_shape, environment.spec.obs_dtype)
+    return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no)
+
+
+def make_chunk(
+    trainer: Trainer, iterations: int
+) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+    """Make a pure function that scans ``iterations`` steps and reduces their metrics.
+
+    Jit it with the state donated, or the ring is copied on every call.
+    """
+
+    def chunk(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(
+            lambda state, _: trainer.step(state), state, None, length=iterations
+        )
+        return state, reduce_metrics(metrics)
+
+    return chunk
+
+
+def reduce_metrics(metrics: Metrics) -> Metrics:
+    """Add up, or average, metrics over their leading axis."""
+
+    def reduce(name: str, leaf: Array) -> Array:
+        if name in SUMMED_METRICS:
+            return jnp.sum(leaf, axis=0, dtype=leaf.dtype)
+        return jnp.mean(leaf, axis=0)
+
+    return Metrics(**{name: reduce(name, leaf) for name, leaf in metrics._asdict().items()})
+
+
+def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Make the whole run, a pure function ``(key, hyper=defaults) -> (TrainState, Metrics)``.
+
+    Jit it; vmap it over keys (and ``hyper``) to train many at once. The metrics'
+    leaves are [chunks]. ``parts`` are the keyword arguments of ``make_trainer``.
+
+    Raises:
+      ValueError: naming the field, its value and what would be right.
+    """
+    trainer = make_trainer(config, **parts)
+    chunk = make_chunk(trainer, config.iterations_per_chunk)
+
+    def run(key: Array, hyper: Hyper | None = None) -> tuple[TrainState, Metrics]:
+        state = trainer.init(key, hyper)
+        return jax.lax.scan(lambda state, _: chunk(state), state, None, length=config.num_chunks)
+
+    return run
+
+
+def _reset(key: Array, environment: Environment, agent: Agent, config: Config) -> ActorState:
+    num_envs = config.envs_per_device
+    env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
+    return ActorState(
+        env_state=env_state,
+        timestep=timestep,
+        frames=initial_frames(timestep.obs, config.frame_stack),
+        carry=agent.initial_carry(num_envs),
+        episode=EpisodeStats(jnp.zeros(num_envs, jnp.float32), jnp.zeros(num_envs, jnp.int32)),
+    )
+
+
+def _make_exploration(
+    config: Config, collectives: Collectives
+) -> Callable[[Hyper, Counter, Array], Exploration]:
+    """Make the exploration of each environment, from the rows acted over all devices."""
+    warmup_rows = config.warmup_iterations * config.rows_per_iteration
+    num_envs = config.envs_per_device
+
+    def exploration(hyper: Hyper, rows: Counter, ahead: Array) -> Exploration:
+        acted = counter_float(rows) + ahead
+        epsilon = epsilon_schedule(
+            config.epsilon_schedule,
+            hyper.epsilon_start,
+            hyper.epsilon_end,
+            config.epsilon_decay_steps,
+            acted - warmup_rows,
+        )
+        if config.epsilon_ladder is None:
+            each = jnp.full((num_envs,), epsilon)
+        else:
+            place = collectives.index() * num_envs + jnp.arange(num_envs, dtype=jnp.int32)
+            each = epsilon_ladder(epsilon, config.epsilon_ladder, place, config.num_envs)
+        # The warm-up acts at random.
+        each = jnp.where(acted < warmup_rows, 1.0, each)
+        return Exploration(epsilon=each, temperature=hyper.temperature)
+
+    return exploration
+
+
+def _make_act(
+    config: Config, environment: Environment, agent: Agent, collectives: Collectives
+) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
+    """Make the acting half of a step: K vector steps, giving rows [K, E]."""
+    num_envs, length = config.envs_per_device, config.rollout_length
+    exploration = _make_exploration(config, collectives)
+
+    def vector_step(
+        key: Array, actor: ActorState, state: TrainState, ahead: Array
+    ) -> tuple[ActorState, tuple[Row, Metrics]]:
+        key_act, key_env = jax.random.split(key)
+        explore = exploration(state.hyper, state.counters.rows, ahead)
+        before = actor.timestep
+        obs = observed(actor.frames, before.obs)
+        actions, carry, _ = agent.act(
+            key_act, state.agent.params, actor.carry, obs, before.first, explore
+        )
+        env_state, after = jax.vmap(environment.step)(
+            jax.random.split(key_env, num_envs), actor.env_state, actions
+        )
+        row = Row(
+            obs=before.obs,
+            first=before.first,
+            action=actions,
+            reward=after.reward,
+            terminated=after.terminated,
+            truncated=after.truncated,
+        )
+        episode, metrics = _count(actor.episode, row, ~after.first, explore)
+        frames = push_frame(actor.frames, after.obs, after.first)
+        return ActorState(env_state, after, frames, carry, episode), (row, metrics)
+
+    def act(key: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
+        rows_ahead = jnp.arange(length, dtype=jnp.float32) * config.num_envs
+        actor, (rows, metrics) = jax.lax.scan(
+            lambda actor, xs: vector_step(xs[0], actor, state, xs[1]),
+            state.actor,
+            (jax.random.split(key, length), rows_ahead),
+        )
+        return rows, actor, _over_devices(reduce_metrics(metrics), collectives)
+
+    return act
+
+
+def _count(
+    episode: EpisodeStats, row: Row, stepped: Array, explore: Exploration
+) -> tuple[EpisodeStats, Metrics]:
+    """Follow the episodes through one vector step; ``stepped`` [E] is false for resets."""
+    ends = row.terminated | row.truncated
+    episode_return = episode.episode_return + jnp.where(stepped, row.reward, 0.0)
+    episode_length = episode.episode_length + stepped.astype(jnp.int32)
+    zero = jnp.float32(0)
+    metrics = Metrics(
+        rows=jnp.int32(stepped.size),
+        env_steps=jnp.sum(stepped, dtype=jnp.int32),
+        gradient_steps=jnp.int32(0),
+        episodes=jnp.sum(ends, dtype=jnp.int32),
+        return_sum=jnp.sum(jnp.where(ends, episode_return, 0.0)),
+        length_sum=jnp.sum(jnp.where(ends, episode_length, 0).astype(jnp.float32)),
+        loss=zero,
+        grad_norm=zero,
+        q_mean=zero,
+        epsilon=jnp.mean(explore.epsilon),
+    )
+    episode = EpisodeStats(
+        episode_return=jnp.where(ends, 0.0, episode_return),
+        episode_length=jnp.where(ends, 0, episode_length),
+    )
+    return episode, metrics
+
+
+def _over_devices(metrics: Metrics, collectives: Collectives) -> Metrics:
+    summed = {name: getattr(metrics, name) for name in SUMMED_METRICS}
+    epsilon = collectives.mean(metrics.epsilon)
+    return metrics._replace(**collectives.sum(summed), epsilon=epsilon)
+
+
+def _make_learn(
+    agent: Agent, replay: Replay, collectives: Collectives
+) -> Callable[[Array, TrainState], tuple[TrainState, LearnInfo]]:
+    """Make one gradient step on a batch from the replay."""
+
+    def learn(key: Array, state: TrainState) -> tuple[TrainState, LearnInfo]:
+        key_sample, key_learn = jax.random.split(key)
+        batch, drawn = replay.sample(key_sample, state.replay, state.hyper.gamma)
+        weights = jnp.ones_like(drawn.probabilities)
+        learner, info = agent.learn(key_learn, state.agent, batch, weights, hyper=state.hyper)
+        replayed = replay.update(state.replay, drawn.indices, info.abs_td)
+        return state._replace(agent=learner, replay=replayed), info._replace(abs_td=())
+
+    return learn

@@ -1,0 +1,377 @@
+"""Axis letters, units, and the arrays that pass between the parts.
+
+Axis letters, used in every docstring of the library:
+
+====== ==========================================================
+``E``  environments per device
+``K``  vector steps per iteration
+``M``  gradient steps per iteration
+``B``  batch per device
+``N``  length of an n-step return
+``S``  frames in a stacked observation
+``A``  actions
+``Z``  atoms or quantiles
+``T``  rows of replay per environment
+``L``  rows in a sampled sequence
+``D``  devices
+``P``  population size
+``O``  shape of one observation (or one frame), may be several axes
+====== ==========================================================
+
+Units: a *row* is one environment advanced or reset once; an *environment
+step* is a row that is not a reset; a *gradient step* is one optimiser update.
+Every period, schedule and budget says which of the three it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+Params = Any
+
+_COUNTER_BASE = 2**30
+
+
+class EnvSpec(NamedTuple):
+    """What a builder must know of an environment before it runs."""
+
+    name: str
+    obs_shape: tuple[int, ...]
+    obs_dtype: np.dtype
+    num_actions: int
+    max_episode_steps: int | None
+    """The time limit in environment steps; None if the environment has none."""
+
+
+class TimeStep(NamedTuple):
+    """What an environment shows after a reset or a step.
+
+    ``reward``, ``terminated`` and ``truncated`` are the consequence of the
+    action just taken; after a reset they are zero and void.
+    """
+
+    obs: Array
+    """[O]"""
+    reward: Array
+    """[] float32"""
+    terminated: Array
+    """[] bool; the episode ended in a terminal state: no bootstrap."""
+    truncated: Array
+    """[] bool; the episode was cut (time limit): bootstrap from ``obs``."""
+    first: Array
+    """[] bool; ``obs`` opens an episode."""
+
+
+class Environment(NamedTuple):
+    """One environment on the device; the caller vmaps it.
+
+    Autoreset is *next-step*, as in Gymnasium's vector environments: the step
+    that ends an episode returns its true final observation; the following
+    step ignores its action, resets, and returns ``first=True``.
+    """
+
+    reset: Callable[[Array], tuple[PyTree, TimeStep]]
+    """``reset(key) -> (env_state, timestep)``"""
+    step: Callable[[Array, PyTree, Array], tuple[PyTree, TimeStep]]
+    """``step(key, env_state, action) -> (env_state, timestep)``"""
+    spec: EnvSpec
+
+
+class Row(NamedTuple):
+    """One observation, the action taken there, and its consequence.
+
+    Leading axes are the holder's: none for an example, ``[K, E]`` when added
+    to a replay, ``[B, L]`` in a sampled sequence. An episode's final
+    observation stands in the row whose successor has ``first``; that row's
+    action and consequence are void.
+    """
+
+    obs: Array
+    """[..., O]; one frame where observations are stacked."""
+    first: Array
+    """[...] bool"""
+    action: Array
+    """[...] int32"""
+    reward: Array
+    """[...] float32, r_{t+1}"""
+    terminated: Array
+    """[...] bool, of t+1"""
+    truncated: Array
+    """[...] bool, of t+1; for statistics only, see ``jaxdqn.replay``"""
+    extras: PyTree = ()
+    """[...] any pytree, empty by default (recurrent carry, behaviour probability)."""
+
+
+class Batch(NamedTuple):
+    """Sampled n-step transitions, in the field's time-index notation."""
+
+    obs_tm1: Array
+    """[B, O] or, with frame stacks, [B, O, S]"""
+    a_tm1: Array
+    """[B] int32"""
+    r_t: Array
+    """[B] float32, the discounted sum of up to N rewards."""
+    discount_t: Array
+    """[B] float32, gamma^m where the return spans m steps, 0 if it ends in a terminal state."""
+    obs_t: Array
+    """[B, O] or [B, O, S], the bootstrap observation."""
+    extras_tm1: PyTree = ()
+    """[B, ...] extras of the start row."""
+
+
+class SampleInfo(NamedTuple):
+    """Where a batch was drawn from."""
+
+    indices: Array
+    """[B] int32, opaque; handed back to ``Replay.update``."""
+    probabilities: Array
+    """[B] float32, probability of each draw under this device's replay."""
+
+
+class Replay(NamedTuple):
+    """A replay of rows: implementations are interchangeable.
+
+    ``T``, ``E``, the rows written at once and the batch are fixed when built.
+    """
+
+    init: Callable[[Row], PyTree]
+    """``init(example_row) -> state``"""
+    add: Callable[[PyTree, Row], PyTree]
+    """``add(state, rows[K, E]) -> state``"""
+    sample: Callable[[Array, PyTree, Array], tuple[Any, SampleInfo]]
+    """``sample(key, state, gamma) -> (batch, info)``; consumes ``key``."""
+    update: Callable[[PyTree, Array, Array], PyTree]
+    """``update(state, indices[B], priorities[B]) -> state``; identity if uniform."""
+
+
+class QOutput(NamedTuple):
+    """What a Q-network says of a batch of observations."""
+
+    q_values: Array
+    """[B, A] float32"""
+    distribution: PyTree = ()
+    """Whatever a distributional head adds (logits, quantiles); empty otherwise."""
+
+
+class Network(NamedTuple):
+    """A Q-network as three pure functions.
+
+    ``apply`` consumes its key (noise); feed-forward networks pass the empty
+    carry through and ignore ``first``.
+    """
+
+    init: Callable[[Array, Array], Params]
+    """``init(key, obs[B, O]) -> params``"""
+    apply: Callable[..., tuple[QOutput, PyTree]]
+    """``apply(params, key, carry, obs[B, O], first[B]) -> (QOutput, carry)``"""
+    initial_carry: Callable[[int], PyTree]
+    """``initial_carry(batch_size) -> carry``"""
+
+
+class Exploration(NamedTuple):
+    """How far acting departs from greedy, at one moment."""
+
+    epsilon: Array
+    """[E] float32, probability of a uniformly random action."""
+    temperature: Array
+    """[] float32, of the softmax; read by Boltzmann exploration alone."""
+
+
+class ActInfo(NamedTuple):
+    """What acting knows besides the actions."""
+
+    q: Array
+    """[E, A] float32"""
+    behaviour_prob: Array
+    """[E] float32, probability that the behaviour policy gave the chosen action."""
+
+
+class LearnInfo(NamedTuple):
+    """Diagnostics of one gradient step."""
+
+    loss: Array
+    """[] float32"""
+    abs_td: Array
+    """[B] float32, |TD error| of each example, the raw priority."""
+    grad_norm: Array
+    """[] float32, global norm of the gradient before it is clipped."""
+    q_mean: Array
+    """[] float32, mean Q of the actions in the batch."""
+
+
+class AgentState(NamedTuple):
+    """What a learner learns."""
+
+    params: Params
+    target_params: Params
+    opt_state: PyTree
+    since_target: Array
+    """[] int32, gradient steps since the target network was last replaced."""
+
+
+class Agent(NamedTuple):
+    """Network, loss and optimiser behind three pure functions."""
+
+    init: Callable[..., AgentState]
+    """``init(key, obs[B, O], *, hyper) -> AgentState``"""
+    act: Callable[..., tuple[Array, PyTree, ActInfo]]
+    """``act(key, params, carry, obs[E, O], first[E], exploration) -> (actions[E], carry, info)``"""
+    learn: Callable[..., tuple[AgentState, LearnInfo]]
+    """``learn(key, state, batch, weights[B], *, hyper) -> (state, info)``"""
+    initial_carry: Callable[[int], PyTree]
+    """``initial_carry(E) -> carry``"""
+
+
+class Hyper(NamedTuple):
+    """The scalars that a population may sweep: float32 leaves, traced, never shapes."""
+
+    learning_rate: Array
+    gamma: Array
+    epsilon_start: Array
+    epsilon_end: Array
+    temperature: Array
+    huber_delta: Array
+    clip_value: Array
+    clip_norm: Array
+    target_tau: Array
+
+
+class Counter(NamedTuple):
+    """A count that does not overflow: ``high * 2**30 + low``, each [] int32."""
+
+    high: Array
+    low: Array
+
+
+class Counters(NamedTuple):
+    """Totals since the start of the run, over all devices."""
+
+    rows: Counter
+    env_steps: Counter
+    gradient_steps: Counter
+
+
+class EpisodeStats(NamedTuple):
+    """Return and length of the episode in progress of each environment."""
+
+    episode_return: Array
+    """[E] float32"""
+    episode_length: Array
+    """[E] int32, environment steps"""
+
+
+class ActorState(NamedTuple):
+    """The acting side of a run on one device."""
+
+    env_state: PyTree
+    timestep: TimeStep
+    """leaves [E, ...]"""
+    frames: PyTree
+    """[E, O, S] the stacked observation, or empty where nothing is stacked."""
+    carry: PyTree
+    episode: EpisodeStats
+
+
+class TrainState(NamedTuple):
+    """Everything a run is, on one device; saving it and loading it continues the run."""
+
+    key: Array
+    hyper: Hyper
+    agent: AgentState
+    replay: PyTree
+    actor: ActorState
+    counters: Counters
+
+
+class Metrics(NamedTuple):
+    """What one iteration, or one chunk of them, has to report; every leaf is [].
+
+    The first block adds up over iterations, the second is averaged.
+    """
+
+    rows: Array
+    env_steps: Array
+    gradient_steps: Array
+    episodes: Array
+    """int32, episodes that ended"""
+    return_sum: Array
+    """float32, over the episodes that ended"""
+    length_sum: Array
+    """float32, environment steps, over the episodes that ended"""
+
+    loss: Array
+    grad_norm: Array
+    q_mean: Array
+    epsilon: Array
+    """mean over environments"""
+
+
+SUMMED_METRICS = (
+    "rows",
+    "env_steps",
+    "gradient_steps",
+    "episodes",
+    "return_sum",
+    "length_sum",
+)
+
+
+class Trainer(NamedTuple):
+    """A training run: mappings take one and give one."""
+
+    init: Callable[..., TrainState]
+    """``init(key, hyper=defaults) -> TrainState``, warm-up included; consumes ``key``."""
+    step: Callable[[TrainState], tuple[TrainState, Metrics]]
+    """One iteration: K vector steps, then M gradient steps."""
+    agent: Agent
+    environment: Environment
+
+
+class Collectives(NamedTuple):
+    """How one device speaks to its peers; identity when it has none."""
+
+    mean: Callable[[PyTree], PyTree]
+    sum: Callable[[PyTree], PyTree]
+    max: Callable[[PyTree], PyTree]
+    index: Callable[[], Array]
+    """``index() -> [] int32``, this device's place among its peers."""
+    size: int
+
+
+def _same(tree: PyTree) -> PyTree:
+    return tree
+
+
+ALONE = Collectives(mean=_same, sum=_same, max=_same, index=lambda: jnp.int32(0), size=1)
+"""The collectives of a device without peers."""
+
+
+def make_counter(value: int = 0) -> Counter:
+    """Return a counter that holds ``value`` (a Python int of any size below 2**61)."""
+    high, low = divmod(value, _COUNTER_BASE)
+    return Counter(high=jnp.int32(high), low=jnp.int32(low))
+
+
+def counter_add(counter: Counter, increment: Array) -> Counter:
+    """Add a non-negative int32 below 2**30."""
+    low = counter.low + increment
+    carry = low // _COUNTER_BASE
+    return Counter(high=counter.high + carry, low=low - carry * _COUNTER_BASE)
+
+
+def counter_float(counter: Counter) -> Array:
+    """Return the count as float32, exact to one part in 2**24; for schedules."""
+    high = counter.high.astype(jnp.float32) * float(_COUNTER_BASE)
+    return high + counter.low.astype(jnp.float32)
+
+
+def counter_int(counter: Counter) -> int:
+    """Return the count as a Python int; blocks until the counter is computed."""
+    return int(counter.high) * _COUNTER_BASE + int(counter.low)

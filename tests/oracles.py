@@ -1,0 +1,310 @@
+"""Slow NumPy twins of the replay, and the streams of rows they are held against.
+
+The twins keep the whole history in lists and look every answer up by absolute
+time; they share no code and no idea with the ring they check.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdqn.types import Batch, Row
+
+ENDINGS = ("terminated", "truncated", "both", "broken", "life_loss", "flag_without_end")
+"""How a piece of a stream ends.
+
+``terminated``, ``truncated`` and ``both`` append the final observation, whose
+successor has ``first`` (next-step autoreset). ``broken`` stops without a flag
+and without a final observation. ``life_loss`` terminates and
+``flag_without_end`` truncates, and the episode plays on without ``first``.
+"""
+
+VOID_REWARD = 1e6
+"""Reward of void rows: it shows in any return that reads one."""
+
+
+class Piece(NamedTuple):
+    """A stretch of one environment's stream: ``steps`` environment steps, then an ending."""
+
+    steps: int
+    ending: str
+
+
+class Stream(NamedTuple):
+    """One environment's flags and rewards, leaves [time]."""
+
+    first: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    reward: np.ndarray
+
+
+def stream_of(pieces: Iterable[Piece], *, length: int, env: int = 0, skip: int = 0) -> Stream:
+    """Lay pieces end to end, cycling through them until ``length`` rows are there.
+
+    The first ``skip`` rows are left out: the stream then starts inside an episode.
+
+    Rewards count the rows in a small cycle, so that no two neighbours and no two
+    environments agree; the rows that are void by contract carry garbage.
+    """
+    rows = itertools.islice(_rows_of(itertools.cycle(pieces)), skip, skip + length)
+    first, terminated, truncated, void = (np.array(flags) for flags in zip(*rows, strict=True))
+    time = np.arange(length)
+    reward = np.where(void, VOID_REWARD, (time * 5 + env * 3) % 17 - 6).astype(np.float32)
+    garbage = time % 3 != 0
+    return Stream(
+        first=first,
+        terminated=np.where(void, garbage, terminated),
+        truncated=np.where(void, ~garbage, truncated),
+        reward=reward,
+    )
+
+
+def _rows_of(pieces: Iterator[Piece]) -> Iterator[tuple[bool, bool, bool, bool]]:
+    """Yield (first, terminated, truncated, void) for ever."""
+    opens = True
+    for piece in pieces:
+        for step in range(piece.steps):
+            last = step == piece.steps - 1
+            terminated = last and piece.ending in ("terminated", "both", "life_loss")
+            truncated = last and piece.ending in ("truncated", "both", "flag_without_end")
+            yield opens and step == 0, terminated, truncated, last and piece.ending == "broken"
+        if piece.ending in ("terminated", "truncated", "both"):
+            yield False, False, False, True
+        opens = piece.ending not in ("life_loss", "flag_without_end")
+
+
+def random_pieces(rng: np.random.Generator, *, count: int, longest: int) -> list[Piece]:
+    """Draw pieces: half of them one or two steps, the rest up to ``longest``."""
+    short = rng.integers(1, 3, size=count)
+    long = rng.integers(1, longest + 1, size=count)
+    steps = np.where(rng.random(count) < 0.5, short, long)
+    endings = rng.choice(len(ENDINGS), size=count)
+    return [Piece(int(n), ENDINGS[e]) for n, e in zip(steps, endings, strict=True)]
+
+
+def encode(time: int, env: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Write (time, env) into an array, so that a mix-up shows; never all zero.
+
+    Unique for every time below 400 and env below 4, whatever the dtype, where
+    the shape has at least 11 elements (boolean) or 2 (others).
+    """
+    size = int(np.prod(shape))
+    code = time * 4 + env + 1
+    dtype = np.dtype(dtype)
+    if dtype == np.bool_:
+        pattern = np.array([(code >> bit) & 1 for bit in range(11)])
+    elif dtype == np.uint8:
+        pattern = np.array([code % 256, code // 256 % 256, 255 - code % 256])
+    else:
+        pattern = np.array([code, -code])
+    values = np.resize(pattern, size)
+    if dtype.kind == "f":
+        values = values + np.arange(size) / 8
+    return values.astype(dtype).reshape(shape)
+
+
+def rows_from_streams(
+    streams: list[Stream], *, obs_shape: tuple[int, ...], obs_dtype: Any, with_extras: bool
+) -> list[Row]:
+    """Return the rows of all environments, one Row of leaves [E, ...] for each time."""
+    rows = []
+    for time in range(len(streams[0].first)):
+        codes = [time * 4 + env + 1 for env in range(len(streams))]
+        extras = {
+            "carry": np.array([[code, -code] for code in codes], np.float32),
+            "prob": np.array([1 / code for code in codes], np.float32),
+        }
+        rows.append(
+            Row(
+                obs=np.stack(
+                    [encode(time, env, obs_shape, obs_dtype) for env in range(len(streams))]
+                ),
+                first=np.array([stream.first[time] for stream in streams]),
+                action=np.array(codes, np.int32),
+                reward=np.array([stream.reward[time] for stream in streams], np.float32),
+                terminated=np.array([stream.terminated[time] for stream in streams]),
+                truncated=np.array([stream.truncated[time] for stream in streams]),
+                extras=extras if with_extras else (),
+            )
+        )
+    return rows
+
+
+class HistoryOracle:
+    """Every row ever added, and which of them a ring of ``rows_per_env`` rows still holds."""
+
+    def __init__(self, *, num_envs: int, rows_per_env: int) -> None:
+        self.num_envs = num_envs
+        self.rows_per_env = rows_per_env
+        self.history: list[Row] = []
+
+    def add(self, rows: list[Row]) -> None:
+        """Append rows of leaves [E, ...]."""
+        self.history.extend(rows)
+
+    @property
+    def newest(self) -> int:
+        return len(self.history) - 1
+
+    @property
+    def oldest(self) -> int:
+        return max(0, len(self.history) - self.rows_per_env)
+
+    @property
+    def evicted(self) -> bool:
+        return self.oldest > 0
+
+    def row(self, time: int, env: int) -> Row:
+        """Return one environment's row, without leading axes; refuse one that is not stored."""
+        assert self.oldest <= time <= self.newest, f"the oracle reads time {time}, not stored"
+        return jax.tree.map(lambda leaf: leaf[env], self.history[time])
+
+    def is_start(self, time: int, env: int) -> bool:
+        raise NotImplementedError
+
+    def index(self, time: int, env: int) -> int:
+        """Return the flat ring index of a stored row."""
+        return time % self.rows_per_env * self.num_envs + env
+
+    def valid_starts(self) -> dict[int, tuple[int, int]]:
+        """Return flat ring index -> (time, env) of every valid start."""
+        stored = range(self.oldest, self.newest + 1)
+        return {
+            self.index(time, env): (time, env)
+            for time in stored
+            for env in range(self.num_envs)
+            if self.is_start(time, env)
+        }
+
+
+class TransitionOracle(HistoryOracle):
+    """N-step transitions with stacked frames."""
+
+    def __init__(
+        self, *, num_envs: int, rows_per_env: int, n_step: int = 1, frame_stack: int = 1
+    ) -> None:
+        super().__init__(num_envs=num_envs, rows_per_env=rows_per_env)
+        self.n_step = n_step
+        self.frame_stack = frame_stack
+
+    def is_start(self, time: int, env: int) -> bool:
+        if time > self.newest - self.n_step or self.row(time + 1, env).first:
+            return False
+        return not self.evicted or time >= self.oldest + self.frame_stack - 1
+
+    def stack(self, time: int, env: int) -> np.ndarray:
+        """Return the observation at ``time``, [O], or [O, S] with the newest last."""
+        newest = self.row(time, env)
+        if self.frame_stack == 1:
+            return newest.obs
+        frames = [newest.obs]
+        opened = bool(newest.first)
+        for back in range(1, self.frame_stack):
+            if opened or time - back < 0:
+                frames.append(np.zeros_like(newest.obs))
+                continue
+            row = self.row(time - back, env)
+            frames.append(row.obs)
+            opened = bool(row.first)
+        return np.stack(frames[::-1], axis=-1)
+
+    def transition(self, time: int, env: int, gamma: float) -> Batch:
+        """Return one transition, leaves without a batch axis, sums in float64."""
+        assert self.is_start(time, env)
+        total, weight = 0.0, 1.0
+        at = time
+        while True:
+            row = self.row(at, env)
+            total += weight * float(row.reward)
+            weight *= gamma
+            at += 1
+            if row.terminated:
+                weight = 0.0
+                break
+            if at - time == self.n_step or self.row(at + 1, env).first:
+                break
+        start = self.row(time, env)
+        return Batch(
+            obs_tm1=self.stack(time, env),
+            a_tm1=start.action,
+            r_t=np.float32(total),
+            discount_t=np.float32(weight),
+            obs_t=self.stack(at, env),
+            extras_tm1=start.extras,
+        )
+
+    def batch(self, indices: np.ndarray, gamma: float) -> Batch:
+        """Return the transitions that start at flat ring indices [B], leaves [B, ...]."""
+        starts = self.valid_starts()
+        unique, inverse = np.unique(indices, return_inverse=True)
+        transitions = [self.transition(*starts[int(index)], gamma) for index in unique]
+        return jax.tree.map(lambda leaf: leaf[inverse], stack_trees(transitions))
+
+
+class SequenceOracle(HistoryOracle):
+    """Sequences of consecutive rows, across whatever boundaries lie in them."""
+
+    def __init__(self, *, num_envs: int, rows_per_env: int, length: int) -> None:
+        super().__init__(num_envs=num_envs, rows_per_env=rows_per_env)
+        self.length = length
+
+    def is_start(self, time: int, env: int) -> bool:
+        return time + self.length - 1 <= self.newest
+
+    def sequence(self, time: int, env: int) -> Row:
+        """Return one sequence, leaves [L, ...]."""
+        assert self.is_start(time, env)
+        rows = [self.row(time + step, env) for step in range(self.length)]
+        return stack_trees(rows)
+
+    def batch(self, indices: np.ndarray) -> Row:
+        """Return the sequences that start at flat ring indices [B], leaves [B, L, ...]."""
+        starts = self.valid_starts()
+        return stack_trees([self.sequence(*starts[int(index)]) for index in indices])
+
+
+def live_starts(state: Any) -> list[int]:
+    """Return the flat indices in a replay's FIFO of valid starts, oldest first."""
+    starts = np.asarray(state.starts)
+    tail, count = int(state.tail), int(state.count)
+    assert 0 <= tail < len(starts)
+    assert 0 <= count <= len(starts)
+    return [int(starts[(tail + place) % len(starts)]) for place in range(count)]
+
+
+def assert_trees_match(actual: Any, expected: Any, *, rtol: float = 0.0) -> None:
+    """Hold two trees to the same structure, dtypes, shapes and values."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, got), want in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        assert got.dtype == want.dtype, f"{name}: {got.dtype} for {want.dtype}"
+        np.testing.assert_allclose(
+            np.asarray(got), want, rtol=rtol if got.dtype.kind == "f" else 0, err_msg=name
+        )
+
+
+def stack_trees(trees: list[Any]) -> Any:
+    """Stack the leaves of equal trees along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def neighbour_replacing_draws(
+    rng: np.random.Generator, candidates: list[int], valid: set[int], count: int
+) -> np.ndarray:
+    """Draw as a biased sampler does: any stored slot, an invalid one replaced by the next valid."""
+    drawn = rng.integers(len(candidates), size=count)
+    place = {}
+    for start in range(len(candidates)):
+        at = start
+        while candidates[at] not in valid:
+            at = (at + 1) % len(candidates)
+        place[start] = candidates[at]
+    return np.array([place[int(start)] for start in drawn])

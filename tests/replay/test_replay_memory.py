@@ -1,0 +1,125 @@
+"""What a replay takes is known before it is taken, and refused where it is not there."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import psutil
+import pytest
+
+from jaxdqn.replay import check_memory, make_sequence, make_uniform, replay_bytes
+from jaxdqn.types import Row
+
+
+def example_row(shape: tuple[int, ...], dtype: Any, extras: Any = ()) -> Row:
+    return Row(
+        obs=jnp.zeros(shape, dtype),
+        first=jnp.asarray(False),
+        action=jnp.int32(0),
+        reward=jnp.float32(0),
+        terminated=jnp.asarray(False),
+        truncated=jnp.asarray(False),
+        extras=extras,
+    )
+
+
+class FakeDevice:
+    """A device that reports its memory as accelerators do."""
+
+    def __init__(self, stats: dict[str, int] | None) -> None:
+        self.stats = stats
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self.stats
+
+
+@pytest.mark.parametrize("kind", ["float", "uint8", "bool", "extras", "sequence"])
+def test_bytes_told_are_the_bytes_allocated(kind: str) -> None:
+    shared = {"num_envs": 3, "rows_per_env": 40, "rows_per_add": 4, "batch_size": 8}
+    if kind == "sequence":
+        replay = make_sequence(**shared, length=5)
+    else:
+        replay = make_uniform(**shared, n_step=3, frame_stack=2)
+    row = {
+        "float": example_row((4,), jnp.float32),
+        "uint8": example_row((5, 7), jnp.uint8),
+        "bool": example_row((3, 5), jnp.bool_),
+        "extras": example_row((4,), jnp.float32, {"carry": jnp.zeros((2, 9)), "p": jnp.zeros(())}),
+        "sequence": example_row((9,), jnp.bool_),
+    }[kind]
+    allocated = sum(leaf.nbytes for leaf in jax.tree.leaves(replay.init(row)))
+    assert replay_bytes(replay, row) == allocated
+
+
+def test_bytes_are_told_without_allocating_what_no_machine_has() -> None:
+    replay = make_uniform(num_envs=256, rows_per_env=2**20, rows_per_add=1, batch_size=32)
+    frame = example_row((84, 84), jnp.uint8)
+    told = replay_bytes(replay, frame)
+    frames = 256 * 2**20 * 84 * 84
+    assert frames < told < 1.01 * frames  # each frame once
+
+
+def test_a_boolean_observation_takes_one_byte_for_eight() -> None:
+    shared = {"num_envs": 10, "rows_per_env": 100, "rows_per_add": 1, "batch_size": 8}
+    replay = make_uniform(**shared)
+    ten, none = (replay_bytes(replay, example_row(s, jnp.bool_)) for s in ((75,), (0,)))
+    assert ten - none == 10 * 100 * 10
+
+
+def figures(refusal: pytest.ExceptionInfo[ValueError]) -> set[int]:
+    return {int(digits.replace(",", "")) for digits in re.findall(r"\d[\d,]*", str(refusal.value))}
+
+
+def test_a_request_above_the_devices_free_memory_is_refused_with_both_figures() -> None:
+    device = FakeDevice({"bytes_limit": 5_000_000, "bytes_in_use": 1_234_567})
+    check_memory(3_765_433, device)
+    with pytest.raises(ValueError, match="bytes") as refusal:
+        check_memory(3_765_434, device)
+    assert {3_765_434, 3_765_433} <= figures(refusal)
+
+
+@pytest.mark.parametrize("stats", [None, {}], ids=str)
+def test_a_device_that_says_nothing_is_taken_to_share_the_hosts_memory(
+    stats: dict[str, int] | None,
+) -> None:
+    check_memory(psutil.virtual_memory().available // 2, FakeDevice(stats))
+    with pytest.raises(ValueError, match="bytes") as refusal:
+        check_memory(10**17, FakeDevice(stats))
+    assert 10**17 in figures(refusal)
+
+
+def test_the_first_device_is_asked_where_none_is_named() -> None:
+    check_memory(1)
+    with pytest.raises(ValueError, match="bytes") as refusal:
+        check_memory(10**17)
+    assert 10**17 in figures(refusal)
+
+
+def test_writing_then_sampling_copies_no_ring() -> None:
+    """Compile add-then-sample at two capacities: what it needs besides its state is the same."""
+    memory = {}
+    for capacity in (10_000, 1_000_000):
+        replay = make_uniform(
+            num_envs=1,
+            rows_per_env=capacity,
+            rows_per_add=1,
+            batch_size=32,
+            n_step=3,
+            frame_stack=4,
+        )
+        row = example_row((4, 4), jnp.uint8)
+        state = jax.eval_shape(replay.init, row)
+        rows = jax.tree.map(lambda leaf: jnp.zeros((1, 1, *leaf.shape), leaf.dtype), row)
+
+        def iterate(state: Any, rows: Row, key: Any, replay: Any = replay) -> Any:
+            state = replay.add(state, rows)
+            return state, replay.sample(key, state, jnp.float32(0.9))[0]
+
+        compiled = jax.jit(iterate, donate_argnums=0).lower(state, rows, jax.random.key(0))
+        memory[capacity] = compiled.compile().memory_analysis()
+        assert memory[capacity].alias_size_in_bytes >= replay_bytes(replay, row)
+    small, large = (memory[capacity].temp_size_in_bytes for capacity in sorted(memory))
+    assert large - small < 10_000
