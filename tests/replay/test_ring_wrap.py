@@ -45,9 +45,9 @@ def one_period() -> list[Any]:
 def test_state_after_a_million_rows_is_that_after_a_few(kind: str) -> None:
     """Repeat one ring's worth of rows.
 
-    The tail advances by the same number of starts each time round, so after
-    T * E rounds the state must be the same in every leaf: anything that
-    counted from the start of the run would differ.
+    The tail advances by the same number of starts each time round, so after as
+    many rounds as the FIFO has places the state must be the same in every
+    leaf: anything that counted from the start of the run would differ.
     """
     oracle: HistoryOracle
     geometry = {"num_envs": NUM_ENVS, "rows_per_env": CAPACITY}
@@ -67,12 +67,14 @@ def test_state_after_a_million_rows_is_that_after_a_few(kind: str) -> None:
 
         return jax.lax.fori_loop(0, rounds, once_round, state)
 
-    early = feed(replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0])), jnp.int32(3))
-    late = feed(early, jnp.int32(CAPACITY * NUM_ENVS * 3500))  # over a million rows
+    early = feed(replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0])), jnp.int32(5))
+    rounds = 4000 * early.starts.shape[0]
+    assert rounds * CAPACITY > 1_000_000
+    late = feed(early, jnp.int32(rounds))
     assert_trees_match(late, jax.tree.map(np.asarray, early))
     assert int(late.size) == CAPACITY
     assert int(late.position) == 0
-    oracle.add(rows * 3)
+    oracle.add(rows * 5)
     assert sorted(live_starts(late)) == sorted(oracle.valid_starts())
 
 

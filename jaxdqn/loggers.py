@@ -1,0 +1,168 @@
+"""Where the records of a run go: files, the terminal, or anywhere of your own.
+
+A logger is two functions, ``log(kind, record)`` and ``close()``. The host loop
+calls ``log`` between chunks with plain Python values, of these kinds:
+
+- ``"metrics"``, once a chunk: running totals ``rows``, ``env_steps``,
+  ``gradient_steps`` and ``seconds``, and of this chunk ``env_steps_per_second``,
+  ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``,
+  ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``;
+- ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
+  ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
+- ``"summary"``, once, at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from jaxdqn.config import Config
+
+Record = dict[str, Any]
+
+FILES = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl"}
+"""The file of each kind of record in a run directory."""
+
+_SECONDS_BETWEEN_LINES = 1.0
+_SECONDS_BETWEEN_FRAMES = 0.1
+
+
+class Logger(NamedTuple):
+    """Takes records; ``close`` is called once, however the run ends."""
+
+    log: Callable[[str, Record], None]
+    close: Callable[[], None]
+
+
+def to_json(record: Record, **options: Any) -> str:
+    """Return a record as JSON; a number that is not finite, which JSON lacks, becomes null."""
+    return json.dumps(_finite(record), allow_nan=False, **options)
+
+
+def make_jsonl_logger(directory: Path) -> Logger:
+    """Make a logger that appends each record as a line to the files of ``FILES``."""
+    # Open for the whole run, and written a line at a time so that they can be followed.
+    files = {
+        kind: open(directory / name, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        for kind, name in FILES.items()
+    }
+
+    def log(kind: str, record: Record) -> None:
+        if kind in files:
+            files[kind].write(to_json(record) + "\n")
+
+    def close() -> None:
+        for file in files.values():
+            file.close()
+
+    return Logger(log=log, close=close)
+
+
+def make_progress_logger(config: Config, stream: IO[str] | None = None) -> Logger:
+    """Make a logger that shows a run to a person: live on a terminal, else plain lines.
+
+    Args:
+        config: the run's, for its budget.
+        stream: where to write; standard output if None.
+    """
+    stream = sys.stdout if stream is None else stream
+    if stream.isatty():
+        return _make_live_logger(config, stream)
+    return _make_line_logger(config, stream)
+
+
+def _make_line_logger(config: Config, stream: IO[str]) -> Logger:
+    last_line = -math.inf
+
+    def log(kind: str, record: Record) -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if kind == "evaluation":
+            print(evaluation_line(record), file=stream, flush=True)
+        elif kind == "metrics" and now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = now
+            line = " | ".join(f"{name} {value}" for name, value in progress_items(config, record))
+            print(line, file=stream, flush=True)
+
+    return Logger(log=log, close=lambda: None)
+
+
+def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    live = Live(console=Console(file=stream), auto_refresh=False)
+    live.start()
+    metrics: Record = {}
+    evaluation = "none yet"
+    last_frame = -math.inf
+
+    def draw() -> None:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("", ProgressBar(total=config.total_rows, completed=metrics.get("rows", 0)))
+        for name, value in progress_items(config, metrics) if metrics else ():
+            table.add_row(name, value)
+        table.add_row("evaluation", evaluation)
+        live.update(table, refresh=True)
+
+    def log(kind: str, record: Record) -> None:
+        nonlocal metrics, evaluation, last_frame
+        now = time.monotonic()
+        if kind == "metrics":
+            metrics = record
+        elif kind == "evaluation":
+            evaluation = evaluation_line(record)
+        if kind == "summary" or now - last_frame >= _SECONDS_BETWEEN_FRAMES:
+            last_frame = now
+            draw()
+
+    return Logger(log=log, close=live.stop)
+
+
+def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
+    """Return what a person wants to know of a metrics record, as (name, text)."""
+    rows_left = max(0, config.total_rows - metrics["rows"])
+    seconds_left = rows_left * metrics["seconds"] / max(1, metrics["rows"])
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return [
+        ("rows", f"{metrics['rows']:,} of {config.total_rows:,}"),
+        ("env steps", f"{metrics['env_steps']:,}"),
+        ("env steps/s", f"{metrics['env_steps_per_second']:,.0f}"),
+        ("gradient steps/s", f"{metrics['gradient_steps_per_second']:,.0f}"),
+        ("return", _number(metrics["return_mean"], ".2f")),
+        ("loss", _number(metrics["loss"], ".4g")),
+        ("epsilon", _number(metrics["epsilon"], ".3f")),
+        ("time left", f"{minutes}:{seconds:02d}"),
+    ]
+
+
+def evaluation_line(record: Record) -> str:
+    """Return an evaluation record as a line of text."""
+    error = record["return_std"] / math.sqrt(record["episodes"])
+    what = "confirmation" if record["purpose"] == "confirm" else "evaluation"
+    return (
+        f"{what} at {record['rows']:,} rows, {record['seconds']:.1f} s: return "
+        f"{record['return_mean']:.2f} ± {error:.2f} over {record['episodes']} greedy episodes"
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,59 @@
+"""TD errors and the losses made of them, one example at a time."""
+
+from __future__ import annotations
+
+import chex
+import jax.numpy as jnp
+
+from jaxdqn.types import Array
+
+
+def td_error(q_tm1: Array, a_tm1: Array, target: Array) -> Array:
+    """Return ``target - q_tm1[a_tm1]``.
+
+    Args:
+      q_tm1: ``[A]`` float32
+      a_tm1: ``[]`` int32
+      target: ``[]`` float32
+    """
+    chex.assert_rank([q_tm1, a_tm1, target], [1, 0, 0])
+    return target - q_tm1[a_tm1]
+
+
+def squared_loss(td: Array) -> Array:
+    """Return ``0.5 * td**2``, whose gradient is the TD error itself.
+
+    Args:
+      td: ``[]`` float32
+    """
+    chex.assert_rank(td, 0)
+    return 0.5 * jnp.square(td)
+
+
+def huber_loss(td: Array, delta: Array) -> Array:
+    """Return the Huber loss: ``0.5 * td**2`` up to ``delta``, linear beyond (Huber 1964).
+
+    Args:
+      td: ``[]`` float32
+      delta: ``[]`` float32, above 0; with an infinite one it is the squared loss.
+    """
+    chex.assert_rank([td, delta], [0, 0])
+    size = jnp.abs(td)
+    inside = jnp.minimum(size, delta)
+    # Where nothing lies outside, 0 * inf must not enter.
+    outside = size - inside
+    return 0.5 * jnp.square(inside) + jnp.where(outside > 0, delta, 0.0) * outside
+
+
+def weighted_mean(losses: Array, weights: Array) -> Array:
+    """Return ``mean(weights * losses)``; the divisor is B, whatever the weights.
+
+    Importance weights are at most 1 (Schaul et al. 2016, section 3.4): they
+    scale steps down, so they are not normalised by their own sum.
+
+    Args:
+      losses: ``[B]`` float32
+      weights: ``[B]`` float32
+    """
+    chex.assert_rank([losses, weights], [1, 1])
+    return jnp.mean(weights * losses)

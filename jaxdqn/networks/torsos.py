@@ -1,0 +1,124 @@
+"""Torsos: from observations ``[B, O]`` to features ``[B, F]``."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.types import Array
+
+Implementation = Literal["auto", "lax", "patches"]
+_FLOAT32 = jnp.dtype("float32")
+
+
+def as_input(obs: Array, dtype: jnp.dtype) -> Array:
+    """Cast observations to the compute type; uint8 frames are scaled to [0, 1]."""
+    if obs.dtype == jnp.uint8:
+        return obs.astype(dtype) / jnp.asarray(255, dtype)
+    return obs.astype(dtype)
+
+
+def as_image(obs: Array, dtype: jnp.dtype) -> Array:
+    """Merge all axes beyond height and width into channels: ``[B, H, W, C]``."""
+    channels = math.prod(obs.shape[3:])
+    return as_input(obs.reshape(*obs.shape[:3], channels), dtype)
+
+
+class Conv(nn.Module):
+    """A VALID convolution with the parameters of ``flax.linen.Conv``.
+
+    ``lax.conv_general_dilated`` inside ``lax.scan`` on XLA:CPU runs several
+    times slower than outside, so there it is computed as patches times matrix.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    implementation: Implementation = "auto"
+    dtype: jnp.dtype = _FLOAT32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return ``[B, H', W', features]`` for x ``[B, H, W, C]``."""
+        size, channels = self.kernel, x.shape[-1]
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (size, size, channels, self.features)
+        ).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        implementation = self.implementation
+        if implementation == "auto":
+            implementation = "patches" if jax.default_backend() == "cpu" else "lax"
+        if implementation == "lax":
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        else:
+            y = _conv_by_patches(x, kernel, self.stride)
+        return y + bias.reshape(1, 1, 1, self.features)
+
+
+def _conv_by_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolve ``[B, H, W, C]`` with ``[k, k, C, F]`` as one matrix product."""
+    size, features = kernel.shape[0], kernel.shape[-1]
+    batch, height, width, _ = x.shape
+    rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
+    patches = [
+        x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    flat = jnp.concatenate(patches, axis=-1).reshape(batch * rows * columns, -1)
+    return (flat @ kernel.reshape(-1, features)).reshape(batch, rows, columns, features)
+
+
+class MLPTorso(nn.Module):
+    """Dense layers with ReLU over the flattened observation."""
+
+    hidden_sizes: tuple[int, ...]
+    dtype: jnp.dtype = _FLOAT32
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """Return features ``[B, F]``; with no layers, the flattened observation."""
+        x = as_input(obs.reshape(obs.shape[0], -1), self.dtype)
+        for width in self.hidden_sizes:
+            x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
+        return x
+
+
+class MinAtarTorso(nn.Module):
+    """One 3x3 convolution of 16 and a dense layer of 128 (Young and Tian 2019)."""
+
+    implementation: Implementation = "auto"
+    dtype: jnp.dtype = _FLOAT32
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """Return features ``[B, 128]``."""
+        x = as_image(obs, self.dtype)
+        x = nn.relu(Conv(16, 3, implementation=self.implementation, dtype=self.dtype)(x))
+        return nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+
+
+class NatureTorso(nn.Module):
+    """Three convolutions and a dense layer of 512 (Mnih et al. 2015), for 84x84 frames."""
+
+    implementation: Implementation = "auto"
+    dtype: jnp.dtype = _FLOAT32
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """Return features ``[B, 512]``."""
+        x = as_image(obs, self.dtype)
+        for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            conv = Conv(features, kernel, stride, self.implementation, self.dtype)
+            x = nn.relu(conv(x))
+        return nn.relu(nn.Dense(512, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
