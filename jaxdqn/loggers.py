@@ -107,7 +107,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
 
     def draw() -> None:
         table = Table.grid(padding=(0, 2))
-        table.add_row("", ProgressBar(total=config.total_rows, completed=metrics.get("rows", 0)))
+        table.add_row("", ProgressBar(total=total_rows(config), completed=metrics.get("rows", 0)))
         for name, value in progress_items(config, metrics) if metrics else ():
             table.add_row(name, value)
         table.add_row("evaluation", evaluation)
@@ -127,13 +127,19 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
     return Logger(log=log, close=live.stop)
 
 
+def total_rows(config: Config) -> int:
+    """Return the rows of the whole run, warm-up included, if nothing ends it early."""
+    iterations = config.warmup_iterations + config.num_chunks * config.iterations_per_chunk
+    return iterations * config.rows_per_iteration
+
+
 def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
     """Return what a person wants to know of a metrics record, as (name, text)."""
-    rows_left = max(0, config.total_rows - metrics["rows"])
+    rows_left = max(0, total_rows(config) - metrics["rows"])
     seconds_left = rows_left * metrics["seconds"] / max(1, metrics["rows"])
     minutes, seconds = divmod(round(seconds_left), 60)
     return [
-        ("rows", f"{metrics['rows']:,} of {config.total_rows:,}"),
+        ("rows", f"{metrics['rows']:,} of {total_rows(config):,}"),
         ("env steps", f"{metrics['env_steps']:,}"),
         ("env steps/s", f"{metrics['env_steps_per_second']:,.0f}"),
         ("gradient steps/s", f"{metrics['gradient_steps_per_second']:,.0f}"),

@@ -1,5 +1,7 @@
 """Environments that live on the device, under one contract: ``jaxdqn.types.Environment``."""
 
+from typing import Any
+
 from jaxdqn.envs.base import EpisodeState, make_environment
 from jaxdqn.envs.gymnax import make_gymnax, names
 from jaxdqn.types import Environment
@@ -7,7 +9,7 @@ from jaxdqn.types import Environment
 __all__ = ["EpisodeState", "make", "make_environment", "make_gymnax", "names"]
 
 
-def make(name: str, **kwargs: object) -> Environment:
+def make(name: str, **kwargs: Any) -> Environment:
     """Build a registered environment by name, next-step autoreset included.
 
     Args:

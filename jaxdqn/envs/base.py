@@ -112,7 +112,7 @@ def with_autoreset(
         raise ValueError(f"name={name!r}: must be a non-empty string")
     _require_count("num_actions", num_actions)
     avals = _fixed_point(reset, step)
-    state_avals, obs_aval = avals
+    obs_aval = avals[1]
 
     def first_step(key: Array) -> tuple[EpisodeState, TimeStep]:
         inner, obs = _cast(reset(key), avals)
@@ -178,9 +178,12 @@ def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeD
         )
     # Each round either ends or promotes a dtype, and there are few above a dtype.
     while True:
-        *stepped, reward, terminated, truncated = jax.eval_shape(
-            lambda *args: _checked_length(step(*args), 5), key, carry[0], action
-        )
+        # The dtypes tried here may be ones that strict promotion refuses: an ``0``
+        # that becomes a float is an int32 in the first round.
+        with jax.numpy_dtype_promotion("standard"):
+            *stepped, reward, terminated, truncated = jax.eval_shape(
+                lambda *args: _checked_length(step(*args), 5), key, carry[0], action
+            )
         _require_scalars(reward=reward, terminated=terminated, truncated=truncated)
         merged = _merge(carry, tuple(stepped))
         if jax.tree.leaves(merged) == jax.tree.leaves(carry):
@@ -189,10 +192,11 @@ def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeD
 
 
 def _merge(fresh: PyTree, stepped: PyTree) -> PyTree:
-    if jax.tree.structure(fresh) != jax.tree.structure(stepped):
+    wanted: Any = jax.tree.structure(fresh)
+    found: Any = jax.tree.structure(stepped)
+    if wanted != found:
         raise ValueError(
-            "step: must return a state and observation of the structure that reset returns, "
-            f"{jax.tree.structure(fresh)}, not {jax.tree.structure(stepped)}"
+            f"step: must return (state, obs) of the structure of reset's, {wanted}, not {found}"
         )
     return jax.tree_util.tree_map_with_path(_merge_leaf, fresh, stepped)
 

@@ -132,12 +132,15 @@ def permissive_promotion() -> Iterator[None]:
 
 def _replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) -> Any:
     known = [field.name for field in dataclasses.fields(env_params)]
-    for field in overrides:
+    values = {}
+    for field, value in overrides.items():
         if field not in known:
             raise ValueError(
                 f"params={field!r}: must be fields of {name}; nearest: {suggest(field, known)}"
             )
-    return env_params.replace(**overrides)
+        # gymnax selects between parameters and states, which must then agree in dtype.
+        values[field] = float(value) if isinstance(getattr(env_params, field), float) else value
+    return env_params.replace(**values)
 
 
 def _observation(name: str, env: Any, env_params: Any) -> Callable[[Array], Array]:

@@ -128,7 +128,7 @@ def _frozen_lake(env: Any, state: Any) -> np.ndarray:
 
 
 def _cells_image(cells: np.ndarray) -> Image.Image:
-    scale = min(_WIDTH // cells.shape[1], (_HEIGHT - _TITLE - 4) // cells.shape[0])
+    scale = max(1, min(_WIDTH // cells.shape[1], (_HEIGHT - _TITLE - 4) // cells.shape[0]))
     image = Image.fromarray(np.kron(cells, np.ones((scale, scale))).astype(np.uint8))
     canvas = _canvas()
     left = (_WIDTH - image.width) // 2

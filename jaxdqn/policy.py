@@ -1,0 +1,101 @@
+"""A trained policy for plain Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn import run_directory
+from jaxdqn.config import Config
+from jaxdqn.trainer import hyper_from, make_trainer
+from jaxdqn.types import Array, Environment, EnvSpec, Exploration, Params, Trainer
+
+
+def load_policy(
+    run: str | os.PathLike[str],
+    which: str = "best",
+    *,
+    environment: Environment | None = None,
+    network: Any = None,
+) -> Callable[[Any], Any]:
+    """Load the greedy policy of a run directory.
+
+    Args:
+        run: the directory.
+        which: ``best`` or ``last`` parameters.
+        environment: your own, if the run had one.
+        network: your own, if the run had one.
+
+    Returns:
+        ``policy(obs) -> action``: for one observation [O] an int, for a batch
+        [B, O] an int32 array [B]. Stacked observations are [O, S].
+
+    Raises:
+        ValueError: if the directory or its parameters are not there, or an
+            argument is refused.
+    """
+    config, trainer, params = load_run(run, which, environment=environment, network=network)
+    spec = trainer.environment.spec
+    shape = observation_shape(config, spec)
+
+    @jax.jit
+    def greedy(obs: Array) -> Array:
+        return greedy_actions(trainer, params, obs)
+
+    def policy(obs: Any) -> Any:
+        obs = np.asarray(obs, spec.obs_dtype)
+        if obs.shape == shape:
+            return int(greedy(obs[None])[0])
+        if obs.shape[1:] == shape:
+            return np.array(greedy(obs))
+        raise ValueError(f"obs.shape={obs.shape}: must be {shape} or (B, *{shape})")
+
+    return policy
+
+
+def greedy_actions(trainer: Trainer, params: Params, obs: Array) -> Array:
+    """Return the actions [B] of the largest Q for observations [B, O] that open an episode."""
+    batch = obs.shape[0]
+    agent = trainer.agent
+    greedy = Exploration(epsilon=jnp.zeros(batch), temperature=jnp.ones(()))
+    _, _, info = agent.act(
+        jax.random.key(0), params, agent.initial_carry(batch), obs, jnp.ones(batch, bool), greedy
+    )
+    return jnp.argmax(info.q, axis=-1).astype(jnp.int32)
+
+
+def load_run(
+    run: str | os.PathLike[str],
+    which: str = "best",
+    *,
+    environment: Environment | None = None,
+    network: Any = None,
+) -> tuple[Config, Trainer, Params]:
+    """Read a run's configuration, rebuild its trainer for one device, restore its parameters.
+
+    Raises:
+        ValueError: as ``load_policy``.
+    """
+    if which not in run_directory.PARAMETERS:
+        raise ValueError(f"which={which!r}: must be one of {', '.join(run_directory.PARAMETERS)}")
+    config = run_directory.read_config(run)
+    config = dataclasses.replace(config, devices=1)
+    trainer = make_trainer(config, environment=environment, network=network)
+    spec = trainer.environment.spec
+    obs = jax.ShapeDtypeStruct((1, *observation_shape(config, spec)), spec.obs_dtype)
+    init = partial(trainer.agent.init, hyper=hyper_from(config))
+    target = jax.eval_shape(init, jax.random.key(0), obs).params
+    return config, trainer, run_directory.restore_params(Path(run) / which, target)
+
+
+def observation_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:
+    """Return the shape of what the network sees of one environment: O, or (O, S)."""
+    return spec.obs_shape if config.frame_stack == 1 else (*spec.obs_shape, config.frame_stack)

@@ -1,0 +1,121 @@
+"""The files that a run leaves behind, and how they are read again.
+
+``config.json``, ``summary.json``, ``metrics.jsonl`` (a line a chunk),
+``evaluations.jsonl``, ``curve.png``, and the parameters ``best/`` and ``last/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdqn.config import Config, from_dict, to_dict
+from jaxdqn.loggers import to_json
+from jaxdqn.types import Params
+
+CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
+PARAMETERS = ("best", "last")
+
+
+def check_unused(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` if a run may write there: it is absent, or an empty directory.
+
+    Raises:
+        ValueError: if something is there already.
+    """
+    path = Path(path)
+    try:
+        used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if used:
+        raise ValueError(f"out={str(path)!r}: must be a new or an empty directory")
+    return path
+
+
+def create(path: str | os.PathLike[str], config: Config) -> Path:
+    """Make a run directory and write the configuration into it.
+
+    Raises:
+        ValueError: if something is there already, or it cannot be written.
+    """
+    path = check_unused(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / CONFIG, to_dict(config))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Read the configuration of a run.
+
+    Raises:
+        ValueError: if there is no run directory, or its configuration is refused.
+    """
+    file = Path(path) / CONFIG
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"run={str(path)!r}: must be a run directory; {CONFIG}: {error.strerror}"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"run={str(path)!r}: must hold a readable {CONFIG}: {error}") from error
+    return from_dict(values)
+
+
+def write_json(file: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, at once: a reader sees the old file or the new one."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    unfinished.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read the records of a JSON lines file; a last line cut short is left out."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Write parameters to a new directory and return when they are there."""
+    import orbax.checkpoint as ocp  # slow to import
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.resolve(), params)
+        checkpointer.wait_until_finished()
+
+
+def restore_params(path: Path, target: Params) -> Params:
+    """Read parameters onto the default device.
+
+    Args:
+        path: where ``save_params`` wrote.
+        target: the shapes and dtypes, as ``jax.eval_shape`` gives them.
+
+    Raises:
+        ValueError: if they are not there, or of another structure or shape.
+    """
+    import orbax.checkpoint as ocp
+
+    if not path.is_dir():
+        raise ValueError(f"run={str(path.parent)!r}: must hold the parameters {path.name}/")
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path.resolve(), target)
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"out={str(path)!r}: must be writable: {error.strerror}")

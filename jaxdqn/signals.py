@@ -1,0 +1,46 @@
+"""Signals that ask a run to end, kept until it can."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ASK_TO_END = (signal.SIGINT, signal.SIGTERM)
+
+
+class Asked:
+    """Whether the run has been asked to end; true once it has."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal; a second interrupt does not wait for the run."""
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+@contextmanager
+def asked_to_end() -> Iterator[Asked]:
+    """Hold back SIGINT and SIGTERM inside the ``with`` block and note that they came.
+
+    Only Python's main thread may handle signals; in another, none are noted.
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    # None stands for a handler that was not installed from Python: put back the default.
+    before = {number: signal.signal(number, asked.note) for number in _ASK_TO_END}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
