@@ -61,7 +61,64 @@ def make_evaluator(
     for name, value in (("episodes", episodes), ("frame_stack", frame_stack)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
-    limit = environment.spec.max_episode_steps or LONGEST_EPISODE
+    begin, advance = _make_play(agent, environment, episodes, frame_stack)
+    limit = _limit(environment)
+
+    def evaluate(params: Params, key: Array) -> EvalInfo:
+        key_begin, key_advance = jax.random.split(key)
+        end = jax.lax.while_loop(
+            lambda now: jnp.any(now.running) & (now.steps < limit),
+            lambda now: advance(params, key_advance, now),
+            begin(key_begin),
+        )
+        return end.info
+
+    return evaluate
+
+
+def play_episode(
+    agent: Agent,
+    environment: Environment,
+    params: Params,
+    key: Array,
+    *,
+    frame_stack: int = 1,
+    most_steps: int = LONGEST_EPISODE,
+) -> tuple[list[Any], list[float]]:
+    """Play one greedy episode and return what was seen, for a picture of it.
+
+    Args:
+        agent: who plays.
+        environment: where.
+        params: of the agent.
+        key: consumed.
+        frame_stack: S, as in training.
+        most_steps: environment steps after which the episode is cut.
+
+    Returns:
+        The environment's states, from the first to the one that ends the
+        episode, and the reward that led to each (0 for the first).
+    """
+    begin, advance = _make_play(agent, environment, 1, frame_stack)
+    key_begin, key_advance = jax.random.split(key)
+    advance = jax.jit(advance)
+    now = jax.jit(begin)(key_begin)
+    states, rewards = [now.env_state], [0.0]
+    while now.running[0] and now.steps < min(most_steps, _limit(environment)):
+        now = advance(params, key_advance, now)
+        states.append(now.env_state)
+        rewards.append(float(now.timestep.reward[0]))
+    return [jax.tree.map(lambda leaf: leaf[0], jax.device_get(state)) for state in states], rewards
+
+
+def _limit(environment: Environment) -> int:
+    return environment.spec.max_episode_steps or LONGEST_EPISODE
+
+
+def _make_play(
+    agent: Agent, environment: Environment, episodes: int, frame_stack: int
+) -> tuple[Callable[[Array], _Progress], Callable[[Params, Array, _Progress], _Progress]]:
+    """Make ``begin(key)`` and ``advance(params, key, progress)`` of N environments."""
     greedy = Exploration(epsilon=jnp.zeros(episodes), temperature=jnp.ones(()))
 
     def begin(key: Array) -> _Progress:
@@ -81,9 +138,7 @@ def make_evaluator(
         obs = observed(now.frames, now.timestep.obs)
         # The Q-values, not the actions: the latter would be drawn from a softmax
         # where exploration is Boltzmann's.
-        _, carry, act_info = agent.act(
-            key_act, params, now.carry, obs, now.timestep.first, greedy
-        )
+        _, carry, act_info = agent.act(key_act, params, now.carry, obs, now.timestep.first, greedy)
         actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
         env_state, timestep = jax.vmap(environment.step)(
             jax.random.split(key_env, episodes), now.env_state, actions
@@ -101,13 +156,4 @@ def make_evaluator(
             ),
         )
 
-    def evaluate(params: Params, key: Array) -> EvalInfo:
-        key_begin, key_advance = jax.random.split(key)
-        end = jax.lax.while_loop(
-            lambda now: jnp.any(now.running) & (now.steps < limit),
-            lambda now: advance(params, key_advance, now),
-            begin(key_begin),
-        )
-        return end.info
-
-    return evaluate
+    return begin, advance

@@ -106,9 +106,7 @@ class HostLoop:
         seconds = time.perf_counter() - started
         self._train_seconds += seconds
         self._totals = _totals(counters)
-        self._log(
-            "metrics", {"chunk": chunk, **self._now(), **_chunk_record(metrics, seconds)}
-        )
+        self._log("metrics", {"chunk": chunk, **self._now(), **_chunk_record(metrics, seconds)})
         return state
 
     def _judge(self, state: TrainState, count: int) -> None:

@@ -11,7 +11,12 @@ import optax
 from jaxdqn.config import Config
 from jaxdqn.types import ALONE, Array, Collectives, Hyper, PyTree
 
-_TINY = 1e-30
+_PACK_LIMIT = 16_384
+"""Elements; larger tensors are left as they are by ``pack_small``."""
+_TINY_GRADIENT = 1e-17
+_TINY_STATE = 1e-36
+"""See ``flush_tiny``: a thousandth of the square of the first, and 0.9 of the
+second, are still normal float32 numbers."""
 
 
 def make_optimizer(
@@ -36,10 +41,55 @@ def make_optimizer(
             links.append(unit_norm())
         links.append(flush_tiny(_scaling(config)))
         links.append(_learning_rate(config, hyper))
-        # One vector: Adam over it is one fused loop, not one for each tensor.
-        return _standard_promotion(optax.flatten(optax.chain(*links)))
+        return _standard_promotion(pack_small(optax.chain(*links)))
 
     return optimizer
+
+
+def pack_small(
+    inner: optax.GradientTransformation, limit: int = _PACK_LIMIT
+) -> optax.GradientTransformation:
+    """Apply ``inner`` to one vector of all small float32 tensors, and the large ones apart.
+
+    Small tensors cost a few loops each whatever their size; packed they share
+    them, and one all-reduce. A large tensor would cost more to copy than that
+    saves. Gradient and Adam in a scan on 2 CPU cores: MLP 4-120-84-2 at batch
+    128, 149 us against 155 unpacked; the MinAtar network (a matrix of 131072)
+    at batch 32, 0.55 ms unpacked, 0.55 so, 1.02 with ``optax.flatten``.
+
+    Args:
+      limit: elements of the largest tensor that is packed.
+    """
+
+    def is_small(leaf: Array) -> bool:
+        return leaf.size <= limit and leaf.dtype == jnp.float32
+
+    def pack(tree: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(tree)
+        small = [leaf.ravel() for leaf in leaves if is_small(leaf)]
+        large = [leaf for leaf in leaves if not is_small(leaf)]
+        return {"small": jnp.concatenate(small) if small else (), "large": large}
+
+    def unpack(packed: PyTree, like: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(like)
+        large, offset, unpacked = iter(packed["large"]), 0, []
+        for leaf in leaves:
+            if is_small(leaf):
+                part = packed["small"][offset : offset + leaf.size]
+                unpacked.append(part.reshape(leaf.shape))
+                offset += leaf.size
+            else:
+                unpacked.append(next(large))
+        return jax.tree.unflatten(structure, unpacked)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        packed_params = None if params is None else pack(params)
+        packed, state = inner.update(pack(updates), state, packed_params)
+        return unpack(packed, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(pack(params)), update)
 
 
 def all_reduce(collectives: Collectives) -> optax.GradientTransformation:
@@ -59,23 +109,29 @@ def unit_norm() -> optax.GradientTransformation:
 
 
 def flush_tiny(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Set the inner state's floats below 1e-30 in size to zero after each update.
+    """Keep the moments of ``inner`` out of the subnormal numbers.
 
     A weight whose gradient stays zero lets its moments decay into subnormal
-    numbers, on which processors are many times slower. Moments this small are
-    lost in the optimiser's epsilon, so the updates do not change.
+    numbers, on which a processor that does not flush them is many times slower
+    (XLA:CPU asks it to; not every runtime does). Gradients below 1e-17 in size
+    and moments below 1e-36 are taken as zero *before* ``inner``: next to an
+    epsilon of 1e-8 they are nothing. Cleaning the new state instead would take
+    its moments out of the fused loop that uses them (MinAtar network, gradient
+    and Adam at batch 32: 0.72 ms; this way 0.55, as without it).
     """
 
-    def flush(leaf: Array) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        return jnp.where(jnp.abs(leaf) < _TINY, jnp.zeros_like(leaf), leaf)
+    def flush(tree: PyTree, below: float) -> PyTree:
+        def of_leaf(leaf: Array) -> Array:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            return jnp.where(jnp.abs(leaf) < below, jnp.zeros_like(leaf), leaf)
+
+        return jax.tree.map(of_leaf, tree)
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
-        updates, state = inner.update(updates, state, params)
-        return updates, jax.tree.map(flush, state)
+        return inner.update(flush(updates, _TINY_GRADIENT), flush(state, _TINY_STATE), params)
 
     return optax.GradientTransformation(inner.init, update)
 
@@ -97,7 +153,8 @@ def _scaling(config: Config) -> optax.GradientTransformation:
         return optax.scale_by_adam(eps=config.adam_epsilon)
     if config.optimizer == "radam":
         return optax.scale_by_radam(eps=config.adam_epsilon)
-    return optax.scale_by_rms(eps=config.adam_epsilon)
+    # Epsilon outside the root, as Adam has it.
+    return optax.scale_by_rms(eps=config.adam_epsilon, eps_in_sqrt=False)
 
 
 def _learning_rate(config: Config, hyper: Hyper) -> optax.GradientTransformation:

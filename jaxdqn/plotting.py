@@ -56,9 +56,7 @@ def plot_runs(
 
 def _draw(panels: Any, run: Path, name: str, color: str, num_runs: int) -> None:
     training = [
-        record
-        for record in read_lines(run / FILES["metrics"])
-        if record["return_mean"] is not None
+        record for record in read_lines(run / FILES["metrics"]) if record["return_mean"] is not None
     ]
     evaluations = [
         record

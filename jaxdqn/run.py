@@ -17,7 +17,7 @@ from jaxdqn import run_directory
 from jaxdqn.agent import Optimizer
 from jaxdqn.config import Config, replace
 from jaxdqn.evaluation import EvalInfo, make_evaluator
-from jaxdqn.host_loop import HostLoop, Programs, RunKeys, learned_params
+from jaxdqn.host_loop import HostLoop, Programs, RunKeys, identity, learned_params
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
 from jaxdqn.mappings import across_devices, device_collectives
 from jaxdqn.mappings.devices import state_sharding
@@ -148,9 +148,7 @@ def run_devices(config: Config) -> list[jax.Device]:
     return devices[: config.devices]
 
 
-def _compile(
-    config: Config, trainer: Trainer, keys: RunKeys, state_shape: TrainState
-) -> Programs:
+def _compile(config: Config, trainer: Trainer, keys: RunKeys, state_shape: TrainState) -> Programs:
     evaluate = make_evaluator(
         trainer.agent,
         trainer.environment,

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 from jaxdqn.config import Config, from_dict, to_dict
 from jaxdqn.loggers import to_json
-from jaxdqn.types import Params
+
+if TYPE_CHECKING:
+    # The command line looks at directories before it waits for JAX.
+    from jaxdqn.types import Params
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARAMETERS = ("best", "last")
@@ -105,6 +106,7 @@ def restore_params(path: Path, target: Params) -> Params:
     Raises:
         ValueError: if they are not there, or of another structure or shape.
     """
+    import jax
     import orbax.checkpoint as ocp
 
     if not path.is_dir():

@@ -40,9 +40,9 @@ def huber_loss(td: Array, delta: Array) -> Array:
     chex.assert_rank([td, delta], [0, 0])
     size = jnp.abs(td)
     inside = jnp.minimum(size, delta)
-    # Where nothing lies outside, 0 * inf must not enter.
-    outside = size - inside
-    return 0.5 * jnp.square(inside) + jnp.where(outside > 0, delta, 0.0) * outside
+    # For |td| = delta too this product has the gradient delta, though the
+    # gradient of a minimum is halved where its arguments are equal.
+    return inside * (size - 0.5 * inside)
 
 
 def weighted_mean(losses: Array, weights: Array) -> Array:

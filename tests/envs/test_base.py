@@ -82,7 +82,7 @@ def test_time_step_dtypes_are_the_contract():
         assert step.reward.dtype == jnp.float32
         assert step.terminated.dtype == step.truncated.dtype == step.first.dtype == jnp.bool_
         assert step.obs.dtype == env.spec.obs_dtype == jnp.int32
-        assert not any(leaf.weak_type for leaf in jax.tree.leaves(jax.typeof(step)))
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves(step))
 
 
 def test_a_fifteen_line_environment_plugs_in_and_vmaps():

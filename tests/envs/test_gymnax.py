@@ -16,6 +16,14 @@ from gymnax.utils import load_mnist
 from jaxdqn import envs
 from jaxdqn.envs.gymnax import BINARY, CONTINUOUS, permissive_promotion
 
+# Nothing here runs for long: compile quickly rather than well.
+quick_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 DISCRETE = envs.names()
 LIMIT, LENGTH = 40, 130
 TERMINATING = {
@@ -52,7 +60,7 @@ def scan_steps(env, key, actions):
     def body(state, inputs):
         return env.step(inputs[0], state, inputs[1])
 
-    @jax.jit
+    @quick_jit
     def run(key):
         key_reset, key_steps = jax.random.split(key)
         state, first = env.reset(key_reset)
@@ -68,8 +76,8 @@ def loop_steps(name, key_reset, keys, actions):
     with permissive_promotion():
         env, params = gymnax.make(name)
         params = params.replace(max_steps_in_episode=LIMIT)
-        reset = jax.jit(lambda key: env.reset_env(key, params))
-        step = jax.jit(lambda key, state, action: env.step_env(key, state, action, params)[:4])
+        reset = quick_jit(lambda key: env.reset_env(key, params))
+        step = quick_jit(lambda key, state, action: env.step_env(key, state, action, params)[:4])
         obs, state = reset(key_reset)
         rows, done = [(np.asarray(obs), 0.0, False, False, True)], False
         for key, action in zip(keys, actions, strict=True):
@@ -78,7 +86,8 @@ def loop_steps(name, key_reset, keys, actions):
                 rows.append((np.asarray(obs), 0.0, False, False, True))
                 done = False
                 continue
-            obs, state, reward, terminated = step(key, state, action)
+            # From NumPy, so that a reset's weak types do not compile the step twice.
+            obs, state, reward, terminated = step(key, jax.device_get(state), action)
             truncated = bool(env.is_truncated(state, params)) and not bool(terminated)
             rows.append((np.asarray(obs), float(reward), bool(terminated), truncated, False))
             done = bool(terminated) or truncated
@@ -177,7 +186,7 @@ def test_constructor_arguments_reach_gymnax():
 def test_a_balanced_cart_pole_is_truncated_at_500_with_its_true_final_observation():
     env = envs.make("CartPole-v1")
 
-    @jax.jit
+    @quick_jit
     def balance(key):
         def body(carry, key):
             state, obs = carry

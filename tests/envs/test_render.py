@@ -63,7 +63,9 @@ def test_breakout_is_drawn_as_its_observation(tmp_path):
         assert left == (400 - 10 * cell) // 2 + int(state.inner.pos) * cell
 
 
-@pytest.mark.parametrize("name", ["Acrobot-v1", "MountainCar-v0", "FrozenLake-misc", "MetaMaze-misc"])
+@pytest.mark.parametrize(
+    "name", ["Acrobot-v1", "MountainCar-v0", "FrozenLake-misc", "MetaMaze-misc"]
+)
 def test_others_are_drawn_too(name, tmp_path):
     path = tmp_path / "episode.gif"
     states, rewards = play(name, 6, action=2)

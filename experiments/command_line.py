@@ -1,0 +1,95 @@
+"""What the commands share: flags from a dataclass, and one line for what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from jaxdqn.config import suggest
+
+REFUSED = 2
+"""Exit code of a command whose input is refused."""
+
+
+class Refused(Exception):
+    """What the user asked for cannot be done; the message is one line."""
+
+
+def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
+    """Read an instance of the dataclass ``flags`` from the command line.
+
+    ``--help`` prints the help and exits. ``options`` are those of ``tyro.cli``.
+
+    Raises:
+        Refused: if a flag or a value is not understood.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = tyro.cli(flags, args=argv, return_unknown_args=True, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise Refused(_first_paragraph(complaint.getvalue())) from None
+    if unknown:
+        raise Refused(_unknown(unknown[0], [field.name for field in fields(flags)]))
+    return parsed
+
+
+def guard(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; what it refuses is one line on stderr."""
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except (Refused, ValueError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def keep_compiled_programs() -> None:
+    """Keep compiled programs on disk, so that the next start is faster.
+
+    They lie in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache directory.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxdqn" / "xla"))
+    # The programs of a run are few and each is worth keeping.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _first_paragraph(text: str) -> str:
+    """Return what tyro says in a box, without the box and what follows the first rule."""
+    said = []
+    for line in text.splitlines():
+        inner = line.strip("│ \n")
+        if inner.startswith(("╭", "╰")) or not inner:
+            continue
+        if not inner.strip("─"):
+            break
+        said.append(inner)
+    return " ".join(said)
+
+
+def _unknown(token: str, names: list[str]) -> str:
+    if not token.startswith("-"):
+        return f"{token!r}: an argument too many; see --help"
+    flags = [name.replace("_", "-") for name in names]
+    wanted = token.lstrip("-").partition("=")[0].replace("_", "-")
+    near = suggest(wanted, flags).split(", ")
+    if len(near) == len(flags):
+        return f"{token}: no such flag; see --help"
+    return f"{token}: no such flag; nearest: {', '.join(f'--{name}' for name in near)}"

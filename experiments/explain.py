@@ -1,0 +1,122 @@
+"""Say what a configuration would run, without running it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jaxdqn.config import Config
+from jaxdqn.host_loop import algorithm
+from jaxdqn.loggers import total_rows
+from jaxdqn.policy import observation_shape
+from jaxdqn.replay import free_bytes, tree_bytes
+from jaxdqn.run import make_mapped_trainer, run_keys
+from jaxdqn.types import PyTree
+
+
+def explain(config: Config, preset: str) -> str:
+    """Return shapes, bytes per device, cadence and schedules as text; allocate nothing.
+
+    Raises:
+        ValueError: if the configuration is refused.
+    """
+    trainer = make_mapped_trainer(config)
+    state = jax.eval_shape(trainer.init, run_keys(config.seed).train)
+    spec = trainer.environment.spec
+    device = jax.devices()[0]
+    parts = {
+        "replay": state.replay,
+        "parameters": state.agent.params,
+        "target and optimiser": (state.agent.target_params, state.agent.opt_state),
+        "environments": state.actor,
+    }
+    sizes = {name: tree_bytes(part) // config.devices for name, part in parts.items()}
+    sections = {
+        "run": {
+            "preset": preset,
+            "algorithm": algorithm(config),
+            "environment": f"{spec.name}, at most {spec.max_episode_steps or 'any number of'} steps "
+            f"an episode, {spec.num_actions} actions",
+            "seed": config.seed,
+            "devices": f"{config.devices} x {device.device_kind}",
+        },
+        "shapes, on each device": {
+            "observation": f"{spec.obs_dtype}{list(observation_shape(config, spec))}",
+            "acting (E)": config.envs_per_device,
+            "replay (T, E)": f"[{config.replay_rows}, {config.envs_per_device}]",
+            "batch (B)": f"{config.batch_per_device} x {config.accumulate} minibatches",
+            "parameters": f"{_count(state.agent.params) // config.devices:,}",
+        },
+        "bytes, on each device": {
+            **{name: f"{size:,}" for name, size in sizes.items()},
+            "the whole state": f"{tree_bytes(state) // config.devices:,}",
+            "free": f"{free_bytes(device):,}",
+        },
+        "cadence": _cadence(config),
+        "schedules": _schedules(config),
+        "evaluation": _evaluation(config),
+    }
+    return "\n\n".join(_section(title, lines) for title, lines in sections.items())
+
+
+def _cadence(config: Config) -> dict[str, Any]:
+    rows, steps = config.rows_per_iteration, config.gradient_steps_per_iteration
+    learned = steps * config.batch_size * config.accumulate
+    return {
+        "an iteration": f"{rows} rows ({config.num_envs} environments x {config.rollout_length} "
+        f"steps), then {steps} gradient steps of {config.batch_size * config.accumulate} rows",
+        "replay ratio": f"{learned / rows:g} rows learned from for each row acted",
+        "warm-up": f"{config.warmup_iterations} iterations, "
+        f"{config.warmup_iterations * rows:,} rows, at random",
+        "chunks": f"{config.num_chunks} of {config.iterations_per_chunk} iterations, "
+        f"{config.iterations_per_chunk * rows:,} rows",
+        "in all": f"{total_rows(config):,} rows (environment steps and resets), "
+        f"{config.total_gradient_steps:,} gradient steps",
+    }
+
+
+def _schedules(config: Config) -> dict[str, Any]:
+    if config.epsilon_schedule == "constant":
+        epsilon = f"{config.epsilon_end:g}"
+    else:
+        epsilon = (
+            f"{config.epsilon_start:g} to {config.epsilon_end:g}, {config.epsilon_schedule}, "
+            f"over {config.epsilon_decay_steps:,} rows after the warm-up"
+        )
+    if config.epsilon_ladder is not None:
+        epsilon += f", to the power of 1 + {config.epsilon_ladder:g} i/(E-1) in environment i"
+    if config.exploration == "boltzmann":
+        epsilon = f"softmax at temperature {config.temperature:g}, with epsilon {epsilon}"
+    rate = f"{config.learning_rate:g}, {config.learning_rate_schedule}"
+    if config.learning_rate_schedule != "constant":
+        rate += f" to 0 over {config.total_gradient_steps:,} gradient steps"
+    if config.target_tau is None:
+        target = f"replaced every {config.target_period:,} gradient steps"
+    else:
+        target = f"moved by {config.target_tau:g} every gradient step"
+    return {
+        "exploration": epsilon,
+        "learning rate": f"{rate} ({config.optimizer})",
+        "target network": target,
+    }
+
+
+def _evaluation(config: Config) -> dict[str, Any]:
+    rows = config.chunks_per_evaluation * config.iterations_per_chunk * config.rows_per_iteration
+    solved = "no bar" if config.solve_return is None else f"at {config.solve_return:g}, confirmed"
+    if config.stop_when_solved:
+        solved += "; then the run ends"
+    return {
+        "every": f"{config.chunks_per_evaluation} chunks, {rows:,} rows, and at the end",
+        "episodes": config.eval_episodes,
+        "solved": solved,
+    }
+
+
+def _section(title: str, lines: dict[str, Any]) -> str:
+    return "\n".join([title, *(f"  {name:<22}{value}" for name, value in lines.items())])
+
+
+def _count(tree: PyTree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

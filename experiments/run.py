@@ -1,0 +1,135 @@
+"""Train: ``python -m experiments.run [PRESET] [flags]``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.command_line import guard, keep_compiled_programs, parse
+from jaxdqn.config import PRESETS, Config, preset
+from jaxdqn.run_directory import SUMMARY, check_unused
+
+DEFAULT_PRESET = "cartpole"
+
+_DESCRIPTION = """Train a DQN agent. PRESET, if given, comes first and sets the defaults shown
+below; presets: {presets}. The run directory receives config.json, metrics.jsonl,
+evaluations.jsonl, summary.json, curve.png and the parameters best/ and last/. Ctrl-C or SIGTERM
+ends the run at the next chunk, with everything written."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Config):
+    out: str | None = None
+    """Directory of the run, new or empty; by default runs/PRESET-ENV-sSEED-TIME."""
+    explain: bool = False
+    """Say what would run, its shapes, bytes and schedules, and allocate nothing."""
+
+    def __post_init__(self) -> None:
+        """Accept anything: ``config_from`` validates."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guard(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    name, flags = read_flags(argv)
+    config = config_from(flags)
+    out = default_out(name, config) if flags.out is None else check_unused(flags.out)
+    if config.devices > 1:
+        _prepare_virtual_devices(config.devices)
+    if flags.explain:
+        from experiments.explain import explain
+
+        print(explain(config, name))
+        return
+
+    keep_compiled_programs()
+    from jaxdqn.loggers import make_progress_logger
+    from jaxdqn.run import run
+
+    print(f"{name}: {config.env}, seed {config.seed}, into {out}", flush=True)
+    result = run(config, out=out, preset=name, loggers=[make_progress_logger(config)])
+    print(outcome(result.summary))
+    print(f"summary in {out / SUMMARY}")
+
+
+def read_flags(argv: Sequence[str]) -> tuple[str, Flags]:
+    """Return the preset's name and the flags.
+
+    Raises:
+        Refused, ValueError: if the preset, a flag or a value is not understood.
+    """
+    name, rest = DEFAULT_PRESET, list(argv)
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+    defaults = preset(name)
+    flags = parse(
+        Flags,
+        rest,
+        default=Flags(**_values(defaults)),
+        prog="python -m experiments.run [PRESET]",
+        description=_DESCRIPTION.format(presets=", ".join(PRESETS)),
+    )
+    return name, flags
+
+
+def config_from(flags: Flags) -> Config:
+    """Return the validated configuration.
+
+    Raises:
+        ValueError: naming the field, its value and what would be right.
+    """
+    return Config(**_values(flags))
+
+
+def default_out(name: str, config: Config) -> Path:
+    """Return a run directory that does not exist yet."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = Path("runs") / f"{name}-{config.env}-s{config.seed}-{stamp}"
+    out, count = base, 1
+    while out.exists():
+        count += 1
+        out = base.with_name(f"{base.name}-{count}")
+    return out
+
+
+def outcome(summary: dict[str, Any]) -> str:
+    """Return a summary as a few lines for a person."""
+    if summary["solved"]:
+        solved = f"solved in {summary['seconds_to_solve']:.2f} s"
+    else:
+        solved = "not solved" if summary["solve_return"] is not None else "done"
+    if summary["interrupted"]:
+        solved += ", interrupted"
+    return (
+        f"{solved}: greedy return {summary['eval_return_mean']:.2f} at the end, "
+        f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes\n"
+        f"{summary['env_steps']:,} environment steps ({summary['rows']:,} rows with resets), "
+        f"{summary['gradient_steps']:,} gradient steps in {summary['train_seconds']:.2f} s of "
+        f"training, {summary['eval_seconds']:.2f} s of evaluation, after "
+        f"{summary['compile_seconds']:.2f} s of compilation\n"
+        f"{summary['env_steps_per_second']:,.0f} environment steps/s, "
+        f"{summary['gradient_steps_per_second']:,.0f} gradient steps/s"
+    )
+
+
+def _values(config: Config) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+
+
+def _prepare_virtual_devices(count: int) -> None:
+    """Let a host without accelerators stand for ``count`` devices."""
+    import jax
+
+    # Counts CPU devices only; where there are accelerators, those are used.
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
