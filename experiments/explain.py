@@ -36,8 +36,8 @@ def explain(config: Config, preset: str) -> str:
         "run": {
             "preset": preset,
             "algorithm": algorithm(config),
-            "environment": f"{spec.name}, at most {spec.max_episode_steps or 'any number of'} steps "
-            f"an episode, {spec.num_actions} actions",
+            "environment": f"{spec.name}, {spec.num_actions} actions, episodes of at most "
+            f"{spec.max_episode_steps or 'any number of'} steps",
             "seed": config.seed,
             "devices": f"{config.devices} x {device.device_kind}",
         },

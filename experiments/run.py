@@ -109,7 +109,8 @@ def outcome(summary: dict[str, Any]) -> str:
         solved += ", interrupted"
     return (
         f"{solved}: greedy return {summary['eval_return_mean']:.2f} at the end, "
-        f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes\n"
+        f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes"
+        "\n"
         f"{summary['env_steps']:,} environment steps ({summary['rows']:,} rows with resets), "
         f"{summary['gradient_steps']:,} gradient steps in {summary['train_seconds']:.2f} s of "
         f"training, {summary['eval_seconds']:.2f} s of evaluation, after "

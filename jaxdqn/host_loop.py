@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np

@@ -177,12 +177,15 @@ def _compile(config: Config, trainer: Trainer, keys: RunKeys, state_shape: Train
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state_out),
             state_shape,
         )
-    lowered = (
-        jax.jit(trainer.init, out_shardings=state_out).lower(keys.train),
-        jax.jit(chunk_and_totals, donate_argnums=0, out_shardings=chunk_out).lower(state_shape),
-        jax.jit(evaluate_at).lower(params_shape, keys.evaluate, np.int32(0)),
-        jax.jit(lambda params: jax.tree.map(jnp.copy, params)).lower(params_shape),
+    jitted = (
+        (jax.jit(trainer.init, out_shardings=state_out), (keys.train,)),
+        (jax.jit(chunk_and_totals, donate_argnums=0, out_shardings=chunk_out), (state_shape,)),
+        (jax.jit(evaluate_at), (params_shape, keys.evaluate, np.int32(0))),
+        (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (params_shape,)),
     )
-    # XLA compiles outside Python's lock, so the programs compile side by side.
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        return Programs(*pool.map(lambda program: program.compile(), lowered))
+    # XLA compiles outside Python's lock: one program while the next is traced.
+    with ThreadPoolExecutor(len(jitted)) as pool:
+        compiling = [
+            pool.submit(function.lower(*arguments).compile) for function, arguments in jitted
+        ]
+        return Programs(*(program.result() for program in compiling))

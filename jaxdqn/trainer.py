@@ -103,7 +103,9 @@ def make_trainer(
     )
     replay = make_replay(config)
     act = _make_act(config, environment, agent, collectives)
-    learn = _make_learn(agent, replay, collectives)
+    learn = _make_learn(agent, replay)
+    acting_keys = (config.rollout_length, 1 + config.envs_per_device)
+    learning_keys = (config.gradient_steps_per_iteration, 2)
 
     def init(key: Array, hyper: Hyper | None = None) -> TrainState:
         hyper = hyper_from(config) if hyper is None else hyper
@@ -119,11 +121,11 @@ def make_trainer(
             actor=actor,
             counters=Counters(make_counter(), make_counter(), make_counter()),
         )
-        keys = jax.random.split(key_warmup, config.warmup_iterations)
-        return jax.lax.scan(lambda state, key: (act_and_add(key, state)[0], None), state, keys)[0]
+        keys = jax.random.split(key_warmup, (config.warmup_iterations, *acting_keys))
+        return jax.lax.scan(lambda state, keys: (act_and_add(keys, state)[0], None), state, keys)[0]
 
-    def act_and_add(key: Array, state: TrainState) -> tuple[TrainState, Metrics]:
-        rows, actor, metrics = act(key, state)
+    def act_and_add(keys: Array, state: TrainState) -> tuple[TrainState, Metrics]:
+        rows, actor, metrics = act(keys, state)
         counters = state.counters._replace(
             rows=counter_add(state.counters.rows, metrics.rows),
             env_steps=counter_add(state.counters.env_steps, metrics.env_steps),
@@ -132,10 +134,14 @@ def make_trainer(
         return state._replace(replay=replayed, actor=actor, counters=counters), metrics
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        key, key_act, key_learn = jax.random.split(state.key, 3)
-        state, metrics = act_and_add(key_act, state._replace(key=key))
-        keys = jax.random.split(key_learn, config.gradient_steps_per_iteration)
-        state, infos = jax.lax.scan(lambda state, key: learn(key, state), state, keys)
+        # All keys of the iteration at once: on CPU every random call is a loop of its own,
+        # whatever the number of its results.
+        num_act, num_learn = math.prod(acting_keys), math.prod(learning_keys)
+        keys = jax.random.split(state.key, 1 + num_act + num_learn)
+        keys_act = keys[1 : 1 + num_act].reshape(acting_keys)
+        keys_learn = keys[1 + num_act :].reshape(learning_keys)
+        state, metrics = act_and_add(keys_act, state._replace(key=keys[0]))
+        state, infos = jax.lax.scan(lambda state, keys: learn(keys, state), state, keys_learn)
         taken = jnp.int32(config.gradient_steps_per_iteration)
         counters = state.counters._replace(
             gradient_steps=counter_add(state.counters.gradient_steps, taken)
@@ -260,23 +266,20 @@ def _make_exploration(
 def _make_act(
     config: Config, environment: Environment, agent: Agent, collectives: Collectives
 ) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
-    """Make the acting half of a step: K vector steps, giving rows [K, E]."""
-    num_envs, length = config.envs_per_device, config.rollout_length
+    """Make the acting half of a step: K vector steps with keys [K, 1 + E], giving rows [K, E]."""
+    length = config.rollout_length
     exploration = _make_exploration(config, collectives)
 
     def vector_step(
-        key: Array, actor: ActorState, state: TrainState, ahead: Array
+        keys: Array, actor: ActorState, state: TrainState, ahead: Array
     ) -> tuple[ActorState, tuple[Row, Metrics]]:
-        key_act, key_env = jax.random.split(key)
         explore = exploration(state.hyper, state.counters.rows, ahead)
         before = actor.timestep
         obs = observed(actor.frames, before.obs)
         actions, carry, _ = agent.act(
-            key_act, state.agent.params, actor.carry, obs, before.first, explore
+            keys[0], state.agent.params, actor.carry, obs, before.first, explore
         )
-        env_state, after = jax.vmap(environment.step)(
-            jax.random.split(key_env, num_envs), actor.env_state, actions
-        )
+        env_state, after = jax.vmap(environment.step)(keys[1:], actor.env_state, actions)
         row = Row(
             obs=before.obs,
             first=before.first,
@@ -289,12 +292,12 @@ def _make_act(
         frames = push_frame(actor.frames, after.obs, after.first)
         return ActorState(env_state, after, frames, carry, episode), (row, metrics)
 
-    def act(key: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
+    def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
         rows_ahead = jnp.arange(length, dtype=jnp.float32) * config.num_envs
         actor, (rows, metrics) = jax.lax.scan(
             lambda actor, xs: vector_step(xs[0], actor, state, xs[1]),
             state.actor,
-            (jax.random.split(key, length), rows_ahead),
+            (keys, rows_ahead),
         )
         return rows, actor, _over_devices(reduce_metrics(metrics), collectives)
 
@@ -335,16 +338,16 @@ def _over_devices(metrics: Metrics, collectives: Collectives) -> Metrics:
 
 
 def _make_learn(
-    agent: Agent, replay: Replay, collectives: Collectives
+    agent: Agent, replay: Replay
 ) -> Callable[[Array, TrainState], tuple[TrainState, LearnInfo]]:
-    """Make one gradient step on a batch from the replay."""
+    """Make one gradient step, with keys [2], on a batch from the replay."""
 
-    def learn(key: Array, state: TrainState) -> tuple[TrainState, LearnInfo]:
-        key_sample, key_learn = jax.random.split(key)
-        batch, drawn = replay.sample(key_sample, state.replay, state.hyper.gamma)
+    def learn(keys: Array, state: TrainState) -> tuple[TrainState, LearnInfo]:
+        batch, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
         weights = jnp.ones_like(drawn.probabilities)
-        learner, info = agent.learn(key_learn, state.agent, batch, weights, hyper=state.hyper)
+        learner, info = agent.learn(keys[1], state.agent, batch, weights, hyper=state.hyper)
         replayed = replay.update(state.replay, drawn.indices, info.abs_td)
-        return state._replace(agent=learner, replay=replayed), info._replace(abs_td=())
+        # The TD errors have gone into the replay; M times B of them are not kept.
+        return state._replace(agent=learner, replay=replayed), info._replace(abs_td=jnp.float32(0))
 
     return learn

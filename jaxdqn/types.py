@@ -340,7 +340,7 @@ class Collectives(NamedTuple):
     mean: Callable[[PyTree], PyTree]
     sum: Callable[[PyTree], PyTree]
     max: Callable[[PyTree], PyTree]
-    index: Callable[[], Array]
+    index: Callable[[], Array]  # type: ignore[assignment]
     """``index() -> [] int32``, this device's place among its peers."""
     size: int
 

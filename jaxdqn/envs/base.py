@@ -98,12 +98,15 @@ def with_autoreset(
     name: str,
     num_actions: int,
     max_episode_steps: int | None = None,
+    view: Callable[[Array], Array] = jnp.asarray,
 ) -> Environment:
     """Build an environment from functions that judge truncation themselves.
 
     As ``make_environment``, but ``step`` returns ``truncated`` as a fifth value,
     and ``max_episode_steps`` is only told to ``EnvSpec``. Where a step is both
-    terminated and truncated, it is terminated.
+    terminated and truncated, it is terminated. ``view`` turns an observation of
+    ``reset`` or ``step`` into the one shown; it is applied to the one that counts
+    (to both, the step of Breakout took 8 % longer).
 
     Raises:
         ValueError: as ``make_environment``.
@@ -112,13 +115,13 @@ def with_autoreset(
         raise ValueError(f"name={name!r}: must be a non-empty string")
     _require_count("num_actions", num_actions)
     avals = _fixed_point(reset, step)
-    obs_aval = avals[1]
+    obs_aval = jax.eval_shape(view, avals[1])
 
     def first_step(key: Array) -> tuple[EpisodeState, TimeStep]:
         inner, obs = _cast(reset(key), avals)
         no = jnp.zeros((), bool)
         return EpisodeState(inner=inner, done=no), TimeStep(
-            obs=obs,
+            obs=view(obs),
             reward=jnp.zeros((), jnp.float32),
             terminated=no,
             truncated=no,
@@ -140,7 +143,7 @@ def with_autoreset(
         terminated = jnp.asarray(terminated, bool) & going
         truncated = jnp.asarray(truncated, bool) & going & ~terminated
         return EpisodeState(inner=inner, done=terminated | truncated), TimeStep(
-            obs=obs,
+            obs=view(obs),
             reward=jnp.where(resetting, 0.0, jnp.asarray(reward, jnp.float32)),
             terminated=terminated,
             truncated=truncated,

@@ -74,17 +74,16 @@ def make_gymnax(
             cannot be had.
     """
     env, env_params = load(name, params=params, **env_kwargs)
-    observe = _observation(name, env, env_params)
 
     def reset(key: Array) -> tuple[Any, Array]:
         with permissive_promotion():
             obs, state = env.reset_env(key, env_params)
-            return state, observe(obs)
+            return state, obs
 
     def step(key: Array, state: Any, action: Array) -> tuple[Any, ...]:
         with permissive_promotion():
             obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
-            return state, observe(obs), reward, terminated, env.is_truncated(state, env_params)
+            return state, obs, reward, terminated, env.is_truncated(state, env_params)
 
     return with_autoreset(
         reset,
@@ -92,6 +91,7 @@ def make_gymnax(
         name=name,
         num_actions=int(env.action_space(env_params).n),
         max_episode_steps=int(env_params.max_steps_in_episode),
+        view=_view(name, env, env_params),
     )
 
 
@@ -143,14 +143,14 @@ def _replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) ->
     return env_params.replace(**values)
 
 
-def _observation(name: str, env: Any, env_params: Any) -> Callable[[Array], Array]:
+def _view(name: str, env: Any, env_params: Any) -> Callable[[Array], Array]:
     """Return what turns a gymnax observation into one of a fixed dtype, bool or float32."""
     from gymnax.environments import spaces
 
     with permissive_promotion():
         space = env.observation_space(env_params)
     if isinstance(space, spaces.Discrete):
-        return lambda obs: jnp.arange(space.n) == obs
+        return lambda obs: jnp.arange(space.n, dtype=obs.dtype) == obs
     if name in BINARY:
         return lambda obs: obs.astype(bool)
     return lambda obs: obs.astype(jnp.float32)

@@ -102,7 +102,8 @@ def gather_transitions(
     return Batch(
         obs_tm1=gather_obs(ring, index, frame_stack=frame_stack),
         a_tm1=_take(ring.rows.action, index),
-        r_t=jnp.sum(alive * powers[None, :] * reward, axis=1),
+        # Void rewards past the end may be anything, so they are replaced, not multiplied by 0.
+        r_t=jnp.sum(jnp.where(alive > 0, powers[None, :] * reward, 0.0), axis=1),
         discount_t=jnp.where(ends, 0.0, gamma * powers[last]),
         obs_t=gather_obs(ring, bootstrap, frame_stack=frame_stack),
         extras_tm1=jax.tree.map(lambda leaf: _take(leaf, index), ring.rows.extras),

@@ -36,7 +36,7 @@ class UniformState(NamedTuple):
     """[(T + K) * E] int32, flat indices; the live ones are ``tail .. tail + count``, wrapping"""
     tail: Array
     """[] int32"""
-    count: Array
+    count: Array  # type: ignore[assignment]
     """[] int32, valid starts"""
 
     @property
@@ -226,10 +226,28 @@ def _count_leaving(before: UniformState, starts: Array, num_slots: int) -> Array
 
 def _draw(key: Array, state: UniformState, batch_size: int) -> SampleInfo:
     """Draw valid starts with replacement; there must be at least one."""
-    draw = jax.random.randint(key, (batch_size,), 0, state.count, dtype=jnp.int32)
+    bits = jax.random.bits(key, (batch_size,), jnp.uint32)
+    draw = _high_product(bits, state.count.astype(jnp.uint32)).astype(jnp.int32)
     index = state.starts[(state.tail + draw) % state.starts.shape[0]]
     probability = 1.0 / state.count.astype(jnp.float32)
     return SampleInfo(indices=index, probabilities=jnp.broadcast_to(probability, (batch_size,)))
+
+
+def _high_product(bits: Array, count: Array) -> Array:
+    """Return ``bits * count // 2**32`` in 32-bit arithmetic: a draw from ``0 .. count - 1``.
+
+    One random call where ``jax.random.randint`` takes three; no value is
+    favoured by more than ``count / 2**32``, under 3e-4 at a million starts.
+
+    Args:
+      bits: ``[B]`` uint32
+      count: ``[]`` uint32
+    """
+    low, high = bits & 0xFFFF, bits >> 16
+    count_low, count_high = count & 0xFFFF, count >> 16
+    middle = high * count_low + ((low * count_low) >> 16)
+    carried = (middle & 0xFFFF) + low * count_high
+    return high * count_high + (middle >> 16) + (carried >> 16)
 
 
 def _no_update(state: PyTree, indices: Array, priorities: Array) -> PyTree:

@@ -154,7 +154,7 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 
 
 def test_unknown_arguments_are_refused():
-    with pytest.raises(ValueError, match="env='CartPole-v1': must have valid arguments.*gravity"):
+    with pytest.raises(ValueError, match=r"env='CartPole-v1': must have valid arguments.*gravity"):
         envs.make("CartPole-v1", gravity=1.0)
     with pytest.raises(ValueError, match=r"params='max_steps'.*nearest: max_steps_in_episode"):
         envs.make("CartPole-v1", params={"max_steps": 3})
@@ -208,7 +208,7 @@ def test_a_balanced_cart_pole_is_truncated_at_500_with_its_true_final_observatio
 
 def cart_pole(obs, action):
     """Return the next observation [L, 4] by the equations of Barto et al. 1983, Euler's method."""
-    x, x_dot, theta, theta_dot = obs.astype(np.float64).T
+    _x, x_dot, theta, theta_dot = obs.astype(np.float64).T
     force = np.where(action == 1, 10.0, -10.0)
     sin, cos = np.sin(theta), np.cos(theta)
     push = (force + 0.05 * theta_dot**2 * sin) / 1.1

@@ -1,0 +1,107 @@
+"""Bootstrap targets: worked examples, NumPy, limit cases, and rlax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.losses import double_q_target, q_learning_target, td_error
+
+rlax = pytest.importorskip("rlax")
+
+
+def _batch(seed=0, batch=64, actions=5):
+    rng = np.random.default_rng(seed)
+    return {
+        "q_tm1": rng.normal(size=(batch, actions)).astype(np.float32),
+        "a_tm1": rng.integers(0, actions, batch).astype(np.int32),
+        "r_t": rng.normal(size=batch).astype(np.float32),
+        "discount_t": rng.choice([0.0, 0.9, 0.99**3], batch).astype(np.float32),
+        "q_t": rng.normal(size=(batch, actions)).astype(np.float32),
+        "selector": rng.normal(size=(batch, actions)).astype(np.float32),
+    }
+
+
+def _scalar(value):
+    return jnp.float32(value)
+
+
+def test_worked_example_of_a_target():
+    target = q_learning_target(_scalar(10), _scalar(0.9), jnp.array([3.0, 15.0, -2.0]))
+    np.testing.assert_allclose(target, 23.5, rtol=1e-6)
+
+
+def test_worked_example_of_a_td_error():
+    target = q_learning_target(_scalar(1), _scalar(0.9), jnp.array([3.0, 1.0]))
+    td = td_error(jnp.array([0.0, 2.0]), jnp.int32(1), target)
+    np.testing.assert_allclose(td, 1.7, rtol=1e-6)
+
+
+def test_worked_example_of_a_bellman_backup_over_two_outcomes():
+    one = q_learning_target(_scalar(2), _scalar(0.9), jnp.array([1.0, 0.0]))
+    other = q_learning_target(_scalar(4), _scalar(0.9), jnp.array([2.0, 3.0]))
+    np.testing.assert_allclose(0.7 * one + 0.3 * other, 4.04, rtol=1e-6)
+
+
+def test_q_learning_target_agrees_with_numpy():
+    b = _batch()
+    ours = jax.vmap(q_learning_target)(b["r_t"], b["discount_t"], b["q_t"])
+    np.testing.assert_allclose(ours, b["r_t"] + b["discount_t"] * b["q_t"].max(1), rtol=1e-6)
+
+
+def test_double_q_target_is_the_targets_value_of_the_online_choice():
+    b = _batch()
+    ours = jax.vmap(double_q_target)(b["r_t"], b["discount_t"], b["q_t"], b["selector"])
+    chosen = b["q_t"][np.arange(64), b["selector"].argmax(1)]
+    np.testing.assert_allclose(ours, b["r_t"] + b["discount_t"] * chosen, rtol=1e-6)
+
+
+def test_double_with_the_same_selector_is_plain_q_learning():
+    b = _batch()
+    plain = jax.vmap(q_learning_target)(b["r_t"], b["discount_t"], b["q_t"])
+    double = jax.vmap(double_q_target)(b["r_t"], b["discount_t"], b["q_t"], b["q_t"])
+    np.testing.assert_array_equal(plain, double)
+
+
+def test_a_zero_discount_leaves_the_reward():
+    b = _batch()
+    zero = np.zeros_like(b["discount_t"])
+    np.testing.assert_array_equal(
+        jax.vmap(q_learning_target)(b["r_t"], zero, b["q_t"]), b["r_t"]
+    )
+    np.testing.assert_array_equal(
+        jax.vmap(double_q_target)(b["r_t"], zero, b["q_t"], b["selector"]), b["r_t"]
+    )
+
+
+def test_td_errors_agree_with_rlax():
+    b = {name: jnp.asarray(value) for name, value in _batch(1).items()}
+    plain = jax.vmap(q_learning_target)(b["r_t"], b["discount_t"], b["q_t"])
+    double = jax.vmap(double_q_target)(b["r_t"], b["discount_t"], b["q_t"], b["selector"])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        start = (b["q_tm1"], b["a_tm1"], b["r_t"], b["discount_t"])
+        peer_plain = jax.vmap(rlax.q_learning)(*start, b["q_t"])
+        peer_double = jax.vmap(rlax.double_q_learning)(*start, b["q_t"], b["selector"])
+    for target, peer in ((plain, peer_plain), (double, peer_double)):
+        ours = jax.vmap(td_error)(b["q_tm1"], b["a_tm1"], target)
+        np.testing.assert_allclose(ours, peer, atol=1e-6)
+
+
+def test_no_gradient_flows_through_a_target():
+    r_t, discount_t = _scalar(1), _scalar(0.9)
+    q_t = jnp.array([1.0, 2.0])
+
+    def loss(r_t, discount_t, q_t, selector):
+        plain = q_learning_target(r_t, discount_t, q_t)
+        return plain + double_q_target(r_t, discount_t, q_t, selector)
+
+    gradients = jax.grad(loss, (0, 1, 2, 3))(r_t, discount_t, q_t, q_t)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("function", [q_learning_target, double_q_target])
+def test_a_batch_handed_over_without_vmap_is_refused(function):
+    batch, q = jnp.zeros(4), jnp.zeros((4, 2))
+    values = (q,) if function is q_learning_target else (q, q)
+    with pytest.raises(AssertionError, match="rank"):
+        function(batch, batch, *values)

@@ -1,0 +1,83 @@
+"""The convolution: flax's parameters and values, however it is computed."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.networks import Conv
+
+# features, kernel, stride, input: as MinAtar's and Nature's, smaller, and a stride
+# that leaves rows and columns over.
+SHAPES = [
+    (16, 3, 1, (3, 10, 10, 4)),
+    (8, 8, 4, (2, 20, 24, 2)),
+    (8, 4, 2, (2, 9, 11, 5)),
+    (4, 3, 2, (2, 8, 9, 3)),
+    (5, 3, 1, (1, 3, 3, 1)),
+]
+
+
+def _inputs(shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+def _random_params(init, *inputs):
+    """Parameters without the seconds that compiling an initialiser takes."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
+    return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def test_conv_initialises_as_flax_under_the_same_names():
+    x = _inputs((1, 5, 5, 2))
+    ours = Conv(3, 3).init(jax.random.key(1), x)
+    peer = nn.Conv(3, (3, 3)).init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, ours, peer)
+
+
+@pytest.mark.parametrize(("features", "kernel", "stride", "shape"), SHAPES)
+def test_conv_has_flax_values_and_gradients_however_computed(features, kernel, stride, shape):
+    x = _inputs(shape)
+    peer = nn.Conv(features, (kernel, kernel), (stride, stride), padding="VALID")
+    params = _random_params(peer.init, x)
+
+    def outcome(module):
+        def loss(params, x):
+            y = module.apply(params, x)
+            return jnp.mean(jnp.sin(y)), y
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+
+    expected = outcome(peer)
+    for implementation in ("lax", "patches"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            outcome(Conv(features, kernel, stride, implementation)),
+            expected,
+        )
+
+
+def test_patches_agree_with_a_loop_over_the_definition():
+    x = np.random.default_rng(2).normal(size=(2, 7, 6, 3)).astype(np.float32)
+    conv = Conv(4, 3, 2, "patches")
+    params = _random_params(conv.init, x)
+    kernel = np.asarray(params["params"]["kernel"])
+    expected = np.zeros((2, 3, 2, 4))
+    for row in range(3):
+        for column in range(2):
+            window = x[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+            expected[:, row, column] = np.einsum("bhwc,hwco->bo", window, kernel)
+    np.testing.assert_allclose(jax.jit(conv.apply)(params, x), expected, atol=1e-5)
+
+
+def test_auto_takes_patches_on_cpu():
+    x = _inputs((1, 5, 5, 2))
+    params = jax.eval_shape(Conv(3, 3).init, jax.random.key(0), x)
+
+    def primitives(implementation):
+        return str(jax.make_jaxpr(Conv(3, 3, implementation=implementation).apply)(params, x))
+
+    assert "conv_general_dilated" in primitives("lax")
+    assert "conv_general_dilated" not in primitives("patches")
+    assert ("conv_general_dilated" in primitives("auto")) == (jax.default_backend() != "cpu")
