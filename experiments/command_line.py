@@ -51,6 +51,10 @@ def guard(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     except (Refused, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return REFUSED
+    except BrokenPipeError:
+        # Who read the output has gone; nor can the interpreter flush it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -60,13 +64,19 @@ def guard(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
 def keep_compiled_programs() -> None:
     """Keep compiled programs on disk, so that the next start is faster.
 
-    They lie in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache directory.
+    They lie in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache directory
+    where that can be written.
     """
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "jaxdqn" / "xla"))
+        directory = Path(caches) / "jaxdqn" / "xla"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # a start without a cache is only slower
+        jax.config.update("jax_compilation_cache_dir", str(directory))
     # The programs of a run are few and each is worth keeping.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -86,7 +96,7 @@ def _first_paragraph(text: str) -> str:
 
 def _unknown(token: str, names: list[str]) -> str:
     if not token.startswith("-"):
-        return f"{token!r}: an argument too many; see --help"
+        return f"{token!r}: an argument too many, or out of place; see --help"
     flags = [name.replace("_", "-") for name in names]
     wanted = token.lstrip("-").partition("=")[0].replace("_", "-")
     near = suggest(wanted, flags).split(", ")

@@ -37,6 +37,8 @@ def _main(argv: Sequence[str]) -> None:
     for name, least in (("episodes", 1), ("seed", 0)):
         if getattr(flags, name) < least:
             raise ValueError(f"{name}={getattr(flags, name)}: must be at least {least}")
+    if flags.gif is not None and not flags.gif.lower().endswith(".gif"):
+        raise ValueError(f"gif={flags.gif!r}: must end in .gif")
     from jaxdqn.run_directory import read_config
 
     config = read_config(flags.run)

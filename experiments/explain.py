@@ -25,6 +25,7 @@ def explain(config: Config, preset: str) -> str:
     state = jax.eval_shape(trainer.init, run_keys(config.seed).train)
     spec = trainer.environment.spec
     device = jax.devices()[0]
+    free = free_bytes(device)
     parts = {
         "replay": state.replay,
         "parameters": state.agent.params,
@@ -32,7 +33,7 @@ def explain(config: Config, preset: str) -> str:
         "environments": state.actor,
     }
     sizes = {name: tree_bytes(part) // config.devices for name, part in parts.items()}
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "run": {
             "preset": preset,
             "algorithm": algorithm(config),
@@ -51,7 +52,7 @@ def explain(config: Config, preset: str) -> str:
         "bytes, on each device": {
             **{name: f"{size:,}" for name, size in sizes.items()},
             "the whole state": f"{tree_bytes(state) // config.devices:,}",
-            "free": f"{free_bytes(device):,}",
+            "free": f"{free:,}" + (", too few" if sizes["replay"] > free else ""),
         },
         "cadence": _cadence(config),
         "schedules": _schedules(config),

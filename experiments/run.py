@@ -53,7 +53,6 @@ def _main(argv: Sequence[str]) -> None:
     from jaxdqn.loggers import make_progress_logger
     from jaxdqn.run import run
 
-    print(f"{name}: {config.env}, seed {config.seed}, into {out}", flush=True)
     result = run(config, out=out, preset=name, loggers=[make_progress_logger(config)])
     print(outcome(result.summary))
     print(f"summary in {out / SUMMARY}")

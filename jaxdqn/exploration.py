@@ -123,9 +123,7 @@ def _epsilon_greedy(coin: Array, q: Array, epsilon: Array) -> tuple[Array, Array
     return action, prob
 
 
-def _boltzmann(
-    coin: Array, q: Array, epsilon: Array, temperature: Array
-) -> tuple[Array, Array]:
+def _boltzmann(coin: Array, q: Array, epsilon: Array, temperature: Array) -> tuple[Array, Array]:
     chex.assert_rank([coin, q, epsilon, temperature], [0, 1, 0, 0])
     num_actions = q.shape[0]
     weight = jnp.exp((q - jnp.max(q)) / temperature)

@@ -51,7 +51,9 @@ class HostLoop:
         self._train_seconds = self._eval_seconds = 0.0
         self._seconds_to_solve: float | None = None
         self._totals: Record = {}
-        self._last = self._best = self._best_again = None
+        self._last: Record | None = None
+        self._best: Record | None = None
+        self._best_again: Record | None = None
         self.best_params: Params = None
 
     def train(self, asked: Asked) -> TrainState:
@@ -76,8 +78,10 @@ class HostLoop:
         return state
 
     def summary(self) -> Record:
-        """Return what the run came to."""
+        """Return what the run came to; call after ``train``."""
         last, best, again = self._last, self._best, self._best_again
+        assert last is not None
+        assert best is not None
         return {
             **self._totals,
             "train_seconds": self._train_seconds,
@@ -90,7 +94,7 @@ class HostLoop:
             "best_eval_return_mean": best["return_mean"],
             "best_eval_return_std": best["return_std"],
             "best_eval_rows": best["rows"],
-            "best_fresh_return_mean": again and again["return_mean"],
+            "best_fresh_return_mean": None if again is None else again["return_mean"],
             "solve_return": self._config.solve_return,
             "solved": self._seconds_to_solve is not None,
             "seconds_to_solve": self._seconds_to_solve,
@@ -112,12 +116,12 @@ class HostLoop:
     def _judge(self, state: TrainState, count: int) -> None:
         """Evaluate the parameters, keep them if they are the best, and confirm a solution."""
         params = learned_params(self._config, state)
-        self._last = self._evaluate(params, self._keys.evaluate, 0)
-        self._log("evaluation", {"purpose": "evaluate", **self._last})
-        if self._best is None or self._last["return_mean"] > self._best["return_mean"]:
-            self._best = self._last
+        self._last = last = self._evaluate(params, self._keys.evaluate, 0)
+        self._log("evaluation", {"purpose": "evaluate", **last})
+        if self._best is None or last["return_mean"] > self._best["return_mean"]:
+            self._best = last
             self.best_params = self._programs.copy(params)
-        if self._seconds_to_solve is None and self._reaches(self._last):
+        if self._seconds_to_solve is None and self._reaches(last):
             confirmation = self._evaluate(params, self._keys.confirm, count + 1)
             if self._reaches(confirmation):
                 self._seconds_to_solve = self._seconds()

@@ -3,6 +3,8 @@
 A logger is two functions, ``log(kind, record)`` and ``close()``. The host loop
 calls ``log`` between chunks with plain Python values, of these kinds:
 
+- ``"start"``, once, before anything is compiled: ``config``, and ``out``, the
+  run directory or None;
 - ``"metrics"``, once a chunk: running totals ``rows``, ``env_steps``,
   ``gradient_steps`` and ``seconds``, and of this chunk ``env_steps_per_second``,
   ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``,
@@ -83,7 +85,9 @@ def _make_line_logger(config: Config, stream: IO[str]) -> Logger:
     def log(kind: str, record: Record) -> None:
         nonlocal last_line
         now = time.monotonic()
-        if kind == "evaluation":
+        if kind == "start":
+            print(_start_line(record), file=stream, flush=True)
+        elif kind == "evaluation":
             print(evaluation_line(record), file=stream, flush=True)
         elif kind == "metrics" and now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
@@ -100,9 +104,8 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
     from rich.table import Table
 
     live = Live(console=Console(file=stream), auto_refresh=False)
-    live.start()
     metrics: Record = {}
-    evaluation = "none yet"
+    evaluation = ""
     last_frame = -math.inf
 
     def draw() -> None:
@@ -110,13 +113,16 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
         table.add_row("", ProgressBar(total=total_rows(config), completed=metrics.get("rows", 0)))
         for name, value in progress_items(config, metrics) if metrics else ():
             table.add_row(name, value)
-        table.add_row("evaluation", evaluation)
+        table.add_row("", evaluation)
         live.update(table, refresh=True)
 
     def log(kind: str, record: Record) -> None:
         nonlocal metrics, evaluation, last_frame
         now = time.monotonic()
-        if kind == "metrics":
+        if kind == "start":
+            live.console.print(_start_line(record), markup=False, highlight=False)
+            live.start()
+        elif kind == "metrics":
             metrics = record
         elif kind == "evaluation":
             evaluation = evaluation_line(record)
@@ -158,6 +164,12 @@ def evaluation_line(record: Record) -> str:
         f"{what} at {record['rows']:,} rows, {record['seconds']:.1f} s: return "
         f"{record['return_mean']:.2f} ± {error:.2f} over {record['episodes']} greedy episodes"
     )
+
+
+def _start_line(record: Record) -> str:
+    config = record["config"]
+    into = "" if record["out"] is None else f", into {record['out']}"
+    return f"{config['env']}, seed {config['seed']}{into}; compiling"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -29,32 +29,37 @@ def plot_runs(
     # The figure alone, not pyplot: no window system is asked for, no global state kept.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(_AXES), sharey=True)
-    labels = []
-    for place, run in enumerate(runs):
-        config = read_config(run)
-        labels.append(f"{config.env}, seed {config.seed}")
-        _draw(panels, Path(run), f"{labels[-1]} ({Path(run).name})", f"C{place % 10}", len(runs))
-        if config.solve_return is not None and len(runs) == 1:
-            for panel in panels:
-                panel.axhline(config.solve_return, color="0.6", linestyle=":", label="solved")
+    configs = [read_config(run) for run in runs]
+    for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
+        name = Path(run).resolve().name
+        label = "" if len(runs) == 1 else f"{config.env}, seed {config.seed} ({name}): "
+        for panel, (column, _) in zip(panels, _AXES, strict=True):
+            _draw(panel, Path(run), column, label, f"C{place % 10}")
+    for bar in {config.solve_return for config in configs} - {None}:
+        for panel in panels:
+            panel.axhline(bar, color="0.6", linestyle=":", label=f"solved: {bar:g}")
     for panel, (_, label) in zip(panels, _AXES, strict=True):
         panel.set_xlabel(label)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("episode return")
-    panels[0].legend(fontsize="small")
-    if len(set(labels)) == 1:
-        figure.suptitle(labels[0])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=2)
+    titles = {f"{config.env}, seed {config.seed}" for config in configs}
+    if len(titles) == 1:
+        figure.suptitle(titles.pop())
     try:
         figure.savefig(out, dpi=dpi)
     except OSError as error:
         raise ValueError(f"out={str(out)!r}: must be writable: {error.strerror}") from error
 
 
-def _draw(panels: Any, run: Path, name: str, color: str, num_runs: int) -> None:
+def _draw(panel: Any, run: Path, column: str, label: str, color: str) -> None:
     training = [
         record for record in read_lines(run / FILES["metrics"]) if record["return_mean"] is not None
     ]
@@ -63,21 +68,19 @@ def _draw(panels: Any, run: Path, name: str, color: str, num_runs: int) -> None:
         for record in read_lines(run / FILES["evaluation"])
         if record["purpose"] == "evaluate"
     ]
-    prefix = "" if num_runs == 1 else f"{name}: "
-    for panel, (column, _) in zip(panels, _AXES, strict=True):
-        panel.plot(
-            [record[column] for record in training],
-            [record["return_mean"] for record in training],
-            color=color,
-            alpha=0.45,
-            label=f"{prefix}training, with exploration",
-        )
-        panel.errorbar(
-            [record[column] for record in evaluations],
-            [record["return_mean"] for record in evaluations],
-            yerr=[record["return_std"] / record["episodes"] ** 0.5 for record in evaluations],
-            color=color,
-            marker="o",
-            markersize=3,
-            label=f"{prefix}evaluation, greedy, ± standard error",
-        )
+    panel.plot(
+        [record[column] for record in training],
+        [record["return_mean"] for record in training],
+        color=color,
+        alpha=0.45,
+        label=f"{label}training, with exploration",
+    )
+    panel.errorbar(
+        [record[column] for record in evaluations],
+        [record["return_mean"] for record in evaluations],
+        yerr=[record["return_std"] / record["episodes"] ** 0.5 for record in evaluations],
+        color=color,
+        marker="o",
+        markersize=3,
+        label=f"{label}greedy evaluation ± standard error",
+    )

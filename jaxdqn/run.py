@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdqn import run_directory
 from jaxdqn.agent import Optimizer
-from jaxdqn.config import Config, replace
+from jaxdqn.config import Config, replace, to_dict
 from jaxdqn.evaluation import EvalInfo, make_evaluator
 from jaxdqn.host_loop import HostLoop, Programs, RunKeys, identity, learned_params
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
@@ -93,6 +93,9 @@ def run(
             files = make_jsonl_logger(directory)
             stack.callback(files.close)
             loggers = (*loggers, files)
+        for logger in loggers:
+            start = {"config": to_dict(config), "out": None if out is None else str(out)}
+            logger.log("start", start)
         asked = stack.enter_context(asked_to_end())
         started = time.perf_counter()
         programs = _compile(config, trainer, keys, state_shape)

@@ -47,7 +47,7 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
             raise ValueError(f"network={network!r}: must be a flax module or a Network")
         _check_module(network, spec, shape)
         return from_module(network)
-    kind = config.network
+    kind: str = config.network
     if kind == "auto":
         kind = _choose(shape, spec.obs_dtype)
     if kind in _SMALLEST and not _is_image(shape, _SMALLEST[kind]):
@@ -81,7 +81,8 @@ def from_module(module: nn.Module) -> Network:
         params: Params, key: Array, carry: PyTree, obs: Array, first: Array
     ) -> tuple[QOutput, PyTree]:
         del key, first
-        return QOutput(q_values=module.apply(params, obs).astype(jnp.float32)), carry
+        q_values: Any = module.apply(params, obs)
+        return QOutput(q_values=q_values.astype(jnp.float32)), carry
 
     return Network(init=init, apply=apply, initial_carry=lambda batch_size: ())
 

@@ -66,9 +66,7 @@ def test_double_with_the_same_selector_is_plain_q_learning():
 def test_a_zero_discount_leaves_the_reward():
     b = _batch()
     zero = np.zeros_like(b["discount_t"])
-    np.testing.assert_array_equal(
-        jax.vmap(q_learning_target)(b["r_t"], zero, b["q_t"]), b["r_t"]
-    )
+    np.testing.assert_array_equal(jax.vmap(q_learning_target)(b["r_t"], zero, b["q_t"]), b["r_t"])
     np.testing.assert_array_equal(
         jax.vmap(double_q_target)(b["r_t"], zero, b["q_t"], b["selector"]), b["r_t"]
     )

@@ -16,6 +16,7 @@ KEY = jax.random.key(0)
 def _spec(shape, dtype="float32", num_actions=3):
     return EnvSpec("test", shape, np.dtype(dtype), num_actions, None)
 
+
 def _random_params(init, *inputs):
     """Parameters without the seconds that compiling an initialiser takes."""
     rng = np.random.default_rng(0)
@@ -66,9 +67,9 @@ def test_no_hidden_layers_is_a_linear_q_and_with_one_hot_a_table():
     network = make_network(Config(hidden_sizes=()), _spec((5,)))
     states = jnp.eye(5)
     params = _random_params(network.init, states)
-    (table,) = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+    table, bias = sorted(jax.tree.leaves(params), key=np.ndim, reverse=True)
     output, _ = network.apply(params, KEY, (), states, jnp.zeros(5, jnp.bool_))
-    np.testing.assert_allclose(output.q_values, table, rtol=1e-6)
+    np.testing.assert_allclose(output.q_values, table + bias, rtol=1e-6)
 
 
 def test_feed_forward_networks_ignore_key_and_first_and_pass_the_carry():
@@ -102,7 +103,9 @@ def test_how_convolutions_are_computed_is_configured_and_changes_no_value():
         params = _random_params(network.init, obs)
         apply = jax.make_jaxpr(network.apply)(params, KEY, (), obs, jnp.zeros(3, jnp.bool_))
         assert ("conv_general_dilated" in str(apply)) == (implementation == "lax")
-        values.append(jax.jit(network.apply)(params, KEY, (), obs, jnp.zeros(3, jnp.bool_))[0].q_values)
+        values.append(
+            jax.jit(network.apply)(params, KEY, (), obs, jnp.zeros(3, jnp.bool_))[0].q_values
+        )
     np.testing.assert_allclose(values[0], values[1], atol=1e-5)
 
 

@@ -22,6 +22,7 @@ SHAPES = [
 def _inputs(shape):
     return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
+
 def _random_params(init, *inputs):
     """Parameters without the seconds that compiling an initialiser takes."""
     rng = np.random.default_rng(0)
@@ -63,11 +64,11 @@ def test_patches_agree_with_a_loop_over_the_definition():
     conv = Conv(4, 3, 2, "patches")
     params = _random_params(conv.init, x)
     kernel = np.asarray(params["params"]["kernel"])
-    expected = np.zeros((2, 3, 2, 4))
+    expected = np.broadcast_to(params["params"]["bias"], (2, 3, 2, 4)).copy()
     for row in range(3):
         for column in range(2):
             window = x[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
-            expected[:, row, column] = np.einsum("bhwc,hwco->bo", window, kernel)
+            expected[:, row, column] += np.einsum("bhwc,hwco->bo", window, kernel)
     np.testing.assert_allclose(jax.jit(conv.apply)(params, x), expected, atol=1e-5)
 
 

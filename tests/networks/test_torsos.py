@@ -7,6 +7,7 @@ import pytest
 
 from jaxdqn.networks import LinearHead, MinAtarTorso, MLPTorso, NatureTorso
 
+
 def _random_params(init, *inputs):
     """Parameters without the seconds that compiling an initialiser takes."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,92 @@
+"""Small environments and configurations whose runs can be counted by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.config import Config
+from jaxdqn.envs import make_environment
+from jaxdqn.types import Environment, PyTree, Trainer, TrainState
+
+
+def tiny(**overrides: Any) -> Config:
+    """Return a configuration that compiles and runs in moments."""
+    values = {
+        "num_envs": 4,
+        "batch_size": 8,
+        "replay_capacity": 256,
+        "warmup_steps": 32,
+        "total_steps": 400,
+        "log_every": 100,
+        "hidden_sizes": (16,),
+    }
+    return Config(**{**values, **overrides})
+
+
+def cycle(rewards: Sequence[float], *, limit: int | None, terminal_at: int | None = None) -> Any:
+    """Return an environment that walks 0, 1, ..., n-1, 0, ... and shows where it is, one-hot.
+
+    Leaving state s pays ``rewards[s]`` under action 0 and one less under action
+    1. Episodes start at state 0, are truncated after ``limit`` steps, and
+    terminate on arrival at ``terminal_at``.
+    """
+    size, table = len(rewards), jnp.asarray(rewards, jnp.float32)
+
+    def show(state: jax.Array) -> jax.Array:
+        return (jnp.arange(size, dtype=jnp.int32) == state).astype(jnp.float32)
+
+    def reset(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state = jnp.int32(0)
+        return state, show(state)
+
+    def step(key: jax.Array, state: jax.Array, action: jax.Array) -> tuple[Any, ...]:
+        reward = table[state] - action.astype(jnp.float32)
+        state = (state + 1) % size
+        ends = jnp.bool_(False) if terminal_at is None else state == terminal_at
+        return state, show(state), reward, ends
+
+    return make_environment(reset, step, name="cycle", num_actions=2, max_episode_steps=limit)
+
+
+def noisy(*, num_actions: int = 2, limit: int = 6) -> Environment:
+    """Return an environment of random observations, rewards and ends, whatever the action.
+
+    Observations are two whole numbers from 1 to 9 (never 0), as float32.
+    """
+
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.randint(key, (2,), 1, 10, dtype=jnp.int32).astype(jnp.float32)
+
+    def reset(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.int32(0), draw(key)
+
+    def step(key: jax.Array, state: jax.Array, action: jax.Array) -> tuple[Any, ...]:
+        key_obs, key_reward, key_end = jax.random.split(key, 3)
+        reward = jax.random.normal(key_reward)
+        return state, draw(key_obs), reward, jax.random.bernoulli(key_end, 0.15)
+
+    return make_environment(
+        reset, step, name="noisy", num_actions=num_actions, max_episode_steps=limit
+    )
+
+
+def watched_run(
+    trainer: Trainer, iterations: int, watch: Any = lambda state: (), seed: int = 0
+) -> tuple[TrainState, TrainState, PyTree, PyTree]:
+    """Run and return the first state, the last, and metrics and ``watch(state)`` [iterations]."""
+
+    @jax.jit
+    def run(key: jax.Array) -> Any:
+        def step(state: TrainState, _: None) -> Any:
+            state, metrics = trainer.step(state)
+            return state, (metrics, watch(state))
+
+        start = trainer.init(key)
+        end, (metrics, watched) = jax.lax.scan(step, start, None, length=iterations)
+        return start, end, metrics, watched
+
+    return run(jax.random.key(seed))
