@@ -38,7 +38,7 @@ def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        raise Refused(_first_paragraph(complaint.getvalue())) from None
+        raise Refused(_complaint(complaint.getvalue())) from None
     if unknown:
         raise Refused(_unknown(unknown[0], [field.name for field in fields(flags)]))
     return parsed
@@ -81,17 +81,19 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _first_paragraph(text: str) -> str:
-    """Return what tyro says in a box, without the box and what follows the first rule."""
-    said = []
-    for line in text.splitlines():
-        inner = line.strip("│ \n")
-        if inner.startswith(("╭", "╰")) or not inner:
-            continue
-        if not inner.strip("─"):
-            break
-        said.append(inner)
-    return " ".join(said)
+def _complaint(text: str) -> str:
+    """Return the complaint in what tyro prints: a box of a title, the complaint, and advice.
+
+    The parts are apart by rules, drawn in box characters or, where the output
+    cannot show those, in hyphens; the title may stand in the upper rule.
+    """
+    parts: list[list[str]] = [[]]
+    for line in (line.strip("│ ") for line in text.splitlines()):
+        if line.startswith(("╭", "╰")) or (len(line) > 3 and not line.strip("─-")):
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
+    return " ".join(parts[1] if len(parts) > 1 else parts[0])
 
 
 def _unknown(token: str, names: list[str]) -> str:

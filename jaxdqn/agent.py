@@ -118,7 +118,7 @@ def make_agent(
             opt_state=opt_state,
             since_target=state.since_target if since is None else since,
         )
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         return state, LearnInfo(loss=value, abs_td=abs_td, grad_norm=norm, q_mean=q_mean)
 
     return Agent(init=init, act=act, learn=learn, initial_carry=network.initial_carry)

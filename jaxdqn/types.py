@@ -201,7 +201,7 @@ class LearnInfo(NamedTuple):
     abs_td: Array
     """[B] float32, |TD error| of each example, the raw priority."""
     grad_norm: Array
-    """[] float32, global norm of the gradient before it is clipped."""
+    """[] float32, global norm of this device's gradient, before it is averaged or clipped."""
     q_mean: Array
     """[] float32, mean Q of the actions in the batch."""
 

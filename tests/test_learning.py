@@ -1,0 +1,117 @@
+"""Each preset reaches its known result, over five seeds; the results are recorded."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdqn
+from jaxdqn.run import run
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "learning"
+SEEDS = range(5)
+
+
+def _record(name: str, summaries: list[dict], **more: object) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    kept = (
+        "seed", "env_steps", "gradient_steps", "train_seconds", "compile_seconds", "solved",
+        "seconds_to_solve", "eval_return_mean", "best_eval_return_mean", "best_fresh_return_mean",
+    )  # fmt: skip
+    record = {
+        "preset": name,
+        "versions": summaries[0]["versions"],
+        "device": jax.devices()[0].device_kind,
+        "machine": platform.machine(),
+        **more,
+        "seeds": [{field: summary[field] for field in kept} for summary in summaries],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _train(name: str, seeds: range = SEEDS) -> tuple[list[dict], np.ndarray]:
+    """Train a preset on each seed; return summaries and the best policies' fresh returns."""
+    # The clocks and the records are of the library as it runs outside the tests.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        summaries = [run(jaxdqn.preset(name, seed=seed), preset=name).summary for seed in seeds]
+    return summaries, np.array([summary["best_fresh_return_mean"] for summary in summaries])
+
+
+def frozen_lake_optimum(steps: int = 100) -> float:
+    """Return the best probability of reaching the goal within the time limit, by backward
+    induction over the slippery 4x4 map."""
+    desc = "SFFFFHFHFFFHHFFG"
+    moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
+
+    def move(position: int, action: int) -> int:
+        row = min(max(position // 4 + moves[action][0], 0), 3)
+        column = min(max(position % 4 + moves[action][1], 0), 3)
+        return 4 * row + column
+
+    def outcome(value: np.ndarray, position: int) -> float:
+        return {"G": 1.0, "H": 0.0}.get(desc[position], value[position])
+
+    value = np.zeros(16)
+    for _ in range(steps):
+        value = np.array(
+            [
+                max(
+                    np.mean([outcome(value, move(p, (a + slip) % 4)) for slip in (-1, 0, 1)])
+                    for a in range(4)
+                )
+                for p in range(16)
+            ]
+        )
+    return float(value[0])
+
+
+def deep_sea_optimum(size: int = 8) -> float:
+    """Return the value of going right always, by backward induction over the grid."""
+    value = np.zeros(size)
+    for _ in range(size):
+        left = np.array([value[max(c - 1, 0)] for c in range(size)])
+        right = np.array(
+            [value[min(c + 1, size - 1)] - 0.01 / size + (c == size - 1) for c in range(size)]
+        )
+        value = np.maximum(left, right)
+    return float(value[0])
+
+
+def test_frozen_lake_optimum_is_the_known_one():
+    assert frozen_lake_optimum(10_000) == pytest.approx(14 / 17, abs=1e-3)
+    assert 0.7 < frozen_lake_optimum() < 14 / 17
+
+
+def test_deep_sea_optimum_is_the_reward_less_the_cost_of_moving():
+    assert deep_sea_optimum() == pytest.approx(0.99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "bar"),
+    [
+        ("acrobot", -100.0),
+        ("mountaincar", -120.0),
+        ("catch", 0.95),
+        ("deepsea", 0.97 * deep_sea_optimum()),
+        ("frozenlake", 0.97 * frozen_lake_optimum()),
+        ("breakout", 10.0),
+    ],
+)
+def test_preset_reaches_its_known_result(name, bar):
+    summaries, returns = _train(name)
+    _record(name, summaries, bar=bar, mean=float(returns.mean()))
+    assert returns.mean() >= bar, f"{name}: {returns.tolist()}"
+
+
+@pytest.mark.slow
+def test_cartpole_is_solved_on_nearly_every_seed():
+    summaries, _ = _train("cartpole", range(20))
+    seconds = sorted(s["seconds_to_solve"] for s in summaries if s["solved"])
+    _record("cartpole", summaries, bar="19 of 20", solved=len(seconds), seconds=seconds)
+    assert len(seconds) >= 19
