@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import os
-import shlex
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +16,6 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from benchmarks.timing import (
-    Case,
     Interval,
     check_writable,
     compile_cold,
@@ -76,40 +76,212 @@ class Process:
         driver = Path(__file__).with_name("peers.py")
         # -P: the driver's directory is not searched for the peer's imports.
         command = [python, "-P", str(driver), name, argument, str(gradient_steps)]
-        self._errors: list[str] = []
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL if not os.environ.get("VERSUS_STDERR") else None,
+                stderr=self._errors,
                 text=True,
             )
         except OSError as error:
             raise ValueError(f"peer_python={python!r}: {error.strerror}") from None
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the peer's next message."""
+        """Wait for the peer's next message; one with ``missing`` means there are no more."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            return {"missing": f"it ended with exit code {code}", "get": "see VERSUS_STDERR=1"}
-        return json.loads(line)
+        if line:
+            return json.loads(line)
+        self._errors.seek(0)
+        said = [text for text in self._errors.read().splitlines() if text.strip()]
+        return {"missing": f"it ended: {said[-1].strip() if said else 'silently'}"}
 
     def measure(self) -> dict[str, Any]:
         """Have the peer do its work once."""
         assert self._process.stdin is not None
-        print("go", file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print("go", file=self._process.stdin, flush=True)
         return self.receive()
 
     def close(self) -> None:
         """End the peer."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        self._errors.close()
+
+
+class Own:
+    """jaxdqn at the matched work, in this process."""
+
+    def __init__(self, iterations: int) -> None:
+        from benchmarks import measure
+
+        config = measure.sized(
+            "CartPole-v1",
+            num_envs=10,
+            batch_size=128,
+            replay_capacity=10_000,
+            hidden_sizes=(120, 84),
+            learning_rate=2.5e-4,
+            loss="squared",
+            target_period=50,
+            epsilon_schedule="constant",
+            epsilon_end=0.05,
+        )
+        prepared = measure.prepare_learning(config, iterations)
+        self._run = prepared.case.run
+        self.compile_seconds = prepared.compile_seconds
+        self.measure()
+
+    def measure(self) -> dict[str, Any]:
+        """Do the work once; the answer is as a peer's."""
+        import jax
+
+        start = time.perf_counter()
+        _, metrics = jax.block_until_ready(self._run())
+        seconds = time.perf_counter() - start
+        return {
+            "seconds": seconds,
+            "env_steps": int(metrics.env_steps),
+            "gradient_steps": int(metrics.gradient_steps),
+        }
+
+
+def compare(name: str, peer: Any, own: Any, rounds: int, bar: float) -> dict[str, Any]:
+    """Alternate jaxdqn and a peer, each first every other round.
+
+    Args:
+      peer: its ``measure()`` does its work once.
+      own: likewise for jaxdqn.
+
+    Returns:
+      The peer's name, gradient and environment steps/s of both, and the ratio of
+      the gradient steps/s; or the name and what is missing.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {"jaxdqn": [], "peer": []}
+    runners = {"jaxdqn": own, "peer": peer}
+    peer.measure()  # once to warm up; what fails shows in the next
+    for turn in range(rounds):
+        for side in list(runners)[:: 1 if turn % 2 == 0 else -1]:
+            answer = runners[side].measure()
+            if "missing" in answer:
+                return {"peer": name, **answer}
+            measured[side].append(answer)
+
+    def rates(side: str, what: str) -> list[float]:
+        return [answer[what] / answer["seconds"] for answer in measured[side]]
+
+    pairs = zip(rates("jaxdqn", "gradient_steps"), rates("peer", "gradient_steps"), strict=True)
+    return {
+        "peer": name,
+        "gradient_steps_per_second": spread(rates("peer", "gradient_steps")),
+        "env_steps_per_second": spread(rates("peer", "env_steps")),
+        "jaxdqn_gradient_steps_per_second": spread(rates("jaxdqn", "gradient_steps")),
+        "jaxdqn_env_steps_per_second": spread(rates("jaxdqn", "env_steps")),
+        "ratio": median_interval([ours / theirs for ours, theirs in pairs]),
+        "bar": bar,
+    }
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the table of peers measured."""
+    rows = [
+        [
+            each["peer"],
+            each["compile_seconds"],
+            each["env_steps_per_second"],
+            each["gradient_steps_per_second"],
+            each["jaxdqn_gradient_steps_per_second"],
+            each["ratio"],
+            _verdict(each["ratio"], each["bar"]),
+        ]
+        for each in results
+    ]
+    headers = ["peer", "compile s", "env steps/s", "gradient steps/s", "jaxdqn gradient steps/s"]
+    return format_table([*headers, "ratio", "bar"], rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guard(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m benchmarks.versus", description=__doc__)
+    asked = [_named(peer) for peer in flags.peer]
+    if not asked:
+        raise ValueError(f"peer=(): must be at least one of {', '.join(PEERS)}; see --help")
+    if flags.rounds < 1:
+        raise ValueError(f"rounds={flags.rounds}: must be at least 1")
+    check_writable(flags.json)
+    compile_cold()
+    rounds, divisor = (3, 10) if flags.quick else (flags.rounds, 1)
+    report: dict[str, Any] = {"stamp": stamp(), "work": WORK, "rounds": rounds, "results": []}
+    print(describe(report["stamp"]), WORK, sep="\n")
+    own = Own(PEERS["purejaxrl"].gradient_steps // divisor)
+    print(f"jaxdqn: compiled in {own.compile_seconds:.1f} s")
+    for name, argument in asked:
+        result = _measure_peer(flags.peer_python, name, argument, own, rounds, divisor)
+        if "missing" in result:
+            how = f"; get it: {result['get']}" if "get" in result else ""
+            print(f"{name}: not installed or not working: {result['missing']}{how}")
+        report["results"].append(result)
+    done = [each for each in report["results"] if "missing" not in each]
+    if done:
+        print("medians (least-greatest); of ratios the median and its 95 % interval")
+        print(results_table(done))
+    if flags.json is not None:
+        write_json(flags.json, {**report, "jaxdqn_compile_seconds": own.compile_seconds})
+        print(f"measurements in {flags.json}")
+
+
+def _measure_peer(
+    python: str, name: str, argument: str, own: Own, rounds: int, divisor: int
+) -> dict[str, Any]:
+    """Start a peer, alternate with it, end it."""
+    label = f"{name} ({argument} environments)" if argument.isdigit() else name
+    process = Process(python, name, argument, PEERS[name].gradient_steps // divisor)
+    try:
+        ready = process.receive()
+        if "missing" in ready:
+            return {"peer": label, **ready}
+        return {**ready, **compare(label, process, own, rounds, PEERS[name].bar)}
+    finally:
+        process.close()
+
+
+def _named(peer: str) -> tuple[str, str]:
+    """Return a peer's name and argument.
+
+    Raises:
+      ValueError: if there is no such peer, or its argument is wrong.
+    """
+    name, _, argument = peer.partition("=")
+    if name not in PEERS:
+        raise ValueError(f"peer={name!r}: must be one of {suggest(name, list(PEERS))}")
+    counted = name in ("sb3", "sbx")
+    if counted and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
+        raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")
+    if not counted and not argument:
+        raise ValueError(f"peer={peer!r}: must be {name}=FILE")
+    return name, argument
+
+
+def _verdict(measured: Interval, bar: float) -> str:
+    """Say whether the whole interval is at or above the bar, below it, or neither."""
+    if measured.low >= bar:
+        return f">= {bar:g}: reached"
+    return f">= {bar:g}: missed" if measured.high < bar else f">= {bar:g}: undecided"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -101,7 +101,7 @@ class Config:
     eval_episodes: int = 100
     """Greedy episodes an evaluation, one for each of as many environments."""
     eval_every: int = 20_000
-    """Rows between evaluations, rounded up to whole chunks; 0 evaluates at the end only."""
+    """Rows between evaluations, rounded to whole chunks; 0 evaluates at the end only."""
     log_every: int = 10_000
     """Rows a chunk, rounded up to whole iterations: the grain of logs and signals."""
     solve_return: float | None = None
@@ -165,7 +165,7 @@ class Config:
         """Chunks between evaluations."""
         if self.eval_every == 0:
             return self.num_chunks
-        return max(1, -(-self.eval_every // (self.iterations_per_chunk * self.rows_per_iteration)))
+        return max(1, round(self.eval_every / (self.iterations_per_chunk * self.rows_per_iteration)))
 
     @property
     def total_gradient_steps(self) -> int:
@@ -337,6 +337,74 @@ PRESETS: dict[str, Config] = {
         eval_every=6_400,
         solve_return=475.0,
         stop_when_solved=True,
+    ),
+    "acrobot": Config(
+        env="Acrobot-v1",
+        loss="squared",
+        total_steps=300_000,
+        n_step=3,
+        learning_rate_schedule="linear",
+        replay_capacity=51_200,
+        warmup_steps=3_200,
+        log_every=15_000,
+        eval_every=30_000,
+    ),
+    "catch": Config(
+        env="Catch-bsuite",
+        loss="squared",
+        total_steps=100_000,
+        batch_size=64,
+        hidden_sizes=(128,),
+        target_period=50,
+        epsilon_decay_steps=20_000,
+        replay_capacity=32_000,
+        eval_episodes=1_000,
+    ),
+    "deepsea": Config(
+        env="DeepSea-bsuite",
+        loss="squared",
+        total_steps=200_000,
+        batch_size=64,
+        hidden_sizes=(128,),
+        target_period=50,
+        epsilon_end=0.1,
+        replay_capacity=64_000,
+        warmup_steps=6_400,
+        eval_every=40_000,
+    ),
+    # One-hot positions and no hidden layer: a table. Slippery ice asks for averaging, so the
+    # learning rate falls to zero and the replay keeps half of the run.
+    "frozenlake": Config(
+        env="FrozenLake-misc",
+        loss="squared",
+        total_steps=400_000,
+        batch_size=256,
+        gamma=0.995,
+        hidden_sizes=(),
+        learning_rate=5e-3,
+        learning_rate_schedule="linear",
+        epsilon_end=0.3,
+        epsilon_decay_steps=100_000,
+        replay_capacity=200_000,
+        warmup_steps=6_400,
+        log_every=40_000,
+        eval_every=100_000,
+        eval_episodes=1_000,
+    ),
+    "breakout": Config(
+        env="Breakout-MinAtar",
+        total_steps=1_000_000,
+        batch_size=64,
+        n_step=3,
+        double=True,
+        learning_rate=5e-4,
+        target_period=250,
+        epsilon_end=0.02,
+        epsilon_decay_steps=200_000,
+        replay_capacity=100_000,
+        warmup_steps=5_120,
+        log_every=25_000,
+        eval_every=100_000,
     ),
 }
 """One known result each; see docs/status.md for what each has been measured to reach."""
