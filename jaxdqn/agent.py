@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdqn.exploration import select_actions
+from jaxdqn.exploration import repeat_actions, select_actions
 from jaxdqn.losses import (
     double_q_target,
     huber_loss,
@@ -81,9 +81,11 @@ def make_agent(
     def act(
         key: Array, params: Params, carry: PyTree, obs: Array, first: Array, explore: Exploration
     ) -> tuple[Array, PyTree, ActInfo]:
-        key_network, key_action = jax.random.split(key)
+        key_network, key_action, key_repeat = jax.random.split(key, 3)
         output, carry = network.apply(params, key_network, carry, obs, first)
         actions, prob = select_actions(exploration, key_action, output.q_values, explore)
+        if not isinstance(explore.repeat, tuple):
+            actions, prob = repeat_actions(key_repeat, output.q_values, actions, explore)
         return actions, carry, ActInfo(q=output.q_values, behaviour_prob=prob)
 
     def learn(

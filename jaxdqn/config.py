@@ -76,6 +76,9 @@ class Config:
     """Rows, after the warm-up, over which epsilon falls."""
     epsilon_schedule: Literal["linear", "exponential", "constant"] = "linear"
     """Course of epsilon; constant stays at epsilon_end."""
+    epsilon_repeat: float = 0.0
+    """Probability, times epsilon, of repeating the previous action first of all, so that random
+    behaviour persists (cf. Dabney et al. 2021); for sparse rewards. epsilon_greedy only."""
     epsilon_ladder: float | None = None
     """Exponent alpha of a ladder over environments, epsilon^(1 + alpha i/(E-1))
     (Horgan et al. 2018, eq. 1; they use 7)."""
@@ -191,7 +194,7 @@ _POSITIVE = (
     "huber_delta", "learning_rate", "adam_epsilon", "temperature", "clip_value", "clip_norm",
     "replay_ratio",
 )  # fmt: skip
-_PROBABILITIES = ("epsilon_start", "epsilon_end", "gamma")
+_PROBABILITIES = ("epsilon_start", "epsilon_end", "epsilon_repeat", "gamma")
 _COUNT_LIMIT = 2**30
 
 
@@ -315,6 +318,8 @@ def _validate_relations(config: Config) -> None:
         for name in ("epsilon_start", "epsilon_end"):
             if getattr(config, name) == 0:
                 _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
+    if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
+        _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
     if config.stop_when_solved and config.solve_return is None:
         _refuse("stop_when_solved", True, "left False unless solve_return is given")
 
@@ -348,6 +353,21 @@ PRESETS: dict[str, Config] = {
         warmup_steps=3_200,
         log_every=15_000,
         eval_every=30_000,
+    ),
+    # No action pays before the goal is found, and independent random ones never find it.
+    "mountaincar": Config(
+        env="MountainCar-v0",
+        loss="squared",
+        total_steps=600_000,
+        n_step=5,
+        hidden_sizes=(256, 256),
+        learning_rate_schedule="linear",
+        epsilon_repeat=0.9,
+        epsilon_decay_steps=100_000,
+        replay_capacity=102_400,
+        warmup_steps=6_400,
+        log_every=30_000,
+        eval_every=60_000,
     ),
     "catch": Config(
         env="Catch-bsuite",

@@ -43,9 +43,10 @@ def plot_runs(
     for bar in {config.solve_return for config in configs} - {None}:
         for panel in panels:
             panel.axhline(bar, color="0.6", linestyle=":", label=f"solved: {bar:g}")
-    for panel, (_, label) in zip(panels, _AXES, strict=True):
+    for panel, (column, label) in zip(panels, _AXES, strict=True):
         panel.set_xlabel(label)
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if column == "env_steps":
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("episode return")
     handles, labels = panels[0].get_legend_handles_labels()

@@ -232,6 +232,7 @@ def _reset(key: Array, environment: Environment, agent: Agent, config: Config) -
         frames=initial_frames(timestep.obs, config.frame_stack),
         carry=agent.initial_carry(num_envs),
         episode=EpisodeStats(jnp.zeros(num_envs, jnp.float32), jnp.zeros(num_envs, jnp.int32)),
+        action=jnp.zeros(num_envs, jnp.int32),
     )
 
 
@@ -275,6 +276,10 @@ def _make_act(
     ) -> tuple[ActorState, tuple[Row, Metrics]]:
         explore = exploration(state.hyper, state.counters.rows, ahead)
         before = actor.timestep
+        if config.epsilon_repeat > 0:
+            # No action is carried over from one episode into the next.
+            repeat = jnp.where(before.first, 0.0, config.epsilon_repeat * explore.epsilon)
+            explore = explore._replace(repeat=repeat, previous=actor.action)
         obs = observed(actor.frames, before.obs)
         actions, carry, _ = agent.act(
             keys[0], state.agent.params, actor.carry, obs, before.first, explore
@@ -290,7 +295,7 @@ def _make_act(
         )
         episode, metrics = _count(actor.episode, row, ~after.first, explore)
         frames = push_frame(actor.frames, after.obs, after.first)
-        return ActorState(env_state, after, frames, carry, episode), (row, metrics)
+        return ActorState(env_state, after, frames, carry, episode, actions), (row, metrics)
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
         rows_ahead = jnp.arange(length, dtype=jnp.float32) * config.num_envs

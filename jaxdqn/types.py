@@ -182,6 +182,10 @@ class Exploration(NamedTuple):
     """[E] float32, probability of a uniformly random action."""
     temperature: Array
     """[] float32, of the softmax; read by Boltzmann exploration alone."""
+    repeat: PyTree = ()
+    """[E] float32, probability of repeating the previous action; empty where none is repeated."""
+    previous: PyTree = ()
+    """[E] int32, the previous action, with ``repeat``."""
 
 
 class ActInfo(NamedTuple):
@@ -277,6 +281,8 @@ class ActorState(NamedTuple):
     """[E, O, S] the stacked observation, or empty where nothing is stacked."""
     carry: PyTree
     episode: EpisodeStats
+    action: Array
+    """[E] int32, the last action"""
 
 
 class TrainState(NamedTuple):

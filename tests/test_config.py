@@ -68,7 +68,7 @@ def test_a_scale_that_is_not_positive_is_refused(name, value):
         Config(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["epsilon_start", "epsilon_end", "gamma"])
+@pytest.mark.parametrize("name", ["epsilon_start", "epsilon_end", "epsilon_repeat", "gamma"])
 @pytest.mark.parametrize("value", [-0.01, 1.01, 2])
 def test_a_probability_outside_0_and_1_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name}={value}: must be between 0 and 1$"):

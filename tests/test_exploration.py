@@ -13,6 +13,7 @@ from jaxdqn.exploration import (
     epsilon_greedy,
     epsilon_ladder,
     epsilon_schedule,
+    repeat_actions,
     select_actions,
 )
 from jaxdqn.types import Exploration
@@ -174,3 +175,36 @@ def test_the_functions_for_one_environment_draw_from_the_same_policies():
         policy = _policy(kind, epsilon)
         _assert_drawn_from(actions, policy)
         np.testing.assert_allclose(prob, policy[np.asarray(actions)], rtol=1e-5)
+
+
+def test_repeats_come_as_often_as_asked_and_their_probability_is_exact():
+    num_envs, num_actions = 40_000, 3
+    q = jnp.tile(jnp.array([[0.0, 1.0, 0.5]]), (num_envs, 1))
+    epsilon, repeat = 0.3, 0.25
+    explore = Exploration(
+        epsilon=jnp.full(num_envs, epsilon),
+        temperature=jnp.float32(1.0),
+        repeat=jnp.full(num_envs, repeat),
+        previous=jnp.full(num_envs, 2, jnp.int32),
+    )
+    key_base, key_repeat = jax.random.split(jax.random.key(3))
+    base, _ = select_actions("epsilon_greedy", key_base, q, explore)
+    actions, prob = repeat_actions(key_repeat, q, base, explore)
+    expected = (1 - repeat) * np.array([0.1, 0.8, 0.1]) + repeat * np.array([0.0, 0.0, 1.0])
+    counts = np.bincount(np.asarray(actions), minlength=num_actions)
+    assert stats.chisquare(counts, expected * num_envs).pvalue > 1e-3
+    np.testing.assert_allclose(prob, expected[np.asarray(actions)], rtol=1e-5)
+
+
+def test_no_repeats_leave_the_actions_and_their_probability():
+    q = jax.random.normal(jax.random.key(0), (64, 4))
+    explore = Exploration(
+        epsilon=jnp.full(64, 0.4),
+        temperature=jnp.float32(1.0),
+        repeat=jnp.zeros(64),
+        previous=jnp.zeros(64, jnp.int32),
+    )
+    base, prob = select_actions("epsilon_greedy", jax.random.key(1), q, explore)
+    actions, repeated_prob = repeat_actions(jax.random.key(2), q, base, explore)
+    np.testing.assert_array_equal(actions, base)
+    np.testing.assert_allclose(repeated_prob, prob, rtol=1e-6)

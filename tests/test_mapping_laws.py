@@ -139,7 +139,7 @@ def test_schedule_and_ladder_are_over_all_devices(replicas):
 
 
 @pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("clip", [{"clip_norm": 0.01}, {"clip_value": 0.001}])
+@pytest.mark.parametrize("clip", [{"clip_norm": 0.5}, {"clip_value": 0.05}])
 def test_shares_of_a_batch_on_devices_are_the_whole_batch_on_one(devices, clip):
     """One step from the same state on the same rows, clipped: by the global gradient."""
     size = 16
@@ -153,7 +153,10 @@ def test_shares_of_a_batch_on_devices_are_the_whole_batch_on_one(devices, clip):
         obs_t=jnp.asarray(rng.normal(size=(size, 2)), jnp.float32),
     )
     weights = jnp.linspace(0.1, 1.0, size)
-    config = tiny(batch_size=size, optimizer="rmsprop", adam_epsilon=1.0, **clip)
+    # An epsilon of 1 keeps the step nearly proportional to the clipped gradient.
+    config = tiny(
+        batch_size=size, optimizer="rmsprop", adam_epsilon=1.0, learning_rate=0.1, **clip
+    )
     hyper = hyper_from(config)
 
     def agent_of(collectives):
@@ -179,7 +182,7 @@ def test_shares_of_a_batch_on_devices_are_the_whole_batch_on_one(devices, clip):
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), learned, expected
     )
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), expected.params, state.params)
-    assert max(jax.tree.leaves(moved)) > 1e-5
+    assert max(jax.tree.leaves(moved)) > 1e-3
 
 
 def test_no_device_copies_its_ring():
