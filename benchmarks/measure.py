@@ -71,6 +71,7 @@ def sized(
     capacity = max(32_768 // per_add, 16) * per_add
     warmup = max(1_024, batch_size, 2 * num_envs * more.get("n_step", 1))
     fields = {"replay_capacity": capacity, "warmup_steps": warmup, **more}
+    fields.setdefault("total_steps", 100 * fields["replay_capacity"] + 2 * fields["warmup_steps"])
     return replace(
         Config(),
         env=env,
@@ -78,7 +79,6 @@ def sized(
         rollout_length=rollout_length,
         gradient_steps=gradient_steps,
         batch_size=batch_size,
-        total_steps=100 * fields["replay_capacity"] + 2 * fields["warmup_steps"],
         **fields,
     )
 
@@ -89,8 +89,9 @@ def prepare_learning(config: Config, iterations: int) -> Prepared:
     key = jax.random.key(config.seed)
     init, init_seconds = compile_apart(trainer.init, key)
     state = init(key)
-    chunk, chunk_seconds = compile_apart(training.make_chunk(trainer, iterations), state, donate=(0,))
-    return Prepared(Case(carried(chunk, state), iterations), init_seconds + chunk_seconds)
+    chunk = training.make_chunk(trainer, iterations)
+    compiled, chunk_seconds = compile_apart(chunk, state, donate=(0,))
+    return Prepared(Case(carried(compiled, state), iterations), init_seconds + chunk_seconds)
 
 
 def prepare_acting(config: Config, iterations: int) -> Prepared:
@@ -186,9 +187,7 @@ def _zeros_of(body: Callable[..., PyTree], *args: Any) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _parts(
-    config: Config, trainer: Trainer, replay: Replay, state: TrainState
-) -> dict[str, Part]:
+def _parts(config: Config, trainer: Trainer, replay: Replay, state: TrainState) -> dict[str, Part]:
     vector_steps, gradient_steps = config.rollout_length, config.gradient_steps_per_iteration
     environment, agent, actor = trainer.environment, trainer.agent, state.actor
     num_actions, num_envs = environment.spec.num_actions, config.num_envs
@@ -226,8 +225,7 @@ def _parts(
         return agent.learn(key, learner, batch, weights, hyper=state.hyper)
 
     timestep = actor.timestep
-    row = (timestep.obs, timestep.first, actions, timestep.reward)
-    row = Row(*row, timestep.terminated, timestep.truncated)
+    row = Row(action=actions, **timestep._asdict())
     rows = jax.tree.map(lambda leaf: jnp.stack([leaf] * vector_steps), row)
     seen = (state.agent.params, observed(actor.frames, timestep.obs), timestep.first)
     acted = _zeros_of(act, state.key, seen, (actor.carry, actions, ()))

@@ -2,9 +2,11 @@
 
 ``benchmarks.versus`` starts this file once for each peer: ``peers.py PEER
 ARGUMENT GRADIENT_STEPS``, the last being the work of one measurement. It uses the
-peer through its public entry, and speaks in lines of JSON: first ``{"compile_seconds": ..., "versions": ...}`` (or
-``{"missing": ..., "get": ...}``), then after every line ``go`` that it reads
-``{"seconds": ..., "env_steps": ..., "gradient_steps": ...}``.
+peer through its public entry, and speaks in lines of JSON: first
+``{"compile_seconds": ..., "versions": ...}`` (or ``{"missing": ..., "get": ...}``),
+then after every line ``go`` that it reads
+``{"seconds": ..., "env_steps": ..., "gradient_steps": ...}``. Compilation is that of
+the run; of a peer that compiles as it goes, all until it has first learned.
 
 The matched work is CartPole-v1, batch 128, a ring of 10 000, a gradient step
 every 10 environment steps, an MLP of 120 and 84 units, Adam, and epsilon at
@@ -244,7 +246,8 @@ def _load_file(path: str, name: str, stand_ins: dict[str, Any]) -> Any:
         jax.tree_map = jax.tree.map
     sys.modules.update(stand_ins)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

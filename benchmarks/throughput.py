@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.timing import (
+    OF_MEDIAN,
     Interval,
     alternate,
     check_writable,
@@ -208,7 +209,11 @@ def _main(argv: Sequence[str]) -> None:
     compile_cold()
     effort = QUICK if flags.quick else FULL
     report: dict[str, Any] = {"stamp": stamp(), "effort": effort}
-    print(describe(report["stamp"]), "medians (least-greatest)", sep="\n")
+    print(
+        describe(report["stamp"]),
+        f"medians (least-greatest); of ratios the median and {OF_MEDIAN}",
+        sep="\n",
+    )
     if "settings" in flags.sections:
         report["settings"] = [
             _said(measure_setting(setting, effort))
@@ -216,6 +221,7 @@ def _main(argv: Sequence[str]) -> None:
         ]
         print("\nan iteration, and its parts each alone in a scan, in us")
         print(settings_table(report["settings"]))
+        _keep(flags.json, report)
     if "ring" in flags.sections:
         large = 100_000 if flags.quick else 1_000_000
         report["ring"] = [
@@ -224,15 +230,22 @@ def _main(argv: Sequence[str]) -> None:
         ]
         print("\na learning iteration by the rows of a full ring, E=10, K=1, M=1, B=128")
         print(ring_table(report["ring"]))
+        _keep(flags.json, report)
     if "acting" in flags.sections:
         report["acting"] = [
             _said(measure_acting(env, effort, num_envs=1024)) for env in (CARTPOLE, BREAKOUT)
         ]
         print("\nacting, environment and ring over environment and forward pass alone")
         print(acting_table(report["acting"]))
+        _keep(flags.json, report)
     if flags.json is not None:
-        write_json(flags.json, report)
         print(f"\nmeasurements in {flags.json}")
+
+
+def _keep(path: str | None, report: dict[str, Any]) -> None:
+    """Write what is measured so far: a long run that is ended keeps it."""
+    if path is not None:
+        write_json(path, report)
 
 
 def _said(measured: dict[str, Any]) -> dict[str, Any]:

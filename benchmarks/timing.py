@@ -13,13 +13,14 @@ import os
 import platform
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RESULTS = Path("benchmarks") / "results"
-"""Where measurements that are kept lie, from the repository's root."""
+OF_MEDIAN = "its interval over the alternations (95 % from six on, below that least-greatest)"
+"""What ``median_interval`` gives, in words, for the tables."""
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
 
@@ -180,8 +181,12 @@ def check_writable(path: str | None) -> None:
     nearest = target.parent
     while not nearest.exists():
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(target if target.exists() else nearest, os.W_OK):
-        raise ValueError(f"{path}: cannot be written")
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+        if target.exists():
+            target.open("a").close()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from benchmarks.timing import (
+    OF_MEDIAN,
     Interval,
     check_writable,
     compile_cold,
@@ -77,16 +79,13 @@ class Process:
         # -P: the driver's directory is not searched for the peer's imports.
         command = [python, "-P", str(driver), name, argument, str(gradient_steps)]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                text=True,
-            )
-        except OSError as error:
-            raise ValueError(f"peer_python={python!r}: {error.strerror}") from None
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
 
     def receive(self) -> dict[str, Any]:
         """Wait for the peer's next message; one with ``missing`` means there are no more."""
@@ -107,7 +106,8 @@ class Process:
 
     def close(self) -> None:
         """End the peer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
@@ -222,6 +222,8 @@ def _main(argv: Sequence[str]) -> None:
         raise ValueError(f"peer=(): must be at least one of {', '.join(PEERS)}; see --help")
     if flags.rounds < 1:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
+    if shutil.which(flags.peer_python) is None:
+        raise ValueError(f"peer_python={flags.peer_python!r}: must be an interpreter's file")
     check_writable(flags.json)
     compile_cold()
     rounds, divisor = (3, 10) if flags.quick else (flags.rounds, 1)
@@ -237,7 +239,7 @@ def _main(argv: Sequence[str]) -> None:
         report["results"].append(result)
     done = [each for each in report["results"] if "missing" not in each]
     if done:
-        print("medians (least-greatest); of ratios the median and its 95 % interval")
+        print(f"medians (least-greatest); of ratios the median and {OF_MEDIAN}")
         print(results_table(done))
     if flags.json is not None:
         write_json(flags.json, {**report, "jaxdqn_compile_seconds": own.compile_seconds})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.timing import (
+    OF_MEDIAN,
     check_writable,
     compile_cold,
     describe,
@@ -57,15 +58,12 @@ def described_row(technique: Technique) -> list[str]:
     ]
 
 
-def as_markdown(
-    where: str, techniques: Sequence[Technique], rows: Sequence[Sequence[Any]]
-) -> str:
+def as_markdown(where: str, techniques: Sequence[Technique], rows: Sequence[Sequence[Any]]) -> str:
     """Return both tables in Markdown, with the machine they were measured on."""
     described = [described_row(technique) for technique in techniques]
     return "\n\n".join(
         [
-            f"Measured on {where}. Speed-up: the median over alternations in one run, and its "
-            "95 % interval.",
+            f"Measured on {where}. Speed-up: the median in one run and {OF_MEDIAN}.",
             format_markdown(MEASURED, rows),
             format_markdown(DESCRIBED, described),
         ]
@@ -96,7 +94,10 @@ def _main(argv: Sequence[str]) -> None:
         rows += measured_rows(technique, results)
         described = dict(zip(DESCRIBED, described_row(technique), strict=True))
         report.append({**described, "results": results})
-    print("speed-up: median over alternations and its 95 % interval\n")
+        if flags.json is not None:
+            # After each, so that a long run that is ended keeps what it has.
+            write_json(flags.json, {"stamp": stamped, "effort": effort, "techniques": report})
+    print(f"speed-up: the median and {OF_MEDIAN}\n")
     print(format_table(MEASURED, rows))
     print()
     for technique in techniques:
@@ -104,8 +105,6 @@ def _main(argv: Sequence[str]) -> None:
         print(f"  good for: {technique.good_for}")
         print(f"  costs: {technique.costs}")
         print(f"  measured on: {technique.measured_on}")
-    if flags.json is not None:
-        write_json(flags.json, {"stamp": stamped, "effort": effort, "techniques": report})
     if flags.markdown is not None:
         target = Path(flags.markdown)
         target.parent.mkdir(parents=True, exist_ok=True)

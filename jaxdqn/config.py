@@ -329,10 +329,9 @@ PRESETS: dict[str, Config] = {
     # Huber loss follows the median target, and values of tens or hundreds run away.
     "cartpole": Config(
         loss="squared",
-        total_steps=400_000,
-        num_envs=32,
-        batch_size=256,
-        hidden_sizes=(128,),
+        total_steps=600_000,
+        batch_size=128,
+        hidden_sizes=(64,),
         learning_rate=2e-3,
         target_period=20,
         epsilon_decay_steps=10_000,

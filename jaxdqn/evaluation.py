@@ -134,15 +134,14 @@ def _make_play(
         )
 
     def advance(params: Params, key: Array, now: _Progress) -> _Progress:
-        key_act, key_env = jax.random.split(jax.random.fold_in(key, now.steps))
+        # One split serves actor and environments: on CPU each random call is a loop of its own.
+        keys = jax.random.split(jax.random.fold_in(key, now.steps), 1 + episodes)
         obs = observed(now.frames, now.timestep.obs)
         # The Q-values, not the actions: the latter would be drawn from a softmax
         # where exploration is Boltzmann's.
-        _, carry, act_info = agent.act(key_act, params, now.carry, obs, now.timestep.first, greedy)
+        _, carry, act_info = agent.act(keys[0], params, now.carry, obs, now.timestep.first, greedy)
         actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
-        env_state, timestep = jax.vmap(environment.step)(
-            jax.random.split(key_env, episodes), now.env_state, actions
-        )
+        env_state, timestep = jax.vmap(environment.step)(keys[1:], now.env_state, actions)
         return _Progress(
             steps=now.steps + 1,
             env_state=env_state,
