@@ -66,6 +66,11 @@ def make_agent(
     for name, value in (("accumulate", accumulate), ("target_period", target_period)):
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
+    choices = (("loss", loss, ("huber", "squared")),
+               ("exploration", exploration, ("epsilon_greedy", "boltzmann")))  # fmt: skip
+    for name, choice, known in choices:
+        if choice not in known:
+            raise ValueError(f"{name}={choice!r}: must be one of {', '.join(known)}")
     loss_and_info = _make_loss(network, double=double, loss=loss)
 
     def init(key: Array, obs: Array, *, hyper: Hyper) -> AgentState:
@@ -134,7 +139,12 @@ def _make_loss(network: Network, *, double: bool, loss: str) -> Callable[..., An
         return network.apply(params, key, carry, obs, first)[0].q_values
 
     def loss_and_info(
-        params: Params, key: Array, target_params: Params, batch: Batch, weights: Array, hyper: Hyper
+        params: Params,
+        key: Array,
+        target_params: Params,
+        batch: Batch,
+        weights: Array,
+        hyper: Hyper,
     ) -> tuple[Array, tuple[Array, Array]]:
         key_online, key_target, key_selector = jax.random.split(key, 3)
         q_tm1 = q_of(params, key_online, batch.obs_tm1)

@@ -168,7 +168,9 @@ class Config:
         """Chunks between evaluations."""
         if self.eval_every == 0:
             return self.num_chunks
-        return max(1, round(self.eval_every / (self.iterations_per_chunk * self.rows_per_iteration)))
+        return max(
+            1, round(self.eval_every / (self.iterations_per_chunk * self.rows_per_iteration))
+        )
 
     @property
     def total_gradient_steps(self) -> int:
@@ -196,6 +198,7 @@ _POSITIVE = (
 )  # fmt: skip
 _PROBABILITIES = ("epsilon_start", "epsilon_end", "epsilon_repeat", "gamma")
 _COUNT_LIMIT = 2**30
+_NUMBER_LIMIT = 1e30  # well inside float32, in which they are computed
 
 
 def _refuse(name: str, value: Any, constraint: str) -> None:
@@ -230,8 +233,10 @@ def _validate_types(config: Config) -> None:
         elif kind is float or float in get_args(kind):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 _refuse(name, value, "a number")
-            if not math.isfinite(value):
+            if value != value or abs(value) == math.inf:
                 _refuse(name, value, "finite")
+            if abs(value) >= _NUMBER_LIMIT:
+                _refuse(name, value, f"finite in float32: below {_NUMBER_LIMIT:g} in size")
     if not isinstance(config.hidden_sizes, tuple) or not all(
         isinstance(width, int) and width >= 1 for width in config.hidden_sizes
     ):
@@ -242,6 +247,9 @@ def _validate_ranges(config: Config) -> None:
     for name in _AT_LEAST_ONE:
         if getattr(config, name) < 1:
             _refuse(name, getattr(config, name), "at least 1")
+    for name in ("target_period", "log_every"):
+        if getattr(config, name) >= _COUNT_LIMIT:
+            _refuse(name, getattr(config, name), f"below {_COUNT_LIMIT}")
     for name in _POSITIVE:
         value = getattr(config, name)
         if value is not None and value <= 0:

@@ -28,7 +28,7 @@ def epsilon_schedule(
       decay_rows: rows.
       rows: ``[]`` float32
     """
-    done = jnp.clip(rows / decay_rows, 0.0, 1.0)
+    done = jnp.clip(rows / float(decay_rows), 0.0, 1.0)
     if kind == "linear":
         return start + done * (end - start)
     if kind == "exponential":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,7 @@ def _scaling(config: Config) -> optax.GradientTransformation:
 def _learning_rate(config: Config, hyper: Hyper) -> optax.GradientTransformation:
     if config.learning_rate_schedule == "constant":
         return optax.scale_by_learning_rate(hyper.learning_rate)
-    steps = config.total_gradient_steps
+    steps: Any = float(config.total_gradient_steps)  # may be beyond int32
     if config.learning_rate_schedule == "linear":
         course = optax.linear_schedule(1.0, 0.0, steps)
     else:

@@ -26,7 +26,7 @@ from jaxdqn.types import (
     QOutput,
     counter_int,
 )
-from tests.toys import cycle, noisy, tiny, watched_run
+from tests.toys import cycle, noisy, quick_jit, tiny, watched_run
 
 
 def assert_identical(one, other):
@@ -131,29 +131,29 @@ def test_hyper_parameters_are_swept_by_one_program(cartpole):
     swept = base._replace(learning_rate=jnp.asarray([0.0, 0.01], jnp.float32))
     axes = jax.tree.map(lambda _: None, base)._replace(learning_rate=0)
     key = jax.random.key(1)
-    states, _ = jax.jit(jax.vmap(run, (None, axes)))(key, swept)
-    fresh = jax.jit(trainer.init)(key)
+    states, _ = quick_jit(jax.vmap(run, (None, axes)))(key, swept)
+    fresh = quick_jit(trainer.init)(key)
     still, moved = (jax.tree.map(lambda x, i=i: x[i], states.agent.params) for i in range(2))
-    assert_identical(still, fresh.agent.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), still, fresh.agent.params
+    )
     moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), moved, fresh.agent.params)
-    assert min(jax.tree.leaves(moves)) > 0
+    assert min(jax.tree.leaves(moves)) > 1e-3
 
 
 LARGE_AND_SMALL = (1_000_000, 10_000)
 RINGS = {
     "CartPole": {"env": "CartPole-v1"},
-    "CartPole, 3 steps, 4 frames": {"env": "CartPole-v1", "n_step": 3, "frame_stack": 4},
     "Catch": {"env": "Catch-bsuite"},
     "Catch, 3 steps, 4 frames": {"env": "Catch-bsuite", "n_step": 3, "frame_stack": 4},
 }
 
 
-def compiled_chunk(config, step_of=lambda trainer: trainer.step):
+def memory_of_chunk(config, chunk_of=lambda trainer: make_chunk(trainer, 3)):
     """Compile a donated chunk for shapes alone; return its memory and the ring's bytes."""
     trainer = make_trainer(config)
-    trainer = trainer._replace(step=step_of(trainer))
     state = jax.eval_shape(trainer.init, jax.random.key(0))
-    chunk = jax.jit(make_chunk(trainer, 3), donate_argnums=0)
+    chunk = jax.jit(chunk_of(trainer), donate_argnums=0)
     memory = chunk.lower(state).compile().memory_analysis()
     return memory, tree_bytes(state.replay.storage)
 
@@ -167,7 +167,7 @@ def ring_config(capacity, **overrides):
 def test_an_iteration_of_one_step_never_copies_the_ring(ring):
     temporary = []
     for capacity in LARGE_AND_SMALL:
-        memory, ring_bytes = compiled_chunk(ring_config(capacity, **RINGS[ring]))
+        memory, ring_bytes = memory_of_chunk(ring_config(capacity, **RINGS[ring]))
         assert memory.alias_size_in_bytes >= ring_bytes
         temporary.append(memory.temp_size_in_bytes)
     assert ring_bytes > 10_000 * 7
@@ -176,7 +176,7 @@ def test_an_iteration_of_one_step_never_copies_the_ring(ring):
 
 def test_a_step_that_does_copy_the_ring_is_found_out():
     def copying(trainer):
-        def step(state):
+        def step(state, _):
             after, metrics = trainer.step(state)
             kept = jnp.isfinite(metrics.loss)
             storage = jax.tree.map(
@@ -186,9 +186,9 @@ def test_a_step_that_does_copy_the_ring_is_found_out():
             )
             return after._replace(replay=after.replay._replace(storage=storage)), metrics
 
-        return step
+        return lambda state: jax.lax.scan(step, state, None, length=3)
 
-    memory, ring_bytes = compiled_chunk(ring_config(LARGE_AND_SMALL[0]), copying)
+    memory, ring_bytes = memory_of_chunk(ring_config(LARGE_AND_SMALL[0]), copying)
     assert memory.temp_size_in_bytes > ring_bytes / 2
 
 
@@ -246,7 +246,7 @@ def test_counters_and_metrics_are_a_hand_count_without_the_resets(counted):
 def test_returns_are_of_whole_episodes_whatever_the_actions(counted):
     _, _, end, metrics, _ = counted
     first, ends, action, reward, _ = rows_of(end)
-    payed = np.asarray(CYCLE + (0.0,))[np.arange(len(first)) % 4]
+    payed = np.asarray([*CYCLE, 0.0])[np.arange(len(first)) % 4]
     # Action 1 pays one less; the reset row (the fourth) pays nothing.
     resets = (np.arange(len(first)) % 4 == 3)[:, None]
     np.testing.assert_array_equal(reward, np.where(resets, 0, payed[:, None] - action))
@@ -284,7 +284,7 @@ def test_a_replay_ratio_sets_the_gradient_steps_of_an_iteration(counted):
 
 
 def test_a_target_period_that_is_no_multiple_of_m_fires_every_time(counted):
-    config, start, _, _, (agent, _) = counted
+    _, start, _, _, (agent, _) = counted
 
     def flat(tree, length):
         leaves = [np.asarray(leaf).reshape(length, -1) for leaf in jax.tree.leaves(tree)]

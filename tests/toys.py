@@ -13,6 +13,9 @@ from jaxdqn.config import Config
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""Compiles in half the time, for what does not depend on how well it is optimised."""
+
 
 def tiny(**overrides: Any) -> Config:
     """Return a configuration that compiles and runs in moments."""
@@ -79,13 +82,9 @@ def noisy(*, num_actions: int = 2, limit: int = 6) -> Environment:
 def watched_run(
     trainer: Trainer, iterations: int, watch: Any = lambda state: (), seed: int = 0
 ) -> tuple[TrainState, TrainState, PyTree, PyTree]:
-    """Run and return the first state, the last, and metrics and ``watch(state)`` [iterations].
+    """Run and return the first state, the last, and metrics and ``watch(state)`` [iterations]."""
 
-    What the tests count here does not depend on how well it is optimised, and
-    unoptimised it compiles in half the time.
-    """
-
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @quick_jit
     def run(key: jax.Array) -> Any:
         def step(state: TrainState, _: None) -> Any:
             state, metrics = trainer.step(state)

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdqn.types import Array, Collectives, Hyper, Metrics, PyTree, Trainer, TrainState
+from jaxdqn.types import ALONE, Array, Collectives, Hyper, Metrics, PyTree, Trainer, TrainState
 
 DEVICE_AXIS = "devices"
 
 
 def device_collectives(size: int) -> Collectives:
     """Return the collectives of a trainer that ``across_devices`` will map over ``size``."""
+    if size == 1:
+        return ALONE
     return Collectives(
         mean=lambda tree: jax.lax.pmean(tree, DEVICE_AXIS),
         sum=lambda tree: jax.lax.psum(tree, DEVICE_AXIS),
@@ -67,8 +70,9 @@ def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def _add_axis(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[None], tree)
+    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), tree)
 
 
 def _drop_axis(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[0], tree)
+    # Not leaf[0], a dynamic slice, which would copy the ring.
+    return jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), tree)
