@@ -184,6 +184,9 @@ def make_chunk(
     Jit it with the state donated, or the ring is copied on every call.
     """
 
+    if trainer.chunk is not None:
+        return trainer.chunk(iterations)
+
     def chunk(state: TrainState) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(
             lambda state, _: trainer.step(state), state, None, length=iterations

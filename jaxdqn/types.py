@@ -338,6 +338,9 @@ class Trainer(NamedTuple):
     """One iteration: K vector steps, then M gradient steps."""
     agent: Agent
     environment: Environment
+    chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]] | None = None
+    """``chunk(iterations)``: many steps in one, where a mapping has a better way than a scan
+    over ``step`` (a scan over a sharded step copies the ring); see ``make_chunk``."""
 
 
 class Collectives(NamedTuple):

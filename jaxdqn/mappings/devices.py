@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdqn.trainer import make_chunk
 from jaxdqn.types import ALONE, Array, Collectives, Hyper, Metrics, PyTree, Trainer, TrainState
 
 DEVICE_AXIS = "devices"
@@ -61,7 +62,16 @@ def across_devices(trainer: Trainer, devices: Sequence[jax.Device]) -> Trainer:
 
         return sharded(body, (split,), (split, whole))(state)
 
-    return trainer._replace(init=init, step=step)
+    def chunk(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+        inner = make_chunk(trainer, iterations)
+
+        def body(state: TrainState) -> tuple[TrainState, Metrics]:
+            state, metrics = inner(_drop_axis(state))
+            return _add_axis(state), metrics
+
+        return sharded(body, (split,), (split, whole))
+
+    return trainer._replace(init=init, step=step, chunk=chunk)
 
 
 def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
