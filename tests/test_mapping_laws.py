@@ -1,6 +1,5 @@
 """Mappings take a trainer and give a trainer: what stays the same, and what must differ."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,8 +51,7 @@ def config_over(devices, **overrides):
     return tiny(devices=devices, **{**values, **overrides})
 
 
-def test_one_device_is_the_unmapped_trainer_up_to_rounding():
-    # The leading axis of one device changes what the compiler fuses, so the last bit may differ.
+def test_one_device_is_the_unmapped_trainer_to_the_bit():
     config = config_over(1)
     plain = make_trainer(config, environment=noisy())
     outcomes = []
@@ -62,10 +60,8 @@ def test_one_device_is_the_unmapped_trainer_up_to_rounding():
         outcomes.append((state, *jax.jit(make_chunk(trainer, 20))(state)))
     (start, end, metrics), (mapped_start, mapped_end, mapped_metrics) = outcomes
     for state, mapped in ((start, mapped_start), (end, mapped_end)):
-        params = jax.tree.map(lambda leaf: leaf[0], mapped.agent.params)
-        chex.assert_trees_all_close(params, state.agent.params, atol=1e-5)
-        assert_identical(jax.tree.map(lambda leaf: leaf[0], mapped.counters), state.counters)
-    chex.assert_trees_all_close(mapped_metrics, metrics, rtol=1e-4)
+        assert_identical(jax.tree.map(lambda leaf: leaf[0], mapped), state)
+    assert_identical(mapped_metrics, metrics)
 
 
 ITERATIONS = 100

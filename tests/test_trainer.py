@@ -26,7 +26,7 @@ from jaxdqn.types import (
     QOutput,
     counter_int,
 )
-from tests.toys import cycle, noisy, quick_jit, tiny, watched_run
+from tests.toys import cycle, noisy, tiny, watched_run
 
 
 def assert_identical(one, other):
@@ -47,24 +47,29 @@ def rows_of(state):
     return first, terminated | truncated, stored.action, stored.reward, stored.obs
 
 
-ITERATIONS = 10
 SEEDS = 5
 
 
 @pytest.fixture(scope="module")
 def cartpole():
-    """A short run of CartPole as one pure function: 10 iterations in 2 chunks."""
-    config = tiny(
-        total_steps=32 + 4 * ITERATIONS, log_every=20, gradient_steps=2, learning_rate=0.01
-    )
+    """A short run of CartPole: 10 iterations in 2 chunks."""
+    config = tiny(total_steps=32 + 4 * 10, log_every=20, gradient_steps=2, learning_rate=0.01)
     assert (config.num_chunks, config.iterations_per_chunk) == (2, 5)
-    return config, train(config), make_trainer(config)
+    return config, make_trainer(config)
 
 
 @pytest.fixture(scope="module")
 def runs(cartpole):
-    """The final state and metrics of each of five seeds, each run alone."""
-    run = jax.jit(cartpole[1])
+    """Five seeds run one after the other: how, and each one's states and metrics [chunks]."""
+    trainer = cartpole[1]
+    init, chunk = jax.jit(trainer.init), jax.jit(make_chunk(trainer, 5))
+
+    def run(key):
+        start = init(key)
+        middle, first = chunk(start)
+        end, second = chunk(middle)
+        return start, end, jax.tree.map(lambda *leaves: jnp.stack(leaves), first, second)
+
     keys = jax.random.split(jax.random.key(0), SEEDS)
     return keys, [run(key) for key in keys], run
 
@@ -74,47 +79,67 @@ def test_the_same_seed_twice_is_the_same_run_to_the_bit(runs):
     assert_identical(run(keys[0]), alone[0])
 
 
-def test_a_scan_of_chunks_is_a_python_loop_of_steps_to_the_bit(cartpole, runs):
-    keys, alone, _ = runs
-    trainer = cartpole[2]
-    step = jax.jit(trainer.step)
-    state, metrics = jax.jit(trainer.init)(keys[0]), []
-    for _ in range(ITERATIONS):
+def test_a_scan_is_a_python_loop_of_steps_to_the_bit(cartpole, runs):
+    _, alone, _ = runs
+    step = jax.jit(cartpole[1].step)
+    state, end, scanned = alone[0]
+    metrics = []
+    for _ in range(10):
         state, each = step(state)
         metrics.append(each)
-    assert_identical(state, alone[0][0])
+    assert_identical(state, end)
     for chunk in range(2):
         part = metrics[5 * chunk : 5 * chunk + 5]
         reduced = reduce_metrics(jax.tree.map(lambda *leaves: jnp.stack(leaves), *part))
-        for name, got in alone[0][1]._asdict().items():
+        for name, got in scanned._asdict().items():
             np.testing.assert_allclose(got[chunk], getattr(reduced, name), rtol=1e-6, err_msg=name)
 
 
 def test_seeds_give_different_parameters(runs):
     weights = [
-        np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.agent.params)])
-        for state, _ in runs[1]
+        np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(end.agent.params)])
+        for _, end, _ in runs[1]
     ]
     for i in range(SEEDS):
         for j in range(i):
             assert np.abs(weights[i] - weights[j]).max() > 0.01
 
 
-def test_runs_vmapped_over_keys_are_the_separate_runs(cartpole, runs):
+def test_runs_vmapped_over_keys_and_hyper_parameters_are_the_separate_runs(cartpole, runs):
+    """Five seeds, and the first of them again with a learning rate of 0, by one program."""
+    config, _ = cartpole
     keys, alone, _ = runs
-    states, metrics = jax.jit(jax.vmap(cartpole[1]))(keys)
+    rates = np.full(SEEDS + 1, config.learning_rate, np.float32)
+    rates[SEEDS] = 0.0
+    hyper = hyper_from(config)
+    axes = jax.tree.map(lambda _: None, hyper)._replace(learning_rate=0)
+    swept = jax.jit(jax.vmap(train(config), (0, axes)))
+    states, metrics = swept(
+        jnp.concatenate([keys, keys[:1]]), hyper._replace(learning_rate=jnp.asarray(rates))
+    )
+
+    def without_key(state):
+        return state._replace(key=())
+
     for member in range(SEEDS):
-        got = jax.tree.map(lambda leaf, member=member: leaf[member], (states, metrics))
-        got, expected = got[0]._replace(key=()), alone[member][0]._replace(key=())
+        got = jax.tree.map(lambda leaf, member=member: leaf[member], without_key(states))
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+            got,
+            without_key(alone[member][1]),
         )
-        np.testing.assert_allclose(metrics.loss[member], alone[member][1].loss, rtol=1e-4)
+        np.testing.assert_allclose(metrics.loss[member], alone[member][2].loss, rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[SEEDS], b, atol=1e-6),
+        states.agent.params,
+        alone[0][0].agent.params,
+    )
 
 
 def test_the_place_in_the_ring_stays_one_number_when_seeds_are_vmapped(cartpole):
     """A batched place would turn the write of a row into a scatter over the whole ring."""
-    _, run, trainer = cartpole
+    config, trainer = cartpole
+    run = train(config)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), SEEDS))
     axes = jax.tree.map(lambda _: 0, jax.eval_shape(trainer.init, jax.random.key(0)))
     alike = axes._replace(replay=axes.replay._replace(position=None, size=None))
@@ -123,22 +148,6 @@ def test_the_place_in_the_ring_stays_one_number_when_seeds_are_vmapped(cartpole)
     batched = axes._replace(replay=axes.replay._replace(count=None))
     with pytest.raises(ValueError, match="out_axes"):  # so the check above can fail
         jax.eval_shape(jax.vmap(run, out_axes=(batched, 0)), keys)
-
-
-def test_hyper_parameters_are_swept_by_one_program(cartpole):
-    config, run, trainer = cartpole
-    base = hyper_from(config)
-    swept = base._replace(learning_rate=jnp.asarray([0.0, 0.01], jnp.float32))
-    axes = jax.tree.map(lambda _: None, base)._replace(learning_rate=0)
-    key = jax.random.key(1)
-    states, _ = quick_jit(jax.vmap(run, (None, axes)))(key, swept)
-    fresh = quick_jit(trainer.init)(key)
-    still, moved = (jax.tree.map(lambda x, i=i: x[i], states.agent.params) for i in range(2))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), still, fresh.agent.params
-    )
-    moves = jax.tree.map(lambda a, b: np.abs(a - b).max(), moved, fresh.agent.params)
-    assert min(jax.tree.leaves(moves)) > 1e-3
 
 
 LARGE_AND_SMALL = (1_000_000, 10_000)
