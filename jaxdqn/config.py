@@ -238,7 +238,7 @@ def _validate_types(config: Config) -> None:
             if abs(value) >= _NUMBER_LIMIT:
                 _refuse(name, value, f"finite in float32: below {_NUMBER_LIMIT:g} in size")
     if not isinstance(config.hidden_sizes, tuple) or not all(
-        isinstance(width, int) and width >= 1 for width in config.hidden_sizes
+        type(width) is int and width >= 1 for width in config.hidden_sizes
     ):
         _refuse("hidden_sizes", config.hidden_sizes, "a tuple of whole numbers of at least 1")
 
@@ -247,7 +247,7 @@ def _validate_ranges(config: Config) -> None:
     for name in _AT_LEAST_ONE:
         if getattr(config, name) < 1:
             _refuse(name, getattr(config, name), "at least 1")
-    for name in ("target_period", "log_every"):
+    for name in ("target_period", "log_every", "eval_every", "gradient_steps"):
         if getattr(config, name) >= _COUNT_LIMIT:
             _refuse(name, getattr(config, name), f"below {_COUNT_LIMIT}")
     for name in _POSITIVE:
