@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks.timing import Case, compile_apart
 from jaxdqn import trainer as training
+from jaxdqn.acting import make_act
 from jaxdqn.config import Config, replace
 from jaxdqn.envs.frames import observed
 from jaxdqn.networks import make_network
@@ -98,7 +99,7 @@ def prepare_acting(config: Config, iterations: int) -> Prepared:
     """Compile the acting half of ``iterations`` iterations: act, environment, ring."""
     trainer = training.make_trainer(config)
     replay = training.make_replay(config)
-    act = training._make_act(config, trainer.environment, trainer.agent, ALONE)
+    act = make_act(config, trainer.environment, trainer.agent, ALONE)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
 
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Array]:

@@ -22,7 +22,7 @@ def explain(config: Config, preset: str) -> str:
         ValueError: if the configuration is refused.
     """
     trainer = make_mapped_trainer(config)
-    state = jax.eval_shape(trainer.init, run_keys(config.seed).train)
+    state = jax.eval_shape(trainer.init, run_keys(config).train)
     spec = trainer.environment.spec
     device = jax.devices()[0]
     free = free_bytes(device)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line import guard, keep_compiled_programs, parse
-from jaxdqn.config import PRESETS, Config, preset
+from jaxdqn.config import Config
+from jaxdqn.presets import PRESETS, preset
 from jaxdqn.run_directory import SUMMARY, check_unused
 
 DEFAULT_PRESET = "cartpole"

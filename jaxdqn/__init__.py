@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jaxdqn.agent import make_agent
-    from jaxdqn.config import PRESETS, Config, preset
+    from jaxdqn.config import Config
     from jaxdqn.envs import make as make_env
     from jaxdqn.envs.base import make_environment
     from jaxdqn.evaluation import make_evaluator
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from jaxdqn.networks import make_network
     from jaxdqn.optim import make_optimizer
     from jaxdqn.policy import load_policy
+    from jaxdqn.presets import PRESETS, preset
     from jaxdqn.replay import make_sequence, make_uniform
     from jaxdqn.trainer import hyper_from, make_chunk, make_trainer, train
 
 _HOME = {
     "Config": "config",
-    "PRESETS": "config",
+    "PRESETS": "presets",
     "across_devices": "mappings",
     "hyper_from": "trainer",
     "load_policy": "policy",
@@ -38,7 +39,7 @@ _HOME = {
     "make_sequence": "replay",
     "make_trainer": "trainer",
     "make_uniform": "replay",
-    "preset": "config",
+    "preset": "presets",
     "train": "trainer",
 }
 

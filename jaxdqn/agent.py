@@ -18,6 +18,7 @@ from jaxdqn.losses import (
     td_error,
     weighted_mean,
 )
+from jaxdqn.optim import global_norm
 from jaxdqn.target_update import periodic_update, polyak_update
 from jaxdqn.types import (
     ActInfo,
@@ -125,8 +126,8 @@ def make_agent(
             opt_state=opt_state,
             since_target=state.since_target if since is None else since,
         )
-        norm = optax.tree.norm(grads)
-        return state, LearnInfo(loss=value, abs_td=abs_td, grad_norm=norm, q_mean=q_mean)
+        info = LearnInfo(loss=value, abs_td=abs_td, grad_norm=global_norm(grads), q_mean=q_mean)
+        return state, info
 
     return Agent(init=init, act=act, learn=learn, initial_carry=network.initial_carry)
 

@@ -84,7 +84,7 @@ def run(
             config, environment=environment, network=network, optimizer=optimizer
         )
         config = replace(config, env=trainer.environment.spec.name)
-        keys = run_keys(config.seed)
+        keys = run_keys(config)
         state_shape = jax.eval_shape(trainer.init, keys.train)
         check_memory(tree_bytes(state_shape.replay) // config.devices)
         directory = None
@@ -118,9 +118,9 @@ def run(
     return RunResult(state=state, best_params=host.best_params, summary=summary)
 
 
-def run_keys(seed: int) -> RunKeys:
-    """Return a run's keys: ``train(config)(run_keys(seed).train)`` trains as ``run`` does."""
-    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+def run_keys(config: Config) -> RunKeys:
+    """Return a run's keys: ``train(config)(run_keys(config).train)`` trains as ``run`` does."""
+    return RunKeys(*jax.random.split(jax.random.key(config.seed), 3))
 
 
 def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:

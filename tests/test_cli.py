@@ -12,7 +12,8 @@ import jax
 import pytest
 
 from experiments import evaluate, plot, run
-from jaxdqn.config import Config, from_dict, preset
+from jaxdqn.config import Config, from_dict
+from jaxdqn.presets import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdqn.config import (
-    PRESETS,
-    Config,
-    from_dict,
-    preset,
-    replace,
-    suggest,
-    to_dict,
-)
+from jaxdqn.config import Config, from_dict, replace, suggest, to_dict
+from jaxdqn.presets import PRESETS, preset
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 NAN, INF = float("nan"), float("inf")

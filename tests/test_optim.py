@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxdqn.config import Config, replace
-from jaxdqn.optim import flush_tiny, make_optimizer, pack_small
+from jaxdqn.optim import flush_tiny, global_norm, make_optimizer, pack_small
 from jaxdqn.types import ALONE, Hyper
 
 SHAPES = {"a": (3, 4), "b": (5,), "c": ()}
@@ -310,3 +310,10 @@ def test_flushing_changes_no_update_that_a_weight_could_feel():
         )
     # Updates are of order 1: this is a few roundings of float32.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-7)
+
+
+def test_global_norm_is_over_all_leaves_whatever_their_size():
+    tree = {"a": jnp.array([3.0]), "b": [jnp.full((200, 100), 0.01), jnp.array([[4.0]])]}
+    np.testing.assert_allclose(global_norm(tree), np.sqrt(9 + 16 + 200 * 100 * 1e-4), rtol=1e-6)
+    np.testing.assert_allclose(global_norm(tree), optax.tree.norm(tree), rtol=1e-6)
+    assert global_norm({}) == 0.0

@@ -82,7 +82,7 @@ class Script:
         self.config, self.seconds = config, seconds
         self.evaluations, self.confirmations = evaluations, confirmations
         self.counts = []
-        self.keys = run_keys(0)
+        self.keys = run_keys(Config())
 
     def state(self, chunks):
         rows = chunks * self.config.iterations_per_chunk * self.config.rows_per_iteration
@@ -277,7 +277,7 @@ def test_evaluations_use_the_same_episodes_and_the_parameters_reported(finished)
     evaluations = read_lines(finished.out / "evaluations.jsonl")
     trainer = make_trainer(finished.config, environment=noisy())
     evaluate = jax.jit(make_evaluator(trainer.agent, trainer.environment, 6))
-    key = jax.random.fold_in(run_keys(finished.config.seed).evaluate, 0)
+    key = jax.random.fold_in(run_keys(finished.config).evaluate, 0)
     last = evaluate(finished.result.state.agent.params, key)
     assert evaluations[-1]["return_mean"] == pytest.approx(mean_return(last), rel=1e-6)
     best = evaluate(finished.result.best_params, key)
@@ -292,7 +292,7 @@ def mean_return(info):
 
 def test_the_run_is_the_pure_training_of_its_key(finished):
     pure = jax.jit(train(finished.config, environment=noisy()))
-    state, _ = pure(run_keys(finished.config.seed).train)
+    state, _ = pure(run_keys(finished.config).train)
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),
         finished.result.state.agent.params,
