@@ -6,6 +6,7 @@ To add a technique, write a function ``measure(effort) -> list[Result]`` and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 
 from benchmarks import measure
 from benchmarks.timing import Case, Interval, alternate, compile_apart, ratio
+from benchmarks.versus import Process
 from jaxdqn import trainer as training
 from jaxdqn.config import Config, suggest
 
@@ -226,6 +228,27 @@ def _measure_population(effort: Effort) -> list[Result]:
     return faster(cases, effort, of="whole runs")
 
 
+def _measure_cpu_threads(effort: Effort) -> list[Result]:
+    if jax.default_backend() != "cpu":
+        return []
+    processes = {
+        f"all {os.cpu_count()} cores": Process.own(effort.iterations * 10, None),
+        "one thread": Process.own(effort.iterations * 10, 1),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in processes}
+    try:
+        for process in processes.values():
+            process.receive()
+        for turn in range(effort.rounds):
+            for name in list(processes)[:: 1 if turn % 2 == 0 else -1]:
+                seconds[name].append(processes[name].measure()["seconds"])
+    finally:
+        for process in processes.values():
+            process.close()
+    against, case = processes
+    return [Result(case, against, ratio(seconds[against], seconds[case]), "iterations")]
+
+
 _MATCHED = "CartPole-v1, E=10, K=1, M=1, B=128, MLP 120-84, whole iterations"
 
 register(
@@ -246,6 +269,17 @@ register(
         costs="E times the state; larger steps of data between gradient steps",
         measured_on="acting alone (act, environment, ring), K=1, default network",
         measure=_measure_vectorised,
+    )
+)
+register(
+    Technique(
+        name="cpu-threads",
+        principle="one thread for XLA on CPU: small operations are not handed from core to core",
+        good_for="dense networks of up to some 2 million multiply-adds a batch; many runs side by "
+        "side; --cpu-threads chooses so by itself",
+        costs="large products use one core",
+        measured_on=_MATCHED,
+        measure=_measure_cpu_threads,
     )
 )
 register(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +20,6 @@ from benchmarks.timing import (
     OF_MEDIAN,
     Interval,
     check_writable,
-    compile_cold,
     describe,
     format_table,
     median_interval,
@@ -36,6 +35,10 @@ WORK = (
     "MLP 120-84, Adam, epsilon 0.05; jaxdqn and purejaxrl step 10 environments together, "
     "CleanRL 1, Stable-Baselines3 and SBX 1 unless told"
 )
+
+
+CPU_THREADS = 1
+"""Of XLA in jaxdqn, as ``experiments.run`` chooses for the matched work."""
 
 
 class Peer(NamedTuple):
@@ -67,25 +70,49 @@ class Flags:
     """Alternations of jaxdqn and each peer."""
     quick: bool = False
     """A tenth of the work and three alternations: figures to look at, not to keep."""
+    peer_threads: int | None = None
+    """Threads that XLA uses on CPU in the peers; by default as many as there are cores, as they
+    come. jaxdqn uses one, as experiments.run does for networks of this size."""
     json: str | None = None
     """File to write the measurements to, such as benchmarks/results/versus.json."""
 
 
 class Process:
-    """A peer in an interpreter of its own; between requests it waits."""
+    """A library in a process of its own; between requests it waits."""
 
-    def __init__(self, python: str, name: str, argument: str, gradient_steps: int) -> None:
-        driver = Path(__file__).with_name("peers.py")
-        # -P: the driver's directory is not searched for the peer's imports.
-        command = [python, "-P", str(driver), name, argument, str(gradient_steps)]
+    def __init__(self, command: Sequence[str], cpu_threads: int | None = None) -> None:
+        """Start ``command``; ``cpu_threads`` are XLA's on CPU, as many as cores if None."""
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
+        environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+        if cpu_threads is not None:
+            environment["NPROC"] = str(cpu_threads)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            env=environment,
         )
+
+    @classmethod
+    def own(cls, gradient_steps: int, cpu_threads: int | None) -> Process:
+        """Start jaxdqn at the matched work."""
+        return cls([sys.executable, "-m", "benchmarks.own", str(gradient_steps)], cpu_threads)
+
+    @classmethod
+    def peer(
+        cls,
+        python: str,
+        name: str,
+        argument: str,
+        gradient_steps: int,
+        cpu_threads: int | None = None,
+    ) -> Process:
+        """Start a peer in an interpreter that has it."""
+        driver = Path(__file__).with_name("peers.py")
+        # -P: the driver's directory is not searched for the peer's imports.
+        return cls([python, "-P", str(driver), name, argument, str(gradient_steps)], cpu_threads)
 
     def receive(self) -> dict[str, Any]:
         """Wait for the peer's next message; one with ``missing`` means there are no more."""
@@ -117,43 +144,6 @@ class Process:
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()
-
-
-class Own:
-    """jaxdqn at the matched work, in this process."""
-
-    def __init__(self, iterations: int) -> None:
-        from benchmarks import measure
-
-        config = measure.sized(
-            "CartPole-v1",
-            num_envs=10,
-            batch_size=128,
-            replay_capacity=10_000,
-            hidden_sizes=(120, 84),
-            learning_rate=2.5e-4,
-            loss="squared",
-            target_period=50,
-            epsilon_schedule="constant",
-            epsilon_end=0.05,
-        )
-        prepared = measure.prepare_learning(config, iterations)
-        self._run = prepared.case.run
-        self.compile_seconds = prepared.compile_seconds
-        self.measure()
-
-    def measure(self) -> dict[str, Any]:
-        """Do the work once; the answer is as a peer's."""
-        import jax
-
-        start = time.perf_counter()
-        _, metrics = jax.block_until_ready(self._run())
-        seconds = time.perf_counter() - start
-        return {
-            "seconds": seconds,
-            "env_steps": int(metrics.env_steps),
-            "gradient_steps": int(metrics.gradient_steps),
-        }
 
 
 def compare(name: str, peer: Any, own: Any, rounds: int, bar: float) -> dict[str, Any]:
@@ -222,17 +212,19 @@ def _main(argv: Sequence[str]) -> None:
         raise ValueError(f"peer=(): must be at least one of {', '.join(PEERS)}; see --help")
     if flags.rounds < 1:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
+    if flags.peer_threads is not None and flags.peer_threads < 1:
+        raise ValueError(f"peer_threads={flags.peer_threads}: must be at least 1")
     if shutil.which(flags.peer_python) is None:
         raise ValueError(f"peer_python={flags.peer_python!r}: must be an interpreter's file")
     check_writable(flags.json)
-    compile_cold()
     rounds, divisor = (3, 10) if flags.quick else (flags.rounds, 1)
     report: dict[str, Any] = {"stamp": stamp(), "work": WORK, "rounds": rounds, "results": []}
     print(describe(report["stamp"]), WORK, sep="\n")
-    own = Own(PEERS["purejaxrl"].gradient_steps // divisor)
-    print(f"jaxdqn: compiled in {own.compile_seconds:.1f} s")
+    own = Process.own(PEERS["purejaxrl"].gradient_steps // divisor, CPU_THREADS)
+    compile_seconds = own.receive()["compile_seconds"]
+    print(f"jaxdqn: compiled in {compile_seconds:.1f} s")
     for name, argument in asked:
-        result = _measure_peer(flags.peer_python, name, argument, own, rounds, divisor)
+        result = _measure_peer(flags, name, argument, own, rounds, divisor)
         if "missing" in result:
             how = f"; get it: {result['get']}" if "get" in result else ""
             print(f"{name}: not installed or not working: {result['missing']}{how}")
@@ -241,17 +233,21 @@ def _main(argv: Sequence[str]) -> None:
     if done:
         print(f"medians (least-greatest); of ratios the median and {OF_MEDIAN}")
         print(results_table(done))
+    own.close()
     if flags.json is not None:
-        write_json(flags.json, {**report, "jaxdqn_compile_seconds": own.compile_seconds})
+        threads = {"cpu_threads": CPU_THREADS, "peer_threads": flags.peer_threads}
+        compiled = {"jaxdqn_compile_seconds": compile_seconds}
+        write_json(flags.json, {**report, **threads, **compiled})
         print(f"measurements in {flags.json}")
 
 
 def _measure_peer(
-    python: str, name: str, argument: str, own: Own, rounds: int, divisor: int
+    flags: Flags, name: str, argument: str, own: Process, rounds: int, divisor: int
 ) -> dict[str, Any]:
     """Start a peer, alternate with it, end it."""
     label = f"{name} ({argument} environments)" if argument.isdigit() else name
-    process = Process(python, name, argument, PEERS[name].gradient_steps // divisor)
+    steps = PEERS[name].gradient_steps // divisor
+    process = Process.peer(flags.peer_python, name, argument, steps, flags.peer_threads)
     try:
         ready = process.receive()
         if "missing" in ready:

@@ -10,8 +10,8 @@ from jaxdqn.config import Config
 from jaxdqn.host_loop import algorithm
 from jaxdqn.loggers import total_rows
 from jaxdqn.policy import observation_shape
+from jaxdqn.programs import make_mapped_trainer, run_keys
 from jaxdqn.replay import free_bytes, tree_bytes
-from jaxdqn.run import make_mapped_trainer, run_keys
 from jaxdqn.types import PyTree
 
 
@@ -22,7 +22,7 @@ def explain(config: Config, preset: str) -> str:
         ValueError: if the configuration is refused.
     """
     trainer = make_mapped_trainer(config)
-    state = jax.eval_shape(trainer.init, run_keys(config).train)
+    state = jax.eval_shape(trainer.init, run_keys(config.seed).train)
     spec = trainer.environment.spec
     device = jax.devices()[0]
     free = free_bytes(device)

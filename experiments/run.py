@@ -7,25 +7,38 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from experiments.command_line import guard, keep_compiled_programs, parse
+import tyro
+
+from experiments.command_line import guard, keep_compiled_programs, parse, use_cpu_threads
 from jaxdqn.config import Config
 from jaxdqn.presets import PRESETS, preset
-from jaxdqn.run_directory import SUMMARY, check_unused
+from jaxdqn.run_directory import SUMMARY, check_unused, is_run, read_config
 
 DEFAULT_PRESET = "cartpole"
 
 _DESCRIPTION = """Train a DQN agent. PRESET, if given, comes first and sets the defaults shown
 below; presets: {presets}. The run directory receives config.json, metrics.jsonl,
-evaluations.jsonl, summary.json, curve.png and the parameters best/ and last/. Ctrl-C or SIGTERM
-ends the run at the next chunk, with everything written."""
+evaluations.jsonl, events.jsonl, summary.json, curve.png, checkpoints/ and the parameters best/ and
+last/. Ctrl-C or SIGTERM ends the run at the next chunk, with everything written, and --resume goes
+on with it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Config):
     out: str | None = None
     """Directory of the run, new or empty; by default runs/PRESET-ENV-sSEED-TIME."""
+    resume: bool = False
+    """Go on, from its newest checkpoint, with the run that has begun in --out; begin it if none
+    has. Without a PRESET the run's own configuration gives the defaults."""
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Take the defaults from a config.json instead of a preset: repeat that run."""
+    replay_from: str | None = None
+    """File of experiments.replay whose rows the replay begins with."""
+    cpu_threads: int | None = None
+    """Threads that XLA uses on CPU; by default one for small dense networks, which is faster, and
+    as many as cores for others."""
     explain: bool = False
     """Say what would run, its shapes, bytes and schedules, and allocate nothing."""
 
@@ -41,42 +54,70 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> None:
     name, flags = read_flags(argv)
     config = config_from(flags)
-    out = default_out(name, config) if flags.out is None else check_unused(flags.out)
+    if flags.resume and flags.out is None:
+        raise ValueError("resume=True: must come with --out, the run to go on with")
+    if flags.out is None:
+        out = default_out(name or "run", config)
+    else:
+        out = Path(flags.out)
+        if not (flags.resume and is_run(out)):
+            check_unused(out)
+    use_cpu_threads(config, flags.cpu_threads)
     if config.devices > 1:
         _prepare_virtual_devices(config.devices)
     if flags.explain:
         from experiments.explain import explain
 
-        print(explain(config, name))
+        print(explain(config, name or "custom"))
         return
 
     keep_compiled_programs()
     from jaxdqn.loggers import make_progress_logger
     from jaxdqn.run import run
 
-    result = run(config, out=out, preset=name, loggers=[make_progress_logger(config)])
+    result = run(
+        config,
+        out=out,
+        resume=flags.resume,
+        replay_from=flags.replay_from,
+        preset=name,
+        loggers=[make_progress_logger(config)],
+    )
     print(outcome(result.summary))
     print(f"summary in {out / SUMMARY}")
 
 
-def read_flags(argv: Sequence[str]) -> tuple[str, Flags]:
+def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
     """Return the preset's name and the flags.
+
+    The name is None where a file or the run that goes on gives the defaults.
 
     Raises:
         Refused, ValueError: if the preset, a flag or a value is not understood.
     """
-    name, rest = DEFAULT_PRESET, list(argv)
+    name, rest = None, list(argv)
     if rest and not rest[0].startswith("-"):
         name = rest.pop(0)
-    defaults = preset(name)
-    flags = parse(
+    flags = _parse(rest, preset(name or DEFAULT_PRESET))
+    if flags.from_ is not None:
+        if name is not None or flags.resume:
+            what = f"preset {name!r}" if name is not None else "--resume"
+            raise ValueError(f"from={flags.from_!r}: must not come with {what}")
+        file = Path(flags.from_)
+        return None, _parse(rest, read_config(file if file.is_dir() else file.parent))
+    if name is None and flags.resume and flags.out is not None and is_run(flags.out):
+        return None, _parse(rest, read_config(flags.out))
+    return name or DEFAULT_PRESET, flags
+
+
+def _parse(argv: Sequence[str], defaults: Config) -> Flags:
+    return parse(
         Flags,
-        rest,
+        argv,
         default=Flags(**_values(defaults)),
         prog="python -m experiments.run [PRESET]",
         description=_DESCRIPTION.format(presets=", ".join(PRESETS)),
     )
-    return name, flags
 
 
 def config_from(flags: Flags) -> Config:
@@ -106,7 +147,7 @@ def outcome(summary: dict[str, Any]) -> str:
     else:
         solved = "not solved" if summary["solve_return"] is not None else "done"
     if summary["interrupted"]:
-        solved += ", interrupted"
+        solved += f", interrupted ({summary['ended_by']}); --resume goes on"
     return (
         f"{solved}: greedy return {summary['eval_return_mean']:.2f} at the end, "
         f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes"

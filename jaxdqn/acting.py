@@ -88,11 +88,16 @@ def make_act(
 
 
 def reduce_metrics(metrics: Metrics) -> Metrics:
-    """Add up, or average, metrics over their leading axis."""
+    """Add up, or average, metrics over their leading axis, which is in the order of time."""
 
     def reduce(name: str, leaf: Array) -> Array:
         if name in SUMMED_METRICS:
             return jnp.sum(leaf, axis=0, dtype=leaf.dtype)
+        if name == "first_skipped":
+            # The steps before that iteration, and those of its own before the skipped one.
+            where = jnp.argmax(metrics.skipped > 0, axis=0)
+            before = jnp.cumsum(metrics.gradient_steps, axis=0) - metrics.gradient_steps
+            return (before + leaf)[where]
         return jnp.mean(leaf, axis=0)
 
     return Metrics(**{name: reduce(name, leaf) for name, leaf in metrics._asdict().items()})
@@ -141,6 +146,8 @@ def _count(
         episodes=jnp.sum(ends, dtype=jnp.int32),
         return_sum=jnp.sum(jnp.where(ends, episode_return, 0.0)),
         length_sum=jnp.sum(jnp.where(ends, episode_length, 0).astype(jnp.float32)),
+        skipped=jnp.int32(0),
+        first_skipped=jnp.int32(0),
         loss=zero,
         grad_norm=zero,
         q_mean=zero,

@@ -111,6 +111,26 @@ class Config:
     """Mean greedy return that counts as solved, confirmed by fresh episodes."""
     stop_when_solved: bool = False
     """End the run when solved."""
+    max_seconds: float | None = None
+    """Wall-clock seconds, compilation included, after which the run ends as on SIGTERM."""
+    checkpoint_every: int | None = None
+    """Rows between checkpoints, rounded to whole chunks; by default five minutes; 0 makes none."""
+    keep: int = 2
+    """Newest checkpoints kept, besides the best one."""
+    replay_in_checkpoint: bool = True
+    """Save the replay in checkpoints. Without it they are small, but a resumed run is not
+    continued exactly: its replay is empty and filled by acting as long as the warm-up."""
+    guard: Literal["off", "skip", "rollback", "stop"] = "stop"
+    """What a gradient step does that leaves the loss, gradient, parameters or optimiser not
+    finite: it is undone, and then skip goes on, stop ends the run, rollback goes back to the last
+    checkpoint with the learning rate times rollback_factor, up to rollback_limit times."""
+    rollback_factor: float = 0.5
+    """Factor on the learning rate at each rollback."""
+    rollback_limit: int = 5
+    """Rollbacks after which the run stops."""
+    deterministic: bool = False
+    """Repeat to the bit on the same kind and number of devices with the same versions; on GPU at
+    the cost of slower scatters, over devices of a gather in place of an all-reduce."""
     devices: int = 1
     """Devices the run is spread over; must divide num_envs, batch_size and replay_capacity."""
 
@@ -173,6 +193,14 @@ class Config:
         )
 
     @property
+    def chunks_per_checkpoint(self) -> int | None:
+        """Chunks between checkpoints; None where they are taken by the clock or not at all."""
+        if not self.checkpoint_every:
+            return None
+        rows_per_chunk = self.iterations_per_chunk * self.rows_per_iteration
+        return max(1, round(self.checkpoint_every / rows_per_chunk))
+
+    @property
     def total_gradient_steps(self) -> int:
         """Gradient steps in the whole run."""
         return self.num_chunks * self.iterations_per_chunk * self.gradient_steps_per_iteration
@@ -190,11 +218,11 @@ class Config:
 _AT_LEAST_ONE = (
     "total_steps", "num_envs", "rollout_length", "gradient_steps", "batch_size", "accumulate",
     "n_step", "target_period", "epsilon_decay_steps", "replay_capacity", "warmup_steps",
-    "frame_stack", "eval_episodes", "log_every", "devices",
+    "frame_stack", "eval_episodes", "log_every", "keep", "rollback_limit", "devices",
 )  # fmt: skip
 _POSITIVE = (
     "huber_delta", "learning_rate", "adam_epsilon", "temperature", "clip_value", "clip_norm",
-    "replay_ratio",
+    "replay_ratio", "max_seconds", "rollback_factor",
 )  # fmt: skip
 _PROBABILITIES = ("epsilon_start", "epsilon_end", "epsilon_repeat", "gamma")
 _COUNT_LIMIT = 2**30
@@ -224,8 +252,9 @@ def _validate_types(config: Config) -> None:
         if get_origin(kind) is Literal:
             if value not in get_args(kind):
                 _refuse(name, value, f"one of {', '.join(get_args(kind))}")
-        elif kind is int and (not isinstance(value, int) or isinstance(value, bool)):
-            _refuse(name, value, "a whole number")
+        elif kind in (int, int | None):
+            if not isinstance(value, int) or isinstance(value, bool):
+                _refuse(name, value, "a whole number")
         elif kind is bool and not isinstance(value, bool):
             _refuse(name, value, "True or False")
         elif kind is str and not isinstance(value, str):
@@ -266,6 +295,10 @@ def _validate_ranges(config: Config) -> None:
         _refuse("seed", config.seed, "from 0 to 2**32 - 1")
     if config.eval_every < 0:
         _refuse("eval_every", config.eval_every, "at least 0")
+    if config.checkpoint_every is not None and config.checkpoint_every < 0:
+        _refuse("checkpoint_every", config.checkpoint_every, "at least 0")
+    if config.rollback_factor >= 1:
+        _refuse("rollback_factor", config.rollback_factor, "below 1")
 
 
 def _validate_relations(config: Config) -> None:
@@ -328,6 +361,8 @@ def _validate_relations(config: Config) -> None:
                 _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
     if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
         _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
+    if config.guard == "rollback" and config.checkpoint_every == 0:
+        _refuse("checkpoint_every", 0, "above 0 with guard='rollback'")
     if config.stop_when_solved and config.solve_return is None:
         _refuse("stop_when_solved", True, "left False unless solve_return is given")
 

@@ -2,92 +2,145 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jaxdqn import __version__
+from jaxdqn.checkpoint import Restored
 from jaxdqn.config import Config
 from jaxdqn.evaluation import EvalInfo
+from jaxdqn.guard import not_finite
+from jaxdqn.keeper import Keeper
 from jaxdqn.loggers import Logger, Record
+from jaxdqn.programs import Programs, RunKeys
+from jaxdqn.run_directory import RunFailed
 from jaxdqn.signals import Asked
 from jaxdqn.types import Array, Counter, Counters, Metrics, Params, TrainState, counter_int
 
 
-class RunKeys(NamedTuple):
-    """The independent streams of randomness of a run."""
+@dataclasses.dataclass
+class _Kept:
+    """What the host knows of a run and a checkpoint keeps: plain values."""
 
-    train: Array
-    evaluate: Array
-    """The same episodes at every evaluation, so that differences are the policy's."""
-    confirm: Array
-    """Folded with a count: fresh episodes every time."""
-
-
-class Programs(NamedTuple):
-    """Compiled ahead, so that no clock of a run measures compilation."""
-
-    init: Callable[[Array], TrainState]
-    chunk: Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
-    """Donates the state; the counters are those of the new state."""
-    evaluate: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate(params, key, count)``; consumes ``key`` folded with ``count``."""
-    copy: Callable[[Params], Params]
+    chunk: int = 0
+    """Chunks run."""
+    judged: int = -1
+    """The chunk after which the parameters were last evaluated."""
+    seconds: float = 0.0
+    """On the run's clock, when the checkpoint was taken."""
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    seconds_to_solve: float | None = None
+    rollbacks: int = 0
+    totals: Record = dataclasses.field(default_factory=dict)
+    last: Record | None = None
+    """The last evaluation."""
+    best: Record | None = None
+    """The best evaluation."""
 
 
 class HostLoop:
     """A run in progress as the host sees it: clocks, totals, the best parameters so far."""
 
     def __init__(
-        self, config: Config, programs: Programs, keys: RunKeys, loggers: Sequence[Logger]
+        self,
+        config: Config,
+        programs: Programs,
+        keys: RunKeys,
+        loggers: Sequence[Logger],
+        keeper: Keeper | None = None,
     ) -> None:
         self._config, self._programs, self._keys = config, programs, keys
-        self._loggers = loggers
-        self._train_seconds = self._eval_seconds = 0.0
-        self._seconds_to_solve: float | None = None
-        self._totals: Record = {}
-        self._last: Record | None = None
-        self._best: Record | None = None
+        self._loggers, self._keeper = loggers, keeper
+        self._started = time.perf_counter()
+        self._kept = _Kept()
         self._best_again: Record | None = None
         self.best_params: Params = None
 
-    def train(self, asked: Asked) -> TrainState:
-        """Run the warm-up and the chunks, until the budget, the solution or a signal ends it."""
-        config = self._config
+    def start(self, init: Callable[[Array], TrainState] | None = None) -> TrainState:
+        """Begin a run, warm-up included.
+
+        Args:
+            init: instead of the compiled ``Programs.init``.
+        """
         self._started = time.perf_counter()
-        state = jax.block_until_ready(self._programs.init(self._keys.train))
-        self._train_seconds = time.perf_counter() - self._started
-        self._totals = _totals(jax.device_get(state.counters))
-        chunk, judged = 0, False
-        while chunk < config.num_chunks and not asked and not self._may_stop():
-            chunk += 1
-            state = self._run_chunk(state, chunk)
-            judged = chunk % config.chunks_per_evaluation == 0
-            if judged:
-                self._judge(state, chunk)
-        if not judged:
-            self._judge(state, chunk)
+        state = jax.block_until_ready((init or self._programs.init)(self._keys.train))
+        self._kept.train_seconds = self._seconds()
+        self._kept.totals = _totals(jax.device_get(state.counters))
+        if self._keeper is not None and self._config.guard == "rollback":
+            self._save(state)  # so that there is something to go back to
+        return state
+
+    def resume(self, restored: Restored) -> TrainState:
+        """Go on from a checkpoint."""
+        state = self._revive(restored)
+        self._kept = _Kept(**restored.meta["host"])
+        if not restored.meta["replay"]:
+            self._kept.totals = _totals(jax.device_get(state.counters))
+        # The clock goes on from where it was: time in which nothing ran does not count.
+        self._started = time.perf_counter() - self._kept.seconds
+        return state
+
+    def train(self, state: TrainState, asked: Asked) -> TrainState:
+        """Run the chunks, until the budget, the solution, the clock or a signal ends it.
+
+        Raises:
+            RunFailed: if the guard stops the run.
+            OSError: if a record or a checkpoint cannot be written.
+        """
+        config, kept = self._config, self._kept
+        while self.unfinished and not asked:
+            state, metrics = self._run_chunk(state)
+            if config.guard != "off" and not _is_finite(metrics):
+                state, went_back = self._guard(state, metrics)
+                kept = self._kept
+                if went_back:
+                    continue
+            if kept.chunk % config.chunks_per_evaluation == 0:
+                self._judge(state)
+            if self._keeper is not None and self._keeper.due(kept.chunk):
+                self._save(state)
+        if self._keeper is not None:
+            # Before the last evaluation, which a run that goes on from here does not make.
+            if not self._keeper.has(kept.chunk):
+                self._save(state)
+            self._keeper.wait()
+        if kept.judged != kept.chunk:
+            self._judge(state)
         if not asked:
             # The best of many evaluations was also the luckiest: play it anew.
             self._best_again = self._evaluate(self.best_params, self._keys.confirm, 0)
         return state
 
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        return self._kept.chunk >= self._config.num_chunks
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are chunks left to run."""
+        may_stop = self._config.stop_when_solved and self._kept.seconds_to_solve is not None
+        return not self.spent and not may_stop
+
     def summary(self) -> Record:
         """Return what the run came to; call after ``train``."""
-        last, best, again = self._last, self._best, self._best_again
+        kept, again = self._kept, self._best_again
+        last, best = kept.last, kept.best
         assert last is not None
         assert best is not None
         return {
-            **self._totals,
-            "train_seconds": self._train_seconds,
-            "eval_seconds": self._eval_seconds,
-            "env_steps_per_second": self._totals["env_steps"] / self._train_seconds,
-            "gradient_steps_per_second": self._totals["gradient_steps"] / self._train_seconds,
+            **kept.totals,
+            "train_seconds": kept.train_seconds,
+            "eval_seconds": kept.eval_seconds,
+            "env_steps_per_second": kept.totals["env_steps"] / kept.train_seconds,
+            "gradient_steps_per_second": kept.totals["gradient_steps"] / kept.train_seconds,
             "eval_return_mean": last["return_mean"],
             "eval_return_std": last["return_std"],
             "eval_episodes": self._config.eval_episodes,
@@ -96,36 +149,113 @@ class HostLoop:
             "best_eval_rows": best["rows"],
             "best_fresh_return_mean": None if again is None else again["return_mean"],
             "solve_return": self._config.solve_return,
-            "solved": self._seconds_to_solve is not None,
-            "seconds_to_solve": self._seconds_to_solve,
+            "solved": kept.seconds_to_solve is not None,
+            "seconds_to_solve": kept.seconds_to_solve,
+            "rollbacks": kept.rollbacks,
         }
 
-    def _may_stop(self) -> bool:
-        return self._config.stop_when_solved and self._seconds_to_solve is not None
-
-    def _run_chunk(self, state: TrainState, chunk: int) -> TrainState:
-        started = time.perf_counter()
+    def _run_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        started, kept = time.perf_counter(), self._kept
         state, report = self._programs.chunk(state)
         metrics, counters = jax.device_get(report)
         seconds = time.perf_counter() - started
-        self._train_seconds += seconds
-        self._totals = _totals(counters)
-        self._log("metrics", {"chunk": chunk, **self._now(), **_chunk_record(metrics, seconds)})
-        return state
+        kept.chunk += 1
+        kept.train_seconds += seconds
+        kept.totals = _totals(counters)
+        record = {"chunk": kept.chunk, **self._now(), **_chunk_record(metrics, seconds)}
+        self._log("metrics", record)
+        return state, metrics
 
-    def _judge(self, state: TrainState, count: int) -> None:
+    def _judge(self, state: TrainState) -> None:
         """Evaluate the parameters, keep them if they are the best, and confirm a solution."""
-        params = learned_params(self._config, state)
-        self._last = last = self._evaluate(params, self._keys.evaluate, 0)
+        kept, params = self._kept, learned_params(self._config, state)
+        kept.judged = kept.chunk
+        kept.last = last = self._evaluate(params, self._keys.evaluate, 0)
         self._log("evaluation", {"purpose": "evaluate", **last})
-        if self._best is None or last["return_mean"] > self._best["return_mean"]:
-            self._best = last
+        if kept.best is None or last["return_mean"] > kept.best["return_mean"]:
+            kept.best = last
             self.best_params = self._programs.copy(params)
-        if self._seconds_to_solve is None and self._reaches(last):
-            confirmation = self._evaluate(params, self._keys.confirm, count + 1)
+        if kept.seconds_to_solve is None and self._reaches(last):
+            confirmation = self._evaluate(params, self._keys.confirm, kept.chunk + 1)
             if self._reaches(confirmation):
-                self._seconds_to_solve = self._seconds()
+                kept.seconds_to_solve = self._seconds()
             self._log("evaluation", {"purpose": "confirm", **confirmation})
+
+    def _save(self, state: TrainState) -> None:
+        """Take a checkpoint: copy the state, and leave the writing to another thread."""
+        assert self._keeper is not None
+        kept, started = self._kept, time.perf_counter()
+        kept.seconds = self._seconds()
+        params = learned_params(self._config, state)
+        best = params if self.best_params is None else self.best_params
+        host = dataclasses.asdict(kept)
+        self._keeper.save(kept.chunk, state, best=best, last=params, host=host)
+        blocked = time.perf_counter() - started
+        self._log(
+            "event",
+            {"event": "checkpoint", "chunk": kept.chunk, **self._now(), "blocked_seconds": blocked},
+        )
+
+    def _revive(self, restored: Restored) -> TrainState:
+        assert self._keeper is not None
+        state = self._programs.revive(restored.state)
+        if not restored.meta["replay"]:
+            state = self._programs.refill(state)
+        params = learned_params(self._config, state)
+        best = self._keeper.read_best(restored.step, params)
+        self.best_params = None if restored.meta["host"]["best"] is None else best
+        return jax.block_until_ready(state)
+
+    def _guard(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, bool]:
+        """Do what the configuration asks for after a chunk in which something was not finite.
+
+        Returns:
+            The state to go on from, and whether that is an earlier one.
+
+        Raises:
+            RunFailed: naming the gradient step, the tensors and the last good checkpoint.
+        """
+        config, kept = self._config, self._kept
+        first = kept.totals["gradient_steps"] - int(metrics.gradient_steps) + 1
+        first += int(metrics.first_skipped)
+        what = "nothing was undone" if not metrics.skipped else f"first at gradient step {first:,}"
+        found = {"event": "not finite", "chunk": kept.chunk, **self._now(), "first": first}
+        found["skipped"] = int(metrics.skipped)
+        self._log("event", {**found, "guard": config.guard})
+        if config.guard == "skip":
+            return state, False
+        spent = kept.rollbacks >= config.rollback_limit
+        if self._keeper is not None and config.guard == "rollback" and not spent:
+            self._keeper.wait()
+            restored = self._keeper.newest()
+            if restored is not None:
+                return self._go_back(restored), True
+        where = ", ".join(not_finite(state)) or "nowhere in the state, whose update was undone"
+        last = None if self._keeper is None else self._keeper.newest_step()
+        raise RunFailed(
+            f"guard={config.guard!r}: loss, gradient or parameters not finite in chunk "
+            f"{kept.chunk} ({what}; {int(metrics.skipped)} of {int(metrics.gradient_steps)} steps "
+            f"undone); now not finite: {where}; "
+            + (f"after {kept.rollbacks} rollbacks; " if kept.rollbacks else "")
+            + ("no checkpoint" if last is None else f"last good checkpoint: {last}")
+        )
+
+    def _go_back(self, restored: Restored) -> TrainState:
+        """Return the state of a checkpoint with a lower learning rate and other random numbers."""
+        assert self._keeper is not None
+        rollbacks, seconds = self._kept.rollbacks + 1, self._seconds()
+        state = self._revive(restored)
+        self._kept = _Kept(**restored.meta["host"])
+        since = rollbacks - self._kept.rollbacks
+        factor = np.float32(self._config.rollback_factor**since)
+        state = self._programs.turn(state, np.int32(rollbacks), factor)
+        self._kept.rollbacks = rollbacks
+        self._started = time.perf_counter() - seconds
+        self._keeper.cut_back(restored)
+        rate = float(np.ravel(jax.device_get(state.hyper.learning_rate))[0])
+        record = {"event": "rollback", "chunk": restored.step, **self._now(), "learning_rate": rate}
+        self._log("event", record)
+        return state
 
     def _reaches(self, evaluation: Record) -> bool:
         wanted = self._config.solve_return
@@ -134,14 +264,14 @@ class HostLoop:
     def _evaluate(self, params: Params, key: Array, count: int) -> Record:
         started = time.perf_counter()
         info = jax.device_get(self._programs.evaluate(params, key, np.int32(count)))
-        self._eval_seconds += time.perf_counter() - started
+        self._kept.eval_seconds += time.perf_counter() - started
         return {**self._now(), **_evaluation_record(info)}
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
 
     def _now(self) -> Record:
-        return {**self._totals, "seconds": self._seconds()}
+        return {**self._kept.totals, "seconds": self._seconds()}
 
     def _log(self, kind: str, record: Record) -> None:
         for logger in self._loggers:
@@ -193,6 +323,10 @@ def _totals(counters: Counters) -> Record:
     }
 
 
+def _is_finite(metrics: Metrics) -> bool:
+    return not metrics.skipped and bool(np.isfinite([metrics.loss, metrics.grad_norm]).all())
+
+
 def _chunk_record(metrics: Metrics, seconds: float) -> Record:
     episodes = int(metrics.episodes)
     return {
@@ -203,6 +337,7 @@ def _chunk_record(metrics: Metrics, seconds: float) -> Record:
         "length_mean": float(metrics.length_sum) / episodes if episodes else None,
         **{name: float(getattr(metrics, name)) for name in ("loss", "grad_norm", "q_mean")},
         "epsilon": float(metrics.epsilon),
+        "skipped": int(metrics.skipped),
     }
 
 

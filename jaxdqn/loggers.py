@@ -11,6 +11,8 @@ calls ``log`` between chunks with plain Python values, of these kinds:
   ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``;
 - ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
   ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
+- ``"event"``, when something out of the ordinary course happens: ``event`` is ``started``,
+  ``resumed``, ``checkpoint``, ``not finite`` or ``rollback``, with what there is to say of it;
 - ``"summary"``, once, at the end.
 """
 
@@ -28,7 +30,7 @@ from jaxdqn.config import Config
 
 Record = dict[str, Any]
 
-FILES = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl"}
+FILES = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl", "event": "events.jsonl"}
 """The file of each kind of record in a run directory."""
 
 _SECONDS_BETWEEN_LINES = 1.0
@@ -89,6 +91,8 @@ def _make_line_logger(config: Config, stream: IO[str]) -> Logger:
             print(_start_line(record), file=stream, flush=True)
         elif kind == "evaluation":
             print(evaluation_line(record), file=stream, flush=True)
+        elif kind == "event" and "message" in record:
+            print(record["message"], file=stream, flush=True)
         elif kind == "metrics" and now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
             line = " | ".join(f"{name} {value}" for name, value in progress_items(config, record))
@@ -122,6 +126,8 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
         if kind == "start":
             live.console.print(_start_line(record), markup=False, highlight=False)
             live.start()
+        elif kind == "event" and "message" in record:
+            live.console.print(record["message"], markup=False, highlight=False)
         elif kind == "metrics":
             metrics = record
         elif kind == "evaluation":

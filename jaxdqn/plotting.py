@@ -67,7 +67,8 @@ def _draw(panel: Any, run: Path, column: str, label: str, color: str) -> None:
     evaluations = [
         record
         for record in read_lines(run / FILES["evaluation"])
-        if record["purpose"] == "evaluate"
+        # A return that is not finite is null in the file: there is nothing to draw.
+        if record["purpose"] == "evaluate" and record["return_mean"] is not None
     ]
     panel.plot(
         [record[column] for record in training],

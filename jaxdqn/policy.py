@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn import run_directory
+from jaxdqn.checkpoint import newest_whole
 from jaxdqn.config import Config
 from jaxdqn.trainer import hyper_from, make_trainer
 from jaxdqn.types import Array, Environment, EnvSpec, Exploration, Params, Trainer
@@ -93,7 +94,11 @@ def load_run(
     obs = jax.ShapeDtypeStruct((1, *observation_shape(config, spec)), spec.obs_dtype)
     init = partial(trainer.agent.init, hyper=hyper_from(config))
     target = jax.eval_shape(init, jax.random.key(0), obs).params
-    return config, trainer, run_directory.restore_params(Path(run) / which, target)
+    place = Path(run)
+    if not (place / run_directory.SUMMARY).exists() or not (place / which).is_dir():
+        # A run that has not ended has them in its checkpoints alone.
+        place = newest_whole(place) or place
+    return config, trainer, run_directory.restore_params(place / which, target)
 
 
 def observation_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:

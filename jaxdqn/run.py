@@ -5,35 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxdqn import run_directory
 from jaxdqn.agent import Optimizer
+from jaxdqn.checkpoint import newest_whole, place_of
 from jaxdqn.config import Config, replace, to_dict
-from jaxdqn.evaluation import EvalInfo, make_evaluator
-from jaxdqn.host_loop import HostLoop, Programs, RunKeys, identity, learned_params
+from jaxdqn.host_loop import HostLoop, identity, learned_params
+from jaxdqn.keeper import Keeper
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
-from jaxdqn.mappings import across_devices, device_collectives
-from jaxdqn.mappings.devices import state_sharding
 from jaxdqn.plotting import plot_runs
+from jaxdqn.programs import Programs, compile_programs, make_mapped_trainer, run_keys
 from jaxdqn.replay import check_memory, tree_bytes
+from jaxdqn.replay.export import fold_rows, read_rows
+from jaxdqn.resume import check_same_run
+from jaxdqn.run_directory import RunFailed
 from jaxdqn.signals import asked_to_end
-from jaxdqn.trainer import make_chunk, make_trainer
-from jaxdqn.types import (
-    Array,
-    Counters,
-    Environment,
-    Metrics,
-    Params,
-    Trainer,
-    TrainState,
-)
+from jaxdqn.types import Environment, Params, Trainer, TrainState
 
 
 class RunResult(NamedTuple):
@@ -51,6 +43,8 @@ def run(
     config: Config,
     *,
     out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    replay_from: str | os.PathLike[str] | None = None,
     preset: str | None = None,
     environment: Environment | None = None,
     network: Any = None,
@@ -60,11 +54,15 @@ def run(
     """Train as a configuration says, and report.
 
     SIGINT and SIGTERM end the run at the next chunk with everything written; a
-    second SIGINT ends it at once.
+    second SIGINT ends it at once. Checkpoints are taken where there is a run
+    directory, and another call with ``resume`` goes on from the newest.
 
     Args:
         config: the run.
-        out: the run directory to make; None writes nothing.
+        out: the run directory to make, or to go on in; None writes nothing.
+        resume: go on from the newest checkpoint in ``out`` if a run has begun there.
+        replay_from: a file of ``experiments.replay``; the replay holds its rows
+            before the warm-up's. A run that goes on has them already.
         preset: the name of the preset, for the summary.
         environment: your own, instead of ``config.env``.
         network: your own, as ``make_trainer`` takes it.
@@ -73,122 +71,171 @@ def run(
 
     Raises:
         ValueError: if the configuration is refused, the replay does not fit in
-            memory, or ``out`` is in use or cannot be written.
+            memory, ``out`` is in use or cannot be written, or what is there is
+            another run or only damaged checkpoints.
+        RunFailed: if the run cannot go on: the guard stops it, or the disk is full.
     """
+    started = time.perf_counter()
+    if resume and out is None:
+        raise ValueError("resume=True: must come with out, the run directory to go on in")
+    if config.guard == "rollback" and out is None:
+        raise ValueError("guard='rollback': must come with out, where there are checkpoints")
+    goes_on = resume and out is not None and run_directory.is_run(out)
     with ExitStack() as stack:
         for logger in loggers:
             stack.callback(logger.close)
-        if out is not None:
+        if out is not None and not goes_on:
             run_directory.check_unused(out)
         trainer = make_mapped_trainer(
             config, environment=environment, network=network, optimizer=optimizer
         )
         config = replace(config, env=trainer.environment.spec.name)
-        keys = run_keys(config)
+        keys = run_keys(config.seed)
         state_shape = jax.eval_shape(trainer.init, keys.train)
         check_memory(tree_bytes(state_shape.replay) // config.devices)
+        rows = None
+        if replay_from is not None and not goes_on:
+            rows = fold_rows(read_rows(replay_from), config, trainer.environment.spec)
         directory = None
         if out is not None:
-            directory = run_directory.create(out, config)
-            files = make_jsonl_logger(directory)
-            stack.callback(files.close)
-            loggers = (*loggers, files)
-        for logger in loggers:
-            start = {"config": to_dict(config), "out": None if out is None else str(out)}
-            logger.log("start", start)
-        asked = stack.enter_context(asked_to_end())
-        started = time.perf_counter()
-        programs = _compile(config, trainer, keys, state_shape)
-        host = HostLoop(config, programs, keys, loggers)
-        compile_seconds = time.perf_counter() - started
-        state = host.train(asked)
-        summary = {
-            **identity(config, preset),
-            "compile_seconds": compile_seconds,
-            **host.summary(),
-            "interrupted": bool(asked),
-        }
-        for logger in loggers:
-            logger.log("summary", summary)
-        if directory is not None:
-            run_directory.save_params(directory / "best", host.best_params)
-            run_directory.save_params(directory / "last", learned_params(config, state))
-            run_directory.write_json(directory / run_directory.SUMMARY, summary)
-            plot_runs([directory], directory / run_directory.CURVE)
+            directory = _open_directory(out, config, goes_on, stack)
+        try:
+            result = _run(
+                _Given(config, trainer, keys, state_shape, directory, preset, rows, goes_on),
+                loggers,
+                stack,
+                started,
+            )
+        except OSError as error:
+            raise _cannot_write(error, directory) from error
+    return result
+
+
+class _Given(NamedTuple):
+    """What a run is made of, checked."""
+
+    config: Config
+    trainer: Trainer
+    keys: Any
+    state_shape: TrainState
+    directory: Path | None
+    preset: str | None
+    rows: Any
+    """To begin the replay with, leaves [I, K, E, ...]; or None."""
+    goes_on: bool
+
+
+def _run(given: _Given, loggers: Sequence[Logger], stack: ExitStack, started: float) -> RunResult:
+    config, directory = given.config, given.directory
+    if directory is not None:
+        files = make_jsonl_logger(directory)
+        stack.callback(files.close)
+        loggers = (*loggers, files)
+    out = None if directory is None else str(directory)
+    _log(loggers, "start", {"config": to_dict(config), "out": out})
+    asked = stack.enter_context(asked_to_end())
+    if config.max_seconds is not None:
+        asked.at(started + config.max_seconds)
+    compiling = time.perf_counter()
+    programs = compile_programs(config, given.trainer, given.keys, given.state_shape)
+    compile_seconds = time.perf_counter() - compiling
+    keeper = _make_keeper(given, programs)
+    if keeper is not None:
+        stack.callback(keeper.close)
+    host = HostLoop(config, programs, given.keys, loggers, keeper)
+    state, preset = _first_state(given, programs, host, keeper, loggers)
+    state = host.train(state, asked)
+    summary = {
+        **identity(config, preset),
+        "compile_seconds": compile_seconds,
+        **host.summary(),
+        "interrupted": bool(asked),
+        "ended_by": asked.why or ("budget" if host.spent else "solution"),
+    }
+    _log(loggers, "summary", summary)
+    if directory is not None:
+        run_directory.save_params(directory / "best", host.best_params)
+        run_directory.save_params(directory / "last", learned_params(config, state))
+        run_directory.write_json(directory / run_directory.SUMMARY, summary)
+        plot_runs([directory], directory / run_directory.CURVE)
     return RunResult(state=state, best_params=host.best_params, summary=summary)
 
 
-def run_keys(config: Config) -> RunKeys:
-    """Return a run's keys: ``train(config)(run_keys(config).train)`` trains as ``run`` does."""
-    return RunKeys(*jax.random.split(jax.random.key(config.seed), 3))
+def _open_directory(
+    out: str | os.PathLike[str], config: Config, goes_on: bool, stack: ExitStack
+) -> Path:
+    """Make the run directory, or take up that of a run which goes on; hold its lock."""
+    if not goes_on:
+        return run_directory.create(out, config, stack)
+    directory = Path(out)
+    check_same_run(run_directory.read_config(out), config, directory)
+    try:
+        run_directory.lock(directory, stack)
+        # The run has not ended: it is going on.
+        (directory / run_directory.SUMMARY).unlink(missing_ok=True)
+        run_directory.write_json(directory / run_directory.CONFIG, to_dict(config))
+    except OSError as error:
+        raise run_directory.unwritable(directory, error) from error
+    return directory
 
 
-def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
-    """Make the trainer of a configuration, spread over its devices.
-
-    Raises:
-        ValueError: as ``make_trainer``, or if there are too few devices.
-    """
-    if config.devices == 1:
-        return make_trainer(config, **parts)
-    devices = run_devices(config)
-    trainer = make_trainer(config, collectives=device_collectives(len(devices)), **parts)
-    return across_devices(trainer, devices)
-
-
-def run_devices(config: Config) -> list[jax.Device]:
-    """Return the devices a run uses.
-
-    Raises:
-        ValueError: if there are too few.
-    """
-    devices = jax.devices()
-    if config.devices > len(devices):
-        raise ValueError(
-            f"devices={config.devices}: must be at most the {len(devices)} "
-            f"{devices[0].platform} devices here"
-        )
-    return devices[: config.devices]
-
-
-def _compile(config: Config, trainer: Trainer, keys: RunKeys, state_shape: TrainState) -> Programs:
-    evaluate = make_evaluator(
-        trainer.agent,
-        trainer.environment,
-        config.eval_episodes,
-        frame_stack=config.frame_stack,
+def _make_keeper(given: _Given, programs: Programs) -> Keeper | None:
+    if given.directory is None or given.config.checkpoint_every == 0:
+        return None
+    return Keeper(
+        given.directory,
+        given.config,
+        programs.snapshot,
+        given.state_shape,
+        preset=given.preset,
     )
-    chunk = make_chunk(trainer, config.iterations_per_chunk)
 
-    def chunk_and_totals(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
-        # The counters once more: those in the state are donated to the next chunk.
-        state, metrics = chunk(state)
-        return state, (metrics, state.counters)
 
-    def evaluate_at(params: Params, key: Array, count: Array) -> EvalInfo:
-        return evaluate(params, jax.random.fold_in(key, count))
-
-    params_shape = state_shape.agent.params
-    state_out = chunk_out = None
-    if config.devices > 1:
-        state_out = state_sharding(run_devices(config))
-        chunk_out = (state_out, None)
-        params_shape = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params_shape
+def _first_state(
+    given: _Given,
+    programs: Programs,
+    host: HostLoop,
+    keeper: Keeper | None,
+    loggers: Sequence[Logger],
+) -> tuple[TrainState, str | None]:
+    """Return the state to train from, new or restored, and the preset; say which it is."""
+    restored = None
+    if given.goes_on:
+        assert given.directory is not None
+        if keeper is None:
+            raise ValueError("checkpoint_every=0: must be above 0 to go on with a run")
+        restored = keeper.newest(
+            lambda meta: check_same_run(meta["config"], given.config, given.directory)
         )
-        state_shape = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state_out),
-            state_shape,
+        keeper.cut_back(restored)
+        for line in () if restored is None else restored.passed_over:
+            _log(loggers, "event", {"event": "damaged", "message": line})
+    if restored is None:
+        if given.goes_on:
+            message = f"no checkpoint was finished in {given.directory}: the run starts anew"
+            _log(loggers, "event", {"event": "started", "message": message})
+        if given.rows is None:
+            return host.start(), given.preset
+        return host.start(lambda key: programs.preload(key, given.rows)), given.preset
+    assert given.directory is not None
+    message = f"goes on from {place_of(given.directory, restored.step)}"
+    if not restored.meta["replay"]:
+        message += (
+            ", which holds no replay: it is filled anew, and the run is not the same to the bit"
         )
-    jitted = (
-        (jax.jit(trainer.init, out_shardings=state_out), (keys.train,)),
-        (jax.jit(chunk_and_totals, donate_argnums=0, out_shardings=chunk_out), (state_shape,)),
-        (jax.jit(evaluate_at), (params_shape, keys.evaluate, np.int32(0))),
-        (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (params_shape,)),
-    )
-    # XLA compiles outside Python's lock: one program while the next is traced.
-    with ThreadPoolExecutor(len(jitted)) as pool:
-        compiling = [
-            pool.submit(function.lower(*arguments).compile) for function, arguments in jitted
-        ]
-        return Programs(*(program.result() for program in compiling))
+    _log(loggers, "event", {"event": "resumed", "chunk": restored.step, "message": message})
+    return host.resume(restored), given.preset or restored.meta["preset"]
+
+
+def _log(loggers: Sequence[Logger], kind: str, record: Record) -> None:
+    for logger in loggers:
+        logger.log(kind, record)
+
+
+def _cannot_write(error: OSError, directory: Path | None) -> Exception:
+    """Return what to raise where a file of the run could not be written."""
+    if directory is None:
+        return error
+    last = newest_whole(directory)
+    kept = "there is no checkpoint" if last is None else f"{last} is whole: go on with resume"
+    return RunFailed(f"{error.filename or directory}: {error.strerror or error}; {kept}")

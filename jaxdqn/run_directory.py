@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import platform
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARAMETERS = ("best", "last")
+_LOCK = ".lock"
+
+
+class RunFailed(RuntimeError):
+    """A run cannot go on; what it wrote until then is whole."""
 
 
 def check_unused(path: str | os.PathLike[str]) -> Path:
@@ -30,16 +39,26 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     try:
-        used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        used = path.exists() and (
+            not path.is_dir() or any(entry.name != _LOCK for entry in path.iterdir())
+        )
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     if used:
         raise ValueError(f"out={str(path)!r}: must be a new or an empty directory")
     return path
 
 
-def create(path: str | os.PathLike[str], config: Config) -> Path:
-    """Make a run directory and write the configuration into it.
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Say whether a run has begun there."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Path:
+    """Make a run directory, lock it, and write the configuration into it.
+
+    Args:
+        stack: holds the lock.
 
     Raises:
         ValueError: if something is there already, or it cannot be written.
@@ -47,10 +66,31 @@ def create(path: str | os.PathLike[str], config: Config) -> Path:
     path = check_unused(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock(path, stack)
+        check_unused(path)
         write_json(path / CONFIG, to_dict(config))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return path
+
+
+def lock(path: Path, stack: ExitStack) -> None:
+    """Hold the run directory for this process until ``stack`` is left, or the process ends.
+
+    Raises:
+        ValueError: if another process holds it.
+        OSError: if it cannot be written.
+    """
+    file = stack.enter_context((path / _LOCK).open("a+", encoding="utf-8"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise ValueError(f"out={str(path)!r}: must not be in use; {holder} runs there") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -88,12 +128,20 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def save_params(path: Path, params: Params) -> None:
-    """Write parameters to a new directory and return when they are there."""
+    """Write parameters, in place of older ones, and return when they are there."""
     import orbax.checkpoint as ocp  # slow to import
 
+    older = path.with_name(f".{path.name}.older")
+    shutil.rmtree(older, ignore_errors=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.resolve(), params)
+        checkpointer.save(unfinished.resolve(), params)
         checkpointer.wait_until_finished()
+    if path.exists():
+        path.rename(older)
+    unfinished.rename(path)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def restore_params(path: Path, target: Params) -> Params:
@@ -119,5 +167,6 @@ def restore_params(path: Path, target: Params) -> Params:
         return checkpointer.restore(path.resolve(), target)
 
 
-def _unwritable(path: Path, error: OSError) -> ValueError:
+def unwritable(path: Path, error: OSError) -> ValueError:
+    """Return what to raise for a run directory that cannot be written."""
     return ValueError(f"out={str(path)!r}: must be writable: {error.strerror}")

@@ -1,9 +1,11 @@
-"""Signals that ask a run to end, kept until it can."""
+"""What asks a run to end: signals and a deadline, kept until it can."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,16 +17,30 @@ class Asked:
     """Whether the run has been asked to end; true once it has."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._signal: str | None = None
+        self._deadline = math.inf
 
     def __bool__(self) -> bool:
-        return self._asked
+        return self.why is not None
+
+    @property
+    def why(self) -> str | None:
+        """What asked: the signal's name, ``deadline``, or None."""
+        if self._signal is not None:
+            return self._signal
+        if time.perf_counter() >= self._deadline:
+            self._signal = "deadline"
+        return self._signal
+
+    def at(self, deadline: float) -> None:
+        """Ask when ``time.perf_counter()`` is at ``deadline``."""
+        self._deadline = deadline
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; a second interrupt does not wait for the run."""
-        if self._asked and number == signal.SIGINT:
+        if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = True
+        self._signal = signal.Signals(number).name
 
 
 @contextmanager

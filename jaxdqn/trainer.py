@@ -14,6 +14,7 @@ from jaxdqn.acting import make_act, reduce_metrics, reset_actor
 from jaxdqn.agent import Optimizer, make_agent
 from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
+from jaxdqn.guard import keep_finite
 from jaxdqn.networks import make_network
 from jaxdqn.optim import make_optimizer
 from jaxdqn.replay import make_uniform
@@ -97,11 +98,11 @@ def make_trainer(
     )
     replay = make_replay(config)
     act = make_act(config, environment, agent, collectives)
-    learn = _make_learn(agent, replay)
+    learn = _make_learn(agent, replay, collectives, guarded=config.guard != "off")
     acting_keys = (config.rollout_length, 1 + config.envs_per_device)
     learning_keys = (config.gradient_steps_per_iteration, 2)
 
-    def init(key: Array, hyper: Hyper | None = None) -> TrainState:
+    def begin(key: Array, hyper: Hyper | None = None) -> tuple[TrainState, Array]:
         hyper = hyper_from(config) if hyper is None else hyper
         key_agent, key_device = jax.random.split(key)
         key_device = jax.random.fold_in(key_device, collectives.index())
@@ -115,8 +116,26 @@ def make_trainer(
             actor=actor,
             counters=Counters(make_counter(), make_counter(), make_counter()),
         )
-        keys = jax.random.split(key_warmup, (config.warmup_iterations, *acting_keys))
+        return state, key_warmup
+
+    def warm_up(state: TrainState, key: Array) -> TrainState:
+        keys = jax.random.split(key, (config.warmup_iterations, *acting_keys))
         return jax.lax.scan(lambda state, keys: (act_and_add(keys, state)[0], None), state, keys)[0]
+
+    def init(key: Array, hyper: Hyper | None = None) -> TrainState:
+        return warm_up(*begin(key, hyper))
+
+    def preload(key: Array, rows: Row, hyper: Hyper | None = None) -> TrainState:
+        state, key_warmup = begin(key, hyper)
+        replayed, _ = jax.lax.scan(
+            lambda replayed, rows: (replay.add(replayed, rows), None), state.replay, rows
+        )
+        return warm_up(state._replace(replay=replayed), key_warmup)
+
+    def refill(state: TrainState) -> TrainState:
+        key, key_warmup = jax.random.split(state.key)
+        empty = replay.init(example_row(environment))
+        return warm_up(state._replace(key=key, replay=empty), key_warmup)
 
     def act_and_add(keys: Array, state: TrainState) -> tuple[TrainState, Metrics]:
         rows, actor, metrics = act(keys, state)
@@ -135,7 +154,9 @@ def make_trainer(
         keys_act = keys[1 : 1 + num_act].reshape(acting_keys)
         keys_learn = keys[1 + num_act :].reshape(learning_keys)
         state, metrics = act_and_add(keys_act, state._replace(key=keys[0]))
-        state, infos = jax.lax.scan(lambda state, keys: learn(keys, state), state, keys_learn)
+        state, (infos, skipped) = jax.lax.scan(
+            lambda state, keys: learn(keys, state), state, keys_learn
+        )
         taken = jnp.int32(config.gradient_steps_per_iteration)
         counters = state.counters._replace(
             gradient_steps=counter_add(state.counters.gradient_steps, taken)
@@ -144,11 +165,23 @@ def make_trainer(
             (jnp.mean(infos.loss), jnp.mean(infos.grad_norm), jnp.mean(infos.q_mean))
         )
         metrics = metrics._replace(
-            gradient_steps=taken, loss=loss, grad_norm=grad_norm, q_mean=q_mean
+            gradient_steps=taken,
+            skipped=jnp.sum(skipped, dtype=jnp.int32),
+            first_skipped=jnp.argmax(skipped).astype(jnp.int32),
+            loss=loss,
+            grad_norm=grad_norm,
+            q_mean=q_mean,
         )
         return state._replace(counters=counters), metrics
 
-    return Trainer(init=init, step=step, agent=agent, environment=environment)
+    return Trainer(
+        init=init,
+        step=step,
+        agent=agent,
+        environment=environment,
+        refill=refill,
+        preload=preload,
+    )
 
 
 def make_replay(config: Config) -> Replay:
@@ -210,16 +243,25 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
 
 
 def _make_learn(
-    agent: Agent, replay: Replay
-) -> Callable[[Array, TrainState], tuple[TrainState, LearnInfo]]:
-    """Make one gradient step, with keys [2], on a batch from the replay."""
+    agent: Agent, replay: Replay, collectives: Collectives, *, guarded: bool
+) -> Callable[[Array, TrainState], tuple[TrainState, tuple[LearnInfo, Array]]]:
+    """Make one gradient step, with keys [2], on a batch from the replay.
 
-    def learn(keys: Array, state: TrainState) -> tuple[TrainState, LearnInfo]:
+    It also says ([] bool) whether the guard undid it.
+    """
+
+    def learn(keys: Array, state: TrainState) -> tuple[TrainState, tuple[LearnInfo, Array]]:
         batch, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
         weights = jnp.ones_like(drawn.probabilities)
         learner, info = agent.learn(keys[1], state.agent, batch, weights, hyper=state.hyper)
-        replayed = replay.update(state.replay, drawn.indices, info.abs_td)
+        abs_td, skipped = info.abs_td, jnp.bool_(False)
+        if guarded:
+            learner, skipped = keep_finite(state.agent, learner, info, collectives)
+            # What is not finite must not become a priority.
+            abs_td = jnp.where(jnp.isfinite(abs_td), abs_td, 0.0)
+        replayed = replay.update(state.replay, drawn.indices, abs_td)
         # The TD errors have gone into the replay; M times B of them are not kept.
-        return state._replace(agent=learner, replay=replayed), info._replace(abs_td=jnp.float32(0))
+        info = info._replace(abs_td=jnp.float32(0))
+        return state._replace(agent=learner, replay=replayed), (info, skipped)
 
     return learn

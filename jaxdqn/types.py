@@ -299,7 +299,7 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """What one iteration, or one chunk of them, has to report; every leaf is [].
 
-    The first block adds up over iterations, the second is averaged.
+    The first block adds up over iterations (but for ``first_skipped``), the second is averaged.
     """
 
     rows: Array
@@ -311,6 +311,11 @@ class Metrics(NamedTuple):
     """float32, over the episodes that ended"""
     length_sum: Array
     """float32, environment steps, over the episodes that ended"""
+    skipped: Array
+    """int32, gradient steps that the guard undid, since something was not finite; counted among
+    ``gradient_steps``"""
+    first_skipped: Array
+    """int32, how many gradient steps came before the first of those; void if there is none"""
 
     loss: Array
     grad_norm: Array
@@ -326,6 +331,7 @@ SUMMED_METRICS = (
     "episodes",
     "return_sum",
     "length_sum",
+    "skipped",
 )
 
 
@@ -338,6 +344,12 @@ class Trainer(NamedTuple):
     """One iteration: K vector steps, then M gradient steps."""
     agent: Agent
     environment: Environment
+    refill: Callable[[TrainState], TrainState]
+    """Empties the replay and fills it by acting for as long as the warm-up, with the exploration
+    that the counters call for; for a state that was saved without its replay, ``replay=()``."""
+    preload: Callable[..., TrainState]
+    """``preload(key, rows[I, K, E], hyper=defaults) -> TrainState``: as ``init``, the replay
+    holding the rows before the warm-up's; each environment's must end where an episode is cut."""
     chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]] | None = None
     """``chunk(iterations)``: many steps in one, where a mapping has a better way than a scan
     over ``step`` (a scan over a sharded step copies the ring); see ``make_chunk``."""

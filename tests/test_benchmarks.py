@@ -260,7 +260,7 @@ def test_versus_says_when_a_peer_ends_early():
 
 
 def test_a_missing_peer_says_what_is_missing_and_how_to_get_it():
-    process = versus.Process(sys.executable, "purejaxrl", "no-such-file.py", 1)
+    process = versus.Process.peer(sys.executable, "purejaxrl", "no-such-file.py", 1)
     try:
         answer = process.receive()
     finally:

@@ -278,6 +278,7 @@ WILD = st.sampled_from(
 WHOLE = st.one_of(st.integers(-2, 12), st.integers(2**29, 2**33), WILD)
 KINDS = {
     "int": WHOLE,
+    "int | None": st.one_of(WHOLE, st.none()),
     "bool": st.one_of(st.booleans(), WILD),
     "str": st.one_of(st.text(max_size=3), WILD),
     "tuple[int, ...]": st.one_of(st.lists(st.integers(0, 9), max_size=2).map(tuple), WILD),

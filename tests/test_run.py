@@ -16,10 +16,11 @@ import pytest
 import jaxdqn
 from jaxdqn.config import Config, to_dict
 from jaxdqn.evaluation import EvalInfo, make_evaluator
-from jaxdqn.host_loop import HostLoop, Programs, _totals
+from jaxdqn.host_loop import HostLoop, _totals
 from jaxdqn.loggers import Logger
 from jaxdqn.policy import load_policy, load_run
-from jaxdqn.run import run, run_keys
+from jaxdqn.programs import Programs, run_keys
+from jaxdqn.run import run
 from jaxdqn.run_directory import read_config, read_lines
 from jaxdqn.signals import Asked, asked_to_end
 from jaxdqn.trainer import make_chunk, make_trainer, train
@@ -82,7 +83,7 @@ class Script:
         self.config, self.seconds = config, seconds
         self.evaluations, self.confirmations = evaluations, confirmations
         self.counts = []
-        self.keys = run_keys(Config())
+        self.keys = run_keys(0)
 
     def state(self, chunks):
         rows = chunks * self.config.iterations_per_chunk * self.config.rows_per_iteration
@@ -96,7 +97,8 @@ class Script:
             after = self.state(int(state.agent.params) + 1)
             # The donated buffer is overwritten, as on a device.
             state.agent.params[...] = -1
-            return after, (Metrics(*np.ones(len(Metrics._fields), np.float32)), after.counters)
+            metrics = Metrics(*np.ones(len(Metrics._fields), np.float32))._replace(skipped=0)
+            return after, (metrics, after.counters)
 
         def evaluate(params, key, count):
             time.sleep(self.seconds)
@@ -108,12 +110,18 @@ class Script:
             value = values[int(params) - 1] if int(params) <= len(values) else 0.0
             return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
 
+        unused = dict.fromkeys(("snapshot", "revive", "refill", "preload", "turn"))
         return Programs(
-            init=lambda key: self.state(0), chunk=chunk, evaluate=evaluate, copy=np.array
+            init=lambda key: self.state(0), chunk=chunk, evaluate=evaluate, copy=np.array, **unused
         )
 
     def host(self, loggers=()):
         return HostLoop(self.config, self.programs(), self.keys, loggers)
+
+
+def train_all(host, asked=None):
+    """Run a scripted run from its start to its end."""
+    return host.train(host.start(), asked or Asked())
 
 
 def scripted(chunks=5, **overrides):
@@ -129,7 +137,7 @@ def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
     script = Script(config, [9.0, 10.0, 12.0, 12.0, 12.0], [99.0, 9.0, 11.0])
     seen, logger = collector()
     host = script.host([logger])
-    state = host.train(Asked())
+    state = train_all(host)
     summary = host.summary()
     # Chunk 1 is below the bar, chunk 2 is not confirmed, chunk 3 is.
     assert int(state.agent.params) == 3
@@ -144,7 +152,7 @@ def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
 def test_seconds_to_solve_count_acting_learning_and_evaluating():
     config = scripted(solve_return=10.0, stop_when_solved=True)
     host = Script(config, [0.0, 10.0], [0.0, 10.0], seconds=0.03).host()
-    host.train(Asked())
+    train_all(host)
     summary = host.summary()
     # Two chunks, two evaluations, one confirmation.
     assert summary["seconds_to_solve"] >= 5 * 0.03
@@ -155,13 +163,13 @@ def test_seconds_to_solve_count_acting_learning_and_evaluating():
 def test_a_solved_run_goes_on_unless_told_to_stop():
     config = scripted(solve_return=10.0)
     host = Script(config, [10.0] * 5, [10.0] * 5).host()
-    assert int(host.train(Asked()).agent.params) == 5
+    assert int(train_all(host).agent.params) == 5
     assert host.summary()["solved"]
 
 
 def test_a_run_without_a_bar_is_not_solved():
     host = Script(scripted(), [10.0] * 5, [10.0] * 5).host()
-    host.train(Asked())
+    train_all(host)
     summary = host.summary()
     assert summary["solved"] is False
     assert summary["seconds_to_solve"] is None
@@ -169,7 +177,7 @@ def test_a_run_without_a_bar_is_not_solved():
 
 def test_best_parameters_are_a_copy_of_the_first_best():
     host = Script(scripted(), [1.0, 7.0, 3.0, 7.0, 2.0]).host()
-    state = host.train(Asked())
+    state = train_all(host)
     assert int(host.best_params) == 2
     assert int(state.agent.params) == 5
     summary = host.summary()
@@ -181,7 +189,7 @@ def test_the_last_chunk_is_evaluated_once_whatever_the_period():
     for every, evaluated in ((300, [3, 5]), (0, [5])):
         config = tiny(total_steps=532, eval_every=every)
         seen, logger = collector()
-        Script(config, [1.0] * 5).host([logger]).train(Asked())
+        train_all(Script(config, [1.0] * 5).host([logger]))
         rows = [record["rows"] for kind, record in seen.records if kind == "evaluation"]
         assert rows == [chunk * 100 for chunk in evaluated]
 
@@ -190,7 +198,7 @@ def test_a_run_asked_to_end_before_its_first_chunk_still_reports():
     asked = Asked()
     asked.note(signal.SIGTERM, None)
     host = Script(scripted(), [1.0] * 5).host()
-    assert int(host.train(asked).agent.params) == 0
+    assert int(train_all(host, asked).agent.params) == 0
     assert host.summary()["rows"] == 0
     assert host.summary()["best_fresh_return_mean"] is None
 
@@ -201,7 +209,7 @@ def test_the_host_remembers_nothing_of_past_chunks():
         gc.collect()
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
-        host.train(Asked())
+        train_all(host)
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
@@ -229,8 +237,8 @@ def test_totals_are_right_past_32_bits():
 
 def test_the_run_directory_holds_what_it_should(finished):
     assert sorted(path.name for path in finished.out.iterdir()) == [
-        "best", "config.json", "curve.png", "evaluations.jsonl", "last", "metrics.jsonl",
-        "summary.json",
+        ".lock", "best", "checkpoints", "config.json", "curve.png", "evaluations.jsonl",
+        "events.jsonl", "last", "metrics.jsonl", "summary.json",
     ]  # fmt: skip
     assert (finished.out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert read_config(finished.out) == Config(**{**vars(finished.config), "env": "noisy"})
@@ -277,7 +285,7 @@ def test_evaluations_use_the_same_episodes_and_the_parameters_reported(finished)
     evaluations = read_lines(finished.out / "evaluations.jsonl")
     trainer = make_trainer(finished.config, environment=noisy())
     evaluate = jax.jit(make_evaluator(trainer.agent, trainer.environment, 6))
-    key = jax.random.fold_in(run_keys(finished.config).evaluate, 0)
+    key = jax.random.fold_in(run_keys(finished.config.seed).evaluate, 0)
     last = evaluate(finished.result.state.agent.params, key)
     assert evaluations[-1]["return_mean"] == pytest.approx(mean_return(last), rel=1e-6)
     best = evaluate(finished.result.best_params, key)
@@ -292,7 +300,7 @@ def mean_return(info):
 
 def test_the_run_is_the_pure_training_of_its_key(finished):
     pure = jax.jit(train(finished.config, environment=noisy()))
-    state, _ = pure(run_keys(finished.config).train)
+    state, _ = pure(run_keys(finished.config.seed).train)
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),
         finished.result.state.agent.params,
@@ -406,7 +414,7 @@ def test_another_thread_leaves_signals_alone():
 
 def test_a_directory_in_use_is_refused_before_anything_is_compiled(tmp_path, monkeypatch):
     (tmp_path / "precious.txt").write_text("mine")
-    monkeypatch.setattr("jaxdqn.run._compile", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr("jaxdqn.run.compile_programs", lambda *_: pytest.fail("compiled"))
     seen, logger = collector()
     with pytest.raises(ValueError, match=r"out=.*must be a new or an empty directory"):
         run(small(), out=tmp_path, environment=noisy(), loggers=[logger])

@@ -11,17 +11,32 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdqn.trainer import make_chunk
-from jaxdqn.types import ALONE, Array, Collectives, Hyper, Metrics, PyTree, Trainer, TrainState
+from jaxdqn.types import ALONE, Array, Collectives, Hyper, Metrics, PyTree, Row, Trainer, TrainState
 
 DEVICE_AXIS = "devices"
 
 
-def device_collectives(size: int) -> Collectives:
-    """Return the collectives of a trainer that ``across_devices`` will map over ``size``."""
+def device_collectives(size: int, *, deterministic: bool = False) -> Collectives:
+    """Return the collectives of a trainer that ``across_devices`` will map over ``size``.
+
+    Args:
+      size: D
+      deterministic: average by gathering and then adding up in the order of the
+        devices: the same to the bit however they are divided over processes, at D
+        times the bytes received.
+    """
     if size == 1:
         return ALONE
+
+    def mean_in_order(tree: PyTree) -> PyTree:
+        gathered = jax.lax.all_gather(tree, DEVICE_AXIS)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), gathered)
+
+    def mean(tree: PyTree) -> PyTree:
+        return jax.lax.pmean(tree, DEVICE_AXIS)
+
     return Collectives(
-        mean=lambda tree: jax.lax.pmean(tree, DEVICE_AXIS),
+        mean=mean_in_order if deterministic else mean,
         sum=lambda tree: jax.lax.psum(tree, DEVICE_AXIS),
         max=lambda tree: jax.lax.pmax(tree, DEVICE_AXIS),
         index=lambda: jax.lax.axis_index(DEVICE_AXIS),
@@ -55,6 +70,20 @@ def across_devices(trainer: Trainer, devices: Sequence[jax.Device]) -> Trainer:
 
         return sharded(body, (whole, whole), split)(key, hyper)
 
+    def preload(key: Array, rows: Row, hyper: Hyper | None = None) -> TrainState:
+        def body(key: Array, rows: Row, hyper: PyTree) -> TrainState:
+            return _add_axis(trainer.preload(key, rows, hyper))
+
+        # The environments are divided over the devices: axis 2 of [I, K, E].
+        by_env = PartitionSpec(None, None, DEVICE_AXIS)
+        return sharded(body, (whole, by_env, whole), split)(key, rows, hyper)
+
+    def refill(state: TrainState) -> TrainState:
+        def body(state: TrainState) -> TrainState:
+            return _add_axis(trainer.refill(_drop_axis(state)))
+
+        return sharded(body, (split,), split)(state)
+
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         def body(state: TrainState) -> tuple[TrainState, Metrics]:
             state, metrics = trainer.step(_drop_axis(state))
@@ -71,7 +100,7 @@ def across_devices(trainer: Trainer, devices: Sequence[jax.Device]) -> Trainer:
 
         return sharded(body, (split,), (split, whole))
 
-    return trainer._replace(init=init, step=step, chunk=chunk)
+    return trainer._replace(init=init, step=step, refill=refill, preload=preload, chunk=chunk)
 
 
 def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:

@@ -118,6 +118,13 @@ def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:
     return _decode(jax.tree.map(lambda leaf: _take(leaf, path), ring.rows))
 
 
+def in_order(ring: RingState) -> Row:
+    """Return the stored rows, oldest first: leaves [size, E, ...]. Not to be jitted."""
+    num_slots, size = ring.rows.flags.shape[0], int(ring.size)
+    slots = (int(ring.position) - size + jnp.arange(size, dtype=jnp.int32)) % num_slots
+    return _decode(jax.tree.map(lambda leaf: leaf[slots], ring.rows))
+
+
 def gather_obs(ring: RingState, index: Array, *, frame_stack: int) -> Array:
     """Gather observations [B, O], or stacks of S frames [B, O, S], the newest last.
 

@@ -1,0 +1,43 @@
+"""Drive jaxdqn at the matched work in a process of its own, as ``peers.py`` drives the peers.
+
+``python -m benchmarks.own GRADIENT_STEPS`` speaks the same lines of JSON. How many
+threads XLA uses on CPU is settled when a process starts, by ``NPROC``: hence a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+
+def main() -> None:
+    """Compile, then do the work once for every line read."""
+    import jax
+
+    from benchmarks import measure
+    from benchmarks.techniques import matched
+    from benchmarks.timing import compile_cold
+
+    compile_cold()
+    config = matched(
+        replay_capacity=10_000,
+        learning_rate=2.5e-4,
+        loss="squared",
+        target_period=50,
+        epsilon_schedule="constant",
+        epsilon_end=0.05,
+    )
+    prepared = measure.prepare_learning(config, int(sys.argv[1]))
+    jax.block_until_ready(prepared.case.run())
+    print(json.dumps({"compile_seconds": prepared.compile_seconds}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        _, metrics = jax.block_until_ready(prepared.case.run())
+        seconds = time.perf_counter() - start
+        counts = {name: int(getattr(metrics, name)) for name in ("env_steps", "gradient_steps")}
+        print(json.dumps({"seconds": seconds, **counts}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Write the replay of a run to a file: ``python -m experiments.replay RUN --to FILE.npz``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.command_line import guard, parse
+from jaxdqn.run_directory import read_config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    run: Annotated[str, tyro.conf.Positional]
+    """Directory of the run; its newest checkpoint is read."""
+    to: str
+    """File to write, which must not exist: a NumPy .npz archive of the rows in the order of time.
+    ``python -m experiments.run --replay-from FILE`` starts from it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guard(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m experiments.replay", description=__doc__)
+    config, to = read_config(flags.run), Path(flags.to)
+    if to.suffix != ".npz":
+        raise ValueError(f"to={flags.to!r}: must end in .npz")
+    if to.exists():
+        raise ValueError(f"to={flags.to!r}: must not exist")
+    if not to.parent.is_dir():
+        raise ValueError(f"to={flags.to!r}: must be in a directory that exists")
+
+    if config.devices > 1:
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", config.devices)
+    from jaxdqn.replay.export import StoredRows, export_rows, write_rows
+    from jaxdqn.resume import read_state
+
+    restored, spec = read_state(flags.run, config)
+    if not restored.meta["replay"]:
+        raise ValueError(
+            f"run={flags.run!r}: must have its replay in its checkpoints (replay_in_checkpoint)"
+        )
+    rows = export_rows(restored.state.replay, devices=config.devices)
+    write_rows(to, StoredRows(rows, spec.name, spec.num_actions))
+    steps, envs = rows.first.shape
+    print(f"{steps:,} rows of each of {envs} environments of {spec.name} in {to}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

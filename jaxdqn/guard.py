@@ -1,0 +1,58 @@
+"""The numerical guard: a gradient step that leaves something not finite is undone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.optim import pack
+from jaxdqn.types import AgentState, Array, Collectives, LearnInfo, PyTree, TrainState
+
+
+def keep_finite(
+    before: AgentState, after: AgentState, info: LearnInfo, collectives: Collectives
+) -> tuple[AgentState, Array]:
+    """Return the learner after a gradient step, or as it was before if that is not finite.
+
+    Looked at are the loss, the norm of the gradient, the parameters and the
+    optimiser's state. A ``where`` over the learner, no branch: a conditional
+    under vmap runs both sides. Devices decide together, so that the replicas
+    stay equal: one int32 more is reduced over them.
+
+    Returns:
+      The learner, and ``[]`` bool: whether the step was undone.
+    """
+    finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
+    finite = finite & all_finite((after.params, after.opt_state))
+    undone = collectives.max((~finite).astype(jnp.int32)) > 0
+    kept = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
+    return kept, undone
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Return ``[]`` bool: whether every floating-point element is finite.
+
+    By the sum of the magnitudes: it is finite if they are (and of less than
+    1e38 together), and the compiler makes one loop of it.
+    """
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    sums = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(pack(floats))]
+    return jnp.isfinite(sum(sums, jnp.float32(0)))
+
+
+def not_finite(tree: PyTree) -> list[str]:
+    """Return, for each leaf that has any, its name and how many elements are not finite.
+
+    On the host: it waits for the arrays. Hyper-parameters are left out, of which
+    infinity means that they are not in use.
+    """
+    found = []
+    unused = tree.hyper if isinstance(tree, TrainState) else ()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not any(leaf is each for each in unused):
+            count = int(np.sum(~np.isfinite(np.asarray(leaf, np.float32))))
+            if count:
+                name = jax.tree_util.keystr(path, simple=True, separator=".")
+                found.append(f"{name} ({count} of {leaf.size})")
+    return found

@@ -1,0 +1,150 @@
+"""The rows of a replay as a file, for study elsewhere and for the start of another run.
+
+An ``.npz`` file of arrays, the rows of each of E environments in the order of time:
+``obs`` [T, E, O], ``first``, ``action``, ``reward``, ``terminated`` and ``truncated``
+[T, E], as ``jaxdqn.types.Row`` has them: a row whose successor opens an episode holds
+that episode's final observation, and its action and consequence are void. ``meta`` is
+JSON text: the format's version, the environment and its number of actions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.config import Config
+from jaxdqn.replay.ring import in_order
+from jaxdqn.types import EnvSpec, PyTree, Row
+
+FORMAT = 1
+_FIELDS = ("obs", "first", "action", "reward", "terminated", "truncated")
+
+
+class StoredRows(NamedTuple):
+    """The rows of a file."""
+
+    rows: Row
+    """NumPy leaves [T, E, ...]"""
+    env: str
+    num_actions: int
+
+
+def export_rows(replay_state: PyTree, *, devices: int) -> Row:
+    """Return the rows of a replay, oldest first, NumPy leaves [T, E, ...].
+
+    Args:
+        replay_state: with several devices each leaf has a leading axis [D], and the
+            environments of the devices follow one another.
+        devices: D
+    """
+
+    def of_device(device: int) -> Row:
+        state = replay_state
+        if devices > 1:
+            state = jax.tree.map(lambda leaf: leaf[device], replay_state)
+        return jax.device_get(in_order(jax.tree.map(jnp.asarray, state.ring)))
+
+    parts = [of_device(device) for device in range(devices)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+
+
+def write_rows(file: str | os.PathLike[str], stored: StoredRows) -> None:
+    """Write rows to a file, at once: a reader sees all of it or none.
+
+    Raises:
+        ValueError: if the rows have extras, which the format lacks.
+        OSError: if it cannot be written.
+    """
+    if jax.tree.leaves(stored.rows.extras):
+        raise ValueError("extras: must be empty, the file has no place for them")
+    meta = {"format": FORMAT, "env": stored.env, "num_actions": stored.num_actions}
+    arrays = {name: getattr(stored.rows, name) for name in _FIELDS}
+    unfinished = Path(f"{file}.unfinished")
+    with open(unfinished, "wb") as opened:
+        np.savez_compressed(opened, meta=np.array(json.dumps(meta)), **arrays)
+    os.replace(unfinished, file)
+
+
+def read_rows(file: str | os.PathLike[str]) -> StoredRows:
+    """Read a file of rows. Nothing in it is executed.
+
+    Raises:
+        ValueError: if it is no such file.
+    """
+    try:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            meta = json.loads(str(arrays["meta"]))
+            rows = Row(*(arrays[name] for name in _FIELDS))
+    except OSError as error:
+        raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"replay_from={str(file)!r}: must be a file that experiments.replay wrote: {error}"
+        ) from error
+    if meta.get("format") != FORMAT:
+        raise ValueError(
+            f"replay_from={str(file)!r}: must be of format {FORMAT}, not {meta.get('format')}"
+        )
+    shape = rows.first.shape
+    for name in _FIELDS:
+        leaf = getattr(rows, name)
+        if leaf.shape[:2] != shape:
+            raise ValueError(f"{name}: must have axes {list(shape)} first, not {list(leaf.shape)}")
+    return StoredRows(rows, meta["env"], meta["num_actions"])
+
+
+def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
+    """Return the newest rows of a file as a run of another shape takes them.
+
+    The streams of the file's environments are laid end to end over the run's E
+    environments, each beginning with ``first``, and cut to what the replay holds
+    beside the warm-up.
+
+    Returns:
+        NumPy leaves [I, K, E, ...], E over all devices.
+
+    Raises:
+        ValueError: if they are of other observations or actions, or too few.
+    """
+    rows, want = stored.rows, (spec.obs_shape, np.dtype(spec.obs_dtype))
+    have = (rows.obs.shape[2:], rows.obs.dtype)
+    if have != want:
+        raise ValueError(f"replay_from: its observations are {have}, must be {want}")
+    if stored.num_actions != spec.num_actions:
+        raise ValueError(
+            f"replay_from: it has {stored.num_actions} actions, must be {spec.num_actions}"
+        )
+
+    def streams(leaf: np.ndarray) -> np.ndarray:
+        swapped = np.swapaxes(leaf, 0, 1)
+        return swapped.reshape(-1, *swapped.shape[2:])
+
+    first = rows.first.copy()
+    first[0] = True  # nothing comes before a stream
+    flat: Any = jax.tree.map(streams, rows._replace(first=first))
+    room = config.replay_rows - config.warmup_iterations * config.rollout_length
+    length = min(flat.first.shape[0] // config.num_envs, room)
+    length = length // config.rollout_length * config.rollout_length
+    if length < 1:
+        raise ValueError(
+            f"replay_from: its {flat.first.shape[0]} rows are too few for num_envs="
+            f"{config.num_envs} and rollout_length={config.rollout_length}, or warmup_steps="
+            f"{config.warmup_steps} leaves no room for them in replay_capacity"
+        )
+
+    def fold(leaf: np.ndarray) -> np.ndarray:
+        newest = leaf[leaf.shape[0] - length * config.num_envs :]
+        by_env = newest.reshape(config.num_envs, length, *leaf.shape[1:])
+        by_time = np.swapaxes(by_env, 0, 1)
+        return by_time.reshape(-1, config.rollout_length, *by_time.shape[1:])
+
+    folded = jax.tree.map(fold, flat)
+    folded.first[0, 0] = True  # a stream that the fold cut
+    return folded

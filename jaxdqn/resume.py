@@ -1,0 +1,81 @@
+"""Runs that have begun: whether one may go on, and what its newest checkpoint holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdqn.checkpoint import Restored, read_newest
+from jaxdqn.config import Config, from_dict, to_dict
+from jaxdqn.programs import fitting, make_mapped_trainer, run_keys
+from jaxdqn.types import EnvSpec
+
+FREE = (
+    "checkpoint_every",
+    "keep",
+    "max_seconds",
+    "replay_in_checkpoint",
+    "guard",
+    "rollback_factor",
+    "rollback_limit",
+    "stop_when_solved",
+)
+"""Fields that may change when a run goes on: they do not change what it computes."""
+
+
+def check_same_run(before: Config | dict[str, Any], after: Config, directory: Path | None) -> None:
+    """Refuse to go on with a run under another configuration.
+
+    ``total_steps`` may change, to train longer, where that leaves the chunks as
+    they are and no schedule spans the budget.
+
+    Raises:
+        ValueError: naming the first field that differs, and both values.
+    """
+    stored = before if isinstance(before, Config) else from_dict(before)
+    old, new = to_dict(stored), to_dict(after)
+    for name in new:
+        if name in FREE or old[name] == new[name]:
+            continue
+        if name == "total_steps":
+            if stored.learning_rate_schedule != "constant":
+                why = ", since the learning rate's schedule spans the budget"
+            elif stored.iterations_per_chunk != after.iterations_per_chunk:
+                why = (
+                    f", or a budget with chunks of {stored.iterations_per_chunk} iterations "
+                    f"(these have {after.iterations_per_chunk})"
+                )
+            else:
+                continue
+        else:
+            why = ""
+        raise ValueError(
+            f"{name}={new[name]!r}: must be {old[name]!r}, as in the run in {directory}{why}"
+        )
+
+
+def read_state(
+    run: str | os.PathLike[str], config: Config, **parts: Any
+) -> tuple[Restored, EnvSpec]:
+    """Read the newest whole checkpoint of a run.
+
+    Args:
+        run: the run directory.
+        config: what it runs under.
+        parts: the run's own environment, network or optimizer, as ``run`` takes them.
+
+    Returns:
+        The checkpoint, and what the run's environment is.
+
+    Raises:
+        ValueError: if there is none, or only damaged ones.
+    """
+    trainer = make_mapped_trainer(config, **parts)
+    target = jax.eval_shape(trainer.init, run_keys(config.seed).train)
+    restored = read_newest(Path(run), lambda meta: fitting(target, meta))
+    if restored is None:
+        raise ValueError(f"run={str(run)!r}: must have a checkpoint")
+    return restored, trainer.environment.spec

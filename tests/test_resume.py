@@ -1,0 +1,468 @@
+"""Runs that go on: N + N = 2N, whatever ended the first part."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdqn.keeper
+from experiments import replay as export
+from jaxdqn.checkpoint import CHECKPOINTS, place_of, steps_of
+from jaxdqn.config import replace
+from jaxdqn.loggers import Logger
+from jaxdqn.policy import load_policy
+from jaxdqn.presets import PRESETS
+from jaxdqn.replay.export import StoredRows, export_rows, fold_rows, read_rows, write_rows
+from jaxdqn.run import run
+from jaxdqn.run_directory import RunFailed, read_lines
+from tests.test_mapping_laws import assert_identical
+from tests.test_run import compiled_once  # noqa: F401 (a fixture)
+from tests.toys import noisy, tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+CLOCKS = {
+    "seconds", "env_steps_per_second", "gradient_steps_per_second", "compile_seconds",
+    "train_seconds", "eval_seconds", "seconds_to_solve", "blocked_seconds",
+}  # fmt: skip
+
+
+def shrunk(config, **overrides):
+    """Return a configuration of the same parts that runs in moments: six chunks of 40 rows."""
+    values = {
+        "num_envs": 4,
+        "batch_size": 8,
+        "warmup_steps": 64,
+        "total_steps": 64 + 240,
+        "replay_capacity": 128,  # it wraps around
+        "log_every": 40,
+        "eval_every": 80,
+        "eval_episodes": 3,
+        "checkpoint_every": 80,
+        "hidden_sizes": tuple(8 for _ in config.hidden_sizes),
+    }
+    return replace(config, **{**values, **overrides})
+
+
+class Killed(BaseException):
+    """What a logger throws to end a run at once, as a kill does."""
+
+
+def killing(chunk):
+    def log(kind, record):
+        if kind == "metrics" and record["chunk"] == chunk:
+            raise Killed
+
+    return Logger(log=log, close=lambda: None)
+
+
+def without_clocks(record):
+    return {name: value for name, value in record.items() if name not in CLOCKS}
+
+
+def records(out, name):
+    return [without_clocks(record) for record in read_lines(out / name)]
+
+
+def assert_same_run(one, other, one_result, other_result):
+    assert_identical(one_result.state, other_result.state)
+    assert_identical(one_result.best_params, other_result.best_params)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert records(one, name) == records(other, name)
+        assert records(one, name)
+    assert without_clocks(one_result.summary) == without_clocks(other_result.summary)
+
+
+CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
+    "cartpole, two devices": (PRESETS["cartpole"], {"devices": 2}),
+    "cartpole, boltzmann and stacks": (
+        PRESETS["cartpole"],
+        {"exploration": "boltzmann", "frame_stack": 3, "rollout_length": 2, "gradient_steps": 2},
+    ),
+    "cartpole, deterministic": (PRESETS["cartpole"], {"devices": 2, "deterministic": True}),
+}
+
+
+QUICK = ("cartpole, two devices", "cartpole, boltzmann and stacks", "breakout")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+)
+def test_killed_and_resumed_is_never_stopped(tmp_path, case):
+    preset, overrides = CASES[case]
+    config = shrunk(preset, **overrides)
+    assert config.num_chunks == 6
+    whole = run(config, out=tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(config, out=tmp_path / "parts", loggers=[killing(3)])
+    # Chunk 3 was run and written down, and is cut off again: the checkpoint is of chunk 2.
+    assert len(read_lines(tmp_path / "parts" / "metrics.jsonl")) <= 3
+    assert steps_of(tmp_path / "parts" / CHECKPOINTS) == [2]
+    with pytest.raises(Killed):
+        run(config, out=tmp_path / "parts", resume=True, loggers=[killing(6)])
+    parts = run(config, out=tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", whole, parts)
+
+
+CONFIG = tiny(eval_episodes=4, eval_every=200, checkpoint_every=100, total_steps=600)
+
+
+def interrupted(out, config=CONFIG, chunk=2, number=signal.SIGTERM):
+    def log(kind, record):
+        if kind == "metrics" and record["chunk"] == chunk:
+            signal.raise_signal(number)
+
+    logger = Logger(log=log, close=lambda: None)
+    return run(config, out=out, environment=noisy(), loggers=[logger])
+
+
+def test_a_signal_or_the_clock_saves_at_the_next_chunk_and_the_run_goes_on(tmp_path):
+    config = replace(CONFIG, checkpoint_every=None)  # none is due so soon
+    whole = run(config, out=tmp_path / "whole", environment=noisy())
+    ended = interrupted(tmp_path / "parts", config, number=signal.SIGINT)
+    assert (ended.summary["interrupted"], ended.summary["ended_by"]) == (True, "SIGINT")
+    late = replace(config, max_seconds=1e-3)
+    ended = run(late, out=tmp_path / "parts", environment=noisy(), resume=True)
+    assert (ended.summary["interrupted"], ended.summary["ended_by"]) == (True, "deadline")
+    assert ended.summary["rows"] == 32 + 2 * config.iterations_per_chunk * 4
+    parts = run(config, out=tmp_path / "parts", environment=noisy(), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", whole, parts)
+    assert whole.summary["ended_by"] == "budget"
+
+
+def test_by_default_checkpoints_are_taken_by_the_clock(tmp_path, monkeypatch):
+    config = replace(CONFIG, checkpoint_every=None)
+    run(config, out=tmp_path / "calm", environment=noisy())
+    assert steps_of(tmp_path / "calm" / CHECKPOINTS) == [config.num_chunks]
+    monkeypatch.setattr(jaxdqn.keeper, "SECONDS_BETWEEN", 0.0)
+    run(config, out=tmp_path / "hasty", environment=noisy())
+    assert len(steps_of(tmp_path / "hasty" / CHECKPOINTS)) >= 2
+
+
+def test_zero_makes_no_checkpoints_and_cannot_be_resumed(tmp_path):
+    config = replace(CONFIG, checkpoint_every=0)
+    run(config, out=tmp_path / "run", environment=noisy())
+    assert not (tmp_path / "run" / CHECKPOINTS).exists()
+    with pytest.raises(ValueError, match="checkpoint_every=0"):
+        run(config, out=tmp_path / "run", environment=noisy(), resume=True)
+
+
+def test_a_run_that_has_ended_goes_on_only_to_end_again(tmp_path):
+    first = run(CONFIG, out=tmp_path / "run", environment=noisy())
+    before = {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
+    again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
+    assert_identical(first.state, again.state)
+    assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
+
+
+def test_a_longer_budget_goes_on_where_the_shorter_one_ended(tmp_path):
+    longer = replace(CONFIG, total_steps=32 + 6 * 100, log_every=100)
+    shorter = replace(longer, total_steps=32 + 3 * 100)
+    whole = run(longer, out=tmp_path / "whole", environment=noisy())
+    run(shorter, out=tmp_path / "parts", environment=noisy())
+    parts = run(longer, out=tmp_path / "parts", environment=noisy(), resume=True)
+    assert_identical(whole.state, parts.state)
+    assert records(tmp_path / "whole", "metrics.jsonl") == records(
+        tmp_path / "parts", "metrics.jsonl"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", 1), ("learning_rate", 0.5), ("hidden_sizes", (8,)), ("num_envs", 8), ("gamma", 0.5)],
+)
+def test_another_configuration_is_refused_by_the_fields_name(tmp_path, field, value):
+    interrupted(tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=rf"{field}=.*must be .*as in the run"):
+        run(
+            replace(CONFIG, **{field: value}),
+            out=tmp_path / "run",
+            environment=noisy(),
+            resume=True,
+        )
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_a_budget_that_would_change_what_was_run_is_refused(tmp_path):
+    falling = replace(CONFIG, learning_rate_schedule="linear")
+    interrupted(tmp_path / "run", falling)
+    with pytest.raises(ValueError, match=r"total_steps=900.*schedule spans the budget"):
+        run(
+            replace(falling, total_steps=900),
+            out=tmp_path / "run",
+            environment=noisy(),
+            resume=True,
+        )
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_says_so(tmp_path):
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+    with pytest.raises(Killed):
+        run(
+            replace(CONFIG, checkpoint_every=10**6),
+            out=tmp_path / "run",
+            environment=noisy(),
+            loggers=[killing(2)],
+        )
+    whole = run(CONFIG, out=tmp_path / "whole", environment=noisy())
+    again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
+    messages = [record["message"] for kind, record in heard if "message" in record]
+    assert any("starts anew" in message for message in messages)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", whole, again)
+
+
+def test_damage_is_said_and_the_checkpoint_before_is_used(tmp_path):
+    whole = run(CONFIG, out=tmp_path / "whole", environment=noisy())
+    interrupted(tmp_path / "run", chunk=4)
+    newest, before, *_ = steps_of(tmp_path / "run" / CHECKPOINTS)
+    (place_of(tmp_path / "run", newest) / "meta.json").write_text("{}")
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+    parts = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
+    events = [record for kind, record in heard if kind == "event"]
+    assert [each["event"] for each in events][:2] == ["damaged", "resumed"]
+    assert str(place_of(tmp_path / "run", newest)) in events[0]["message"]
+    assert events[1]["chunk"] == before
+    assert_same_run(tmp_path / "whole", tmp_path / "run", whole, parts)
+
+
+def test_all_damaged_is_an_error_and_nothing_is_overwritten(tmp_path):
+    interrupted(tmp_path / "run", chunk=4)
+    for step in steps_of(tmp_path / "run" / CHECKPOINTS):
+        (place_of(tmp_path / "run", step) / "MANIFEST").unlink()
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match="must hold a checkpoint that is whole"):
+        run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_without_its_replay_a_run_goes_on_but_says_that_it_differs(tmp_path):
+    config = replace(CONFIG, replay_in_checkpoint=False)
+    interrupted(tmp_path / "run", config)
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+    result = run(config, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
+    (resumed,) = [r for kind, r in heard if kind == "event" and r["event"] == "resumed"]
+    assert "no replay" in resumed["message"]
+    # The rows of the filling are counted: they were acted.
+    metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
+    rows = [record["rows"] for record in metrics]
+    steps = set(np.diff(rows))
+    assert len(steps) == 2
+    assert max(steps) - min(steps) == 32
+    assert result.summary["gradient_steps"] == config.total_gradient_steps
+    small = sum(p.stat().st_size for p in place_of(tmp_path / "run", 6).rglob("*") if p.is_file())
+    run(CONFIG, out=tmp_path / "whole", environment=noisy())
+    large = sum(p.stat().st_size for p in place_of(tmp_path / "whole", 6).rglob("*") if p.is_file())
+    assert small < large
+
+
+def test_two_runs_cannot_have_one_directory(tmp_path):
+    held = []
+
+    def log(kind, record):
+        if kind == "metrics" and not held:
+            for resume in (True, False):
+                with pytest.raises(ValueError, match=r"in use|new or an empty") as refused:
+                    run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=resume)
+                held.append(str(refused.value))
+
+    run(
+        CONFIG,
+        out=tmp_path / "run",
+        environment=noisy(),
+        loggers=[Logger(log=log, close=lambda: None)],
+    )
+    assert f"process {os.getpid()}" in held[0]
+    # The lock is gone with the run, though its file is there.
+    assert (tmp_path / "run" / ".lock").exists()
+    run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
+
+
+def test_a_run_that_is_killed_can_be_played(tmp_path):
+    with pytest.raises(Killed):
+        run(CONFIG, out=tmp_path / "run", environment=noisy(), loggers=[killing(4)])
+    assert load_policy(tmp_path / "run", environment=noisy())(np.ones(2)) in (0, 1)
+    assert load_policy(tmp_path / "run", "last", environment=noisy())(np.ones(2)) in (0, 1)
+
+
+def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_later(tmp_path, monkeypatch):
+    whole = run(CONFIG, out=tmp_path / "whole", environment=noisy())
+    write = jaxdqn.checkpoint.write
+
+    def fills_up(place, snapshot):
+        if snapshot.step >= 3:
+            raise OSError(28, "No space left on device", str(place))
+        write(place, snapshot)
+
+    monkeypatch.setattr(jaxdqn.checkpoint, "write", fills_up)
+    with pytest.raises(RunFailed, match=r"No space left on device.*is whole: go on with resume"):
+        run(CONFIG, out=tmp_path / "run", environment=noisy())
+    assert steps_of(tmp_path / "run" / CHECKPOINTS)[0] == 2
+    monkeypatch.setattr(jaxdqn.checkpoint, "write", write)
+    parts = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run", whole, parts)
+
+
+def test_resume_must_say_where():
+    with pytest.raises(ValueError, match="resume=True: must come with out"):
+        run(CONFIG, environment=noisy(), resume=True)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_rows_exported_are_those_of_the_replay_and_fill_another(tmp_path, devices):
+    config = replace(CONFIG, devices=devices)
+    first = run(config, out=tmp_path / "run", environment=noisy())
+    rows = export_rows(first.state.replay, devices=devices)
+    size = int(np.ravel(first.state.replay.size)[0])
+    assert rows.first.shape == (size, 4)
+    file = tmp_path / "rows.npz"
+    write_rows(file, StoredRows(rows, "noisy", 2))
+    again = read_rows(file)
+    assert_identical(again.rows._replace(extras=()), rows)
+    # Sampled by hand: the newest row of the ring is the last in the file.
+    ring = jax.device_get(first.state.replay)
+    newest = (np.ravel(ring.position)[0] - 1) % ring.storage.reward.shape[-2]
+    np.testing.assert_array_equal(ring.storage.reward[..., newest, :].ravel(), rows.reward[-1])
+
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append(record), close=lambda: None)
+    second = run(
+        replace(config, seed=5, replay_capacity=1024),
+        environment=noisy(),
+        replay_from=file,
+        loggers=[logger],
+    )
+    begun = export_rows(second.state.replay, devices=devices)
+    np.testing.assert_array_equal(begun.obs[:size], rows.obs)
+    np.testing.assert_array_equal(begun.reward[:size], rows.reward)
+    assert begun.first[0].all()
+    assert begun.first[size].all()  # the run's own rows open episodes of their own
+
+
+def test_rows_fold_into_other_numbers_of_environments_with_streams_apart():
+    steps, envs = 12, 3
+    first = np.zeros((steps, envs), bool)
+    first[5, 1] = True
+    label = (np.arange(envs) * 100 + np.arange(steps)[:, None]).astype(np.float32)
+    no = np.zeros((steps, envs), bool)
+    rows = export_like(label, first, no)
+    spec = noisy().spec
+    stored = StoredRows(rows, "noisy", spec.num_actions)
+    config = tiny(num_envs=2, rollout_length=2, batch_size=8, replay_capacity=64, warmup_steps=16)
+    folded = fold_rows(stored, config, spec)
+    assert folded.first.shape[1:] == (2, 2)
+    flat = folded.reward.reshape(-1, 2)
+    opens = folded.first.reshape(-1, 2)
+    assert flat.shape[0] == 18
+    for column in range(2):
+        assert opens[0, column]
+        for t in range(1, 18):
+            follows = flat[t, column] == flat[t - 1, column] + 1
+            # Where the stream changes, an episode opens.
+            assert follows or opens[t, column]
+    np.testing.assert_array_equal(np.sort(flat.ravel()), np.sort(label.ravel()))
+
+
+def export_like(label, first, no):
+    from jaxdqn.types import Row
+
+    obs = np.repeat(label[..., None], 2, axis=-1)
+    return Row(obs, first, np.zeros(label.shape, np.int32), label, no, no)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.write_bytes(b"PK\x03\x04nothing"), "must be a file that"),
+        (lambda file: file.write_bytes(b""), "must be"),
+        (lambda file: file.unlink(), "must be readable"),
+        (lambda file: np.savez(file, obs=np.zeros(3)), "must be a file that"),
+        (
+            lambda file: np.savez(file, meta=np.array([object()], dtype=object)),
+            "must be a file that",  # pickles are not read
+        ),
+    ],
+)
+def test_a_file_that_is_no_replay_is_refused(tmp_path, change, message):
+    file = tmp_path / "rows.npz"
+    rows = export_like(np.zeros((4, 2), np.float32), np.zeros((4, 2), bool), np.zeros((4, 2), bool))
+    write_rows(file, StoredRows(rows, "noisy", 2))
+    change(file)
+    with pytest.raises(ValueError, match=message):
+        run(CONFIG, environment=noisy(), replay_from=file)
+
+
+def test_rows_of_other_observations_or_actions_are_refused(tmp_path):
+    rows = export_like(np.zeros((8, 4), np.float32), np.zeros((8, 4), bool), np.zeros((8, 4), bool))
+    spec = noisy().spec
+    with pytest.raises(ValueError, match="has 3 actions, must be 2"):
+        fold_rows(StoredRows(rows, "noisy", 3), CONFIG, spec)
+    with pytest.raises(ValueError, match="observations are"):
+        fold_rows(StoredRows(rows._replace(obs=rows.obs[..., :1]), "noisy", 2), CONFIG, spec)
+    few = jax.tree.map(lambda leaf: leaf[:1, :1], rows)
+    with pytest.raises(ValueError, match="too few"):
+        fold_rows(StoredRows(few, "noisy", 2), CONFIG, spec)
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.run", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("waits", [[0.3]])
+def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, waits):
+    flags = [
+        "catch", "--num-envs", "4", "--batch-size", "8", "--replay-capacity", "4000",
+        "--hidden-sizes", "8", "--total-steps", "40000", "--log-every", "400", "--eval-every",
+        "8000", "--eval-episodes", "8", "--checkpoint-every", "400", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    reference = [*flags[:-1], str(tmp_path / "whole")]
+    process = command(*reference, env=environment)
+    _, complaint = process.communicate(timeout=120)
+    assert process.returncode == 0, complaint
+    kills = 0
+    for wait in waits:
+        process = command(*flags, "--resume", env=environment)
+        directory = tmp_path / "run" / CHECKPOINTS
+        before = steps_of(directory)
+        while process.poll() is None and steps_of(directory) == before:
+            time.sleep(0.01)
+        time.sleep(wait)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    process = command("--out", str(tmp_path / "run"), "--resume", env=environment)
+    said, complaint = process.communicate(timeout=120)
+    assert process.returncode == 0, complaint
+    assert kills
+    assert "goes on from" in said
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert records(tmp_path / "run", name) == records(tmp_path / "whole", name)
+    summaries = [
+        without_clocks(json.loads((tmp_path / which / "summary.json").read_text()))
+        for which in ("run", "whole")
+    ]
+    assert summaries[0] == summaries[1]
+    file = tmp_path / "rows.npz"
+    assert export.main([str(tmp_path / "run"), "--to", str(file)]) == 0
+    assert export.main([str(tmp_path / "run"), "--to", str(file)]) == 2  # it exists
+    assert read_rows(tmp_path / "rows.npz").rows.first.shape == (1000, 4)
