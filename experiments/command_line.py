@@ -85,7 +85,7 @@ def use_cpu_threads(config: Config, asked: int | None) -> None:
     """
     if asked is not None and asked < 1:
         raise ValueError(f"cpu_threads={asked}: must be at least 1")
-    if asked is None and is_small(config):
+    if asked is None and config.devices == 1 and is_small(config):
         asked = 1
     if asked is not None:
         os.environ.setdefault("NPROC", str(asked))

@@ -318,6 +318,20 @@ PLAUSIBLE = st.fixed_dictionaries(
         "solve_return": st.sampled_from([None, 1.5]),
         "target_tau": st.sampled_from([None, 0.01]),
         "hidden_sizes": st.sampled_from([(), (8,), (16, 16)]),
+        "double": st.booleans(),
+        "loss": st.sampled_from(["huber", "squared"]),
+        "exploration": st.sampled_from(["epsilon_greedy", "boltzmann"]),
+        "epsilon_repeat": st.sampled_from([0.0, 0.0, 0.5]),
+        "epsilon_schedule": st.sampled_from(["linear", "exponential", "constant"]),
+        "epsilon_ladder": st.sampled_from([None, 7.0]),
+        "optimizer": st.sampled_from(["adam", "rmsprop", "radam"]),
+        "learning_rate_schedule": st.sampled_from(["constant", "linear", "cosine"]),
+        "clip_value": st.sampled_from([None, 1.0]),
+        "clip_norm": st.sampled_from([None, 1.0]),
+        "normalize_gradients": st.booleans(),
+        "precision": st.sampled_from(["float32", "bfloat16"]),
+        "guard": st.sampled_from(["off", "skip", "rollback", "stop"]),
+        "checkpoint_every": st.sampled_from([None, 0, 500]),
     }
 )
 
@@ -353,7 +367,7 @@ def check_refused_or_sound(overrides):
     return True
 
 
-@settings(max_examples=500)
+@settings(max_examples=1_000)
 @given(ANYTHING)
 def test_any_values_are_refused_by_value_error_or_sound(overrides):
     check_refused_or_sound(overrides)
@@ -362,7 +376,7 @@ def test_any_values_are_refused_by_value_error_or_sound(overrides):
 def test_plausible_values_are_refused_by_value_error_or_sound():
     accepted = []
 
-    @settings(max_examples=300)
+    @settings(max_examples=1_000)
     @given(PLAUSIBLE)
     def check(overrides):
         accepted.append(check_refused_or_sound(overrides))

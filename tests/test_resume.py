@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -415,14 +416,14 @@ def test_rows_of_other_observations_or_actions_are_refused(tmp_path):
         fold_rows(StoredRows(few, "noisy", 2), CONFIG, spec)
 
 
-def command(*arguments, **options):
+def command(*arguments, environment):
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.run", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
+        env=environment,
     )
 
 
@@ -435,12 +436,12 @@ def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, 
     ]  # fmt: skip
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
     reference = [*flags[:-1], str(tmp_path / "whole")]
-    process = command(*reference, env=environment)
+    process = command(*reference, environment=environment)
     _, complaint = process.communicate(timeout=120)
     assert process.returncode == 0, complaint
     kills = 0
     for wait in waits:
-        process = command(*flags, "--resume", env=environment)
+        process = command(*flags, "--resume", environment=environment)
         directory = tmp_path / "run" / CHECKPOINTS
         before = steps_of(directory)
         while process.poll() is None and steps_of(directory) == before:
@@ -450,7 +451,7 @@ def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, 
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.communicate()
-    process = command("--out", str(tmp_path / "run"), "--resume", env=environment)
+    process = command("--out", str(tmp_path / "run"), "--resume", environment=environment)
     said, complaint = process.communicate(timeout=120)
     assert process.returncode == 0, complaint
     assert kills
@@ -466,3 +467,76 @@ def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, 
     assert export.main([str(tmp_path / "run"), "--to", str(file)]) == 0
     assert export.main([str(tmp_path / "run"), "--to", str(file)]) == 2  # it exists
     assert read_rows(tmp_path / "rows.npz").rows.first.shape == (1000, 4)
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_and_cartpole_is_solved(tmp_path):
+    """Nothing is lost but the chunk in flight and the one whose checkpoint was being written."""
+    out, chance = tmp_path / "run", random.Random(0)
+    flags = [
+        "cartpole", "--checkpoint-every", "640", "--log-every", "640", "--eval-every", "6400",
+        "--out", str(out), "--resume",
+    ]  # fmt: skip
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    kills, lost = 0, []
+    while True:
+        process = command(*flags, environment=environment)
+        before = steps_of(out / CHECKPOINTS)
+        if kills < 50:
+            # Half of them while the run starts, half soon after its first new checkpoint.
+            if kills % 2:
+                while process.poll() is None and steps_of(out / CHECKPOINTS) == before:
+                    time.sleep(0.002)
+                time.sleep(chance.uniform(0, 0.1))
+            else:
+                time.sleep(chance.uniform(0, 6))
+            assert process.poll() is None, process.communicate()
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, complaint = process.communicate(timeout=300)
+        if kills and process.returncode == -signal.SIGKILL:
+            written = read_lines(out / "metrics.jsonl") if (out / "metrics.jsonl").exists() else []
+            reached = written[-1]["chunk"] if written else 0
+            lost.append(reached - max(steps_of(out / CHECKPOINTS), default=0))
+            continue
+        assert process.returncode == 0, complaint
+        break
+    assert kills == 50
+    assert max(lost) <= 2, lost
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["solved"]
+    chunks = [record["chunk"] for record in read_lines(out / "metrics.jsonl")]
+    assert chunks == list(range(1, len(chunks) + 1))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted by root")
+def test_a_disk_that_really_is_full_leaves_a_run_that_goes_on(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        config = replace(CONFIG, replay_capacity=4096, keep=20, total_steps=4000, log_every=100)
+        with pytest.raises((RunFailed, ValueError)) as refused:
+            run(config, out=disk / "run", environment=noisy())
+        assert "No space left" in str(refused.value) or "is whole" in str(refused.value)
+        assert steps_of(disk / "run" / CHECKPOINTS)
+        subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
+        parts = run(config, out=disk / "run", environment=noisy(), resume=True)
+        whole = run(config, out=tmp_path / "whole", environment=noisy())
+        assert_same_run(tmp_path / "whole", disk / "run", whole, parts)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_directory_without_permission_is_refused_in_one_line(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    interrupted(tmp_path / "run")
+    (tmp_path / "run").chmod(0o500)
+    with pytest.raises((ValueError, RunFailed), match=r"must be writable|Permission denied"):
+        run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
