@@ -51,7 +51,10 @@ def _main(argv: Sequence[str]) -> None:
             f"run={flags.run!r}: must have its replay in its checkpoints (replay_in_checkpoint)"
         )
     rows = export_rows(restored.state.replay, devices=config.devices)
-    write_rows(to, StoredRows(rows, spec.name, spec.num_actions))
+    try:
+        write_rows(to, StoredRows(rows, spec.name, spec.num_actions))
+    except OSError as error:
+        raise ValueError(f"to={flags.to!r}: must be writable: {error.strerror}") from error
     steps, envs = rows.first.shape
     print(f"{steps:,} rows of each of {envs} environments of {spec.name} in {to}")
 

@@ -14,7 +14,14 @@ import tyro
 from experiments.command_line import guard, keep_compiled_programs, parse, use_cpu_threads
 from jaxdqn.config import Config
 from jaxdqn.presets import PRESETS, preset
-from jaxdqn.run_directory import SUMMARY, check_unused, is_run, read_config
+from jaxdqn.run_directory import (
+    CONFIG,
+    SUMMARY,
+    check_unused,
+    is_run,
+    read_config,
+    read_config_file,
+)
 
 DEFAULT_PRESET = "cartpole"
 
@@ -34,8 +41,6 @@ class Flags(Config):
     has. Without a PRESET the run's own configuration gives the defaults."""
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Take the defaults from a config.json instead of a preset: repeat that run."""
-    replay_from: str | None = None
-    """File of experiments.replay whose rows the replay begins with."""
     cpu_threads: int | None = None
     """Threads that XLA uses on CPU; by default one for small dense networks, which is faster, and
     as many as cores for others."""
@@ -75,11 +80,12 @@ def _main(argv: Sequence[str]) -> None:
     from jaxdqn.loggers import make_progress_logger
     from jaxdqn.run import run
 
+    if flags.resume and not is_run(out):
+        print(f"no run in {out} yet: it begins")
     result = run(
         config,
         out=out,
         resume=flags.resume,
-        replay_from=flags.replay_from,
         preset=name,
         loggers=[make_progress_logger(config)],
     )
@@ -103,11 +109,22 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
         if name is not None or flags.resume:
             what = f"preset {name!r}" if name is not None else "--resume"
             raise ValueError(f"from={flags.from_!r}: must not come with {what}")
-        file = Path(flags.from_)
-        return None, _parse(rest, read_config(file if file.is_dir() else file.parent))
-    if name is None and flags.resume and flags.out is not None and is_run(flags.out):
+        return None, _parse(rest, _configuration(Path(flags.from_)))
+    if name is None and flags.resume and flags.out is not None:
+        if not is_run(flags.out):
+            raise ValueError(
+                f"out={flags.out!r}: must be a run to go on with; to begin one, name a preset"
+            )
         return None, _parse(rest, read_config(flags.out))
     return name or DEFAULT_PRESET, flags
+
+
+def _configuration(path: Path) -> Config:
+    file = path / CONFIG if path.is_dir() else path
+    try:
+        return read_config_file(file)
+    except OSError as error:
+        raise ValueError(f"from={str(path)!r}: must be readable: {error.strerror}") from error
 
 
 def _parse(argv: Sequence[str], defaults: Config) -> Flags:

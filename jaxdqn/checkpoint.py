@@ -15,6 +15,7 @@ JSON, never code.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdqn.guard import not_finite
 from jaxdqn.loggers import Record
 from jaxdqn.types import Params, PyTree
 
@@ -56,6 +58,8 @@ class Snapshot:
     last: Params
     meta: Record
     """What the host needs to go on, and the configuration."""
+    records: tuple[Path, ...]
+    """Files whose lengths are in ``meta``."""
     score: float | None
     """The mean return of the last evaluation: the best checkpoint is kept."""
 
@@ -69,6 +73,8 @@ class Restored(NamedTuple):
     meta: Record
     passed_over: tuple[str, ...]
     """Newer checkpoints that are damaged, a line each."""
+    damaged: tuple[Path, ...]
+    """Where those are."""
 
 
 class Checkpointer:
@@ -111,6 +117,14 @@ class Checkpointer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Say at once whether a write has failed.
+
+        Raises:
+            OSError: if so.
+        """
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise _as_os_error(self._directory, failure)
@@ -124,9 +138,10 @@ class Checkpointer:
             if place.exists():  # taken again after going back to an earlier one
                 os.rename(place, replaced)
             os.rename(unfinished, place)
-            _sync(self._directory)
+            sync(self._directory)
             shutil.rmtree(replaced, ignore_errors=True)
-            self._prune()
+            with contextlib.suppress(OSError):  # the next one tries again
+                self._prune()
         except Exception as error:  # raised in the caller's thread by wait
             self._failure = error
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -156,6 +171,16 @@ def steps_of(directory: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
+def set_aside(damaged: Sequence[Path]) -> None:
+    """Rename damaged checkpoints, so that they do not count among the newest."""
+    for place in damaged:
+        aside, count = place.with_name(f"{place.name}.damaged"), 1
+        while aside.exists():
+            count += 1
+            aside = place.with_name(f"{place.name}.damaged-{count}")
+        place.rename(aside)
+
+
 def snapshot_words(state: PyTree) -> PyTree:
     """Copy a state, its keys as words; jit it, for ``to_host`` to read.
 
@@ -163,7 +188,12 @@ def snapshot_words(state: PyTree) -> PyTree:
     is a view, and a buffer that is viewed cannot be donated, so that the next chunk
     would copy the ring.
     """
-    return jax.tree.map(lambda leaf: jnp.copy(_words(leaf)), state)
+    return jax.tree.map(jnp.copy, words_of(state))
+
+
+def words_of(state: PyTree) -> PyTree:
+    """Return a state with its keys as words."""
+    return jax.tree.map(_words, state)
 
 
 def revive_words(words: PyTree, target: PyTree) -> PyTree:
@@ -193,6 +223,9 @@ def write(place: Path, snapshot: Snapshot) -> None:
     import orbax.checkpoint as ocp  # slow to import
 
     place.mkdir(parents=True)
+    for file in snapshot.records:
+        if file.exists():
+            sync(file)  # a checkpoint says how long they are
     state = _by_path(snapshot.state)
     with ocp.StandardCheckpointer() as checkpointer:
         # Orbax refuses arrays without elements, and has no use for them.
@@ -205,6 +238,7 @@ def write(place: Path, snapshot: Snapshot) -> None:
         "schema": SCHEMA,
         "step": snapshot.step,
         "score": snapshot.score,
+        "not_finite": not_finite(snapshot.state),
         "leaves": {name: _form(leaf) for name, leaf in state.items()},
         **snapshot.meta,
     }
@@ -215,7 +249,7 @@ def write(place: Path, snapshot: Snapshot) -> None:
     lines = [f"{_digest(file)}  {file.relative_to(place).as_posix()}\n" for file in files]
     (place / _MANIFEST).write_text("".join(lines), encoding="utf-8")
     for path in (*files, place / _MANIFEST, *(p for p in place.rglob("*") if p.is_dir()), place):
-        _sync(path)
+        sync(path)
 
 
 def read_meta(place: Path) -> Record:
@@ -234,8 +268,11 @@ def read_meta(place: Path) -> Record:
             if _digest(place / name) != digest:
                 raise Damaged(f"{name}: not what was written")
         meta = json.loads((place / _META).read_text(encoding="utf-8"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"{Path(error.filename or place).name}: {error.strerror}") from error
+    except OSError as error:
+        # Permission, too many files, a network: the checkpoint may be whole.
+        raise ValueError(f"run={str(place)!r}: must be readable: {error}") from error
     except (ValueError, UnicodeError) as error:
         raise Damaged(f"{_MANIFEST}: {error}") from error
     if meta["schema"] != SCHEMA:
@@ -251,6 +288,7 @@ def read_newest(
     target: Callable[[Record], PyTree],
     *,
     check: Callable[[Record], None] | None = None,
+    finite: bool = False,
 ) -> Restored | None:
     """Read the newest checkpoint that is whole; None if none was ever finished.
 
@@ -259,26 +297,31 @@ def read_newest(
         target: given a checkpoint's meta, the shapes and dtypes of its state; typed keys are
             read as their words.
         check: raises ``ValueError`` on a checkpoint's meta if it is of another run.
+        finite: whether to pass over those that hold something that is not finite.
 
     Raises:
         ValueError: if all are damaged, or one does not fit ``target``.
     """
     directory, passed_over = run / CHECKPOINTS, []
+    damaged: list[Path] = []
     for step in steps_of(directory):
         place = place_of(run, step)
         try:
             meta = read_meta(place)
             if check is not None:
                 check(meta)
+            if finite and meta["not_finite"]:
+                continue
             state = _read_state(place, meta, target(meta))
         except Damaged as damage:
             passed_over.append(f"checkpoint {place} is damaged: {damage}")
+            damaged.append(place)
             continue
-        return Restored(step=step, state=state, meta=meta, passed_over=tuple(passed_over))
+        return Restored(step, state, meta, tuple(passed_over), tuple(damaged))
     if passed_over:
         raise ValueError(
             f"run={str(run)!r}: must hold a checkpoint that is whole; {'; '.join(passed_over)}. "
-            f"Remove {directory} to start the run anew"
+            f"move {directory} away to start the run anew"
         )
     return None
 
@@ -297,7 +340,7 @@ def newest_whole(run: Path) -> Path | None:
 def _read_state(place: Path, meta: Record, target: PyTree) -> PyTree:
     import orbax.checkpoint as ocp
 
-    words = jax.eval_shape(lambda state: jax.tree.map(_words, state), target)
+    words = jax.eval_shape(words_of, target)
     wanted = _by_path(words)
     stored = meta["leaves"]
     for name in {**wanted, **stored}:
@@ -312,7 +355,8 @@ def _read_state(place: Path, meta: Record, target: PyTree) -> PyTree:
             target = {name: leaf for name, leaf in empty.items() if leaf.size}
             read = checkpointer.restore(place.resolve() / _STATE, target)
     except Exception as error:  # whatever orbax and tensorstore raise on what they cannot read
-        raise Damaged(f"{_STATE}: {error}") from error
+        # Not damage: the files are those that were written.
+        raise ValueError(f"run={str(place)!r}: must be readable by orbax: {error}") from error
     return jax.tree.unflatten(jax.tree.structure(words), list({**empty, **read}.values()))
 
 
@@ -344,7 +388,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the entries of a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

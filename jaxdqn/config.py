@@ -89,6 +89,8 @@ class Config:
     """Rows kept; a multiple of num_envs * rollout_length."""
     warmup_steps: int = 1_024
     """Rows acted at random before learning, at least; rounded up to whole iterations."""
+    replay_from: str | None = None
+    """File of experiments.replay whose rows the replay begins with, before the warm-up's."""
     frame_stack: int = 1
     """S: frames stacked into one observation."""
 
@@ -257,7 +259,7 @@ def _validate_types(config: Config) -> None:
                 _refuse(name, value, "a whole number")
         elif kind is bool and not isinstance(value, bool):
             _refuse(name, value, "True or False")
-        elif kind is str and not isinstance(value, str):
+        elif kind in (str, str | None) and not isinstance(value, str):
             _refuse(name, value, "a string")
         elif kind is float or float in get_args(kind):
             if isinstance(value, bool) or not isinstance(value, int | float):

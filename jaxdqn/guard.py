@@ -37,7 +37,7 @@ def all_finite(tree: PyTree) -> Array:
     1e38 together), and the compiler makes one loop of it.
     """
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    sums = [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(pack(floats))]
+    sums = [jnp.sum(jnp.abs(leaf).astype(jnp.float32)) for leaf in jax.tree.leaves(pack(floats))]
     return jnp.isfinite(sum(sums, jnp.float32(0)))
 
 

@@ -62,6 +62,8 @@ class HostLoop:
         self._kept = _Kept()
         self._best_again: Record | None = None
         self.best_params: Params = None
+        self.failure: OSError | None = None
+        """Why the last checkpoint could not be written."""
 
     def start(self, init: Callable[[Array], TrainState] | None = None) -> TrainState:
         """Begin a run, warm-up included.
@@ -92,7 +94,7 @@ class HostLoop:
 
         Raises:
             RunFailed: if the guard stops the run.
-            OSError: if a record or a checkpoint cannot be written.
+            OSError: if a record cannot be written, or a checkpoint but the last.
         """
         config, kept = self._config, self._kept
         while self.unfinished and not asked:
@@ -104,19 +106,31 @@ class HostLoop:
                     continue
             if kept.chunk % config.chunks_per_evaluation == 0:
                 self._judge(state)
-            if self._keeper is not None and self._keeper.due(kept.chunk):
-                self._save(state)
+            if self._keeper is not None:
+                self._keeper.check()
+                if self._keeper.due(kept.chunk):
+                    self._save(state)
         if self._keeper is not None:
             # Before the last evaluation, which a run that goes on from here does not make.
-            if not self._keeper.has(kept.chunk):
-                self._save(state)
-            self._keeper.wait()
+            try:
+                if not self._keeper.has(kept.chunk):
+                    self._save(state)
+                self._keeper.wait()
+            except OSError as error:
+                # What was learned is still written, if it can be.
+                self.failure = error
         if kept.judged != kept.chunk:
             self._judge(state)
         if not asked:
             # The best of many evaluations was also the luckiest: play it anew.
             self._best_again = self._evaluate(self.best_params, self._keys.confirm, 0)
         return state
+
+    def ended_by(self, asked: Asked) -> str:
+        """Return what ended the run: ``budget``, ``solution``, or what asked it to end."""
+        if self.unfinished:
+            return asked.why or "nothing"
+        return "budget" if self.spent else "solution"
 
     @property
     def spent(self) -> bool:
@@ -172,7 +186,8 @@ class HostLoop:
         kept.judged = kept.chunk
         kept.last = last = self._evaluate(params, self._keys.evaluate, 0)
         self._log("evaluation", {"purpose": "evaluate", **last})
-        if kept.best is None or last["return_mean"] > kept.best["return_mean"]:
+        best = None if kept.best is None else kept.best["return_mean"]
+        if best is None or last["return_mean"] > best or not np.isfinite(best):
             kept.best = last
             self.best_params = self._programs.copy(params)
         if kept.seconds_to_solve is None and self._reaches(last):
@@ -219,19 +234,24 @@ class HostLoop:
         first = kept.totals["gradient_steps"] - int(metrics.gradient_steps) + 1
         first += int(metrics.first_skipped)
         what = "nothing was undone" if not metrics.skipped else f"first at gradient step {first:,}"
-        found = {"event": "not finite", "chunk": kept.chunk, **self._now(), "first": first}
-        found["skipped"] = int(metrics.skipped)
+        found = {"event": "not finite", "chunk": kept.chunk, **self._now()}
+        found |= {"first": first if metrics.skipped else None, "skipped": int(metrics.skipped)}
         self._log("event", {**found, "guard": config.guard})
         if config.guard == "skip":
             return state, False
         spent = kept.rollbacks >= config.rollback_limit
         if self._keeper is not None and config.guard == "rollback" and not spent:
             self._keeper.wait()
-            restored = self._keeper.newest()
+            restored = self._keeper.newest(finite=True)
             if restored is not None:
+                del state  # there is not always room for both
                 return self._go_back(restored), True
         where = ", ".join(not_finite(state)) or "nowhere in the state, whose update was undone"
-        last = None if self._keeper is None else self._keeper.newest_step()
+        last = None
+        if self._keeper is not None:
+            self._keeper.close()
+            good = self._keeper.newest(finite=True)
+            last = None if good is None else self._keeper.place(good.step)
         raise RunFailed(
             f"guard={config.guard!r}: loss, gradient or parameters not finite in chunk "
             f"{kept.chunk} ({what}; {int(metrics.skipped)} of {int(metrics.gradient_steps)} steps "

@@ -6,19 +6,21 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
 
+from jaxdqn import run_directory
 from jaxdqn.checkpoint import (
-    CHECKPOINTS,
     Checkpointer,
     Restored,
     Snapshot,
     place_of,
     read_newest,
-    steps_of,
+    set_aside,
     to_host,
+    words_of,
 )
 from jaxdqn.config import Config, to_dict
 from jaxdqn.loggers import FILES, Record
@@ -82,23 +84,29 @@ class Keeper:
         Raises:
             OSError: if the checkpoint before could not be written.
         """
+        self._checkpointer.wait()  # so that there is never more than one copy
         whole = self._config.replay_in_checkpoint
-        copied = self._snapshot(state if whole else without_replay(state))
+        kept = state if whole else without_replay(state)
+        if jax.default_backend() == "cpu":
+            words = to_host(self._snapshot(kept))
+        else:
+            words = to_host(words_of(kept))  # the transfer is the copy
         meta = {
             "config": to_dict(self._config),
             "preset": self._preset,
             "replay": whole,
             "host": host,
-            "device_kind": jax.devices()[0].device_kind,
+            "machine": machine(),
             "files": {name: _size(self._run / name) for name in _files()},
         }
-        evaluated = host["last"] if host["judged"] == chunk else None
+        evaluated = host["last"]
         snapshot = Snapshot(
             step=chunk,
-            state=to_host(copied),
+            state=words,
             best=to_host(jax.tree.map(lambda leaf: leaf.copy(), best)),
             last=to_host(jax.tree.map(lambda leaf: leaf.copy(), last)),
             meta=meta,
+            records=tuple(self._run / name for name in _files()),
             score=None if evaluated is None else evaluated["return_mean"],
         )
         self._checkpointer.save(snapshot)
@@ -117,22 +125,40 @@ class Keeper:
         with contextlib.suppress(OSError):
             self._checkpointer.wait()
 
-    def newest(self, check: Callable[[Record], None] | None = None) -> Restored | None:
-        """Read the newest checkpoint that is whole; None if there never was one.
+    def check(self) -> None:
+        """Say at once whether a checkpoint could not be written.
+
+        Raises:
+            OSError: if so.
+        """
+        self._checkpointer.check()
+
+    def newest(
+        self, check: Callable[[Record], None] | None = None, *, finite: bool = False
+    ) -> Restored | None:
+        """Read the newest checkpoint that is whole; None if there is none.
+
+        Damaged ones that are newer are set aside, for they would count as the newest.
+
+        Args:
+            check: as ``read_newest`` takes it.
+            finite: whether all that it holds must be finite.
 
         Raises:
             ValueError: as ``read_newest``.
         """
 
-        restored = read_newest(self._run, lambda meta: fitting(self._target, meta), check=check)
+        restored = read_newest(
+            self._run, lambda meta: fitting(self._target, meta), check=check, finite=finite
+        )
         if restored is not None:
             self._saved = restored.step
+            set_aside(restored.damaged)
         return restored
 
-    def newest_step(self) -> Path | None:
-        """Return the directory of the newest checkpoint, if there is one."""
-        steps = steps_of(self._run / CHECKPOINTS)
-        return place_of(self._run, steps[0]) if steps else None
+    def place(self, step: int) -> Path:
+        """Return the directory of a checkpoint."""
+        return place_of(self._run, step)
 
     def read_best(self, step: int, params: Params) -> Params:
         """Read the best parameters of a checkpoint, shaped like ``params``."""
@@ -140,11 +166,40 @@ class Keeper:
         return restore_params(place_of(self._run, step) / "best", target)
 
     def cut_back(self, restored: Restored | None) -> None:
-        """Cut the records back to those of a checkpoint, or to none."""
+        """Cut the records back to those of a checkpoint; without one, put them away.
+
+        Raises:
+            ValueError: if they are shorter than they were.
+        """
         for name in _files():
-            size = 0 if restored is None else restored.meta["files"][name]
-            if _size(self._run / name) > size:
-                os.truncate(self._run / name, size)
+            file = self._run / name
+            if restored is None:
+                if _size(file):
+                    run_directory.put_away(file)
+                continue
+            size = restored.meta["files"][name]
+            if _size(file) < size:
+                raise ValueError(
+                    f"{file}: must have at least the {size} bytes that it had when checkpoint "
+                    f"{restored.step} was taken, not {_size(file)}"
+                )
+            os.truncate(file, size)
+
+
+def machine() -> Record:
+    """Return what a run must not change to repeat to the bit."""
+    return {
+        "device_kind": jax.devices()[0].device_kind,
+        "cpu_threads": os.environ.get("NPROC"),
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "gymnax")},
+    }
+
+
+def changes_of_machine(restored: Restored) -> list[str]:
+    """Return what is not as it was when a checkpoint was taken, in words."""
+    before, now = restored.meta["machine"], machine()
+    return [f"{name} was {before.get(name)}, is {now[name]}" for name in now
+            if before.get(name) != now[name]]  # fmt: skip
 
 
 def _files() -> list[str]:

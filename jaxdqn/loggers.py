@@ -18,6 +18,7 @@ calls ``log`` between chunks with plain Python values, of these kinds:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -63,7 +64,9 @@ def make_jsonl_logger(directory: Path) -> Logger:
 
     def close() -> None:
         for file in files.values():
-            file.close()
+            # A disk that is full was reported when the line was written.
+            with contextlib.suppress(OSError):
+                file.close()
 
     return Logger(log=log, close=close)
 

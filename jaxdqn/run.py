@@ -16,7 +16,7 @@ from jaxdqn.agent import Optimizer
 from jaxdqn.checkpoint import newest_whole, place_of
 from jaxdqn.config import Config, replace, to_dict
 from jaxdqn.host_loop import HostLoop, identity, learned_params
-from jaxdqn.keeper import Keeper
+from jaxdqn.keeper import Keeper, changes_of_machine
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
 from jaxdqn.plotting import plot_runs
 from jaxdqn.programs import Programs, compile_programs, make_mapped_trainer, run_keys
@@ -44,7 +44,6 @@ def run(
     *,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    replay_from: str | os.PathLike[str] | None = None,
     preset: str | None = None,
     environment: Environment | None = None,
     network: Any = None,
@@ -61,8 +60,6 @@ def run(
         config: the run.
         out: the run directory to make, or to go on in; None writes nothing.
         resume: go on from the newest checkpoint in ``out`` if a run has begun there.
-        replay_from: a file of ``experiments.replay``; the replay holds its rows
-            before the warm-up's. A run that goes on has them already.
         preset: the name of the preset, for the summary.
         environment: your own, instead of ``config.env``.
         network: your own, as ``make_trainer`` takes it.
@@ -76,39 +73,43 @@ def run(
         RunFailed: if the run cannot go on: the guard stops it, or the disk is full.
     """
     started = time.perf_counter()
+    directory: Path | None = None
     if resume and out is None:
         raise ValueError("resume=True: must come with out, the run directory to go on in")
     if config.guard == "rollback" and out is None:
         raise ValueError("guard='rollback': must come with out, where there are checkpoints")
     goes_on = resume and out is not None and run_directory.is_run(out)
-    with ExitStack() as stack:
-        for logger in loggers:
-            stack.callback(logger.close)
-        if out is not None and not goes_on:
-            run_directory.check_unused(out)
-        trainer = make_mapped_trainer(
-            config, environment=environment, network=network, optimizer=optimizer
-        )
-        config = replace(config, env=trainer.environment.spec.name)
-        keys = run_keys(config.seed)
-        state_shape = jax.eval_shape(trainer.init, keys.train)
-        check_memory(tree_bytes(state_shape.replay) // config.devices)
-        rows = None
-        if replay_from is not None and not goes_on:
-            rows = fold_rows(read_rows(replay_from), config, trainer.environment.spec)
-        directory = None
-        if out is not None:
-            directory = _open_directory(out, config, goes_on, stack)
-        try:
-            result = _run(
-                _Given(config, trainer, keys, state_shape, directory, preset, rows, goes_on),
-                loggers,
-                stack,
-                started,
+    try:
+        with ExitStack() as stack:
+            for logger in loggers:
+                stack.callback(logger.close)
+            if out is not None and not goes_on:
+                run_directory.check_unused(out)
+            trainer = make_mapped_trainer(
+                config, environment=environment, network=network, optimizer=optimizer
             )
-        except OSError as error:
-            raise _cannot_write(error, directory) from error
-    return result
+            config = replace(config, env=trainer.environment.spec.name)
+            keys = run_keys(config.seed)
+            state_shape = jax.eval_shape(trainer.init, keys.train)
+            check_memory(_bytes_needed(config, state_shape, saves=out is not None))
+            rows = None
+            if config.replay_from is not None and not goes_on:
+                rows = _rows_to_begin_with(config, trainer)
+            if out is not None:
+                directory = _open_directory(out, config, goes_on, stack)
+            given = _Given(config, trainer, keys, state_shape, directory, preset, rows, goes_on)
+            return _run(given, loggers, stack, started)
+    except OSError as error:
+        if directory is None or isinstance(error, BrokenPipeError | ConnectionError):
+            raise
+        raise _cannot_write(error, directory) from error
+
+
+def _bytes_needed(config: Config, state: TrainState, *, saves: bool) -> int:
+    """Return the bytes of the replay on a device; on CPU, of its copy in a checkpoint too."""
+    needed = tree_bytes(state.replay) // config.devices
+    copies = saves and config.checkpoint_every != 0 and config.replay_in_checkpoint
+    return 2 * needed if copies and jax.default_backend() == "cpu" else needed
 
 
 class _Given(NamedTuple):
@@ -149,8 +150,8 @@ def _run(given: _Given, loggers: Sequence[Logger], stack: ExitStack, started: fl
         **identity(config, preset),
         "compile_seconds": compile_seconds,
         **host.summary(),
-        "interrupted": bool(asked),
-        "ended_by": asked.why or ("budget" if host.spent else "solution"),
+        "interrupted": host.unfinished,
+        "ended_by": host.ended_by(asked),
     }
     _log(loggers, "summary", summary)
     if directory is not None:
@@ -158,7 +159,14 @@ def _run(given: _Given, loggers: Sequence[Logger], stack: ExitStack, started: fl
         run_directory.save_params(directory / "last", learned_params(config, state))
         run_directory.write_json(directory / run_directory.SUMMARY, summary)
         plot_runs([directory], directory / run_directory.CURVE)
+    if host.failure is not None:
+        raise host.failure
     return RunResult(state=state, best_params=host.best_params, summary=summary)
+
+
+def _rows_to_begin_with(config: Config, trainer: Trainer) -> Any:
+    assert config.replay_from is not None
+    return fold_rows(read_rows(config.replay_from), config, trainer.environment.spec)
 
 
 def _open_directory(
@@ -169,11 +177,10 @@ def _open_directory(
         return run_directory.create(out, config, stack)
     directory = Path(out)
     check_same_run(run_directory.read_config(out), config, directory)
+    if config.checkpoint_every == 0:
+        raise ValueError("checkpoint_every=0: must be above 0 to go on with a run")
     try:
         run_directory.lock(directory, stack)
-        # The run has not ended: it is going on.
-        (directory / run_directory.SUMMARY).unlink(missing_ok=True)
-        run_directory.write_json(directory / run_directory.CONFIG, to_dict(config))
     except OSError as error:
         raise run_directory.unwritable(directory, error) from error
     return directory
@@ -202,27 +209,41 @@ def _first_state(
     restored = None
     if given.goes_on:
         assert given.directory is not None
-        if keeper is None:
-            raise ValueError("checkpoint_every=0: must be above 0 to go on with a run")
+        assert keeper is not None
         restored = keeper.newest(
             lambda meta: check_same_run(meta["config"], given.config, given.directory)
         )
+        summary = given.directory / run_directory.SUMMARY
+        if restored is None and summary.exists():
+            raise ValueError(
+                f"out={str(given.directory)!r}: must have a checkpoint to go on from; the run "
+                "there has ended, and has none"
+            )
         keeper.cut_back(restored)
+        # From here on it is not a run that has ended.
+        summary.unlink(missing_ok=True)
+        run_directory.write_json(given.directory / run_directory.CONFIG, to_dict(given.config))
         for line in () if restored is None else restored.passed_over:
             _log(loggers, "event", {"event": "damaged", "message": line})
     if restored is None:
         if given.goes_on:
             message = f"no checkpoint was finished in {given.directory}: the run starts anew"
             _log(loggers, "event", {"event": "started", "message": message})
-        if given.rows is None:
+        if given.config.replay_from is None:
             return host.start(), given.preset
-        return host.start(lambda key: programs.preload(key, given.rows)), given.preset
+        rows = given.rows
+        if rows is None:
+            rows = _rows_to_begin_with(given.config, given.trainer)
+        return host.start(lambda key: programs.preload(key, rows)), given.preset
     assert given.directory is not None
     message = f"goes on from {place_of(given.directory, restored.step)}"
     if not restored.meta["replay"]:
         message += (
             ", which holds no replay: it is filled anew, and the run is not the same to the bit"
         )
+    changes = changes_of_machine(restored)
+    if changes:
+        message += f"; not the same to the bit, for {', '.join(changes)}"
     _log(loggers, "event", {"event": "resumed", "chunk": restored.step, "message": message})
     return host.resume(restored), given.preset or restored.meta["preset"]
 
@@ -232,10 +253,8 @@ def _log(loggers: Sequence[Logger], kind: str, record: Record) -> None:
         logger.log(kind, record)
 
 
-def _cannot_write(error: OSError, directory: Path | None) -> Exception:
+def _cannot_write(error: OSError, directory: Path) -> RunFailed:
     """Return what to raise where a file of the run could not be written."""
-    if directory is None:
-        return error
     last = newest_whole(directory)
     kept = "there is no checkpoint" if last is None else f"{last} is whole: go on with resume"
     return RunFailed(f"{error.filename or directory}: {error.strerror or error}; {kept}")

@@ -40,7 +40,7 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     try:
         used = path.exists() and (
-            not path.is_dir() or any(entry.name != _LOCK for entry in path.iterdir())
+            not path.is_dir() or any(not _is_ours(entry.name) for entry in path.iterdir())
         )
     except OSError as error:
         raise unwritable(path, error) from error
@@ -52,6 +52,20 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Say whether a run has begun there."""
     return (Path(path) / CONFIG).is_file()
+
+
+def _is_ours(name: str) -> bool:
+    """Say whether a file is one that a run which had hardly begun left."""
+    return name == _LOCK or name.startswith(f".{CONFIG}.")
+
+
+def put_away(file: Path) -> None:
+    """Copy a file to a name that is free and empty it; it may be open for appending."""
+    count = 1
+    while (aside := file.with_name(f"{file.name}.before-{count}")).exists():
+        count += 1
+    shutil.copyfile(file, aside)
+    os.truncate(file, 0)
 
 
 def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Path:
@@ -99,22 +113,37 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     Raises:
         ValueError: if there is no run directory, or its configuration is refused.
     """
-    file = Path(path) / CONFIG
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return read_config_file(Path(path) / CONFIG)
     except OSError as error:
         raise ValueError(
             f"run={str(path)!r}: must be a run directory; {CONFIG}: {error.strerror}"
         ) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"run={str(path)!r}: must hold a readable {CONFIG}: {error}") from error
+
+
+def read_config_file(file: Path) -> Config:
+    """Read a configuration.
+
+    Raises:
+        ValueError: if it is no configuration, or is refused.
+        OSError: if it cannot be read.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: must be a readable configuration: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: must be a JSON object")
     return from_dict(values)
 
 
 def write_json(file: Path, record: dict[str, Any]) -> None:
     """Write a record as JSON, at once: a reader sees the old file or the new one."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(to_json(record, indent=2) + "\n", encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as opened:
+        opened.write(to_json(record, indent=2) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
     os.replace(unfinished, file)
 
 

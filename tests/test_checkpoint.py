@@ -22,6 +22,7 @@ from jaxdqn.checkpoint import (
     read_meta,
     read_newest,
     revive_words,
+    set_aside,
     snapshot_words,
     steps_of,
     to_host,
@@ -39,7 +40,7 @@ def state():
 def snapshot_of(state, step, score=None, **meta):
     words = to_host(jax.jit(snapshot_words)(state))
     params = to_host(state.agent.params)
-    return Snapshot(step, words, params, params, {"note": "here", **meta}, score)
+    return Snapshot(step, words, params, params, {"note": "here", **meta}, (), score)
 
 
 def save(run, state, step, *, keep=2, score=None):
@@ -70,7 +71,9 @@ def test_a_state_with_empty_arrays_and_odd_types_comes_back(tmp_path):
         "not finite": jnp.array([jnp.nan, -jnp.inf, -0.0]),
     }
     checkpointer = Checkpointer(tmp_path, 1)
-    checkpointer.save(Snapshot(1, to_host(tree), {"p": np.ones(1)}, {"p": np.ones(1)}, {}, None))
+    checkpointer.save(
+        Snapshot(1, to_host(tree), {"p": np.ones(1)}, {"p": np.ones(1)}, {}, (), None)
+    )
     checkpointer.wait()
     assert_identical(read(tmp_path, tree).state, to_host(tree))
 
@@ -87,7 +90,7 @@ def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path, state):
         donate_argnums=0,
     )
     params = to_host(state.agent.params)
-    checkpointer.save(Snapshot(1, before, params, params, {}, None))
+    checkpointer.save(Snapshot(1, before, params, params, {}, (), None))
     for _ in range(3):
         moving = advance(moving)
     checkpointer.wait()
@@ -283,3 +286,39 @@ def test_a_snapshot_leaves_the_state_donatable(state):
     after = advance(moving)
     assert after.replay.storage.obs.unsafe_buffer_pointer() == pointer
     np.testing.assert_array_equal(held.replay.storage.obs, after.replay.storage.obs)
+
+
+def test_a_damaged_one_that_is_set_aside_does_not_displace_new_ones(tmp_path, state):
+    save(tmp_path, state, 4)
+    save(tmp_path, state, 6)
+    (place_of(tmp_path, 6) / "MANIFEST").unlink()
+    restored = read(tmp_path, state)
+    assert restored.damaged == (place_of(tmp_path, 6),)
+    set_aside(restored.damaged)
+    save(tmp_path, state, 5, keep=1)
+    assert steps_of(tmp_path / CHECKPOINTS) == [5]
+    assert (tmp_path / CHECKPOINTS / f"{6:09d}.damaged").is_dir()
+    assert read(tmp_path, state).step == 5
+
+
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path, state, monkeypatch):
+    save(tmp_path, state, 1)
+
+    def refuse(file):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(checkpoint, "_digest", refuse)
+    with pytest.raises(ValueError, match=r"must be readable.*Permission denied"):
+        read(tmp_path, state)
+
+
+def test_a_checkpoint_says_what_in_it_is_not_finite_and_can_be_passed_over(tmp_path, state):
+    save(tmp_path, state, 1)
+    reward = state.replay.storage.reward.at[0, 0].set(jnp.nan)
+    storage = state.replay.storage._replace(reward=reward)
+    save(tmp_path, state._replace(replay=state.replay._replace(storage=storage)), 2)
+    assert read_meta(place_of(tmp_path, 1))["not_finite"] == []
+    (said,) = read_meta(place_of(tmp_path, 2))["not_finite"]
+    assert said.startswith("replay.storage.reward (1 of")
+    assert read(tmp_path, state).step == 2
+    assert read(tmp_path, state, finite=True).step == 1

@@ -280,6 +280,7 @@ KINDS = {
     "int": WHOLE,
     "int | None": st.one_of(WHOLE, st.none()),
     "bool": st.one_of(st.booleans(), WILD),
+    "str | None": st.one_of(st.text(max_size=3), st.none(), WILD),
     "str": st.one_of(st.text(max_size=3), WILD),
     "tuple[int, ...]": st.one_of(st.lists(st.integers(0, 9), max_size=2).map(tuple), WILD),
 }

@@ -75,6 +75,7 @@ def test_finite_means_every_element_of_every_leaf(value, place):
     assert all_finite(tree)
     assert all_finite({})
     assert all_finite({"huge": jnp.full(1000, 1e30)})
+    assert all_finite({"half": jnp.full(200_000, 0.5, jnp.float16)})
     for name in ("small", "large"):
         leaf = tree[name].ravel().at[place].set(value).reshape(tree[name].shape)
         assert not all_finite({**tree, name: leaf})

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-import jaxdqn
-from jaxdqn.run import run
-
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "learning"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "learning"
 SEEDS = range(5)
 
 
@@ -26,7 +26,7 @@ def _record(name: str, summaries: list[dict], **more: object) -> None:
     record = {
         "preset": name,
         "versions": summaries[0]["versions"],
-        "device": jax.devices()[0].device_kind,
+        "device": summaries[0]["device_kind"],
         "machine": platform.machine(),
         **more,
         "seeds": [{field: summary[field] for field in kept} for summary in summaries],
@@ -34,11 +34,24 @@ def _record(name: str, summaries: list[dict], **more: object) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _train(name: str, seeds: range = SEEDS) -> tuple[list[dict], np.ndarray]:
-    """Train a preset on each seed; return summaries and the best policies' fresh returns."""
-    # The clocks and the records are of the library as it runs outside the tests.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        summaries = [run(jaxdqn.preset(name, seed=seed), preset=name).summary for seed in seeds]
+def _train(name: str, place: Path, seeds: range = SEEDS) -> tuple[list[dict], np.ndarray]:
+    """Train a preset on each seed; return summaries and the best policies' fresh returns.
+
+    Each seed is a process of the command line's: the clocks and the records are of
+    the library as its users run it, not of a test's settings and virtual devices.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "NPROC"}
+    summaries = []
+    for seed in seeds:
+        out = place / f"{name}-{seed}"
+        subprocess.run(
+            [sys.executable, "-m", "experiments.run", name, "--seed", str(seed), "--out", str(out)],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        summaries.append(json.loads((out / "summary.json").read_text()))
     return summaries, np.array([summary["best_fresh_return_mean"] for summary in summaries])
 
 
@@ -103,15 +116,15 @@ def test_deep_sea_optimum_is_the_reward_less_the_cost_of_moving():
         ("breakout", 10.0),
     ],
 )
-def test_preset_reaches_its_known_result(name, bar):
-    summaries, returns = _train(name)
+def test_preset_reaches_its_known_result(name, bar, tmp_path):
+    summaries, returns = _train(name, tmp_path)
     _record(name, summaries, bar=bar, mean=float(returns.mean()))
     assert returns.mean() >= bar, f"{name}: {returns.tolist()}"
 
 
 @pytest.mark.slow
-def test_cartpole_is_solved_on_nearly_every_seed():
-    summaries, _ = _train("cartpole", range(20))
+def test_cartpole_is_solved_on_nearly_every_seed(tmp_path):
+    summaries, _ = _train("cartpole", tmp_path, range(20))
     seconds = sorted(s["seconds_to_solve"] for s in summaries if s["solved"])
     _record("cartpole", summaries, bar="19 of 20", solved=len(seconds), seconds=seconds)
     assert len(seconds) >= 19

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,16 +14,20 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdqn.checkpoint
 import jaxdqn.keeper
+import jaxdqn.run
 from experiments import replay as export
+from experiments import run as run_command
 from jaxdqn.checkpoint import CHECKPOINTS, place_of, steps_of
 from jaxdqn.config import replace
 from jaxdqn.loggers import Logger
 from jaxdqn.policy import load_policy
 from jaxdqn.presets import PRESETS
 from jaxdqn.replay.export import StoredRows, export_rows, fold_rows, read_rows, write_rows
+from jaxdqn.resume import read_state
 from jaxdqn.run import run
-from jaxdqn.run_directory import RunFailed, read_lines
+from jaxdqn.run_directory import RunFailed, read_config, read_lines
 from tests.test_mapping_laws import assert_identical
 from tests.test_run import compiled_once  # noqa: F401 (a fixture)
 from tests.toys import noisy, tiny
@@ -162,6 +167,12 @@ def test_a_run_that_has_ended_goes_on_only_to_end_again(tmp_path):
     again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
     assert_identical(first.state, again.state)
     assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
+    # Without its checkpoints it cannot go on, and is not begun anew in place of them.
+    shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
+    with pytest.raises(ValueError, match="must have a checkpoint to go on from"):
+        run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
+    assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 def test_a_longer_budget_goes_on_where_the_shorter_one_ended(tmp_path):
@@ -219,6 +230,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_says_so(tmp_pa
     again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
     messages = [record["message"] for kind, record in heard if "message" in record]
     assert any("starts anew" in message for message in messages)
+    # What the first attempt wrote down is put away, not lost.
+    assert (tmp_path / "run" / "metrics.jsonl.before-1").stat().st_size > 0
     assert_same_run(tmp_path / "whole", tmp_path / "run", whole, again)
 
 
@@ -266,6 +279,73 @@ def test_without_its_replay_a_run_goes_on_but_says_that_it_differs(tmp_path):
     run(CONFIG, out=tmp_path / "whole", environment=noisy())
     large = sum(p.stat().st_size for p in place_of(tmp_path / "whole", 6).rglob("*") if p.is_file())
     assert small < large
+
+
+def test_records_shorter_than_the_checkpoint_says_are_an_error(tmp_path):
+    interrupted(tmp_path / "run")
+    os.truncate(tmp_path / "run" / "metrics.jsonl", 10)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: must have at least"):
+        run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
+
+
+def test_a_disk_full_at_a_line_of_the_records_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    make = jaxdqn.run.make_jsonl_logger
+
+    def full(directory):
+        (directory / "metrics.jsonl").symlink_to("/dev/full")
+        return make(directory)
+
+    monkeypatch.setattr(jaxdqn.run, "make_jsonl_logger", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        run(CONFIG, out=tmp_path / "run", environment=noisy())
+
+
+def test_a_broken_pipe_of_a_users_logger_is_not_taken_for_the_disk(tmp_path):
+    def log(kind, record):
+        if kind == "metrics":
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run(
+            CONFIG,
+            out=tmp_path / "run",
+            environment=noisy(),
+            loggers=[Logger(log=log, close=lambda: None)],
+        )
+
+
+def test_a_last_checkpoint_that_fails_leaves_what_was_learned(tmp_path, monkeypatch):
+    def full(place, snapshot):
+        raise OSError(28, "No space left on device", str(place))
+
+    monkeypatch.setattr(jaxdqn.checkpoint, "write", full)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        run(replace(CONFIG, checkpoint_every=None), out=tmp_path / "run", environment=noisy())
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert load_policy(tmp_path / "run", environment=noisy())(np.ones(2)) in (0, 1)
+
+
+def test_going_on_where_nothing_began_needs_a_preset(tmp_path, capsys):
+    assert run_command.main(["--resume", "--out", str(tmp_path / "nothing")]) == 2
+    assert "to begin one, name a preset" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
+    assert run_command.main(["--from", str(tmp_path / "none.json")]) == 2
+    (tmp_path / "list.json").write_text("[]")
+    assert run_command.main(["--from", str(tmp_path / "list.json")]) == 2
+    (tmp_path / "mine.json").write_text('{"env": "Catch-bsuite", "seed": 7}')
+    name, flags = run_command.read_flags(["--from", str(tmp_path / "mine.json"), "--gamma", "0.5"])
+    assert (name, flags.env, flags.seed, flags.gamma) == (None, "Catch-bsuite", 7, 0.5)
+
+
+def test_another_machine_is_said_to_be_one(tmp_path, monkeypatch):
+    interrupted(tmp_path / "run")
+    before = jaxdqn.keeper.machine()
+    monkeypatch.setattr(jaxdqn.keeper, "machine", lambda: {**before, "jax": "9.9"})
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append(record), close=lambda: None)
+    run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
+    (message,) = [record["message"] for record in heard if record.get("event") == "resumed"]
+    assert f"not the same to the bit, for jax was {jax.__version__}, is 9.9" in message
 
 
 def test_two_runs_cannot_have_one_directory(tmp_path):
@@ -339,9 +419,8 @@ def test_rows_exported_are_those_of_the_replay_and_fill_another(tmp_path, device
     heard = []
     logger = Logger(log=lambda kind, record: heard.append(record), close=lambda: None)
     second = run(
-        replace(config, seed=5, replay_capacity=1024),
+        replace(config, seed=5, replay_capacity=1024, replay_from=str(file)),
         environment=noisy(),
-        replay_from=file,
         loggers=[logger],
     )
     begun = export_rows(second.state.replay, devices=devices)
@@ -401,7 +480,7 @@ def test_a_file_that_is_no_replay_is_refused(tmp_path, change, message):
     write_rows(file, StoredRows(rows, "noisy", 2))
     change(file)
     with pytest.raises(ValueError, match=message):
-        run(CONFIG, environment=noisy(), replay_from=file)
+        run(replace(CONFIG, replay_from=str(file)), environment=noisy())
 
 
 def test_rows_of_other_observations_or_actions_are_refused(tmp_path):
@@ -463,6 +542,11 @@ def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, 
         for which in ("run", "whole")
     ]
     assert summaries[0] == summaries[1]
+    # Parameters, optimiser and replay too, as the last checkpoints hold them.
+    config = read_config(tmp_path / "run")
+    ends = [read_state(tmp_path / which, config)[0] for which in ("run", "whole")]
+    assert ends[0].step == ends[1].step
+    assert_identical(ends[0].state, ends[1].state)
     file = tmp_path / "rows.npz"
     assert export.main([str(tmp_path / "run"), "--to", str(file)]) == 0
     assert export.main([str(tmp_path / "run"), "--to", str(file)]) == 2  # it exists
@@ -509,6 +593,10 @@ def test_fifty_kills_at_random_moments_and_cartpole_is_solved(tmp_path):
     assert chunks == list(range(1, len(chunks) + 1))
 
 
+# Orbax's threads and coroutines end as they may when the disk is full.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted by root")
 def test_a_disk_that_really_is_full_leaves_a_run_that_goes_on(tmp_path):
     disk = tmp_path / "disk"

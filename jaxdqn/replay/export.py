@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,9 +66,13 @@ def write_rows(file: str | os.PathLike[str], stored: StoredRows) -> None:
     meta = {"format": FORMAT, "env": stored.env, "num_actions": stored.num_actions}
     arrays = {name: getattr(stored.rows, name) for name in _FIELDS}
     unfinished = Path(f"{file}.unfinished")
-    with open(unfinished, "wb") as opened:
-        np.savez_compressed(opened, meta=np.array(json.dumps(meta)), **arrays)
-    os.replace(unfinished, file)
+    try:
+        with open(unfinished, "wb") as opened:
+            np.savez_compressed(opened, meta=np.array(json.dumps(meta)), **arrays)
+        os.replace(unfinished, file)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_rows(file: str | os.PathLike[str]) -> StoredRows:
@@ -82,22 +85,33 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             meta = json.loads(str(arrays["meta"]))
             rows = Row(*(arrays[name] for name in _FIELDS))
+            version, stored = meta["format"], StoredRows(rows, meta["env"], meta["num_actions"])
     except OSError as error:
         raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zip, zlib, NumPy's header and JSON, on any bytes
         raise ValueError(
             f"replay_from={str(file)!r}: must be a file that experiments.replay wrote: {error}"
         ) from error
-    if meta.get("format") != FORMAT:
-        raise ValueError(
-            f"replay_from={str(file)!r}: must be of format {FORMAT}, not {meta.get('format')}"
-        )
-    shape = rows.first.shape
+    if version != FORMAT:
+        raise ValueError(f"replay_from={str(file)!r}: must be of format {FORMAT}, not {version}")
+    _check_rows(stored, str(file))
+    return stored
+
+
+def _check_rows(stored: StoredRows, file: str) -> None:
+    """Refuse arrays that are no rows."""
+    shape = stored.rows.first.shape
+    wanted = {"first": bool, "action": np.int32, "reward": np.float32}
+    wanted |= {"terminated": bool, "truncated": bool}
     for name in _FIELDS:
-        leaf = getattr(rows, name)
-        if leaf.shape[:2] != shape:
-            raise ValueError(f"{name}: must have axes {list(shape)} first, not {list(leaf.shape)}")
-    return StoredRows(rows, meta["env"], meta["num_actions"])
+        leaf = getattr(stored.rows, name)
+        if leaf.shape[:2] != shape or (name in wanted and leaf.ndim != 2):
+            raise ValueError(f"replay_from={file!r}: {name} must have axes {list(shape)}")
+        if name in wanted and leaf.dtype != wanted[name]:
+            raise ValueError(f"replay_from={file!r}: {name} must be {np.dtype(wanted[name])}")
+    action = stored.rows.action
+    if action.size and not (action.min() >= 0 and action.max() < stored.num_actions):
+        raise ValueError(f"replay_from={file!r}: action must be from 0 to {stored.num_actions - 1}")
 
 
 def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
