@@ -153,6 +153,7 @@ class Keeper:
         )
         if restored is not None:
             self._saved = restored.step
+            self._preset = self._preset or restored.meta["preset"]
             set_aside(restored.damaged)
         return restored
 

@@ -91,7 +91,7 @@ def run(
             config = replace(config, env=trainer.environment.spec.name)
             keys = run_keys(config.seed)
             state_shape = jax.eval_shape(trainer.init, keys.train)
-            check_memory(_bytes_needed(config, state_shape, saves=out is not None))
+            _check_memory(config, state_shape, saves=out is not None)
             rows = None
             if config.replay_from is not None and not goes_on:
                 rows = _rows_to_begin_with(config, trainer)
@@ -105,11 +105,16 @@ def run(
         raise _cannot_write(error, directory) from error
 
 
-def _bytes_needed(config: Config, state: TrainState, *, saves: bool) -> int:
-    """Return the bytes of the replay on a device; on CPU, of its copy in a checkpoint too."""
+def _check_memory(config: Config, state: TrainState, *, saves: bool) -> None:
+    """Refuse a replay that does not fit; on CPU, its copy for a checkpoint must fit too."""
     needed = tree_bytes(state.replay) // config.devices
+    check_memory(needed)
     copies = saves and config.checkpoint_every != 0 and config.replay_in_checkpoint
-    return 2 * needed if copies and jax.default_backend() == "cpu" else needed
+    if copies and jax.default_backend() == "cpu":
+        check_memory(
+            2 * needed,
+            what="the replay and its copy for a checkpoint (replay_in_checkpoint) take",
+        )
 
 
 class _Given(NamedTuple):

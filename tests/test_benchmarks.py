@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import measure, techniques, throughput, timing, versus
+from benchmarks import measure, safety, techniques, throughput, timing, versus
 from benchmarks.timing import Case, Interval
 from experiments import compare
 
@@ -330,3 +330,30 @@ def test_compare_prints_a_registered_technique_and_writes_both_files(monkeypatch
 def test_an_unknown_technique_is_refused_with_the_nearest_names(capsys):
     assert compare.main(["--only", "n-stp"]) == 2
     assert capsys.readouterr().err == "error: only='n-stp': must be among n-step\n"
+
+
+def test_jaxdqn_in_a_process_of_its_own_does_the_work_it_is_asked_for():
+    process = versus.Process.own(30, cpu_threads=1)
+    try:
+        assert process.receive()["compile_seconds"] > 0
+        for _ in range(2):
+            answer = process.measure()
+            assert answer["gradient_steps"] == 30
+            assert 0 < answer["env_steps"] <= 300
+            assert answer["seconds"] > 0
+    finally:
+        process.close()
+
+
+def test_what_a_checkpoint_costs_is_measured_on_a_state_of_the_size_asked_for(tmp_path):
+    measured = safety.measure_checkpoints(0.004, rounds=2, directory=str(tmp_path))
+    assert measured["replay_bytes"] == pytest.approx(4e6, rel=0.1)
+    assert 0 < measured["blocked_seconds"].median <= measured["write_seconds"].median
+    assert measured["blocked_over_copy"].median > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_guard_is_seen_in_the_compiled_step():
+    measured = safety.measure_guard(rounds=1, iterations=20)
+    assert measured["operations"]["skip"] > measured["operations"]["off"] > 50
+    assert measured["on_over_off"].median > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import evaluate, plot, run
+from experiments import command_line, evaluate, plot, run
 from jaxdqn.config import Config, from_dict
 from jaxdqn.presets import preset
 
@@ -242,3 +242,33 @@ def test_ctrl_c_ends_a_real_process_with_everything_written():
     assert process.returncode == 0
     assert json.loads(Path("there/summary.json").read_text())["interrupted"] is True
     assert all((Path("there") / name).exists() for name in ("best", "last", "curve.png"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "small"),
+    [
+        ({}, True),
+        ({"hidden_sizes": (120, 84)}, True),
+        ({"hidden_sizes": (256, 256)}, False),
+        ({"hidden_sizes": (64, 64), "num_envs": 2048, "replay_capacity": 204_800,
+          "warmup_steps": 20_480}, False),
+        ({"hidden_sizes": ()}, True),
+        ({"env": "Breakout-MinAtar"}, False),
+        ({"env": "Breakout-MinAtar", "network": "mlp"}, True),
+        ({"network": "nature"}, False),
+    ],
+)  # fmt: skip
+def test_small_dense_networks_get_one_thread(monkeypatch, overrides, small):
+    monkeypatch.delenv("NPROC", raising=False)
+    config = preset("cartpole", **overrides)
+    command_line.use_cpu_threads(config, None)
+    assert os.environ.get("NPROC") == ("1" if small else None)
+    command_line.use_cpu_threads(config, 3)
+    # What is set already, by the user or before, counts for more.
+    assert os.environ["NPROC"] == ("1" if small else "3")
+    monkeypatch.delenv("NPROC", raising=False)
+
+
+def test_threads_below_one_are_refused(capsys):
+    assert run.main(["--cpu-threads", "0"]) == 2
+    assert "cpu_threads=0: must be at least 1" in capsys.readouterr().err

@@ -29,8 +29,13 @@ def free_bytes(device: Any = None) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def check_memory(num_bytes: int, device: Any = None) -> None:
+def check_memory(num_bytes: int, device: Any = None, *, what: str = "the replay takes") -> None:
     """Refuse a request above what is free.
+
+    Args:
+      num_bytes: on each device.
+      device: the first by default.
+      what: takes them, for the complaint.
 
     Raises:
       ValueError: with the bytes asked for and the bytes free.
@@ -38,6 +43,6 @@ def check_memory(num_bytes: int, device: Any = None) -> None:
     free = free_bytes(device)
     if num_bytes > free:
         raise ValueError(
-            f"replay_capacity: the replay takes {num_bytes:,} bytes on each device, "
+            f"replay_capacity: {what} {num_bytes:,} bytes on each device, "
             f"of which {free:,} are free; must be at most that"
         )

@@ -1,0 +1,137 @@
+"""Measure how long a start takes, and what a long run keeps: ``python -m benchmarks.startup``.
+
+From the command to ``--help``, to ``import jaxdqn`` and to the first chunk of the CartPole
+preset, with a compilation cache that is empty (cold) and one that is not (warm). And the
+resident memory and the speed of a run of ten times the length, in its first and last tenth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import check_writable, describe, format_table, spread, stamp, write_json
+from experiments.command_line import guard, parse
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    rounds: int = 3
+    """Starts of each kind."""
+    quick: bool = False
+    """One start of each kind and a short run: figures to look at, not to keep."""
+    json: str | None = None
+    """File to write the measurements to, such as benchmarks/results/startup.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return guard(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m benchmarks.startup", description=__doc__)
+    if flags.rounds < 1:
+        raise ValueError(f"rounds={flags.rounds}: must be at least 1")
+    check_writable(flags.json)
+    report: dict[str, Any] = {"stamp": stamp()}
+    print(describe(report["stamp"]))
+    rounds = 1 if flags.quick else flags.rounds
+    with tempfile.TemporaryDirectory() as place:
+        report["starts"] = measure_starts(rounds, Path(place))
+        report["long_run"] = measure_long_run(100_000 if flags.quick else 4_000_000, Path(place))
+    starts, run = report["starts"], report["long_run"]
+    rows = [
+        ["--help, s", starts["help"], "< 0.5"],
+        ["import jaxdqn, s", starts["import"], "< 1"],
+        ["first chunk after the command, cold, s", starts["cold"], "< 10"],
+        ["first chunk after the command, warm, s", starts["warm"], "< 5"],
+        ["resident memory, first tenth, MB", run["megabytes_first"], ""],
+        ["resident memory, last tenth, MB", run["megabytes_last"], "as the first"],
+        ["environment steps/s, first tenth", run["steps_per_second_first"], ""],
+        ["environment steps/s, last tenth", run["steps_per_second_last"], "as the first"],
+    ]
+    print("medians (least-greatest)")
+    print(format_table(["measured", "value", "bar"], rows))
+    if flags.json is not None:
+        write_json(flags.json, report)
+        print(f"measurements in {flags.json}")
+
+
+def measure_starts(rounds: int, place: Path) -> dict[str, Any]:
+    """Start the commands again and again, each kind once a round."""
+    taken: dict[str, list[float]] = {name: [] for name in ("help", "import", "cold", "warm")}
+    for turn in range(rounds):
+        start = time.perf_counter()
+        _command("-m", "experiments.run", "--help").communicate()
+        taken["help"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        _command("-c", "import jaxdqn").communicate()
+        taken["import"].append(time.perf_counter() - start)
+        for kind in ("cold", "warm"):
+            taken[kind].append(_first_chunk(place / f"{kind}-{turn}", place / f"cache-{turn}"))
+    return {name: spread(values) for name, values in taken.items()}
+
+
+def measure_long_run(rows: int, place: Path) -> dict[str, float]:
+    """Train a small agent for long, and look at its memory and speed as it goes."""
+    import psutil
+
+    from jaxdqn.run_directory import read_lines
+
+    out = place / "long"
+    flags = ["--total-steps", str(rows), "--log-every", str(rows // 100), "--eval-every", "0"]
+    flags += ["--no-stop-when-solved", "--checkpoint-every", "0", "--out", str(out)]
+    process = _command("-m", "experiments.run", "cartpole", *flags)
+    resident: list[tuple[int, float]] = []
+    while process.poll() is None:
+        chunks = len(read_lines(out / "metrics.jsonl"))
+        if chunks:
+            resident.append((chunks, psutil.Process(process.pid).memory_info().rss / 1e6))
+        time.sleep(0.1)
+    speeds = [record["env_steps_per_second"] for record in read_lines(out / "metrics.jsonl")]
+    # The last chunk may be followed by the evaluation.
+    first = [size for chunks, size in resident if 5 < chunks <= 15]
+    last = [size for chunks, size in resident if 85 <= chunks < 98]
+    return {
+        "rows": rows,
+        "megabytes_first": statistics.median(first),
+        "megabytes_last": statistics.median(last),
+        "steps_per_second_first": statistics.median(speeds[5:15]),
+        "steps_per_second_last": statistics.median(speeds[-15:-5]),
+    }
+
+
+def _first_chunk(out: Path, cache: Path) -> float:
+    """Return the seconds from the command to the first line of its metrics."""
+    start = time.perf_counter()
+    flags = ["cartpole", "--out", str(out)]
+    process = _command("-m", "experiments.run", *flags, JAX_COMPILATION_CACHE_DIR=str(cache))
+    metrics = out / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.01)
+    seconds = time.perf_counter() - start
+    process.communicate()
+    if process.returncode:
+        raise ValueError(f"the command failed with exit code {process.returncode}")
+    return seconds
+
+
+def _command(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
