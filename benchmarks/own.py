@@ -1,6 +1,6 @@
 """Drive jaxdqn at the matched work in a process of its own, as ``peers.py`` drives the peers.
 
-``python -m benchmarks.own GRADIENT_STEPS`` speaks the same lines of JSON. How many
+``python -m benchmarks.own GRADIENT_STEPS [GUARD]`` speaks the same lines of JSON. How many
 threads XLA uses on CPU is settled when a process starts, by ``NPROC``: hence a process.
 """
 
@@ -18,6 +18,7 @@ def main() -> None:
     from benchmarks import measure
     from benchmarks.techniques import matched
     from benchmarks.timing import compile_cold
+    from jaxdqn.config import Config
 
     compile_cold()
     config = matched(
@@ -27,6 +28,7 @@ def main() -> None:
         target_period=50,
         epsilon_schedule="constant",
         epsilon_end=0.05,
+        guard=sys.argv[2] if len(sys.argv) > 2 else Config().guard,
     )
     prepared = measure.prepare_learning(config, int(sys.argv[1]))
     jax.block_until_ready(prepared.case.run())

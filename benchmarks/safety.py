@@ -66,7 +66,7 @@ def _main(argv: Sequence[str]) -> None:
     report: dict[str, Any] = {"stamp": stamp()}
     print(describe(report["stamp"]))
     report["checkpoint"] = measure_checkpoints(gigabytes, rounds, flags.directory)
-    report["guard"] = measure_guard(rounds, iterations=200 if flags.quick else 2_000)
+    report["guard"] = measure_guard(rounds, iterations=200 if flags.quick else 5_000)
     print(f"medians (least-greatest); of ratios the median and {OF_MEDIAN}")
     print(format_table(["measured", "value", "bar"], _rows(report)))
     if flags.json is not None:
@@ -107,6 +107,7 @@ def measure_checkpoints(gigabytes: float, rounds: int, directory: str | None) ->
     }
     state, _ = chunk(state)
     jax.block_until_ready(state)
+    moved = 0
     host = {"last": None, "judged": -1, "best": None}
     with tempfile.TemporaryDirectory(dir=directory) as place:
         keeper = Keeper(Path(place), config, snapshot, jax.eval_shape(lambda: state))
@@ -122,9 +123,11 @@ def measure_checkpoints(gigabytes: float, rounds: int, directory: str | None) ->
             taken["blocked"].append(time.perf_counter() - started)
             during: list[float] = []
             del params
+            place_before = _address(state)
             while not during or keeper.busy:
                 seconds, (state, _) = timed(chunk, state)
                 during.append(seconds)
+                moved += _address(state) != place_before
             keeper.wait()
             taken["write"].append(time.perf_counter() - started)
             taken["next"].append(during[0])
@@ -134,6 +137,7 @@ def measure_checkpoints(gigabytes: float, rounds: int, directory: str | None) ->
         "state_bytes": tree_bytes(jax.eval_shape(lambda: state)),
         "replay_bytes": tree_bytes(jax.eval_shape(lambda: state.replay)),
         "rounds": rounds,
+        "chunks_that_moved_the_ring": moved,
         "copy_seconds": spread(taken["copy"]),
         "blocked_seconds": spread(taken["blocked"]),
         "write_seconds": spread(taken["write"]),
@@ -145,29 +149,42 @@ def measure_checkpoints(gigabytes: float, rounds: int, directory: str | None) ->
 
 
 def measure_guard(rounds: int, iterations: int) -> dict[str, Any]:
-    """Time iterations with and without the guard, and count the operations of both."""
+    """Time iterations with and without the guard, and count the operations of both.
+
+    In processes of one XLA thread each, as ``experiments.run`` chooses for the matched work.
+    """
     import jax
 
-    from benchmarks import measure
     from benchmarks.techniques import matched
-    from benchmarks.timing import alternate, ratio
+    from benchmarks.versus import CPU_THREADS, Process
     from jaxdqn import trainer as training
 
-    cases, operations = {}, {}
+    operations = {}
     for name in ("off", "skip"):
-        config = matched(guard=name)
-        cases[name] = measure.prepare_learning(config, iterations).case
-        trainer = training.make_trainer(config)
+        trainer = training.make_trainer(matched(guard=name))
         state = jax.eval_shape(trainer.init, jax.random.key(0))
         text = jax.jit(trainer.step, donate_argnums=0).lower(state).compile().as_text()
         assert text is not None
         # Of the entry computation: each is a loop, a product or a copy of its own.
         entry = text[text.index("ENTRY ") :]
         operations[name] = len(re.findall(r" = .*? (?:fusion|dot|call|copy|while|reduce)\(", entry))
-    times = alternate(cases, rounds=max(rounds, 9), seconds=0.0)
+    processes = {name: Process.own(iterations, CPU_THREADS, name) for name in ("off", "skip")}
+    seconds: dict[str, list[float]] = {name: [] for name in processes}
+    try:
+        for process in processes.values():
+            process.receive()
+        for turn in range(max(rounds, 9)):
+            for name in list(processes)[:: 1 if turn % 2 == 0 else -1]:
+                seconds[name].append(processes[name].measure()["seconds"])
+    finally:
+        for process in processes.values():
+            process.close()
     return {
-        "iteration_seconds": {name: spread(values) for name, values in times.items()},
-        "on_over_off": ratio(times["skip"], times["off"]),
+        "iteration_seconds": {
+            name: spread([value / iterations for value in values])
+            for name, values in seconds.items()
+        },
+        "on_over_off": _ratio(seconds["skip"], seconds["off"]),
         "operations": operations,
     }
 
@@ -184,6 +201,13 @@ def _bytes_per_row(config: Any) -> float:
     return tree_bytes(jax.eval_shape(replay.init, row)) / config.replay_capacity
 
 
+def _address(state: Any) -> int:
+    """Return where the ring's observations are."""
+    import jax
+
+    return jax.tree.leaves(state.replay.storage.obs)[0].unsafe_buffer_pointer()
+
+
 def _ratio(over: Sequence[float], under: Sequence[float]) -> Any:
     return median_interval([a / b for a, b in zip(over, under, strict=True)])
 
@@ -198,6 +222,7 @@ def _rows(report: dict[str, Any]) -> list[list[Any]]:
         ["  over one copy", saved["blocked_over_copy"], "<= 2"],
         ["until it is on the disk, s", saved["write_seconds"], ""],
         ["a chunk of 400 iterations, s", saved["chunk_seconds"], ""],
+        ["chunks that moved the ring", str(saved["chunks_that_moved_the_ring"]), "0"],
         ["the chunk after a checkpoint over one before", saved["next_chunk_over_usual"], ""],
         [
             "a chunk while it is written over one before",

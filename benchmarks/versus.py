@@ -96,9 +96,10 @@ class Process:
         )
 
     @classmethod
-    def own(cls, gradient_steps: int, cpu_threads: int | None) -> Process:
-        """Start jaxdqn at the matched work."""
-        return cls([sys.executable, "-m", "benchmarks.own", str(gradient_steps)], cpu_threads)
+    def own(cls, gradient_steps: int, cpu_threads: int | None, *more: str) -> Process:
+        """Start jaxdqn at the matched work; ``more`` are arguments of ``benchmarks.own``."""
+        command = [sys.executable, "-m", "benchmarks.own", str(gradient_steps), *more]
+        return cls(command, cpu_threads)
 
     @classmethod
     def peer(

@@ -148,6 +148,7 @@ def _count(
         length_sum=jnp.sum(jnp.where(ends, episode_length, 0).astype(jnp.float32)),
         skipped=jnp.int32(0),
         first_skipped=jnp.int32(0),
+        lost=jnp.int32(0),
         loss=zero,
         grad_norm=zero,
         q_mean=zero,

@@ -123,8 +123,8 @@ class Config:
     """Save the replay in checkpoints. Without it they are small, but a resumed run is not
     continued exactly: its replay is empty and filled by acting as long as the warm-up."""
     guard: Literal["off", "skip", "rollback", "stop"] = "stop"
-    """What a gradient step does that leaves the loss, gradient, parameters or optimiser not
-    finite: it is undone, and then skip goes on, stop ends the run, rollback goes back to the last
+    """What becomes of a gradient step whose loss, gradient or parameters are not finite: it is
+    undone, and then skip goes on, stop ends the run, rollback goes back to the last
     checkpoint with the learning rate times rollback_factor, up to rollback_limit times."""
     rollback_factor: float = 0.5
     """Factor on the learning rate at each rollback."""

@@ -13,18 +13,20 @@ from jaxdqn.types import AgentState, Array, Collectives, LearnInfo, PyTree, Trai
 def keep_finite(
     before: AgentState, after: AgentState, info: LearnInfo, collectives: Collectives
 ) -> tuple[AgentState, Array]:
-    """Return the learner after a gradient step, or as it was before if that is not finite.
+    """Return the learner after a gradient step, or as it was before if that was not finite.
 
-    Looked at are the loss, the norm of the gradient, the parameters and the
-    optimiser's state. A ``where`` over the learner, no branch: a conditional
-    under vmap runs both sides. Devices decide together, so that the replicas
-    stay equal: one int32 more is reduced over them.
+    Looked at are the loss and the norm of the gradient: it is finite only if the
+    squares are, and then so are the optimiser's moments. Both are known before
+    the update, so the choice is made in the loops that compute it and takes no
+    pass of its own; parameters that overflow all the same are found at the end
+    of a chunk (``Metrics.lost``). A ``where``, no branch: a conditional under vmap
+    runs both sides. Devices decide together, so that the replicas stay equal: one
+    int32 more is reduced over them.
 
     Returns:
       The learner, and ``[]`` bool: whether the step was undone.
     """
     finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
-    finite = finite & all_finite((after.params, after.opt_state))
     undone = collectives.max((~finite).astype(jnp.int32)) > 0
     kept = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
     return kept, undone

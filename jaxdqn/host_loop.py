@@ -237,7 +237,7 @@ class HostLoop:
         found = {"event": "not finite", "chunk": kept.chunk, **self._now()}
         found |= {"first": first if metrics.skipped else None, "skipped": int(metrics.skipped)}
         self._log("event", {**found, "guard": config.guard})
-        if config.guard == "skip":
+        if config.guard == "skip" and not metrics.lost:
             return state, False
         spent = kept.rollbacks >= config.rollback_limit
         if self._keeper is not None and config.guard == "rollback" and not spent:
@@ -344,7 +344,9 @@ def _totals(counters: Counters) -> Record:
 
 
 def _is_finite(metrics: Metrics) -> bool:
-    return not metrics.skipped and bool(np.isfinite([metrics.loss, metrics.grad_norm]).all())
+    return not (metrics.skipped or metrics.lost) and bool(
+        np.isfinite([metrics.loss, metrics.grad_norm]).all()
+    )
 
 
 def _chunk_record(metrics: Metrics, seconds: float) -> Record:

@@ -14,7 +14,7 @@ from jaxdqn.acting import make_act, reduce_metrics, reset_actor
 from jaxdqn.agent import Optimizer, make_agent
 from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
-from jaxdqn.guard import keep_finite
+from jaxdqn.guard import all_finite, keep_finite
 from jaxdqn.networks import make_network
 from jaxdqn.optim import make_optimizer
 from jaxdqn.replay import make_uniform
@@ -218,7 +218,8 @@ def make_chunk(
         state, metrics = jax.lax.scan(
             lambda state, _: trainer.step(state), state, None, length=iterations
         )
-        return state, reduce_metrics(metrics)
+        lost = ~all_finite(state.agent.params)
+        return state, reduce_metrics(metrics)._replace(lost=lost.astype(jnp.int32))
 
     return chunk
 

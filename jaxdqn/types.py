@@ -316,6 +316,8 @@ class Metrics(NamedTuple):
     ``gradient_steps``"""
     first_skipped: Array
     """int32, how many gradient steps came before the first of those; void if there is none"""
+    lost: Array
+    """int32, 1 if at the end of a chunk the parameters are not finite"""
 
     loss: Array
     grad_norm: Array
@@ -332,6 +334,7 @@ SUMMED_METRICS = (
     "return_sum",
     "length_sum",
     "skipped",
+    "lost",
 )
 
 
