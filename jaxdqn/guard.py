@@ -11,7 +11,12 @@ from jaxdqn.types import AgentState, Array, Collectives, LearnInfo, PyTree, Trai
 
 
 def keep_finite(
-    before: AgentState, after: AgentState, info: LearnInfo, collectives: Collectives
+    before: AgentState,
+    after: AgentState,
+    info: LearnInfo,
+    collectives: Collectives,
+    *,
+    periodic: bool,
 ) -> tuple[AgentState, Array]:
     """Return the learner after a gradient step, or as it was before if that was not finite.
 
@@ -23,12 +28,23 @@ def keep_finite(
     runs both sides. Devices decide together, so that the replicas stay equal: one
     int32 more is reduced over them.
 
+    Args:
+      periodic: whether the target network is replaced, not moved by Polyak steps.
+
     Returns:
       The learner, and ``[]`` bool: whether the step was undone.
     """
     finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     undone = collectives.max((~finite).astype(jnp.int32)) > 0
     kept = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
+    if periodic:
+        # From the parameters that are kept: the compiler may compute the update once more for a
+        # target of its own, and round it otherwise.
+        replaced = ~undone & (after.since_target == 0)
+        target = jax.tree.map(
+            lambda new, old: jnp.where(replaced, new, old), kept.params, before.target_params
+        )
+        kept = kept._replace(target_params=target)
     return kept, undone
 
 

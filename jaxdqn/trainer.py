@@ -98,7 +98,13 @@ def make_trainer(
     )
     replay = make_replay(config)
     act = make_act(config, environment, agent, collectives)
-    learn = _make_learn(agent, replay, collectives, guarded=config.guard != "off")
+    learn = _make_learn(
+        agent,
+        replay,
+        collectives,
+        guarded=config.guard != "off",
+        periodic=config.target_tau is None,
+    )
     acting_keys = (config.rollout_length, 1 + config.envs_per_device)
     learning_keys = (config.gradient_steps_per_iteration, 2)
 
@@ -244,7 +250,7 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
 
 
 def _make_learn(
-    agent: Agent, replay: Replay, collectives: Collectives, *, guarded: bool
+    agent: Agent, replay: Replay, collectives: Collectives, *, guarded: bool, periodic: bool
 ) -> Callable[[Array, TrainState], tuple[TrainState, tuple[LearnInfo, Array]]]:
     """Make one gradient step, with keys [2], on a batch from the replay.
 
@@ -257,7 +263,9 @@ def _make_learn(
         learner, info = agent.learn(keys[1], state.agent, batch, weights, hyper=state.hyper)
         abs_td, skipped = info.abs_td, jnp.bool_(False)
         if guarded:
-            learner, skipped = keep_finite(state.agent, learner, info, collectives)
+            learner, skipped = keep_finite(
+                state.agent, learner, info, collectives, periodic=periodic
+            )
             # What is not finite must not become a priority.
             abs_td = jnp.where(jnp.isfinite(abs_td), abs_td, 0.0)
         replayed = replay.update(state.replay, drawn.indices, abs_td)

@@ -353,6 +353,7 @@ def test_what_a_checkpoint_costs_is_measured_on_a_state_of_the_size_asked_for(tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_guard_is_seen_in_the_compiled_step():
     measured = safety.measure_guard(rounds=1, iterations=20)
     assert measured["operations"]["skip"] > measured["operations"]["off"] > 50

@@ -45,6 +45,7 @@ def test_every_record_is_in_its_file_at_once_and_json_even_if_not_finite(tmp_pat
     logger.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "evaluations.jsonl",
+        "events.jsonl",
         "metrics.jsonl",
     ]
 

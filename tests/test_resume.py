@@ -95,7 +95,7 @@ CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
 }
 
 
-QUICK = ("cartpole, two devices", "cartpole, boltzmann and stacks", "breakout")
+QUICK = ("cartpole, two devices", "cartpole, boltzmann and stacks")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_resume_must_say_where():
         run(CONFIG, environment=noisy(), resume=True)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_rows_exported_are_those_of_the_replay_and_fill_another(tmp_path, devices):
     config = replace(CONFIG, devices=devices)
     first = run(config, out=tmp_path / "run", environment=noisy())
@@ -506,7 +506,8 @@ def command(*arguments, environment):
     )
 
 
-@pytest.mark.parametrize("waits", [[0.3]])
+@pytest.mark.slow
+@pytest.mark.parametrize("waits", [[0.2, 0.5, 0.9]])
 def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, waits):
     flags = [
         "catch", "--num-envs", "4", "--batch-size", "8", "--replay-capacity", "4000",

@@ -97,7 +97,9 @@ class Script:
             after = self.state(int(state.agent.params) + 1)
             # The donated buffer is overwritten, as on a device.
             state.agent.params[...] = -1
-            metrics = Metrics(*np.ones(len(Metrics._fields), np.float32))._replace(skipped=0)
+            metrics = Metrics(*np.ones(len(Metrics._fields), np.float32))._replace(
+                skipped=0, lost=0
+            )
             return after, (metrics, after.counters)
 
         def evaluate(params, key, count):
