@@ -6,8 +6,13 @@ To add a technique, write a function ``measure(effort) -> list[Result]`` and
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +21,8 @@ from benchmarks import measure
 from benchmarks.timing import Case, Interval, alternate, compile_apart, ratio
 from benchmarks.versus import Process
 from jaxdqn import trainer as training
-from jaxdqn.config import Config, suggest
+from jaxdqn.config import Config
+from jaxdqn.validation import suggest
 
 CARTPOLE, BREAKOUT = "CartPole-v1", "Breakout-MinAtar"
 
@@ -209,23 +215,51 @@ def _measure_convolution(effort: Effort) -> list[Result]:
     return faster(learning_cases(configs, brief), effort, of="gradient steps")
 
 
-def _measure_population(effort: Effort) -> list[Result]:
-    seeds, rows = (4, 2_048) if effort.quick else (16, 21_024)
-    config = matched(total_steps=rows, log_every=rows)
-    run = training.train(config)
-    keys = jax.random.split(jax.random.key(0), seeds)
-    together, _ = compile_apart(jax.vmap(run), keys)
-    alone, _ = compile_apart(run, keys[0])
-    each = list(keys)
+def _scaling_rows(section: str, effort: Effort) -> list[dict[str, Any]]:
+    """Return the rows of a section of ``benchmarks.scaling``.
 
-    def one_after_the_other() -> Any:
-        return [jax.block_until_ready(alone(key)) for key in each]
+    On CPU by a process of its own, since the number of virtual devices is settled
+    when JAX starts; accelerators are there already, and are not shared.
+    """
+    from benchmarks import scaling_cases
 
-    cases = {
-        "one after the other": Case(one_after_the_other, seeds),
-        f"vmap of {seeds} seeds": Case(lambda: together(keys), seeds),
-    }
-    return faster(cases, effort, of="whole runs")
+    if jax.default_backend() != "cpu":
+        most = jax.device_count()
+        chosen = scaling_cases.QUICK if effort.quick else scaling_cases.FULL
+        devices = tuple(count for count in chosen.devices if count <= most)
+        return scaling_cases.measure_section(section, chosen._replace(devices=devices))  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "scaling.json"
+        command = [sys.executable, "-m", "benchmarks.scaling", "--sections", section]
+        command += ["--json", str(file), "--virtual-devices", "2"]
+        command += ["--quick"] if effort.quick else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(file.read_text())[section]
+
+
+def _scaled(
+    section: str, case: Sequence[str], against: str, column: str, of: str
+) -> Callable[[Effort], list[Result]]:
+    """Make a measurement of the rows of a section: each one's ratio, but for those of 1.
+
+    Args:
+      case: columns that name a row.
+      column: of the ratio.
+    """
+
+    def measure(effort: Effort) -> list[Result]:
+        results = []
+        for row in _scaling_rows(section, effort):
+            speed_up = row[column]
+            if isinstance(speed_up, Mapping):
+                speed_up = Interval(**speed_up)
+            if tuple(speed_up) != (1.0, 1.0, 1.0):
+                name = ", ".join(f"{name} {row[name]}" if name in "DP" else str(row[name])
+                                 for name in case)  # fmt: skip
+                results.append(Result(name, against, speed_up, of))
+        return results
+
+    return measure
 
 
 def _measure_cpu_threads(effort: Effort) -> list[Result]:
@@ -335,11 +369,59 @@ register(
 )
 register(
     Technique(
+        name="data-parallel",
+        principle="the same step on every device, on its own environments and replay; gradients "
+        "averaged by an all-reduce, under shard_map or pmap",
+        good_for="large batches and many environments; memory for replay grows with the devices",
+        costs="an all-reduce for each gradient step, whose latency small networks do not hide",
+        measured_on="one batch divided over 2 devices (virtual ones on CPU, sharing its cores)",
+        measure=_scaled(
+            "strong", ("setting", "D"), "1 device", "speed-up over 1", "gradient steps"
+        ),
+    )
+)
+register(
+    Technique(
+        name="communication",
+        principle="fewer or smaller messages: accumulation, periodic averaging (local SGD), "
+        "bfloat16, int8 and top-k with error feedback",
+        good_for="slow links; averaging and accumulation also for latency",
+        costs="accumulation: older gradients; averaging: replicas drift; compression: coding, and "
+        "what is lost comes a step later",
+        measured_on="one batch divided over 2 devices (virtual ones on CPU: memory is the link)",
+        measure=_scaled(
+            "communication",
+            ("form", "setting", "D"),
+            "float32 all-reduce",
+            "speed-up",
+            "gradient steps",
+        ),
+    )
+)
+register(
+    Technique(
+        name="model-parallel",
+        principle="wide layers split over a model axis by the compiler, beside the data axis",
+        good_for="networks whose parameters and optimiser do not fit, or are slow, on one device",
+        costs="an all-reduce of activations in every layer pair",
+        measured_on="CartPole-v1, MLP 4096-4096, B=64 (virtual devices on CPU)",
+        measure=_scaled("model", ("data x model",), "1 x 1", "speed-up", "gradient steps"),
+    )
+)
+register(
+    Technique(
         name="population",
-        principle="vmap over seeds or hyper-parameters: P learners in one program",
+        principle="P learners in one program: stepped together by vmap, or one after the other by "
+        "map, and divided over devices",
         good_for="sweeps and error bars; small learners that leave the device idle",
         costs="P times the memory; every learner runs as long as the longest",
-        measured_on="CartPole-v1, jaxdqn.train, E=10, B=128, MLP 120-84, compilation apart",
-        measure=_measure_population,
+        measured_on="CartPole-v1, E=10, B=128, MLP 120-84; on CPU over one and two virtual devices",
+        measure=_scaled(
+            "population",
+            ("P", "how", "devices"),
+            "one by one",
+            "over one by one",
+            "gradient steps of all",
+        ),
     )
 )

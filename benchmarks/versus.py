@@ -28,7 +28,7 @@ from benchmarks.timing import (
     write_json,
 )
 from experiments.command_line import guard, parse
-from jaxdqn.config import suggest
+from jaxdqn.validation import suggest
 
 WORK = (
     "CartPole-v1, a gradient step of batch 128 every 10 environment steps, a ring of 10 000, "

@@ -14,8 +14,9 @@ from typing import Any
 
 import tyro
 
-from jaxdqn.config import Config, suggest
+from jaxdqn.config import Config
 from jaxdqn.run_directory import RunFailed
+from jaxdqn.validation import suggest
 
 REFUSED = 2
 """Exit code of a command whose input is refused."""
@@ -53,10 +54,10 @@ def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     return parsed
 
 
-def guard(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+def guard(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; what it refuses is one line on stderr."""
     try:
-        command(sys.argv[1:] if argv is None else argv)
+        return command(sys.argv[1:] if argv is None else argv) or 0
     except (Refused, ValueError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return REFUSED
@@ -70,7 +71,6 @@ def guard(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None =
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def use_cpu_threads(config: Config, asked: int | None) -> None:
@@ -89,6 +89,46 @@ def use_cpu_threads(config: Config, asked: int | None) -> None:
         asked = 1
     if asked is not None:
         os.environ.setdefault("NPROC", str(asked))
+
+
+def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
+    """Settle what devices JAX finds; call before it computes anything.
+
+    Args:
+        virtual: CPU devices to make.
+        memory_fraction: share of a GPU's memory to take at the start.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+    if virtual is not None and virtual < 1:
+        raise ValueError(f"virtual_devices={virtual}: must be at least 1")
+    if memory_fraction is not None:
+        if not 0 < memory_fraction <= 1:
+            raise ValueError(f"memory_fraction={memory_fraction}: must be above 0 and at most 1")
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(memory_fraction)
+    if virtual is not None:
+        import jax
+
+        # Where there are accelerators too, the CPU's devices are what was asked for.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", virtual)
+
+
+def devices_of_mesh(mesh: str) -> dict[str, int]:
+    """Return the fields of a configuration that a mesh such as ``data=2,model=2`` stands for.
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    wanted = f"mesh={mesh!r}: must be data=D,model=M with whole numbers of at least 1"
+    sizes = {"data": 1, "model": 1}
+    for part in mesh.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in sizes or not size.isdecimal() or int(size) < 1:
+            raise ValueError(wanted)
+        sizes[axis] = int(size)
+    return {"devices": sizes["data"] * sizes["model"], "model_devices": sizes["model"]}
 
 
 def is_small(config: Config) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from experiments.command_line import guard, keep_compiled_programs, parse
+from jaxdqn.config import Config
+from jaxdqn.run_directory import SUMMARY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ def _main(argv: Sequence[str]) -> None:
         from jaxdqn.envs.render import require_drawable
 
         require_drawable(config.env)
+    learner = _learner(flags, config)
     config, trainer, params = load_run(flags.run, flags.which)
     evaluate = make_evaluator(
         trainer.agent, trainer.environment, flags.episodes, frame_stack=config.frame_stack
@@ -64,8 +69,8 @@ def _main(argv: Sequence[str]) -> None:
     returns = np.asarray(jax.jit(evaluate)(params, key_episodes).returns, np.float64)
     error = returns.std(ddof=1) / math.sqrt(returns.size) if returns.size > 1 else math.nan
     print(
-        f"{config.env}, {flags.which} parameters: return {returns.mean():.2f} ± {error:.2f} "
-        f"(mean ± standard error of {returns.size} greedy episodes)"
+        f"{config.env}, {flags.which} parameters{learner}: return {returns.mean():.2f} ± "
+        f"{error:.2f} (mean ± standard error of {returns.size} greedy episodes)"
     )
     if flags.gif is not None:
         _draw(flags.gif, config, trainer, params, key_gif)
@@ -73,6 +78,18 @@ def _main(argv: Sequence[str]) -> None:
 
 
 _STREAM = 0x65766C
+
+
+def _learner(flags: Flags, config: Config) -> str:
+    """Return which learner of a population the parameters are of; empty where it has one."""
+    from jaxdqn.records import learner_identity
+
+    summary = Path(flags.run) / SUMMARY
+    if config.learners == 1 or not summary.exists():
+        return ""
+    index = json.loads(summary.read_text())[f"{flags.which}_learner"]
+    identity = learner_identity(config, index)
+    return " of " + ", ".join(f"{name} {value:g}" for name, value in identity.items())
 
 
 def _draw(path: str, config: Any, trainer: Any, params: Any, key: Any) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 
 from jaxdqn.config import Config
-from jaxdqn.host_loop import algorithm
-from jaxdqn.loggers import total_rows
+from jaxdqn.host_loop import algorithm, mapping_of
+from jaxdqn.loggers import seeds_of, total_rows
+from jaxdqn.mappings.memory import bytes_per_device
 from jaxdqn.policy import observation_shape
-from jaxdqn.programs import make_mapped_trainer, run_keys
-from jaxdqn.replay import free_bytes, tree_bytes
-from jaxdqn.types import PyTree
+from jaxdqn.programs import learner_keys, make_mapped_trainer
+from jaxdqn.replay import free_bytes
 
 
 def explain(config: Config, preset: str) -> str:
@@ -22,37 +22,41 @@ def explain(config: Config, preset: str) -> str:
         ValueError: if the configuration is refused.
     """
     trainer = make_mapped_trainer(config)
-    state = jax.eval_shape(trainer.init, run_keys(config.seed).train)
+    state = jax.eval_shape(trainer.init, learner_keys(config).train)
     spec = trainer.environment.spec
     device = jax.devices()[0]
     free = free_bytes(device)
-    parts = {
-        "replay": state.replay,
-        "parameters": state.agent.params,
-        "target and optimiser": (state.agent.target_params, state.agent.opt_state),
-        "environments": state.actor,
+    taken = bytes_per_device(trainer, state)
+    sizes = {
+        "replay": taken.replay,
+        "parameters": taken.parameters,
+        "target and optimiser": taken.target + taken.optimizer,
+        "environments": taken.environments,
+        "the whole state": taken.state,
     }
-    sizes = {name: tree_bytes(part) // config.devices for name, part in parts.items()}
+    each = config.learners // config.devices if config.learners > 1 else 1
     sections: dict[str, dict[str, Any]] = {
         "run": {
             "preset": preset,
             "algorithm": algorithm(config),
             "environment": f"{spec.name}, {spec.num_actions} actions, episodes of at most "
             f"{spec.max_episode_steps or 'any number of'} steps",
-            "seed": config.seed,
-            "devices": f"{config.devices} x {device.device_kind}",
+            "seed": seeds_of(config),
+            "devices": f"{config.devices} x {device.device_kind}, mapping: {mapping_of(config)}",
         },
         "shapes, on each device": {
+            **({"learners (P/D)": each} if config.learners > 1 else {}),
             "observation": f"{spec.obs_dtype}{list(observation_shape(config, spec))}",
             "acting (E)": config.envs_per_device,
             "replay (T, E)": f"[{config.replay_rows}, {config.envs_per_device}]",
             "batch (B)": f"{config.batch_per_device} x {config.accumulate} minibatches",
-            "parameters": f"{_count(state.agent.params) // config.devices:,}",
+            # float32 whatever the precision
+            "parameters": f"{taken.parameters // 4 // each:,}"
+            + (" of each learner" if config.learners > 1 else ""),
         },
         "bytes, on each device": {
             **{name: f"{size:,}" for name, size in sizes.items()},
-            "the whole state": f"{tree_bytes(state) // config.devices:,}",
-            "free": f"{free:,}" + (", too few" if sizes["replay"] > free else ""),
+            "free": f"{free:,}" + (", too few" if taken.replay > free else ""),
         },
         "cadence": _cadence(config),
         "schedules": _schedules(config),
@@ -73,7 +77,7 @@ def _cadence(config: Config) -> dict[str, Any]:
         "chunks": f"{config.num_chunks} of {config.iterations_per_chunk} iterations, "
         f"{config.iterations_per_chunk * rows:,} rows",
         "in all": f"{total_rows(config):,} rows (environment steps and resets), "
-        f"{config.total_gradient_steps:,} gradient steps",
+        f"{config.total_gradient_steps * config.learners:,} gradient steps",
     }
 
 
@@ -117,7 +121,3 @@ def _evaluation(config: Config) -> dict[str, Any]:
 
 def _section(title: str, lines: dict[str, Any]) -> str:
     return "\n".join([title, *(f"  {name:<22}{value}" for name, value in lines.items())])
-
-
-def _count(tree: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.command_line import guard, keep_compiled_programs, parse, use_cpu_threads
+from experiments.command_line import (
+    devices_of_mesh,
+    guard,
+    keep_compiled_programs,
+    parse,
+    set_up_devices,
+    use_cpu_threads,
+)
+from experiments.launch import Waits, check_waits, is_worker, place_of, supervise
 from jaxdqn.config import Config
 from jaxdqn.presets import PRESETS, preset
 from jaxdqn.run_directory import (
@@ -22,6 +30,7 @@ from jaxdqn.run_directory import (
     read_config,
     read_config_file,
 )
+from jaxdqn.tables import population_tables
 
 DEFAULT_PRESET = "cartpole"
 
@@ -44,6 +53,28 @@ class Flags(Config):
     cpu_threads: int | None = None
     """Threads that XLA uses on CPU; by default one for small dense networks, which is faster, and
     as many as cores for others."""
+    mesh: str | None = None
+    """Devices by their use, as data=2,model=2: so many replicas, each split over so many devices;
+    sets devices and model_devices."""
+    virtual_devices: int | None = None
+    """Devices to make of the CPU, to develop on one machine what is to run on several devices."""
+    memory_fraction: float | None = None
+    """Share of a GPU's memory that JAX takes at its start (0.75 by default), so that several
+    processes fit on one; see docs/sharing.md."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, for a run over several processes: each is started with this and the
+    next two flags, and --devices counts the devices of all; see docs/cluster.md."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0; process 0 writes the files."""
+    multi_host: bool = False
+    """Instead of those three: let JAX find the other processes, on Slurm, Kubernetes and Cloud
+    TPU."""
+    heartbeat_seconds: int = 10
+    """After so long without a sign of life from a process the others end; at most 30."""
+    initialization_seconds: int = 30
+    """How long the processes wait for each other at the start."""
     explain: bool = False
     """Say what would run, its shapes, bytes and schedules, and allocate nothing."""
 
@@ -53,44 +84,59 @@ class Flags(Config):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    if is_worker():
+        from experiments.worker import work
+
+        return work(_main, argv)
     return guard(_main, argv)
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(argv: Sequence[str]) -> int:
     name, flags = read_flags(argv)
     config = config_from(flags)
     if flags.resume and flags.out is None:
         raise ValueError("resume=True: must come with --out, the run to go on with")
-    if flags.out is None:
-        out = default_out(name or "run", config)
-    else:
-        out = Path(flags.out)
-        if not (flags.resume and is_run(out)):
-            check_unused(out)
+    place = place_of(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
+    waits = Waits(flags.heartbeat_seconds, flags.initialization_seconds)
+    check_waits(waits)
+    many = place is not None or flags.multi_host
+    if many and flags.explain:
+        raise ValueError("explain=True: must come without coordinator and multi_host")
+    if many and not is_worker():
+        return supervise(argv, place, waits)
+    out = default_out(name or "run", config) if flags.out is None else Path(flags.out)
+    if flags.out is not None and not many and not (flags.resume and is_run(out)):
+        check_unused(out)
     use_cpu_threads(config, flags.cpu_threads)
-    if config.devices > 1:
-        _prepare_virtual_devices(config.devices)
+    set_up_devices(flags.virtual_devices, flags.memory_fraction)
     if flags.explain:
         from experiments.explain import explain
 
         print(explain(config, name or "custom"))
-        return
+        return 0
 
+    leads = True
+    if many:
+        from experiments.worker import join
+
+        leads = join(place, waits)
     keep_compiled_programs()
     from jaxdqn.loggers import make_progress_logger
     from jaxdqn.run import run
 
-    if flags.resume and not is_run(out):
+    if leads and flags.resume and not is_run(out):
         print(f"no run in {out} yet: it begins")
     result = run(
         config,
         out=out,
         resume=flags.resume,
         preset=name,
-        loggers=[make_progress_logger(config)],
+        loggers=[make_progress_logger(config)] if leads else [],
     )
-    print(outcome(result.summary))
-    print(f"summary in {out / SUMMARY}")
+    if leads:
+        print(outcome(result.summary))
+        print(f"summary in {out / SUMMARY}")
+    return 0
 
 
 def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
@@ -143,7 +189,10 @@ def config_from(flags: Flags) -> Config:
     Raises:
         ValueError: naming the field, its value and what would be right.
     """
-    return Config(**_values(flags))
+    values = _values(flags)
+    if flags.mesh is not None:
+        values |= devices_of_mesh(flags.mesh)
+    return Config(**values)
 
 
 def default_out(name: str, config: Config) -> Path:
@@ -163,6 +212,9 @@ def outcome(summary: dict[str, Any]) -> str:
         solved = f"solved in {summary['seconds_to_solve']:.2f} s"
     else:
         solved = "not solved" if summary["solve_return"] is not None else "done"
+    learners = summary.get("learners", ())
+    if learners and summary["solve_return"] is not None:
+        solved += f" ({summary['learners_solved']} of {len(learners)} learners)"
     if summary["interrupted"]:
         solved += f", interrupted ({summary['ended_by']}); --resume goes on"
     return (
@@ -175,19 +227,12 @@ def outcome(summary: dict[str, Any]) -> str:
         f"{summary['compile_seconds']:.2f} s of compilation\n"
         f"{summary['env_steps_per_second']:,.0f} environment steps/s, "
         f"{summary['gradient_steps_per_second']:,.0f} gradient steps/s"
+        + (f"\n\n{population_tables(learners)}" if learners else "")
     )
 
 
 def _values(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
-
-
-def _prepare_virtual_devices(count: int) -> None:
-    """Let a host without accelerators stand for ``count`` devices."""
-    import jax
-
-    # Counts CPU devices only; where there are accelerators, those are used.
-    jax.config.update("jax_num_cpu_devices", count)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jaxdqn.envs import make as make_env
     from jaxdqn.envs.base import make_environment
     from jaxdqn.evaluation import make_evaluator
-    from jaxdqn.mappings import across_devices
+    from jaxdqn.mappings import across_devices, device_collectives
+    from jaxdqn.mappings.population import population
     from jaxdqn.networks import make_network
     from jaxdqn.optim import make_optimizer
     from jaxdqn.policy import load_policy
@@ -27,6 +28,7 @@ _HOME = {
     "Config": "config",
     "PRESETS": "presets",
     "across_devices": "mappings",
+    "device_collectives": "mappings",
     "hyper_from": "trainer",
     "load_policy": "policy",
     "make_agent": "agent",
@@ -39,6 +41,7 @@ _HOME = {
     "make_sequence": "replay",
     "make_trainer": "trainer",
     "make_uniform": "replay",
+    "population": "mappings",
     "preset": "presets",
     "train": "trainer",
 }
@@ -47,6 +50,7 @@ __all__ = [
     "PRESETS",
     "Config",
     "across_devices",
+    "device_collectives",
     "hyper_from",
     "load_policy",
     "make_agent",
@@ -59,6 +63,7 @@ __all__ = [
     "make_sequence",
     "make_trainer",
     "make_uniform",
+    "population",
     "preset",
     "train",
 ]

@@ -27,6 +27,11 @@ from jaxdqn.types import (
     counter_float,
 )
 
+_COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum")
+"""What each device counts for itself."""
+_NEVER = 2**30
+"""Above every number of gradient steps in a chunk."""
+
 
 def reset_actor(key: Array, environment: Environment, agent: Agent, config: Config) -> ActorState:
     """Return the acting side of a device at the start of its run."""
@@ -45,7 +50,10 @@ def reset_actor(key: Array, environment: Environment, agent: Agent, config: Conf
 def make_act(
     config: Config, environment: Environment, agent: Agent, collectives: Collectives
 ) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
-    """Make the acting half of a step: K vector steps with keys [K, 1 + E], giving rows [K, E]."""
+    """Make the acting half of a step: K vector steps with keys [K, 1 + E], giving rows [K, E].
+
+    Its metrics are of this device alone.
+    """
     length = config.rollout_length
     exploration = _make_exploration(config, collectives)
 
@@ -82,7 +90,7 @@ def make_act(
             state.actor,
             (keys, rows_ahead),
         )
-        return rows, actor, _over_devices(reduce_metrics(metrics), collectives)
+        return rows, actor, reduce_metrics(metrics)
 
     return act
 
@@ -149,6 +157,8 @@ def _count(
         skipped=jnp.int32(0),
         first_skipped=jnp.int32(0),
         lost=jnp.int32(0),
+        averagings=jnp.int32(0),
+        gap_sum=zero,
         loss=zero,
         grad_norm=zero,
         q_mean=zero,
@@ -161,7 +171,15 @@ def _count(
     return episode, metrics
 
 
-def _over_devices(metrics: Metrics, collectives: Collectives) -> Metrics:
-    summed = {name: getattr(metrics, name) for name in SUMMED_METRICS}
-    epsilon = collectives.mean(metrics.epsilon)
-    return metrics._replace(**collectives.sum(summed), epsilon=epsilon)
+def over_devices(metrics: Metrics, collectives: Collectives) -> Metrics:
+    """Return the metrics of all devices together, of each one's own."""
+    summed = {name: getattr(metrics, name) for name in _COUNTED}
+    most = {name: getattr(metrics, name) for name in ("skipped", "lost")}
+    # The least of the firsts, which are void where nothing was skipped.
+    most["first_skipped"] = -jnp.where(metrics.skipped > 0, metrics.first_skipped, _NEVER)
+    most = collectives.max(most)
+    first = jnp.where(most["skipped"] > 0, -most["first_skipped"], 0)
+    means = {name: getattr(metrics, name) for name in ("loss", "grad_norm", "q_mean", "epsilon")}
+    return metrics._replace(
+        **collectives.sum(summed), **{**most, "first_skipped": first}, **collectives.mean(means)
+    )

@@ -33,6 +33,7 @@ import numpy as np
 
 from jaxdqn.guard import not_finite
 from jaxdqn.loggers import Record
+from jaxdqn.run_directory import orbax_checkpointer
 from jaxdqn.types import Params, PyTree
 
 CHECKPOINTS = "checkpoints"
@@ -220,14 +221,12 @@ def to_host(tree: PyTree) -> PyTree:
 
 def write(place: Path, snapshot: Snapshot) -> None:
     """Write a snapshot to a new directory, and return when it is on the disk."""
-    import orbax.checkpoint as ocp  # slow to import
-
     place.mkdir(parents=True)
     for file in snapshot.records:
         if file.exists():
             sync(file)  # a checkpoint says how long they are
     state = _by_path(snapshot.state)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax_checkpointer() as checkpointer:
         # Orbax refuses arrays without elements, and has no use for them.
         stored = {name: leaf for name, leaf in state.items() if leaf.size}
         trees = {_STATE: stored, "best": snapshot.best, "last": snapshot.last}
@@ -338,8 +337,6 @@ def newest_whole(run: Path) -> Path | None:
 
 
 def _read_state(place: Path, meta: Record, target: PyTree) -> PyTree:
-    import orbax.checkpoint as ocp
-
     words = jax.eval_shape(words_of, target)
     wanted = _by_path(words)
     stored = meta["leaves"]
@@ -351,7 +348,7 @@ def _read_state(place: Path, meta: Record, target: PyTree) -> PyTree:
             raise ValueError(f"{name}={_form(wanted[name])}: must be {stored[name]}, as in {place}")
     empty = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with orbax_checkpointer() as checkpointer:
             target = {name: leaf for name, leaf in empty.items() if leaf.size}
             read = checkpointer.restore(place.resolve() / _STATE, target)
     except Exception as error:  # whatever orbax and tensorstore raise on what they cannot read

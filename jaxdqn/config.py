@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+import itertools
+from typing import Any, Literal
+
+from jaxdqn.validation import read_sweep, suggest, validate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,21 +134,72 @@ class Config:
     deterministic: bool = False
     """Repeat to the bit on the same kind and number of devices with the same versions; on GPU at
     the cost of slower scatters, over devices of a gather in place of an all-reduce."""
+
     devices: int = 1
-    """Devices the run is spread over; must divide num_envs, batch_size and replay_capacity."""
+    """Devices the run is spread over. With one learner they share its environments, batch and
+    replay, which must divide; with several learners they share the learners."""
+    mapping: Literal["shard_map", "pmap"] = "shard_map"
+    """How the step is mapped over devices; both compute the same."""
+    model_devices: int = 1
+    """Devices, of devices, over which the wide layers of each replica are split."""
+    average_every: int | None = None
+    """Gradient steps that each device takes on its own parameters before these are averaged
+    (local SGD); by default gradients are averaged at every step instead."""
+    average_moments: bool = False
+    """Average the optimiser's moments together with the parameters."""
+    compression: Literal["none", "bfloat16", "int8", "top_k"] = "none"
+    """Form in which gradients are sent between devices; what it loses is sent later."""
+    top_k_fraction: float = 0.01
+    """Share of the gradient's elements that top_k sends."""
+
+    num_seeds: int = 1
+    """Independent learners in one program, of seeds seed, seed + 1, ..."""
+    sweep: tuple[str, ...] = ()
+    """Hyper-parameters to try, each as NAME=VALUE,VALUE,...; every combination is trained with
+    every seed, all in one program."""
+    population: Literal["auto", "vmap", "map"] = "auto"
+    """How several learners share a device: vmap steps them together, map one after the other;
+    auto takes vmap on accelerators."""
 
     def __post_init__(self) -> None:
         validate(self)
 
     @property
+    def sweep_points(self) -> tuple[dict[str, Any], ...]:
+        """What each combination of the sweep sets; one that sets nothing without a sweep."""
+        names, values = [], []
+        for text in self.sweep:
+            name, choices = read_sweep(text)
+            names.append(name)
+            values.append(choices)
+        return tuple(dict(zip(names, point, strict=True)) for point in itertools.product(*values))
+
+    @property
+    def learners(self) -> int:
+        """P, over all devices: every seed with every combination of the sweep."""
+        return self.num_seeds * len(self.sweep_points)
+
+    @property
+    def replicas(self) -> int:
+        """D: replicas that learn together, each from its own share of the environments."""
+        return 1 if self.learners > 1 else self.devices // self.model_devices
+
+    @property
     def envs_per_device(self) -> int:
         """E."""
-        return self.num_envs // self.devices
+        return self.num_envs // self.replicas
 
     @property
     def batch_per_device(self) -> int:
         """B."""
-        return self.batch_size // self.devices
+        return self.batch_size // self.replicas
+
+    @property
+    def iterations_per_average(self) -> int:
+        """Iterations between averagings of the parameters; 1 where each iteration has its own."""
+        if self.average_every is None:
+            return 1
+        return max(1, self.average_every // self.gradient_steps_per_iteration)
 
     @property
     def replay_rows(self) -> int:
@@ -164,9 +216,9 @@ class Config:
         """M, from ``replay_ratio`` where that is given."""
         if self.replay_ratio is None:
             return self.gradient_steps
-        return round(self._gradient_steps_for_ratio())
+        return round(self.gradient_steps_for_ratio())
 
-    def _gradient_steps_for_ratio(self) -> float:
+    def gradient_steps_for_ratio(self) -> float:
         assert self.replay_ratio is not None
         return self.replay_ratio * self.rows_per_iteration / (self.batch_size * self.accumulate)
 
@@ -183,7 +235,8 @@ class Config:
     @property
     def iterations_per_chunk(self) -> int:
         """Iterations in each of the ``num_chunks`` chunks."""
-        return -(-self._learning_iterations // self.num_chunks)
+        even, unit = -(-self._learning_iterations // self.num_chunks), self.iterations_per_average
+        return -(-even // unit) * unit  # a chunk ends with replicas that are equal
 
     @property
     def chunks_per_evaluation(self) -> int:
@@ -209,164 +262,13 @@ class Config:
 
     @property
     def _iterations_per_log(self) -> int:
-        return max(1, -(-self.log_every // self.rows_per_iteration))
+        unit = self.iterations_per_average
+        return max(1, -(-self.log_every // (self.rows_per_iteration * unit))) * unit
 
     @property
     def _learning_iterations(self) -> int:
         warmup = self.warmup_iterations * self.rows_per_iteration
         return max(1, -(-(self.total_steps - warmup) // self.rows_per_iteration))
-
-
-_AT_LEAST_ONE = (
-    "total_steps", "num_envs", "rollout_length", "gradient_steps", "batch_size", "accumulate",
-    "n_step", "target_period", "epsilon_decay_steps", "replay_capacity", "warmup_steps",
-    "frame_stack", "eval_episodes", "log_every", "keep", "rollback_limit", "devices",
-)  # fmt: skip
-_POSITIVE = (
-    "huber_delta", "learning_rate", "adam_epsilon", "temperature", "clip_value", "clip_norm",
-    "replay_ratio", "max_seconds", "rollback_factor",
-)  # fmt: skip
-_PROBABILITIES = ("epsilon_start", "epsilon_end", "epsilon_repeat", "gamma")
-_COUNT_LIMIT = 2**30
-_NUMBER_LIMIT = 1e30  # well inside float32, in which they are computed
-
-
-def _refuse(name: str, value: Any, constraint: str) -> None:
-    raise ValueError(f"{name}={value!r}: must be {constraint}")
-
-
-def validate(config: Config) -> None:
-    """Check every field and every relation between fields.
-
-    Raises:
-        ValueError: naming the field, its value and what would be right.
-    """
-    _validate_types(config)
-    _validate_ranges(config)
-    _validate_relations(config)
-
-
-def _validate_types(config: Config) -> None:
-    for name, kind in get_type_hints(Config).items():
-        value = getattr(config, name)
-        if value is None and type(None) in get_args(kind):
-            continue
-        if get_origin(kind) is Literal:
-            if value not in get_args(kind):
-                _refuse(name, value, f"one of {', '.join(get_args(kind))}")
-        elif kind in (int, int | None):
-            if not isinstance(value, int) or isinstance(value, bool):
-                _refuse(name, value, "a whole number")
-        elif kind is bool and not isinstance(value, bool):
-            _refuse(name, value, "True or False")
-        elif kind in (str, str | None) and not isinstance(value, str):
-            _refuse(name, value, "a string")
-        elif kind is float or float in get_args(kind):
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                _refuse(name, value, "a number")
-            if value != value or abs(value) == math.inf:
-                _refuse(name, value, "finite")
-            if abs(value) >= _NUMBER_LIMIT:
-                _refuse(name, value, f"finite in float32: below {_NUMBER_LIMIT:g} in size")
-    if not isinstance(config.hidden_sizes, tuple) or not all(
-        type(width) is int and width >= 1 for width in config.hidden_sizes
-    ):
-        _refuse("hidden_sizes", config.hidden_sizes, "a tuple of whole numbers of at least 1")
-
-
-def _validate_ranges(config: Config) -> None:
-    for name in _AT_LEAST_ONE:
-        if getattr(config, name) < 1:
-            _refuse(name, getattr(config, name), "at least 1")
-    for name in ("target_period", "log_every", "eval_every", "gradient_steps"):
-        if getattr(config, name) >= _COUNT_LIMIT:
-            _refuse(name, getattr(config, name), f"below {_COUNT_LIMIT}")
-    for name in _POSITIVE:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            _refuse(name, value, "greater than 0")
-    for name in _PROBABILITIES:
-        value = getattr(config, name)
-        if not 0 <= value <= 1:
-            _refuse(name, value, "between 0 and 1")
-    if config.target_tau is not None and not 0 < config.target_tau <= 1:
-        _refuse("target_tau", config.target_tau, "above 0 and at most 1")
-    if config.epsilon_ladder is not None and config.epsilon_ladder < 0:
-        _refuse("epsilon_ladder", config.epsilon_ladder, "at least 0")
-    if not 0 <= config.seed < 2**32:
-        _refuse("seed", config.seed, "from 0 to 2**32 - 1")
-    if config.eval_every < 0:
-        _refuse("eval_every", config.eval_every, "at least 0")
-    if config.checkpoint_every is not None and config.checkpoint_every < 0:
-        _refuse("checkpoint_every", config.checkpoint_every, "at least 0")
-    if config.rollback_factor >= 1:
-        _refuse("rollback_factor", config.rollback_factor, "below 1")
-
-
-def _validate_relations(config: Config) -> None:
-    for name in ("num_envs", "batch_size"):
-        if getattr(config, name) % config.devices:
-            _refuse(name, getattr(config, name), f"a multiple of devices={config.devices}")
-    per_add = config.rows_per_iteration
-    if config.replay_capacity % per_add:
-        below = config.replay_capacity // per_add * per_add
-        _refuse(
-            "replay_capacity",
-            config.replay_capacity,
-            f"a multiple of num_envs*rollout_length={per_add}, such as {below or per_add}",
-        )
-    reach = config.n_step + config.frame_stack + config.rollout_length
-    if config.replay_rows <= reach:
-        _refuse(
-            "replay_capacity",
-            config.replay_capacity,
-            f"above num_envs*(n_step+frame_stack+rollout_length)={config.num_envs * reach}",
-        )
-    if config.replay_capacity >= _COUNT_LIMIT:
-        _refuse("replay_capacity", config.replay_capacity, f"below {_COUNT_LIMIT}")
-    drawn = config.batch_size * config.accumulate
-    if drawn > config.replay_capacity:
-        _refuse(
-            "batch_size",
-            config.batch_size,
-            f"at most replay_capacity={config.replay_capacity} with accumulate="
-            f"{config.accumulate}: more than can be sampled",
-        )
-    warmup_rows = config.warmup_iterations * per_add
-    if drawn > warmup_rows:
-        _refuse(
-            "batch_size",
-            config.batch_size,
-            f"at most warmup_steps={config.warmup_steps} with accumulate={config.accumulate}: "
-            "more than can be sampled when learning starts",
-        )
-    if warmup_rows <= config.n_step * config.num_envs:
-        _refuse(
-            "warmup_steps",
-            config.warmup_steps,
-            f"above n_step*num_envs={config.n_step * config.num_envs}",
-        )
-    if config.total_steps <= warmup_rows:
-        _refuse("total_steps", config.total_steps, f"above the {warmup_rows} rows of warm-up")
-    if config.replay_ratio is not None:
-        steps = config._gradient_steps_for_ratio()
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-            unit = drawn / per_add
-            _refuse(
-                "replay_ratio",
-                config.replay_ratio,
-                f"a multiple of batch_size*accumulate/(num_envs*rollout_length)={unit:g}",
-            )
-    if config.epsilon_schedule == "exponential":
-        for name in ("epsilon_start", "epsilon_end"):
-            if getattr(config, name) == 0:
-                _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
-    if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
-        _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
-    if config.guard == "rollback" and config.checkpoint_every == 0:
-        _refuse("checkpoint_every", 0, "above 0 with guard='rollback'")
-    if config.stop_when_solved and config.solve_return is None:
-        _refuse("stop_when_solved", True, "left False unless solve_return is given")
 
 
 def replace(config: Config, **overrides: Any) -> Config:
@@ -380,11 +282,6 @@ def replace(config: Config, **overrides: Any) -> Config:
         if name not in known:
             raise ValueError(f"{name}: no such field; nearest: {suggest(name, known)}")
     return dataclasses.replace(config, **overrides)
-
-
-def suggest(name: str, known: list[str]) -> str:
-    """Return the known names nearest to ``name``, or all of them, as text."""
-    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -402,6 +299,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         ValueError: if a field is unknown or its value refused.
     """
     values = dict(values)
-    if isinstance(values.get("hidden_sizes"), list):
-        values["hidden_sizes"] = tuple(values["hidden_sizes"])
+    for name in ("hidden_sizes", "sweep"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     return replace(Config(), **values)

@@ -26,7 +26,8 @@ def keep_finite(
     pass of its own; parameters that overflow all the same are found at the end
     of a chunk (``Metrics.lost``). A ``where``, no branch: a conditional under vmap
     runs both sides. Devices decide together, so that the replicas stay equal: one
-    int32 more is reduced over them.
+    float32 more is averaged over them, as the gradients are, so that the compiler
+    can send them together.
 
     Args:
       periodic: whether the target network is replaced, not moved by Polyak steps.
@@ -35,7 +36,7 @@ def keep_finite(
       The learner, and ``[]`` bool: whether the step was undone.
     """
     finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
-    undone = collectives.max((~finite).astype(jnp.int32)) > 0
+    undone = collectives.mean((~finite).astype(jnp.float32)) > 0
     kept = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
     if periodic:
         # From the parameters that are kept: the compiler may compute the update once more for a

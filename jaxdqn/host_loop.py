@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,17 @@ from jaxdqn.evaluation import EvalInfo
 from jaxdqn.guard import not_finite
 from jaxdqn.keeper import Keeper
 from jaxdqn.loggers import Logger, Record
+from jaxdqn.mappings import hosts
+from jaxdqn.mappings.devices import first_replica
+from jaxdqn.mappings.model import first_split_replica
 from jaxdqn.programs import Programs, RunKeys
+from jaxdqn.records import (
+    chunk_record,
+    evaluation_record,
+    learner_identity,
+    mean_returns,
+    of_one,
+)
 from jaxdqn.run_directory import RunFailed
 from jaxdqn.signals import Asked
 from jaxdqn.types import Array, Counter, Counters, Metrics, Params, TrainState, counter_int
@@ -36,13 +47,18 @@ class _Kept:
     """On the run's clock, when the checkpoint was taken."""
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
-    seconds_to_solve: float | None = None
+    solved_at: list[float | None] = dataclasses.field(default_factory=list)
+    """Seconds after which each learner had solved the environment."""
+    diverged_at: list[int | None] = dataclasses.field(default_factory=list)
+    """The first chunk in which each learner met something not finite."""
     rollbacks: int = 0
     totals: Record = dataclasses.field(default_factory=dict)
     last: Record | None = None
     """The last evaluation."""
     best: Record | None = None
-    """The best evaluation."""
+    """The best evaluation of a learner."""
+    best_returns: list[float | None] = dataclasses.field(default_factory=list)
+    """The mean return of the best evaluation of each learner; None before the first."""
 
 
 class HostLoop:
@@ -59,7 +75,12 @@ class HostLoop:
         self._config, self._programs, self._keys = config, programs, keys
         self._loggers, self._keeper = loggers, keeper
         self._started = time.perf_counter()
-        self._kept = _Kept()
+        learners = config.learners
+        self._kept = _Kept(
+            solved_at=[None] * learners,
+            diverged_at=[None] * learners,
+            best_returns=[None] * learners,
+        )
         self._best_again: Record | None = None
         self.best_params: Params = None
         self.failure: OSError | None = None
@@ -74,7 +95,7 @@ class HostLoop:
         self._started = time.perf_counter()
         state = jax.block_until_ready((init or self._programs.init)(self._keys.train))
         self._kept.train_seconds = self._seconds()
-        self._kept.totals = _totals(jax.device_get(state.counters))
+        self._kept.totals = self._totals_of(state)
         if self._keeper is not None and self._config.guard == "rollback":
             self._save(state)  # so that there is something to go back to
         return state
@@ -84,7 +105,7 @@ class HostLoop:
         state = self._revive(restored)
         self._kept = _Kept(**restored.meta["host"])
         if not restored.meta["replay"]:
-            self._kept.totals = _totals(jax.device_get(state.counters))
+            self._kept.totals = self._totals_of(state)
         # The clock goes on from where it was: time in which nothing ran does not count.
         self._started = time.perf_counter() - self._kept.seconds
         return state
@@ -97,19 +118,17 @@ class HostLoop:
             OSError: if a record cannot be written, or a checkpoint but the last.
         """
         config, kept = self._config, self._kept
-        while self.unfinished and not asked:
+        while self.unfinished and not _agreed(asked):
             state, metrics = self._run_chunk(state)
-            if config.guard != "off" and not _is_finite(metrics):
+            if self._minds(metrics):
                 state, went_back = self._guard(state, metrics)
                 kept = self._kept
                 if went_back:
                     continue
             if kept.chunk % config.chunks_per_evaluation == 0:
                 self._judge(state)
-            if self._keeper is not None:
-                self._keeper.check()
-                if self._keeper.due(kept.chunk):
-                    self._save(state)
+            if self._keeper is not None and self._keeper.due(kept.chunk):
+                self._save(state)
         if self._keeper is not None:
             # Before the last evaluation, which a run that goes on from here does not make.
             try:
@@ -121,9 +140,11 @@ class HostLoop:
                 self.failure = error
         if kept.judged != kept.chunk:
             self._judge(state)
-        if not asked:
+        if not _agreed(asked):
             # The best of many evaluations was also the luckiest: play it anew.
-            self._best_again = self._evaluate(self.best_params, self._keys.confirm, 0)
+            key = self._keys.confirm if config.learners == 1 else self._keys.confirm[0]
+            info = self._timed(self._programs.evaluate_one, self.best_params, key, 0)
+            self._best_again = {**self._now(), **evaluation_record(info)}
         return state
 
     def ended_by(self, asked: Asked) -> str:
@@ -140,7 +161,11 @@ class HostLoop:
     @property
     def unfinished(self) -> bool:
         """Whether there are chunks left to run."""
-        may_stop = self._config.stop_when_solved and self._kept.seconds_to_solve is not None
+        # Learners that have diverged are not waited for.
+        fates = zip(self._kept.solved_at, self._kept.diverged_at, strict=True)
+        waited_for = [solved is None and diverged is None for solved, diverged in fates]
+        some = any(seconds is not None for seconds in self._kept.solved_at)
+        may_stop = self._config.stop_when_solved and some and not any(waited_for)
         return not self.spent and not may_stop
 
     def summary(self) -> Record:
@@ -149,6 +174,8 @@ class HostLoop:
         last, best = kept.last, kept.best
         assert last is not None
         assert best is not None
+        solved = [seconds for seconds in kept.solved_at if seconds is not None]
+        all_solved = len(solved) == len(kept.solved_at)
         return {
             **kept.totals,
             "train_seconds": kept.train_seconds,
@@ -163,9 +190,35 @@ class HostLoop:
             "best_eval_rows": best["rows"],
             "best_fresh_return_mean": None if again is None else again["return_mean"],
             "solve_return": self._config.solve_return,
-            "solved": kept.seconds_to_solve is not None,
-            "seconds_to_solve": kept.seconds_to_solve,
+            "solved": all_solved,
+            "seconds_to_solve": max(solved) if all_solved else None,
             "rollbacks": kept.rollbacks,
+            **self._of_learners(),
+        }
+
+    def _of_learners(self) -> Record:
+        """Return what a summary says of each learner of a population."""
+        config, kept = self._config, self._kept
+        if config.learners == 1:
+            return {}
+        assert kept.last is not None
+        assert kept.best is not None
+        learners = [
+            {
+                **learner_identity(config, index),
+                "eval_return_mean": kept.last["learners"][index],
+                "best_eval_return_mean": kept.best_returns[index],
+                "seconds_to_solve": kept.solved_at[index],
+                "diverged_at_chunk": kept.diverged_at[index],
+            }
+            for index in range(config.learners)
+        ]
+        count = sum(seconds is not None for seconds in kept.solved_at)
+        return {
+            "learners_solved": count,
+            "best_learner": kept.best["learner"],
+            "last_learner": kept.last["leader"],
+            "learners": learners,
         }
 
     def _run_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
@@ -176,7 +229,7 @@ class HostLoop:
         kept.chunk += 1
         kept.train_seconds += seconds
         kept.totals = _totals(counters)
-        record = {"chunk": kept.chunk, **self._now(), **_chunk_record(metrics, seconds)}
+        record = {"chunk": kept.chunk, **self._now(), **chunk_record(metrics, seconds)}
         self._log("metrics", record)
         return state, metrics
 
@@ -184,24 +237,69 @@ class HostLoop:
         """Evaluate the parameters, keep them if they are the best, and confirm a solution."""
         kept, params = self._kept, learned_params(self._config, state)
         kept.judged = kept.chunk
-        kept.last = last = self._evaluate(params, self._keys.evaluate, 0)
-        self._log("evaluation", {"purpose": "evaluate", **last})
+        info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
+        means = mean_returns(info)
+        leader = self._leader(means)
+        kept.last = {**self._now(), **evaluation_record(info), **self._standing(leader)}
+        self._log("evaluation", {"purpose": "evaluate", **kept.last})
         best = None if kept.best is None else kept.best["return_mean"]
-        if best is None or last["return_mean"] > best or not np.isfinite(best):
-            kept.best = last
-            self.best_params = self._programs.copy(params)
-        if kept.seconds_to_solve is None and self._reaches(last):
-            confirmation = self._evaluate(params, self._keys.confirm, kept.chunk + 1)
-            if self._reaches(confirmation):
-                kept.seconds_to_solve = self._seconds()
-            self._log("evaluation", {"purpose": "confirm", **confirmation})
+        if best is None or means[leader] > best or not np.isfinite(best):
+            kept.best = {**self._now(), **evaluation_record(of_one(info, leader))}
+            if self._config.learners > 1:
+                kept.best["learner"] = leader
+            self.best_params = self._copy(params, leader)
+        for index, mean in enumerate(means):
+            before = kept.best_returns[index]
+            if np.isfinite(mean) and (before is None or mean > before):
+                kept.best_returns[index] = mean
+        self._confirm(params, means)
+
+    def _leader(self, means: Sequence[float]) -> int:
+        """Return the learner of the highest return; what has diverged leads only its like."""
+        sound = [index for index, chunk in enumerate(self._kept.diverged_at) if chunk is None]
+        known = np.nan_to_num(np.asarray(means), nan=-math.inf)
+        return max(sound or range(len(means)), key=lambda index: known[index])
+
+    def _standing(self, leader: int) -> Record:
+        """Return what an evaluation of a population says of its learners' places."""
+        if self._config.learners == 1:
+            return {}
+        solved = sum(seconds is not None for seconds in self._kept.solved_at)
+        return {"leader": leader, "learners_solved": solved}
+
+    def _confirm(self, params: Params, means: Sequence[float]) -> None:
+        """Confirm by fresh episodes that learners have solved the environment."""
+        kept = self._kept
+        hopeful = [
+            index
+            for index, mean in enumerate(means)
+            if kept.solved_at[index] is None
+            and kept.diverged_at[index] is None
+            and self._reaches(mean)
+        ]
+        if not hopeful:
+            return
+        info = self._timed(self._programs.evaluate, params, self._keys.confirm, kept.chunk + 1)
+        again = mean_returns(info)
+        for index in hopeful:
+            if self._reaches(again[index]):
+                kept.solved_at[index] = self._seconds()
+        standing = self._standing(self._leader(again))
+        record = {**self._now(), **evaluation_record(info), **standing}
+        self._log("evaluation", {"purpose": "confirm", **record})
+
+    def _copy(self, params: Params, learner: int) -> Params:
+        """Return parameters of one learner that nothing else will write to."""
+        if self._config.learners == 1:
+            return self._programs.copy(params)
+        return jax.tree.map(lambda leaf: np.array(leaf[learner]), params)
 
     def _save(self, state: TrainState) -> None:
         """Take a checkpoint: copy the state, and leave the writing to another thread."""
         assert self._keeper is not None
         kept, started = self._kept, time.perf_counter()
         kept.seconds = self._seconds()
-        params = learned_params(self._config, state)
+        params = self.last_params(state)
         best = params if self.best_params is None else self.best_params
         host = dataclasses.asdict(kept)
         self._keeper.save(kept.chunk, state, best=best, last=params, host=host)
@@ -216,8 +314,10 @@ class HostLoop:
         state = self._programs.revive(restored.state)
         if not restored.meta["replay"]:
             state = self._programs.refill(state)
-        params = learned_params(self._config, state)
+        params = self.last_params(state)
         best = self._keeper.read_best(restored.step, params)
+        if self._config.model_devices > 1:  # they were read onto one device
+            best = jax.device_put(best, jax.tree.map(lambda leaf: leaf.sharding, params))
         self.best_params = None if restored.meta["host"]["best"] is None else best
         return jax.block_until_ready(state)
 
@@ -231,14 +331,21 @@ class HostLoop:
             RunFailed: naming the gradient step, the tensors and the last good checkpoint.
         """
         config, kept = self._config, self._kept
-        first = kept.totals["gradient_steps"] - int(metrics.gradient_steps) + 1
-        first += int(metrics.first_skipped)
-        what = "nothing was undone" if not metrics.skipped else f"first at gradient step {first:,}"
-        found = {"event": "not finite", "chunk": kept.chunk, **self._now()}
-        found |= {"first": first if metrics.skipped else None, "skipped": int(metrics.skipped)}
-        self._log("event", {**found, "guard": config.guard})
-        if config.guard == "skip" and not metrics.lost:
-            return state, False
+        if config.learners > 1:
+            self._note_divergence(metrics)
+            if config.guard != "stop" or None in kept.diverged_at:
+                return state, False
+            what = "every learner has met it"
+        else:
+            first = kept.totals["gradient_steps"] - int(metrics.gradient_steps) + 1
+            first += int(metrics.first_skipped)
+            skipped = bool(metrics.skipped)
+            what = f"first at gradient step {first:,}" if skipped else "nothing was undone"
+            found = {"event": "not finite", "chunk": kept.chunk, **self._now()}
+            found |= {"first": first if skipped else None, "skipped": int(metrics.skipped)}
+            self._log("event", {**found, "guard": config.guard})
+            if config.guard == "skip" and not metrics.lost:
+                return state, False
         spent = kept.rollbacks >= config.rollback_limit
         if self._keeper is not None and config.guard == "rollback" and not spent:
             self._keeper.wait()
@@ -246,7 +353,10 @@ class HostLoop:
             if restored is not None:
                 del state  # there is not always room for both
                 return self._go_back(restored), True
-        where = ", ".join(not_finite(state)) or "nowhere in the state, whose update was undone"
+        where = (
+            ", ".join(not_finite(hosts.local_part(state)))
+            or "nowhere in the state, whose update was undone"
+        )
         last = None
         if self._keeper is not None:
             self._keeper.close()
@@ -254,11 +364,30 @@ class HostLoop:
             last = None if good is None else self._keeper.place(good.step)
         raise RunFailed(
             f"guard={config.guard!r}: loss, gradient or parameters not finite in chunk "
-            f"{kept.chunk} ({what}; {int(metrics.skipped)} of {int(metrics.gradient_steps)} steps "
-            f"undone); now not finite: {where}; "
+            f"{kept.chunk} ({what}; {np.sum(metrics.skipped)} of {np.sum(metrics.gradient_steps)} "
+            f"steps undone); now not finite: {where}; "
             + (f"after {kept.rollbacks} rollbacks; " if kept.rollbacks else "")
             + ("no checkpoint" if last is None else f"last good checkpoint: {last}")
         )
+
+    def _note_divergence(self, metrics: Metrics) -> None:
+        """Note which learners met something not finite, while the others go on.
+
+        With the guard at ``skip`` a learner that takes other steps goes on too.
+        """
+        kept, config = self._kept, self._config
+        least = metrics.gradient_steps if config.guard == "skip" else 1
+        unlearned = np.asarray(metrics.skipped) >= least
+        for index in np.flatnonzero(unlearned | np.asarray(metrics.lost, bool)):
+            if kept.diverged_at[index] is not None:
+                continue
+            kept.diverged_at[index] = kept.chunk
+            which = learner_identity(config, int(index))
+            named = ", ".join(f"{name} {value:g}" for name, value in which.items())
+            record = {"event": "not finite", "chunk": kept.chunk, **self._now(), **which}
+            record |= {"skipped": int(metrics.skipped[index]), "guard": config.guard}
+            record["message"] = f"diverged in chunk {kept.chunk}: {named}; the others go on"
+            self._log("event", record)
 
     def _go_back(self, restored: Restored) -> TrainState:
         """Return the state of a checkpoint with a lower learning rate and other random numbers."""
@@ -272,20 +401,42 @@ class HostLoop:
         self._kept.rollbacks = rollbacks
         self._started = time.perf_counter() - seconds
         self._keeper.cut_back(restored)
-        rate = float(np.ravel(jax.device_get(state.hyper.learning_rate))[0])
+        rate = float(np.ravel(hosts.local_part(state.hyper.learning_rate))[0])
         record = {"event": "rollback", "chunk": restored.step, **self._now(), "learning_rate": rate}
         self._log("event", record)
         return state
 
-    def _reaches(self, evaluation: Record) -> bool:
-        wanted = self._config.solve_return
-        return wanted is not None and evaluation["return_mean"] >= wanted
+    def _minds(self, metrics: Metrics) -> bool:
+        """Say whether there is something not finite to deal with, or in a population to note."""
+        watched = self._config.guard != "off" or self._config.learners > 1
+        return watched and not _is_finite(metrics)
 
-    def _evaluate(self, params: Params, key: Array, count: int) -> Record:
+    def _reaches(self, mean: float) -> bool:
+        wanted = self._config.solve_return
+        return wanted is not None and mean >= wanted
+
+    def _timed(
+        self, evaluate: Callable[..., EvalInfo], params: Params, key: Array, count: int
+    ) -> EvalInfo:
         started = time.perf_counter()
-        info = jax.device_get(self._programs.evaluate(params, key, np.int32(count)))
+        # Processes might differ in the last bit, and must not decide differently.
+        info = hosts.agree(jax.device_get(evaluate(params, key, np.int32(count))))
         self._kept.eval_seconds += time.perf_counter() - started
-        return {**self._now(), **_evaluation_record(info)}
+        return info
+
+    def last_params(self, state: TrainState) -> Params:
+        """Return the online parameters; of a population those of the learner that leads."""
+        params = learned_params(self._config, state)
+        if self._config.learners == 1:
+            return params
+        last = self._kept.last
+        return self._copy(params, 0 if last is None else last["leader"])
+
+    def _totals_of(self, state: TrainState) -> Record:
+        counters = state.counters
+        if self._config.replicas > 1:  # which all have the same
+            counters = first_replica(counters)
+        return _totals(jax.device_get(counters))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
@@ -298,6 +449,14 @@ class HostLoop:
             logger.log(kind, record)
 
 
+def _agreed(asked: Asked) -> bool:
+    """Say on every process whether any of them has been asked to end."""
+    why = hosts.first_reason(asked.why)
+    if why is not None:
+        asked.because(why)
+    return why is not None
+
+
 def identity(config: Config, preset: str | None) -> Record:
     """Return what a summary says of a run before it begins."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax")
@@ -307,7 +466,8 @@ def identity(config: Config, preset: str | None) -> Record:
         "algorithm": algorithm(config),
         "seed": config.seed,
         "devices": config.devices,
-        "mapping": "none" if config.devices == 1 else "shard_map",
+        "processes": jax.process_count(),
+        "mapping": mapping_of(config),
         "device_kind": jax.devices()[0].device_kind,
         "versions": {
             "python": platform.python_version(),
@@ -317,6 +477,18 @@ def identity(config: Config, preset: str | None) -> Record:
     }
 
 
+def mapping_of(config: Config) -> str:
+    """Return how the step is mapped, in a word or two: ``none``, ``shard_map``, ``population``."""
+    names = []
+    if config.learners > 1:
+        names.append(f"population of {config.learners}")
+    if config.devices > 1:
+        names.append(config.mapping if config.learners == 1 else "shard_map")
+    if config.model_devices > 1:
+        names.append(f"{config.model_devices}-way model")
+    return ", ".join(names) or "none"
+
+
 def algorithm(config: Config) -> str:
     """Return the algorithm's name, its variants included: ``dqn``, ``double_dqn_3step``."""
     name = "double_dqn" if config.double else "dqn"
@@ -324,17 +496,20 @@ def algorithm(config: Config) -> str:
 
 
 def learned_params(config: Config, state: TrainState) -> Params:
-    """Return the online parameters, not copied; with several devices those of the first."""
-    if config.devices == 1:
+    """Return the online parameters, not copied; of several replicas those of the first."""
+    if config.learners > 1 or config.devices == 1:
         return state.agent.params
-    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], state.agent.params)
+    if config.model_devices > 1:
+        return first_split_replica(state.agent.params)
+    return first_replica(state.agent.params)
 
 
 def _totals(counters: Counters) -> Record:
-    """Return the counts as Python ints; with several devices all hold the same."""
+    """Return the counts as Python ints, over all learners."""
 
     def count(counter: Counter) -> int:
-        return counter_int(Counter(*(np.ravel(part)[0] for part in counter)))
+        each = zip(np.ravel(counter.high), np.ravel(counter.low), strict=True)
+        return sum(counter_int(Counter(high, low)) for high, low in each)
 
     return {
         "env_steps": count(counters.env_steps),
@@ -344,32 +519,6 @@ def _totals(counters: Counters) -> Record:
 
 
 def _is_finite(metrics: Metrics) -> bool:
-    return not (metrics.skipped or metrics.lost) and bool(
+    return not (np.any(metrics.skipped) or np.any(metrics.lost)) and bool(
         np.isfinite([metrics.loss, metrics.grad_norm]).all()
     )
-
-
-def _chunk_record(metrics: Metrics, seconds: float) -> Record:
-    episodes = int(metrics.episodes)
-    return {
-        "env_steps_per_second": int(metrics.env_steps) / seconds,
-        "gradient_steps_per_second": int(metrics.gradient_steps) / seconds,
-        "episodes": episodes,
-        "return_mean": float(metrics.return_sum) / episodes if episodes else None,
-        "length_mean": float(metrics.length_sum) / episodes if episodes else None,
-        **{name: float(getattr(metrics, name)) for name in ("loss", "grad_norm", "q_mean")},
-        "epsilon": float(metrics.epsilon),
-        "skipped": int(metrics.skipped),
-    }
-
-
-def _evaluation_record(info: EvalInfo) -> Record:
-    returns, lengths = np.asarray(info.returns, np.float64), np.asarray(info.lengths)
-    return {
-        "episodes": returns.size,
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std(ddof=1)) if returns.size > 1 else 0.0,
-        "return_min": float(returns.min()),
-        "return_max": float(returns.max()),
-        "length_mean": float(lengths.mean()),
-    }

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxdqn import run_directory
 from jaxdqn.checkpoint import (
@@ -22,9 +23,11 @@ from jaxdqn.checkpoint import (
     to_host,
     words_of,
 )
-from jaxdqn.config import Config, to_dict
+from jaxdqn.config import Config, from_dict, to_dict
 from jaxdqn.loggers import FILES, Record
+from jaxdqn.mappings import hosts
 from jaxdqn.programs import fitting, without_replay
+from jaxdqn.reshard import reshard, same_layout, state_shape
 from jaxdqn.run_directory import restore_params
 from jaxdqn.types import Params, PyTree, TrainState
 
@@ -37,7 +40,9 @@ _CUT_BACK = ("metrics", "evaluation")
 class Keeper:
     """Keeps a run safe in its directory.
 
-    The caller holds the run's lock. ``snapshot`` copies a state on the device.
+    The caller holds the run's lock. ``snapshot`` copies a state on the device. Of several
+    processes each has one, which are called alike; that of process 0 reads and writes, the
+    others' touch no file.
     """
 
     def __init__(
@@ -48,11 +53,13 @@ class Keeper:
         target: TrainState,
         *,
         preset: str | None = None,
+        shape_under: Callable[[Config], TrainState] = state_shape,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._config, self._target = run, config, target
         self._snapshot, self._preset, self._clock = snapshot, preset, clock
-        self._checkpointer = Checkpointer(run, config.keep)
+        self._checkpointer = Checkpointer(run, config.keep) if hosts.leads() else None
+        self._shape_under = shape_under
         self._saved: int | None = None
         self._saved_at = clock()
 
@@ -61,16 +68,24 @@ class Keeper:
 
         By the clock only when the one before is written; by rows always, so that a
         kill costs no more than the chunks since, and the one being written.
+
+        Raises:
+            OSError: if the one before could not be written.
         """
+        return hosts.from_lead(lambda: self._due(chunk))
+
+    def _due(self, chunk: int) -> bool:
+        if self._checkpointer is not None:
+            self._checkpointer.check()
         every = self._config.chunks_per_checkpoint
         if every is not None:
             return chunk % every == 0
-        return not self._checkpointer.busy and self._clock() - self._saved_at >= SECONDS_BETWEEN
+        return not self.busy and self._clock() - self._saved_at >= SECONDS_BETWEEN
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return self._checkpointer.busy
+        """Whether a checkpoint is being written by this process."""
+        return self._checkpointer is not None and self._checkpointer.busy
 
     def has(self, chunk: int) -> bool:
         """Say whether the last checkpoint taken is of this chunk."""
@@ -84,13 +99,15 @@ class Keeper:
         Raises:
             OSError: if the checkpoint before could not be written.
         """
-        self._checkpointer.wait()  # so that there is never more than one copy
+        self.wait()  # so that there is never more than one copy
         whole = self._config.replay_in_checkpoint
         kept = state if whole else without_replay(state)
-        if jax.default_backend() == "cpu":
-            words = to_host(self._snapshot(kept))
-        else:
-            words = to_host(words_of(kept))  # the transfer is the copy
+        # On accelerators the transfer is the copy.
+        copied = self._snapshot(kept) if jax.default_backend() == "cpu" else words_of(kept)
+        words = to_host(copied) if jax.process_count() == 1 else hosts.to_lead(copied)
+        self._saved, self._saved_at = chunk, self._clock()
+        if self._checkpointer is None:
+            return
         meta = {
             "config": to_dict(self._config),
             "preset": self._preset,
@@ -110,7 +127,6 @@ class Keeper:
             score=None if evaluated is None else evaluated["return_mean"],
         )
         self._checkpointer.save(snapshot)
-        self._saved, self._saved_at = chunk, self._clock()
 
     def wait(self) -> None:
         """Return when all that was taken is on the disk.
@@ -118,20 +134,16 @@ class Keeper:
         Raises:
             OSError: if it could not be written.
         """
-        self._checkpointer.wait()
+        hosts.from_lead(self._wait)
+
+    def _wait(self) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.wait()
 
     def close(self) -> None:
         """Let a checkpoint that is being written be finished; whether it is shows on the disk."""
         with contextlib.suppress(OSError):
-            self._checkpointer.wait()
-
-    def check(self) -> None:
-        """Say at once whether a checkpoint could not be written.
-
-        Raises:
-            OSError: if so.
-        """
-        self._checkpointer.check()
+            self._wait()
 
     def newest(
         self, check: Callable[[Record], None] | None = None, *, finite: bool = False
@@ -148,14 +160,45 @@ class Keeper:
             ValueError: as ``read_newest``.
         """
 
-        restored = read_newest(
-            self._run, lambda meta: fitting(self._target, meta), check=check, finite=finite
-        )
-        if restored is not None:
-            self._saved = restored.step
-            self._preset = self._preset or restored.meta["preset"]
+        read: list[Restored] = []
+
+        def read_on_lead() -> Record | None:
+            restored = read_newest(self._run, self._stored_shape, check=check, finite=finite)
+            if restored is None:
+                return None
+            target = fitting(self._target, restored.meta)
+            old = from_dict(restored.meta["config"])
+            moved = reshard(restored.state, old, self._config, target)
+            restored = restored._replace(state=moved)
+            read.append(restored)
             set_aside(restored.damaged)
+            return {
+                "step": restored.step,
+                "meta": restored.meta,
+                "passed_over": restored.passed_over,
+            }
+
+        found = hosts.from_lead(read_on_lead)
+        if found is None:
+            return None
+        meta = found["meta"]
+        # Other processes are given their parts of the state when it is revived.
+        shapes = jax.eval_shape(words_of, fitting(self._target, meta))
+        restored = (
+            read[0]
+            if read
+            else Restored(found["step"], shapes, meta, tuple(found["passed_over"]), ())
+        )
+        self._saved = restored.step
+        self._preset = self._preset or meta["preset"]
         return restored
+
+    def _stored_shape(self, meta: Record) -> TrainState:
+        """Return the shapes of the state in a checkpoint, which may be of other devices."""
+        old = from_dict(meta["config"])
+        if same_layout(old, self._config):
+            return fitting(self._target, meta)
+        return fitting(self._shape_under(old), meta)
 
     def place(self, step: int) -> Path:
         """Return the directory of a checkpoint."""
@@ -164,7 +207,11 @@ class Keeper:
     def read_best(self, step: int, params: Params) -> Params:
         """Read the best parameters of a checkpoint, shaped like ``params``."""
         target = jax.eval_shape(lambda: params)
-        return restore_params(place_of(self._run, step) / "best", target)
+        if hosts.leads():
+            best = restore_params(place_of(self._run, step) / "best", target)
+        else:
+            best = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target)
+        return best if jax.process_count() == 1 else jax.device_put(hosts.agree(best))
 
     def cut_back(self, restored: Restored | None) -> None:
         """Cut the records back to those of a checkpoint; without one, put them away.
@@ -172,6 +219,9 @@ class Keeper:
         Raises:
             ValueError: if they are shorter than they were.
         """
+        hosts.from_lead(lambda: self._cut_back(restored))
+
+    def _cut_back(self, restored: Restored | None) -> None:
         for name in _files():
             file = self._run / name
             if restored is None:
@@ -192,13 +242,17 @@ def machine() -> Record:
     return {
         "device_kind": jax.devices()[0].device_kind,
         "cpu_threads": os.environ.get("NPROC"),
+        "processes": jax.process_count(),
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "gymnax")},
     }
 
 
 def changes_of_machine(restored: Restored) -> list[str]:
     """Return what is not as it was when a checkpoint was taken, in words."""
-    before, now = restored.meta["machine"], machine()
+    before, now = {"processes": 1, **restored.meta["machine"]}, machine()
+    if restored.meta["config"]["deterministic"]:
+        # Then it makes no difference how the devices are divided over processes.
+        before["processes"] = now["processes"]
     return [f"{name} was {before.get(name)}, is {now[name]}" for name in now
             if before.get(name) != now[name]]  # fmt: skip
 

@@ -14,6 +14,9 @@ calls ``log`` between chunks with plain Python values, of these kinds:
 - ``"event"``, when something out of the ordinary course happens: ``event`` is ``started``,
   ``resumed``, ``checkpoint``, ``not finite`` or ``rollback``, with what there is to say of it;
 - ``"summary"``, once, at the end.
+
+In the records of a population totals are sums over its learners, what is
+averaged is averaged over them, and ``learners`` holds the values of each.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -91,7 +94,7 @@ def _make_line_logger(config: Config, stream: IO[str]) -> Logger:
         nonlocal last_line
         now = time.monotonic()
         if kind == "start":
-            print(_start_line(record), file=stream, flush=True)
+            print(_start_line(config, record), file=stream, flush=True)
         elif kind == "evaluation":
             print(evaluation_line(record), file=stream, flush=True)
         elif kind == "event" and "message" in record:
@@ -127,7 +130,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
         nonlocal metrics, evaluation, last_frame
         now = time.monotonic()
         if kind == "start":
-            live.console.print(_start_line(record), markup=False, highlight=False)
+            live.console.print(_start_line(config, record), markup=False, highlight=False)
             live.start()
         elif kind == "event" and "message" in record:
             live.console.print(record["message"], markup=False, highlight=False)
@@ -143,9 +146,9 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
 
 
 def total_rows(config: Config) -> int:
-    """Return the rows of the whole run, warm-up included, if nothing ends it early."""
+    """Return the rows of the whole run, of all learners and the warm-up, if it is not cut short."""
     iterations = config.warmup_iterations + config.num_chunks * config.iterations_per_chunk
-    return iterations * config.rows_per_iteration
+    return iterations * config.rows_per_iteration * config.learners
 
 
 def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
@@ -158,30 +161,62 @@ def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
         ("env steps", f"{metrics['env_steps']:,}"),
         ("env steps/s", f"{metrics['env_steps_per_second']:,.0f}"),
         ("gradient steps/s", f"{metrics['gradient_steps_per_second']:,.0f}"),
-        ("return", _number(metrics["return_mean"], ".2f")),
-        ("loss", _number(metrics["loss"], ".4g")),
-        ("epsilon", _number(metrics["epsilon"], ".3f")),
+        ("return", number(metrics["return_mean"], ".2f") + _range_of_learners(metrics)),
+        ("loss", number(metrics["loss"], ".4g")),
+        ("epsilon", number(metrics["epsilon"], ".3f")),
         ("time left", f"{minutes}:{seconds:02d}"),
     ]
 
 
 def evaluation_line(record: Record) -> str:
     """Return an evaluation record as a line of text."""
-    error = record["return_std"] / math.sqrt(record["episodes"])
     what = "confirmation" if record["purpose"] == "confirm" else "evaluation"
-    return (
-        f"{what} at {record['rows']:,} rows, {record['seconds']:.1f} s: return "
-        f"{record['return_mean']:.2f} ± {error:.2f} over {record['episodes']} greedy episodes"
-    )
+    when = f"{what} at {record['rows']:,} rows, {record['seconds']:.1f} s: return"
+    mean = f"{record['return_mean']:.2f}"
+    if "learners" in record:
+        learners = record["learners"]
+        low_to_high = _low_to_high([value for value in learners if is_number(value)])
+        return (
+            f"{when} {mean} over {len(learners)} learners{low_to_high}, each over "
+            f"{record['episodes'] // len(learners)} greedy episodes; learner {record['leader']} "
+            f"leads, {record['learners_solved']} solved"
+        )
+    error = record["return_std"] / math.sqrt(record["episodes"])
+    return f"{when} {mean} ± {error:.2f} over {record['episodes']} greedy episodes"
 
 
-def _start_line(record: Record) -> str:
-    config = record["config"]
+def seeds_of(config: Config) -> str:
+    """Return the seeds of a run, and what it sweeps: ``seeds 0 to 3 of each of gamma=0.9,0.99``."""
+    seeds = f"seed {config.seed}"
+    if config.num_seeds > 1:
+        seeds = f"seeds {config.seed} to {config.seed + config.num_seeds - 1}"
+    return f"{seeds} of each of {' x '.join(config.sweep)}" if config.sweep else seeds
+
+
+def _start_line(config: Config, record: Record) -> str:
+    learners = f": {config.learners} learners" if config.learners > 1 else ""
     into = "" if record["out"] is None else f", into {record['out']}"
-    return f"{config['env']}, seed {config['seed']}{into}; compiling"
+    return f"{record['config']['env']}, {seeds_of(config)}{learners}{into}; compiling"
 
 
-def _number(value: float | None, form: str) -> str:
+def _range_of_learners(metrics: Record) -> str:
+    """Return from where to where the returns of learners go, if there are several."""
+    if "learners" not in metrics:
+        return ""
+    return _low_to_high([x for x in metrics["learners"]["return_mean"] if is_number(x)])
+
+
+def _low_to_high(values: Sequence[float]) -> str:
+    return f" ({min(values):.2f} to {max(values):.2f})" if values else ""
+
+
+def is_number(value: float | None) -> bool:
+    """Say whether a value of a record is one, and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a value of a record as text, a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 

@@ -31,7 +31,8 @@ def load_policy(
 
     Args:
         run: the directory.
-        which: ``best`` or ``last`` parameters.
+        which: ``best`` or ``last`` parameters; of a population those of the learner that
+            was best, or led at the end.
         environment: your own, if the run had one.
         network: your own, if the run had one.
 
@@ -82,13 +83,15 @@ def load_run(
 ) -> tuple[Config, Trainer, Params]:
     """Read a run's configuration, rebuild its trainer for one device, restore its parameters.
 
+    Of a population these are one learner's: the best one's, or that of the best last evaluation.
+
     Raises:
         ValueError: as ``load_policy``.
     """
     if which not in run_directory.PARAMETERS:
         raise ValueError(f"which={which!r}: must be one of {', '.join(run_directory.PARAMETERS)}")
     config = run_directory.read_config(run)
-    config = dataclasses.replace(config, devices=1)
+    config = _alone(config)
     trainer = make_trainer(config, environment=environment, network=network)
     spec = trainer.environment.spec
     obs = jax.ShapeDtypeStruct((1, *observation_shape(config, spec)), spec.obs_dtype)
@@ -99,6 +102,21 @@ def load_run(
         # A run that has not ended has them in its checkpoints alone.
         place = newest_whole(place) or place
     return config, trainer, run_directory.restore_params(place / which, target)
+
+
+def _alone(config: Config) -> Config:
+    """Return the configuration of one learner on one device: what its network is, stays."""
+    return dataclasses.replace(
+        config,
+        devices=1,
+        model_devices=1,
+        average_every=None,
+        average_moments=False,
+        compression="none",
+        num_seeds=1,
+        sweep=(),
+        population="auto",
+    )
 
 
 def observation_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:

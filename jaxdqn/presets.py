@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxdqn.config import Config, replace, suggest
+from jaxdqn.config import Config, replace
+from jaxdqn.validation import suggest
 
 PRESETS: dict[str, Config] = {
     # The squared loss here and below: where most rows are far from a terminal one, the

@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxdqn import envs
 from jaxdqn.checkpoint import revive_words, snapshot_words
 from jaxdqn.config import Config
 from jaxdqn.evaluation import EvalInfo, make_evaluator
 from jaxdqn.loggers import Record
-from jaxdqn.mappings import across_devices, device_collectives
-from jaxdqn.mappings.devices import state_sharding
-from jaxdqn.trainer import make_chunk, make_trainer
+from jaxdqn.mappings import across_devices, across_mesh, device_collectives, hosts, population
+from jaxdqn.mappings.model import replica_shape, split_network, within_replica
+from jaxdqn.networks import make_network
+from jaxdqn.trainer import learner_hypers, make_chunk, make_trainer
 from jaxdqn.types import Array, Counters, Metrics, Params, PyTree, Row, Trainer, TrainState
 
 
 class RunKeys(NamedTuple):
-    """The independent streams of randomness of a run."""
+    """The independent streams of randomness of a run; of a population, keys [P]."""
 
     train: Array
     evaluate: Array
@@ -37,13 +40,16 @@ class Programs(NamedTuple):
     chunk: Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
     """Donates the state; the counters are those of the new state."""
     evaluate: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate(params, key, count)``; consumes ``key`` folded with ``count``."""
+    """``evaluate(params, key, count)``; consumes ``key`` folded with ``count``. Of a population
+    leaves [P], and so are the results."""
     copy: Callable[[Params], Params]
     snapshot: Callable[[TrainState], PyTree]
     """A copy of the state, keys as words."""
 
     revive: Callable[[PyTree], TrainState]
     """The state of a snapshot's words."""
+    evaluate_one: Callable[[Params, Array, np.int32], EvalInfo]
+    """As ``evaluate``, of one learner whatever the population."""
     refill: Callable[[TrainState], TrainState]
     preload: Callable[[Array, Row], TrainState]
     turn: Callable[[TrainState, np.int32, np.float32], TrainState]
@@ -56,17 +62,37 @@ def run_keys(seed: int) -> RunKeys:
     return RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
+def learner_keys(config: Config) -> RunKeys:
+    """Return the keys of a configuration: of each learner of a population those of its seed."""
+    each = [run_keys(config.seed + index) for index in range(config.num_seeds)]
+    if config.learners == 1:
+        return each[0]
+    return jax.tree.map(lambda *keys: jnp.stack(keys * len(config.sweep_points)), *each)
+
+
 def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     """Make the trainer of a configuration, spread over its devices.
 
     Raises:
         ValueError: as ``make_trainer``, or if there are too few devices.
     """
+    if config.learners > 1:
+        devices = run_devices(config) if config.devices > 1 else []
+        alone = make_trainer(config, **parts)
+        return population(alone, config.learners, devices=devices, how=config.population)
     if config.devices == 1:
         return make_trainer(config, **parts)
     devices = run_devices(config)
-    collectives = device_collectives(len(devices), deterministic=config.deterministic)
-    return across_devices(make_trainer(config, collectives=collectives, **parts), devices)
+    collectives = device_collectives(config.replicas, deterministic=config.deterministic)
+    if config.model_devices > 1:
+        environment = parts.get("environment") or envs.make(config.env)
+        network = make_network(config, environment.spec, parts.get("network"))
+        network = split_network(network, config.model_devices)
+        parts = {**parts, "environment": environment, "network": network}
+        trainer = make_trainer(config, collectives=collectives, **parts)
+        return across_mesh(trainer, devices, config.model_devices)
+    trainer = make_trainer(config, collectives=collectives, **parts)
+    return across_devices(trainer, devices, mapping=config.mapping)
 
 
 def run_devices(config: Config) -> list[jax.Device]:
@@ -77,10 +103,10 @@ def run_devices(config: Config) -> list[jax.Device]:
     """
     devices = jax.devices()
     if config.devices > len(devices):
-        raise ValueError(
-            f"devices={config.devices}: must be at most the {len(devices)} "
-            f"{devices[0].platform} devices here"
-        )
+        here = f"the {len(devices)} {devices[0].platform} devices here"
+        if devices[0].platform == "cpu":
+            here += f"; --virtual-devices {config.devices} makes as many of the CPU"
+        raise ValueError(f"devices={config.devices}: must be at most {here}")
     return devices[: config.devices]
 
 
@@ -89,6 +115,7 @@ def compile_programs(
 ) -> Programs:
     """Compile what every run calls; the rest is compiled when it is first called."""
     whole_shape = state_shape
+    replicated = config.learners == 1 and config.devices > 1
     evaluate = make_evaluator(
         trainer.agent,
         trainer.environment,
@@ -100,36 +127,47 @@ def compile_programs(
     def chunk_and_totals(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
         # The counters once more: those in the state are donated to the next chunk.
         state, metrics = chunk(state)
-        return state, (metrics, state.counters)
+        counters = state.counters
+        if replicated:  # which all have the same
+            counters = jax.tree.map(lambda leaf: leaf[0], counters)
+        return state, (metrics, counters)
 
-    def evaluate_at(params: Params, key: Array, count: Array) -> EvalInfo:
+    def evaluate_one(params: Params, key: Array, count: Array) -> EvalInfo:
         return evaluate(params, jax.random.fold_in(key, count))
 
-    def revive(words: PyTree) -> TrainState:
-        shape = without_replay(whole_shape) if _lacks_replay(words) else whole_shape
-        return revive_words(words, shape)
+    def evaluate_all(params: Params, key: Array, count: Array) -> EvalInfo:
+        if config.model_devices > 1:
+            return within_replica(evaluate_one, params_shape)(params, key, count)
+        if trainer.over_learners is None:
+            return evaluate_one(params, key, count)
+        counts = jnp.full(key.shape, count)
+        return trainer.over_learners(evaluate_one)(params, key, counts)
 
+    options = _compiler_options(config)
+    state_out = report_out = None
+    if trainer.sharding is not None:
+        state_out = trainer.sharding(state_shape)
+        report_out = _everywhere(state_out)
+        state_shape = jax.tree.map(_laid_out, state_shape, state_out)
     params_shape = state_shape.agent.params
-    state_out = chunk_out = None
-    if config.devices > 1:
-        state_out = state_sharding(run_devices(config))
-        chunk_out = (state_out, None)
+    if replicated:
         params_shape = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params_shape
+            replica_shape if config.model_devices > 1 else _without_axis, params_shape
         )
-        state_shape = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state_out),
-            state_shape,
-        )
+    evaluation_out = report_out if config.learners > 1 else None
     saved_shape = state_shape if config.replay_in_checkpoint else without_replay(state_shape)
+    hyper = learner_hypers(config)
+    chunk_out = (state_out, report_out)
     jitted = (
-        (jax.jit(trainer.init, out_shardings=state_out), (keys.train,)),
+        (jax.jit(trainer.init, out_shardings=state_out), (keys.train, hyper)),
         (jax.jit(chunk_and_totals, donate_argnums=0, out_shardings=chunk_out), (state_shape,)),
-        (jax.jit(evaluate_at), (params_shape, keys.evaluate, np.int32(0))),
+        (
+            jax.jit(evaluate_all, out_shardings=evaluation_out),
+            (params_shape, keys.evaluate, np.int32(0)),
+        ),
         (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (params_shape,)),
         (jax.jit(snapshot_words), (saved_shape,)),
     )
-    options = _compiler_options(config)
     # XLA compiles outside Python's lock: one program while the next is traced.
     with ThreadPoolExecutor(len(jitted)) as pool:
         compiling = [
@@ -138,21 +176,43 @@ def compile_programs(
         ]
         compiled = [program.result() for program in compiling]
 
-    def later(function: Callable[..., Any], **donated: Any) -> Callable[..., Any]:
-        return jax.jit(function, out_shardings=state_out, compiler_options=options, **donated)
+    def later(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+        return jax.jit(function, compiler_options=options, **more)
+
+    def revive(words: PyTree) -> TrainState:
+        shape, out = whole_shape, state_out
+        if _lacks_replay(words):
+            shape, out = without_replay(shape), None if out is None else without_replay(out)
+        if jax.process_count() > 1:
+            words = hosts.from_lead_sharded(words, out)
+        return later(lambda words: revive_words(words, shape), out_shardings=out)(words)
 
     init, run_chunk, evaluate_params, copy, snapshot = compiled
     return Programs(
-        init=init,
+        init=lambda key: init(key, hyper),
         chunk=run_chunk,
         evaluate=evaluate_params,
         copy=copy,
         snapshot=snapshot,
-        revive=later(revive),
-        refill=later(trainer.refill),
-        preload=later(trainer.preload),
-        turn=later(_turn, donate_argnums=0),
+        revive=revive,
+        evaluate_one=evaluate_params if config.learners == 1 else later(evaluate_one),
+        refill=later(trainer.refill, out_shardings=state_out),
+        preload=later(trainer.preload, out_shardings=state_out),
+        turn=later(_turn, out_shardings=state_out, donate_argnums=0),
     )
+
+
+def _without_axis(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+
+def _laid_out(leaf: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _everywhere(shardings: PyTree) -> NamedSharding:
+    """Return the sharding of what every device of a state is to have."""
+    return NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
 
 
 def without_replay(state: TrainState) -> TrainState:

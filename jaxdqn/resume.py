@@ -10,7 +10,7 @@ import jax
 
 from jaxdqn.checkpoint import Restored, read_newest
 from jaxdqn.config import Config, from_dict, to_dict
-from jaxdqn.programs import fitting, make_mapped_trainer, run_keys
+from jaxdqn.programs import fitting, learner_keys, make_mapped_trainer
 from jaxdqn.types import EnvSpec
 
 FREE = (
@@ -24,6 +24,8 @@ FREE = (
     "stop_when_solved",
 )
 """Fields that may change when a run goes on: they do not change what it computes."""
+MOVABLE = ("devices", "mapping", "model_devices")
+"""Fields that say where a run is computed: its state is laid out anew."""
 
 
 def check_same_run(before: Config | dict[str, Any], after: Config, directory: Path | None) -> None:
@@ -38,7 +40,7 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
     stored = before if isinstance(before, Config) else from_dict(before)
     old, new = to_dict(stored), to_dict(after)
     for name in new:
-        if name in FREE or old[name] == new[name]:
+        if name in (*FREE, *MOVABLE) or old[name] == new[name]:
             continue
         if name == "total_steps":
             if stored.learning_rate_schedule != "constant":
@@ -55,6 +57,23 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
         raise ValueError(
             f"{name}={new[name]!r}: must be {old[name]!r}, as in the run in {directory}{why}"
         )
+
+
+def changes_of_place(before: Config, after: Config) -> list[str]:
+    """Return what moving a run to other devices changes in what it computes, in words."""
+    if before.learners > 1:
+        return []  # each learner computes the same wherever it is
+    changes = [
+        f"{name} was {getattr(before, name)}, is {getattr(after, name)}"
+        for name in ("devices", "model_devices")
+        if getattr(before, name) != getattr(after, name)
+    ]
+    if before.replicas != after.replicas:
+        if before.compression != "none":
+            changes.append("what compression had not yet sent is forgotten")
+        if before.average_every is not None and not before.average_moments:
+            changes.append("the replicas' own moments are averaged")
+    return changes
 
 
 def read_state(
@@ -74,7 +93,7 @@ def read_state(
         ValueError: if there is none, or only damaged ones.
     """
     trainer = make_mapped_trainer(config, **parts)
-    target = jax.eval_shape(trainer.init, run_keys(config.seed).train)
+    target = jax.eval_shape(trainer.init, learner_keys(config).train)
     restored = read_newest(Path(run), lambda meta: fitting(target, meta))
     if restored is None:
         raise ValueError(f"run={str(run)!r}: must have a checkpoint")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +14,18 @@ import jax
 from jaxdqn import run_directory
 from jaxdqn.agent import Optimizer
 from jaxdqn.checkpoint import newest_whole, place_of
-from jaxdqn.config import Config, replace, to_dict
-from jaxdqn.host_loop import HostLoop, identity, learned_params
+from jaxdqn.config import Config, from_dict, replace, to_dict
+from jaxdqn.host_loop import HostLoop, identity
 from jaxdqn.keeper import Keeper, changes_of_machine
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
+from jaxdqn.mappings import hosts
+from jaxdqn.mappings.memory import bytes_per_device
 from jaxdqn.plotting import plot_runs
-from jaxdqn.programs import Programs, compile_programs, make_mapped_trainer, run_keys
-from jaxdqn.replay import check_memory, tree_bytes
+from jaxdqn.programs import Programs, compile_programs, learner_keys, make_mapped_trainer
+from jaxdqn.replay import check_memory
 from jaxdqn.replay.export import fold_rows, read_rows
-from jaxdqn.resume import check_same_run
+from jaxdqn.reshard import state_shape
+from jaxdqn.resume import changes_of_place, check_same_run
 from jaxdqn.run_directory import RunFailed
 from jaxdqn.signals import asked_to_end
 from jaxdqn.types import Environment, Params, Trainer, TrainState
@@ -32,9 +35,10 @@ class RunResult(NamedTuple):
     """What a run leaves in memory."""
 
     state: TrainState
-    """At the end; with several devices each leaf has a leading axis [D]."""
+    """At the end; each leaf has a leading axis, [D] with several replicas, [P] with several
+    learners."""
     best_params: Params
-    """Of the best evaluation."""
+    """Of the best evaluation of a learner."""
     summary: Record
     """What ``summary.json`` holds."""
 
@@ -55,6 +59,11 @@ def run(
     SIGINT and SIGTERM end the run at the next chunk with everything written; a
     second SIGINT ends it at once. Checkpoints are taken where there is a run
     directory, and another call with ``resume`` goes on from the newest.
+
+    Where ``jax.distributed`` has joined several processes, each calls this with the
+    same configuration and it spans all their devices. Only process 0 reads and
+    writes files and calls ``loggers``; a signal to any process ends all at the same
+    chunk.
 
     Args:
         config: the run.
@@ -78,26 +87,30 @@ def run(
         raise ValueError("resume=True: must come with out, the run directory to go on in")
     if config.guard == "rollback" and out is None:
         raise ValueError("guard='rollback': must come with out, where there are checkpoints")
-    goes_on = resume and out is not None and run_directory.is_run(out)
+    if jax.process_count() > 1:
+        _check_processes(config, resume=resume, saves=out is not None)
+    goes_on = hosts.from_lead(lambda: resume and out is not None and run_directory.is_run(out))
     try:
         with ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)
+            if not hosts.leads():
+                loggers = ()
             if out is not None and not goes_on:
-                run_directory.check_unused(out)
-            trainer = make_mapped_trainer(
-                config, environment=environment, network=network, optimizer=optimizer
-            )
+                _on_lead(lambda: run_directory.check_unused(out))
+            parts = {"environment": environment, "network": network, "optimizer": optimizer}
+            trainer = make_mapped_trainer(config, **parts)
             config = replace(config, env=trainer.environment.spec.name)
-            keys = run_keys(config.seed)
-            state_shape = jax.eval_shape(trainer.init, keys.train)
-            _check_memory(config, state_shape, saves=out is not None)
+            keys = learner_keys(config)
+            shape = jax.eval_shape(trainer.init, keys.train)
+            _check_memory(config, trainer, shape, saves=out is not None)
             rows = None
             if config.replay_from is not None and not goes_on:
                 rows = _rows_to_begin_with(config, trainer)
             if out is not None:
-                directory = _open_directory(out, config, goes_on, stack)
-            given = _Given(config, trainer, keys, state_shape, directory, preset, rows, goes_on)
+                _on_lead(lambda: _open_directory(out, config, goes_on, stack))
+                directory = Path(out)
+            given = _Given(config, parts, trainer, keys, shape, directory, preset, rows, goes_on)
             return _run(given, loggers, stack, started)
     except OSError as error:
         if directory is None or isinstance(error, BrokenPipeError | ConnectionError):
@@ -105,9 +118,33 @@ def run(
         raise _cannot_write(error, directory) from error
 
 
-def _check_memory(config: Config, state: TrainState, *, saves: bool) -> None:
+def _check_processes(config: Config, *, resume: bool, saves: bool) -> None:
+    """Refuse what several processes cannot do together."""
+    hosts.check_same({**to_dict(config), "resume": resume, "saves": saves})
+    count, devices = jax.process_count(), jax.device_count()
+    if config.devices != devices:
+        raise ValueError(
+            f"devices={config.devices}: must be {devices}, all the devices of the {count} processes"
+        )
+    alone = {"num_seeds": 1, "sweep": (), "model_devices": 1, "mapping": "shard_map"}
+    for name, wanted in alone.items():
+        value = getattr(config, name)
+        if value != wanted:
+            raise ValueError(f"{name}={value!r}: must be {wanted!r} with {count} processes")
+
+
+def _on_lead(act: Callable[[], Any]) -> None:
+    """Call a function on process 0; what it refuses is refused on all."""
+
+    def call() -> None:
+        act()
+
+    hosts.from_lead(call)
+
+
+def _check_memory(config: Config, trainer: Trainer, state: TrainState, *, saves: bool) -> None:
     """Refuse a replay that does not fit; on CPU, its copy for a checkpoint must fit too."""
-    needed = tree_bytes(state.replay) // config.devices
+    needed = bytes_per_device(trainer, state).replay
     check_memory(needed)
     copies = saves and config.checkpoint_every != 0 and config.replay_in_checkpoint
     if copies and jax.default_backend() == "cpu":
@@ -121,6 +158,8 @@ class _Given(NamedTuple):
     """What a run is made of, checked."""
 
     config: Config
+    parts: dict[str, Any]
+    """The caller's own environment, network and optimizer."""
     trainer: Trainer
     keys: Any
     state_shape: TrainState
@@ -133,7 +172,7 @@ class _Given(NamedTuple):
 
 def _run(given: _Given, loggers: Sequence[Logger], stack: ExitStack, started: float) -> RunResult:
     config, directory = given.config, given.directory
-    if directory is not None:
+    if directory is not None and hosts.leads():
         files = make_jsonl_logger(directory)
         stack.callback(files.close)
         loggers = (*loggers, files)
@@ -151,17 +190,22 @@ def _run(given: _Given, loggers: Sequence[Logger], stack: ExitStack, started: fl
     host = HostLoop(config, programs, given.keys, loggers, keeper)
     state, preset = _first_state(given, programs, host, keeper, loggers)
     state = host.train(state, asked)
+    taken = bytes_per_device(given.trainer, given.state_shape)
     summary = {
         **identity(config, preset),
+        "parameter_bytes_per_device": taken.parameters + taken.target,
+        "optimizer_bytes_per_device": taken.optimizer,
         "compile_seconds": compile_seconds,
         **host.summary(),
         "interrupted": host.unfinished,
         "ended_by": host.ended_by(asked),
     }
     _log(loggers, "summary", summary)
-    if directory is not None:
-        run_directory.save_params(directory / "best", host.best_params)
-        run_directory.save_params(directory / "last", learned_params(config, state))
+    last = host.last_params(state)
+    if directory is not None and hosts.leads():
+        # As NumPy arrays, for orbax refuses those of one among several processes.
+        run_directory.save_params(directory / "best", jax.device_get(host.best_params))
+        run_directory.save_params(directory / "last", jax.device_get(last))
         run_directory.write_json(directory / run_directory.SUMMARY, summary)
         plot_runs([directory], directory / run_directory.CURVE)
     if host.failure is not None:
@@ -176,10 +220,11 @@ def _rows_to_begin_with(config: Config, trainer: Trainer) -> Any:
 
 def _open_directory(
     out: str | os.PathLike[str], config: Config, goes_on: bool, stack: ExitStack
-) -> Path:
+) -> None:
     """Make the run directory, or take up that of a run which goes on; hold its lock."""
     if not goes_on:
-        return run_directory.create(out, config, stack)
+        run_directory.create(out, config, stack)
+        return
     directory = Path(out)
     check_same_run(run_directory.read_config(out), config, directory)
     if config.checkpoint_every == 0:
@@ -188,7 +233,6 @@ def _open_directory(
         run_directory.lock(directory, stack)
     except OSError as error:
         raise run_directory.unwritable(directory, error) from error
-    return directory
 
 
 def _make_keeper(given: _Given, programs: Programs) -> Keeper | None:
@@ -200,6 +244,7 @@ def _make_keeper(given: _Given, programs: Programs) -> Keeper | None:
         programs.snapshot,
         given.state_shape,
         preset=given.preset,
+        shape_under=lambda old: state_shape(old, **given.parts),
     )
 
 
@@ -218,16 +263,10 @@ def _first_state(
         restored = keeper.newest(
             lambda meta: check_same_run(meta["config"], given.config, given.directory)
         )
-        summary = given.directory / run_directory.SUMMARY
-        if restored is None and summary.exists():
-            raise ValueError(
-                f"out={str(given.directory)!r}: must have a checkpoint to go on from; the run "
-                "there has ended, and has none"
-            )
+        if restored is None:
+            _on_lead(lambda: _check_has_not_ended(given))
         keeper.cut_back(restored)
-        # From here on it is not a run that has ended.
-        summary.unlink(missing_ok=True)
-        run_directory.write_json(given.directory / run_directory.CONFIG, to_dict(given.config))
+        _on_lead(lambda: _take_up(given))
         for line in () if restored is None else restored.passed_over:
             _log(loggers, "event", {"event": "damaged", "message": line})
     if restored is None:
@@ -246,11 +285,28 @@ def _first_state(
         message += (
             ", which holds no replay: it is filled anew, and the run is not the same to the bit"
         )
-    changes = changes_of_machine(restored)
+    before = from_dict(restored.meta["config"])
+    changes = [*changes_of_place(before, given.config), *changes_of_machine(restored)]
     if changes:
         message += f"; not the same to the bit, for {', '.join(changes)}"
     _log(loggers, "event", {"event": "resumed", "chunk": restored.step, "message": message})
     return host.resume(restored), given.preset or restored.meta["preset"]
+
+
+def _check_has_not_ended(given: _Given) -> None:
+    assert given.directory is not None
+    if (given.directory / run_directory.SUMMARY).exists():
+        raise ValueError(
+            f"out={str(given.directory)!r}: must have a checkpoint to go on from; the run "
+            "there has ended, and has none"
+        )
+
+
+def _take_up(given: _Given) -> None:
+    """Make a run directory that of a run which has not ended."""
+    assert given.directory is not None
+    (given.directory / run_directory.SUMMARY).unlink(missing_ok=True)
+    run_directory.write_json(given.directory / run_directory.CONFIG, to_dict(given.config))
 
 
 def _log(loggers: Sequence[Logger], kind: str, record: Record) -> None:
@@ -260,6 +316,8 @@ def _log(loggers: Sequence[Logger], kind: str, record: Record) -> None:
 
 def _cannot_write(error: OSError, directory: Path) -> RunFailed:
     """Return what to raise where a file of the run could not be written."""
+    if not hosts.leads():
+        return RunFailed(f"process 0 cannot write: {error.strerror or error}")
     last = newest_whole(directory)
     kept = "there is no checkpoint" if last is None else f"{last} is whole: go on with resume"
     return RunFailed(f"{error.filename or directory}: {error.strerror or error}; {kept}")

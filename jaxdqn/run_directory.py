@@ -156,15 +156,28 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def save_params(path: Path, params: Params) -> None:
-    """Write parameters, in place of older ones, and return when they are there."""
+def orbax_checkpointer() -> Any:
+    """Make orbax's checkpointer, for one process: it does not wait for others there may be."""
+    import jax
     import orbax.checkpoint as ocp  # slow to import
 
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix="alone",
+    )
+    if jax.process_count() == 1:
+        alone = ocp.options.MultiprocessingOptions()
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Write parameters, in place of older ones, and return when they are there."""
     older = path.with_name(f".{path.name}.older")
     shutil.rmtree(older, ignore_errors=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax_checkpointer() as checkpointer:
         checkpointer.save(unfinished.resolve(), params)
         checkpointer.wait_until_finished()
     if path.exists():
@@ -184,7 +197,6 @@ def restore_params(path: Path, target: Params) -> Params:
         ValueError: if they are not there, or of another structure or shape.
     """
     import jax
-    import orbax.checkpoint as ocp
 
     if not path.is_dir():
         raise ValueError(f"run={str(path.parent)!r}: must hold the parameters {path.name}/")
@@ -192,7 +204,7 @@ def restore_params(path: Path, target: Params) -> Params:
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
     )
-    with ocp.StandardCheckpointer() as checkpointer:
+    with orbax_checkpointer() as checkpointer:
         return checkpointer.restore(path.resolve(), target)
 
 

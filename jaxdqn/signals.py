@@ -36,6 +36,10 @@ class Asked:
         """Ask when ``time.perf_counter()`` is at ``deadline``."""
         self._deadline = deadline
 
+    def because(self, why: str) -> None:
+        """Ask for a reason that is not this process's own."""
+        self._signal = why
+
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal; a second interrupt does not wait for the run."""
         if self._signal is not None and number == signal.SIGINT:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn import envs
-from jaxdqn.acting import make_act, reduce_metrics, reset_actor
+from jaxdqn.acting import make_act, over_devices, reduce_metrics, reset_actor
 from jaxdqn.agent import Optimizer, make_agent
+from jaxdqn.averaging import make_average
 from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
 from jaxdqn.guard import all_finite, keep_finite
@@ -58,6 +59,22 @@ def hyper_from(config: Config) -> Hyper:
     )
 
 
+def learner_hypers(config: Config) -> Hyper | None:
+    """Return the hyper-parameters of each learner of a population: leaves [P].
+
+    The seeds of a combination of the sweep stand together. None for one learner.
+    """
+    if config.learners == 1:
+        return None
+    shared = hyper_from(config)
+    each = [
+        shared._replace(**{name: jnp.float32(value) for name, value in point.items()})
+        for point in config.sweep_points
+        for _ in range(config.num_seeds)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+
 def make_trainer(
     config: Config,
     *,
@@ -75,15 +92,15 @@ def make_trainer(
         instead of ``config.network``.
       optimizer: your own, ``hyper -> optax.GradientTransformation``; it must
         average gradients by ``collectives.mean`` itself where there are peers.
-      collectives: how the device speaks to its peers.
+      collectives: how a replica speaks to its peers.
 
     Raises:
       ValueError: naming the field, its value and what would be right.
     """
-    if collectives.size != config.devices:
+    if collectives.size != config.replicas:
         raise ValueError(
-            f"devices={config.devices}: must equal the number of peers in collectives, "
-            f"{collectives.size}"
+            f"devices={config.devices}: must make {collectives.size} replicas, one for each of the "
+            f"peers in collectives, not {config.replicas}"
         )
     environment = environment or envs.make(config.env)
     agent = make_agent(
@@ -98,13 +115,7 @@ def make_trainer(
     )
     replay = make_replay(config)
     act = make_act(config, environment, agent, collectives)
-    learn = _make_learn(
-        agent,
-        replay,
-        collectives,
-        guarded=config.guard != "off",
-        periodic=config.target_tau is None,
-    )
+    learn = _make_learning(config, agent, replay, collectives)
     acting_keys = (config.rollout_length, 1 + config.envs_per_device)
     learning_keys = (config.gradient_steps_per_iteration, 2)
 
@@ -126,7 +137,8 @@ def make_trainer(
 
     def warm_up(state: TrainState, key: Array) -> TrainState:
         keys = jax.random.split(key, (config.warmup_iterations, *acting_keys))
-        return jax.lax.scan(lambda state, keys: (act_and_add(keys, state)[0], None), state, keys)[0]
+        state, metrics = jax.lax.scan(lambda state, keys: act_and_add(keys, state), state, keys)
+        return settle(state, reduce_metrics(metrics))[0]
 
     def init(key: Array, hyper: Hyper | None = None) -> TrainState:
         return warm_up(*begin(key, hyper))
@@ -145,14 +157,15 @@ def make_trainer(
 
     def act_and_add(keys: Array, state: TrainState) -> tuple[TrainState, Metrics]:
         rows, actor, metrics = act(keys, state)
-        counters = state.counters._replace(
-            rows=counter_add(state.counters.rows, metrics.rows),
-            env_steps=counter_add(state.counters.env_steps, metrics.env_steps),
+        acted = counter_add(state.counters.rows, jnp.int32(config.rows_per_iteration))
+        state = state._replace(
+            replay=replay.add(state.replay, rows),
+            actor=actor,
+            counters=state.counters._replace(rows=acted),
         )
-        replayed = replay.add(state.replay, rows)
-        return state._replace(replay=replayed, actor=actor, counters=counters), metrics
+        return state, metrics
 
-    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+    def iterate(state: TrainState) -> tuple[TrainState, Metrics]:
         # All keys of the iteration at once: on CPU every random call is a loop of its own,
         # whatever the number of its results.
         num_act, num_learn = math.prod(acting_keys), math.prod(learning_keys)
@@ -160,26 +173,45 @@ def make_trainer(
         keys_act = keys[1 : 1 + num_act].reshape(acting_keys)
         keys_learn = keys[1 + num_act :].reshape(learning_keys)
         state, metrics = act_and_add(keys_act, state._replace(key=keys[0]))
-        state, (infos, skipped) = jax.lax.scan(
-            lambda state, keys: learn(keys, state), state, keys_learn
-        )
+        state, learned = learn(keys_learn, state)
         taken = jnp.int32(config.gradient_steps_per_iteration)
         counters = state.counters._replace(
             gradient_steps=counter_add(state.counters.gradient_steps, taken)
         )
-        loss, grad_norm, q_mean = collectives.mean(
-            (jnp.mean(infos.loss), jnp.mean(infos.grad_norm), jnp.mean(infos.q_mean))
-        )
-        metrics = metrics._replace(
-            gradient_steps=taken,
-            skipped=jnp.sum(skipped, dtype=jnp.int32),
-            first_skipped=jnp.argmax(skipped).astype(jnp.int32),
-            loss=loss,
-            grad_norm=grad_norm,
-            q_mean=q_mean,
-        )
-        return state._replace(counters=counters), metrics
+        return state._replace(counters=counters), metrics._replace(gradient_steps=taken, **learned)
 
+    def settle(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        """Count over all devices what each has counted for itself."""
+        metrics = over_devices(metrics, collectives)
+        env_steps = counter_add(state.counters.env_steps, metrics.env_steps)
+        return state._replace(counters=state.counters._replace(env_steps=env_steps)), metrics
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        return settle(*iterate(state))
+
+    def group(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        """Iterate until the parameters are averaged, and average them."""
+        state, metrics = jax.lax.scan(
+            lambda state, _: iterate(state), state, None, length=config.iterations_per_average
+        )
+        learner, gap = average(state.agent)
+        metrics = reduce_metrics(metrics)._replace(averagings=jnp.int32(1), gap_sum=gap)
+        return state._replace(agent=learner), metrics
+
+    def chunk(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+        grouped = config.iterations_per_average
+        if iterations < 1 or iterations % grouped:
+            raise ValueError(f"iterations={iterations}: must be a multiple of {grouped}")
+        body = group if grouped > 1 else (lambda state, _: iterate(state))
+
+        def run(state: TrainState) -> tuple[TrainState, Metrics]:
+            state, metrics = jax.lax.scan(body, state, None, length=iterations // grouped)
+            lost = ~all_finite(state.agent.params)
+            return settle(state, reduce_metrics(metrics)._replace(lost=lost.astype(jnp.int32)))
+
+        return run
+
+    average = make_average(config, collectives)
     return Trainer(
         init=init,
         step=step,
@@ -187,6 +219,7 @@ def make_trainer(
         environment=environment,
         refill=refill,
         preload=preload,
+        chunk=chunk,
     )
 
 
@@ -212,22 +245,14 @@ def example_row(environment: Environment) -> Row:
 def make_chunk(
     trainer: Trainer, iterations: int
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-    """Make a pure function that scans ``iterations`` steps and reduces their metrics.
+    """Make a pure function that takes ``iterations`` steps and reduces their metrics.
 
     Jit it with the state donated, or the ring is copied on every call.
+
+    Raises:
+      ValueError: if parameters are averaged at another rhythm.
     """
-
-    if trainer.chunk is not None:
-        return trainer.chunk(iterations)
-
-    def chunk(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(
-            lambda state, _: trainer.step(state), state, None, length=iterations
-        )
-        lost = ~all_finite(state.agent.params)
-        return state, reduce_metrics(metrics)._replace(lost=lost.astype(jnp.int32))
-
-    return chunk
+    return trainer.chunk(iterations)
 
 
 def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -249,22 +274,65 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
     return run
 
 
+def _make_learning(
+    config: Config, agent: Agent, replay: Replay, collectives: Collectives
+) -> Callable[[Array, TrainState], tuple[TrainState, dict[str, Array]]]:
+    """Make the learning half of a step: M gradient steps with keys [M, 2].
+
+    It gives the metrics of learning, of this device alone.
+    """
+    steps, every = config.gradient_steps_per_iteration, config.average_every
+    learn, average = (
+        _make_learn(config, agent, replay, collectives),
+        make_average(config, collectives),
+    )
+
+    def many(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
+        return jax.lax.scan(lambda state, keys: learn(keys, state), state, keys)
+
+    def many_and_average(state: TrainState, keys: Array) -> tuple[TrainState, Any]:
+        state, learned = many(state, keys)
+        learner, gap = average(state.agent)
+        return state._replace(agent=learner), (learned, gap)
+
+    def learning(keys: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        averaged = {}
+        if every is None or every > steps:
+            state, (infos, skipped) = many(state, keys)
+        else:
+            groups = keys.reshape(steps // every, every, *keys.shape[1:])
+            state, ((infos, skipped), gaps) = jax.lax.scan(many_and_average, state, groups)
+            averaged = {"averagings": jnp.int32(steps // every), "gap_sum": jnp.sum(gaps)}
+        return state, {
+            "skipped": jnp.sum(skipped, dtype=jnp.int32),
+            "first_skipped": jnp.argmax(skipped.ravel()).astype(jnp.int32),
+            "loss": jnp.mean(infos.loss),
+            "grad_norm": jnp.mean(infos.grad_norm),
+            "q_mean": jnp.mean(infos.q_mean),
+            **averaged,
+        }
+
+    return learning
+
+
 def _make_learn(
-    agent: Agent, replay: Replay, collectives: Collectives, *, guarded: bool, periodic: bool
+    config: Config, agent: Agent, replay: Replay, collectives: Collectives
 ) -> Callable[[Array, TrainState], tuple[TrainState, tuple[LearnInfo, Array]]]:
     """Make one gradient step, with keys [2], on a batch from the replay.
 
     It also says ([] bool) whether the guard undid it.
     """
+    # Replicas that are averaged later need not agree before.
+    deciders = collectives if config.average_every is None else ALONE
 
     def learn(keys: Array, state: TrainState) -> tuple[TrainState, tuple[LearnInfo, Array]]:
         batch, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
         weights = jnp.ones_like(drawn.probabilities)
         learner, info = agent.learn(keys[1], state.agent, batch, weights, hyper=state.hyper)
         abs_td, skipped = info.abs_td, jnp.bool_(False)
-        if guarded:
+        if config.guard != "off":
             learner, skipped = keep_finite(
-                state.agent, learner, info, collectives, periodic=periodic
+                state.agent, learner, info, deciders, periodic=config.target_tau is None
             )
             # What is not finite must not become a priority.
             abs_td = jnp.where(jnp.isfinite(abs_td), abs_td, 0.0)

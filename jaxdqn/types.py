@@ -297,7 +297,7 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one iteration, or one chunk of them, has to report; every leaf is [].
+    """What one iteration, or one chunk of them, has to report; leaves [], of a population [P].
 
     The first block adds up over iterations (but for ``first_skipped``), the second is averaged.
     """
@@ -318,6 +318,11 @@ class Metrics(NamedTuple):
     """int32, how many gradient steps came before the first of those; void if there is none"""
     lost: Array
     """int32, 1 if at the end of a chunk the parameters are not finite"""
+    averagings: Array
+    """int32, times that the replicas' parameters were averaged; 0 where gradients are"""
+    gap_sum: Array
+    """float32, over those times: the replicas' distance from their mean (root mean square over
+    replicas) over the norm of the mean, just before"""
 
     loss: Array
     grad_norm: Array
@@ -335,6 +340,8 @@ SUMMED_METRICS = (
     "length_sum",
     "skipped",
     "lost",
+    "averagings",
+    "gap_sum",
 )
 
 
@@ -353,9 +360,16 @@ class Trainer(NamedTuple):
     preload: Callable[..., TrainState]
     """``preload(key, rows[I, K, E], hyper=defaults) -> TrainState``: as ``init``, the replay
     holding the rows before the warm-up's; each environment's must end where an episode is cut."""
-    chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]] | None = None
-    """``chunk(iterations)``: many steps in one, where a mapping has a better way than a scan
-    over ``step`` (a scan over a sharded step copies the ring); see ``make_chunk``."""
+    chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]]
+    """``chunk(iterations)``: as many steps in one, their metrics reduced. What devices need not
+    agree on at every step they say once a chunk, and where parameters are averaged less often
+    than once an iteration, only a chunk does it."""
+    sharding: Callable[[PyTree], PyTree] | None = None
+    """``sharding(state) -> the NamedSharding of each leaf`` of a state, or of its shapes; None
+    where everything is on one device."""
+    over_learners: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+    """Of a population: lifts a function of one learner's arrays to all learners' arrays [P, ...],
+    as the step is lifted, and where they are; None for one learner."""
 
 
 class Collectives(NamedTuple):
@@ -367,13 +381,29 @@ class Collectives(NamedTuple):
     index: Callable[[], Array]  # type: ignore[assignment]
     """``index() -> [] int32``, this device's place among its peers."""
     size: int
+    gather: Callable[[PyTree], PyTree]
+    """leaves [...] -> [D, ...], every device's, in their order."""
+    exchange: Callable[[PyTree], PyTree]
+    """leaves [D, ...] -> [D, ...]: slice i goes to device i, and comes from it."""
 
 
 def _same(tree: PyTree) -> PyTree:
     return tree
 
 
-ALONE = Collectives(mean=_same, sum=_same, max=_same, index=lambda: jnp.int32(0), size=1)
+def _with_axis(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), tree)
+
+
+ALONE = Collectives(
+    mean=_same,
+    sum=_same,
+    max=_same,
+    index=lambda: jnp.int32(0),
+    size=1,
+    gather=_with_axis,
+    exchange=_same,
+)
 """The collectives of a device without peers."""
 
 

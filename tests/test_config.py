@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdqn.config import Config, from_dict, replace, suggest, to_dict
+from jaxdqn.config import Config, from_dict, replace, to_dict
 from jaxdqn.presets import PRESETS, preset
+from jaxdqn.validation import suggest
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 NAN, INF = float("nan"), float("inf")
@@ -282,6 +283,15 @@ KINDS = {
     "bool": st.one_of(st.booleans(), WILD),
     "str | None": st.one_of(st.text(max_size=3), st.none(), WILD),
     "str": st.one_of(st.text(max_size=3), WILD),
+    "tuple[str, ...]": st.one_of(
+        st.lists(
+            st.sampled_from(
+                ["gamma=0.9,1", "gamma=2", "loss=1", "learning-rate=1e-3", "x", "gamma="]
+            ),
+            max_size=2,
+        ).map(tuple),
+        WILD,
+    ),
     "tuple[int, ...]": st.one_of(st.lists(st.integers(0, 9), max_size=2).map(tuple), WILD),
 }
 

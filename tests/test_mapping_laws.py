@@ -1,5 +1,10 @@
 """Mappings take a trainer and give a trainer: what stays the same, and what must differ."""
 
+import dataclasses
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,22 +12,25 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdqn.agent import make_agent
-from jaxdqn.mappings import across_devices, device_collectives
+from jaxdqn.mappings import across_devices, device_collectives, population
 from jaxdqn.mappings.devices import DEVICE_AXIS, state_sharding
 from jaxdqn.networks import make_network
 from jaxdqn.optim import make_optimizer
+from jaxdqn.programs import make_mapped_trainer
 from jaxdqn.replay import tree_bytes
 from jaxdqn.trainer import hyper_from, make_chunk, make_trainer
-from jaxdqn.types import ALONE, Batch, counter_int
+from jaxdqn.types import ALONE, Batch, Row, counter_int
 from tests.toys import noisy, quick_jit, tiny
 
+MAPPINGS = ("shard_map", "pmap")
 
-def spread(config):
+
+def spread(config, mapping="shard_map"):
     """Return the configuration's trainer over as many devices as it says."""
     trainer = make_trainer(
         config, environment=noisy(), collectives=device_collectives(config.devices)
     )
-    return across_devices(trainer, jax.devices()[: config.devices])
+    return across_devices(trainer, jax.devices()[: config.devices], mapping=mapping)
 
 
 def as_bits(tree):
@@ -51,34 +59,171 @@ def config_over(devices, **overrides):
     return tiny(devices=devices, **{**values, **overrides})
 
 
-def test_one_device_is_the_unmapped_trainer_to_the_bit():
-    config = config_over(1)
-    plain = make_trainer(config, environment=noisy())
-    outcomes = []
-    for trainer in (plain, spread(config)):
-        state = jax.jit(trainer.init)(jax.random.key(0))
-        outcomes.append((state, *jax.jit(make_chunk(trainer, 20))(state)))
-    (start, end, metrics), (mapped_start, mapped_end, mapped_metrics) = outcomes
-    for state, mapped in ((start, mapped_start), (end, mapped_end)):
-        assert_identical(jax.tree.map(lambda leaf: leaf[0], mapped), state)
-    assert_identical(mapped_metrics, metrics)
+def assert_near(one, other, tolerance):
+    """Hold floats to an absolute and a relative tolerance, everything else to the bit."""
+
+    def near(a, b):
+        if np.issubdtype(a.dtype, np.floating):
+            np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance)
+        else:
+            np.testing.assert_array_equal(a, b)
+
+    jax.tree.map(near, as_bits(one), as_bits(other))
+
+
+def slice_of(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def lowered(trainer, iterations, jit=jax.jit):
+    """Compile a chunk as a run does: the state laid out, and donated."""
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    out = None
+    if trainer.sharding is not None:
+        out = trainer.sharding(state)
+        state = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            out,
+        )
+    chunk = jit(make_chunk(trainer, iterations), donate_argnums=0, out_shardings=(out, None))
+    return state, chunk.lower(state).compile()
+
+
+def copied(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+STEPS = 20
+
+
+class Alone(NamedTuple):
+    """The trainer of one device and its compiled functions."""
+
+    trainer: Any
+    init: Any
+    step: Any
+    chunk: Any
+    """Takes the state's buffers."""
+    start: Any
+    end: Any
+    metrics: Any
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The trainer without a mapping, and a chunk of its run."""
+    trainer = make_trainer(config_over(1), environment=noisy())
+    init, step = jax.jit(trainer.init), jax.jit(trainer.step)
+    _, chunk = lowered(trainer, STEPS)
+    start = init(jax.random.key(0), hyper_from(config_over(1)))
+    return Alone(trainer, init, step, chunk, start, *chunk(copied(start)))
+
+
+def test_a_scan_is_the_python_loop_to_the_bit(alone):
+    state, all_metrics = alone.start, []
+    for _ in range(STEPS):
+        state, metrics = alone.step(state)
+        all_metrics.append(metrics)
+    assert_identical(state, alone.end)
+    for name in ("rows", "env_steps", "gradient_steps", "episodes", "return_sum", "length_sum"):
+        looped = sum(float(getattr(metrics, name)) for metrics in all_metrics)
+        np.testing.assert_allclose(getattr(alone.metrics, name), looped, rtol=1e-6)
+    losses = [float(metrics.loss) for metrics in all_metrics]
+    np.testing.assert_allclose(alone.metrics.loss, np.mean(losses), rtol=1e-6)
+
+
+@pytest.fixture(scope="module", params=MAPPINGS)
+def single(alone, request):
+    """The trainer mapped over one device, and its chunk compiled."""
+    mapped = across_devices(alone.trainer, jax.devices()[:1], mapping=request.param)
+    return mapped, lowered(mapped, STEPS)[1]
+
+
+def test_one_device_is_the_unmapped_trainer_to_the_bit(alone, single):
+    mapped, chunk = single
+    start = jax.jit(mapped.init, out_shardings=state_sharding(jax.devices()[:1]))(jax.random.key(0))
+    assert_identical(slice_of(start, 0), alone.start)
+    end, metrics = chunk(start)
+    assert_identical(slice_of(end, 0), alone.end)
+    assert_identical(metrics, alone.metrics)
+
+
+def operations(compiled):
+    """Count the operations of a compiled program by kind."""
+    found = re.findall(r"^\s+(?:ROOT )?\S+ = .*?[\])}] ([a-z\-]+)\(", compiled.as_text(), re.M)
+    # Neither computes anything: the axis [1] comes off and on by bitcasts.
+    return Counter(name for name in found if name not in ("bitcast", "parameter"))
+
+
+def test_one_device_takes_no_more_operations_than_none(alone, single):
+    _, chunk = single
+    plain, mapped = operations(alone.chunk), operations(chunk)
+    assert plain["dot"] >= 4
+    assert plain["while"] >= 1
+    assert not plain - mapped
+    # The copy is of one int32: a count, whose old value the new state is not to overwrite.
+    assert set(mapped - plain) <= {"copy"}
+    assert (mapped - plain).total() <= 1
+    before, after = alone.chunk.cost_analysis(), chunk.cost_analysis()
+    assert after["flops"] == before["flops"] > 0
+    assert after["bytes accessed"] <= before["bytes accessed"] + 4
 
 
 ITERATIONS = 100
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow), 8])
 def replicas(request):
     """A hundred iterations over devices."""
     config = config_over(request.param, epsilon_ladder=7.0)
     trainer = spread(config)
     state = quick_jit(trainer.init)(jax.random.key(0))
-    chunk = quick_jit(make_chunk(trainer, ITERATIONS))
-    return config, state, *chunk(state)
+    chunk = jax.jit(make_chunk(trainer, ITERATIONS))
+    return config, chunk, state, *chunk(state)
+
+
+def test_pmap_is_shard_map_to_the_bit(replicas):
+    config, _, start, end, metrics = replicas
+    mapped = jax.jit(make_chunk(spread(config, "pmap"), ITERATIONS))
+    other_end, other_metrics = mapped(start)
+    assert_identical(other_end, end)
+    assert_identical(other_metrics, metrics)
+
+
+@pytest.mark.slow
+def test_pmap_fills_the_replay_as_shard_map_does():
+    rows = Row(
+        obs=jnp.arange(5 * 8 * 2, dtype=jnp.float32).reshape(5, 1, 8, 2),
+        first=jnp.zeros((5, 1, 8), bool).at[0].set(True),
+        action=jnp.zeros((5, 1, 8), jnp.int32),
+        reward=jnp.ones((5, 1, 8)),
+        terminated=jnp.zeros((5, 1, 8), bool),
+        truncated=jnp.zeros((5, 1, 8), bool).at[-1].set(True),
+    )
+    states = []
+    for mapping in MAPPINGS:
+        trainer = spread(config_over(2), mapping)
+        loaded = quick_jit(trainer.preload)(jax.random.key(0), rows)
+        # Of the eight environments each device has four, in their order.
+        stored = np.moveaxis(np.asarray(loaded.replay.storage.obs[:, :5]), 0, 1)
+        np.testing.assert_array_equal(stored.reshape(5, 8, 2), rows.obs[:, 0])
+        states.append((loaded, quick_jit(trainer.refill)(loaded)))
+    assert_identical(*states)
+
+
+@pytest.mark.parametrize("replicas", [2], indirect=True)
+def test_replicas_stay_the_same_for_a_thousand_iterations(replicas):
+    _, chunk, _, state, _ = replicas
+    for _ in range(9):
+        state, _ = chunk(state)
+    for leaf in jax.tree.leaves(as_bits((state.agent, state.hyper, state.counters))):
+        np.testing.assert_array_equal(leaf[1], leaf[0])
+    assert counter_int(slice_of(state.counters.gradient_steps, 0)) == 10 * ITERATIONS
 
 
 def test_every_device_holds_the_same_learner(replicas):
-    config, start, end, _ = replicas
+    config, _, start, end, _ = replicas
     for shared in ("agent", "hyper", "counters"):
         for leaf in jax.tree.leaves(getattr(end, shared)):
             assert leaf.shape[0] == config.devices
@@ -97,7 +242,7 @@ def test_every_device_holds_the_same_learner(replicas):
 
 
 def test_every_device_sees_other_experience(replicas):
-    config, start, end, _ = replicas
+    config, _, start, end, _ = replicas
     per_device = config.num_envs // config.devices
     for state in (start, end):
         assert state.actor.timestep.obs.shape == (config.devices, per_device, 2)
@@ -111,13 +256,13 @@ def test_every_device_sees_other_experience(replicas):
 
 
 def test_counts_are_over_all_devices(replicas):
-    _, start, end, metrics = replicas
+    _, _, start, end, metrics = replicas
     size = int(end.replay.size[0])
     assert size == 4 + ITERATIONS
     first = (np.asarray(end.replay.storage.flags[:, :size]) & 1) > 0  # [D, rows, E]
     resets = int(first[:, 1:].sum()) + int(end.actor.timestep.first.sum())
     ends = (np.asarray(end.replay.storage.flags[:, 4:size]) & 6) > 0  # since the warm-up
-    counters = jax.tree.map(lambda leaf: leaf[0], end.counters)
+    counters = slice_of(end.counters, 0)
     rows = 8 * (4 + ITERATIONS)
     assert counter_int(counters.rows) == rows
     assert counter_int(counters.env_steps) == rows - resets
@@ -131,7 +276,7 @@ def test_counts_are_over_all_devices(replicas):
 
 
 def test_schedule_and_ladder_are_over_all_devices(replicas):
-    _, _, _, metrics = replicas
+    *_, metrics = replicas
     epsilon = 1 - 0.95 * np.minimum(8 * np.arange(ITERATIONS) / 500, 1)
     ladder = epsilon[:, None] ** (1 + np.arange(8) / 7 * 7.0)
     np.testing.assert_allclose(metrics.epsilon, ladder.mean(), rtol=1e-4)
@@ -182,20 +327,81 @@ def test_shares_of_a_batch_on_devices_are_the_whole_batch_on_one(devices, clip):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
-def test_no_device_copies_its_ring():
+@pytest.mark.parametrize(
+    ("mapping", "iterations"),
+    [
+        ("shard_map", 1),
+        ("pmap", 1),
+        pytest.param("shard_map", 3, marks=pytest.mark.slow),
+        pytest.param("pmap", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_no_device_copies_its_ring(mapping, iterations):
     temporary = []
     for capacity in (1_000_000, 10_000):
-        mapped = spread(config_over(2, replay_capacity=capacity))
-        state = jax.eval_shape(mapped.init, jax.random.key(0))
-        sharding = state_sharding(jax.devices()[:2])
-        state = jax.tree.map(
-            lambda leaf, sharding=sharding: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=sharding
-            ),
-            state,
-        )
-        chunk = jax.jit(make_chunk(mapped, 3), donate_argnums=0)
-        memory = chunk.lower(state).compile().memory_analysis()
+        mapped = spread(config_over(2, replay_capacity=capacity), mapping)
+        state, chunk = lowered(mapped, iterations, quick_jit)
+        memory = chunk.memory_analysis()
         assert memory.alias_size_in_bytes >= tree_bytes(state.replay.storage) / 2  # of a device
         temporary.append(memory.temp_size_in_bytes)
     assert temporary[0] <= temporary[1] + 1024
+
+
+def learners_of(size):
+    """Return keys and hyper-parameters [P], all of them different."""
+    hyper = jax.tree.map(lambda leaf: jnp.full(size, leaf), hyper_from(config_over(1)))
+    rates = jnp.linspace(1e-4, 1e-2, size)
+    return jax.random.split(jax.random.key(7), size), hyper._replace(learning_rate=rates)
+
+
+@pytest.mark.parametrize(("size", "devices"), [pytest.param(3, 0, marks=pytest.mark.slow), (4, 2)])
+def test_a_population_one_by_one_is_separate_runs_to_the_bit(alone, size, devices):
+    keys, hyper = learners_of(size)
+    many = population(alone.trainer, size, devices=jax.devices()[:devices], how="map")
+    start = jax.jit(many.init)(keys, hyper)
+    end, metrics = jax.jit(make_chunk(many, STEPS))(start)
+    for index in range(size):
+        begun = alone.init(keys[index], slice_of(hyper, index))
+        assert_identical(slice_of(start, index), begun)
+        ended, measured = alone.chunk(copied(begun))
+        assert_identical(slice_of(end, index), ended)
+        assert_identical(slice_of(metrics, index), measured)
+
+
+@pytest.mark.parametrize("devices", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_population_side_by_side_steps_as_separate_runs_do(alone, devices):
+    """One iteration from each of 20 states: a flipped argmax would part whole runs."""
+    keys, hyper = learners_of(4)
+    many = population(alone.trainer, 4, devices=jax.devices()[:devices], how="vmap")
+    begun = [alone.init(keys[index], slice_of(hyper, index)) for index in range(4)]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *begun)
+    step = quick_jit(many.step)
+    for _ in range(20):
+        after, metrics = step(state)
+        before, stepped, metrics = jax.device_get((state, after, metrics))
+        for index in range(4):
+            expected, measured = alone.step(slice_of(before, index))
+            assert_near(slice_of(stepped, index), expected, 1e-6)
+            assert_near(slice_of(metrics, index), measured, 1e-6)
+        state = after
+
+
+@pytest.mark.parametrize("data", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_split_layers_step_as_whole_ones_do(data):
+    """One iteration from each of 20 states of a run, over data x model devices and over data."""
+    config = config_over(data, hidden_sizes=(32, 1024))
+    plain = spread(config)
+    split = make_mapped_trainer(
+        dataclasses.replace(config, devices=2 * data, model_devices=2), environment=noisy()
+    )
+    state = quick_jit(plain.init)(jax.random.key(0))
+    layout = split.sharding(state)
+    step = quick_jit(plain.step)
+    split_step = quick_jit(split.step, out_shardings=(layout, None))
+    for _ in range(20):
+        after, metrics = step(state)
+        divided = jax.device_put(jax.device_get(state), layout)
+        split_after, split_metrics = split_step(divided)
+        assert_near(split_after, after, 1e-5)
+        assert_near(split_metrics, metrics, 1e-5)
+        state = after

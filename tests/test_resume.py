@@ -29,7 +29,7 @@ from jaxdqn.resume import read_state
 from jaxdqn.run import run
 from jaxdqn.run_directory import RunFailed, read_config, read_lines
 from tests.test_mapping_laws import assert_identical
-from tests.test_run import compiled_once  # noqa: F401 (a fixture)
+from tests.test_run import collector, compiled_once  # noqa: F401 (a fixture)
 from tests.toys import noisy, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +92,22 @@ CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
         {"exploration": "boltzmann", "frame_stack": 3, "rollout_length": 2, "gradient_steps": 2},
     ),
     "cartpole, deterministic": (PRESETS["cartpole"], {"devices": 2, "deterministic": True}),
+    "cartpole, pmap": (PRESETS["cartpole"], {"devices": 2, "mapping": "pmap"}),
+    "cartpole, model mesh": (
+        PRESETS["cartpole"],
+        {"devices": 4, "model_devices": 2, "hidden_sizes": (512, 512)},
+    ),
+    "cartpole, int8": (PRESETS["cartpole"], {"devices": 2, "compression": "int8"}),
+    "cartpole, top-k": (PRESETS["cartpole"], {"devices": 2, "compression": "top_k"}),
+    "cartpole, averaging": (
+        PRESETS["cartpole"],
+        {"devices": 2, "average_every": 2, "target_period": 6},
+    ),
+    "cartpole, population by map": (PRESETS["cartpole"], {"num_seeds": 2, "population": "map"}),
+    "cartpole, population by vmap over devices": (
+        PRESETS["cartpole"],
+        {"sweep": ("gamma=0.9,0.99",), "num_seeds": 2, "devices": 2, "population": "vmap"},
+    ),
 }
 
 
@@ -119,6 +135,39 @@ def test_killed_and_resumed_is_never_stopped(tmp_path, case):
 
 
 CONFIG = tiny(eval_episodes=4, eval_every=200, checkpoint_every=100, total_steps=600)
+
+
+def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path):
+    config = replace(CONFIG, devices=2, compression="int8")
+    first = interrupted(tmp_path, config)
+    seen, logger = collector()
+    four = replace(config, devices=4)
+    with pytest.raises(Killed):
+        run(four, out=tmp_path, resume=True, environment=noisy(), loggers=[logger, killing(4)])
+    (said,) = [
+        record["message"]
+        for kind, record in seen.records
+        if kind == "event" and record["event"] == "resumed"
+    ]
+    assert "devices was 2, is 4" in said
+    assert "what compression had not yet sent is forgotten" in said
+    # And back onto fewer, from what the four left.
+    end = run(config, out=tmp_path, resume=True, environment=noisy())
+    assert end.state.key.shape == (2,)
+    assert end.summary["rows"] > first.summary["rows"]
+    assert np.isfinite(end.summary["eval_return_mean"])
+    chunks = [record["chunk"] for record in read_lines(tmp_path / "metrics.jsonl")]
+    assert chunks == list(range(1, config.num_chunks + 1))
+
+
+def test_a_population_computes_the_same_on_other_devices(tmp_path):
+    config = replace(CONFIG, num_seeds=2, population="map")
+    whole = run(config, out=tmp_path / "whole", environment=noisy())
+    interrupted(tmp_path / "moved", config)
+    moved = run(
+        replace(config, devices=2), out=tmp_path / "moved", resume=True, environment=noisy()
+    )
+    assert_identical(whole.state, moved.state)
 
 
 def interrupted(out, config=CONFIG, chunk=2, number=signal.SIGTERM):

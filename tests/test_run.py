@@ -114,7 +114,12 @@ class Script:
 
         unused = dict.fromkeys(("snapshot", "revive", "refill", "preload", "turn"))
         return Programs(
-            init=lambda key: self.state(0), chunk=chunk, evaluate=evaluate, copy=np.array, **unused
+            init=lambda key: self.state(0),
+            chunk=chunk,
+            evaluate=evaluate,
+            evaluate_one=evaluate,
+            copy=np.array,
+            **unused,
         )
 
     def host(self, loggers=()):
@@ -233,8 +238,8 @@ def test_totals_are_right_past_32_bits():
     rows = 2**31 + 12_345
     counters = Counters(make_counter(rows), make_counter(rows - 7), make_counter(3))
     assert _totals(counters) == {"rows": rows, "env_steps": rows - 7, "gradient_steps": 3}
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), counters)
-    assert _totals(stacked)["rows"] == rows
+    learners = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), counters)
+    assert _totals(learners)["rows"] == 2 * rows
 
 
 def test_the_run_directory_holds_what_it_should(finished):

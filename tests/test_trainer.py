@@ -465,7 +465,7 @@ def test_hyper_parameters_are_those_of_the_configuration():
 
 
 def test_devices_without_their_collectives_are_refused():
-    with pytest.raises(ValueError, match=r"^devices=2: must equal the number of peers"):
+    with pytest.raises(ValueError, match=r"^devices=2: must make 1 replicas"):
         make_trainer(tiny(devices=2))
 
 

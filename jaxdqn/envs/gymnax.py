@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.config import suggest
 from jaxdqn.envs.base import with_autoreset
 from jaxdqn.types import Array, Environment
+from jaxdqn.validation import suggest
 
 CONTINUOUS = frozenset(
     {

@@ -22,7 +22,7 @@ def replay_bytes(replay: Replay, example_row: Row) -> int:
 
 def free_bytes(device: Any = None) -> int:
     """Return the bytes free on ``device``, or on the host where it does not say."""
-    device = device or jax.devices()[0]
+    device = device or jax.local_devices()[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -34,7 +34,7 @@ def check_memory(num_bytes: int, device: Any = None, *, what: str = "the replay 
 
     Args:
       num_bytes: on each device.
-      device: the first by default.
+      device: the first of this process by default.
       what: takes them, for the complaint.
 
     Raises:

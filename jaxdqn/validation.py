@@ -1,0 +1,267 @@
+"""What a configuration must be: every field and every relation between fields. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from jaxdqn.config import Config
+
+_AT_LEAST_ONE = (
+    "total_steps", "num_envs", "rollout_length", "gradient_steps", "batch_size", "accumulate",
+    "n_step", "target_period", "epsilon_decay_steps", "replay_capacity", "warmup_steps",
+    "frame_stack", "eval_episodes", "log_every", "keep", "rollback_limit", "devices",
+    "model_devices", "average_every", "num_seeds",
+)  # fmt: skip
+_POSITIVE = (
+    "huber_delta", "learning_rate", "adam_epsilon", "temperature", "clip_value", "clip_norm",
+    "replay_ratio", "max_seconds", "rollback_factor", "top_k_fraction",
+)  # fmt: skip
+SWEEPABLE = (
+    "learning_rate", "gamma", "epsilon_start", "epsilon_end", "temperature", "huber_delta",
+    "clip_value", "clip_norm", "target_tau",
+)  # fmt: skip
+"""Fields that are traced scalars of the step (``jaxdqn.types.Hyper``)."""
+_PROBABILITIES = ("epsilon_start", "epsilon_end", "epsilon_repeat", "gamma")
+_COUNT_LIMIT = 2**30
+_ALONE: dict[str, Any] = {
+    "sweep": (), "num_seeds": 1, "population": "auto", "devices": 1, "model_devices": 1,
+    "average_every": None, "average_moments": False, "compression": "none",
+}  # fmt: skip
+"""What makes of a configuration that of one learner on one device."""
+_LEARNER_LIMIT = 2**14
+_NUMBER_LIMIT = 1e30  # well inside float32, in which they are computed
+
+
+def _refuse(name: str, value: Any, constraint: str) -> None:
+    raise ValueError(f"{name}={value!r}: must be {constraint}")
+
+
+def validate(config: Config) -> None:
+    """Check every field and every relation between fields.
+
+    Raises:
+        ValueError: naming the field, its value and what would be right.
+    """
+    _validate_types(config)
+    _validate_ranges(config)
+    _validate_relations(config)
+
+
+def _validate_types(config: Config) -> None:
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if value is None and type(None) in get_args(kind):
+            continue
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                _refuse(name, value, f"one of {', '.join(get_args(kind))}")
+        elif kind in (int, int | None):
+            if not isinstance(value, int) or isinstance(value, bool):
+                _refuse(name, value, "a whole number")
+        elif kind is bool and not isinstance(value, bool):
+            _refuse(name, value, "True or False")
+        elif kind in (str, str | None) and not isinstance(value, str):
+            _refuse(name, value, "a string")
+        elif kind is float or float in get_args(kind):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                _refuse(name, value, "a number")
+            if value != value or abs(value) == math.inf:
+                _refuse(name, value, "finite")
+            if abs(value) >= _NUMBER_LIMIT:
+                _refuse(name, value, f"finite in float32: below {_NUMBER_LIMIT:g} in size")
+    if not isinstance(config.sweep, tuple) or not all(type(text) is str for text in config.sweep):
+        _refuse("sweep", config.sweep, "a tuple of strings NAME=VALUE,VALUE,...")
+    if not isinstance(config.hidden_sizes, tuple) or not all(
+        type(width) is int and width >= 1 for width in config.hidden_sizes
+    ):
+        _refuse("hidden_sizes", config.hidden_sizes, "a tuple of whole numbers of at least 1")
+
+
+def _validate_ranges(config: Config) -> None:
+    for name in _AT_LEAST_ONE:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            _refuse(name, value, "at least 1")
+    for name in ("target_period", "log_every", "eval_every", "gradient_steps"):
+        if getattr(config, name) >= _COUNT_LIMIT:
+            _refuse(name, getattr(config, name), f"below {_COUNT_LIMIT}")
+    for name in _POSITIVE:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            _refuse(name, value, "greater than 0")
+    for name in _PROBABILITIES:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            _refuse(name, value, "between 0 and 1")
+    if config.target_tau is not None and not 0 < config.target_tau <= 1:
+        _refuse("target_tau", config.target_tau, "above 0 and at most 1")
+    if config.epsilon_ladder is not None and config.epsilon_ladder < 0:
+        _refuse("epsilon_ladder", config.epsilon_ladder, "at least 0")
+    if not 0 <= config.seed < 2**32:
+        _refuse("seed", config.seed, "from 0 to 2**32 - 1")
+    if config.eval_every < 0:
+        _refuse("eval_every", config.eval_every, "at least 0")
+    if config.checkpoint_every is not None and config.checkpoint_every < 0:
+        _refuse("checkpoint_every", config.checkpoint_every, "at least 0")
+    if config.rollback_factor >= 1:
+        _refuse("rollback_factor", config.rollback_factor, "below 1")
+    if config.top_k_fraction > 1:
+        _refuse("top_k_fraction", config.top_k_fraction, "at most 1")
+
+
+def _validate_relations(config: Config) -> None:
+    _validate_sweep(config)
+    _validate_mapping(config)
+    for name in ("num_envs", "batch_size"):
+        if getattr(config, name) % config.replicas:
+            shared = "devices" if config.model_devices == 1 else "devices/model_devices"
+            _refuse(name, getattr(config, name), f"a multiple of {shared}={config.replicas}")
+    per_add = config.rows_per_iteration
+    if config.replay_capacity % per_add:
+        below = config.replay_capacity // per_add * per_add
+        _refuse(
+            "replay_capacity",
+            config.replay_capacity,
+            f"a multiple of num_envs*rollout_length={per_add}, such as {below or per_add}",
+        )
+    reach = config.n_step + config.frame_stack + config.rollout_length
+    if config.replay_rows <= reach:
+        _refuse(
+            "replay_capacity",
+            config.replay_capacity,
+            f"above num_envs*(n_step+frame_stack+rollout_length)={config.num_envs * reach}",
+        )
+    if config.replay_capacity >= _COUNT_LIMIT:
+        _refuse("replay_capacity", config.replay_capacity, f"below {_COUNT_LIMIT}")
+    drawn = config.batch_size * config.accumulate
+    if drawn > config.replay_capacity:
+        _refuse(
+            "batch_size",
+            config.batch_size,
+            f"at most replay_capacity={config.replay_capacity} with accumulate="
+            f"{config.accumulate}: more than can be sampled",
+        )
+    warmup_rows = config.warmup_iterations * per_add
+    if drawn > warmup_rows:
+        _refuse(
+            "batch_size",
+            config.batch_size,
+            f"at most warmup_steps={config.warmup_steps} with accumulate={config.accumulate}: "
+            "more than can be sampled when learning starts",
+        )
+    if warmup_rows <= config.n_step * config.num_envs:
+        _refuse(
+            "warmup_steps",
+            config.warmup_steps,
+            f"above n_step*num_envs={config.n_step * config.num_envs}",
+        )
+    if config.total_steps <= warmup_rows:
+        _refuse("total_steps", config.total_steps, f"above the {warmup_rows} rows of warm-up")
+    if config.replay_ratio is not None:
+        steps = config.gradient_steps_for_ratio()
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+            unit = drawn / per_add
+            _refuse(
+                "replay_ratio",
+                config.replay_ratio,
+                f"a multiple of batch_size*accumulate/(num_envs*rollout_length)={unit:g}",
+            )
+    if config.epsilon_schedule == "exponential":
+        for name in ("epsilon_start", "epsilon_end"):
+            if getattr(config, name) == 0:
+                _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
+    if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
+        _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
+    if config.guard == "rollback" and config.checkpoint_every == 0:
+        _refuse("checkpoint_every", 0, "above 0 with guard='rollback'")
+    if config.stop_when_solved and config.solve_return is None:
+        _refuse("stop_when_solved", True, "left False unless solve_return is given")
+
+
+def _validate_sweep(config: Config) -> None:
+    names = []
+    for text in config.sweep:
+        try:
+            name, values = read_sweep(text)
+        except ValueError:
+            _refuse("sweep", text, "NAME=VALUE,VALUE,... with numbers, as in gamma=0.99,0.997")
+        if name not in SWEEPABLE:
+            known = [field.name for field in dataclasses.fields(config)]
+            if name in known:
+                _refuse("sweep", text, f"of a traced scalar: {', '.join(SWEEPABLE)}; others change "
+                        "shapes or the program, and take a run each")  # fmt: skip
+            _refuse("sweep", text, f"of a field; nearest: {suggest(name, list(SWEEPABLE))}")
+        if name in names:
+            _refuse("sweep", text, f"the only one of {name}")
+        if getattr(config, name) is None:
+            _refuse("sweep", text, f"of an option in use: give {name} a value too")
+        names.append(name)
+        for value in values:
+            try:
+                # Each value alone must be one that the field takes.
+                fields: dict[str, Any] = {**_ALONE, name: value}
+                dataclasses.replace(config, **fields)
+            except ValueError as error:
+                raise ValueError(f"sweep={text!r}: {error}") from None
+    if config.seed + config.num_seeds > 2**32:
+        _refuse("num_seeds", config.num_seeds, "so that seed + num_seeds is at most 2**32")
+    if config.learners > _LEARNER_LIMIT:
+        _refuse(
+            "num_seeds", config.num_seeds, f"so that there are at most {_LEARNER_LIMIT} learners"
+        )
+
+
+def _validate_mapping(config: Config) -> None:
+    devices, learners = config.devices, config.learners
+    if devices % config.model_devices:
+        _refuse("model_devices", config.model_devices, f"a divisor of devices={devices}")
+    if config.model_devices > 1 and config.compression != "none":
+        _refuse("compression", config.compression, "none with model_devices above 1: to make one "
+                "vector of the gradient would gather what is split")  # fmt: skip
+    if config.model_devices > 1 and config.mapping == "pmap":
+        _refuse("mapping", "pmap", "shard_map with model_devices above 1")
+    if learners > 1:
+        if learners % devices:
+            _refuse("devices", devices, f"a divisor of the {learners} learners")
+        if config.model_devices > 1:
+            _refuse("model_devices", config.model_devices, "1 with several learners")
+        if config.guard == "rollback":
+            _refuse("guard", "rollback", "off, skip or stop with several learners")
+        if config.replay_from is not None:
+            _refuse("replay_from", config.replay_from, "left out with several learners")
+    elif config.population != "auto":
+        _refuse("population", config.population, "auto with one learner (num_seeds=1, no sweep)")
+    if config.replicas == 1:
+        for name, default in (("average_every", None), ("compression", "none")):
+            if getattr(config, name) != default:
+                _refuse(name, getattr(config, name), f"{default} unless replicas learn together, "
+                        "with devices above 1")  # fmt: skip
+    if config.average_every is None:
+        if config.average_moments:
+            _refuse("average_moments", True, "left False unless average_every is given")
+        return
+    steps, every = config.gradient_steps_per_iteration, config.average_every
+    if every % steps and steps % every:
+        _refuse("average_every", every, f"a multiple or a divisor of the {steps} gradient steps "
+                "of an iteration")  # fmt: skip
+    if config.compression != "none":
+        _refuse("compression", config.compression, "none with average_every, which sends no "
+                "gradients")  # fmt: skip
+    if config.target_tau is None and config.target_period % every:
+        _refuse("target_period", config.target_period, f"a multiple of average_every={every}, so "
+                "that the target is of averaged parameters")  # fmt: skip
+
+
+def read_sweep(text: str) -> tuple[str, tuple[float, ...]]:
+    """Return the name and the values in ``NAME=VALUE,VALUE,...``."""
+    name, _, values = text.partition("=")
+    return name.strip().lstrip("-").replace("-", "_"), tuple(map(float, values.split(",")))
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """Return the known names nearest to ``name``, or all of them, as text."""
+    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)
