@@ -23,6 +23,10 @@ SIZE = 401 + 1200
 """A multiple of nothing: slices and blocks are padded."""
 
 
+QUICK = [kind if kind == "int8" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+"""The others compile the same program but for the code."""
+
+
 def mean_over(kind, devices, shapes=PARTS, fraction=FRACTION):
     """Return ``step(gradients[D, ...], residuals[D, m]) -> (means[D, ...], residuals)``, and m."""
     link = compressed_mean(kind, device_collectives(devices), top_k_fraction=fraction)
@@ -310,7 +314,7 @@ def residual_of(learner):
     return np.asarray(learner.opt_state[0].residual)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_replicas_stay_identical_while_residuals_differ(kind):
     trainer = compressed_trainer(kind)
     start = quick_jit(trainer.init)(jax.random.key(0))
@@ -326,6 +330,7 @@ def test_replicas_stay_identical_while_residuals_differ(kind):
     assert np.isfinite(residual).all()
 
 
+@pytest.mark.slow
 def test_both_mappings_compress_to_the_same_bits():
     ends = []
     for mapping in ("shard_map", "pmap"):
@@ -336,7 +341,7 @@ def test_both_mappings_compress_to_the_same_bits():
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_guard_takes_back_the_residual_too(kind):
     trainer = compressed_trainer(kind, environment=poisoned(30, limit=1000), guard="skip")
     state = quick_jit(trainer.init)(jax.random.key(0))

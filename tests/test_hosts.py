@@ -397,6 +397,7 @@ def test_arrays_and_decisions_pass_between_processes_unchanged(start, port):
         assert "all well" in said
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four_to_the_bit(pair, start, tmp_path):
     """Through the command line."""
     out, flags = tmp_path / "two", [*SHORT, "--total-steps", 5000, "--deterministic"]

@@ -261,9 +261,8 @@ def killing(chunk):
 
 
 @pytest.mark.usefixtures("compiled_once")
-@pytest.mark.parametrize(
-    "devices", [4, pytest.param(2, marks=pytest.mark.slow)], ids=["2 x 2", "1 x 2"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [4, 2], ids=["2 x 2", "1 x 2"])
 def test_a_run_on_a_mesh_goes_on_to_the_bit(tmp_path, devices):
     config = wide(
         devices=devices,

@@ -264,6 +264,7 @@ def test_learners_that_have_diverged_are_not_waited_for():
     assert (summary["solved"], summary["learners_solved"]) == (False, 2)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_before_the_first_evaluation_goes_on(tmp_path):
     config = small(num_seeds=2, population="map", eval_every=300, checkpoint_every=100)
     whole = run(config, environment=noisy())
@@ -302,7 +303,7 @@ def test_hyper_parameters_are_given_to_each_learner_from_python(trainer):
     assert jax.eval_shape(many.init, keys).hyper.gamma.shape == (3,)
 
 
-@pytest.mark.parametrize("how", ["map", "vmap"])
+@pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_the_rings_are_not_copied(how):
     """By map one learner's is, once a chunk, whatever their number."""
     temporary, rings = [], []
@@ -479,6 +480,7 @@ def test_a_curve_has_a_line_for_each_learner_over_the_steps_of_one(tmp_path):
     assert panel.lines[0][0] == [1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_a_population_from_the_command_line_to_its_evaluation_and_curves(
     capsys, monkeypatch, tmp_path
 ):
