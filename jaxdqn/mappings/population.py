@@ -39,10 +39,9 @@ def population(
         large, and writes their rings in place; ``map`` runs them one after the other,
         chunk by chunk, each to the bit as if alone, and needs room for one learner's
         state more. ``auto`` takes ``vmap`` on accelerators and ``map`` on CPU, where
-        wider operations gain only what narrow ones lose to overhead: on one thread
-        ``vmap`` takes 1.2 times the gradient steps/s of ``map`` with an MLP of 120-84
-        and B=128, 2.5 times with 32 and B=32, 1.0 times on Breakout-MinAtar, 0.86
-        times with 512-512 (docs/sharing.md).
+        wider operations bring little: of 16 learners (MLP 120-84, B=128) on one thread
+        ``vmap`` takes 0.87 times the gradient steps/s of one after the other, ``map``
+        1.03 times, and ``map`` over 2 virtual devices 1.91 times (docs/sharing.md).
 
     Raises:
       ValueError: naming the argument, its value and what would be right; ``init``,
