@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -81,6 +81,17 @@ def _silenced(collectives: Any) -> Any:
 
 
 def _times(cases: dict[str, Case], effort: Effort) -> dict[str, list[float]]:
+    """Time programs that speak across devices, each call awaited as a run awaits its chunk.
+
+    XLA gives a CPU a thread for each virtual device, and a program waiting for a
+    collective holds its thread: two calls in flight can wait for each other for ever.
+    """
+    import jax
+
+    def awaited(run: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: jax.block_until_ready(run())
+
+    cases = {name: Case(awaited(case.run), case.work) for name, case in cases.items()}
     return alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
 
 

@@ -124,6 +124,7 @@ def test_replicas_part_between_averagings_and_a_step_alone_does_not_average():
         trainer.chunk(6)
 
 
+@pytest.mark.slow
 def test_replicas_are_equal_after_a_chunk_and_moments_if_asked():
     for moments, mapping in ((False, "shard_map"), (True, "pmap")):
         config = tiny(devices=DEVICES, average_every=8, target_period=16, average_moments=moments)
@@ -178,6 +179,7 @@ def test_averaging_at_every_step_is_the_all_reduce_under_plain_gradient_descent(
     assert moved > 1e-3
 
 
+@pytest.mark.slow
 def test_a_replica_undoes_its_own_step_and_all_agree_in_the_end():
     config = tiny(devices=DEVICES, average_every=2, target_period=4, guard="skip")
     trainer = averaged(config, environment=poisoned(30, limit=1000))

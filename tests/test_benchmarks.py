@@ -170,6 +170,7 @@ def tiny_parts(tiny_run):
     return tiny_run[2]
 
 
+@pytest.mark.slow
 def test_throughput_is_positive_and_agrees_with_the_time_of_an_iteration(tiny, tmp_path):
     setting, measured = tiny
     seconds = measured["us_per_iteration"].median * 1e-6
@@ -332,6 +333,7 @@ def test_an_unknown_technique_is_refused_with_the_nearest_names(capsys):
     assert capsys.readouterr().err == "error: only='n-stp': must be among n-step\n"
 
 
+@pytest.mark.slow
 def test_jaxdqn_in_a_process_of_its_own_does_the_work_it_is_asked_for():
     process = versus.Process.own(30, cpu_threads=1)
     try:
@@ -345,6 +347,7 @@ def test_jaxdqn_in_a_process_of_its_own_does_the_work_it_is_asked_for():
         process.close()
 
 
+@pytest.mark.slow
 def test_what_a_checkpoint_costs_is_measured_on_a_state_of_the_size_asked_for(tmp_path):
     measured = safety.measure_checkpoints(0.004, rounds=2, directory=str(tmp_path))
     assert measured["replay_bytes"] == pytest.approx(4e6, rel=0.1)

@@ -226,6 +226,7 @@ def test_a_misspelt_flag_ends_a_real_process_without_traceback():
     assert err.startswith("error: --sed: no such flag; nearest: --seed")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_real_process_with_everything_written():
     process = python(
         "-m", "experiments.run", *SMALL, "--total-steps", "1000000000", "--out", "there"

@@ -196,6 +196,7 @@ def test_repeats_come_as_often_as_asked_and_their_probability_is_exact():
     np.testing.assert_allclose(prob, expected[np.asarray(actions)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_repeats_leave_the_actions_and_their_probability():
     q = jax.random.normal(jax.random.key(0), (64, 4))
     explore = Exploration(

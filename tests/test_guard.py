@@ -206,6 +206,7 @@ def test_rollback_goes_back_with_a_lower_rate_other_numbers_and_a_limit(tmp_path
     assert chunks == list(range(1, len(chunks) + 1))
 
 
+@pytest.mark.slow
 def test_rollback_saves_a_run_that_diverges_by_its_learning_rate(tmp_path):
     heard = []
     logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)

@@ -134,6 +134,7 @@ def test_the_new_devices_draw_only_what_is_valid(saved):
         assert set(live) == wanted
 
 
+@pytest.mark.slow
 def test_residuals_begin_at_zero_and_own_moments_become_their_mean():
     config = config_over(2, average_every=2, gradient_steps=2, target_period=10)
     words = words_after(config, 6)

@@ -111,7 +111,7 @@ CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
 }
 
 
-QUICK = ("cartpole, two devices", "cartpole, boltzmann and stacks")
+QUICK = ("cartpole, two devices",)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,7 @@ def test_killed_and_resumed_is_never_stopped(tmp_path, case):
 CONFIG = tiny(eval_episodes=4, eval_every=200, checkpoint_every=100, total_steps=600)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path):
     config = replace(CONFIG, devices=2, compression="int8")
     first = interrupted(tmp_path, config)
@@ -160,6 +161,7 @@ def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path):
     assert chunks == list(range(1, config.num_chunks + 1))
 
 
+@pytest.mark.slow
 def test_a_population_computes_the_same_on_other_devices(tmp_path):
     config = replace(CONFIG, num_seeds=2, population="map")
     whole = run(config, out=tmp_path / "whole", environment=noisy())
@@ -224,6 +226,7 @@ def test_a_run_that_has_ended_goes_on_only_to_end_again(tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_longer_budget_goes_on_where_the_shorter_one_ended(tmp_path):
     longer = replace(CONFIG, total_steps=32 + 6 * 100, log_every=100)
     shorter = replace(longer, total_steps=32 + 3 * 100)
@@ -253,6 +256,7 @@ def test_another_configuration_is_refused_by_the_fields_name(tmp_path, field, va
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_budget_that_would_change_what_was_run_is_refused(tmp_path):
     falling = replace(CONFIG, learning_rate_schedule="linear")
     interrupted(tmp_path / "run", falling)
@@ -648,6 +652,7 @@ def test_fifty_kills_at_random_moments_and_cartpole_is_solved(tmp_path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted by root")
+@pytest.mark.slow
 def test_a_disk_that_really_is_full_leaves_a_run_that_goes_on(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -367,6 +367,7 @@ def test_the_same_seed_gives_the_same_bits_and_other_seeds_others():
         assert not any(np.array_equal(one, other) for other in seeds[:index])
 
 
+@pytest.mark.slow
 def test_two_devices_train_and_save_parameters_that_one_device_plays(tmp_path):
     run(small(devices=2), out=tmp_path / "two", environment=noisy())
     summary = json.loads((tmp_path / "two" / "summary.json").read_text())

@@ -94,7 +94,16 @@ def loop_steps(name, key_reset, keys, actions):
     return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+SLOW_TO_COMPILE = ("Asterix-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_COMPILE else name
+        for name in DISCRETE
+    ],
+)
 def test_rows_are_those_of_gymnax_stepped_by_hand(name):
     env = made(name)
     key, key_actions = jax.random.split(jax.random.key(7))
