@@ -1,11 +1,14 @@
 """Replay: one ring of rows for each device, sampled in several ways."""
 
 from jaxdqn.replay.memory import check_memory, free_bytes, replay_bytes, tree_bytes
+from jaxdqn.replay.prioritized import importance_weights, make_prioritized
 from jaxdqn.replay.uniform import make_sequence, make_uniform
 
 __all__ = [
     "check_memory",
     "free_bytes",
+    "importance_weights",
+    "make_prioritized",
     "make_sequence",
     "make_uniform",
     "replay_bytes",

@@ -72,7 +72,7 @@ def make_uniform(
     Raises:
       ValueError: naming the argument, its value and what would be right.
     """
-    _validate(
+    validate_sizes(
         num_envs=num_envs,
         rows_per_env=rows_per_env,
         rows_per_add=rows_per_add,
@@ -106,7 +106,7 @@ def make_sequence(
     Raises:
       ValueError: naming the argument, its value and what would be right.
     """
-    _validate(
+    validate_sizes(
         num_envs=num_envs,
         rows_per_env=rows_per_env,
         rows_per_add=rows_per_add,
@@ -127,7 +127,8 @@ def make_sequence(
     )
 
 
-def _validate(**arguments: int) -> None:
+def validate_sizes(**arguments: int) -> None:
+    """Refuse sizes that no replay can have, naming the argument, its value and what is right."""
     for name, value in arguments.items():
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")

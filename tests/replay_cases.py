@@ -1,0 +1,62 @@
+"""Shapes of replays that the tests of every replay go through."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tests.oracles import Stream, random_pieces, stream_of
+
+
+class Case(NamedTuple):
+    """Static shapes of a replay: E, T, K, N, S and what a row holds."""
+
+    num_envs: int
+    rows_per_env: int
+    rows_per_add: int
+    n_step: int
+    frame_stack: int
+    obs_shape: tuple[int, ...]
+    obs_dtype: Any
+    with_extras: bool = False
+
+
+# Those marked "smallest" have T = N + S + K + 1 (or the next multiple of K).
+CASES = {
+    "one_step": Case(1, 8, 1, 1, 1, (3,), np.float32, True),
+    "pixels": Case(3, 12, 1, 1, 1, (2, 3), np.uint8),
+    "bits": Case(3, 12, 2, 3, 1, (11,), np.bool_),
+    "five_step": Case(1, 12, 1, 5, 1, (2,), np.float32),
+    "stacked_bits_k4": Case(3, 12, 4, 3, 2, (3, 5), np.bool_, True),
+    "atari_like": Case(1, 16, 4, 5, 4, (3, 2), np.uint8),
+    "stacked_k2": Case(3, 10, 2, 1, 4, (2,), np.float32),
+    "smallest_bits": Case(1, 7, 1, 1, 4, (13,), np.bool_),
+    "smallest_stacked": Case(3, 9, 1, 3, 4, (2, 2), np.uint8),
+    "smallest_k2": Case(1, 10, 2, 5, 2, (2,), np.float32, True),
+    "smallest_k4": Case(3, 12, 4, 3, 4, (4,), np.int32),
+}
+
+
+def oracle_example(rows: list[Any]) -> Any:
+    """Return an example row without leading axes."""
+    return jax.tree.map(lambda leaf: leaf[0], rows[0])
+
+
+def rows_to_feed(case: Case, wraps: int) -> int:
+    """Return the rows of each environment that go ``wraps`` times round the ring."""
+    return wraps * case.rows_per_env // case.rows_per_add * case.rows_per_add
+
+
+def random_streams(case: Case, rng: np.random.Generator, *, wraps: int, skip: int) -> list[Stream]:
+    """Return a stream for each environment, broken in every way."""
+    return [
+        stream_of(
+            random_pieces(rng, count=30, longest=2 * case.n_step + 3),
+            length=rows_to_feed(case, wraps=wraps),
+            env=env,
+            skip=skip,
+        )
+        for env in range(case.num_envs)
+    ]
