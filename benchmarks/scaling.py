@@ -8,8 +8,9 @@ of mapping and communication, and a speed-up only up to the number of cores.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.timing import (
     stamp,
     write_json,
 )
-from experiments.command_line import guard, parse, set_up_devices
+from experiments.command_line import guard, parse
 
 SECTIONS: tuple[Section, ...] = (
     "unmapped", "link", "strong", "weak", "communication", "model", "population"
@@ -37,9 +38,11 @@ HEADERS: dict[str, list[str]] = {
     "communication": ["setting", "D", "form", "bytes sent", "of float32", "us/gradient step",
                       "speed-up"],
     "model": ["setting", "data x model", "parameter bytes/device", "us/gradient step", "speed-up"],
-    "population": ["P", "devices", "how", "gradient steps/s", "of each learner",
+    "population": ["P", "devices", "how", "compile s", "gradient steps/s", "of each learner",
                    "over one by one"],
 }  # fmt: skip
+NEED_SEVERAL: tuple[Section, ...] = ("link", "strong", "weak", "communication", "model")
+"""Sections that compare devices with each other."""
 TITLES: dict[str, str] = {
     "unmapped": "the mapped program on one device over the one that is not mapped",
     "link": "an all-reduce alone",
@@ -47,7 +50,8 @@ TITLES: dict[str, str] = {
     "weak": "weak scaling: as much on every device",
     "communication": "what replicas send for a gradient step, each device, and what it brings",
     "model": "wide layers (2 x 4096) divided over devices",
-    "population": "learners: all together, and each, over as many runs one after the other",
+    "population": "learners, all together and each, over as many runs one after the other on one "
+    "XLA thread; each setting a process of its own",
 }
 
 
@@ -78,6 +82,8 @@ def _main(argv: Sequence[str]) -> None:
     check_writable(flags.plot)
     if flags.rounds is not None and flags.rounds < 1:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
+    if flags.virtual_devices < 1:
+        raise ValueError(f"virtual_devices={flags.virtual_devices}: must be at least 1")
     effort, virtual = _effort_here(flags)
     compile_cold()
     stamped = stamp()
@@ -92,22 +98,39 @@ def _main(argv: Sequence[str]) -> None:
     for section in flags.sections:
         if sys.stderr.isatty():
             print(f"measuring {section}", file=sys.stderr)
-        rows = report[section] = measure_section(section, effort)
         print(f"\n{TITLES[section]}")
-        headers = HEADERS[section]
-        print(format_table(headers, [[row[name] for name in headers] for row in rows]))
+        if reason := why_not(section, stamped):
+            print(f"skipped: {reason}")
+        else:
+            rows = report[section] = measure_section(section, effort)
+            headers = HEADERS[section]
+            print(format_table(headers, [[row[name] for name in headers] for row in rows]))
         if flags.json is not None:
             write_json(flags.json, report)
     if flags.plot is not None:
         draw(report, Path(flags.plot))
 
 
+def why_not(section: Section, stamped: Mapping[str, Any]) -> str | None:
+    """Say why a section cannot be measured on the machine of a stamp; None if it can."""
+    if section in NEED_SEVERAL and stamped["devices"] == 1:
+        here = f"there is one {stamped['platform']} device"
+        if stamped["platform"] == "cpu":
+            here += "; --virtual-devices 2 makes as many of the CPU"
+        return f"it takes two devices or more, and {here}"
+    if section == "population" and stamped["platform"] == "tpu":
+        return "each setting is a process of its own, and processes cannot share a TPU"
+    return None
+
+
 def _effort_here(flags: Flags) -> tuple[Effort, bool]:
     """Return the effort for the devices there are, and whether these are virtual."""
     import jax
 
+    if "population" in flags.sections:
+        # Its processes need room on a GPU, of which JAX would take most at its start.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # The number of CPU devices counts only where there are no others.
-    set_up_devices(None, None)
     jax.config.update("jax_num_cpu_devices", flags.virtual_devices)
     effort = QUICK if flags.quick else FULL
     most = len(jax.devices())
@@ -139,7 +162,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
     rows = report.get("population", [])
     for devices, how in dict.fromkeys((row["devices"], row["how"]) for row in rows):
         chosen = [row for row in rows if (row["devices"], row["how"]) == (devices, how)]
-        label = how if how == "one by one" else f"{how}, {devices} devices"
+        label = how if devices == 1 else f"{how}, {devices} devices"
         _curve(panels[2], chosen, "P", "over one by one", label)
     panels[2].set(title="populations", xlabel="learners", ylabel="over one by one")
     for panel in panels:

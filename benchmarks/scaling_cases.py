@@ -1,16 +1,20 @@
-"""What ``benchmarks.scaling`` times: mapped learning, all-reduces, populations."""
+"""What ``benchmarks.scaling`` times: mapped learning and all-reduces."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from benchmarks.population_processes import measure_population
 from benchmarks.timing import Case, Interval, alternate, ratio, spread
 
 if TYPE_CHECKING:
+    from benchmarks.measure import Prepared
     from jaxdqn.config import Config
+    from jaxdqn.types import Trainer
 
 Section = Literal["unmapped", "link", "strong", "weak", "communication", "model", "population"]
 _ROUNDS_UNMAPPED = 21
@@ -29,40 +33,62 @@ class Effort(NamedTuple):
     learners: tuple[int, ...]
 
 
-FULL = Effort(9, 0.3, 64, (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64))
+FULL = Effort(9, 0.3, 64, (1, 2, 4, 8), (1, 4, 16, 64))
 QUICK = Effort(3, 0.05, 16, (1, 2), (1, 4))
 
 
-def prepare(config: Config, iterations: int, *, silent: bool = False, mapped: bool = True) -> Case:
+def prepare(
+    config: Config,
+    iterations: int,
+    *,
+    silent: bool = False,
+    mapped: bool = True,
+    mapping: Literal["shard_map", "pmap"] | None = None,
+) -> Case:
     """Compile learning iterations as a run has them; the work is counted in gradient steps.
 
     Args:
       silent: leave out all that passes between devices, which spoils what is learned.
       mapped: map over the devices even if there is only one.
+      mapping: how that one is mapped, instead of as the configuration says.
     """
-    import jax
-
-    from benchmarks.measure import carried
     from jaxdqn.mappings import across_devices, device_collectives
-    from jaxdqn.programs import learner_keys, make_mapped_trainer, run_devices
-    from jaxdqn.trainer import learner_hypers, make_trainer
+    from jaxdqn.programs import make_mapped_trainer, run_devices
+    from jaxdqn.trainer import make_trainer
 
     if silent:
         collectives = _silenced(device_collectives(config.replicas))
         alone = make_trainer(config, collectives=collectives)
         trainer = across_devices(alone, run_devices(config), mapping=config.mapping)
     elif config.devices == 1 and config.learners == 1 and mapped:
-        trainer = across_devices(make_trainer(config), run_devices(config), mapping=config.mapping)
+        how = mapping or config.mapping
+        trainer = across_devices(make_trainer(config), run_devices(config), mapping=how)
     else:
         trainer = make_mapped_trainer(config)
+    return prepare_trainer(trainer, config, iterations).case
+
+
+def prepare_trainer(trainer: Trainer, config: Config, iterations: int) -> Prepared:
+    """Compile the iterations of a mapped trainer; the work is counted in gradient steps."""
+    import jax
+
+    from benchmarks.measure import Prepared, carried
+    from jaxdqn.programs import learner_keys
+    from jaxdqn.trainer import learner_hypers
+
     keys, hyper = learner_keys(config).train, learner_hypers(config)
+    start = time.perf_counter()
     shape = jax.eval_shape(trainer.init, keys, hyper)
     layout = None if trainer.sharding is None else trainer.sharding(shape)
-    state = jax.jit(trainer.init, out_shardings=layout)(keys, hyper)
+    init = jax.jit(trainer.init, out_shardings=layout).lower(keys, hyper).compile()
+    seconds = time.perf_counter() - start
+    state = init(keys, hyper)
+    start = time.perf_counter()
     chunk = jax.jit(trainer.chunk(iterations), donate_argnums=0, out_shardings=(layout, None))
     compiled = chunk.lower(state).compile()
+    seconds += time.perf_counter() - start
     steps = iterations * config.gradient_steps_per_iteration * config.learners
-    return Case(carried(compiled, state), steps)
+    return Prepared(Case(carried(compiled, state), steps), seconds)
 
 
 def _silenced(collectives: Any) -> Any:
@@ -103,9 +129,9 @@ def measure_unmapped(effort: Effort) -> list[dict[str, Any]]:
     """Measure the step mapped over one device against the step as it is."""
     rows = []
     for name, config in _settings().items():
-        mapped = {how: dataclasses.replace(config, mapping=how) for how in ("shard_map", "pmap")}
+        mapped: tuple[Literal["shard_map", "pmap"], ...] = ("shard_map", "pmap")
         cases = {"unmapped": prepare(config, effort.iterations, mapped=False)}
-        cases |= {how: prepare(each, effort.iterations) for how, each in mapped.items()}
+        cases |= {how: prepare(config, effort.iterations, mapping=how) for how in mapped}
         times = _times(
             cases, effort._replace(rounds=_ROUNDS_UNMAPPED if effort.rounds > 3 else effort.rounds)
         )
@@ -189,7 +215,7 @@ def measure_devices(effort: Effort, *, weak: bool) -> list[dict[str, Any]]:
 
 
 def measure_communication(effort: Effort) -> list[dict[str, Any]]:
-    """Measure every form in which replicas speak, on two devices and on the most there are."""
+    """Measure every form in which replicas speak, on the fewest devices that do and on the most."""
     from jaxdqn.communication import bytes_per_gradient_step
 
     forms: dict[str, dict[str, Any]] = {
@@ -203,9 +229,9 @@ def measure_communication(effort: Effort) -> list[dict[str, Any]]:
         "int8": {"compression": "int8"},
         "top-k 1%": {"compression": "top_k"},
     }  # fmt: skip
-    rows = []
+    rows, several = [], [count for count in effort.devices if count > 1]
     for setting, alone in _settings().items():
-        for count in sorted({2, effort.devices[-1]}):
+        for count in sorted({*several[:1], *several[-1:]}):
             configs = {
                 form: dataclasses.replace(_over(alone, count, weak=False), **fields)
                 for form, fields in forms.items()
@@ -261,44 +287,6 @@ def measure_model(effort: Effort) -> list[dict[str, Any]]:
         }
         for name, config in configs.items()
     ]
-
-
-def measure_population(effort: Effort) -> list[dict[str, Any]]:
-    """Measure P learners in one program against P runs one after the other."""
-    alone = dataclasses.replace(_matched(), devices=1)
-    rows = []
-    for size in effort.learners:
-        layouts: dict[str, tuple[int, int, Any]] = {"one by one": (1, 1, "auto")}
-        if size > 1:
-            layouts |= {"vmap, 1": (size, 1, "vmap"), "map, 1": (size, 1, "map")}
-            most = min(2, effort.devices[-1])
-            if most > 1:
-                layouts |= {
-                    f"vmap, {most}": (size, most, "vmap"),
-                    f"map, {most}": (size, most, "map"),
-                }
-        cases = {
-            name: prepare(
-                dataclasses.replace(alone, num_seeds=learners, devices=devices, population=how),
-                max(1, effort.iterations // 4),
-                mapped=False,
-            )
-            for name, (learners, devices, how) in layouts.items()
-        }
-        times = _times(cases, effort)
-        for name, (_, devices, how) in layouts.items():
-            rate = 1.0 / spread(times[name]).median
-            rows.append(
-                {
-                    "P": size,
-                    "devices": devices,
-                    "how": "one by one" if name == "one by one" else how,
-                    "gradient steps/s": rate,
-                    "of each learner": rate / size,
-                    "over one by one": ratio(times["one by one"], times[name]),
-                }
-            )
-    return rows
 
 
 def _sized(env: str, **fields: Any) -> Config:
@@ -357,5 +345,5 @@ def measure_section(section: Section, effort: Effort) -> list[dict[str, Any]]:
     if section == "model":
         return measure_model(effort)
     if section == "population":
-        return measure_population(effort)
+        return measure_population(_matched(), effort)
     return measure_devices(effort, weak=section == "weak")

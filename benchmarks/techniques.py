@@ -194,6 +194,19 @@ def _measure_n_step(effort: Effort) -> list[Result]:
     return faster(learning_cases(configs, effort), effort, of="gradient steps")
 
 
+def _measure_variant(**fields: Any) -> Callable[[Effort], list[Result]]:
+    """Return what measures a variant of the algorithm against plain DQN, on two environments."""
+
+    def measured(effort: Effort) -> list[Result]:
+        results = []
+        for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
+            configs = {f"{env} plain": matched(env), f"{env} with it": matched(env, **fields)}
+            results += faster(learning_cases(configs, effort), effort, of="gradient steps")
+        return results
+
+    return measured
+
+
 def _measure_precision(effort: Effort) -> list[Result]:
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
@@ -345,6 +358,26 @@ register(
         costs="N times the gathers of flags and rewards; off-policy bias",
         measured_on=_MATCHED,
         measure=_measure_n_step,
+    )
+)
+register(
+    Technique(
+        name="double",
+        principle="the online network chooses the bootstrap action, the target network values it",
+        good_for="values that are not too high: fewer environment steps, not more a second",
+        costs="one more forward pass of the next observations",
+        measured_on="E=10, K=1, M=1, B=128, MLP 120-84 or MinAtar network, whole iterations",
+        measure=_measure_variant(double=True),
+    )
+)
+register(
+    Technique(
+        name="prioritised-replay",
+        principle="draw rows in proportion to their TD errors from a sum tree, and weigh them",
+        good_for="sparse rewards and rare errors: fewer environment steps, not more a second",
+        costs="the tree's draw and the writing of priorities at every gradient step",
+        measured_on="E=10, K=1, M=1, B=128, MLP 120-84 or MinAtar network, whole iterations",
+        measure=_measure_variant(replay="prioritized"),
     )
 )
 register(

@@ -106,7 +106,9 @@ def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
     if memory_fraction is not None:
         if not 0 < memory_fraction <= 1:
             raise ValueError(f"memory_fraction={memory_fraction}: must be above 0 and at most 1")
-        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(memory_fraction)
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = str(memory_fraction)
+        # Its former name, beside which XLA refuses the new one.
+        os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)
     if virtual is not None:
         import jax
 
@@ -121,14 +123,31 @@ def devices_of_mesh(mesh: str) -> dict[str, int]:
     Raises:
         ValueError: if it is not of that form.
     """
-    wanted = f"mesh={mesh!r}: must be data=D,model=M with whole numbers of at least 1"
-    sizes = {"data": 1, "model": 1}
+    sizes: dict[str, int] = {}
     for part in mesh.split(","):
         axis, _, size = part.partition("=")
-        if axis not in sizes or not size.isdecimal() or int(size) < 1:
-            raise ValueError(wanted)
+        if axis not in ("data", "model") or not size.isdecimal() or int(size) < 1:
+            raise ValueError(
+                f"mesh={mesh!r}: must be data=D,model=M with whole numbers of at least 1"
+            )
+        if axis in sizes:
+            raise ValueError(f"mesh={mesh!r}: must name {axis} once")
         sizes[axis] = int(size)
-    return {"devices": sizes["data"] * sizes["model"], "model_devices": sizes["model"]}
+    model = sizes.get("model", 1)
+    return {"devices": sizes.get("data", 1) * model, "model_devices": model}
+
+
+def check_virtual_devices(virtual: int | None, config: Config) -> None:
+    """Refuse to make more devices of the CPU than a run uses.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if virtual is not None and virtual > config.devices:
+        raise ValueError(
+            f"virtual_devices={virtual}: must be at most devices={config.devices}, which the run "
+            f"uses; to use them say --devices {virtual}"
+        )
 
 
 def is_small(config: Config) -> bool:

@@ -9,10 +9,10 @@ import jax
 from jaxdqn.config import Config
 from jaxdqn.host_loop import algorithm, mapping_of
 from jaxdqn.loggers import seeds_of, total_rows
-from jaxdqn.mappings.memory import bytes_per_device
+from jaxdqn.mappings.memory import bytes_per_device, bytes_sent, working_replay_bytes
 from jaxdqn.policy import observation_shape
 from jaxdqn.programs import learner_keys, make_mapped_trainer
-from jaxdqn.replay import free_bytes
+from jaxdqn.replay.memory import free_bytes, sharers
 
 
 def explain(config: Config, preset: str) -> str:
@@ -25,10 +25,11 @@ def explain(config: Config, preset: str) -> str:
     state = jax.eval_shape(trainer.init, learner_keys(config).train)
     spec = trainer.environment.spec
     device = jax.devices()[0]
-    free = free_bytes(device)
     taken = bytes_per_device(trainer, state)
+    working = working_replay_bytes(config, taken)
     sizes = {
         "replay": taken.replay,
+        **({"a learner's in turn": working - taken.replay} if working > taken.replay else {}),
         "parameters": taken.parameters,
         "target and optimiser": taken.target + taken.optimizer,
         "environments": taken.environments,
@@ -56,13 +57,26 @@ def explain(config: Config, preset: str) -> str:
         },
         "bytes, on each device": {
             **{name: f"{size:,}" for name, size in sizes.items()},
-            "free": f"{free:,}" + (", too few" if taken.replay > free else ""),
+            "free": _free(working, config.devices, device),
+            **_sent(bytes_sent(config, state)),
         },
         "cadence": _cadence(config),
         "schedules": _schedules(config),
         "evaluation": _evaluation(config),
     }
     return "\n\n".join(_section(title, lines) for title, lines in sections.items())
+
+
+def _free(needed: int, devices: int, device: Any) -> str:
+    """Return the bytes free, and whether the replay needs more."""
+    free, sharing = free_bytes(device), sharers(devices, device)
+    shared = f", shared by the {sharing} devices" if sharing > 1 else ""
+    return f"{free:,}{shared}" + (", too few" if needed * sharing > free else "")
+
+
+def _sent(size: float | None) -> dict[str, str]:
+    """Return the line that says what replicas send each other, if there are several."""
+    return {} if size is None else {"sent, each step": f"{size:,.0f} by each replica"}
 
 
 def _cadence(config: Config) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class Flags:
     to: str
     """File to write, which must not exist: a NumPy .npz archive of the rows in the order of time.
     ``python -m experiments.run --replay-from FILE`` starts from it."""
+    learner: int | None = None
+    """Which learner's replay, counted from 0; for a run of several (--num-seeds, --sweep)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +40,10 @@ def _main(argv: Sequence[str]) -> None:
     if not to.parent.is_dir():
         raise ValueError(f"to={flags.to!r}: must be in a directory that exists")
 
-    if config.devices > 1:
-        import jax
+    _check_learner(flags.learner, config.learners)
 
-        jax.config.update("jax_num_cpu_devices", config.devices)
+    import jax
+
     from jaxdqn.replay.export import StoredRows, export_rows, write_rows
     from jaxdqn.resume import read_state
 
@@ -50,13 +52,27 @@ def _main(argv: Sequence[str]) -> None:
         raise ValueError(
             f"run={flags.run!r}: must have its replay in its checkpoints (replay_in_checkpoint)"
         )
-    rows = export_rows(restored.state.replay, devices=config.devices)
+    replay = restored.state.replay
+    if flags.learner is not None:
+        replay = jax.tree.map(lambda leaf: leaf[flags.learner], replay)
+    rows = export_rows(replay, devices=config.replicas)
     try:
         write_rows(to, StoredRows(rows, spec.name, spec.num_actions))
     except OSError as error:
         raise ValueError(f"to={flags.to!r}: must be writable: {error.strerror}") from error
     steps, envs = rows.first.shape
-    print(f"{steps:,} rows of each of {envs} environments of {spec.name} in {to}")
+    whose = "" if flags.learner is None else f" of learner {flags.learner}"
+    print(f"{steps:,} rows of each of {envs} environments of {spec.name}{whose} in {to}")
+
+
+def _check_learner(learner: int | None, learners: int) -> None:
+    if learners == 1:
+        if learner is not None:
+            raise ValueError(f"learner={learner}: must be left out, the run has one learner")
+    elif learner is None or not 0 <= learner < learners:
+        raise ValueError(
+            f"learner={learner}: must be from 0 to {learners - 1}, the run has {learners} learners"
+        )
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ def _call(place: Place, deadline: float, seconds: float) -> Peers:
                 break
             try:
                 said = _hear(link, _SECONDS_TO_SPEAK)
-                number, count, host = said["process_id"], said["num_processes"], said["host"]
-            except (OSError, ValueError, KeyError, TypeError):
+                number, count, host = _who(said)
+            except (OSError, ValueError):
                 link.close()  # not one of ours
                 continue
             complaint = _objection(place, here, number, count, host)
@@ -140,6 +140,21 @@ def _call(place: Place, deadline: float, seconds: float) -> Peers:
         peers.close()
         raise RunFailed(complaint)
     return peers
+
+
+def _who(said: dict[str, Any]) -> tuple[int, int, str]:
+    """Return the number of a process, how many it says there are, and its host.
+
+    Raises:
+        ValueError: if this is not what one of ours says.
+    """
+    number, count, host = (said.get(name) for name in ("process_id", "num_processes", "host"))
+    # By its very type: True is an int too. Process 0 does not call itself.
+    if type(number) is not int or type(count) is not int or not isinstance(host, str):
+        raise ValueError("not a process")
+    if not 0 < number < count:
+        raise ValueError("not a process's number")
+    return number, count, host
 
 
 def _listening(place: Place) -> socket.socket:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.command_line import (
+    check_virtual_devices,
     devices_of_mesh,
     guard,
     keep_compiled_programs,
@@ -55,7 +56,7 @@ class Flags(Config):
     as many as cores for others."""
     mesh: str | None = None
     """Devices by their use, as data=2,model=2: so many replicas, each split over so many devices;
-    sets devices and model_devices."""
+    sets devices and model_devices, which may be left out."""
     virtual_devices: int | None = None
     """Devices to make of the CPU, to develop on one machine what is to run on several devices."""
     memory_fraction: float | None = None
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     name, flags = read_flags(argv)
     config = config_from(flags)
+    check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
         raise ValueError("resume=True: must come with --out, the run to go on with")
     place = place_of(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
@@ -174,13 +176,28 @@ def _configuration(path: Path) -> Config:
 
 
 def _parse(argv: Sequence[str], defaults: Config) -> Flags:
-    return parse(
-        Flags,
-        argv,
-        default=Flags(**_values(defaults)),
-        prog="python -m experiments.run [PRESET]",
-        description=_DESCRIPTION.format(presets=", ".join(PRESETS)),
-    )
+    def parsed(values: dict[str, Any]) -> Flags:
+        return parse(
+            Flags,
+            argv,
+            default=Flags(**values),
+            prog="python -m experiments.run [PRESET]",
+            description=_DESCRIPTION.format(presets=", ".join(PRESETS)),
+        )
+
+    flags = parsed(_values(defaults))
+    if flags.mesh is None:
+        return flags
+    sizes: dict[str, Any] = devices_of_mesh(flags.mesh)
+    # Once more, to tell what is asked for from what is a default: no number of devices is 0.
+    asked = parsed(_values(defaults) | dict.fromkeys(sizes, 0))
+    for name, size in sizes.items():
+        if getattr(asked, name) not in (0, size):
+            raise ValueError(
+                f"{name}={getattr(asked, name)}: must be {size} with mesh={flags.mesh!r}, or be "
+                "left out"
+            )
+    return dataclasses.replace(flags, **sizes)
 
 
 def config_from(flags: Flags) -> Config:
@@ -189,10 +206,7 @@ def config_from(flags: Flags) -> Config:
     Raises:
         ValueError: naming the field, its value and what would be right.
     """
-    values = _values(flags)
-    if flags.mesh is not None:
-        values |= devices_of_mesh(flags.mesh)
-    return Config(**values)
+    return Config(**_values(flags))
 
 
 def default_out(name: str, config: Config) -> Path:

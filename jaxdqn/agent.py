@@ -52,7 +52,9 @@ def make_agent(
 
     Args:
       network: the Q-network.
-      optimizer: gives the gradient transformation for the (traced) hyper-parameters.
+      optimizer: gives the gradient transformation for the (traced) hyper-parameters. It is
+        given this device's gradient: over replicas its first link must average it, as
+        ``make_optimizer`` has it and ``make_trainer`` sees to for your own.
       double: choose the bootstrap action by the online network (van Hasselt et al. 2016).
       loss: of a TD error.
       exploration: how ``act`` departs from greedy.

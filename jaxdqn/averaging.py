@@ -24,27 +24,31 @@ def make_average(
     gap is the replicas' distance from the mean before, root mean square over
     replicas, divided by the norm of the mean.
 
-    Besides what is averaged, each replica sends 8 bytes: its distance, and its
-    count of steps to the next target, which a step that the guard undid leaves behind.
+    A step that the guard undid leaves a replica's counts behind: that of steps to the
+    next target, and those of the optimiser ([] int32: Adam's, a schedule's). The
+    furthest speaks for all. So besides what is averaged each replica sends 4 bytes for
+    its distance and for each count.
     """
     polyak, every = config.target_tau is not None, config.average_every or 1
 
     def average(learner: AgentState) -> tuple[AgentState, Array]:
         params = _mean(learner.params, collectives)
         distance = _square(jax.tree.map(jnp.subtract, learner.params, params))
-        distances, counts = _gather_two(distance, learner.since_target, collectives)
+        own = [learner.since_target, *filter(_is_count, jax.tree.leaves(learner.opt_state))]
+        distances, counts = _gather_numbers(distance, own, collectives)
         gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(params), _TINY))
         if polyak:
             target, since = _mean(learner.target_params, collectives), learner.since_target
         else:
-            since = agreed_count(counts, every, config.target_period)
+            since = agreed_count(counts[:, 0], every, config.target_period)
             target = jax.tree.map(
                 lambda new, old: jnp.where(since == 0, new, old), params, learner.target_params
             )
-        moments = learner.opt_state
+        opt_state = learner.opt_state
         if config.average_moments:
-            moments = _mean(moments, collectives)
-        return AgentState(params, target, moments, since), gap
+            opt_state = _mean(opt_state, collectives)
+        opt_state = _with_counts(opt_state, jnp.max(counts[:, 1:], axis=0))
+        return AgentState(params, target, opt_state, since), gap
 
     return average
 
@@ -77,10 +81,26 @@ def _mean(tree: PyTree, collectives: Collectives) -> PyTree:
     )
 
 
-def _gather_two(number: Array, count: Array, collectives: Collectives) -> tuple[Array, Array]:
-    """Gather a float32 and an int32 of each replica by one collective."""
-    words = collectives.gather(jnp.stack([jax.lax.bitcast_convert_type(number, jnp.int32), count]))
-    return jax.lax.bitcast_convert_type(words[:, 0], jnp.float32), words[:, 1]
+def _is_count(leaf: Array) -> bool:
+    return leaf.ndim == 0 and leaf.dtype == jnp.int32
+
+
+def _with_counts(tree: PyTree, counts: Array) -> PyTree:
+    """Replace the counts in a tree, in the order of its leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    agreed = iter(counts)
+    return jax.tree.unflatten(
+        structure, [next(agreed) if _is_count(leaf) else leaf for leaf in leaves]
+    )
+
+
+def _gather_numbers(
+    number: Array, counts: list[Array], collectives: Collectives
+) -> tuple[Array, Array]:
+    """Gather a float32 [D] and the int32s [D, n] of each replica by one collective."""
+    word = jax.lax.bitcast_convert_type(number, jnp.int32)
+    words = collectives.gather(jnp.stack([word, *counts]))
+    return jax.lax.bitcast_convert_type(words[:, 0], jnp.float32), words[:, 1:]
 
 
 def _square(tree: PyTree) -> Array:

@@ -50,7 +50,8 @@ def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationByt
     Counted as in ring algorithms (Patarasuk and Yuan 2009), which send least: of n
     bytes in each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all
     n (D-1)/D, an all-gather n (D-1). Left out are single numbers: one float for
-    each step under the guard, 8 bytes for each averaging, the metrics of a chunk.
+    each step under the guard, one with prioritised replay (the greatest weight), some
+    words (a distance and counts) for each averaging, the metrics of a chunk.
 
     Args:
       num_params: parameters of the network, float32.

@@ -86,6 +86,13 @@ class Config:
     temperature: float = 1.0
     """Softmax temperature, in units of Q; boltzmann only."""
 
+    replay: Literal["uniform", "prioritized"] = "uniform"
+    """How rows are drawn: all alike, or in proportion to their priority (Schaul et al. 2016)."""
+    priority_exponent: float = 0.6
+    """alpha: a row's priority is its |TD error| to this power; prioritized only."""
+    importance_exponent: float = 0.4
+    """beta at the start: how much of the bias of prioritised draws the loss's weights undo; it
+    rises to 1, all of it, in the course of the budget; prioritized only."""
     replay_capacity: int = 32_768
     """Rows kept; a multiple of num_envs * rollout_length."""
     warmup_steps: int = 1_024

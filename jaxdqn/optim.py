@@ -49,6 +49,38 @@ def make_optimizer(
     return optimizer
 
 
+def average_first(
+    optimizer: Callable[[Hyper], optax.GradientTransformation],
+    config: Config,
+    collectives: Collectives,
+) -> Callable[[Hyper], optax.GradientTransformation]:
+    """Give an optimiser the mean gradient of all replicas, as ``make_optimizer`` has it.
+
+    Its state stays as it is, unless what compression has yet to send stands before
+    it. Alone, or where parameters are averaged instead, it is left as it is.
+    """
+    if collectives.size == 1 or config.average_every is not None:
+        return optimizer
+    # Small tensors cross as one vector; the optimiser itself sees the parameters' tree.
+    first = pack_small(_gradient_mean(config, collectives))
+
+    def averaging(hyper: Hyper) -> optax.GradientTransformation:
+        inner = optimizer(hyper)
+        if config.compression != "none":
+            return optax.chain(first, inner)
+
+        def update(
+            updates: PyTree, state: PyTree, params: PyTree | None = None
+        ) -> tuple[PyTree, PyTree]:
+            mean, _ = first.update(updates, optax.EmptyState())
+            return inner.update(mean, state, params)
+
+        # No chain, so that the state has the same structure over any number of devices.
+        return optax.GradientTransformation(inner.init, update)
+
+    return averaging
+
+
 def pack_small(
     inner: optax.GradientTransformation, limit: int = _PACK_LIMIT
 ) -> optax.GradientTransformation:

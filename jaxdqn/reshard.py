@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.checkpoint import words_of
+from jaxdqn.compression import ResidualState
 from jaxdqn.config import Config
 from jaxdqn.mappings.devices import DEVICE_AXIS, device_collectives
 from jaxdqn.replay.redistribute import redistribute
 from jaxdqn.trainer import make_trainer
 from jaxdqn.types import TrainState
-
-_RESIDUAL = "residual"
 
 
 def is_divided(config: Config) -> bool:
@@ -54,7 +53,8 @@ def reshard(words: Any, old: Config, new: Config, target: TrainState) -> Any:
     Args:
         words: NumPy leaves, keys as their words, as a checkpoint holds them.
         old: the configuration they were saved under.
-        new: the one to go on under; the same but for ``devices`` and what depends on them.
+        new: the one to go on under; the same but for ``devices`` and what depends on them, and
+            for how replicas learn together where it has but one.
         target: the shapes of its state.
     """
     if same_layout(old, new):
@@ -65,11 +65,20 @@ def reshard(words: Any, old: Config, new: Config, target: TrainState) -> Any:
     def shared(leaf: np.ndarray) -> np.ndarray:
         return np.stack([leaf[0]] * devices)
 
-    def of_optimizer(path: Any, leaf: np.ndarray, like: Any) -> np.ndarray:
-        shape = like.shape if is_divided(new) else (1, *like.shape)
-        if _RESIDUAL in jax.tree_util.keystr(path):
-            return np.zeros(shape, leaf.dtype)
-        if np.issubdtype(leaf.dtype, np.floating):
+    # Others are the same in all replicas, and their mean might round.
+    own_moments = old.average_every is not None and not old.average_moments
+    # Without the residuals these follow each other alike, compressed or averaged or not.
+    nodes = jax.tree.leaves(state.agent.opt_state, is_leaf=_is_residual)
+    kept = iter([node for node in nodes if not _is_residual(node)])
+
+    def zeros(like: Any) -> np.ndarray:
+        return np.zeros(like.shape if is_divided(new) else (1, *like.shape), like.dtype)
+
+    def of_optimizer(like: Any) -> Any:
+        if _is_residual(like):
+            return jax.tree.map(zeros, like)
+        leaf = next(kept)
+        if own_moments and np.issubdtype(leaf.dtype, np.floating):
             leaf = np.mean(leaf, axis=0, keepdims=True, dtype=leaf.dtype)
         return shared(leaf)
 
@@ -81,13 +90,17 @@ def reshard(words: Any, old: Config, new: Config, target: TrainState) -> Any:
         key=_keys(state.key, target.key, devices),
         hyper=jax.tree.map(shared, state.hyper),
         agent=jax.tree.map(shared, agent._replace(opt_state=()))._replace(
-            opt_state=jax.tree.map_with_path(of_optimizer, agent.opt_state, target.agent.opt_state)
+            opt_state=jax.tree.map(of_optimizer, target.agent.opt_state, is_leaf=_is_residual)
         ),
         replay=redistribute(state.replay, devices) if jax.tree.leaves(state.replay) else (),
         actor=jax.tree.map(by_env, state.actor),
         counters=jax.tree.map(shared, state.counters),
     )
     return divided if is_divided(new) else jax.tree.map(lambda leaf: leaf[0], divided)
+
+
+def _is_residual(node: Any) -> bool:
+    return isinstance(node, ResidualState)
 
 
 def _keys(words: Any, like: Any, devices: int) -> Any:

@@ -8,10 +8,13 @@ from typing import Any
 
 import jax
 
+from jaxdqn import envs
 from jaxdqn.checkpoint import Restored, read_newest
-from jaxdqn.config import Config, from_dict, to_dict
+from jaxdqn.config import Config, from_dict, replace, to_dict
 from jaxdqn.programs import fitting, learner_keys, make_mapped_trainer
-from jaxdqn.types import EnvSpec
+from jaxdqn.reshard import state_shape
+from jaxdqn.types import EnvSpec, TrainState
+from jaxdqn.validation import OF_REPLICAS
 
 FREE = (
     "checkpoint_every",
@@ -32,7 +35,8 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
     """Refuse to go on with a run under another configuration.
 
     ``total_steps`` may change, to train longer, where that leaves the chunks as
-    they are and no schedule spans the budget.
+    they are and no schedule spans the budget. What says how replicas learn together
+    may be left out where there is only one to go on.
 
     Raises:
         ValueError: naming the first field that differs, and both values.
@@ -41,6 +45,8 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
     old, new = to_dict(stored), to_dict(after)
     for name in new:
         if name in (*FREE, *MOVABLE) or old[name] == new[name]:
+            continue
+        if name in OF_REPLICAS and after.replicas == 1:
             continue
         if name == "total_steps":
             if stored.learning_rate_schedule != "constant":
@@ -69,6 +75,12 @@ def changes_of_place(before: Config, after: Config) -> list[str]:
         if getattr(before, name) != getattr(after, name)
     ]
     if before.replicas != after.replicas:
+        if after.replicas == 1:
+            changes += [
+                f"{name} was {getattr(before, name)}, is {getattr(after, name)}"
+                for name in OF_REPLICAS
+                if getattr(before, name) != getattr(after, name)
+            ]
         if before.compression != "none":
             changes.append("what compression had not yet sent is forgotten")
         if before.average_every is not None and not before.average_moments:
@@ -79,7 +91,7 @@ def changes_of_place(before: Config, after: Config) -> list[str]:
 def read_state(
     run: str | os.PathLike[str], config: Config, **parts: Any
 ) -> tuple[Restored, EnvSpec]:
-    """Read the newest whole checkpoint of a run.
+    """Read the newest whole checkpoint of a run; its devices need not be here.
 
     Args:
         run: the run directory.
@@ -92,9 +104,17 @@ def read_state(
     Raises:
         ValueError: if there is none, or only damaged ones.
     """
-    trainer = make_mapped_trainer(config, **parts)
-    target = jax.eval_shape(trainer.init, learner_keys(config).train)
+    environment = parts.get("environment") or envs.make(config.env)
+    target = _shape(config, **{**parts, "environment": environment})
     restored = read_newest(Path(run), lambda meta: fitting(target, meta))
     if restored is None:
         raise ValueError(f"run={str(run)!r}: must have a checkpoint")
-    return restored, trainer.environment.spec
+    return restored, environment.spec
+
+
+def _shape(config: Config, **parts: Any) -> TrainState:
+    """Return the shapes of a run's state, of one learner or of several, on any devices."""
+    if config.learners == 1:
+        return state_shape(config, **parts)
+    trainer = make_mapped_trainer(replace(config, devices=1), **parts)
+    return jax.eval_shape(trainer.init, learner_keys(config).train)

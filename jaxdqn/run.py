@@ -19,7 +19,12 @@ from jaxdqn.host_loop import HostLoop, identity
 from jaxdqn.keeper import Keeper, changes_of_machine
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
 from jaxdqn.mappings import hosts
-from jaxdqn.mappings.memory import bytes_per_device
+from jaxdqn.mappings.memory import (
+    bytes_per_device,
+    bytes_sent,
+    local_devices,
+    working_replay_bytes,
+)
 from jaxdqn.plotting import plot_runs
 from jaxdqn.programs import Programs, compile_programs, learner_keys, make_mapped_trainer
 from jaxdqn.replay import check_memory
@@ -120,6 +125,7 @@ def run(
 
 def _check_processes(config: Config, *, resume: bool, saves: bool) -> None:
     """Refuse what several processes cannot do together."""
+    hosts.check_even()
     hosts.check_same({**to_dict(config), "resume": resume, "saves": saves})
     count, devices = jax.process_count(), jax.device_count()
     if config.devices != devices:
@@ -144,12 +150,14 @@ def _on_lead(act: Callable[[], Any]) -> None:
 
 def _check_memory(config: Config, trainer: Trainer, state: TrainState, *, saves: bool) -> None:
     """Refuse a replay that does not fit; on CPU, its copy for a checkpoint must fit too."""
-    needed = bytes_per_device(trainer, state).replay
-    check_memory(needed)
+    taken, devices = bytes_per_device(trainer, state), local_devices(config)
+    needed = working_replay_bytes(config, taken)
+    check_memory(needed, devices=devices)
     copies = saves and config.checkpoint_every != 0 and config.replay_in_checkpoint
     if copies and jax.default_backend() == "cpu":
         check_memory(
-            2 * needed,
+            needed + taken.replay,
+            devices=devices,
             what="the replay and its copy for a checkpoint (replay_in_checkpoint) take",
         )
 
@@ -195,6 +203,7 @@ def _run(given: _Given, loggers: Sequence[Logger], stack: ExitStack, started: fl
         **identity(config, preset),
         "parameter_bytes_per_device": taken.parameters + taken.target,
         "optimizer_bytes_per_device": taken.optimizer,
+        "bytes_sent_per_gradient_step": bytes_sent(config, given.state_shape),
         "compile_seconds": compile_seconds,
         **host.summary(),
         "interrupted": host.unfinished,

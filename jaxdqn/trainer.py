@@ -17,8 +17,8 @@ from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
 from jaxdqn.guard import all_finite, keep_finite
 from jaxdqn.networks import make_network
-from jaxdqn.optim import make_optimizer
-from jaxdqn.replay import make_uniform
+from jaxdqn.optim import average_first, make_optimizer
+from jaxdqn.replay import importance_weights, make_prioritized, make_uniform
 from jaxdqn.types import (
     ALONE,
     Agent,
@@ -31,13 +31,17 @@ from jaxdqn.types import (
     Metrics,
     Replay,
     Row,
+    SampleInfo,
     Trainer,
     TrainState,
     counter_add,
+    counter_float,
     make_counter,
 )
 
 _DISABLED = math.inf
+_PRIORITY_OFFSET = 1e-6
+"""Epsilon of Schaul et al. 2016, section 3.3: no row is left out for an error of zero."""
 
 
 def hyper_from(config: Config) -> Hyper:
@@ -56,6 +60,8 @@ def hyper_from(config: Config) -> Hyper:
         clip_value=scalar(config.clip_value),
         clip_norm=scalar(config.clip_norm),
         target_tau=scalar(config.target_tau),
+        priority_exponent=scalar(config.priority_exponent),
+        importance_exponent=scalar(config.importance_exponent),
     )
 
 
@@ -90,8 +96,9 @@ def make_trainer(
       environment: your own, instead of ``config.env``.
       network: your own flax module (``obs[B, O] -> q[B, A]``) or ``Network``,
         instead of ``config.network``.
-      optimizer: your own, ``hyper -> optax.GradientTransformation``; it must
-        average gradients by ``collectives.mean`` itself where there are peers.
+      optimizer: your own, ``hyper -> optax.GradientTransformation``, instead of
+        ``config.optimizer``, clipping and schedule. Where there are peers it is given
+        the mean of their gradients, compressed if the configuration says so.
       collectives: how a replica speaks to its peers.
 
     Raises:
@@ -100,8 +107,11 @@ def make_trainer(
     if collectives.size != config.replicas:
         raise ValueError(
             f"devices={config.devices}: must make {collectives.size} replicas, one for each of the "
-            f"peers in collectives, not {config.replicas}"
+            f"peers in collectives, not {config.replicas}; across_devices takes a trainer with "
+            f"collectives=device_collectives({config.replicas}), and jaxdqn.run.run does all of it"
         )
+    if optimizer is not None:
+        optimizer = average_first(optimizer, config, collectives)
     environment = environment or envs.make(config.env)
     agent = make_agent(
         make_network(config, environment.spec, network),
@@ -220,12 +230,14 @@ def make_trainer(
         refill=refill,
         preload=preload,
         chunk=chunk,
+        replicas=collectives.size,
     )
 
 
 def make_replay(config: Config) -> Replay:
     """Make the replay of one device that a configuration describes."""
-    return make_uniform(
+    make = make_prioritized if config.replay == "prioritized" else make_uniform
+    return make(
         num_envs=config.envs_per_device,
         rows_per_env=config.replay_rows,
         rows_per_add=config.rollout_length,
@@ -262,8 +274,16 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
     leaves are [chunks]. ``parts`` are the keyword arguments of ``make_trainer``.
 
     Raises:
-      ValueError: naming the field, its value and what would be right.
+      ValueError: naming the field, its value and what would be right; it is the run
+        of one learner, and asks to be mapped where there are more.
     """
+    for name, alone in (("num_seeds", 1), ("sweep", ())):
+        value = getattr(config, name)
+        if value != alone:
+            raise ValueError(
+                f"{name}={value!r}: must be {alone!r}, for this trains one learner; vmap it over "
+                "keys and hyper-parameters, or take population or jaxdqn.run.run"
+            )
     trainer = make_trainer(config, **parts)
     chunk = make_chunk(trainer, config.iterations_per_chunk)
 
@@ -324,21 +344,48 @@ def _make_learn(
     """
     # Replicas that are averaged later need not agree before.
     deciders = collectives if config.average_every is None else ALONE
+    weigh = _make_weigh(config, deciders)
 
     def learn(keys: Array, state: TrainState) -> tuple[TrainState, tuple[LearnInfo, Array]]:
         batch, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
-        weights = jnp.ones_like(drawn.probabilities)
+        weights = weigh(state, drawn)
         learner, info = agent.learn(keys[1], state.agent, batch, weights, hyper=state.hyper)
-        abs_td, skipped = info.abs_td, jnp.bool_(False)
+        skipped = jnp.bool_(False)
         if config.guard != "off":
             learner, skipped = keep_finite(
                 state.agent, learner, info, deciders, periodic=config.target_tau is None
             )
-            # What is not finite must not become a priority.
-            abs_td = jnp.where(jnp.isfinite(abs_td), abs_td, 0.0)
-        replayed = replay.update(state.replay, drawn.indices, abs_td)
+        replayed = replay.update(state.replay, drawn.indices, _priorities(state, info))
         # The TD errors have gone into the replay; M times B of them are not kept.
         info = info._replace(abs_td=jnp.float32(0))
         return state._replace(agent=learner, replay=replayed), (info, skipped)
 
     return learn
+
+
+def _priorities(state: TrainState, info: LearnInfo) -> Array:
+    """Return the priorities [B] that a gradient step gives its batch.
+
+    What is not finite must not become one. That they depend on the gradient's norm has a
+    second use: then everything that reads the priorities of before comes before their
+    writing, and the compiler need not copy them.
+    """
+    sound = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
+    abs_td = jnp.where(sound & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
+    return (abs_td + _PRIORITY_OFFSET) ** state.hyper.priority_exponent
+
+
+def _make_weigh(
+    config: Config, collectives: Collectives
+) -> Callable[[TrainState, SampleInfo], Array]:
+    """Make the weights [B] of a batch's losses, by how it was drawn."""
+    if config.replay == "uniform":
+        return lambda state, drawn: jnp.ones_like(drawn.probabilities)
+
+    def weigh(state: TrainState, drawn: SampleInfo) -> Array:
+        done = jnp.minimum(counter_float(state.counters.rows) / config.total_steps, 1.0)
+        exponent = state.hyper.importance_exponent
+        exponent = exponent + (1.0 - exponent) * done
+        return importance_weights(drawn.probabilities, exponent, collectives.max)
+
+    return weigh

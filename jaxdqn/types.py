@@ -245,6 +245,9 @@ class Hyper(NamedTuple):
     clip_value: Array
     clip_norm: Array
     target_tau: Array
+    priority_exponent: Array
+    importance_exponent: Array
+    """at the start of the run"""
 
 
 class Counter(NamedTuple):
@@ -326,6 +329,8 @@ class Metrics(NamedTuple):
 
     loss: Array
     grad_norm: Array
+    """global norm of a gradient before it is clipped: over D devices the mean of the norms of their
+    own gradients. ``clip_norm`` sees the norm of the mean gradient, which is at most that."""
     q_mean: Array
     epsilon: Array
     """mean over environments"""
@@ -370,6 +375,10 @@ class Trainer(NamedTuple):
     over_learners: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
     """Of a population: lifts a function of one learner's arrays to all learners' arrays [P, ...],
     as the step is lifted, and where they are; None for one learner."""
+    replicas: int = 1
+    """How many replicas speak to each other in the step: ``size`` of its collectives."""
+    mapped: bool = False
+    """Whether a mapping made it, so that leaves of the state have an axis [D] or [P] outside."""
 
 
 class Collectives(NamedTuple):

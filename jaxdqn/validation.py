@@ -22,16 +22,26 @@ _POSITIVE = (
 )  # fmt: skip
 SWEEPABLE = (
     "learning_rate", "gamma", "epsilon_start", "epsilon_end", "temperature", "huber_delta",
-    "clip_value", "clip_norm", "target_tau",
+    "clip_value", "clip_norm", "target_tau", "priority_exponent", "importance_exponent",
 )  # fmt: skip
 """Fields that are traced scalars of the step (``jaxdqn.types.Hyper``)."""
-_PROBABILITIES = ("epsilon_start", "epsilon_end", "epsilon_repeat", "gamma")
+_PROBABILITIES = (
+    "epsilon_start", "epsilon_end", "epsilon_repeat", "gamma", "priority_exponent",
+    "importance_exponent",
+)  # fmt: skip
 _COUNT_LIMIT = 2**30
-_ALONE: dict[str, Any] = {
-    "sweep": (), "num_seeds": 1, "population": "auto", "devices": 1, "model_devices": 1,
-    "average_every": None, "average_moments": False, "compression": "none",
-}  # fmt: skip
-"""What makes of a configuration that of one learner on one device."""
+_IN_USE = {
+    "huber_delta": ("loss", ("huber",)),
+    "temperature": ("exploration", ("boltzmann",)),
+    "epsilon_start": ("epsilon_schedule", ("linear", "exponential")),
+    "priority_exponent": ("replay", ("prioritized",)),
+    "importance_exponent": ("replay", ("prioritized",)),
+}
+"""Of what is swept: the choice that uses it, and which of its values do."""
+OF_REPLICAS = ("mapping", "average_every", "average_moments", "compression", "top_k_fraction")
+"""Fields that say how replicas learn together; one alone has their defaults."""
+_ALONE = ("sweep", "num_seeds", "population", "devices", "model_devices", *OF_REPLICAS)
+"""Fields whose defaults make of a configuration that of one learner on one device."""
 _LEARNER_LIMIT = 2**14
 _NUMBER_LIMIT = 1e30  # well inside float32, in which they are computed
 
@@ -176,6 +186,10 @@ def _validate_relations(config: Config) -> None:
                 _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
     if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
         _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
+    for name in ("priority_exponent", "importance_exponent"):
+        if config.replay != "prioritized" and getattr(config, name) != _default(config, name):
+            _refuse(name, getattr(config, name), f"{_default(config, name)} unless "
+                    "replay='prioritized'")  # fmt: skip
     if config.guard == "rollback" and config.checkpoint_every == 0:
         _refuse("checkpoint_every", 0, "above 0 with guard='rollback'")
     if config.stop_when_solved and config.solve_return is None:
@@ -199,14 +213,20 @@ def _validate_sweep(config: Config) -> None:
             _refuse("sweep", text, f"the only one of {name}")
         if getattr(config, name) is None:
             _refuse("sweep", text, f"of an option in use: give {name} a value too")
+        choice, users = _IN_USE.get(name, (name, ()))
+        if users and getattr(config, choice) not in users:
+            wanted = " or ".join(f"{choice}={user!r}" for user in users)
+            _refuse("sweep", text, f"of an option in use: {name} takes {wanted}")
         names.append(name)
         for value in values:
             try:
                 # Each value alone must be one that the field takes.
-                fields: dict[str, Any] = {**_ALONE, name: value}
+                fields = {**{other: _default(config, other) for other in _ALONE}, name: value}
                 dataclasses.replace(config, **fields)
             except ValueError as error:
                 raise ValueError(f"sweep={text!r}: {error}") from None
+        if len(set(values)) < len(values):
+            _refuse("sweep", text, "of values that differ")
     if config.seed + config.num_seeds > 2**32:
         _refuse("num_seeds", config.num_seeds, "so that seed + num_seeds is at most 2**32")
     if config.learners > _LEARNER_LIMIT:
@@ -236,10 +256,16 @@ def _validate_mapping(config: Config) -> None:
     elif config.population != "auto":
         _refuse("population", config.population, "auto with one learner (num_seeds=1, no sweep)")
     if config.replicas == 1:
-        for name, default in (("average_every", None), ("compression", "none")):
+        for name in ("mapping", "average_every", "compression"):
+            default = _default(config, name)
             if getattr(config, name) != default:
                 _refuse(name, getattr(config, name), f"{default} unless replicas learn together, "
-                        "with devices above 1")  # fmt: skip
+                        "with one learner and devices above 1")  # fmt: skip
+    if config.compression != "top_k":
+        default = _default(config, "top_k_fraction")
+        if config.top_k_fraction != default:
+            _refuse("top_k_fraction", config.top_k_fraction,
+                    f"{default} unless compression='top_k'")  # fmt: skip
     if config.average_every is None:
         if config.average_moments:
             _refuse("average_moments", True, "left False unless average_every is given")
@@ -254,6 +280,10 @@ def _validate_mapping(config: Config) -> None:
     if config.target_tau is None and config.target_period % every:
         _refuse("target_period", config.target_period, f"a multiple of average_every={every}, so "
                 "that the target is of averaged parameters")  # fmt: skip
+
+
+def _default(config: Config, name: str) -> Any:
+    return getattr(type(config), name)  # a dataclass keeps it so
 
 
 def read_sweep(text: str) -> tuple[str, tuple[float, ...]]:

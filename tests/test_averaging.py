@@ -13,7 +13,6 @@ from jaxdqn.guard import not_finite
 from jaxdqn.host_loop import chunk_record
 from jaxdqn.mappings import across_devices, device_collectives
 from jaxdqn.mappings.devices import DEVICE_AXIS
-from jaxdqn.optim import all_reduce
 from jaxdqn.trainer import make_trainer
 from jaxdqn.types import ALONE, AgentState
 from tests.test_guard import poisoned
@@ -148,15 +147,12 @@ def test_replicas_are_equal_after_a_chunk_and_moments_if_asked():
 def test_averaging_at_every_step_is_the_all_reduce_under_plain_gradient_descent():
     """One iteration from each of twenty states of a run."""
     values = {"devices": DEVICES, "learning_rate": 0.05, "target_period": 7, "loss": "huber"}
-    collectives = device_collectives(DEVICES)
-    reduced = averaged(
-        tiny(**values),
-        lambda hyper: optax.chain(all_reduce(collectives), optax.sgd(hyper.learning_rate)),
-    )
-    local = averaged(
-        tiny(average_every=1, **values),
-        lambda hyper: optax.chain(optax.identity(), optax.sgd(hyper.learning_rate)),
-    )
+
+    def plain(hyper):
+        return optax.sgd(hyper.learning_rate)
+
+    reduced = averaged(tiny(**values), plain)
+    local = averaged(tiny(average_every=1, **values), plain)
     state = quick_jit(reduced.init)(jax.random.key(0))
     reduced_step, local_step = quick_jit(reduced.step), quick_jit(local.step)
     moved = 0.0
@@ -201,7 +197,9 @@ def test_a_replica_undoes_its_own_step_and_all_agree_in_the_end():
         ]
         alone += stays[0] != stays[1]
         state, _ = chunk(state)
-        for leaf in jax.tree.leaves(state.agent._replace(opt_state=())):
+        counts = [leaf for leaf in jax.tree.leaves(state.agent.opt_state) if leaf.shape == (2,)]
+        assert len(counts) == 1
+        for leaf in (*jax.tree.leaves(state.agent._replace(opt_state=())), *counts):
             np.testing.assert_array_equal(leaf[0], leaf[1])
     assert alone > 0
     assert not not_finite(state.agent)
@@ -225,12 +223,18 @@ def test_replicas_agree_on_the_steps_to_the_target(every, period):
                 assert agreed == 0
 
 
-def test_gap_is_the_distance_over_the_norm_and_whole_numbers_are_left():
-    config = tiny(devices=2, average_every=1, average_moments=True)
+@pytest.mark.parametrize("moments", [False, True])
+def test_gap_is_the_distance_over_the_norm_and_counts_are_the_furthest(moments):
+    config = tiny(devices=2, average_every=1, average_moments=moments)
     learner = AgentState(
         params={"a": jnp.float32([3.0]), "b": jnp.full((150, 150), 2.0)},
         target_params={"a": jnp.float32([0.0]), "b": jnp.zeros((150, 150))},
-        opt_state={"count": jnp.int32(5), "mu": jnp.float32([1.0])},
+        opt_state={
+            "count": jnp.int32(5),
+            "mu": jnp.float32([1.0]),
+            "codes": jnp.int32([3, 4]),
+            "schedule": jnp.int32(9),
+        },
         since_target=jnp.int32(1),
     )
 
@@ -239,13 +243,23 @@ def test_gap_is_the_distance_over_the_norm_and_whole_numbers_are_left():
             lambda leaf: leaf * scale if leaf.dtype == jnp.float32 else leaf, learner
         )
 
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), shifted(0.5), shifted(1.5))
+    def behind(learner, name):
+        state = learner.opt_state
+        return learner._replace(opt_state={**state, name: state[name] - 2})
+
+    both = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves),
+        behind(shifted(0.5), "count"),
+        behind(shifted(1.5), "schedule"),
+    )
     average = make_average(config, device_collectives(2))
     after, gap = jax.vmap(average, axis_name=DEVICE_AXIS)(both)
     np.testing.assert_allclose(gap, [0.5, 0.5], rtol=1e-5)
     for replica in range(2):
         ours = jax.tree.map(lambda leaf: leaf[replica], after)  # noqa: B023
-        jax.tree.map(np.testing.assert_array_equal, ours, learner)
+        mu = jnp.float32([1.0 if moments else 0.5 + replica])
+        wanted = learner._replace(opt_state={**learner.opt_state, "mu": mu})
+        jax.tree.map(np.testing.assert_array_equal, ours, wanted)
 
 
 def test_alone_there_is_no_gap():

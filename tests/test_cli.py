@@ -118,6 +118,90 @@ def test_flags_override_the_preset_and_all_reach_the_configuration():
     assert run.config_from(flags) == expected
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--mesh", "data=2,data=4"], "mesh='data=2,data=4': must name data once"),
+        (["--mesh", "data=2,depth=4"], "mesh='data=2,depth=4': must be data=D,model=M"),
+        (
+            ["--mesh", "data=2,model=2", "--devices", "8"],
+            "devices=8: must be 4 with mesh='data=2,model=2', or be left out",
+        ),
+        (
+            ["--devices=1", "--mesh", "data=2"],  # what is asked for though it is the default
+            "devices=1: must be 2 with mesh='data=2', or be left out",
+        ),
+        (
+            ["--mesh", "data=2,model=2", "--model-devices", "1"],
+            "model_devices=1: must be 2 with mesh='data=2,model=2', or be left out",
+        ),
+        (
+            ["--virtual-devices", "4"],
+            "virtual_devices=4: must be at most devices=1, which the run uses; to use them say "
+            "--devices 4",
+        ),
+        (["--virtual-devices", "4", "--mesh", "data=2"], "must be at most devices=2"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(argv, message, capsys):
+    assert run.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--devices", "4"], ["--model-devices", "2", "--devices", "4"]], ids=str
+)
+def test_a_mesh_sets_the_devices_and_may_say_the_same_as_they(more):
+    _, flags = run.read_flags(["--mesh", "model=2,data=2", "--hidden-sizes", "1024", *more])
+    config = run.config_from(flags)
+    assert (config.devices, config.model_devices, config.replicas) == (4, 2, 2)
+
+
+def test_a_mesh_replaces_the_devices_of_a_configuration_that_gives_the_defaults():
+    Path("mine.json").write_text('{"devices": 8}')
+    _, flags = run.read_flags(["--from", "mine.json", "--mesh", "data=2"])
+    assert (flags.devices, flags.model_devices) == (2, 1)
+
+
+def test_a_share_of_the_memory_is_set_under_the_name_that_xla_takes(monkeypatch):
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.9")
+    # Its former name, beside which XLA would refuse it.
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    command_line.set_up_devices(None, None)
+    assert os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
+    command_line.set_up_devices(None, 0.2)
+    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.2"
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("virtual", "fraction", "message"),
+    [
+        (0, None, "virtual_devices=0: must be at least 1"),
+        (None, 0.0, "memory_fraction=0.0: must be above 0 and at most 1"),
+        (None, 1.5, "memory_fraction=1.5: must be above 0 and at most 1"),
+        (None, float("nan"), "memory_fraction=nan: must be above 0 and at most 1"),
+    ],
+)
+def test_devices_that_cannot_be_set_up_are_refused(monkeypatch, virtual, fraction, message):
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    with pytest.raises(ValueError, match=message):
+        command_line.set_up_devices(virtual, fraction)
+    assert "XLA_CLIENT_MEM_FRACTION" not in os.environ
+
+
+def test_virtual_devices_are_of_the_cpu_in_a_real_process():
+    code = (
+        "from experiments.command_line import set_up_devices\n"
+        "set_up_devices(3, None)\n"
+        "import jax\n"
+        "print(jax.device_count(), jax.devices()[0].platform)\n"
+    )
+    out, err = python("-c", code).communicate(timeout=60)
+    assert out == "3 cpu\n", err
+
+
 def test_every_field_is_a_flag_with_help(capsys):
     with pytest.raises(SystemExit) as ended:
         run.main(["--help"])

@@ -138,7 +138,8 @@ def averaging(**overrides):
     _, collectives = agent_of(config)
     average = make_average(config, collectives)
     found = collectives_in(compiled(config, average, state_of(config)))
-    numbers = [each for each in found if each.elements <= 2 * config.devices]
+    # A distance, and counts: of steps to the target, of Adam, of a schedule.
+    numbers = [each for each in found if each.elements <= 4 * config.devices]
     rest = [each for each in found if each not in numbers]
     return config, sent(numbers), sent(rest)
 
@@ -150,7 +151,7 @@ def test_averaging_every_eight_steps_sends_an_eighth_of_the_parameters(devices):
     assert rest / 8 == predicted.total == predicted.parameters
     # The parameters are as many as the gradients.
     assert rest / 8 <= sent(learning(devices=devices, compression="none")[0]) / 8
-    assert 0 < numbers <= 8 * (devices - 1)
+    assert 0 < numbers <= 12 * (devices - 1)
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,8 @@ def test_without_compression_program_and_state_are_the_plain_ones():
 
 
 def compressed_trainer(kind, mapping="shard_map", environment=None, **overrides):
-    config = tiny(devices=2, compression=kind, top_k_fraction=FRACTION, **overrides)
+    fraction = {"top_k_fraction": FRACTION} if kind == "top_k" else {}
+    config = tiny(devices=2, compression=kind, **fraction, **overrides)
     trainer = make_trainer(
         config, environment=environment or noisy(), collectives=device_collectives(2)
     )

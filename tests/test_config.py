@@ -193,6 +193,64 @@ def test_a_refusal_names_field_value_and_constraint(overrides, message):
         Config(**overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"mapping": "pmap"}, "mapping='pmap': must be shard_map unless replicas learn together"),
+        (
+            {"mapping": "pmap", "num_seeds": 4, "devices": 2},
+            "mapping='pmap': must be shard_map unless replicas learn together",
+        ),
+        (
+            {"top_k_fraction": 0.5, "devices": 2},
+            "top_k_fraction=0.5: must be 0.01 unless compression='top_k'",
+        ),
+        (
+            {"top_k_fraction": 0.5, "devices": 2, "compression": "int8"},
+            "top_k_fraction=0.5: must be 0.01 unless compression='top_k'",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused(overrides, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        Config(**overrides)
+
+
+def test_what_replicas_use_is_accepted():
+    Config(devices=2, mapping="pmap")
+    Config(devices=2, compression="top_k", top_k_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "unused", "used"),
+    [
+        ("huber_delta=1,2", {"loss": "squared"}, {"loss": "huber"}),
+        ("temperature=1,2", {"exploration": "epsilon_greedy"}, {"exploration": "boltzmann"}),
+        ("epsilon_start=0.5,1", {"epsilon_schedule": "constant"}, {"epsilon_schedule": "linear"}),
+    ],
+)
+def test_a_sweep_of_what_is_not_in_use_is_refused(sweep, unused, used):
+    ((choice, value),) = used.items()
+    with pytest.raises(ValueError, match=rf"^sweep='{sweep}'.* in use.*{choice}='{value}'"):
+        Config(sweep=(sweep,), **unused)
+    assert Config(sweep=(sweep,), **used).learners == 2
+
+
+def test_epsilon_is_in_use_with_boltzmann_exploration_and_its_end_with_a_constant_schedule():
+    Config(sweep=("epsilon_start=0.5,1", "epsilon_end=0,0.1"), exploration="boltzmann")
+    Config(sweep=("epsilon_end=0,0.1",), epsilon_schedule="constant")
+
+
+def test_one_value_twice_in_a_sweep_is_refused():
+    with pytest.raises(ValueError, match=r"^sweep='gamma=0.9,1,0.90': must be of values that diff"):
+        Config(sweep=("gamma=0.9,1,0.90",))
+
+
+def test_a_sweep_of_a_run_with_replicas_options_is_refused_by_these_not_by_its_values():
+    with pytest.raises(ValueError, match=r"^mapping='pmap': must be"):
+        Config(sweep=("gamma=0.9,1",), mapping="pmap", devices=2)
+
+
 def test_an_exponential_schedule_from_or_to_zero_is_refused():
     for name in ("epsilon_start", "epsilon_end"):
         with pytest.raises(ValueError, match=rf"^{name}=0.0: must be"):

@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import psutil
 import pytest
@@ -214,6 +216,68 @@ def test_a_visitor_at_the_port_is_not_taken_for_a_process(meeting, port):
     got = meeting([Place(f"127.0.0.1:{port}", 2, index) for index in range(2)], seconds=5.0)
     visitor.join()
     assert all(isinstance(peers, roll_call.Peers) for peers in got.values())
+
+
+NOT_OURS = [
+    {"process_id": [1], "num_processes": 2, "host": "h"},
+    {"process_id": "1", "num_processes": 2, "host": "h"},
+    {"process_id": True, "num_processes": 2, "host": "h"},
+    {"process_id": 1.0, "num_processes": 2, "host": "h"},
+    {"process_id": 0, "num_processes": 2, "host": "h"},
+    {"process_id": -1, "num_processes": 2, "host": "h"},
+    {"process_id": 2, "num_processes": 2, "host": "h"},
+    {"process_id": 1, "num_processes": None, "host": "h"},
+    {"process_id": 1, "num_processes": 2, "host": 3},
+    {"num_processes": 2, "host": "h"},
+]
+
+
+def test_who_says_nothing_that_a_process_would_is_not_taken_for_one(meeting, port, monkeypatch):
+    listening = threading.Event()
+    listen = roll_call._listening
+
+    def listen_and_say_so(place):
+        server = listen(place)
+        listening.set()
+        return server
+
+    monkeypatch.setattr(roll_call, "_listening", listen_and_say_so)
+    answers = []
+
+    def visit():
+        assert listening.wait(timeout=5)
+        for said in NOT_OURS:
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as visitor:
+                visitor.sendall(json.dumps(said).encode() + b"\n")
+                answers.append(visitor.recv(1))
+        places.append(_meet([Place(f"127.0.0.1:{port}", 2, 1)], 5.0)[0])
+
+    places = []
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    got = meeting([Place(f"127.0.0.1:{port}", 2, 0)], seconds=5.0)
+    visitor.join()
+    assert answers == [b""] * len(NOT_OURS)  # each is shown the door
+    assert isinstance(got[0], roll_call.Peers)
+    assert isinstance(places[0], roll_call.Peers)
+    places[0].close()
+
+
+def test_uneven_devices_are_said_before_anything_passes(monkeypatch):
+    owners = (0, 0, 1, 2, 2, 2)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        jax, "devices", lambda: [SimpleNamespace(process_index=owner) for owner in owners]
+    )
+    monkeypatch.setattr(
+        hosts.multihost_utils, "process_allgather", lambda _: pytest.fail("something passed")
+    )
+    message = (
+        "devices=6: must be as many in each process, but there are 2 in process 0, 1 in process 1, "
+        "3 in process 2; this is process 0 of 3"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        hosts.host_names()
 
 
 def test_who_did_not_come_is_named_to_all(meeting, port):
@@ -495,17 +559,28 @@ def test_killed_and_resumed_in_other_processes_is_never_stopped(pair, start, tmp
 
 @pytest.mark.slow
 def test_by_the_mean_of_the_runtime_they_agree_within_rounding(pair, start, tmp_path):
-    flags = [*SHORT, "--total-steps", 1100, "--log-every", 32, "--eval-every", 0]
-    alone = ["--virtual-devices", 4, "--devices", 4, "--out", tmp_path / "one"]
-    processes = [*pair(*flags, "--out", tmp_path / "two"), start(*flags, *alone)]
+    # One gradient step: from the second on, one flipped argmax may part the two.
+    flags = [
+        *SHORT, "--total-steps", 1056, "--log-every", 32, "--eval-every", 0,
+        "--checkpoint-every", 32,
+    ]  # fmt: skip
+    two, one = tmp_path / "two", tmp_path / "one"
+    alone = ["--virtual-devices", 4, "--devices", 4, "--out", one]
+    processes = [*pair(*flags, "--out", two), start(*flags, *alone)]
     codes, lines, _ = ends(processes)
     assert codes == [0, 0, 0], lines
-    (first, *_), (other, *_) = (
-        records(tmp_path / which, "metrics.jsonl") for which in ("two", "one")
-    )
-    assert first["gradient_steps"] == 1
-    for name, value in first.items():
-        np.testing.assert_allclose(value, other[name], rtol=1e-6)
+    metrics = [records(out, "metrics.jsonl") for out in (two, one)]
+    assert [[line["gradient_steps"] for line in each] for each in metrics] == [[1], [1]]
+    for name, value in metrics[0][0].items():
+        np.testing.assert_allclose(value, metrics[1][0][name], rtol=1e-6)
+    # What the averaged gradient left behind. Adam's first step hardly says more than its sign,
+    # its moments do.
+    states = [read_state(out, read_config(out))[0].state for out in (two, one)]
+    leaves = [jax.tree.leaves((state.agent.params, state.agent.opt_state)) for state in states]
+    for leaf, other in zip(*leaves, strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-6 * np.abs(other).max())
+    for leaf in leaves[0]:
+        assert (np.asarray(leaf) == np.asarray(leaf)[:1]).all()  # in every replica the same
 
 
 @pytest.mark.slow
@@ -534,11 +609,17 @@ def test_one_more_process_does_not_harm_a_run(pair, start, port, tmp_path):
     assert [process.poll() for process in processes] == [None, None]
 
 
+UNEVEN = ["--num-envs", "30", "--batch-size", "126"]  # which three devices divide
 REFUSED = {
     "another seed": ([[], ["--seed", "3"]], [1, 2], "seed=3: must be 0, as in process 0"),
     "too few devices": ([["--devices", "2"]] * 2, [2, 2], "devices=2: must be 4"),
     "population": ([["--num-seeds", "4"]] * 2, [2, 2], "num_seeds=4: must be 1 with 2 processes"),
     "pmap": ([["--mapping", "pmap"]] * 2, [2, 2], "mapping='pmap': must be 'shard_map'"),
+    "uneven": (
+        [["--devices", "3", *UNEVEN], ["--devices", "3", *UNEVEN, "--virtual-devices", "1"]],
+        [2, 2],
+        "devices=3: must be as many in each process, but there are 2 in process 0, 1 in process 1",
+    ),
     "directory in use": ([[]] * 2, [2, 2], "must be a new or an empty directory"),
 }
 

@@ -3,23 +3,26 @@
 import dataclasses
 import re
 from collections import Counter
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdqn.agent import make_agent
-from jaxdqn.mappings import across_devices, device_collectives, population
+from jaxdqn.compression import ResidualState
+from jaxdqn.mappings import across_devices, across_mesh, device_collectives, population
 from jaxdqn.mappings.devices import DEVICE_AXIS, state_sharding
 from jaxdqn.networks import make_network
 from jaxdqn.optim import make_optimizer
 from jaxdqn.programs import make_mapped_trainer
 from jaxdqn.replay import tree_bytes
-from jaxdqn.trainer import hyper_from, make_chunk, make_trainer
-from jaxdqn.types import ALONE, Batch, Row, counter_int
+from jaxdqn.trainer import hyper_from, make_chunk, make_replay, make_trainer
+from jaxdqn.types import ALONE, Row, counter_int
 from tests.toys import noisy, quick_jit, tiny
 
 MAPPINGS = ("shard_map", "pmap")
@@ -170,6 +173,25 @@ def test_one_device_takes_no_more_operations_than_none(alone, single):
     assert after["bytes accessed"] <= before["bytes accessed"] + 4
 
 
+def test_a_trainer_that_does_not_fit_the_devices_is_refused(alone, single):
+    pair = make_trainer(config_over(2), environment=noisy(), collectives=device_collectives(2))
+    assert (alone.trainer.replicas, pair.replicas) == (1, 2)
+    said = r"^trainer\.replicas={}: must be {}, .*make_trainer\(config{}\) with Config\({}\)$"
+    of_two = r", collectives=device_collectives\(2\)"
+    for mapping in MAPPINGS:
+        with pytest.raises(ValueError, match=said.format(1, 2, of_two, "devices=2")):
+            across_devices(alone.trainer, jax.devices()[:2], mapping=mapping)
+    with pytest.raises(ValueError, match=said.format(2, 1, "", "devices=1")):
+        across_devices(pair, jax.devices()[:1])
+    with pytest.raises(ValueError, match=said.format(1, 2, of_two, "devices=4, model_devices=2")):
+        across_mesh(alone.trainer, jax.devices()[:4], 2)
+    for mapped in (single[0], population(alone.trainer, 2)):
+        with pytest.raises(ValueError, match=r"^trainer\.mapped=True: must be False"):
+            across_devices(mapped, jax.devices()[:1])
+        with pytest.raises(ValueError, match=r"^trainer\.mapped=True: must be False"):
+            across_mesh(mapped, jax.devices()[:2], 2)
+
+
 ITERATIONS = 100
 
 
@@ -282,49 +304,108 @@ def test_schedule_and_ladder_are_over_all_devices(replicas):
     np.testing.assert_allclose(metrics.epsilon, ladder.mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("clip", [{"clip_norm": 0.5}, {"clip_value": 0.05}])
-def test_shares_of_a_batch_on_devices_are_the_whole_batch_on_one(devices, clip):
-    """One step from the same state on the same rows, clipped: by the global gradient."""
-    size = 16
-    rng = np.random.default_rng(0)
-    batch = Batch(
-        obs_tm1=jnp.asarray(rng.normal(size=(size, 2)), jnp.float32),
-        a_tm1=jnp.asarray(rng.integers(2, size=size), jnp.int32),
-        # Parts of very different gradients, so that clipping each alone would show.
-        r_t=jnp.asarray(np.linspace(-10, 30, size), jnp.float32),
-        discount_t=jnp.full(size, 0.9),
-        obs_t=jnp.asarray(rng.normal(size=(size, 2)), jnp.float32),
+@pytest.mark.parametrize("compression", ["none", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_users_own_optimizer_is_given_the_mean_gradient(compression):
+    """So replicas stay equal, and compression keeps what it has yet to send."""
+
+    def own(hyper):
+        keep = optax.GradientTransformation(
+            lambda params: jax.tree.map(jnp.zeros_like, params),
+            lambda updates, state, params=None: (updates, updates),
+        )
+        return optax.chain(keep, optax.sgd(hyper.learning_rate))
+
+    def trainer_with(compression):
+        config = config_over(2, compression=compression)
+        trainer = make_trainer(
+            config, environment=noisy(), optimizer=own, collectives=device_collectives(2)
+        )
+        return across_devices(trainer, jax.devices()[:2])
+
+    first, _ = jax.eval_shape(trainer_with("int8").init, jax.random.key(0)).agent.opt_state
+    assert isinstance(first, ResidualState)
+    trainer = trainer_with(compression)
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    end, _ = quick_jit(trainer.chunk(20))(state)
+    opt_state = end.agent.opt_state
+    if compression == "int8":
+        residual, opt_state = opt_state
+        assert (residual.residual[0] != residual.residual[1]).any()
+    shared = end.agent._replace(opt_state=opt_state)
+    for leaf in jax.tree.leaves(shared):
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+    # The optimiser sees the tree of the parameters.
+    assert jax.tree.structure(opt_state[0]) == jax.tree.structure(end.agent.params)
+    assert all(leaf.any() for leaf in jax.tree.leaves(opt_state[0]))
+
+
+@pytest.mark.parametrize(
+    ("devices", "optimizer", "clip"),
+    [
+        (2, "adam", {"clip_norm": 0.5}),
+        (4, "adam", {"clip_value": 0.05}),
+        (4, "rmsprop", {"clip_norm": 0.5}),
+        pytest.param(2, "rmsprop", {"clip_value": 0.05}, marks=pytest.mark.slow),
+    ],
+)
+def test_shares_of_a_batch_on_devices_are_the_whole_batch_on_one(alone, devices, optimizer, clip):
+    """One step from each of 20 states of a run, on rows from a replay, clipped."""
+    config = config_over(
+        1, optimizer=optimizer, adam_epsilon=1e-2, learning_rate=0.01, **{"clip_norm": None, **clip}
     )
-    weights = jnp.linspace(0.1, 1.0, size)
-    # An epsilon of 1 keeps the step nearly proportional to the clipped gradient.
-    config = tiny(batch_size=size, optimizer="rmsprop", adam_epsilon=1.0, learning_rate=0.1, **clip)
-    hyper = hyper_from(config)
+    hyper, size = hyper_from(config), config.batch_size
 
     def agent_of(collectives):
         network = make_network(config, noisy().spec)
-        return make_agent(network, make_optimizer(config, collectives))
+        return make_agent(network, make_optimizer(config, collectives), target_period=5)
 
-    alone, spread_out = agent_of(ALONE), agent_of(device_collectives(devices))
-    state = alone.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)
-    expected, _ = quick_jit(alone.learn)(jax.random.key(1), state, batch, weights, hyper=hyper)
+    whole_batch, shares = agent_of(ALONE), agent_of(device_collectives(devices))
     mesh = Mesh(np.asarray(jax.devices()[:devices]), (DEVICE_AXIS,))
     whole, split = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
-    learn = jax.shard_map(
-        lambda state, batch, weights: spread_out.learn(
+
+    def learn_by(agent):
+        return lambda state, batch, weights: agent.learn(
             jax.random.key(1), state, batch, weights, hyper=hyper
-        )[0],
-        mesh=mesh,
-        in_specs=(whole, split, split),
-        out_specs=whole,
-        check_vma=False,
+        )
+
+    learn = quick_jit(learn_by(whole_batch))
+    learn_shares = quick_jit(
+        jax.shard_map(
+            lambda *given: learn_by(shares)(*given)[0],
+            mesh=mesh,
+            in_specs=(whole, split, split),
+            out_specs=whole,
+            check_vma=False,
+        )
     )
-    learned = quick_jit(learn)(state, batch, weights)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), learned, expected
-    )
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), expected.params, state.params)
-    assert max(jax.tree.leaves(moved)) > 1e-3
+    of_each = quick_jit(jax.vmap(lambda *given: learn_by(whole_batch)(*given)[1], (None, 0, 0)))
+    sample = quick_jit(make_replay(config).sample)
+    weights = jnp.linspace(0.1, 1.0, size)
+    state = whole_batch.init(jax.random.key(0), jnp.ones((1, 2)), hyper=hyper)
+    moved = 0.0
+    for key in jax.random.split(jax.random.key(2), 20):
+        batch, _ = sample(key, alone.end.replay, hyper.gamma)
+        expected, info = learn(state, batch, weights)
+        learned = learn_shares(state, batch, weights)
+        # A mean of B numbers, added up in another order, moves by at most 2 B u of the mean of
+        # their magnitudes (u = 2^-24), which the norms of the examples' gradients bound; a
+        # product inside the network, of 16 numbers at most, the same. Clipping makes it no larger.
+        singles = of_each(state, *jax.tree.map(lambda leaf: leaf[:, None], (batch, weights)))
+        error = 4 * size * 2**-24 * float(np.mean(singles.grad_norm))
+        # An update is a m / (sqrt(v) + epsilon). m and sqrt(v) move by no more than the gradient
+        # does, and |m| / sqrt(v) is below 4 (RMSProp: at most 1 / sqrt(0.1); Adam: less).
+        step = 5 * config.learning_rate / config.adam_epsilon * error
+        assert_near(learned.opt_state, expected.opt_state, 8 * error)
+        for name in ("params", "target_params"):
+            of_params = getattr(learned, name), getattr(expected, name)
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=2**-22, atol=step), *of_params)
+        assert int(learned.since_target) == int(expected.since_target)
+        assert step < 1e-3
+        changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), expected.params, state.params)
+        moved = max(moved, *jax.tree.leaves(changes))
+        assert float(info.grad_norm) > 0.5  # so that either clipping does something
+        state = expected
+    assert moved > 5e-3
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jaxdqn.config import replace, to_dict
 from jaxdqn.evaluation import EvalInfo
 from jaxdqn.host_loop import HostLoop
 from jaxdqn.loggers import Logger, evaluation_line, make_progress_logger, progress_items, seeds_of
-from jaxdqn.mappings import population
+from jaxdqn.mappings import across_devices, device_collectives, population
 from jaxdqn.policy import load_policy, load_run
 from jaxdqn.programs import Programs, learner_keys
 from jaxdqn.records import chunk_record, evaluation_record, learner_identity
@@ -303,20 +303,32 @@ def test_hyper_parameters_are_given_to_each_learner_from_python(trainer):
     assert jax.eval_shape(many.init, keys).hyper.gamma.shape == (3,)
 
 
-@pytest.mark.parametrize("how", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
-def test_the_rings_are_not_copied(how):
-    """By map one learner's is, once a chunk, whatever their number."""
+@pytest.mark.parametrize(
+    ("how", "learners", "iterations"),
+    [
+        ("map", 4, 1),
+        pytest.param("map", 4, 3, marks=pytest.mark.slow),
+        pytest.param("map", 4, None, marks=pytest.mark.slow),
+        pytest.param("map", 1, 1, marks=pytest.mark.slow),
+        pytest.param("map", 1, 3, marks=pytest.mark.slow),
+        pytest.param("vmap", 4, 1, marks=pytest.mark.slow),
+        pytest.param("vmap", 4, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_the_rings_are_not_copied(how, learners, iterations):
+    """By map one of several learners' is, once a chunk (or step), whatever their number."""
     temporary, rings = [], []
     for capacity in (1_024, 262_144):
         trainer = make_trainer(tiny(replay_capacity=capacity), environment=noisy())
-        many = population(trainer, 4, how=how)
-        state = jax.eval_shape(many.init, jax.random.split(jax.random.key(0), 4))
-        chunk = quick_jit(many.chunk(3), donate_argnums=0).lower(state).compile()
+        many = population(trainer, learners, how=how)
+        state = jax.eval_shape(many.init, jax.random.split(jax.random.key(0), learners))
+        chunk = many.step if iterations is None else many.chunk(iterations)
+        chunk = quick_jit(chunk, donate_argnums=0).lower(state).compile()
         memory = chunk.memory_analysis()
         assert memory.alias_size_in_bytes >= tree_bytes(state.replay)
         temporary.append(memory.temp_size_in_bytes)
-        rings.append(tree_bytes(state.replay) // 4)
-    copied = rings[1] - rings[0] if how == "map" else 0
+        rings.append(tree_bytes(state.replay) // learners)
+    copied = rings[1] - rings[0] if how == "map" and learners > 1 else 0
     assert abs(temporary[1] - temporary[0] - copied) < 4_096
 
 
@@ -330,8 +342,13 @@ def test_what_cannot_be_a_population_is_refused(trainer):
     with pytest.raises(ValueError, match="must be distinct"):
         population(trainer, 4, devices=jax.devices()[:1] * 2)
     many = population(trainer, 4)
-    with pytest.raises(ValueError, match="must be of one learner"):
-        population(many, 2)
+    over_one = across_devices(trainer, jax.devices()[:1])
+    for mapped in (many, over_one):
+        with pytest.raises(ValueError, match=r"^trainer\.mapped=True: must be False, of one"):
+            population(mapped, 2)
+    pair = make_trainer(tiny(devices=2), environment=noisy(), collectives=device_collectives(2))
+    with pytest.raises(ValueError, match=r"trainer\.replicas=2: must be 1.*Config\(devices=1\)"):
+        population(pair, 2)
     keys = jax.random.split(jax.random.key(0), 4)
     with pytest.raises(ValueError, match=r"hyper: must have a leading axis of the 4 learners"):
         many.init(keys, hyper_from(tiny()))

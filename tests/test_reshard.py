@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdqn.checkpoint import revive_words, snapshot_words, to_host
+from jaxdqn.compression import ResidualState
 from jaxdqn.config import replace
 from jaxdqn.mappings import across_devices, device_collectives
 from jaxdqn.replay.export import export_rows
@@ -132,6 +133,39 @@ def test_the_new_devices_draw_only_what_is_valid(saved):
             if (position - 1 - slot) % 32 >= 1 and not first[device, (slot + 1) % 32, env]
         }
         assert set(live) == wanted
+
+
+def moments_after_moving(opt_state, **changes):
+    """Return an optimiser's state [2, ...] as the first of four devices takes it over."""
+    old, new = config_over(2, **changes), config_over(4, **changes)
+    words, target = (
+        jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state_words(config))
+        for config in (old, new)
+    )
+    words = words._replace(agent=words.agent._replace(opt_state=opt_state))
+    like = jax.tree.map(lambda leaf: np.zeros((4, *leaf.shape[1:]), leaf.dtype), opt_state)
+    target = target._replace(agent=target.agent._replace(opt_state=like))
+    target = target._replace(key=state_shape(new, environment=noisy()).key)
+    return reshard(words._replace(replay=()), old, new, target).agent.opt_state
+
+
+def state_words(config):
+    return jax.eval_shape(snapshot_words, state_shape(config, environment=noisy()))
+
+
+def test_residuals_are_known_by_their_type_and_own_moments_become_their_mean():
+    moments = {"residual_in": np.float32([[0.1], [0.7]]), "count": np.int32([3, 3])}
+    sent = ResidualState(np.ones((2, 8), np.float32))
+    residual, moved = moments_after_moving((sent, moments), compression="int8")
+    assert residual.residual.shape == (4, 8)
+    assert not residual.residual.any()
+    # What replicas share is taken over as it is, whatever a layer is called.
+    np.testing.assert_array_equal(moved["residual_in"], np.float32([[0.1]] * 4))
+    averaging = {"average_every": 2, "gradient_steps": 2, "target_period": 10}
+    for average_moments, wanted in ((False, np.float32(0.4)), (True, np.float32(0.1))):
+        moved = moments_after_moving(moments, average_moments=average_moments, **averaging)
+        np.testing.assert_allclose(moved["residual_in"], [[wanted]] * 4, rtol=1e-6)
+        np.testing.assert_array_equal(moved["count"], np.int32([3] * 4))
 
 
 @pytest.mark.slow

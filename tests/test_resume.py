@@ -1,5 +1,6 @@
 """Runs that go on: N + N = 2N, whatever ended the first part."""
 
+import itertools
 import json
 import os
 import random
@@ -19,18 +20,28 @@ import jaxdqn.keeper
 import jaxdqn.run
 from experiments import replay as export
 from experiments import run as run_command
-from jaxdqn.checkpoint import CHECKPOINTS, place_of, steps_of
-from jaxdqn.config import replace
+from jaxdqn.checkpoint import (
+    CHECKPOINTS,
+    Snapshot,
+    place_of,
+    snapshot_words,
+    steps_of,
+    to_host,
+    words_of,
+)
+from jaxdqn.config import replace, to_dict
 from jaxdqn.loggers import Logger
 from jaxdqn.policy import load_policy
 from jaxdqn.presets import PRESETS
+from jaxdqn.programs import learner_keys, make_mapped_trainer
 from jaxdqn.replay.export import StoredRows, export_rows, fold_rows, read_rows, write_rows
-from jaxdqn.resume import read_state
+from jaxdqn.reshard import reshard, state_shape
+from jaxdqn.resume import changes_of_place, check_same_run, read_state
 from jaxdqn.run import run
-from jaxdqn.run_directory import RunFailed, read_config, read_lines
+from jaxdqn.run_directory import RunFailed, read_config, read_lines, write_json
 from tests.test_mapping_laws import assert_identical
 from tests.test_run import collector, compiled_once  # noqa: F401 (a fixture)
-from tests.toys import noisy, tiny
+from tests.toys import noisy, quick_jit, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCKS = {
@@ -91,6 +102,11 @@ CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
         PRESETS["cartpole"],
         {"exploration": "boltzmann", "frame_stack": 3, "rollout_length": 2, "gradient_steps": 2},
     ),
+    "cartpole, prioritised": (PRESETS["cartpole"], {"replay": "prioritized"}),
+    "cartpole, prioritised, two devices": (
+        PRESETS["cartpole"],
+        {"replay": "prioritized", "devices": 2, "priority_exponent": 0.5},
+    ),
     "cartpole, deterministic": (PRESETS["cartpole"], {"devices": 2, "deterministic": True}),
     "cartpole, pmap": (PRESETS["cartpole"], {"devices": 2, "mapping": "pmap"}),
     "cartpole, model mesh": (
@@ -132,6 +148,7 @@ def test_killed_and_resumed_is_never_stopped(tmp_path, case):
         run(config, out=tmp_path / "parts", resume=True, loggers=[killing(6)])
     parts = run(config, out=tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", whole, parts)
+    assert (whole.summary["bytes_sent_per_gradient_step"] is None) == (config.replicas == 1)
 
 
 CONFIG = tiny(eval_episodes=4, eval_every=200, checkpoint_every=100, total_steps=600)
@@ -159,6 +176,91 @@ def test_a_run_goes_on_over_other_devices_and_says_so(tmp_path):
     assert np.isfinite(end.summary["eval_return_mean"])
     chunks = [record["chunk"] for record in read_lines(tmp_path / "metrics.jsonl")]
     assert chunks == list(range(1, config.num_chunks + 1))
+
+
+ALONE = {
+    "mapping": "shard_map", "average_every": None, "average_moments": False,
+    "compression": "none", "top_k_fraction": 0.01,
+}  # fmt: skip
+TOGETHER = {
+    "int8": ({"compression": "int8"}, "what compression had not yet sent is forgotten"),
+    "top-k": ({"compression": "top_k", "top_k_fraction": 0.1}, "top_k_fraction was 0.1, is 0.01"),
+    "averaging": (
+        {"average_every": 8, "target_period": 16, "clip_norm": 1.0},
+        "the replicas' own moments are averaged",
+    ),
+    "averaging of moments": (
+        {"average_every": 2, "target_period": 6, "average_moments": True},
+        "average_moments was True, is False",
+    ),
+    "pmap": ({"mapping": "pmap"}, "mapping was pmap, is shard_map"),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_one_device_alone_may_leave_out_what_replicas_did_together(case):
+    overrides, part = TOGETHER[case]
+    two = replace(CONFIG, devices=2, **overrides)
+    one = replace(two, devices=1, **ALONE)
+    check_same_run(two, one, Path("there"))
+    said = changes_of_place(two, one)
+    assert {"devices was 2, is 1", part} <= set(said)
+    # Where replicas still learn together, all but the mapping must be as it was.
+    if case != "pmap":
+        name = next(name for name in ALONE if name in overrides)
+        with pytest.raises(ValueError, match=rf"^{name}=.*must be .*as in the run in there"):
+            check_same_run(two, replace(two, **ALONE), Path("there"))
+    # Nor may one alone be given other learners.
+    with pytest.raises(ValueError, match=r"^num_seeds=2: must be 1"):
+        check_same_run(two, replace(one, num_seeds=2), Path("there"))
+
+
+@pytest.mark.parametrize("case", ["int8", "averaging"])
+def test_the_optimiser_of_one_device_alone_takes_over_the_moments(case):
+    two = replace(CONFIG, devices=2, **TOGETHER[case][0])
+    one = replace(two, devices=1, **ALONE)
+    shapes = jax.eval_shape(words_of, state_shape(two, environment=noisy()))
+    numbers = itertools.count(1)
+    state = jax.tree.map(
+        lambda leaf: np.full(leaf.shape, next(numbers), leaf.dtype), shapes._replace(replay=())
+    )
+    target = state_shape(one, environment=noisy())
+    moved = reshard(state, two, one, target)
+    assert jax.tree.structure(moved.agent) == jax.tree.structure(target.agent)
+    before = [
+        leaf
+        for path, leaf in jax.tree.leaves_with_path(state.agent.opt_state)
+        if "residual" not in jax.tree_util.keystr(path)
+    ]
+    for leaf, old, like in zip(
+        jax.tree.leaves(moved.agent.opt_state),
+        before,
+        jax.tree.leaves(target.agent.opt_state),
+        strict=True,
+    ):
+        assert (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+        np.testing.assert_array_equal(leaf, old[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TOGETHER)
+def test_a_run_of_replicas_goes_on_alone_and_says_what_it_leaves_out(tmp_path, case):
+    overrides, part = TOGETHER[case]
+    two = replace(CONFIG, devices=2, **overrides)
+    interrupted(tmp_path, two)
+    seen, logger = collector()
+    one = replace(two, devices=1, **ALONE)
+    end = run(one, out=tmp_path, resume=True, environment=noisy(), loggers=[logger])
+    (said,) = [
+        record["message"]
+        for kind, record in seen.records
+        if kind == "event" and record["event"] == "resumed"
+    ]
+    assert part in said
+    assert end.state.key.shape == ()
+    assert end.summary["rows"] >= one.total_steps
+    assert end.summary["bytes_sent_per_gradient_step"] is None
+    assert np.isfinite(end.summary["eval_return_mean"])
 
 
 @pytest.mark.slow
@@ -481,6 +583,64 @@ def test_rows_exported_are_those_of_the_replay_and_fill_another(tmp_path, device
     np.testing.assert_array_equal(begun.reward[:size], rows.reward)
     assert begun.first[0].all()
     assert begun.first[size].all()  # the run's own rows open episodes of their own
+
+
+EXPORTED = {
+    "population": {"num_seeds": 2, "population": "map"},
+    "population over devices": {"num_seeds": 4, "devices": 2, "population": "map"},
+    "model mesh": {"devices": 4, "model_devices": 2, "hidden_sizes": (512, 512)},
+}
+
+
+def saved(out, config):
+    """Return the state of a run after its warm-up, of which a checkpoint is made."""
+    trainer = make_mapped_trainer(config, environment=noisy())
+    state = quick_jit(trainer.init)(learner_keys(config).train)
+    words = to_host(jax.jit(snapshot_words)(state))
+    out.mkdir()
+    write_json(out / "config.json", to_dict(config))
+    meta = {"config": to_dict(config), "replay": True}
+    one = {"w": np.zeros(1)}
+    snapshot = Snapshot(1, words, best=one, last=one, meta=meta, records=(), score=None)
+    jaxdqn.checkpoint.write(place_of(out, 1), snapshot)
+    return state
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * ("over" not in c)) for c in EXPORTED]
+)
+def test_the_command_exports_a_learners_rows_and_needs_no_devices(
+    tmp_path, case, monkeypatch, capsys
+):
+    config = replace(CONFIG, **EXPORTED[case])
+    state = saved(tmp_path / "run", config)
+    monkeypatch.setattr("jaxdqn.envs.make", lambda name: noisy())
+    monkeypatch.setattr("jaxdqn.programs.run_devices", lambda _: pytest.fail("took devices"))
+    learners = range(config.learners) if config.learners > 1 else [None]
+    found = []
+    for learner in learners:
+        file, replay = tmp_path / f"{learner}.npz", state.replay
+        flags = [] if learner is None else ["--learner", str(learner)]
+        assert export.main([str(tmp_path / "run"), "--to", str(file), *flags]) == 0
+        if learner is not None:
+            replay = jax.tree.map(lambda leaf, i=learner: leaf[i], replay)
+        found.append(read_rows(file).rows)
+        assert_identical(
+            found[-1]._replace(extras=()), export_rows(replay, devices=config.replicas)
+        )
+        assert found[-1].first.shape[1] == config.num_envs
+    assert len({rows.obs.tobytes() for rows in found}) == len(found)
+    refused = ["0"] if config.learners == 1 else [None, "-1", str(config.learners)]
+    capsys.readouterr()
+    for learner in refused:
+        flags = [] if learner is None else [f"--learner={learner}"]
+        assert export.main([str(tmp_path / "run"), "--to", str(tmp_path / "no.npz"), *flags]) == 2
+        said = capsys.readouterr().err
+        if config.learners == 1:
+            assert "learner=0: must be left out, the run has one learner" in said
+        else:
+            assert f"learner={learner}: must be from 0 to {config.learners - 1}" in said
+    assert not (tmp_path / "no.npz").exists()
 
 
 def test_rows_fold_into_other_numbers_of_environments_with_streams_apart():

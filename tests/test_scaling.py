@@ -1,11 +1,18 @@
 """Scaling over devices: what is measured, and the model of it."""
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling, scaling_cases, scaling_model
+from benchmarks import population_processes, scaling, scaling_cases, scaling_model
 from benchmarks.scaling_model import Link, Work
+from jaxdqn.config import replace
+from jaxdqn.run_directory import RunFailed
 
 WORK = Work(seconds=1e-3, parameters=1_000_000, coding=1e-4)
 LINK = Link(bytes_per_second=1e9, latency=1e-5)
@@ -101,27 +108,144 @@ def test_the_model_refuses_what_makes_no_sense(arguments, said, capsys):
 @pytest.mark.parametrize(
     "section",
     [
-        "link",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("strong", "communication", "population")
-        ),
+        pytest.param(name, marks=() if name == "link" else pytest.mark.slow)
+        for name in scaling.SECTIONS
     ],
 )
 def test_every_section_measures_what_its_table_shows(section, monkeypatch):
     effort = scaling_cases.Effort(1, 0.0, 8, (1, 2), (1, 2))
     small = scaling_cases._sized("CartPole-v1", num_envs=2, batch_size=64, hidden_sizes=(8,))
+    wide = replace(small, hidden_sizes=(512, 64))  # narrower layers cannot be split
+    # For the processes of populations, which so compile in half the time.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     monkeypatch.setattr(scaling_cases, "_settings", lambda: {"small": small})
     monkeypatch.setattr(scaling_cases, "_matched", lambda: small)
+    monkeypatch.setattr(scaling_cases, "_sized", lambda *_, **__: wide)
     rows = scaling_cases.measure_section(section, effort)
     assert all(set(scaling.HEADERS[section]) <= set(row) for row in rows)
-    if section == "strong":
-        assert [row["D"] for row in rows] == [1, 2]
-        assert rows[0]["speed-up over 1"] == (1, 1, 1)
-    if section == "communication":
-        shares = {row["form"]: float(row["of float32"]) for row in rows}
-        assert shares["average every 8"] == 0.125
-        assert shares["bfloat16"] == pytest.approx(0.5, abs=0.01)
-        assert shares["int8"] < 0.35  # a network of a few dozen parameters
-    if section == "population":
-        assert {row["P"] for row in rows} == {1, 2}
+    _EXPECTED[section](rows)
+
+
+def _check_scaling(rows, column, work):
+    assert [row["D"] for row in rows] == [1, 2]
+    assert rows[0][column] == (1, 1, 1)
+    one, two = (row["us/gradient step"].median for row in rows)
+    assert rows[1][column].median == pytest.approx(work * one / two)
+    assert rows[1]["efficiency"] == pytest.approx(work * one / two / 2)
+
+
+def _check_communication(rows):
+    shares = {row["form"]: float(row["of float32"]) for row in rows}
+    assert shares["average every 8"] == 0.125
+    assert shares["bfloat16"] == pytest.approx(0.5, abs=0.01)
+    assert shares["int8"] < 0.35  # a network of a few dozen parameters
+    assert {row["D"] for row in rows} == {2}
+
+
+def _check_model(rows):
+    assert [row["data x model"] for row in rows] == ["1 x 1", "2 x 1", "1 x 2"]
+    whole, replica, half = (int(row["parameter bytes/device"].replace(",", "")) for row in rows)
+    assert whole == replica
+    assert half < 0.6 * whole
+
+
+def _check_population(rows):
+    alone = ["one by one", "one by one, all cores"][: 2 if (os.cpu_count() or 1) > 1 else 1]
+    together = [("map", 1), ("vmap", 1), ("map", 2), ("vmap", 2), ("two processes", 1)]
+    found = [(row["P"], row["how"], row["devices"]) for row in rows]
+    assert found == [
+        *((1, how, 1) for how in alone),
+        *((2, how, 1) for how in alone),
+        *((2, how, devices) for how, devices in together),
+    ]
+    assert all(row["compile s"] > 0 for row in rows)
+    for row in rows:
+        assert row["of each learner"].median * row["P"] == row["gradient steps/s"].median
+
+
+_EXPECTED = {
+    "unmapped": lambda rows: _equal([row["mapping"] for row in rows], ["shard_map", "pmap"]),
+    "link": lambda rows: _equal({(row["bytes"], row["D"]) for row in rows}, _SENT),
+    "strong": lambda rows: _check_scaling(rows, "speed-up over 1", 1),
+    "weak": lambda rows: _check_scaling(rows, "rows learned/s over 1", 2),
+    "communication": _check_communication,
+    "model": _check_model,
+    "population": _check_population,
+}
+_SENT = {(4_000, 2), (120_000, 2), (4_000_000, 2)}
+
+
+def _equal(found, wanted):
+    assert found == wanted
+
+
+class _FakeProcess(population_processes._Started):
+    def __init__(self, *rates):
+        self.compile_seconds = 1.5
+        self._rates = list(rates)
+
+    def rate(self):
+        return self._rates.pop(0)
+
+
+def test_processes_side_by_side_add_up_and_all_is_held_against_one_by_one():
+    settings = {
+        ("one by one", 1): [_FakeProcess(100.0, 200.0, 100.0)],
+        ("map", 2): [_FakeProcess(150.0, 300.0, 150.0)],
+        ("two processes", 1): [_FakeProcess(60.0, 100.0, 60.0), _FakeProcess(40.0, 100.0, 40.0)],
+    }
+    one, mapped, pair = population_processes._rows(4, settings, 3)
+    assert one["gradient steps/s"] == pytest.approx((100, 100, 200))
+    assert mapped["gradient steps/s"] == pytest.approx((150, 150, 300))
+    assert mapped["of each learner"] == pytest.approx((37.5, 37.5, 75))
+    assert mapped["over one by one"] == pytest.approx((1.5, 1.5, 1.5))
+    assert pair["gradient steps/s"] == pytest.approx((100, 100, 200))
+    assert pair["over one by one"] == pytest.approx((1, 1, 1))
+
+
+def test_a_process_that_ends_ends_the_command_with_what_it_said(monkeypatch):
+    config = scaling_cases._sized("CartPole-v1", num_envs=2, num_seeds=4)
+    effort = scaling_cases.Effort(1, 0.0, 8, (1,), (4,))
+    monkeypatch.setattr(population_processes.sys, "executable", "/bin/false")
+    with ExitStack() as stack, pytest.raises(RunFailed, match=r"4 learners on 1 devices: it ended"):
+        population_processes._Started(stack, config, effort)
+
+
+def test_where_there_is_one_device_what_compares_several_is_skipped(monkeypatch, capsys, tmp_path):
+    effort = scaling_cases.QUICK._replace(devices=(1,))
+    stamped = {**scaling.stamp(), "devices": 1, "platform": "cpu"}
+    monkeypatch.setattr(scaling, "_effort_here", lambda _: (effort, True))
+    monkeypatch.setattr(scaling, "compile_cold", lambda: None)
+    monkeypatch.setattr(scaling, "stamp", lambda: stamped)
+    measured = []
+    monkeypatch.setattr(
+        scaling, "measure_section", lambda section, _: measured.append(section) or []
+    )
+    out = tmp_path / "scaling.json"
+    assert scaling.main(["--json", str(out)]) == 0
+    assert measured == ["unmapped", "population"]
+    said = capsys.readouterr().out
+    assert said.count("skipped: it takes two devices or more, and there is one cpu device") == 5
+    assert "link" not in json.loads(out.read_text())
+    stamped["platform"] = "tpu"
+    assert "share a TPU" in scaling.why_not("population", stamped)
+
+
+def test_the_command_goes_on_with_one_device():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.scaling", "--quick", "--virtual-devices", "1"),
+            *("--sections", "communication", "link"),
+        ],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("there is one cpu device; --virtual-devices 2 makes as many") == 2
+
+
+def test_no_virtual_device_is_refused(capsys):
+    assert scaling.main(["--virtual-devices", "0"]) == 2
+    assert "virtual_devices=0: must be at least 1" in capsys.readouterr().err

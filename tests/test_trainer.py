@@ -154,6 +154,7 @@ LARGE_AND_SMALL = (1_000_000, 10_000)
 RINGS = {
     "CartPole": {"env": "CartPole-v1"},
     "Catch": {"env": "Catch-bsuite"},
+    "Catch, prioritised": {"env": "Catch-bsuite", "replay": "prioritized", "frame_stack": 2},
     "Catch, 3 steps, 4 frames": {"env": "Catch-bsuite", "n_step": 3, "frame_stack": 4},
 }
 
@@ -465,8 +466,22 @@ def test_hyper_parameters_are_those_of_the_configuration():
 
 
 def test_devices_without_their_collectives_are_refused():
-    with pytest.raises(ValueError, match=r"^devices=2: must make 1 replicas"):
-        make_trainer(tiny(devices=2))
+    said = r"^devices=2: must make 1 replicas.*across_devices.*device_collectives\(2\).*run\.run"
+    for make in (make_trainer, train):
+        with pytest.raises(ValueError, match=said):
+            make(tiny(devices=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_seeds": 4}, "num_seeds=4: must be 1"),
+        ({"sweep": ("gamma=0.9,0.99",)}, r"sweep=.*: must be \(\)"),
+    ],
+)
+def test_several_learners_are_not_trained_as_one(changes, said):
+    with pytest.raises(ValueError, match=f"^{said}.*vmap it over keys.*population.*run"):
+        train(tiny(**changes))
 
 
 LONG = 2**33

@@ -35,3 +35,43 @@ def double_q_target(r_t: Array, discount_t: Array, q_t_value: Array, q_t_selecto
     chex.assert_rank([r_t, discount_t, q_t_value, q_t_selector], [0, 0, 1, 1])
     chosen = jnp.argmax(q_t_selector)
     return jax.lax.stop_gradient(r_t + discount_t * q_t_value[chosen])
+
+
+def soft_q_target(r_t: Array, discount_t: Array, q_t: Array, temperature: Array) -> Array:
+    """Return ``r_t + discount_t * temperature * log sum_a exp(q_t[a] / temperature)``.
+
+    The soft value: what the softmax (Boltzmann) policy expects of ``q_t`` plus ``temperature``
+    times its entropy (Haarnoja et al. 2017, eq. 3). No gradient flows.
+
+    Args:
+      r_t: ``[]`` float32, the (n-step) return.
+      discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
+      q_t: ``[A]`` float32, the target network at the bootstrap observation.
+      temperature: ``[]`` float32, above 0, in units of Q; towards 0 it is ``q_learning_target``.
+    """
+    chex.assert_rank([r_t, discount_t, q_t, temperature], [0, 0, 1, 0])
+    value = temperature * jax.nn.logsumexp(q_t / temperature)
+    return jax.lax.stop_gradient(r_t + discount_t * value)
+
+
+def munchausen_bonus(
+    q_tm1: Array, a_tm1: Array, temperature: Array, scale: Array, least: Array
+) -> Array:
+    """Return ``scale * clip(temperature * log pi(a_tm1), least, 0)``.
+
+    Munchausen reinforcement learning (Vieillard et al. 2020, eq. 2, and section 4).
+
+    ``pi`` is the softmax policy of the *target* network where the action was taken. Add it
+    to the reward and bootstrap by ``soft_q_target``. No gradient flows.
+
+    Args:
+      q_tm1: ``[A]`` float32, the target network at the observation of ``a_tm1``.
+      a_tm1: ``[]`` int32
+      temperature: ``[]`` float32, above 0; 0.03 in the paper.
+      scale: ``[]`` float32; 0.9 in the paper.
+      least: ``[]`` float32, below 0; -1 in the paper.
+    """
+    chex.assert_rank([q_tm1, a_tm1, temperature, scale, least], [1, 0, 0, 0, 0])
+    # Not temperature * log(softmax): that loses all digits where pi is small.
+    scaled_log_policy = q_tm1[a_tm1] - temperature * jax.nn.logsumexp(q_tm1 / temperature)
+    return jax.lax.stop_gradient(scale * jnp.clip(scaled_log_policy, least, 0.0))

@@ -65,7 +65,7 @@ def across_devices(
     of the same layout, and agree to the bit.
 
     Args:
-      trainer: made with ``device_collectives(len(devices))``.
+      trainer: made with ``device_collectives(len(devices))``, and not mapped yet.
       devices: D distinct devices.
       mapping: ``shard_map`` is JAX's own way; ``pmap`` is built on it by now, and is
         here for those who compare.
@@ -76,6 +76,7 @@ def across_devices(
     check_distinct(devices)
     if mapping not in ("shard_map", "pmap"):
         raise ValueError(f"mapping={mapping!r}: must be one of shard_map, pmap")
+    check_made_for(trainer, len(devices))
     mapped = partial(by_shard_map, _mesh(devices)) if mapping == "shard_map" else _by_pmap(devices)
 
     def sharding(state: PyTree) -> PyTree:
@@ -92,6 +93,26 @@ def check_distinct(devices: Sequence[jax.Device]) -> None:
     """
     if len(set(devices)) != len(devices) or not devices:
         raise ValueError(f"devices={list(devices)}: must be one or more distinct devices")
+
+
+def check_made_for(trainer: Trainer, replicas: int, model_devices: int = 1) -> None:
+    """Refuse a trainer that is mapped, or whose replicas are more or fewer than it will have.
+
+    Raises:
+      ValueError: if so. It would train all the same, but not what was asked for: replicas
+        that were made alone never speak, and learn alike or apart.
+    """
+    if trainer.mapped:
+        raise ValueError("trainer.mapped=True: must be False, as make_trainer makes it")
+    if trainer.replicas != replicas:
+        config = f"devices={replicas * model_devices}"
+        if model_devices > 1:
+            config += f", model_devices={model_devices}"
+        collectives = f", collectives=device_collectives({replicas})" if replicas > 1 else ""
+        raise ValueError(
+            f"trainer.replicas={trainer.replicas}: must be {replicas}, as many as it is mapped "
+            f"over; make it by make_trainer(config{collectives}) with Config({config})"
+        )
 
 
 def spread(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], size: int) -> Trainer:
@@ -119,24 +140,25 @@ def spread(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], size: in
     def chunk(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
         # The scan runs inside: one over a mapped step copies the ring.
         run = make_chunk(trainer, iterations)
-        return mapped(_in_a_loop(run) if iterations == 1 else run, (SPLIT,), (SPLIT, WHOLE))
+        return mapped(in_a_loop(run) if iterations == 1 else run, (SPLIT,), (SPLIT, WHOLE))
 
     return trainer._replace(
         init=init,
-        step=lambda state: mapped(_in_a_loop(trainer.step), (SPLIT,), (SPLIT, WHOLE))(state),
+        step=lambda state: mapped(in_a_loop(trainer.step), (SPLIT,), (SPLIT, WHOLE))(state),
         refill=lambda state: mapped(trainer.refill, (SPLIT,), SPLIT)(state),
         preload=preload,
         chunk=chunk,
+        mapped=True,
     )
 
 
-def _in_a_loop(
+def in_a_loop(
     function: Callable[[TrainState], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     """Call a function as the only pass of a loop that the compiler does not take away.
 
-    Without a loop around it, a step on arrays whose axis [1] comes off and on copies
-    each array of the ring several times (XLA:CPU, JAX 0.10 and 0.11).
+    Without a loop around it, a step on arrays whose axis [1] comes off and on, or which are
+    slices of others, copies each array of the ring several times (XLA:CPU, JAX 0.10 and 0.11).
     """
 
     def looped(state: TrainState) -> tuple[TrainState, Metrics]:

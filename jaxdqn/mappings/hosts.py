@@ -72,10 +72,31 @@ def join(
         ) from error
 
 
+def check_even() -> None:
+    """Refuse processes with different numbers of devices; nothing passes between them before.
+
+    Raises:
+      ValueError: on every process, saying how many each has.
+    """
+    owners = [device.process_index for device in jax.devices()]
+    counts = [owners.count(process) for process in range(jax.process_count())]
+    if len(set(counts)) > 1:
+        each = ", ".join(f"{count} in process {index}" for index, count in enumerate(counts))
+        raise ValueError(
+            f"devices={len(owners)}: must be as many in each process, but there are {each}; "
+            f"this is {describe_process()}"
+        )
+
+
 def host_names() -> list[str]:
-    """Return the host of each process."""
+    """Return the host of each process.
+
+    Raises:
+      ValueError: as ``check_even``.
+    """
     if jax.process_count() == 1:
         return [platform.node()]
+    check_even()
     mine = np.zeros(256, np.uint8)
     name = platform.node().encode()[: mine.size]
     mine[: len(name)] = np.frombuffer(name, np.uint8)

@@ -1,4 +1,4 @@
-"""What a run takes on each device, by its parts."""
+"""What a run takes on each device, by its parts, and what it sends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 
+from jaxdqn.communication import bytes_per_gradient_step
+from jaxdqn.config import Config
 from jaxdqn.replay import tree_bytes
 from jaxdqn.types import PyTree, Trainer, TrainState
 
@@ -43,3 +45,33 @@ def bytes_per_device(trainer: Trainer, state: TrainState) -> DeviceBytes:
     if shardings is None:
         return DeviceBytes(*map(tree_bytes, parts(state)))
     return DeviceBytes(*map(count, parts(state), parts(shardings)))
+
+
+def working_replay_bytes(config: Config, taken: DeviceBytes) -> int:
+    """Return the bytes of replay on each device while it trains.
+
+    A population by ``map`` holds the learner in turn a second time.
+    """
+    by_map = config.population == "map" or (
+        config.population == "auto" and jax.default_backend() == "cpu"
+    )
+    if config.learners == 1 or not by_map:
+        return taken.replay
+    return taken.replay + taken.replay * config.devices // config.learners
+
+
+def local_devices(config: Config) -> int:
+    """Return how many devices of this process a run uses."""
+    return config.devices if jax.process_count() == 1 else jax.local_device_count()
+
+
+def bytes_sent(config: Config, state: TrainState) -> float | None:
+    """Return the bytes that each replica sends for a gradient step; None if there is but one.
+
+    Args:
+        state: of the run, or its shapes.
+    """
+    if config.replicas == 1:
+        return None
+    params = sum(leaf.size for leaf in jax.tree.leaves(state.agent.params)) // config.replicas
+    return bytes_per_gradient_step(config, params).total

@@ -18,7 +18,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdqn.mappings.devices import DEVICE_AXIS, WHOLE, by_shard_map, check_distinct, spread
+from jaxdqn.mappings.devices import (
+    DEVICE_AXIS,
+    WHOLE,
+    by_shard_map,
+    check_distinct,
+    check_made_for,
+    spread,
+)
 from jaxdqn.optim import is_small, pack
 from jaxdqn.types import Array, Network, Params, PyTree, QOutput, Trainer, TrainState
 
@@ -36,7 +43,8 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
     remember alike.
 
     Args:
-      trainer: made with ``device_collectives(D)`` and a network from ``split_network``.
+      trainer: made with ``device_collectives(D)`` and a network from ``split_network``,
+        and not mapped yet.
       devices: D * ``model_devices`` distinct ones. Those of a replica stand together:
         they speak several times a step.
       model_devices: devices of a replica, at least 2.
@@ -56,6 +64,7 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
             raise ValueError(
                 f"model_devices={model_devices}: must be a divisor of the devices of each process"
             )
+    check_made_for(trainer, len(devices) // model_devices, model_devices)
     mesh = Mesh(np.asarray(devices).reshape(-1, model_devices), (DEVICE_AXIS, MODEL_AXIS))
 
     def pinned(state: TrainState) -> TrainState:

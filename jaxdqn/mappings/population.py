@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdqn.mappings.devices import in_a_loop
 from jaxdqn.types import Array, Hyper, Metrics, PyTree, Row, Trainer, TrainState
 
 LEARNER_AXIS = "learners"
@@ -31,7 +32,7 @@ def population(
     gains a leading axis [P].
 
     Args:
-      trainer: of one learner, made without collectives.
+      trainer: of one learner, made without collectives and not mapped yet.
       size: P, over all devices.
       devices: D, among which the learners are divided; the default device alone if
         there are none.
@@ -48,8 +49,15 @@ def population(
         if what it is given is not of P learners.
     """
     count = max(1, len(devices))
-    if trainer.over_learners is not None or trainer.sharding is not None:
-        raise ValueError(f"trainer={trainer.environment.spec.name}: must be of one learner")
+    if trainer.mapped:
+        raise ValueError(
+            "trainer.mapped=True: must be False, of one learner as make_trainer makes it"
+        )
+    if trainer.replicas > 1:
+        raise ValueError(
+            f"trainer.replicas={trainer.replicas}: must be 1, for learners do not speak to each "
+            "other; make it by make_trainer(config) with Config(devices=1)"
+        )
     if len(set(devices)) != len(devices):
         raise ValueError(f"devices={list(devices)}: must be distinct")
     if size < 1 or size % count:
@@ -88,11 +96,13 @@ def population(
         return begin(trainer.preload, key=key, rows=rows, hyper=hyper)
 
     def chunk(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-        return over_devices(over_states(trainer.chunk(iterations)))
+        run = trainer.chunk(iterations)
+        looped = how == "map" and iterations == 1
+        return over_devices(over_states(in_a_loop(run) if looped else run))
 
     return trainer._replace(
         init=init,
-        step=over_devices(over_states(trainer.step)),
+        step=over_devices(over_states(in_a_loop(trainer.step) if how == "map" else trainer.step)),
         refill=over_learners(trainer.refill),
         preload=preload,
         chunk=chunk,
@@ -100,6 +110,7 @@ def population(
         if sharding is None
         else lambda state: jax.tree.map(lambda _: sharding, state),
         over_learners=over_learners,
+        mapped=True,
     )
 
 

@@ -29,20 +29,42 @@ def free_bytes(device: Any = None) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def check_memory(num_bytes: int, device: Any = None, *, what: str = "the replay takes") -> None:
+def sharers(devices: int, device: Any = None) -> int:
+    """Return how many of ``devices`` share the memory that is free on one.
+
+    All do where ``free_bytes`` is the host's; else each has its own.
+    """
+    device = device or jax.local_devices()[0]
+    return 1 if "bytes_limit" in (device.memory_stats() or {}) else devices
+
+
+def check_memory(
+    num_bytes: int,
+    device: Any = None,
+    *,
+    devices: int = 1,
+    what: str = "the replay takes",
+) -> None:
     """Refuse a request above what is free.
 
     Args:
       num_bytes: on each device.
       device: the first of this process by default.
+      devices: of this process that take as much each.
       what: takes them, for the complaint.
 
     Raises:
       ValueError: with the bytes asked for and the bytes free.
     """
-    free = free_bytes(device)
-    if num_bytes > free:
+    free, sharing = free_bytes(device), sharers(devices, device)
+    if num_bytes * sharing <= free:
+        return
+    if sharing == 1:
         raise ValueError(
             f"replay_capacity: {what} {num_bytes:,} bytes on each device, "
             f"of which {free:,} are free; must be at most that"
         )
+    raise ValueError(
+        f"replay_capacity: {what} {num_bytes:,} bytes on each of {sharing} devices, which share "
+        f"the host's memory, of which {free:,} are free; must be at most {free // sharing:,}"
+    )

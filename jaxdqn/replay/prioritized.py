@@ -98,7 +98,7 @@ def make_prioritized(
         frame_stack=frame_stack,
     )
     num_rows = num_envs * rows_per_env
-    generations = _INDICES // num_rows
+    generations = count_generations(num_rows)
 
     def init(example_row: Row) -> PrioritizedState:
         ring = init_ring(example_row, num_envs, rows_per_env)
@@ -137,6 +137,11 @@ def make_prioritized(
         sample=sample,
         update=update,
     )
+
+
+def count_generations(num_rows: int) -> int:
+    """Return how many generations of a ring of ``num_rows`` an int32 index tells apart."""
+    return _INDICES // num_rows
 
 
 def importance_weights(

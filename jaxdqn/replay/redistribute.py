@@ -1,4 +1,4 @@
-"""A uniform replay divided anew over another number of devices."""
+"""A replay divided anew over another number of devices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdqn.replay.prioritized import PrioritizedState, count_generations
+from jaxdqn.replay.sum_tree import tree_of
 from jaxdqn.replay.uniform import UniformState
 
 
@@ -17,40 +19,56 @@ def redistribute(state: Any, devices: int) -> Any:
     are written together, so every row keeps its slot and only changes its device.
 
     Args:
-        state: a ``UniformState`` of NumPy leaves [D, ...], of D devices whose environments follow
+        state: a replay's state of NumPy leaves [D, ...], of D devices whose environments follow
             one another.
         devices: D of the result; must divide the environments.
     """
+    moved = {
+        "storage": jax.tree.map(lambda leaf: _divide(leaf, devices), state.storage),
+        "position": np.full(devices, state.position[0], np.int32),
+        "size": np.full(devices, state.size[0], np.int32),
+    }
+    if isinstance(state, PrioritizedState):
+        return PrioritizedState(**moved, **_divide_priorities(state, devices))
+    return UniformState(**moved, **_divide_starts(state, devices))
+
+
+def _divide(leaf: np.ndarray, devices: int) -> np.ndarray:
+    """Divide [D, T, E, ...] anew: [devices, T, D * E / devices, ...]."""
+    before, num_slots, each = leaf.shape[:3]
+    envs, rest = before * each, leaf.shape[3:]
+    by_env = np.moveaxis(leaf, 0, 1).reshape(num_slots, devices, envs // devices, *rest)
+    return np.ascontiguousarray(np.moveaxis(by_env, 1, 0))
+
+
+def _divide_priorities(state: Any, devices: int) -> dict[str, Any]:
     before, num_slots, each = state.storage.flags.shape
-    envs = before * each
-    per_device = envs // devices
-    position = int(state.position[0])
-    capacity = state.starts.shape[1] // each * per_device
+    num_rows = num_slots * before * each // devices
+    leaves = state.tree.levels[0].reshape(before, -1)[:, : num_slots * each]
+    divided = _divide(leaves.reshape(before, num_slots, each), devices).reshape(devices, num_rows)
+    trees = [tree_of(part, state.tree.levels[0].shape[2]) for part in divided]
+    return {
+        "tree": jax.tree.map(lambda *leaves: np.stack(leaves), *trees),
+        "max_priority": np.full(devices, state.max_priority.max(), np.float32),
+        # Indices drawn before are not given back any more: any generation will do.
+        "generation": np.full(devices, state.generation[0] % count_generations(num_rows), np.int32),
+    }
 
-    def divide(leaf: np.ndarray) -> np.ndarray:
-        by_env = np.moveaxis(leaf, 0, 1).reshape(num_slots, envs, *leaf.shape[3:])
-        parts = by_env.reshape(num_slots, devices, per_device, *leaf.shape[3:])
-        return np.ascontiguousarray(np.moveaxis(parts, 1, 0))
 
+def _divide_starts(state: Any, devices: int) -> dict[str, Any]:
+    before, num_slots, each = state.storage.flags.shape
+    per_device = before * each // devices
     slots, places = _live_starts(state)
-    starts = np.zeros((devices, capacity), np.int32)
+    starts = np.zeros((devices, state.starts.shape[1] // each * per_device), np.int32)
     counts = np.zeros(devices, np.int32)
     # First in, first out: the oldest slot first, as they leave.
-    order = np.lexsort((places, (slots - position) % num_slots))
+    order = np.lexsort((places, (slots - int(state.position[0])) % num_slots))
     slots, places = slots[order], places[order]
     for device in range(devices):
         mine = places // per_device == device
         flat = slots[mine] * per_device + places[mine] % per_device
         starts[device, : flat.size], counts[device] = flat, flat.size
-    fields: dict[str, Any] = dict(
-        storage=jax.tree.map(divide, state.storage),
-        position=np.full(devices, position, np.int32),
-        size=np.full(devices, state.size[0], np.int32),
-        starts=starts,
-        tail=np.zeros(devices, np.int32),
-        count=counts,
-    )
-    return UniformState(**fields)
+    return {"starts": starts, "tail": np.zeros(devices, np.int32), "count": counts}
 
 
 def _live_starts(state: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,8 @@ there were, and an index written twice is harmless.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,10 +38,22 @@ def init_tree(capacity: int, fan_out: int = FAN_OUT) -> SumTree:
         raise ValueError(f"capacity={capacity}: must be at least 1")
     if fan_out < 2:
         raise ValueError(f"fan_out={fan_out}: must be at least 2")
-    levels, nodes = [], capacity
+    levels: list[Array] = []
+    nodes = capacity
     while not levels or nodes > 1:
         nodes = -(-nodes // fan_out)
         levels.append(jnp.zeros((nodes, fan_out), jnp.float32))
+    return SumTree(tuple(levels))
+
+
+def tree_of(leaves: np.ndarray, fan_out: int = FAN_OUT) -> SumTree:
+    """Return the tree of NumPy leaves [capacity], itself of NumPy arrays. Not to be jitted."""
+    levels: list[Any] = []
+    level = np.asarray(leaves, np.float32)
+    while not levels or levels[-1].shape[0] > 1:
+        level = np.pad(level, (0, -level.size % fan_out)).reshape(-1, fan_out)
+        levels.append(level)
+        level = level.sum(axis=1)
     return SumTree(tuple(levels))
 
 
@@ -107,25 +118,35 @@ def draw(tree: SumTree, strata: Array, offsets: Array) -> tuple[Array, Array]:
       Indices ``[n]`` int32 and the leaves there ``[n]`` float32.
     """
     fan_out = tree.levels[0].shape[1]
-    lanes = jnp.arange(fan_out, dtype=jnp.int32)[None, :]
-    upto = jnp.asarray(np.tri(fan_out, dtype=np.float32).T)  # [child, its place in the sums]
     node = jnp.zeros(strata.shape, jnp.int32)
     for level in reversed(tree.levels):
         children = level.at[node].get(mode="promise_in_bounds")  # [n, F]
-        sums = jnp.dot(children, upto, precision=jax.lax.Precision.HIGHEST)
-        beyond = (sums - strata[:, None]) - offsets[:, None] > 0
-        # The first positive child whose sum is beyond the position; rounding may leave none,
-        # then the last positive one.
-        rank = jnp.where(beyond, lanes, 2 * fan_out - lanes)
-        rank = jnp.min(jnp.where(children > 0, rank, 4 * fan_out), axis=1)
-        child = jnp.where(rank < fan_out, rank, jnp.clip(2 * fan_out - rank, 0, fan_out - 1))
-        before = jnp.sum(jnp.where(lanes == child[:, None] - 1, sums, 0.0), axis=1)
+        child, before = _find(children, strata, offsets)
         # Rounding here moves the ends of a stratum by an ulp, not what is inside: that varies
         # with the offsets alone.
         strata = strata - before
         node = node * fan_out + child
-        chosen = jnp.sum(jnp.where(lanes == child[:, None], children, 0.0), axis=1)
-    return node, chosen
+    return node, leaves_at(tree, node)
+
+
+def _find(children: Array, strata: Array, offsets: Array) -> tuple[Array, Array]:
+    """Return the child [n] that holds each position, and the sum [n] of those before it.
+
+    Unrolled over the F children, which the compiler makes one vectorised loop over n of:
+    on CPU two to four times as fast as reductions over an axis of F.
+    """
+    sums = [children[:, 0]]
+    for place in range(1, children.shape[1]):
+        sums.append(sums[-1] + children[:, place])
+    child, before = jnp.zeros(strata.shape, jnp.int32), jnp.zeros_like(strata)
+    for upto in sums:
+        # A child of zero has the sum of the one before it, and no condition tells them apart;
+        # so the first child that fulfils one is positive. Rounding may put a position at or
+        # past the end: the second condition then finds the last that is positive.
+        beyond = (((upto - strata) - offsets > 0) & (upto > 0)) | (upto >= sums[-1])
+        child = child + (~beyond).astype(jnp.int32)
+        before = jnp.where(beyond, before, upto)
+    return child, before
 
 
 def _write(tree: SumTree, index: Array, values: Array, parents: Array) -> SumTree:

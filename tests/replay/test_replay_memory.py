@@ -98,6 +98,23 @@ def test_the_first_device_is_asked_where_none_is_named() -> None:
     assert 10**17 in figures(refusal)
 
 
+def test_devices_that_share_the_hosts_memory_must_find_room_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jaxdqn.replay.memory.free_bytes", lambda device=None: 4_003)
+    check_memory(1_000, FakeDevice(None), devices=4)
+    with pytest.raises(ValueError, match="on each of 4 devices, which share") as refusal:
+        check_memory(1_001, FakeDevice(None), devices=4)
+    assert {1_001, 4_003, 1_000} <= figures(refusal)  # asked for, free, and at most
+
+
+def test_devices_with_memory_of_their_own_are_each_asked_for_their_share() -> None:
+    device = FakeDevice({"bytes_limit": 1_000, "bytes_in_use": 0})
+    check_memory(1_000, device, devices=4)
+    with pytest.raises(ValueError, match="on each device"):
+        check_memory(1_001, device, devices=4)
+
+
 def test_writing_then_sampling_copies_no_ring() -> None:
     """Compile add-then-sample at two capacities: what it needs besides its state is the same."""
     memory = {}

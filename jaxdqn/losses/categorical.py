@@ -1,0 +1,68 @@
+"""Return distributions on fixed atoms (C51; Bellemare et al. 2017), one example at a time."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.types import Array
+
+
+def categorical_mean(logits: Array, atoms: Array) -> Array:
+    """Return the mean of each action's distribution: ``[A]``.
+
+    Args:
+      logits: ``[A, Z]`` float32
+      atoms: ``[Z]`` float32
+    """
+    chex.assert_rank([logits, atoms], [2, 1])
+    return jnp.sum(jax.nn.softmax(logits, axis=1) * atoms[None, :], axis=1)
+
+
+def categorical_project(positions: Array, probabilities: Array, atoms: Array) -> Array:
+    """Return the distribution on ``atoms`` nearest to one on other positions: ``[Z]``.
+
+    Mass between two atoms is shared between them by its distance, mass beyond the ends goes
+    to the ends (Bellemare et al. 2017, eq. 7).
+
+    Args:
+      positions: ``[Z']`` float32
+      probabilities: ``[Z']`` float32, of the positions.
+      atoms: ``[Z]`` float32, evenly spaced, increasing.
+    """
+    chex.assert_rank([positions, probabilities, atoms], [1, 1, 1])
+    spacing = (atoms[-1] - atoms[0]) / (atoms.shape[0] - 1)
+    positions = jnp.clip(positions, atoms[0], atoms[-1])
+    distance = jnp.abs(positions[None, :] - atoms[:, None]) / spacing  # [Z, Z']
+    return jnp.sum(jnp.clip(1.0 - distance, 0.0, 1.0) * probabilities[None, :], axis=1)
+
+
+def categorical_target(
+    r_t: Array, discount_t: Array, logits_t: Array, selector_t: Array, atoms: Array
+) -> Array:
+    """Return the projected distribution of ``r_t + discount_t * Z(a*)``; no gradient flows.
+
+    Args:
+      r_t: ``[]`` float32, the (n-step) return.
+      discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
+      logits_t: ``[A, Z]`` float32, the target network at the bootstrap observation.
+      selector_t: ``[A]`` float32, values of which the greatest chooses ``a*``: the target
+        network's means, or the online network's for double Q-learning.
+      atoms: ``[Z]`` float32
+    """
+    chex.assert_rank([r_t, discount_t, logits_t, selector_t, atoms], [0, 0, 2, 1, 1])
+    probabilities = jax.nn.softmax(logits_t[jnp.argmax(selector_t)])
+    projected = categorical_project(r_t + discount_t * atoms, probabilities, atoms)
+    return jax.lax.stop_gradient(projected)
+
+
+def categorical_loss(logits: Array, target: Array) -> Array:
+    """Return the cross-entropy of a predicted distribution from the target's.
+
+    Args:
+      logits: ``[Z]`` float32, of the action taken.
+      target: ``[Z]`` float32, probabilities.
+    """
+    chex.assert_rank([logits, target], [1, 1])
+    return -jnp.sum(target * jax.nn.log_softmax(logits))

@@ -1,0 +1,53 @@
+"""Return distributions by their quantiles (QR-DQN, IQN), one example at a time."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.types import Array
+
+
+def quantile_midpoints(count: int) -> Array:
+    """Return the fractions that ``count`` quantiles stand for, ``(2 i + 1) / (2 count)``: [Z].
+
+    Dabney et al. 2018a, lemma 2.
+    """
+    return (jnp.arange(count, dtype=jnp.float32) + 0.5) / count
+
+
+def quantile_target(r_t: Array, discount_t: Array, quantiles_t: Array, selector_t: Array) -> Array:
+    """Return ``r_t + discount_t * theta(a*)``, ``[Z]``; no gradient flows.
+
+    Args:
+      r_t: ``[]`` float32, the (n-step) return.
+      discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
+      quantiles_t: ``[A, Z]`` float32, the target network at the bootstrap observation.
+      selector_t: ``[A]`` float32, values of which the greatest chooses ``a*``.
+    """
+    chex.assert_rank([r_t, discount_t, quantiles_t, selector_t], [0, 0, 2, 1])
+    chosen = quantiles_t[jnp.argmax(selector_t)]
+    return jax.lax.stop_gradient(r_t + discount_t * chosen)
+
+
+def quantile_huber_loss(quantiles: Array, fractions: Array, targets: Array, delta: Array) -> Array:
+    """Return the quantile Huber loss: summed over predictions, averaged over targets.
+
+    The Huber loss over delta, weighed by ``|fraction - 1{target < prediction}|`` (Dabney et
+    al. 2018b, eq. 3; 2018a, eq. 10, has it without the division).
+
+    Args:
+      quantiles: ``[Z]`` float32, predictions for the action taken.
+      fractions: ``[Z]`` float32, of the predictions.
+      targets: ``[Z']`` float32
+      delta: ``[]`` float32, above 0; towards 0 it is the quantile regression loss.
+    """
+    chex.assert_rank([quantiles, fractions, targets, delta], [1, 1, 1, 0])
+    errors = targets[None, :] - quantiles[:, None]  # [Z, Z']
+    size = jnp.abs(errors)
+    inside = jnp.minimum(size, delta)
+    huber = inside * (size - 0.5 * inside) / delta
+    side = jax.lax.stop_gradient((errors < 0).astype(jnp.float32))
+    weights = jnp.abs(fractions[:, None] - side)
+    return jnp.sum(jnp.mean(weights * huber, axis=1))
