@@ -49,7 +49,9 @@ def explain(config: Config, preset: str) -> str:
             **({"learners (P/D)": each} if config.learners > 1 else {}),
             "observation": f"{spec.obs_dtype}{list(observation_shape(config, spec))}",
             "acting (E)": config.envs_per_device,
-            "replay (T, E)": f"[{config.replay_rows}, {config.envs_per_device}]",
+            "replay (T, E)": "none"
+            if config.algorithm == "pqn"
+            else f"[{config.replay_rows}, {config.envs_per_device}]",
             "batch (B)": f"{config.batch_per_device} x {config.accumulate} minibatches",
             # float32 whatever the precision
             "parameters": f"{taken.parameters // 4 // each:,}"
@@ -81,10 +83,10 @@ def _sent(size: float | None) -> dict[str, str]:
 
 def _cadence(config: Config) -> dict[str, Any]:
     rows, steps = config.rows_per_iteration, config.gradient_steps_per_iteration
-    learned = steps * config.batch_size * config.accumulate
+    learned = steps * config.rows_per_gradient_step
     return {
         "an iteration": f"{rows} rows ({config.num_envs} environments x {config.rollout_length} "
-        f"steps), then {steps} gradient steps of {config.batch_size * config.accumulate} rows",
+        f"steps), then {steps} gradient steps of {config.rows_per_gradient_step} rows",
         "replay ratio": f"{learned / rows:g} rows learned from for each row acted",
         "warm-up": f"{config.warmup_iterations} iterations, "
         f"{config.warmup_iterations * rows:,} rows, at random",
@@ -110,7 +112,9 @@ def _schedules(config: Config) -> dict[str, Any]:
     rate = f"{config.learning_rate:g}, {config.learning_rate_schedule}"
     if config.learning_rate_schedule != "constant":
         rate += f" to 0 over {config.total_gradient_steps:,} gradient steps"
-    if config.target_tau is None:
+    if config.algorithm == "pqn":
+        target = "none"
+    elif config.target_tau is None:
         target = f"replaced every {config.target_period:,} gradient steps"
     else:
         target = f"moved by {config.target_tau:g} every gradient step"

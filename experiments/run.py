@@ -22,7 +22,7 @@ from experiments.command_line import (
 )
 from experiments.launch import Waits, check_waits, is_worker, place_of, supervise
 from jaxdqn.config import Config
-from jaxdqn.presets import PRESETS, preset
+from jaxdqn.presets import ALGORITHMS, PRESETS, TASKS, preset
 from jaxdqn.run_directory import (
     CONFIG,
     SUMMARY,
@@ -36,7 +36,8 @@ from jaxdqn.tables import population_tables
 DEFAULT_PRESET = "cartpole"
 
 _DESCRIPTION = """Train a DQN agent. PRESET, if given, comes first and sets the defaults shown
-below; presets: {presets}. The run directory receives config.json, metrics.jsonl,
+below. It is a task, {tasks}; or an algorithm, {algorithms}, with the settings of the task that
+--env names. The run directory receives config.json, metrics.jsonl,
 evaluations.jsonl, events.jsonl, summary.json, curve.png, checkpoints/ and the parameters best/ and
 last/. Ctrl-C or SIGTERM ends the run at the next chunk, with everything written, and --resume goes
 on with it."""
@@ -153,6 +154,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
     if rest and not rest[0].startswith("-"):
         name = rest.pop(0)
     flags = _parse(rest, preset(name or DEFAULT_PRESET))
+    if name in ALGORITHMS and flags.env != PRESETS[name].env:
+        flags = _parse(rest, preset(name, env=flags.env))
     if flags.from_ is not None:
         if name is not None or flags.resume:
             what = f"preset {name!r}" if name is not None else "--resume"
@@ -182,7 +185,9 @@ def _parse(argv: Sequence[str], defaults: Config) -> Flags:
             argv,
             default=Flags(**values),
             prog="python -m experiments.run [PRESET]",
-            description=_DESCRIPTION.format(presets=", ".join(PRESETS)),
+            description=_DESCRIPTION.format(
+                tasks=", ".join(TASKS), algorithms=", ".join(ALGORITHMS)
+            ),
         )
 
     flags = parsed(_values(defaults))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxdqn.optim import make_optimizer
     from jaxdqn.policy import load_policy
     from jaxdqn.presets import PRESETS, preset
+    from jaxdqn.registry import register_loss
     from jaxdqn.replay import make_sequence, make_uniform
     from jaxdqn.trainer import hyper_from, make_chunk, make_trainer, train
 
@@ -43,6 +44,7 @@ _HOME = {
     "make_uniform": "replay",
     "population": "mappings",
     "preset": "presets",
+    "register_loss": "registry",
     "train": "trainer",
 }
 
@@ -65,6 +67,7 @@ __all__ = [
     "make_uniform",
     "population",
     "preset",
+    "register_loss",
     "train",
 ]
 

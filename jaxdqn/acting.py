@@ -67,17 +67,18 @@ def make_act(
             repeat = jnp.where(before.first, 0.0, config.epsilon_repeat * explore.epsilon)
             explore = explore._replace(repeat=repeat, previous=actor.action)
         obs = observed(actor.frames, before.obs)
-        actions, carry, _ = agent.act(
+        actions, carry, info = agent.act(
             keys[0], state.agent.params, actor.carry, obs, before.first, explore
         )
         env_state, after = jax.vmap(environment.step)(keys[1:], actor.env_state, actions)
         row = Row(
-            obs=before.obs,
+            obs=obs if config.algorithm == "pqn" else before.obs,
             first=before.first,
             action=actions,
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
+            extras=jnp.max(info.q, axis=-1) if config.algorithm == "pqn" else (),
         )
         episode, metrics = _count(actor.episode, row, ~after.first, explore)
         frames = push_frame(actor.frames, after.obs, after.first)

@@ -10,15 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxdqn.exploration import repeat_actions, select_actions
-from jaxdqn.losses import (
-    double_q_target,
-    huber_loss,
-    q_learning_target,
-    squared_loss,
-    td_error,
-    weighted_mean,
-)
+from jaxdqn.losses import Example, munchausen_bonus, weighted_mean
 from jaxdqn.optim import global_norm
+from jaxdqn.registry import LOSSES
 from jaxdqn.target_update import periodic_update, polyak_update
 from jaxdqn.types import (
     ActInfo,
@@ -32,6 +26,7 @@ from jaxdqn.types import (
     Network,
     Params,
     PyTree,
+    QOutput,
 )
 
 Optimizer = Callable[[Hyper], optax.GradientTransformation]
@@ -42,7 +37,8 @@ def make_agent(
     optimizer: Optimizer,
     *,
     double: bool = False,
-    loss: Literal["huber", "squared"] = "huber",
+    loss: str = "huber",
+    bootstrap: Literal["greedy", "soft", "munchausen", "none"] = "greedy",
     exploration: Literal["epsilon_greedy", "boltzmann"] = "epsilon_greedy",
     accumulate: int = 1,
     target_period: int = 100,
@@ -56,7 +52,11 @@ def make_agent(
         given this device's gradient: over replicas its first link must average it, as
         ``make_optimizer`` has it and ``make_trainer`` sees to for your own.
       double: choose the bootstrap action by the online network (van Hasselt et al. 2016).
-      loss: of a TD error.
+      loss: its name in ``jaxdqn.registry.LOSSES``; the network has the head that it needs.
+      bootstrap: by the greatest value, or by the soft value of the Boltzmann policy
+        (``hyper.entropy_temperature``); munchausen adds its bonus to the reward
+        (Vieillard et al. 2020). With none ``Batch.r_t`` is the target, and there is no
+        target network.
       exploration: how ``act`` departs from greedy.
       accumulate: minibatches whose gradients are averaged into a gradient step;
         ``learn`` takes them as one batch.
@@ -69,32 +69,57 @@ def make_agent(
     for name, value in (("accumulate", accumulate), ("target_period", target_period)):
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
-    choices = (("loss", loss, ("huber", "squared")),
+    choices = (("loss", loss, tuple(LOSSES)),
+               ("bootstrap", bootstrap, ("greedy", "soft", "munchausen", "none")),
                ("exploration", exploration, ("epsilon_greedy", "boltzmann")))  # fmt: skip
     for name, choice, known in choices:
         if choice not in known:
             raise ValueError(f"{name}={choice!r}: must be one of {', '.join(known)}")
-    loss_and_info = _make_loss(network, double=double, loss=loss)
+    if double and bootstrap != "greedy":
+        raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
+    loss_and_info = _make_loss(network, double=double, loss=loss, bootstrap=bootstrap)
 
     def init(key: Array, obs: Array, *, hyper: Hyper) -> AgentState:
         params = network.init(key, obs)
         return AgentState(
             params=params,
             # A copy, so that donating the state donates each buffer once.
-            target_params=jax.tree.map(jnp.copy, params),
+            target_params=() if bootstrap == "none" else jax.tree.map(jnp.copy, params),
             opt_state=optimizer(hyper).init(params),
             since_target=jnp.int32(0),
         )
 
     def act(
-        key: Array, params: Params, carry: PyTree, obs: Array, first: Array, explore: Exploration
+        key: Array,
+        params: Params,
+        carry: PyTree,
+        obs: Array,
+        first: Array,
+        explore: Exploration | None,
     ) -> tuple[Array, PyTree, ActInfo]:
+        if explore is None:
+            output, carry = network.apply(params, None, carry, obs, first)
+            actions = jnp.argmax(output.q_values, axis=-1).astype(jnp.int32)
+            return actions, carry, ActInfo(output.q_values, jnp.ones(actions.shape))
         key_network, key_action, key_repeat = jax.random.split(key, 3)
-        output, carry = network.apply(params, key_network, carry, obs, first)
+        apply = _apply_each if network.noisy else network.apply
+        output, carry = apply(params, key_network, carry, obs, first)
         actions, prob = select_actions(exploration, key_action, output.q_values, explore)
         if not isinstance(explore.repeat, tuple):
             actions, prob = repeat_actions(key_repeat, output.q_values, actions, explore)
         return actions, carry, ActInfo(q=output.q_values, behaviour_prob=prob)
+
+    def _apply_each(
+        params: Params, key: Array, carry: PyTree, obs: Array, first: Array
+    ) -> tuple[QOutput, PyTree]:
+        """Apply the network to each environment with noise of its own."""
+
+        def apply(key: Array, *inputs: Any) -> Any:
+            batch_of_one = jax.tree.map(lambda leaf: leaf[None], inputs)
+            outputs = network.apply(params, key, *batch_of_one)
+            return jax.tree.map(lambda leaf: leaf[0], outputs)
+
+        return jax.vmap(apply)(jax.random.split(key, obs.shape[0]), carry, obs, first)
 
     def learn(
         key: Array, state: AgentState, batch: Batch, weights: Array, *, hyper: Hyper
@@ -116,7 +141,9 @@ def make_agent(
             )
         updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        if polyak:
+        if bootstrap == "none":
+            target, since = (), None
+        elif polyak:
             target, since = polyak_update(params, state.target_params, hyper.target_tau), None
         else:
             target, since = periodic_update(
@@ -134,12 +161,14 @@ def make_agent(
     return Agent(init=init, act=act, learn=learn, initial_carry=network.initial_carry)
 
 
-def _make_loss(network: Network, *, double: bool, loss: str) -> Callable[..., Any]:
-    def q_of(params: Params, key: Array, obs: Array) -> Array:
+def _make_loss(network: Network, *, double: bool, loss: str, bootstrap: str) -> Callable[..., Any]:
+    loss_of_example = LOSSES[loss].load()
+
+    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
         batch_size = obs.shape[0]
         first = jnp.zeros(batch_size, jnp.bool_)
         carry = network.initial_carry(batch_size)
-        return network.apply(params, key, carry, obs, first)[0].q_values
+        return network.apply(params, key, carry, obs, first)[0]
 
     def loss_and_info(
         params: Params,
@@ -150,21 +179,27 @@ def _make_loss(network: Network, *, double: bool, loss: str) -> Callable[..., An
         hyper: Hyper,
     ) -> tuple[Array, tuple[Array, Array]]:
         key_online, key_target, key_selector = jax.random.split(key, 3)
-        q_tm1 = q_of(params, key_online, batch.obs_tm1)
-        q_t = q_of(target_params, key_target, batch.obs_t)
-        if double:
-            selector = q_of(params, key_selector, batch.obs_t)
-            target = jax.vmap(double_q_target)(batch.r_t, batch.discount_t, q_t, selector)
-        else:
-            target = jax.vmap(q_learning_target)(batch.r_t, batch.discount_t, q_t)
-        td = jax.vmap(td_error)(q_tm1, batch.a_tm1, target)
-        if loss == "huber":
-            losses = jax.vmap(huber_loss, in_axes=(0, None))(td, hyper.huber_delta)
-        else:
-            losses = jax.vmap(squared_loss)(td)
-        # The TD error is target minus prediction, so this is the chosen action's Q.
-        q_mean = jnp.mean(target - td)
-        return weighted_mean(losses, weights), (jnp.abs(td), q_mean)
+        online_tm1 = output_of(params, key_online, batch.obs_tm1)
+        r_t, temperature = batch.r_t, hyper.entropy_temperature
+        if bootstrap == "munchausen":
+            policy = output_of(target_params, key_target, batch.obs_tm1).q_values
+            r_t = r_t + jax.vmap(munchausen_bonus, in_axes=(0, 0, None, None, None))(
+                policy, batch.a_tm1, temperature, hyper.munchausen_scale, hyper.munchausen_clip
+            )
+        hard = bootstrap in ("greedy", "none")
+        target_t = () if bootstrap == "none" else output_of(target_params, key_target, batch.obs_t)
+        examples = Example(
+            online_tm1=online_tm1,
+            a_tm1=batch.a_tm1,
+            r_t=r_t,
+            discount_t=batch.discount_t,
+            target_t=target_t,
+            selector_t=output_of(params, key_selector, batch.obs_t).q_values if double else (),
+            temperature=() if hard else jnp.broadcast_to(temperature, r_t.shape),
+        )
+        losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
+        chosen = jax.vmap(lambda q, action: q[action])(online_tm1.q_values, batch.a_tm1)
+        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen))
 
     return loss_and_info
 

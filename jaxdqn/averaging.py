@@ -37,7 +37,9 @@ def make_average(
         own = [learner.since_target, *filter(_is_count, jax.tree.leaves(learner.opt_state))]
         distances, counts = _gather_numbers(distance, own, collectives)
         gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(params), _TINY))
-        if polyak:
+        if config.algorithm == "pqn":
+            target, since = (), learner.since_target
+        elif polyak:
             target, since = _mean(learner.target_params, collectives), learner.since_target
         else:
             since = agreed_count(counts[:, 0], every, config.target_period)

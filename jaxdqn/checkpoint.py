@@ -37,7 +37,7 @@ from jaxdqn.run_directory import orbax_checkpointer
 from jaxdqn.types import Params, PyTree
 
 CHECKPOINTS = "checkpoints"
-SCHEMA = 2
+SCHEMA = 3
 _STATE, _META, _MANIFEST = "state", "meta.json", "MANIFEST"
 _DIGITS = 9
 _UNFINISHED = ".unfinished-"

@@ -24,6 +24,9 @@ class Config:
     total_steps: int = 200_000
     """Budget in rows; the run ends with the first chunk that reaches it."""
 
+    algorithm: Literal["dqn", "pqn"] = "dqn"
+    """dqn and all that is made of it; or PQN, without replay and target network, on the rows just
+    acted (Gallici et al. 2024)."""
     num_envs: int = 32
     """Environments, stepped together."""
     rollout_length: int = 1
@@ -37,14 +40,32 @@ class Config:
     accumulate: int = 1
     """Minibatches whose gradients are averaged into one gradient step."""
 
+    minibatches: int = 32
+    """Gradient steps in a pass over the rows of an iteration; pqn only."""
+    epochs: int = 2
+    """Passes over the rows of an iteration; pqn only."""
+    trace_decay: float = 0.65
+    """lambda of the targets: 0 bootstraps after one step, 1 at the end of the rows; pqn only."""
+
     n_step: int = 1
     """N: rewards summed before the bootstrap."""
     double: bool = False
     """Choose the bootstrap action by the online network (van Hasselt et al. 2016)."""
-    loss: Literal["huber", "squared"] = "huber"
-    """Loss of a TD error."""
+    loss: str = "huber"
+    """huber or squared, of a TD error; categorical (C51, Bellemare et al. 2017), quantile (QR-DQN,
+    Dabney et al. 2018a) or implicit_quantile (IQN, Dabney et al. 2018b), of return distributions;
+    or a loss of your own, by the name it was registered with."""
     huber_delta: float = 1.0
-    """Where the Huber loss turns from quadratic to linear."""
+    """Where the Huber loss turns from quadratic to linear; huber and the quantile losses only."""
+    bootstrap: Literal["greedy", "soft", "munchausen"] = "greedy"
+    """Value of the next observation: of the best action; of the softmax policy and its entropy; or
+    the latter and a bonus for what the policy would do (Munchausen, Vieillard et al. 2020)."""
+    entropy_temperature: float = 0.03
+    """Temperature of that softmax policy, in units of Q; soft and munchausen only."""
+    munchausen_scale: float = 0.9
+    """Factor of the bonus, which is at most 0; munchausen only."""
+    munchausen_clip: float = -1.0
+    """Least that the bonus is before the factor; munchausen only."""
     gamma: float = 0.99
     """Discount of one environment step."""
 
@@ -106,6 +127,24 @@ class Config:
     """Torso; auto chooses by the observation's shape."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """Widths of the MLP torso's layers; none is a linear (with one-hot: tabular) Q."""
+    dueling: bool = False
+    """Q as a value and the actions' advantages over their mean, by two streams that each have the
+    torso's last dense layer (Wang et al. 2016)."""
+    noisy: bool = False
+    """Explore by noise in the parameters of the dense layers, a part of what is learned (NoisyNet,
+    Fortunato et al. 2018); with epsilon_schedule constant and epsilon_end 0 by it alone."""
+    noisy_sigma: float = 0.5
+    """sigma_0, the noise at the start; noisy only."""
+    layer_norm: bool = False
+    """Normalise what goes into each activation (Ba et al. 2016)."""
+    atoms: int = 51
+    """Z: returns on which a distribution lies, from value_min to value_max; categorical only."""
+    value_min: float = -10.0
+    """Least return of a distribution; categorical only."""
+    value_max: float = 10.0
+    """Greatest return of a distribution; categorical only."""
+    quantiles: int = 32
+    """Z: quantiles of a distribution; of IQN those drawn each time; quantile losses only."""
     convolution: Literal["auto", "lax", "patches"] = "auto"
     """How convolutions are computed; the parameters are the same."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -199,7 +238,19 @@ class Config:
     @property
     def batch_per_device(self) -> int:
         """B."""
+        if self.algorithm == "pqn":
+            return self.envs_per_device * self.rollout_length // self.minibatches
         return self.batch_size // self.replicas
+
+    @property
+    def rows_per_gradient_step(self) -> int:
+        """Rows that a gradient step learns from, over all devices."""
+        return self.batch_per_device * self.accumulate * self.replicas
+
+    @property
+    def has_periodic_target(self) -> bool:
+        """Whether the target network is replaced now and then."""
+        return self.algorithm == "dqn" and self.target_tau is None
 
     @property
     def iterations_per_average(self) -> int:
@@ -221,6 +272,8 @@ class Config:
     @property
     def gradient_steps_per_iteration(self) -> int:
         """M, from ``replay_ratio`` where that is given."""
+        if self.algorithm == "pqn":
+            return self.epochs * self.minibatches
         if self.replay_ratio is None:
             return self.gradient_steps
         return round(self.gradient_steps_for_ratio())
@@ -232,6 +285,8 @@ class Config:
     @property
     def warmup_iterations(self) -> int:
         """Iterations of random acting before learning."""
+        if self.algorithm == "pqn":
+            return 0
         return -(-self.warmup_steps // self.rows_per_iteration)
 
     @property

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.envs.frames import initial_frames, observed, push_frame
-from jaxdqn.types import Agent, Array, Environment, Exploration, Params, TimeStep
+from jaxdqn.types import Agent, Array, Environment, Params, TimeStep
 
 LONGEST_EPISODE = 108_000
 """Environment steps after which an episode without a time limit is cut:
@@ -119,7 +119,6 @@ def _make_play(
     agent: Agent, environment: Environment, episodes: int, frame_stack: int
 ) -> tuple[Callable[[Array], _Progress], Callable[[Params, Array, _Progress], _Progress]]:
     """Make ``begin(key)`` and ``advance(params, key, progress)`` of N environments."""
-    greedy = Exploration(epsilon=jnp.zeros(episodes), temperature=jnp.ones(()))
 
     def begin(key: Array) -> _Progress:
         env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, episodes))
@@ -137,10 +136,7 @@ def _make_play(
         # One split serves actor and environments: on CPU each random call is a loop of its own.
         keys = jax.random.split(jax.random.fold_in(key, now.steps), 1 + episodes)
         obs = observed(now.frames, now.timestep.obs)
-        # The Q-values, not the actions: the latter would be drawn from a softmax
-        # where exploration is Boltzmann's.
-        _, carry, act_info = agent.act(keys[0], params, now.carry, obs, now.timestep.first, greedy)
-        actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
+        actions, carry, _ = agent.act(keys[0], params, now.carry, obs, now.timestep.first, None)
         env_state, timestep = jax.vmap(environment.step)(keys[1:], now.env_state, actions)
         return _Progress(
             steps=now.steps + 1,

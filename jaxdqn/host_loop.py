@@ -490,8 +490,26 @@ def mapping_of(config: Config) -> str:
 
 
 def algorithm(config: Config) -> str:
-    """Return the algorithm's name, its variants included: ``dqn``, ``double_dqn_3step``."""
-    name = "double_dqn" if config.double else "dqn"
+    """Return the algorithm's name, its variants included: ``dqn``, ``double_dueling_c51_3step``."""
+    bases = {
+        "huber": "dqn",
+        "squared": "dqn",
+        "categorical": "c51",
+        "quantile": "qr_dqn",
+        "implicit_quantile": "iqn",
+    }
+    if config.algorithm == "pqn":
+        return "pqn"
+    parts = {
+        "noisy": config.noisy,
+        "prioritized": config.replay == "prioritized",
+        "double": config.double,
+        "dueling": config.dueling,
+        config.bootstrap: config.bootstrap != "greedy",
+    }
+    name = "_".join(
+        [part for part, used in parts.items() if used] + [bases.get(config.loss, config.loss)]
+    )
     return name if config.n_step == 1 else f"{name}_{config.n_step}step"
 
 

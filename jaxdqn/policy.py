@@ -17,7 +17,7 @@ from jaxdqn import run_directory
 from jaxdqn.checkpoint import newest_whole
 from jaxdqn.config import Config
 from jaxdqn.trainer import hyper_from, make_trainer
-from jaxdqn.types import Array, Environment, EnvSpec, Exploration, Params, Trainer
+from jaxdqn.types import Array, Environment, EnvSpec, Params, Trainer
 
 
 def load_policy(
@@ -67,11 +67,8 @@ def greedy_actions(trainer: Trainer, params: Params, obs: Array) -> Array:
     """Return the actions [B] of the largest Q for observations [B, O] that open an episode."""
     batch = obs.shape[0]
     agent = trainer.agent
-    greedy = Exploration(epsilon=jnp.zeros(batch), temperature=jnp.ones(()))
-    _, _, info = agent.act(
-        jax.random.key(0), params, agent.initial_carry(batch), obs, jnp.ones(batch, bool), greedy
-    )
-    return jnp.argmax(info.q, axis=-1).astype(jnp.int32)
+    carry, first = agent.initial_carry(batch), jnp.ones(batch, bool)
+    return agent.act(jax.random.key(0), params, carry, obs, first, None)[0]
 
 
 def load_run(

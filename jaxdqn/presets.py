@@ -1,4 +1,7 @@
-"""One configuration for each known result. Imports no JAX."""
+"""Configurations: one for each known result, and one for each member of the family.
+
+Imports no JAX.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 from jaxdqn.config import Config, replace
 from jaxdqn.validation import suggest
 
-PRESETS: dict[str, Config] = {
+TASKS: dict[str, Config] = {
     # The squared loss here and below: where most rows are far from a terminal one, the
     # Huber loss follows the median target, and values of tens or hundreds run away.
     "cartpole": Config(
@@ -111,9 +114,110 @@ PRESETS: dict[str, Config] = {
 }
 """One known result each; see docs/status.md for what each has been measured to reach."""
 
+_RAINBOW: dict[str, Any] = {
+    "double": True,
+    "dueling": True,
+    "n_step": 3,
+    "replay": "prioritized",
+    "loss": "categorical",
+}
+_BY_NOISE_ALONE = {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0}
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "double": {"double": True},
+    "dueling": {"dueling": True},
+    "n-step": {"n_step": 3},
+    "per": {"replay": "prioritized"},
+    "c51": {"loss": "categorical"},
+    "qr-dqn": {"loss": "quantile"},
+    "iqn": {"loss": "implicit_quantile"},
+    "noisy": _BY_NOISE_ALONE,
+    "munchausen": {"bootstrap": "munchausen"},
+    "rainbow": _RAINBOW | _BY_NOISE_ALONE,
+    "pqn": {"algorithm": "pqn"},
+}
+"""What each member of the family changes in plain DQN."""
+
+# The authors' settings: theirs for CartPole, and for MinAtar but for the length of the run.
+_PQN: dict[str, Any] = {
+    "algorithm": "pqn",
+    "loss": "squared",
+    "optimizer": "radam",
+    "learning_rate_schedule": "linear",
+    "clip_norm": 10.0,
+    "layer_norm": True,
+}
+_PQN_TASKS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {
+        "num_envs": 32,
+        "rollout_length": 64,
+        "minibatches": 16,
+        "epochs": 4,
+        "trace_decay": 0.95,
+        "learning_rate": 1e-4,
+        "hidden_sizes": (128, 128),
+        "total_steps": 500_000,
+        "epsilon_end": 0.2,
+        "epsilon_decay_steps": 100_000,
+        "log_every": 10_240,
+        "eval_every": 20_480,
+        "solve_return": 475.0,
+        "stop_when_solved": True,
+    },
+    "MinAtar": {
+        "num_envs": 128,
+        "rollout_length": 32,
+        "minibatches": 32,
+        "epochs": 2,
+        "trace_decay": 0.65,
+        "learning_rate": 5e-4,
+        "total_steps": 5_000_000,
+        "epsilon_decay_steps": 500_000,
+        "log_every": 81_920,
+        "eval_every": 500_000,
+    },
+}
+
+_PLAIN: dict[str, Any] = {"double": False, "n_step": 1}
+_RETURNS = {"CartPole-v1": (0.0, 100.0), "MinAtar": (0.0, 30.0)}
+"""Range of discounted returns, for distributions on fixed atoms."""
+
+
+def for_task(algorithm: str, env: str) -> Config:
+    """Return a member of the family with the settings of a task's preset, or of one like it.
+
+    Raises:
+        ValueError: if there is no such algorithm.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"algorithm={algorithm!r}: must be one of {suggest(algorithm, list(ALGORITHMS))}"
+        )
+    if algorithm == "pqn":
+        task = _PQN_TASKS["MinAtar" if env.endswith("-MinAtar") else "CartPole-v1"]
+        if env not in _PQN_TASKS and not env.endswith("-MinAtar"):
+            task = {**task, "solve_return": None, "stop_when_solved": False}
+        return Config(**{**_PQN, **task, "env": env})
+    like = {config.env: config for config in TASKS.values()}
+    base = like.get(env, like["Breakout-MinAtar"] if env.endswith("-MinAtar") else Config())
+    values = {"env": env, **_PLAIN, **ALGORITHMS[algorithm]}
+    if values.get("loss") == "categorical":
+        family = "MinAtar" if env.endswith("-MinAtar") else env
+        bounds = _RETURNS.get(family)
+        if bounds is not None:
+            values |= {"value_min": bounds[0], "value_max": bounds[1]}
+    return replace(base, **values)
+
+
+PRESETS: dict[str, Config] = TASKS | {name: for_task(name, "CartPole-v1") for name in ALGORITHMS}
+"""The tasks, and the algorithms on CartPole; ``preset`` gives these for other environments."""
+
 
 def preset(name: str, **overrides: Any) -> Config:
     """Return a preset's configuration with some fields replaced.
+
+    That of an algorithm (``rainbow``) has the settings of the environment's task.
 
     Raises:
         ValueError: if there is no such preset, with the nearest names, or a
@@ -121,4 +225,7 @@ def preset(name: str, **overrides: Any) -> Config:
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: must be one of {suggest(name, list(PRESETS))}")
-    return replace(PRESETS[name], **overrides)
+    config = PRESETS[name]
+    if name in ALGORITHMS and isinstance(overrides.get("env"), str):
+        config = for_task(name, overrides["env"])
+    return replace(config, **overrides)

@@ -15,33 +15,27 @@ from jaxdqn.agent import Optimizer, make_agent
 from jaxdqn.averaging import make_average
 from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
-from jaxdqn.guard import all_finite, keep_finite
+from jaxdqn.guard import all_finite
+from jaxdqn.learning import make_learn, make_learning
 from jaxdqn.networks import make_network
 from jaxdqn.optim import average_first, make_optimizer
-from jaxdqn.replay import importance_weights, make_prioritized, make_uniform
+from jaxdqn.pqn import make_pqn
 from jaxdqn.types import (
     ALONE,
-    Agent,
     Array,
     Collectives,
     Counters,
     Environment,
     Hyper,
-    LearnInfo,
     Metrics,
-    Replay,
     Row,
-    SampleInfo,
     Trainer,
     TrainState,
     counter_add,
-    counter_float,
     make_counter,
 )
 
 _DISABLED = math.inf
-_PRIORITY_OFFSET = 1e-6
-"""Epsilon of Schaul et al. 2016, section 3.3: no row is left out for an error of zero."""
 
 
 def hyper_from(config: Config) -> Hyper:
@@ -62,6 +56,10 @@ def hyper_from(config: Config) -> Hyper:
         target_tau=scalar(config.target_tau),
         priority_exponent=scalar(config.priority_exponent),
         importance_exponent=scalar(config.importance_exponent),
+        entropy_temperature=scalar(config.entropy_temperature),
+        munchausen_scale=scalar(config.munchausen_scale),
+        munchausen_clip=scalar(config.munchausen_clip),
+        trace_decay=scalar(config.trace_decay),
     )
 
 
@@ -118,16 +116,17 @@ def make_trainer(
         optimizer or make_optimizer(config, collectives),
         double=config.double,
         loss=config.loss,
+        bootstrap="none" if config.algorithm == "pqn" else config.bootstrap,
         exploration=config.exploration,
         accumulate=config.accumulate,
         target_period=config.target_period,
         polyak=config.target_tau is not None,
     )
-    replay = make_replay(config)
+    make = make_pqn if config.algorithm == "pqn" else make_learning
+    learning = make(config, agent, collectives)
     act = make_act(config, environment, agent, collectives)
-    learn = _make_learning(config, agent, replay, collectives)
+    learn = make_learn(config, learning, collectives)
     acting_keys = (config.rollout_length, 1 + config.envs_per_device)
-    learning_keys = (config.gradient_steps_per_iteration, 2)
 
     def begin(key: Array, hyper: Hyper | None = None) -> tuple[TrainState, Array]:
         hyper = hyper_from(config) if hyper is None else hyper
@@ -139,15 +138,17 @@ def make_trainer(
             key=key_run,
             hyper=hyper,
             agent=agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper),
-            replay=replay.init(example_row(environment)),
+            replay=learning.init(example_row(environment)),
             actor=actor,
             counters=Counters(make_counter(), make_counter(), make_counter()),
         )
         return state, key_warmup
 
     def warm_up(state: TrainState, key: Array) -> TrainState:
+        if config.warmup_iterations == 0:
+            return state
         keys = jax.random.split(key, (config.warmup_iterations, *acting_keys))
-        state, metrics = jax.lax.scan(lambda state, keys: act_and_add(keys, state), state, keys)
+        state, metrics = jax.lax.scan(lambda state, keys: act_and_add(keys, state)[:2], state, keys)
         return settle(state, reduce_metrics(metrics))[0]
 
     def init(key: Array, hyper: Hyper | None = None) -> TrainState:
@@ -156,34 +157,33 @@ def make_trainer(
     def preload(key: Array, rows: Row, hyper: Hyper | None = None) -> TrainState:
         state, key_warmup = begin(key, hyper)
         replayed, _ = jax.lax.scan(
-            lambda replayed, rows: (replay.add(replayed, rows), None), state.replay, rows
+            lambda replayed, rows: (learning.remember(replayed, rows), None), state.replay, rows
         )
         return warm_up(state._replace(replay=replayed), key_warmup)
 
     def refill(state: TrainState) -> TrainState:
         key, key_warmup = jax.random.split(state.key)
-        empty = replay.init(example_row(environment))
+        empty = learning.init(example_row(environment))
         return warm_up(state._replace(key=key, replay=empty), key_warmup)
 
-    def act_and_add(keys: Array, state: TrainState) -> tuple[TrainState, Metrics]:
+    def act_and_add(keys: Array, state: TrainState) -> tuple[TrainState, Metrics, Row]:
         rows, actor, metrics = act(keys, state)
         acted = counter_add(state.counters.rows, jnp.int32(config.rows_per_iteration))
         state = state._replace(
-            replay=replay.add(state.replay, rows),
+            replay=learning.remember(state.replay, rows),
             actor=actor,
             counters=state.counters._replace(rows=acted),
         )
-        return state, metrics
+        return state, metrics, rows
 
     def iterate(state: TrainState) -> tuple[TrainState, Metrics]:
         # All keys of the iteration at once: on CPU every random call is a loop of its own,
         # whatever the number of its results.
-        num_act, num_learn = math.prod(acting_keys), math.prod(learning_keys)
-        keys = jax.random.split(state.key, 1 + num_act + num_learn)
+        num_act = math.prod(acting_keys)
+        keys = jax.random.split(state.key, 1 + num_act + learning.num_keys)
         keys_act = keys[1 : 1 + num_act].reshape(acting_keys)
-        keys_learn = keys[1 + num_act :].reshape(learning_keys)
-        state, metrics = act_and_add(keys_act, state._replace(key=keys[0]))
-        state, learned = learn(keys_learn, state)
+        state, metrics, rows = act_and_add(keys_act, state._replace(key=keys[0]))
+        state, learned = learn(keys[1 + num_act :], state, rows)
         taken = jnp.int32(config.gradient_steps_per_iteration)
         counters = state.counters._replace(
             gradient_steps=counter_add(state.counters.gradient_steps, taken)
@@ -234,19 +234,6 @@ def make_trainer(
     )
 
 
-def make_replay(config: Config) -> Replay:
-    """Make the replay of one device that a configuration describes."""
-    make = make_prioritized if config.replay == "prioritized" else make_uniform
-    return make(
-        num_envs=config.envs_per_device,
-        rows_per_env=config.replay_rows,
-        rows_per_add=config.rollout_length,
-        batch_size=config.batch_per_device * config.accumulate,
-        n_step=config.n_step,
-        frame_stack=config.frame_stack,
-    )
-
-
 def example_row(environment: Environment) -> Row:
     """Return a row of zeros of the environment's shapes, as ``Replay.init`` takes it."""
     no = jnp.bool_(False)
@@ -292,100 +279,3 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
         return jax.lax.scan(lambda state, _: chunk(state), state, None, length=config.num_chunks)
 
     return run
-
-
-def _make_learning(
-    config: Config, agent: Agent, replay: Replay, collectives: Collectives
-) -> Callable[[Array, TrainState], tuple[TrainState, dict[str, Array]]]:
-    """Make the learning half of a step: M gradient steps with keys [M, 2].
-
-    It gives the metrics of learning, of this device alone.
-    """
-    steps, every = config.gradient_steps_per_iteration, config.average_every
-    learn, average = (
-        _make_learn(config, agent, replay, collectives),
-        make_average(config, collectives),
-    )
-
-    def many(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
-        return jax.lax.scan(lambda state, keys: learn(keys, state), state, keys)
-
-    def many_and_average(state: TrainState, keys: Array) -> tuple[TrainState, Any]:
-        state, learned = many(state, keys)
-        learner, gap = average(state.agent)
-        return state._replace(agent=learner), (learned, gap)
-
-    def learning(keys: Array, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        averaged = {}
-        if every is None or every > steps:
-            state, (infos, skipped) = many(state, keys)
-        else:
-            groups = keys.reshape(steps // every, every, *keys.shape[1:])
-            state, ((infos, skipped), gaps) = jax.lax.scan(many_and_average, state, groups)
-            averaged = {"averagings": jnp.int32(steps // every), "gap_sum": jnp.sum(gaps)}
-        return state, {
-            "skipped": jnp.sum(skipped, dtype=jnp.int32),
-            "first_skipped": jnp.argmax(skipped.ravel()).astype(jnp.int32),
-            "loss": jnp.mean(infos.loss),
-            "grad_norm": jnp.mean(infos.grad_norm),
-            "q_mean": jnp.mean(infos.q_mean),
-            **averaged,
-        }
-
-    return learning
-
-
-def _make_learn(
-    config: Config, agent: Agent, replay: Replay, collectives: Collectives
-) -> Callable[[Array, TrainState], tuple[TrainState, tuple[LearnInfo, Array]]]:
-    """Make one gradient step, with keys [2], on a batch from the replay.
-
-    It also says ([] bool) whether the guard undid it.
-    """
-    # Replicas that are averaged later need not agree before.
-    deciders = collectives if config.average_every is None else ALONE
-    weigh = _make_weigh(config, deciders)
-
-    def learn(keys: Array, state: TrainState) -> tuple[TrainState, tuple[LearnInfo, Array]]:
-        batch, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
-        weights = weigh(state, drawn)
-        learner, info = agent.learn(keys[1], state.agent, batch, weights, hyper=state.hyper)
-        skipped = jnp.bool_(False)
-        if config.guard != "off":
-            learner, skipped = keep_finite(
-                state.agent, learner, info, deciders, periodic=config.target_tau is None
-            )
-        replayed = replay.update(state.replay, drawn.indices, _priorities(state, info))
-        # The TD errors have gone into the replay; M times B of them are not kept.
-        info = info._replace(abs_td=jnp.float32(0))
-        return state._replace(agent=learner, replay=replayed), (info, skipped)
-
-    return learn
-
-
-def _priorities(state: TrainState, info: LearnInfo) -> Array:
-    """Return the priorities [B] that a gradient step gives its batch.
-
-    What is not finite must not become one. That they depend on the gradient's norm has a
-    second use: then everything that reads the priorities of before comes before their
-    writing, and the compiler need not copy them.
-    """
-    sound = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
-    abs_td = jnp.where(sound & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
-    return (abs_td + _PRIORITY_OFFSET) ** state.hyper.priority_exponent
-
-
-def _make_weigh(
-    config: Config, collectives: Collectives
-) -> Callable[[TrainState, SampleInfo], Array]:
-    """Make the weights [B] of a batch's losses, by how it was drawn."""
-    if config.replay == "uniform":
-        return lambda state, drawn: jnp.ones_like(drawn.probabilities)
-
-    def weigh(state: TrainState, drawn: SampleInfo) -> Array:
-        done = jnp.minimum(counter_float(state.counters.rows) / config.total_steps, 1.0)
-        exponent = state.hyper.importance_exponent
-        exponent = exponent + (1.0 - exponent) * done
-        return importance_weights(drawn.probabilities, exponent, collectives.max)
-
-    return weigh

@@ -120,8 +120,8 @@ class Batch(NamedTuple):
     """[B] float32, the discounted sum of up to N rewards."""
     discount_t: Array
     """[B] float32, gamma^m where the return spans m steps, 0 if it ends in a terminal state."""
-    obs_t: Array
-    """[B, O] or [B, O, S], the bootstrap observation."""
+    obs_t: PyTree
+    """[B, O] or [B, O, S], the bootstrap observation; empty where ``r_t`` is the target."""
     extras_tm1: PyTree = ()
     """[B, ...] extras of the start row."""
 
@@ -151,20 +151,38 @@ class Replay(NamedTuple):
     """``update(state, indices[B], priorities[B]) -> state``; identity if uniform."""
 
 
+class Atoms(NamedTuple):
+    """Distributions of the return on fixed atoms."""
+
+    logits: Array
+    """[B, A, Z] float32"""
+    atoms: Array
+    """[B, Z] float32, evenly spaced, increasing"""
+
+
+class Quantiles(NamedTuple):
+    """Distributions of the return by their quantiles."""
+
+    values: Array
+    """[B, A, Z] float32"""
+    fractions: Array
+    """[B, Z] float32, the probabilities that the quantiles stand for"""
+
+
 class QOutput(NamedTuple):
     """What a Q-network says of a batch of observations."""
 
     q_values: Array
     """[B, A] float32"""
     distribution: PyTree = ()
-    """Whatever a distributional head adds (logits, quantiles); empty otherwise."""
+    """Whatever a distributional head adds (``Atoms``, ``Quantiles``); empty otherwise."""
 
 
 class Network(NamedTuple):
     """A Q-network as three pure functions.
 
-    ``apply`` consumes its key (noise); feed-forward networks pass the empty
-    carry through and ignore ``first``.
+    ``apply`` consumes its key (noise); where that is None it computes without noise.
+    Feed-forward networks pass the empty carry through and ignore ``first``.
     """
 
     init: Callable[[Array, Array], Params]
@@ -173,6 +191,8 @@ class Network(NamedTuple):
     """``apply(params, key, carry, obs[B, O], first[B]) -> (QOutput, carry)``"""
     initial_carry: Callable[[int], PyTree]
     """``initial_carry(batch_size) -> carry``"""
+    noisy: bool = False
+    """Whether a key is a set of noisy parameters, so that each environment acts with its own."""
 
 
 class Exploration(NamedTuple):
@@ -215,6 +235,7 @@ class AgentState(NamedTuple):
 
     params: Params
     target_params: Params
+    """empty where nothing is bootstrapped from them"""
     opt_state: PyTree
     since_target: Array
     """[] int32, gradient steps since the target network was last replaced."""
@@ -226,7 +247,8 @@ class Agent(NamedTuple):
     init: Callable[..., AgentState]
     """``init(key, obs[B, O], *, hyper) -> AgentState``"""
     act: Callable[..., tuple[Array, PyTree, ActInfo]]
-    """``act(key, params, carry, obs[E, O], first[E], exploration) -> (actions[E], carry, info)``"""
+    """``act(key, params, carry, obs[E, O], first[E], exploration) -> (actions[E], carry, info)``;
+    with None for the exploration greedy, without noise, and the key is not used."""
     learn: Callable[..., tuple[AgentState, LearnInfo]]
     """``learn(key, state, batch, weights[B], *, hyper) -> (state, info)``"""
     initial_carry: Callable[[int], PyTree]
@@ -248,6 +270,10 @@ class Hyper(NamedTuple):
     priority_exponent: Array
     importance_exponent: Array
     """at the start of the run"""
+    entropy_temperature: Array
+    munchausen_scale: Array
+    munchausen_clip: Array
+    trace_decay: Array
 
 
 class Counter(NamedTuple):

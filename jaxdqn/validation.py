@@ -7,6 +7,8 @@ import difflib
 import math
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from jaxdqn.registry import LOSSES
+
 if TYPE_CHECKING:
     from jaxdqn.config import Config
 
@@ -14,34 +16,61 @@ _AT_LEAST_ONE = (
     "total_steps", "num_envs", "rollout_length", "gradient_steps", "batch_size", "accumulate",
     "n_step", "target_period", "epsilon_decay_steps", "replay_capacity", "warmup_steps",
     "frame_stack", "eval_episodes", "log_every", "keep", "rollback_limit", "devices",
-    "model_devices", "average_every", "num_seeds",
+    "model_devices", "average_every", "num_seeds", "quantiles",
+    "minibatches", "epochs",
 )  # fmt: skip
 _POSITIVE = (
     "huber_delta", "learning_rate", "adam_epsilon", "temperature", "clip_value", "clip_norm",
     "replay_ratio", "max_seconds", "rollback_factor", "top_k_fraction",
+    "entropy_temperature", "munchausen_scale", "noisy_sigma",
 )  # fmt: skip
 SWEEPABLE = (
     "learning_rate", "gamma", "epsilon_start", "epsilon_end", "temperature", "huber_delta",
     "clip_value", "clip_norm", "target_tau", "priority_exponent", "importance_exponent",
+    "entropy_temperature", "munchausen_scale", "munchausen_clip",
+    "trace_decay",
 )  # fmt: skip
 """Fields that are traced scalars of the step (``jaxdqn.types.Hyper``)."""
 _PROBABILITIES = (
     "epsilon_start", "epsilon_end", "epsilon_repeat", "gamma", "priority_exponent",
-    "importance_exponent",
+    "importance_exponent", "trace_decay",
 )  # fmt: skip
 _COUNT_LIMIT = 2**30
-_IN_USE = {
-    "huber_delta": ("loss", ("huber",)),
+_OUR_LOSSES = tuple(LOSSES)
+_DISTRIBUTIONAL = ("quantile", "implicit_quantile")
+_SOFT = ("soft", "munchausen")
+_IN_USE: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "huber_delta": ("loss", ("huber", *_DISTRIBUTIONAL)),
     "temperature": ("exploration", ("boltzmann",)),
     "epsilon_start": ("epsilon_schedule", ("linear", "exponential")),
     "priority_exponent": ("replay", ("prioritized",)),
     "importance_exponent": ("replay", ("prioritized",)),
+    "entropy_temperature": ("bootstrap", _SOFT),
+    "munchausen_scale": ("bootstrap", ("munchausen",)),
+    "munchausen_clip": ("bootstrap", ("munchausen",)),
+    "noisy_sigma": ("noisy", (True,)),
+    "atoms": ("loss", ("categorical",)),
+    "value_min": ("loss", ("categorical",)),
+    "value_max": ("loss", ("categorical",)),
+    "quantiles": ("loss", _DISTRIBUTIONAL),
+    "top_k_fraction": ("compression", ("top_k",)),
+    "minibatches": ("algorithm", ("pqn",)),
+    "epochs": ("algorithm", ("pqn",)),
+    "trace_decay": ("algorithm", ("pqn",)),
 }
-"""Of what is swept: the choice that uses it, and which of its values do."""
+"""Of an option: the choice that uses it, and which of its values do. A sweep over it, or, but for
+the first three, any value that is not its default, is refused without them."""
+_ALWAYS_TAKEN = ("huber_delta", "temperature", "epsilon_start")
 OF_REPLICAS = ("mapping", "average_every", "average_moments", "compression", "top_k_fraction")
 """Fields that say how replicas learn together; one alone has their defaults."""
 _ALONE = ("sweep", "num_seeds", "population", "devices", "model_devices", *OF_REPLICAS)
 """Fields whose defaults make of a configuration that of one learner on one device."""
+_OF_REPLAY = (
+    "gradient_steps", "replay_ratio", "batch_size", "accumulate", "n_step", "double", "bootstrap",
+    "target_period", "target_tau", "replay", "replay_capacity", "warmup_steps", "replay_from",
+    "replay_in_checkpoint",
+)  # fmt: skip
+"""Fields that say how rows are kept and drawn, and targets made of them."""
 _LEARNER_LIMIT = 2**14
 _NUMBER_LIMIT = 1e30  # well inside float32, in which they are computed
 
@@ -126,10 +155,34 @@ def _validate_ranges(config: Config) -> None:
 def _validate_relations(config: Config) -> None:
     _validate_sweep(config)
     _validate_mapping(config)
-    for name in ("num_envs", "batch_size"):
+    for name in ("num_envs", "batch_size") if config.algorithm == "dqn" else ("num_envs",):
         if getattr(config, name) % config.replicas:
             shared = "devices" if config.model_devices == 1 else "devices/model_devices"
             _refuse(name, getattr(config, name), f"a multiple of {shared}={config.replicas}")
+    if config.algorithm == "pqn":
+        _validate_pqn(config)
+    else:
+        _validate_replay(config)
+    if config.epsilon_schedule == "exponential":
+        for name in ("epsilon_start", "epsilon_end"):
+            if getattr(config, name) == 0:
+                _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
+    if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
+        _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
+    for name, (choice, users) in _IN_USE.items():
+        if name in _ALWAYS_TAKEN or getattr(config, name) == _default(config, name):
+            continue
+        if not _uses(config, choice, users):
+            wanted = " or ".join(f"{choice}={user!r}" for user in users)
+            _refuse(name, getattr(config, name), f"{_default(config, name)} unless {wanted}")
+    _validate_family(config)
+    if config.guard == "rollback" and config.checkpoint_every == 0:
+        _refuse("checkpoint_every", 0, "above 0 with guard='rollback'")
+    if config.stop_when_solved and config.solve_return is None:
+        _refuse("stop_when_solved", True, "left False unless solve_return is given")
+
+
+def _validate_replay(config: Config) -> None:
     per_add = config.rows_per_iteration
     if config.replay_capacity % per_add:
         below = config.replay_capacity // per_add * per_add
@@ -180,20 +233,54 @@ def _validate_relations(config: Config) -> None:
                 config.replay_ratio,
                 f"a multiple of batch_size*accumulate/(num_envs*rollout_length)={unit:g}",
             )
-    if config.epsilon_schedule == "exponential":
-        for name in ("epsilon_start", "epsilon_end"):
-            if getattr(config, name) == 0:
-                _refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
-    if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
-        _refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
-    for name in ("priority_exponent", "importance_exponent"):
-        if config.replay != "prioritized" and getattr(config, name) != _default(config, name):
-            _refuse(name, getattr(config, name), f"{_default(config, name)} unless "
-                    "replay='prioritized'")  # fmt: skip
-    if config.guard == "rollback" and config.checkpoint_every == 0:
-        _refuse("checkpoint_every", 0, "above 0 with guard='rollback'")
-    if config.stop_when_solved and config.solve_return is None:
-        _refuse("stop_when_solved", True, "left False unless solve_return is given")
+
+
+def _validate_pqn(config: Config) -> None:
+    """Check what learns from the rows just acted."""
+    for name in _OF_REPLAY:
+        if getattr(config, name) != _default(config, name):
+            _refuse(name, getattr(config, name), f"{_default(config, name)} with algorithm='pqn', "
+                    "which has no replay and no target network")  # fmt: skip
+    if config.loss not in LOSSES or LOSSES[config.loss].head != "linear":
+        _refuse("loss", config.loss, "of a TD error (huber, squared) with algorithm='pqn'")
+    if config.noisy:
+        _refuse("noisy", True, "False with algorithm='pqn'")
+    rows = config.envs_per_device * config.rollout_length
+    if rows % config.minibatches:
+        _refuse("minibatches", config.minibatches, f"a divisor of the {rows} rows that a device "
+                "acts in an iteration (num_envs*rollout_length/devices)")  # fmt: skip
+    if config.total_steps < config.rows_per_iteration:
+        _refuse("total_steps", config.total_steps, f"at least the {config.rows_per_iteration} rows "
+                "of an iteration")  # fmt: skip
+
+
+def _uses(config: Config, choice: str, users: tuple[Any, ...]) -> bool:
+    value = getattr(config, choice)
+    # What a loss that is not ours reads, only its author knows.
+    return value in users or (choice == "loss" and value not in _OUR_LOSSES)
+
+
+def _validate_family(config: Config) -> None:
+    """Check what loss, bootstrap and network are together."""
+    if config.loss not in LOSSES:
+        _refuse("loss", config.loss, f"one of {', '.join(LOSSES)}")
+    if config.munchausen_clip > 0:
+        _refuse("munchausen_clip", config.munchausen_clip, "at most 0")
+    if config.atoms < 2:
+        _refuse("atoms", config.atoms, "at least 2")
+    if config.value_max <= config.value_min:
+        _refuse("value_max", config.value_max, f"above value_min={config.value_min}")
+    if config.bootstrap == "greedy":
+        return
+    if config.double:
+        _refuse("double", True, f"False with bootstrap={config.bootstrap!r}, which chooses no "
+                "action")  # fmt: skip
+    if config.n_step > 1:
+        _refuse("n_step", config.n_step, f"1 with bootstrap={config.bootstrap!r}, whose entropy "
+                "and bonus belong to every step")  # fmt: skip
+    if LOSSES[config.loss].head == "categorical":
+        _refuse("loss", config.loss, f"another with bootstrap={config.bootstrap!r}, such as "
+                "'quantile'")  # fmt: skip
 
 
 def _validate_sweep(config: Config) -> None:
@@ -214,7 +301,7 @@ def _validate_sweep(config: Config) -> None:
         if getattr(config, name) is None:
             _refuse("sweep", text, f"of an option in use: give {name} a value too")
         choice, users = _IN_USE.get(name, (name, ()))
-        if users and getattr(config, choice) not in users:
+        if users and not _uses(config, choice, users):
             wanted = " or ".join(f"{choice}={user!r}" for user in users)
             _refuse("sweep", text, f"of an option in use: {name} takes {wanted}")
         names.append(name)
@@ -261,11 +348,6 @@ def _validate_mapping(config: Config) -> None:
             if getattr(config, name) != default:
                 _refuse(name, getattr(config, name), f"{default} unless replicas learn together, "
                         "with one learner and devices above 1")  # fmt: skip
-    if config.compression != "top_k":
-        default = _default(config, "top_k_fraction")
-        if config.top_k_fraction != default:
-            _refuse("top_k_fraction", config.top_k_fraction,
-                    f"{default} unless compression='top_k'")  # fmt: skip
     if config.average_every is None:
         if config.average_moments:
             _refuse("average_moments", True, "left False unless average_every is given")
@@ -277,7 +359,7 @@ def _validate_mapping(config: Config) -> None:
     if config.compression != "none":
         _refuse("compression", config.compression, "none with average_every, which sends no "
                 "gradients")  # fmt: skip
-    if config.target_tau is None and config.target_period % every:
+    if config.has_periodic_target and config.target_period % every:
         _refuse("target_period", config.target_period, f"a multiple of average_every={every}, so "
                 "that the target is of averaged parameters")  # fmt: skip
 

@@ -6,9 +6,16 @@ from jaxdqn.losses.categorical import (
     categorical_project,
     categorical_target,
 )
-from jaxdqn.losses.quantile import quantile_huber_loss, quantile_midpoints, quantile_target
+from jaxdqn.losses.example import Example, q_target
+from jaxdqn.losses.quantile import (
+    quantile_huber_loss,
+    quantile_midpoints,
+    quantile_soft_target,
+    quantile_target,
+)
 from jaxdqn.losses.targets import (
     double_q_target,
+    lambda_targets,
     munchausen_bonus,
     q_learning_target,
     soft_q_target,
@@ -16,16 +23,20 @@ from jaxdqn.losses.targets import (
 from jaxdqn.losses.td import huber_loss, squared_loss, td_error, weighted_mean
 
 __all__ = [
+    "Example",
     "categorical_loss",
     "categorical_mean",
     "categorical_project",
     "categorical_target",
     "double_q_target",
     "huber_loss",
+    "lambda_targets",
     "munchausen_bonus",
     "q_learning_target",
+    "q_target",
     "quantile_huber_loss",
     "quantile_midpoints",
+    "quantile_soft_target",
     "quantile_target",
     "soft_q_target",
     "squared_loss",

@@ -31,6 +31,28 @@ def quantile_target(r_t: Array, discount_t: Array, quantiles_t: Array, selector_
     return jax.lax.stop_gradient(r_t + discount_t * chosen)
 
 
+def quantile_soft_target(
+    r_t: Array, discount_t: Array, quantiles_t: Array, q_t: Array, temperature: Array
+) -> Array:
+    """Return ``r_t + discount_t * sum_a pi(a) (theta(a) - temperature * log pi(a))``, ``[Z]``.
+
+    ``pi`` is the softmax policy of ``q_t``; quantile by quantile, as Munchausen-IQN has it
+    (Vieillard et al. 2020, appendix B). No gradient flows.
+
+    Args:
+      r_t: ``[]`` float32, the (n-step) return.
+      discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
+      quantiles_t: ``[A, Z]`` float32, the target network at the bootstrap observation.
+      q_t: ``[A]`` float32, the means by which the policy chooses.
+      temperature: ``[]`` float32, above 0, in units of Q.
+    """
+    chex.assert_rank([r_t, discount_t, quantiles_t, q_t, temperature], [0, 0, 2, 1, 0])
+    log_policy = jax.nn.log_softmax(q_t / temperature)
+    soft = quantiles_t - temperature * log_policy[:, None]
+    value = jnp.sum(jnp.exp(log_policy)[:, None] * soft, axis=0)
+    return jax.lax.stop_gradient(r_t + discount_t * value)
+
+
 def quantile_huber_loss(quantiles: Array, fractions: Array, targets: Array, delta: Array) -> Array:
     """Return the quantile Huber loss: summed over predictions, averaged over targets.
 

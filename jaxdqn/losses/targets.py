@@ -75,3 +75,32 @@ def munchausen_bonus(
     # Not temperature * log(softmax): that loses all digits where pi is small.
     scaled_log_policy = q_tm1[a_tm1] - temperature * jax.nn.logsumexp(q_tm1 / temperature)
     return jax.lax.stop_gradient(scale * jnp.clip(scaled_log_policy, least, 0.0))
+
+
+def lambda_targets(
+    r_t: Array, discount_t: Array, values: Array, void: Array, trace_decay: Array
+) -> Array:
+    """Return the Q(lambda) targets of the steps of one environment: ``[K]``.
+
+    ``G_t = r_t + discount_t ((1 - lambda) v_{t+1} + lambda G_{t+1})`` with ``v`` the greatest
+    Q (Peng's Q(lambda); Gallici et al. 2024, eq. 13). Where an episode ends without
+    termination its final observation stands in the next, void row, whose ``G`` is ``v``; so
+    it is at the end of the steps. No gradient flows.
+
+    Args:
+      r_t: ``[K]`` float32, the reward of each step's action.
+      discount_t: ``[K]`` float32, gamma, or 0 where the step terminates.
+      values: ``[K + 1]`` float32, the greatest Q at each step's observation and at the last.
+      void: ``[K]`` bool; the step is none, since its observation ends an episode.
+      trace_decay: ``[]`` float32, lambda.
+    """
+    chex.assert_rank([r_t, discount_t, values, void, trace_decay], [1, 1, 1, 1, 0])
+
+    def back(later: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, discount, value, value_t, none = step
+        mixed = (1.0 - trace_decay) * value_t + trace_decay * later
+        target = jnp.where(none, value, reward + discount * mixed)
+        return target, target
+
+    steps = (r_t, discount_t, values[:-1], values[1:], void)
+    return jax.lax.stop_gradient(jax.lax.scan(back, values[-1], steps, reverse=True)[1])

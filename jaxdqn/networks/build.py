@@ -10,11 +10,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.config import Config
-from jaxdqn.networks.heads import LinearHead
+from jaxdqn.networks.heads import (
+    ActionOutputs,
+    CategoricalHead,
+    ImplicitQuantileHead,
+    LinearHead,
+    QuantileHead,
+)
+from jaxdqn.networks.layers import NOISE, Layers
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
-from jaxdqn.types import Array, EnvSpec, Network, Params, PyTree, QOutput
+from jaxdqn.registry import LOSSES
+from jaxdqn.types import (
+    Array,
+    Atoms,
+    EnvSpec,
+    Network,
+    Params,
+    PyTree,
+    QOutput,
+    Quantiles,
+)
 
 _SMALLEST = {"minatar": 3, "nature": 36}
+_DENSE = {"minatar": (128,), "nature": (512,)}
+"""Widths of the dense layers after an image torso's convolutions."""
 
 
 class QNetwork(nn.Module):
@@ -23,8 +42,8 @@ class QNetwork(nn.Module):
     torso: nn.Module
     head: nn.Module
 
-    def __call__(self, obs: Array) -> Array:
-        """Return action values ``[B, A]`` for observations ``[B, O]``."""
+    def __call__(self, obs: Array) -> QOutput:
+        """Return what the head says of observations ``[B, O]``."""
         return self.head(self.torso(obs))
 
 
@@ -33,11 +52,11 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
 
     Args:
       network: your own ``Network``, or flax module ``obs[B, O] -> q[B, A]``;
-        by default a torso by ``config.network`` and a linear head.
+        by default a torso by ``config.network`` and the head that ``config.loss`` needs.
 
     Raises:
       ValueError: if a torso cannot take the observations, naming it and their
-        shape, or if your module does not give a value for each action.
+        shape, or if your module does not give what the loss needs for each action.
     """
     shape = (*spec.obs_shape, *((config.frame_stack,) if config.frame_stack > 1 else ()))
     if isinstance(network, Network):
@@ -45,7 +64,7 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     if network is not None:
         if not isinstance(network, nn.Module):
             raise ValueError(f"network={network!r}: must be a flax module or a Network")
-        _check_module(network, spec, shape)
+        _check_module(network, spec, shape, LOSSES[config.loss].head)
         return from_module(network)
     kind: str = config.network
     if kind == "auto":
@@ -56,35 +75,78 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
             f"network={kind!r}: must be 'mlp' for observations of shape {shape}; {kind} takes "
             f"[H, W, C] (or stacked [H, W]) of at least {side}x{side}"
         )
-    dtype = jnp.dtype(config.precision)
+    drawn = LOSSES[config.loss].head == "implicit_quantile"
+    module = QNetwork(*_parts(config, kind, spec.num_actions))
+    return from_module(module, noisy=config.noisy, draws=drawn)
+
+
+def _parts(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.Module]:
+    """Return torso and head.
+
+    Where the head has streams (dueling) the last dense layer is theirs, one each. For
+    implicit quantiles the dense layers come after the embedding, as published, or one
+    of the last width where there are no convolutions before it.
+    """
+    layers = Layers(
+        noisy_sigma=config.noisy_sigma if config.noisy else None,
+        layer_norm=config.layer_norm,
+        dtype=jnp.dtype(config.precision),
+    )
+    widths, hidden = _DENSE.get(kind, config.hidden_sizes), None
+    implicit = LOSSES[config.loss].head == "implicit_quantile"
+    if widths and (config.dueling or implicit):
+        hidden = widths[-1]
+        if kind != "mlp" or not implicit:
+            widths = widths[:-1]
     torso: nn.Module
     if kind == "mlp":
-        torso = MLPTorso(config.hidden_sizes, dtype)
+        torso = MLPTorso(widths, layers)
     else:
-        torso = (MinAtarTorso if kind == "minatar" else NatureTorso)(config.convolution, dtype)
-    return from_module(QNetwork(torso, LinearHead(spec.num_actions)))
+        image = MinAtarTorso if kind == "minatar" else NatureTorso
+        torso = image(config.convolution, layers, widths)
+
+    def out(outputs: int) -> ActionOutputs:
+        return ActionOutputs(num_actions, outputs, config.dueling, hidden, layers)
+
+    match LOSSES[config.loss].head:
+        case "categorical":
+            return torso, CategoricalHead(out(config.atoms), config.value_min, config.value_max)
+        case "quantile":
+            return torso, QuantileHead(out(config.quantiles))
+        case "implicit_quantile":
+            return torso, ImplicitQuantileHead(out(1), config.quantiles)
+    return torso, LinearHead(out(1))
 
 
-def from_module(module: nn.Module) -> Network:
-    """Make a feed-forward network of a flax module ``obs[B, O] -> q[B, A]``.
+def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) -> Network:
+    """Make a feed-forward network of a flax module ``obs[B, O] -> q[B, A]``, or ``QOutput``.
 
     The module is given the observations as the environment makes them (uint8
     frames, booleans) and scales or casts them itself. Its parameters are the
     variables that ``module.init`` returns, so ``module.apply(params, obs)``
     gives the same values outside.
+
+    Args:
+      module: may draw from the stream ``noise``.
+      noisy: whether what it draws perturbs its parameters, so that environments that act
+        together are to have noise of their own.
+      draws: whether it draws anything else.
     """
 
     def init(key: Array, obs: Array) -> Params:
         return module.init(key, obs)
 
     def apply(
-        params: Params, key: Array, carry: PyTree, obs: Array, first: Array
+        params: Params, key: Array | None, carry: PyTree, obs: Array, first: Array
     ) -> tuple[QOutput, PyTree]:
-        del key, first
-        q_values: Any = module.apply(params, obs)
-        return QOutput(q_values=q_values.astype(jnp.float32)), carry
+        del first
+        noise = {NOISE: key} if key is not None and (noisy or draws) else None
+        output: Any = module.apply(params, obs, rngs=noise)
+        if not isinstance(output, QOutput):
+            output = QOutput(q_values=output)
+        return output._replace(q_values=output.q_values.astype(jnp.float32)), carry
 
-    return Network(init=init, apply=apply, initial_carry=lambda batch_size: ())
+    return Network(init=init, apply=apply, initial_carry=lambda batch_size: (), noisy=noisy)
 
 
 def _is_image(shape: tuple[int, ...], side: int) -> bool:
@@ -98,18 +160,26 @@ def _choose(shape: tuple[int, ...], dtype: np.dtype) -> str:
     return "minatar" if _is_image(shape, _SMALLEST["minatar"]) else "mlp"
 
 
-def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...]) -> None:
+def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...], head: str) -> None:
     obs = jax.ShapeDtypeStruct((2, *shape), spec.obs_dtype)
-    q, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), obs)
+    output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), obs)
+    q, distribution = output if isinstance(output, QOutput) else (output, ())
+    name = type(module).__name__
     if getattr(q, "shape", None) != (2, spec.num_actions):
         raise ValueError(
-            f"network={type(module).__name__}: must give q of shape (batch, "
+            f"network={name}: must give q of shape (batch, "
             f"{spec.num_actions}) for observations of shape (batch, "
             f"{', '.join(map(str, shape))}), got {getattr(q, 'shape', q)} for a batch of 2"
+        )
+    wanted = {"linear": None, "categorical": Atoms}.get(head, Quantiles)
+    if wanted is not None and not isinstance(distribution, wanted):
+        raise ValueError(
+            f"network={name}: must give a QOutput whose distribution is {wanted.__name__} for "
+            "this loss; see jaxdqn.types"
         )
     extra = sorted(set(variables) - {"params"})
     if extra:
         raise ValueError(
-            f"network={type(module).__name__}: must have parameters only, got also "
+            f"network={name}: must have parameters only, got also "
             f"{', '.join(extra)}, which are not trained by gradients"
         )

@@ -1,23 +1,116 @@
-"""Heads: from features to action values."""
+"""Heads: from features ``[B, F]`` to what is said of each action.
+
+They compute in float32 from the last layer on: bfloat16 keeps 8 bits, so values near 100
+would be 0.5 apart, more than the TD errors made of them.
+"""
 
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from jaxdqn.types import Array
+from jaxdqn.losses.categorical import categorical_mean
+from jaxdqn.losses.quantile import quantile_midpoints
+from jaxdqn.networks.layers import NOISE, Layers
+from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 
-class LinearHead(nn.Module):
-    """One value for each action: ``[B, F] -> [B, A]``.
+class ActionOutputs(nn.Module):
+    """Some numbers for each action: ``[..., F] -> [..., A, Z]``, by one stream or by two.
 
-    Always float32: bfloat16 keeps 8 bits, so values near 100 would be 0.5 apart,
-    more than the TD errors made of them.
+    Dueling (Wang et al. 2016, eq. 9): one stream is the state's value, the other the
+    advantage of each action, of which the mean over actions is subtracted. With
+    ``hidden`` each stream has a hidden layer of its own, as there.
     """
 
     num_actions: int
+    outputs: int = 1
+    dueling: bool = False
+    hidden: int | None = None
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        """Return the action values, float32."""
-        return nn.Dense(self.num_actions)(features.astype(jnp.float32))
+        """Return ``[..., A, Z]``, float32."""
+
+        def stream(width: int) -> Array:
+            x = features if self.hidden is None else self.layers.hidden(features, self.hidden)
+            x = self.layers.dense(width * self.outputs)(x.astype(jnp.float32))
+            return x.reshape(*x.shape[:-1], width, self.outputs)
+
+        if not self.dueling:
+            return stream(self.num_actions)
+        value, advantage = stream(1), stream(self.num_actions)
+        return value + advantage - jnp.mean(advantage, axis=-2, keepdims=True)
+
+
+class LinearHead(nn.Module):
+    """One value for each action."""
+
+    out: ActionOutputs
+
+    def __call__(self, features: Array) -> QOutput:
+        """Return the values alone."""
+        return QOutput(q_values=self.out(features)[..., 0])
+
+
+class CategoricalHead(nn.Module):
+    """A distribution on evenly spaced returns for each action (C51, Bellemare et al. 2017)."""
+
+    out: ActionOutputs
+    value_min: float
+    value_max: float
+
+    def __call__(self, features: Array) -> QOutput:
+        """Return means, and as distribution the logits with their ``Atoms``."""
+        logits = self.out(features)
+        batch, _, count = logits.shape
+        atoms = jnp.linspace(self.value_min, self.value_max, count, dtype=jnp.float32)
+        means = jax.vmap(categorical_mean, in_axes=(0, None))(logits, atoms)
+        atoms = jnp.broadcast_to(atoms[None, :], (batch, count))
+        return QOutput(q_values=means, distribution=Atoms(logits, atoms))
+
+
+class QuantileHead(nn.Module):
+    """Quantiles of the return, at fixed fractions, for each action (QR-DQN)."""
+
+    out: ActionOutputs
+
+    def __call__(self, features: Array) -> QOutput:
+        """Return means, and as distribution the ``Quantiles``."""
+        values = self.out(features)
+        batch, _, count = values.shape
+        fractions = jnp.broadcast_to(quantile_midpoints(count)[None, :], (batch, count))
+        return QOutput(jnp.mean(values, axis=-1), Quantiles(values, fractions))
+
+
+class ImplicitQuantileHead(nn.Module):
+    """Quantiles at fractions that are drawn anew each time (IQN, Dabney et al. 2018b).
+
+    The features are multiplied by an embedding of the fraction, a rectified layer over
+    ``cos(pi i fraction)`` (eq. 4). The fractions are drawn from the stream ``noise``;
+    without that they are the midpoints of as many equal parts.
+    """
+
+    out: ActionOutputs
+    samples: int = 32
+    """fractions, for the loss and for the mean by which actions are chosen"""
+    cosines: int = 64
+
+    @nn.compact
+    def __call__(self, features: Array) -> QOutput:
+        """Return means over the fractions, and as distribution the ``Quantiles``."""
+        batch, width = features.shape
+        if self.is_initializing() or not self.has_rng(NOISE):
+            fractions = jnp.broadcast_to(
+                quantile_midpoints(self.samples)[None, :], (batch, self.samples)
+            )
+        else:
+            fractions = jax.random.uniform(self.make_rng(NOISE), (batch, self.samples))
+        order = jnp.arange(self.cosines, dtype=jnp.float32).reshape(1, 1, -1)
+        waves = jnp.cos(jnp.pi * order * fractions[:, :, None])
+        embedding = nn.relu(nn.Dense(width)(waves)).astype(features.dtype)
+        values = self.out(features[:, None, :] * embedding)[..., 0]  # [B, Z, A]
+        values = jnp.swapaxes(values, 1, 2)
+        return QOutput(jnp.mean(values, axis=-1), Quantiles(values, fractions))

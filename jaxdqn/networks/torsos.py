@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.networks.layers import Layers
 from jaxdqn.types import Array
 
 Implementation = Literal["auto", "lax", "patches"]
@@ -97,14 +98,14 @@ class MLPTorso(nn.Module):
     """Dense layers with ReLU over the flattened observation."""
 
     hidden_sizes: tuple[int, ...]
-    dtype: jnp.dtype = _FLOAT32
+    layers: Layers = Layers()
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         """Return features ``[B, F]``; with no layers, the flattened observation."""
-        x = as_input(obs.reshape(obs.shape[0], -1), self.dtype)
+        x = as_input(obs.reshape(obs.shape[0], -1), self.layers.dtype)
         for width in self.hidden_sizes:
-            x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
+            x = self.layers.hidden(x, width)
         return x
 
 
@@ -112,27 +113,36 @@ class MinAtarTorso(nn.Module):
     """One 3x3 convolution of 16 and a dense layer of 128 (Young and Tian 2019)."""
 
     implementation: Implementation = "auto"
-    dtype: jnp.dtype = _FLOAT32
+    layers: Layers = Layers()
+    hidden_sizes: tuple[int, ...] = (128,)
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 128]``."""
-        x = as_image(obs, self.dtype)
-        x = nn.relu(Conv(16, 3, implementation=self.implementation, dtype=self.dtype)(x))
-        return nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+        """Return features ``[B, 128]``; with no dense layers, the flattened convolution."""
+        x = as_image(obs, self.layers.dtype)
+        conv = Conv(16, 3, implementation=self.implementation, dtype=self.layers.dtype)
+        x = self.layers.activate(conv(x))
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden_sizes:
+            x = self.layers.hidden(x, width)
+        return x
 
 
 class NatureTorso(nn.Module):
     """Three convolutions and a dense layer of 512 (Mnih et al. 2015), for 84x84 frames."""
 
     implementation: Implementation = "auto"
-    dtype: jnp.dtype = _FLOAT32
+    layers: Layers = Layers()
+    hidden_sizes: tuple[int, ...] = (512,)
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 512]``."""
-        x = as_image(obs, self.dtype)
+        """Return features ``[B, 512]``; with no dense layers, the flattened convolution."""
+        x = as_image(obs, self.layers.dtype)
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            conv = Conv(features, kernel, stride, self.implementation, self.dtype)
-            x = nn.relu(conv(x))
-        return nn.relu(nn.Dense(512, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
+            conv = Conv(features, kernel, stride, self.implementation, self.layers.dtype)
+            x = self.layers.activate(conv(x))
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden_sizes:
+            x = self.layers.hidden(x, width)
+        return x

@@ -1,0 +1,101 @@
+"""The losses that a configuration names: of one example, whatever the network says of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.losses.categorical import categorical_loss, categorical_target
+from jaxdqn.losses.quantile import quantile_huber_loss, quantile_soft_target, quantile_target
+from jaxdqn.losses.targets import double_q_target, q_learning_target, soft_q_target
+from jaxdqn.losses.td import huber_loss, squared_loss, td_error
+from jaxdqn.types import Array, Hyper, PyTree, QOutput
+
+
+class Example(NamedTuple):
+    """What a loss is given of one transition; the agent vmaps it over a batch."""
+
+    online_tm1: QOutput
+    """the online network at the start: the prediction, the only part that is differentiated"""
+    a_tm1: Array
+    """[] int32"""
+    r_t: Array
+    """[] float32, the (n-step) return, any bonus included"""
+    discount_t: Array
+    """[] float32, gamma^m, or 0 after a terminal state"""
+    target_t: PyTree
+    """QOutput, the target network at the bootstrap observation; empty where ``r_t`` is the
+    target"""
+    selector_t: PyTree
+    """[A] float32, values of the online network there, which choose for double Q-learning;
+    empty where the target network chooses itself"""
+    temperature: PyTree
+    """[] float32, of soft targets; empty where the bootstrap is the greatest value"""
+
+
+def q_target(example: Example) -> Array:
+    """Return the target ``[]`` that an example gives a loss of action values."""
+    if isinstance(example.target_t, tuple) and not example.target_t:
+        return example.r_t
+    r_t, discount_t, q_t = example.r_t, example.discount_t, example.target_t.q_values
+    if not isinstance(example.temperature, tuple):
+        return soft_q_target(r_t, discount_t, q_t, example.temperature)
+    if not isinstance(example.selector_t, tuple):
+        return double_q_target(r_t, discount_t, q_t, example.selector_t)
+    return q_learning_target(r_t, discount_t, q_t)
+
+
+def huber(example: Example, hyper: Hyper) -> tuple[Array, Array]:
+    """Return the Huber loss of the TD error, and its size."""
+    td = td_error(example.online_tm1.q_values, example.a_tm1, q_target(example))
+    return huber_loss(td, hyper.huber_delta), jnp.abs(td)
+
+
+def squared(example: Example, hyper: Hyper) -> tuple[Array, Array]:
+    """Return the squared loss of the TD error, and its size."""
+    td = td_error(example.online_tm1.q_values, example.a_tm1, q_target(example))
+    return squared_loss(td), jnp.abs(td)
+
+
+def categorical(example: Example, hyper: Hyper) -> tuple[Array, Array]:
+    """Return the cross-entropy of C51, and the divergence of prediction from target.
+
+    That divergence (Kullback-Leibler), which is 0 where they agree, is the priority of
+    Rainbow (Hessel et al. 2018).
+    """
+    predicted, atoms = example.online_tm1.distribution
+    target = categorical_target(
+        example.r_t,
+        example.discount_t,
+        example.target_t.distribution.logits,
+        _selector(example),
+        atoms,
+    )
+    loss = categorical_loss(predicted[example.a_tm1], target)
+    entropy = -jnp.sum(jax.scipy.special.xlogy(target, target))
+    return loss, jax.lax.stop_gradient(jnp.maximum(loss - entropy, 0.0))
+
+
+def quantile(example: Example, hyper: Hyper) -> tuple[Array, Array]:
+    """Return the quantile Huber loss of QR-DQN and IQN, and the size of the means' TD error."""
+    values, fractions = example.online_tm1.distribution
+    r_t, discount_t = example.r_t, example.discount_t
+    values_t = example.target_t.distribution.values
+    if isinstance(example.temperature, tuple):
+        target = quantile_target(r_t, discount_t, values_t, _selector(example))
+    else:
+        target = quantile_soft_target(
+            r_t, discount_t, values_t, example.target_t.q_values, example.temperature
+        )
+    predicted = values[example.a_tm1]
+    loss = quantile_huber_loss(predicted, fractions, target, hyper.huber_delta)
+    td = jnp.mean(target) - jnp.mean(predicted)
+    return loss, jax.lax.stop_gradient(jnp.abs(td))
+
+
+def _selector(example: Example) -> Array:
+    if isinstance(example.selector_t, tuple):
+        return example.target_t.q_values
+    return example.selector_t

@@ -1,0 +1,230 @@
+"""The members of the DQN family: how their parts fit together, and that each of them runs."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdqn
+from jaxdqn import registry
+from jaxdqn.agent import make_agent
+from jaxdqn.losses import q_target, td_error
+from jaxdqn.networks import make_network
+from jaxdqn.optim import make_optimizer
+from jaxdqn.presets import ALGORITHMS, TASKS, for_task, preset
+from jaxdqn.trainer import hyper_from, make_trainer
+from jaxdqn.types import Batch, EnvSpec, Exploration
+from tests.toys import noisy, quick_jit, tiny, watched_run
+
+OBS, ACTIONS, BATCH = 5, 3, 12
+SPEC = EnvSpec("toy", (OBS,), np.dtype("float32"), ACTIONS, None)
+
+MEMBERS = {
+    name: {
+        field: value
+        for field, value in ALGORITHMS[name].items()
+    }
+    for name in ALGORITHMS
+} | {
+    "munchausen-iqn": {"bootstrap": "munchausen", "loss": "implicit_quantile"},
+    "soft-qr-dqn": {"bootstrap": "soft", "loss": "quantile"},
+    "rainbow-iqn": {**ALGORITHMS["rainbow"], "loss": "implicit_quantile"},
+    "layer-norm": {"layer_norm": True, "noisy": True, "dueling": True, "hidden_sizes": (16, 8)},
+}  # fmt: skip
+
+
+def config_of(member):
+    return tiny(**MEMBERS[member])
+
+
+def random_batch(seed=0, size=BATCH):
+    rng = np.random.default_rng(seed)
+    batch = Batch(
+        obs_tm1=rng.normal(size=(size, OBS)).astype(np.float32),
+        a_tm1=rng.integers(ACTIONS, size=size, dtype=np.int32),
+        r_t=rng.normal(size=size).astype(np.float32),
+        discount_t=np.where(rng.random(size) < 0.3, 0, 0.9).astype(np.float32),
+        obs_t=rng.normal(size=(size, OBS)).astype(np.float32),
+    )
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def agent_of(config):
+    network = make_network(config, SPEC)
+    return network, make_agent(
+        network,
+        make_optimizer(config),
+        double=config.double,
+        loss=config.loss,
+        bootstrap=config.bootstrap,
+    )
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_member_runs_and_learns_from_what_it_does(member):
+    config = config_of(member)
+    start, end, metrics, _ = watched_run(make_trainer(config, environment=noisy()), 20)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(end.agent.params))
+    assert int(metrics.skipped.sum()) == 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.agent.params, end.agent.params)
+    assert all(jax.tree.leaves(moved)), "parameters that nothing trains"
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_greedy_acting_is_the_largest_value_and_draws_nothing(member):
+    network, agent = agent_of(config_of(member))
+    obs, first = random_batch().obs_tm1, jnp.zeros(BATCH, bool)
+    params = network.init(jax.random.key(0), obs)
+    act = quick_jit(lambda key: agent.act(key, params, (), obs, first, None))
+    actions, _, info = act(jax.random.key(1))
+    np.testing.assert_array_equal(actions, np.argmax(info.q, axis=1))
+    np.testing.assert_array_equal(info.behaviour_prob, np.ones(BATCH))
+    np.testing.assert_array_equal(act(jax.random.key(2))[2].q, info.q)
+
+
+def noisy_agent(**fields):
+    return agent_of(tiny(noisy=True, **fields))
+
+
+def test_environments_act_with_noise_of_their_own_and_a_batch_learns_with_one():
+    network, agent = noisy_agent()
+    obs = jnp.broadcast_to(random_batch().obs_tm1[:1], (BATCH, OBS))
+    first, params = jnp.zeros(BATCH, bool), network.init(jax.random.key(0), obs)
+    explore = Exploration(jnp.zeros(BATCH), jnp.float32(1))
+    _, _, info = agent.act(jax.random.key(1), params, (), obs, first, explore)
+    assert len(np.unique(np.asarray(info.q)[:, 0])) == BATCH
+    together = network.apply(params, jax.random.key(1), (), obs, first)[0].q_values
+    np.testing.assert_allclose(together, np.broadcast_to(together[:1], together.shape), rtol=1e-6)
+    again = network.apply(params, jax.random.key(2), (), obs, first)[0].q_values
+    assert (np.abs(again - together) > 1e-6).all()
+
+
+def test_with_munchausen_the_reward_has_the_bonus_of_the_target_network():
+    """Worked out in NumPy from what the two networks say."""
+    config = tiny(bootstrap="munchausen", entropy_temperature=0.5, loss="squared")
+    network, agent = agent_of(config)
+    batch, hyper = random_batch(), hyper_from(config)
+    state = agent.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)
+    state = state._replace(target_params=network.init(jax.random.key(1), batch.obs_tm1))
+    _, info = quick_jit(agent.learn)(jax.random.key(2), state, batch, jnp.ones(BATCH), hyper=hyper)
+
+    def values(params, obs):
+        return np.asarray(network.apply(params, None, (), obs, None)[0].q_values, np.float64)
+
+    def log_policy(q):
+        shifted = q / 0.5 - (q / 0.5).max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+    rows, actions = np.arange(BATCH), np.asarray(batch.a_tm1)
+    then, now = values(state.target_params, batch.obs_tm1), values(state.params, batch.obs_tm1)
+    bonus = 0.9 * np.clip(0.5 * log_policy(then)[rows, actions], -1, 0)
+    next_q = values(state.target_params, batch.obs_t)
+    logs = log_policy(next_q)
+    soft = (np.exp(logs) * (next_q - 0.5 * logs)).sum(axis=1)
+    target = np.asarray(batch.r_t) + bonus + np.asarray(batch.discount_t) * soft
+    np.testing.assert_allclose(info.abs_td, np.abs(target - now[rows, actions]), rtol=2e-5)
+
+
+@pytest.mark.parametrize("loss", ["categorical", "quantile"])
+def test_double_lets_the_online_network_choose_the_distribution(loss):
+    """One that always chooses action 0 makes the target action 0's, whatever the target says."""
+    config = tiny(loss=loss, double=True)
+    network, agent = agent_of(config)
+    batch, hyper = random_batch(), hyper_from(config)
+    state = agent.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)
+    other = network.init(jax.random.key(1), batch.obs_tm1)
+
+    def choosing(action):
+        def apply(params, key, carry, obs, first):
+            output, carry = network.apply(params, key, carry, obs, first)
+            online = params["params"]["mark"][0] > 0
+            choice = (jnp.arange(ACTIONS) == action)[None, :]
+            marked = jnp.where(online & choice, 1e6, output.q_values)
+            return output._replace(q_values=marked), carry
+
+        return network._replace(apply=lambda p, *rest: apply(p, *rest))
+
+    def marked(params, mark):
+        return {"params": {**params["params"], "mark": jnp.array([mark])}}
+
+    tds = []
+    for action in (0, 1):
+        chosen = make_agent(choosing(action), make_optimizer(config), double=True, loss=loss)
+        start = chosen.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)._replace(
+            params=marked(state.params, 1.0), target_params=marked(other, 0.0)
+        )
+        start = start._replace(opt_state=make_optimizer(config)(hyper).init(start.params))
+        tds.append(chosen.learn(jax.random.key(2), start, batch, jnp.ones(BATCH), hyper=hyper)[1])
+    assert (np.abs(tds[0].abs_td - tds[1].abs_td)[np.asarray(batch.discount_t) > 0] > 0).all()
+    terminal = np.asarray(batch.discount_t) == 0
+    np.testing.assert_allclose(tds[0].abs_td[terminal], tds[1].abs_td[terminal], rtol=1e-6)
+
+
+def quartic(example, hyper):
+    """A loss of the user's own, as CONTRIBUTING has it."""
+    td = td_error(example.online_tm1.q_values, example.a_tm1, q_target(example))
+    return 0.25 * td**4, jnp.abs(td)
+
+
+def test_a_new_loss_is_one_function_and_one_line(monkeypatch):
+    monkeypatch.setattr(registry, "LOSSES", registry.LOSSES)
+    jaxdqn.register_loss("quartic", quartic)
+    try:
+        _, _, metrics, _ = watched_run(make_trainer(tiny(loss="quartic"), environment=noisy()), 5)
+        assert np.isfinite(metrics.loss).all()
+        with pytest.raises(ValueError, match="name='quartic': must be"):
+            jaxdqn.register_loss("quartic", quartic)
+    finally:
+        del registry.LOSSES["quartic"]
+    with pytest.raises(ValueError, match="loss='quartic': must be one of huber"):
+        tiny(loss="quartic")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bootstrap": "soft", "double": True}, "double=True: must be False"),
+        ({"bootstrap": "munchausen", "n_step": 3}, "n_step=3: must be 1 with"),
+        ({"bootstrap": "munchausen", "loss": "categorical"}, "loss='categorical': must be"),
+        ({"atoms": 21}, "atoms=21: must be 51 unless loss='categorical'"),
+        ({"loss": "categorical", "value_max": -20.0}, "value_max=-20.0: must be above"),
+        ({"loss": "categorical", "atoms": 1}, "atoms=1: must be at least 2"),
+        ({"noisy_sigma": 0.1}, "noisy_sigma=0.1: must be 0.5 unless noisy=True"),
+        ({"quantiles": 8}, "quantiles=8: must be 32 unless loss='quantile' or"),
+        ({"munchausen_clip": 1.0, "bootstrap": "munchausen"}, "munchausen_clip=1.0: must be at"),
+        ({"entropy_temperature": 1.0}, "entropy_temperature=1.0: must be 0.03 unless"),
+        ({"loss": "hubr"}, "loss='hubr': must be one of huber"),
+    ],
+)  # fmt: skip
+def test_what_does_nothing_or_contradicts_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**fields)
+
+
+class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return nn.Dense(2)(obs)
+
+
+@pytest.mark.parametrize(("loss", "kind"), [("categorical", "Atoms"), ("quantile", "Quantiles")])
+def test_a_module_without_a_distribution_is_refused_by_a_loss_that_needs_one(loss, kind):
+    with pytest.raises(ValueError, match=f"network=Plain: must give a QOutput.* is {kind}"):
+        make_trainer(tiny(loss=loss), environment=noisy(), network=Plain())
+
+
+def test_presets_of_algorithms_take_the_settings_of_the_environments_task():
+    assert preset("rainbow").env == "CartPole-v1"
+    there = preset("rainbow", env="Asterix-MinAtar")
+    assert there.env == "Asterix-MinAtar"
+    assert there.target_period == TASKS["breakout"].target_period
+    assert (there.value_min, there.value_max) == (0.0, 30.0)
+    assert preset("dqn", env="Breakout-MinAtar") == dataclasses.replace(
+        TASKS["breakout"], double=False, n_step=1
+    )
+    assert for_task("dqn", "FourRooms-misc").learning_rate == 1e-3
+    with pytest.raises(ValueError, match="algorithm='rainbw': must be one of rainbow"):
+        for_task("rainbw", "CartPole-v1")
