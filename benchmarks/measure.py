@@ -16,6 +16,7 @@ from jaxdqn import trainer as training
 from jaxdqn.acting import make_act
 from jaxdqn.config import Config, replace
 from jaxdqn.envs.frames import observed
+from jaxdqn.learning import make_replay
 from jaxdqn.networks import make_network
 from jaxdqn.types import (
     ALONE,
@@ -98,7 +99,7 @@ def prepare_learning(config: Config, iterations: int) -> Prepared:
 def prepare_acting(config: Config, iterations: int) -> Prepared:
     """Compile the acting half of ``iterations`` iterations: act, environment, ring."""
     trainer = training.make_trainer(config)
-    replay = training.make_replay(config)
+    replay = make_replay(config)
     act = make_act(config, trainer.environment, trainer.agent, ALONE)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
 
@@ -146,7 +147,7 @@ def prepare_parts(config: Config, repetitions: int) -> dict[str, tuple[Prepared,
     ``add``, ``sample`` and ``learn``. Alone they cannot be fused with each
     other, so they need not add up to an iteration.
     """
-    trainer, replay = training.make_trainer(config), training.make_replay(config)
+    trainer, replay = training.make_trainer(config), make_replay(config)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
     prepared = {}
     for name, part in _parts(config, trainer, replay, state).items():

@@ -193,8 +193,9 @@ def _bytes_per_row(config: Any) -> float:
     import jax
 
     from jaxdqn import envs
+    from jaxdqn.learning import make_replay
     from jaxdqn.replay import tree_bytes
-    from jaxdqn.trainer import example_row, make_replay
+    from jaxdqn.trainer import example_row
 
     replay = make_replay(config)
     row = example_row(envs.make(config.env))

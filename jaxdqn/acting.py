@@ -12,6 +12,7 @@ from jaxdqn.envs.frames import initial_frames, observed, push_frame
 from jaxdqn.exploration import epsilon_ladder, epsilon_schedule
 from jaxdqn.types import (
     SUMMED_METRICS,
+    ActInfo,
     ActorState,
     Agent,
     Array,
@@ -22,6 +23,7 @@ from jaxdqn.types import (
     Exploration,
     Hyper,
     Metrics,
+    PyTree,
     Row,
     TrainState,
     counter_float,
@@ -78,7 +80,7 @@ def make_act(
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
-            extras=jnp.max(info.q, axis=-1) if config.algorithm == "pqn" else (),
+            extras=_extras(config, actor, info),
         )
         episode, metrics = _count(actor.episode, row, ~after.first, explore)
         frames = push_frame(actor.frames, after.obs, after.first)
@@ -94,6 +96,13 @@ def make_act(
         return rows, actor, reduce_metrics(metrics)
 
     return act
+
+
+def _extras(config: Config, actor: ActorState, info: ActInfo) -> PyTree:
+    """Return what rows have besides, leaves [E, ...]."""
+    if config.algorithm == "pqn":
+        return jnp.max(info.q, axis=-1)
+    return () if config.recurrent == "none" else actor.carry
 
 
 def reduce_metrics(metrics: Metrics) -> Metrics:

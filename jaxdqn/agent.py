@@ -13,6 +13,7 @@ from jaxdqn.exploration import repeat_actions, select_actions
 from jaxdqn.losses import Example, munchausen_bonus, weighted_mean
 from jaxdqn.optim import global_norm
 from jaxdqn.registry import LOSSES
+from jaxdqn.sequence_loss import Sequences, make_sequence_loss
 from jaxdqn.target_update import periodic_update, polyak_update
 from jaxdqn.types import (
     ActInfo,
@@ -43,6 +44,8 @@ def make_agent(
     accumulate: int = 1,
     target_period: int = 100,
     polyak: bool = False,
+    sequences: Sequences | None = None,
+    rescale: bool = False,
 ) -> Agent:
     """Make a DQN agent (Mnih et al. 2015) from its parts.
 
@@ -62,6 +65,9 @@ def make_agent(
         ``learn`` takes them as one batch.
       target_period: gradient steps between replacements of the target network.
       polyak: move the target by ``hyper.target_tau`` every gradient step instead.
+      sequences: for a network with a carry: ``learn`` takes rows [B, L, ...] whose ``extras``
+        are the carries, and not a ``Batch``.
+      rescale: learn values by ``jaxdqn.losses.rescale``; with ``sequences`` only.
 
     Raises:
       ValueError: naming the argument, its value and what would be right.
@@ -77,7 +83,12 @@ def make_agent(
             raise ValueError(f"{name}={choice!r}: must be one of {', '.join(known)}")
     if double and bootstrap != "greedy":
         raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
-    loss_and_info = _make_loss(network, double=double, loss=loss, bootstrap=bootstrap)
+    if sequences is None:
+        loss_and_info = _make_loss(network, double=double, loss=loss, bootstrap=bootstrap)
+    else:
+        loss_and_info = make_sequence_loss(
+            network, LOSSES[loss].load(), double=double, sequences=sequences, rescale=rescale
+        )
 
     def init(key: Array, obs: Array, *, hyper: Hyper) -> AgentState:
         params = network.init(key, obs)

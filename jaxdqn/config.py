@@ -137,6 +137,18 @@ class Config:
     """sigma_0, the noise at the start; noisy only."""
     layer_norm: bool = False
     """Normalise what goes into each activation (Ba et al. 2016)."""
+    recurrent: Literal["none", "lstm", "gru"] = "none"
+    """Remember: a recurrent cell after the torso, learned from sequences of rows (R2D2, Kapturowski
+    et al. 2019)."""
+    recurrent_size: int = 128
+    """Width of the cell; recurrent only."""
+    sequence_length: int = 16
+    """Rows of a sequence that are learned from; batch_size counts sequences; recurrent only."""
+    burn_in: int = 4
+    """Rows before them that bring the cell's state up to date; recurrent only."""
+    rescale_values: bool = False
+    """Learn values in units that bring large ones near each other (Pohlen et al. 2018); recurrent
+    only."""
     atoms: int = 51
     """Z: returns on which a distribution lies, from value_min to value_max; categorical only."""
     value_min: float = -10.0
@@ -245,7 +257,15 @@ class Config:
     @property
     def rows_per_gradient_step(self) -> int:
         """Rows that a gradient step learns from, over all devices."""
-        return self.batch_per_device * self.accumulate * self.replicas
+        length = 1 if self.recurrent == "none" else self.sequence_length
+        return self.batch_per_device * self.accumulate * self.replicas * length
+
+    @property
+    def reach(self) -> int:
+        """Rows of one environment that a start needs after it to be learned from."""
+        if self.recurrent == "none":
+            return self.n_step
+        return self.burn_in + self.sequence_length + self.n_step - 1
 
     @property
     def has_periodic_target(self) -> bool:
@@ -280,7 +300,7 @@ class Config:
 
     def gradient_steps_for_ratio(self) -> float:
         assert self.replay_ratio is not None
-        return self.replay_ratio * self.rows_per_iteration / (self.batch_size * self.accumulate)
+        return self.replay_ratio * self.rows_per_iteration / self.rows_per_gradient_step
 
     @property
     def warmup_iterations(self) -> int:

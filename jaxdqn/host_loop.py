@@ -501,6 +501,7 @@ def algorithm(config: Config) -> str:
     if config.algorithm == "pqn":
         return "pqn"
     parts = {
+        config.recurrent: config.recurrent != "none",
         "noisy": config.noisy,
         "prioritized": config.replay == "prioritized",
         "double": config.double,

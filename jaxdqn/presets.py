@@ -136,6 +136,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "munchausen": {"bootstrap": "munchausen"},
     "rainbow": _RAINBOW | _BY_NOISE_ALONE,
     "pqn": {"algorithm": "pqn"},
+    "recurrent": {"recurrent": "lstm"},
 }
 """What each member of the family changes in plain DQN."""
 

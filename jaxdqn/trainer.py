@@ -16,18 +16,22 @@ from jaxdqn.averaging import make_average
 from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
 from jaxdqn.guard import all_finite
-from jaxdqn.learning import make_learn, make_learning
+from jaxdqn.learning import Learning, make_learn, make_learning
 from jaxdqn.networks import make_network
 from jaxdqn.optim import average_first, make_optimizer
 from jaxdqn.pqn import make_pqn
+from jaxdqn.recurrent import make_sequence_learning
+from jaxdqn.sequence_loss import sequences_of
 from jaxdqn.types import (
     ALONE,
+    Agent,
     Array,
     Collectives,
     Counters,
     Environment,
     Hyper,
     Metrics,
+    PyTree,
     Row,
     Trainer,
     TrainState,
@@ -121,9 +125,11 @@ def make_trainer(
         accumulate=config.accumulate,
         target_period=config.target_period,
         polyak=config.target_tau is not None,
+        sequences=None if config.recurrent == "none" else sequences_of(config),
+        rescale=config.rescale_values,
     )
-    make = make_pqn if config.algorithm == "pqn" else make_learning
-    learning = make(config, agent, collectives)
+    learning = _learning_of(config)(config, agent, collectives)
+    example = example_row(environment, extras_of(config, agent))
     act = make_act(config, environment, agent, collectives)
     learn = make_learn(config, learning, collectives)
     acting_keys = (config.rollout_length, 1 + config.envs_per_device)
@@ -138,7 +144,7 @@ def make_trainer(
             key=key_run,
             hyper=hyper,
             agent=agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper),
-            replay=learning.init(example_row(environment)),
+            replay=learning.init(example),
             actor=actor,
             counters=Counters(make_counter(), make_counter(), make_counter()),
         )
@@ -163,7 +169,7 @@ def make_trainer(
 
     def refill(state: TrainState) -> TrainState:
         key, key_warmup = jax.random.split(state.key)
-        empty = learning.init(example_row(environment))
+        empty = learning.init(example)
         return warm_up(state._replace(key=key, replay=empty), key_warmup)
 
     def act_and_add(keys: Array, state: TrainState) -> tuple[TrainState, Metrics, Row]:
@@ -234,11 +240,24 @@ def make_trainer(
     )
 
 
-def example_row(environment: Environment) -> Row:
+def example_row(environment: Environment, extras: PyTree = ()) -> Row:
     """Return a row of zeros of the environment's shapes, as ``Replay.init`` takes it."""
     no = jnp.bool_(False)
     obs = jnp.zeros(environment.spec.obs_shape, environment.spec.obs_dtype)
-    return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no)
+    return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no, extras)
+
+
+def extras_of(config: Config, agent: Agent) -> PyTree:
+    """Return what rows have besides, of one environment: the carry that they were acted on with."""
+    if config.recurrent == "none":
+        return ()
+    return jax.tree.map(lambda leaf: leaf[0], agent.initial_carry(1))
+
+
+def _learning_of(config: Config) -> Callable[[Config, Agent, Collectives], Learning]:
+    if config.algorithm == "pqn":
+        return make_pqn
+    return make_learning if config.recurrent == "none" else make_sequence_learning
 
 
 def make_chunk(

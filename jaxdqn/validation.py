@@ -17,7 +17,7 @@ _AT_LEAST_ONE = (
     "n_step", "target_period", "epsilon_decay_steps", "replay_capacity", "warmup_steps",
     "frame_stack", "eval_episodes", "log_every", "keep", "rollback_limit", "devices",
     "model_devices", "average_every", "num_seeds", "quantiles",
-    "minibatches", "epochs",
+    "minibatches", "epochs", "recurrent_size", "sequence_length",
 )  # fmt: skip
 _POSITIVE = (
     "huber_delta", "learning_rate", "adam_epsilon", "temperature", "clip_value", "clip_norm",
@@ -38,6 +38,7 @@ _PROBABILITIES = (
 _COUNT_LIMIT = 2**30
 _OUR_LOSSES = tuple(LOSSES)
 _DISTRIBUTIONAL = ("quantile", "implicit_quantile")
+_CELLS = ("lstm", "gru")
 _SOFT = ("soft", "munchausen")
 _IN_USE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "huber_delta": ("loss", ("huber", *_DISTRIBUTIONAL)),
@@ -57,6 +58,10 @@ _IN_USE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "minibatches": ("algorithm", ("pqn",)),
     "epochs": ("algorithm", ("pqn",)),
     "trace_decay": ("algorithm", ("pqn",)),
+    "recurrent_size": ("recurrent", _CELLS),
+    "sequence_length": ("recurrent", _CELLS),
+    "burn_in": ("recurrent", _CELLS),
+    "rescale_values": ("recurrent", _CELLS),
 }
 """Of an option: the choice that uses it, and which of its values do. A sweep over it, or, but for
 the first three, any value that is not its default, is refused without them."""
@@ -191,12 +196,13 @@ def _validate_replay(config: Config) -> None:
             config.replay_capacity,
             f"a multiple of num_envs*rollout_length={per_add}, such as {below or per_add}",
         )
-    reach = config.n_step + config.frame_stack + config.rollout_length
+    reach = config.reach + config.frame_stack + config.rollout_length
     if config.replay_rows <= reach:
+        names = "n_step" if config.recurrent == "none" else "burn_in+sequence_length+n_step-1"
         _refuse(
             "replay_capacity",
             config.replay_capacity,
-            f"above num_envs*(n_step+frame_stack+rollout_length)={config.num_envs * reach}",
+            f"above num_envs*({names}+frame_stack+rollout_length)={config.num_envs * reach}",
         )
     if config.replay_capacity >= _COUNT_LIMIT:
         _refuse("replay_capacity", config.replay_capacity, f"below {_COUNT_LIMIT}")
@@ -216,22 +222,24 @@ def _validate_replay(config: Config) -> None:
             f"at most warmup_steps={config.warmup_steps} with accumulate={config.accumulate}: "
             "more than can be sampled when learning starts",
         )
-    if warmup_rows <= config.n_step * config.num_envs:
+    if warmup_rows <= config.reach * config.num_envs:
+        names = "n_step" if config.recurrent == "none" else "(burn_in+sequence_length+n_step-1)"
         _refuse(
             "warmup_steps",
             config.warmup_steps,
-            f"above n_step*num_envs={config.n_step * config.num_envs}",
+            f"above {names}*num_envs={config.reach * config.num_envs}",
         )
     if config.total_steps <= warmup_rows:
         _refuse("total_steps", config.total_steps, f"above the {warmup_rows} rows of warm-up")
     if config.replay_ratio is not None:
         steps = config.gradient_steps_for_ratio()
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-            unit = drawn / per_add
+            unit = config.rows_per_gradient_step / per_add
             _refuse(
                 "replay_ratio",
                 config.replay_ratio,
-                f"a multiple of batch_size*accumulate/(num_envs*rollout_length)={unit:g}",
+                "a multiple of the rows of a gradient step (batch_size*accumulate) over "
+                f"num_envs*rollout_length: {unit:g}",
             )
 
 
@@ -270,6 +278,10 @@ def _validate_family(config: Config) -> None:
         _refuse("atoms", config.atoms, "at least 2")
     if config.value_max <= config.value_min:
         _refuse("value_max", config.value_max, f"above value_min={config.value_min}")
+    if config.burn_in < 0:
+        _refuse("burn_in", config.burn_in, "at least 0")
+    if config.recurrent != "none":
+        _validate_recurrent(config)
     if config.bootstrap == "greedy":
         return
     if config.double:
@@ -281,6 +293,27 @@ def _validate_family(config: Config) -> None:
     if LOSSES[config.loss].head == "categorical":
         _refuse("loss", config.loss, f"another with bootstrap={config.bootstrap!r}, such as "
                 "'quantile'")  # fmt: skip
+
+
+def _validate_recurrent(config: Config) -> None:
+    """Check what is learned from sequences."""
+    wanted = {
+        "algorithm": "dqn",
+        "replay": "uniform",
+        "bootstrap": "greedy",
+        "frame_stack": 1,
+        "noisy": False,
+        "replay_from": None,
+    }
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            _refuse(name, getattr(config, name), f"{value} with recurrent={config.recurrent!r}")
+    head = LOSSES[config.loss].head
+    if head == "implicit_quantile":
+        _refuse("loss", config.loss, f"another with recurrent={config.recurrent!r}")
+    if config.rescale_values and head != "linear":
+        _refuse("rescale_values", True, f"False with loss={config.loss!r}: only single values are "
+                "rescaled")  # fmt: skip
 
 
 def _validate_sweep(config: Config) -> None:

@@ -15,13 +15,14 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdqn.agent import make_agent
 from jaxdqn.compression import ResidualState
+from jaxdqn.learning import make_replay
 from jaxdqn.mappings import across_devices, across_mesh, device_collectives, population
 from jaxdqn.mappings.devices import DEVICE_AXIS, state_sharding
 from jaxdqn.networks import make_network
 from jaxdqn.optim import make_optimizer
 from jaxdqn.programs import make_mapped_trainer
 from jaxdqn.replay import tree_bytes
-from jaxdqn.trainer import hyper_from, make_chunk, make_replay, make_trainer
+from jaxdqn.trainer import hyper_from, make_chunk, make_trainer
 from jaxdqn.types import ALONE, Row, counter_int
 from tests.toys import noisy, quick_jit, tiny
 

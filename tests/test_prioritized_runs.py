@@ -7,11 +7,12 @@ import pytest
 
 import jaxdqn.trainer as module
 from jaxdqn.checkpoint import snapshot_words, to_host
+from jaxdqn.learning import _make_weigh, make_replay
 from jaxdqn.mappings import across_devices, device_collectives
 from jaxdqn.replay import importance_weights
 from jaxdqn.replay.redistribute import redistribute
 from jaxdqn.replay.ring import in_order
-from jaxdqn.trainer import _make_weigh, example_row, hyper_from, make_replay, make_trainer
+from jaxdqn.trainer import example_row, hyper_from, make_trainer
 from jaxdqn.types import ALONE, Agent, LearnInfo, SampleInfo, make_counter
 from tests.toys import noisy, quick_jit, tiny
 

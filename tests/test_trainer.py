@@ -10,11 +10,11 @@ import optax
 import pytest
 
 from jaxdqn.config import Config
+from jaxdqn.learning import make_replay
 from jaxdqn.replay import tree_bytes
 from jaxdqn.trainer import (
     hyper_from,
     make_chunk,
-    make_replay,
     make_trainer,
     reduce_metrics,
     train,

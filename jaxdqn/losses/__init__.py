@@ -18,7 +18,9 @@ from jaxdqn.losses.targets import (
     lambda_targets,
     munchausen_bonus,
     q_learning_target,
+    rescale,
     soft_q_target,
+    unscale,
 )
 from jaxdqn.losses.td import huber_loss, squared_loss, td_error, weighted_mean
 
@@ -38,8 +40,10 @@ __all__ = [
     "quantile_midpoints",
     "quantile_soft_target",
     "quantile_target",
+    "rescale",
     "soft_q_target",
     "squared_loss",
     "td_error",
+    "unscale",
     "weighted_mean",
 ]

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 
 from jaxdqn.losses.categorical import categorical_loss, categorical_target
 from jaxdqn.losses.quantile import quantile_huber_loss, quantile_soft_target, quantile_target
-from jaxdqn.losses.targets import double_q_target, q_learning_target, soft_q_target
+from jaxdqn.losses.targets import (
+    double_q_target,
+    q_learning_target,
+    rescale,
+    soft_q_target,
+    unscale,
+)
 from jaxdqn.losses.td import huber_loss, squared_loss, td_error
 from jaxdqn.types import Array, Hyper, PyTree, QOutput
 
@@ -33,12 +39,19 @@ class Example(NamedTuple):
     empty where the target network chooses itself"""
     temperature: PyTree
     """[] float32, of soft targets; empty where the bootstrap is the greatest value"""
+    rescaling: PyTree = ()
+    """[] float32, epsilon of ``rescale``, in whose units values are; empty where they are plain"""
 
 
 def q_target(example: Example) -> Array:
     """Return the target ``[]`` that an example gives a loss of action values."""
     if isinstance(example.target_t, tuple) and not example.target_t:
         return example.r_t
+    if not isinstance(example.rescaling, tuple):
+        plain = unscale(example.target_t.q_values, example.rescaling)
+        target_t = example.target_t._replace(q_values=plain)
+        target = q_target(example._replace(target_t=target_t, rescaling=()))
+        return jax.lax.stop_gradient(rescale(target, example.rescaling))
     r_t, discount_t, q_t = example.r_t, example.discount_t, example.target_t.q_values
     if not isinstance(example.temperature, tuple):
         return soft_q_target(r_t, discount_t, q_t, example.temperature)

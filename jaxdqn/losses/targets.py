@@ -104,3 +104,29 @@ def lambda_targets(
 
     steps = (r_t, discount_t, values[:-1], values[1:], void)
     return jax.lax.stop_gradient(jax.lax.scan(back, values[-1], steps, reverse=True)[1])
+
+
+def rescale(value: Array, epsilon: Array) -> Array:
+    """Return ``sign(v) (sqrt(|v| + 1) - 1) + epsilon v`` (Pohlen et al. 2018, prop. A.2).
+
+    It brings large values near each other, so that no clipping of rewards is needed.
+
+    Args:
+      value: float32, of any shape.
+      epsilon: ``[]`` float32, above 0.
+    """
+    return jnp.sign(value) * (jnp.sqrt(jnp.abs(value) + 1.0) - 1.0) + epsilon * value
+
+
+def unscale(value: Array, epsilon: Array) -> Array:
+    """Return the inverse of ``rescale``.
+
+    Args:
+      value: float32, of any shape.
+      epsilon: ``[]`` float32, above 0.
+    """
+    # x = sqrt(|v| + 1) is the positive root of epsilon x^2 + x = 1 + epsilon + |value|. Its
+    # usual form, with -1 + sqrt(1 + 4 epsilon ...) above, would lose most digits.
+    side = 1.0 + epsilon + jnp.abs(value)
+    root = 2.0 * side / (1.0 + jnp.sqrt(1.0 + 4.0 * epsilon * side))
+    return jnp.sign(value) * (root - 1.0) * (root + 1.0)

@@ -18,6 +18,7 @@ from jaxdqn.networks.heads import (
     QuantileHead,
 )
 from jaxdqn.networks.layers import NOISE, Layers
+from jaxdqn.networks.recurrent import RecurrentQNetwork, from_recurrent_module, make_cell
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
 from jaxdqn.registry import LOSSES
 from jaxdqn.types import (
@@ -62,6 +63,11 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     if isinstance(network, Network):
         return network
     if network is not None:
+        if config.recurrent != "none":
+            raise ValueError(
+                f"recurrent={config.recurrent!r}: must be none with a network of your own; a "
+                "Network with a carry of its own is learned from sequences as it is"
+            )
         if not isinstance(network, nn.Module):
             raise ValueError(f"network={network!r}: must be a flax module or a Network")
         _check_module(network, spec, shape, LOSSES[config.loss].head)
@@ -76,7 +82,11 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
             f"[H, W, C] (or stacked [H, W]) of at least {side}x{side}"
         )
     drawn = LOSSES[config.loss].head == "implicit_quantile"
-    module = QNetwork(*_parts(config, kind, spec.num_actions))
+    torso, head = _parts(config, kind, spec.num_actions)
+    if config.recurrent != "none":
+        cell = make_cell(config.recurrent, config.recurrent_size)
+        return from_recurrent_module(RecurrentQNetwork(torso, cell, head))
+    module = QNetwork(torso, head)
     return from_module(module, noisy=config.noisy, draws=drawn)
 
 

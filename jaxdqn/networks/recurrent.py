@@ -1,0 +1,58 @@
+"""Networks with a memory: a torso, a recurrent cell and a head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.types import Array, Network, Params, PyTree, QOutput
+
+
+class RecurrentQNetwork(nn.Module):
+    """A torso, a cell whose state is reset where an episode opens, and a head."""
+
+    torso: nn.Module
+    cell: nn.RNNCellBase
+    head: nn.Module
+
+    def __call__(self, carry: PyTree, obs: Array, first: Array) -> tuple[PyTree, QOutput]:
+        """Return the next carry, and what the head says of observations ``[B, O]``."""
+
+        def restart(leaf: Array) -> Array:
+            opens = first.reshape(-1, *(1,) * (leaf.ndim - 1))
+            return jnp.where(opens, jnp.zeros_like(leaf), leaf)
+
+        features = self.torso(obs).astype(jnp.float32)
+        carry, features = self.cell(jax.tree.map(restart, carry), features)
+        return carry, self.head(features)
+
+
+def make_cell(kind: str, size: int) -> nn.RNNCellBase:
+    """Return an LSTM (Hochreiter and Schmidhuber 1997) or a GRU (Cho et al. 2014)."""
+    return nn.OptimizedLSTMCell(size) if kind == "lstm" else nn.GRUCell(size)
+
+
+def from_recurrent_module(module: RecurrentQNetwork) -> Network:
+    """Make a network whose carry is the cell's state, zero at the start of an episode."""
+
+    def initial_carry(batch_size: int) -> PyTree:
+        size = module.cell.features
+        zeros = jnp.zeros((batch_size, size), jnp.float32)
+        return (zeros, zeros) if isinstance(module.cell, nn.OptimizedLSTMCell) else zeros
+
+    def init(key: Array, obs: Array) -> Params:
+        batch_size = obs.shape[0]
+        return module.init(key, initial_carry(batch_size), obs, jnp.zeros(batch_size, jnp.bool_))
+
+    def apply(
+        params: Params, key: Array | None, carry: PyTree, obs: Array, first: Array
+    ) -> tuple[QOutput, PyTree]:
+        del key
+        output: Any
+        carry, output = module.apply(params, carry, obs, first)
+        return output, carry
+
+    return Network(init=init, apply=apply, initial_carry=initial_carry)
