@@ -22,6 +22,7 @@ from benchmarks.timing import Case, Interval, alternate, compile_apart, ratio
 from benchmarks.versus import Process
 from jaxdqn import trainer as training
 from jaxdqn.config import Config
+from jaxdqn.presets import preset
 from jaxdqn.validation import suggest
 
 CARTPOLE, BREAKOUT = "CartPole-v1", "Breakout-MinAtar"
@@ -207,6 +208,45 @@ def _measure_variant(**fields: Any) -> Callable[[Effort], list[Result]]:
     return measured
 
 
+def _measure_distributional(effort: Effort) -> list[Result]:
+    results = []
+    for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
+        losses = {"C51": "categorical", "QR-DQN": "quantile", "IQN": "implicit_quantile"}
+        configs = {f"{env} DQN": matched(env)}
+        configs |= {f"{env} {name}": matched(env, loss=loss) for name, loss in losses.items()}
+        brief = effort._replace(
+            iterations=max(1, effort.iterations // (5 if env == BREAKOUT else 1))
+        )
+        results += faster(learning_cases(configs, brief), brief, of="gradient steps")
+    return results
+
+
+def _measure_pqn(effort: Effort) -> list[Result]:
+    """Compare whole iterations of the same rows, gradient steps and batch."""
+    size = {"num_envs": 16, "rollout_length": 8} if effort.quick else preset_size("pqn", BREAKOUT)
+    passes = {"minibatches": 4 if effort.quick else 32, "epochs": 2}
+    pqn = Config(
+        env=BREAKOUT, algorithm="pqn", loss="squared", optimizer="radam", clip_norm=10.0,
+        layer_norm=True, total_steps=2**29, **size, **passes,
+    )  # fmt: skip
+    dqn = matched(
+        BREAKOUT, loss="squared", optimizer="radam", clip_norm=10.0, layer_norm=True,
+        batch_size=pqn.batch_per_device, gradient_steps=pqn.gradient_steps_per_iteration, **size,
+    )  # fmt: skip
+    cases = learning_cases(
+        {"DQN": dqn, "PQN": pqn},
+        effort._replace(iterations=2),
+        lambda config: config.rows_per_iteration,
+    )
+    return faster(cases, effort, of="rows acted and learned from twice")
+
+
+def preset_size(name: str, env: str) -> dict[str, int]:
+    """Return the environments and steps of an iteration of a preset."""
+    config = preset(name, env=env)
+    return {"num_envs": config.num_envs, "rollout_length": config.rollout_length}
+
+
 def _measure_precision(effort: Effort) -> list[Result]:
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
@@ -378,6 +418,29 @@ register(
         costs="the tree's draw and the writing of priorities at every gradient step",
         measured_on="E=10, K=1, M=1, B=128, MLP 120-84 or MinAtar network, whole iterations",
         measure=_measure_variant(replay="prioritized"),
+    )
+)
+register(
+    Technique(
+        name="distributional",
+        principle="learn the distribution of returns: on 51 fixed atoms (C51), or by 32 quantiles "
+        "(QR-DQN), drawn anew each time (IQN)",
+        good_for="more to learn from each row: fewer environment steps, not more a second",
+        costs="an output for each atom of each action; for IQN the head once for each quantile",
+        measured_on="E=10, K=1, M=1, B=128, MLP 120-84 or MinAtar network, whole iterations",
+        measure=_measure_distributional,
+    )
+)
+register(
+    Technique(
+        name="pqn",
+        principle="no replay and no target network: Q(lambda) targets of the rows just acted, "
+        "normalised layers, two passes in minibatches",
+        good_for="many environments on one device; memory, of which a replay takes most",
+        costs="each row is learned from twice and forgotten: more environment steps",
+        measured_on="128 environments, 32 steps, 32 minibatches, 2 passes, MinAtar network; DQN "
+        "with as many environments, gradient steps and rows of each",
+        measure=_measure_pqn,
     )
 )
 register(

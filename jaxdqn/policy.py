@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn import run_directory
 from jaxdqn.checkpoint import newest_whole
 from jaxdqn.config import Config
 from jaxdqn.trainer import hyper_from, make_trainer
-from jaxdqn.types import Array, Environment, EnvSpec, Params, Trainer
+from jaxdqn.types import Array, Environment, EnvSpec, Params, PyTree, Trainer
 
 
 def load_policy(
@@ -38,7 +37,9 @@ def load_policy(
 
     Returns:
         ``policy(obs) -> action``: for one observation [O] an int, for a batch
-        [B, O] an int32 array [B]. Stacked observations are [O, S].
+        [B, O] an int32 array [B]. Stacked observations are [O, S]. That of a recurrent network
+        remembers what it was called with: ``policy(obs, first)``, with True, or [B] bool, where
+        an observation opens an episode; its first call opens one anyway.
 
     Raises:
         ValueError: if the directory or its parameters are not there, or an
@@ -48,27 +49,33 @@ def load_policy(
     spec = trainer.environment.spec
     shape = observation_shape(config, spec)
 
-    @jax.jit
-    def greedy(obs: Array) -> Array:
-        return greedy_actions(trainer, params, obs)
+    agent, carry = trainer.agent, None
 
-    def policy(obs: Any) -> Any:
+    @jax.jit
+    def greedy(carry: PyTree, obs: Array, first: Array) -> tuple[Array, PyTree]:
+        actions, carry, _ = agent.act(jax.random.key(0), params, carry, obs, first, None)
+        return actions, carry
+
+    def policy(obs: Any, first: Any = False) -> Any:
+        nonlocal carry
         obs = np.asarray(obs, spec.obs_dtype)
-        if obs.shape == shape:
-            return int(greedy(obs[None])[0])
-        if obs.shape[1:] == shape:
-            return np.array(greedy(obs))
-        raise ValueError(f"obs.shape={obs.shape}: must be {shape} or (B, *{shape})")
+        alone = obs.shape == shape
+        if not alone and obs.shape[1:] != shape:
+            raise ValueError(f"obs.shape={obs.shape}: must be {shape} or (B, *{shape})")
+        batch = obs[None] if alone else obs
+        if carry is None or _rows(carry) not in (None, len(batch)):
+            carry = agent.initial_carry(len(batch))
+        opens = np.broadcast_to(np.asarray(first, bool), len(batch))
+        actions, carry = greedy(carry, batch, opens)
+        return int(actions[0]) if alone else np.array(actions)
 
     return policy
 
 
-def greedy_actions(trainer: Trainer, params: Params, obs: Array) -> Array:
-    """Return the actions [B] of the largest Q for observations [B, O] that open an episode."""
-    batch = obs.shape[0]
-    agent = trainer.agent
-    carry, first = agent.initial_carry(batch), jnp.ones(batch, bool)
-    return agent.act(jax.random.key(0), params, carry, obs, first, None)[0]
+def _rows(carry: PyTree) -> int | None:
+    """Return for how many environments a carry is; None if it is empty."""
+    leaves = jax.tree.leaves(carry)
+    return leaves[0].shape[0] if leaves else None
 
 
 def load_run(

@@ -228,3 +228,56 @@ def test_presets_of_algorithms_take_the_settings_of_the_environments_task():
     assert for_task("dqn", "FourRooms-misc").learning_rate == 1e-3
     with pytest.raises(ValueError, match="algorithm='rainbw': must be one of rainbow"):
         for_task("rainbw", "CartPole-v1")
+
+
+OUTCOMES = (0.0, 0.5, 1.0, 1.5)
+"""Returns of two coin tosses, the second for half as much: each is as likely as the others."""
+
+
+def toss(key, size):
+    """Return transitions of a process: a coin's 0 or 1 in state 0, then in state 1, then none."""
+    later = jnp.arange(size) % 2 == 1
+    state = jnp.where(later[:, None], jnp.array([[0.0, 1.0]]), jnp.array([[1.0, 0.0]]))
+    return Batch(
+        obs_tm1=state,
+        a_tm1=jnp.zeros(size, jnp.int32),
+        r_t=jax.random.bernoulli(key, 0.5, (size,)).astype(jnp.float32),
+        discount_t=jnp.where(later, 0.0, 0.5),
+        obs_t=jnp.broadcast_to(jnp.array([[0.0, 1.0]]), state.shape),
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "fields"),
+    [
+        ("categorical", {"atoms": 4, "value_min": 0.0, "value_max": 1.5}),
+        ("quantile", {"quantiles": 8, "huber_delta": 0.02}),
+        ("implicit_quantile", {"quantiles": 8, "huber_delta": 0.02, "hidden_sizes": (32,)}),
+    ],
+)
+def test_the_distribution_of_returns_is_learned_where_it_is_known(loss, fields):
+    config = tiny(loss=loss, learning_rate=3e-3, **fields)
+    network = make_network(config, SPEC._replace(obs_shape=(2,), num_actions=1))
+    agent = make_agent(network, make_optimizer(config), loss=loss, target_period=20)
+    hyper = hyper_from(config)
+
+    @jax.jit
+    def learn(key):
+        state = agent.init(key, jnp.zeros((1, 2)), hyper=hyper)
+
+        def step(state, key):
+            key_batch, key_learn = jax.random.split(key)
+            batch = toss(key_batch, 256)
+            return agent.learn(key_learn, state, batch, jnp.ones(256), hyper=hyper)[0], None
+
+        return jax.lax.scan(step, state, jax.random.split(key, 1500))[0].params
+
+    params = learn(jax.random.key(0))
+    output, _ = network.apply(params, None, (), jnp.array([[1.0, 0.0]]), jnp.zeros(1, bool))
+    if loss == "categorical":
+        shares = jax.nn.softmax(output.distribution.logits[0, 0])
+        np.testing.assert_allclose(shares, np.full(4, 0.25), atol=0.03)
+    else:
+        quantiles = np.sort(np.asarray(output.distribution.values[0, 0]))
+        np.testing.assert_allclose(quantiles, np.repeat(OUTCOMES, 2), atol=0.15)
+    np.testing.assert_allclose(output.q_values, 0.75, atol=0.05)

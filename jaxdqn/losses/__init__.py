@@ -20,6 +20,7 @@ from jaxdqn.losses.targets import (
     q_learning_target,
     rescale,
     soft_q_target,
+    truncated_importance_ratio,
     unscale,
 )
 from jaxdqn.losses.td import huber_loss, squared_loss, td_error, weighted_mean
@@ -44,6 +45,7 @@ __all__ = [
     "soft_q_target",
     "squared_loss",
     "td_error",
+    "truncated_importance_ratio",
     "unscale",
     "weighted_mean",
 ]

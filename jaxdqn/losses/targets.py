@@ -130,3 +130,19 @@ def unscale(value: Array, epsilon: Array) -> Array:
     side = 1.0 + epsilon + jnp.abs(value)
     root = 2.0 * side / (1.0 + jnp.sqrt(1.0 + 4.0 * epsilon * side))
     return jnp.sign(value) * (root - 1.0) * (root + 1.0)
+
+
+def truncated_importance_ratio(prob: Array, behaviour_prob: Array, limit: Array) -> Array:
+    """Return ``min(limit, prob / behaviour_prob)``, for rows that another policy acted.
+
+    Truncation bounds the variance at the price of some bias (Munos et al. 2016, section 3;
+    Espeholt et al. 2018, eq. 1). No gradient flows.
+
+    Args:
+      prob: ``[]`` float32, of the action under the policy that is learned about.
+      behaviour_prob: ``[]`` float32, above 0, under the policy that took it, as
+        ``ActInfo.behaviour_prob`` has it.
+      limit: ``[]`` float32, above 0; 1 in both papers.
+    """
+    chex.assert_rank([prob, behaviour_prob, limit], [0, 0, 0])
+    return jax.lax.stop_gradient(jnp.minimum(limit, prob / behaviour_prob))

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdqn.losses import double_q_target, q_learning_target, td_error
+from jaxdqn.losses import (
+    double_q_target,
+    q_learning_target,
+    td_error,
+    truncated_importance_ratio,
+)
 
 rlax = pytest.importorskip("rlax")
 
@@ -103,3 +108,15 @@ def test_a_batch_handed_over_without_vmap_is_refused(function):
     values = (q,) if function is q_learning_target else (q, q)
     with pytest.raises(AssertionError, match="rank"):
         function(batch, batch, *values)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 1e9])
+def test_truncated_importance_ratios_agree_with_rlax(limit):
+    rng = np.random.default_rng(0)
+    policy, behaviour = rng.normal(size=(2, 64, 5)).astype(np.float32) * 2
+    actions = rng.integers(0, 5, 64).astype(np.int32)
+    probs = [jax.nn.softmax(logits)[np.arange(64), actions] for logits in (policy, behaviour)]
+    ratios = jax.vmap(truncated_importance_ratio, in_axes=(0, 0, None))(*probs, _scalar(limit))
+    expected = rlax.categorical_importance_sampling_ratios(policy, behaviour, actions)
+    np.testing.assert_allclose(ratios, np.minimum(expected, limit), rtol=1e-5)
+    assert (np.asarray(expected) > 1).any()
