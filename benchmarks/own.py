@@ -1,7 +1,8 @@
-"""Drive jaxdqn at the matched work in a process of its own, as ``peers.py`` drives the peers.
+"""Drive jaxdqn at a peer's work in a process of its own, as ``peers.py`` drives the peers.
 
-``python -m benchmarks.own GRADIENT_STEPS [GUARD]`` speaks the same lines of JSON. How many
-threads XLA uses on CPU is settled when a process starts, by ``NPROC``: hence a process.
+``python -m benchmarks.own GRADIENT_STEPS [GUARD] [WORK]`` speaks the same lines of JSON; WORK is
+``matched`` or ``pqn``. How many threads XLA uses on CPU is settled when a process starts, by
+``NPROC``: hence a process.
 """
 
 from __future__ import annotations
@@ -19,18 +20,30 @@ def main() -> None:
     from benchmarks.techniques import matched
     from benchmarks.timing import compile_cold
     from jaxdqn.config import Config
+    from jaxdqn.presets import preset
 
     compile_cold()
-    config = matched(
-        replay_capacity=10_000,
-        learning_rate=2.5e-4,
-        loss="squared",
-        target_period=50,
-        epsilon_schedule="constant",
-        epsilon_end=0.05,
-        guard=sys.argv[2] if len(sys.argv) > 2 else Config().guard,
+    guard = sys.argv[2] if len(sys.argv) > 2 else Config().guard
+    work = sys.argv[3] if len(sys.argv) > 3 else "matched"
+    pqn = preset(
+        "pqn", env="Breakout-MinAtar", total_steps=10_000_000, epsilon_schedule="constant",
+        epsilon_end=0.05, guard=guard,
+    )  # fmt: skip
+    config = (
+        pqn
+        if work == "pqn"
+        else matched(
+            replay_capacity=10_000,
+            learning_rate=2.5e-4,
+            loss="squared",
+            target_period=50,
+            epsilon_schedule="constant",
+            epsilon_end=0.05,
+            guard=guard,
+        )
     )
-    prepared = measure.prepare_learning(config, int(sys.argv[1]))
+    iterations = int(sys.argv[1]) // config.gradient_steps_per_iteration
+    prepared = measure.prepare_learning(config, iterations)
     jax.block_until_ready(prepared.case.run())
     print(json.dumps({"compile_seconds": prepared.compile_seconds}), flush=True)
     for _ in sys.stdin:

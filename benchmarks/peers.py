@@ -10,7 +10,8 @@ the run; of a peer that compiles as it goes, all until it has first learned.
 
 The matched work is CartPole-v1, batch 128, a ring of 10 000, a gradient step
 every 10 environment steps, an MLP of 120 and 84 units, Adam, and epsilon at
-its final 0.05. It imports nothing of this project.
+its final 0.05. For purejaxql it is PQN as published: Breakout-MinAtar, 128 environments, 32
+steps, 32 minibatches, 2 epochs. It imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ TARGET_PERIOD = 500  # environment steps
 EPSILON = 0.05
 HIDDEN_SIZES = [120, 84]
 
+_SOURCES = {
+    "purejaxrl": "https://github.com/luchris429/purejaxrl (purejaxrl/dqn.py)",
+    "purejaxql": "https://github.com/mttga/purejaxql (purejaxql/pqn_minatar.py)",
+}
 _PACKAGES = ("jax", "gymnax", "flashbax", "gymnasium", "torch", "stable_baselines3", "sbx-rl")
 
 
@@ -99,6 +104,53 @@ def purejaxrl(line: Line, path: str, gradient_steps: int) -> None:
         out = jax.block_until_ready(run(key))
         seconds = time.perf_counter() - start
         learned = int(out["metrics"]["updates"][-1])
+        line.say(seconds=seconds, env_steps=env_steps, gradient_steps=learned)
+        seed += 1
+
+
+def purejaxql(line: Line, path: str, gradient_steps: int) -> None:
+    """Drive purejaxql's ``make_train`` of ``pqn_minatar.py``: a call is a whole short run."""
+    hydra: Any = types.ModuleType("hydra")
+    hydra.main = lambda **_: lambda function: function
+    omegaconf: Any = types.ModuleType("omegaconf")
+    omegaconf.OmegaConf = None
+    stand_ins = {"hydra": hydra, "omegaconf": omegaconf, "wandb": types.ModuleType("wandb")}
+    module = _load_file(path, "purejaxql", stand_ins)
+    jax = sys.modules["jax"]
+    minibatches, epochs, num_envs, steps = 32, 2, 128, 32
+    env_steps = gradient_steps // (minibatches * epochs) * num_envs * steps
+    config = {
+        "TOTAL_TIMESTEPS": env_steps,
+        "TOTAL_TIMESTEPS_DECAY": 10_000_000,
+        "NUM_ENVS": num_envs,
+        "NUM_STEPS": steps,
+        "EPS_START": EPSILON,
+        "EPS_FINISH": EPSILON,
+        "EPS_DECAY": 0.1,
+        "NUM_MINIBATCHES": minibatches,
+        "NUM_EPOCHS": epochs,
+        "NORM_TYPE": "layer_norm",
+        "LR": 0.0005,
+        "MAX_GRAD_NORM": 10,
+        "LR_LINEAR_DECAY": True,
+        "GAMMA": 0.99,
+        "LAMBDA": 0.65,
+        "ENV_NAME": "Breakout-MinAtar",
+        "TEST_DURING_TRAINING": False,
+        "WANDB_MODE": "disabled",
+    }
+    start = time.perf_counter()
+    run = jax.jit(module.make_train(config)).lower(jax.random.PRNGKey(0)).compile()
+    compile_seconds = time.perf_counter() - start
+    jax.block_until_ready(run(jax.random.PRNGKey(0)))
+    line.ready(compile_seconds)
+    seed = 1
+    while line.asked():
+        key = jax.block_until_ready(jax.random.PRNGKey(seed))
+        start = time.perf_counter()
+        out = jax.block_until_ready(run(key))
+        seconds = time.perf_counter() - start
+        learned = int(out["metrics"]["grad_steps"][-1])
         line.say(seconds=seconds, env_steps=env_steps, gradient_steps=learned)
         seed += 1
 
@@ -237,9 +289,9 @@ def _fit_vector_env() -> None:
 
 
 def _load_file(path: str, name: str, stand_ins: dict[str, Any]) -> Any:
-    file = _existing(path, "https://github.com/luchris429/purejaxrl (purejaxrl/dqn.py)")
+    file = _existing(path, _SOURCES[name])
     jax = _import("jax", "jax")
-    for package in ("gymnax", "flashbax"):
+    for package in ("gymnax", "flashbax") if name == "purejaxrl" else ("gymnax",):
         if importlib.util.find_spec(package) is None:
             raise Missing(package, f"pip install {package}")
     if not hasattr(jax, "tree_map"):
@@ -278,6 +330,7 @@ def _versions() -> dict[str, str]:
 
 PEERS: dict[str, Callable[[Line, str, int], None]] = {
     "purejaxrl": purejaxrl,
+    "purejaxql": purejaxql,
     "sb3": stable_baselines3,
     "sbx": sbx,
     "cleanrl": cleanrl,

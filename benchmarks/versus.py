@@ -33,7 +33,8 @@ from jaxdqn.validation import suggest
 WORK = (
     "CartPole-v1, a gradient step of batch 128 every 10 environment steps, a ring of 10 000, "
     "MLP 120-84, Adam, epsilon 0.05; jaxdqn and purejaxrl step 10 environments together, "
-    "CleanRL 1, Stable-Baselines3 and SBX 1 unless told"
+    "CleanRL 1, Stable-Baselines3 and SBX 1 unless told. purejaxql: PQN on Breakout-MinAtar, "
+    "128 environments, 32 steps, 32 minibatches, 2 epochs, convolution"
 )
 
 
@@ -48,10 +49,13 @@ class Peer(NamedTuple):
     """jaxdqn's gradient steps/s over the peer's."""
     gradient_steps: int
     """Work of one measurement."""
+    work: str = "matched"
+    """As ``benchmarks.own`` names it."""
 
 
 PEERS = {
     "purejaxrl": Peer(bar=1.15, gradient_steps=10_000),
+    "purejaxql": Peer(bar=6.0, gradient_steps=256, work="pqn"),
     "sb3": Peer(bar=12.0, gradient_steps=400),
     "sbx": Peer(bar=12.0, gradient_steps=400),
     "cleanrl": Peer(bar=12.0, gradient_steps=400),
@@ -62,8 +66,8 @@ PEERS = {
 class Flags:
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A peer to measure, NAME[=ARGUMENT], given once for each: purejaxrl=FILE (its
-    dqn.py), sb3 or sb3=ENVS (environments stepped together), sbx, sbx=ENVS,
-    cleanrl=FILE (its dqn_jax.py, in a checkout)."""
+    dqn.py), purejaxql=FILE (its pqn_minatar.py), sb3 or sb3=ENVS (environments stepped
+    together), sbx, sbx=ENVS, cleanrl=FILE (its dqn_jax.py, in a checkout)."""
     peer_python: str = sys.executable
     """Interpreter that has the peers."""
     rounds: int = 9
@@ -221,10 +225,14 @@ def _main(argv: Sequence[str]) -> None:
     rounds, divisor = (3, 10) if flags.quick else (flags.rounds, 1)
     report: dict[str, Any] = {"stamp": stamp(), "work": WORK, "rounds": rounds, "results": []}
     print(describe(report["stamp"]), WORK, sep="\n")
-    own = Process.own(PEERS["purejaxrl"].gradient_steps // divisor, CPU_THREADS)
-    compile_seconds = own.receive()["compile_seconds"]
-    print(f"jaxdqn: compiled in {compile_seconds:.1f} s")
+    owns: dict[str, Process] = {}
+    compile_seconds = {}
+    for work in dict.fromkeys(PEERS[name].work for name, _ in asked):
+        owns[work] = _own(work, divisor)
+        compile_seconds[work] = owns[work].receive()["compile_seconds"]
+        print(f"jaxdqn ({work}): compiled in {compile_seconds[work]:.1f} s")
     for name, argument in asked:
+        own = owns[PEERS[name].work]
         result = _measure_peer(flags, name, argument, own, rounds, divisor)
         if "missing" in result:
             how = f"; get it: {result['get']}" if "get" in result else ""
@@ -234,7 +242,8 @@ def _main(argv: Sequence[str]) -> None:
     if done:
         print(f"medians (least-greatest); of ratios the median and {OF_MEDIAN}")
         print(results_table(done))
-    own.close()
+    for own in owns.values():
+        own.close()
     if flags.json is not None:
         threads = {"cpu_threads": CPU_THREADS, "peer_threads": flags.peer_threads}
         compiled = {"jaxdqn_compile_seconds": compile_seconds}
@@ -242,12 +251,21 @@ def _main(argv: Sequence[str]) -> None:
         print(f"measurements in {flags.json}")
 
 
+def _own(work: str, divisor: int) -> Process:
+    """Start jaxdqn at the work of some peers, with the threads that it chooses for that."""
+    if work == "pqn":
+        return Process.own(
+            max(64, PEERS["purejaxql"].gradient_steps // divisor), None, "stop", work
+        )
+    return Process.own(PEERS["purejaxrl"].gradient_steps // divisor, CPU_THREADS)
+
+
 def _measure_peer(
     flags: Flags, name: str, argument: str, own: Process, rounds: int, divisor: int
 ) -> dict[str, Any]:
     """Start a peer, alternate with it, end it."""
     label = f"{name} ({argument} environments)" if argument.isdigit() else name
-    steps = PEERS[name].gradient_steps // divisor
+    steps = max(64, PEERS[name].gradient_steps // divisor)
     process = Process.peer(flags.peer_python, name, argument, steps, flags.peer_threads)
     try:
         ready = process.receive()

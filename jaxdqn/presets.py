@@ -157,7 +157,7 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "epochs": 4,
         "trace_decay": 0.95,
         "learning_rate": 1e-4,
-        "hidden_sizes": (128, 128),
+        "hidden_sizes": (256, 256),
         "total_steps": 500_000,
         "epsilon_end": 0.2,
         "epsilon_decay_steps": 100_000,
