@@ -135,21 +135,26 @@ def layer_specs(params: Params, model_devices: int) -> PyTree:
     order of their paths, a network's ``head`` last. After a layer that was split by
     columns, whose output thus lies in parts, a layer is split by rows, so that each
     device takes in the part it has and only the products are added up; otherwise by
-    columns; and where that side is too short by the other. All else is whole:
-    convolutions, biases, small matrices.
+    columns; and where that side is too short by the other. Matrices of one layer (its
+    noise) lie as the first. All else is whole: convolutions, biases, small matrices.
     """
     named = jax.tree.leaves_with_path(params)
     structure = jax.tree.structure(params)
     specs, in_parts = [WHOLE] * len(named), False
+    by_layer: dict[Any, PartitionSpec] = {}
     for index in sorted(range(len(named)), key=lambda index: _place(named[index][0])):
-        leaf = named[index][1]
+        path, leaf = named[index]
         if leaf.ndim != 2 or is_small(leaf):
+            continue
+        if path[:-1] in by_layer:
+            specs[index] = by_layer[path[:-1]]
             continue
         for side in (0, 1) if in_parts else (1, 0):
             if leaf.shape[side] >= SPLIT_WIDTH and leaf.shape[side] % model_devices == 0:
                 specs[index] = PartitionSpec(*[None] * side, MODEL_AXIS)
                 in_parts = side == 1
                 break
+        by_layer[path[:-1]] = specs[index]
     return jax.tree.unflatten(structure, specs)
 
 
