@@ -96,6 +96,23 @@ TASKS: dict[str, Config] = {
         eval_every=100_000,
         eval_episodes=1_000,
     ),
+    # What is shown at the start is asked for six steps later; in between nothing tells.
+    "memorychain": Config(
+        env="MemoryChain-bsuite",
+        loss="squared",
+        recurrent="lstm",
+        recurrent_size=32,
+        total_steps=150_000,
+        batch_size=32,
+        hidden_sizes=(32,),
+        target_period=50,
+        epsilon_decay_steps=30_000,
+        replay_capacity=32_000,
+        warmup_steps=1_600,
+        log_every=10_000,
+        eval_every=20_000,
+        eval_episodes=1_000,
+    ),
     "breakout": Config(
         env="Breakout-MinAtar",
         total_steps=1_000_000,
@@ -180,7 +197,12 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-_PLAIN: dict[str, Any] = {"double": False, "n_step": 1}
+_PLAIN: dict[str, Any] = {
+    "double": False,
+    "n_step": 1,
+    "recurrent": "none",
+    "recurrent_size": Config.recurrent_size,
+}
 _RETURNS = {"CartPole-v1": (0.0, 100.0), "MinAtar": (0.0, 30.0)}
 """Range of discounted returns, for distributions on fixed atoms."""
 
@@ -202,7 +224,8 @@ def for_task(algorithm: str, env: str) -> Config:
         return Config(**{**_PQN, **task, "env": env})
     like = {config.env: config for config in TASKS.values()}
     base = like.get(env, like["Breakout-MinAtar"] if env.endswith("-MinAtar") else Config())
-    values = {"env": env, **_PLAIN, **ALGORITHMS[algorithm]}
+    plain = _PLAIN if algorithm != "recurrent" or base.recurrent == "none" else {}
+    values = {"env": env, **plain, **ALGORITHMS[algorithm]}
     if values.get("loss") == "categorical":
         family = "MinAtar" if env.endswith("-MinAtar") else env
         bounds = _RETURNS.get(family)

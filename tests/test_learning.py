@@ -7,10 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jaxdqn.presets import ALGORITHMS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
@@ -34,7 +37,9 @@ def _record(name: str, summaries: list[dict], **more: object) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _train(name: str, place: Path, seeds: range = SEEDS) -> tuple[list[dict], np.ndarray]:
+def _train(
+    name: str, place: Path, seeds: range = SEEDS, more: Sequence[str] = ()
+) -> tuple[list[dict], np.ndarray]:
     """Train a preset on each seed; return summaries and the best policies' fresh returns.
 
     Each seed is a process of the command line's: the clocks and the records are of
@@ -44,8 +49,9 @@ def _train(name: str, place: Path, seeds: range = SEEDS) -> tuple[list[dict], np
     summaries = []
     for seed in seeds:
         out = place / f"{name}-{seed}"
+        command = [sys.executable, "-m", "experiments.run", name]
         subprocess.run(
-            [sys.executable, "-m", "experiments.run", name, "--seed", str(seed), "--out", str(out)],
+            [*command, "--seed", str(seed), "--out", str(out), *more],
             cwd=ROOT,
             env=environment,
             check=True,
@@ -114,12 +120,28 @@ def test_deep_sea_optimum_is_the_reward_less_the_cost_of_moving():
         ("deepsea", 0.97 * deep_sea_optimum()),
         ("frozenlake", 0.97 * frozen_lake_optimum()),
         ("breakout", 10.0),
+        ("memorychain", 0.95),
     ],
 )
 def test_preset_reaches_its_known_result(name, bar, tmp_path):
     summaries, returns = _train(name, tmp_path)
     _record(name, summaries, bar=bar, mean=float(returns.mean()))
     assert returns.mean() >= bar, f"{name}: {returns.tolist()}"
+
+
+@pytest.mark.slow
+def test_without_memory_a_memory_chain_is_chance(tmp_path):
+    summaries, returns = _train("dqn", tmp_path, more=["--env", "MemoryChain-bsuite"])
+    _record("memorychain-dqn", summaries, bar="chance, 0", mean=float(returns.mean()))
+    assert np.abs(returns).max() < 0.15, returns.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "dqn"])
+def test_every_member_of_the_family_solves_cartpole(name, tmp_path):
+    summaries, returns = _train(name, tmp_path)
+    _record(f"cartpole-{name}", summaries, bar=475.0, mean=float(returns.mean()))
+    assert returns.mean() >= 475, f"{name}: {returns.tolist()}"
 
 
 @pytest.mark.slow
