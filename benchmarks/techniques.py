@@ -490,7 +490,7 @@ register(
             ("form", "setting", "D"),
             "float32 all-reduce",
             "speed-up",
-            "gradient steps",
+            "rows learned from",
         ),
     )
 )

@@ -178,7 +178,7 @@ def learned_values(environment, **overrides):
     """Train a table of values by PQN and return it, [states, A]."""
     config = pqn(
         hidden_sizes=(), gamma=GAMMA, total_steps=16_000, learning_rate=0.05, num_envs=8,
-        learning_rate_schedule="linear", epsilon_schedule="constant", rollout_length=16,
+        learning_rate_schedule="linear", rollout_length=16,
         **{"epsilon_end": 1.0, "trace_decay": 0.0, **overrides},
     )  # fmt: skip
     trainer = make_trainer(config, environment=environment)
@@ -198,7 +198,9 @@ def test_a_time_limit_leaves_the_values_those_of_the_endless_problem():
 
 
 def test_with_traces_greedy_values_end_as_episodes_do():
-    traces = {"trace_decay": 0.8, "epsilon_end": 0.0}
+    # Random actions at first, so that each has been tried, and none later: a trace goes through
+    # whatever action was taken.
+    traces = {"trace_decay": 0.8, "epsilon_end": 0.0, "epsilon_decay_steps": 4_000}
     learned = learned_values(cycle(REWARDS, limit=LIMIT), **traces)
     np.testing.assert_allclose(learned.max(axis=1), endless_values(), rtol=0.02)
     rewards = (1.0, 2.0, 3.0, 4.0, 100.0)
@@ -223,7 +225,7 @@ def test_stacked_frames_are_learned_from_as_they_were_acted_on():
         ({"n_step": 3}, "n_step=3: must be 1 with algorithm='pqn'"),
         ({"replay": "prioritized"}, "replay='prioritized': must be uniform with algorithm='pqn'"),
         ({"target_tau": 0.01}, "target_tau=0.01: must be None with algorithm='pqn'"),
-        ({"algorithm": "dqn"}, "minibatches=4: must be 32 unless algorithm='pqn'"),
+        ({"algorithm": "dqn", "warmup_steps": 320, "batch_size": 8}, "must be .* unless algorithm"),
         ({"total_steps": 16}, "total_steps=16: must be at least the 32 rows of an iteration"),
     ],
 )

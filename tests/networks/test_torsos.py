@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdqn.networks import LinearHead, MinAtarTorso, MLPTorso, NatureTorso
+from jaxdqn.networks import (
+    ActionOutputs,
+    Layers,
+    LinearHead,
+    MinAtarTorso,
+    MLPTorso,
+    NatureTorso,
+)
 
 
 def _random_params(init, *inputs):
@@ -72,7 +79,7 @@ def test_image_torsos_take_stacked_axes_as_channels(torso, side):
 
 @pytest.mark.parametrize("torso", [MLPTorso((8,)), MinAtarTorso()])
 def test_bfloat16_computes_in_bfloat16_from_float32_parameters(torso):
-    narrow = torso.clone(dtype=jnp.dtype("bfloat16"))
+    narrow = torso.clone(layers=Layers(dtype=jnp.dtype("bfloat16")))
     obs = jnp.asarray(np.random.default_rng(0).random((4, 6, 6, 2)), jnp.float32)
     initial = jax.eval_shape(narrow.init, jax.random.key(0), obs)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
@@ -86,9 +93,9 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters(torso):
 
 def test_head_keeps_values_apart_that_bfloat16_cannot():
     features = jnp.array([[1.0, 1.0]], jnp.bfloat16)
-    head = LinearHead(2)
+    head = LinearHead(ActionOutputs(2))
     kernel = jnp.array([[100.0, 100.0], [0.1, 0.2]])
-    params = {"params": {"Dense_0": {"kernel": kernel, "bias": jnp.zeros(2)}}}
-    q = head.apply(params, features)
+    params = {"params": {"out": {"Dense_0": {"kernel": kernel, "bias": jnp.zeros(2)}}}}
+    q = head.apply(params, features).q_values
     assert q.dtype == jnp.float32
     np.testing.assert_allclose(q, [[100.1, 100.2]], rtol=1e-6)
