@@ -159,6 +159,8 @@ def draw(report: dict[str, Any], out: Path) -> None:
         most = max((row["D"] for row in rows), default=1)
         panel.plot([1, most], [1, most], color="0.7", linestyle=":", label="ideal")
         panel.set(title=f"{section} scaling", xlabel=what, ylabel=column)
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter("{x:g}")
     rows = report.get("population", [])
     for devices, how in dict.fromkeys((row["devices"], row["how"]) for row in rows):
         chosen = [row for row in rows if (row["devices"], row["how"]) == (devices, how)]
@@ -167,8 +169,13 @@ def draw(report: dict[str, Any], out: Path) -> None:
     panels[2].set(title="populations", xlabel="learners", ylabel="over one by one")
     for panel in panels:
         panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="x-small")
+        if panel.has_data():
+            aside = (
+                {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if panel is panels[2] else {}
+            )
+            panel.legend(fontsize="x-small", **aside)
     figure.savefig(out, dpi=120)
 
 
