@@ -189,14 +189,14 @@ def _go_on(study: Study, flags: Flags) -> int:
     jobs = [job for cell in study.cells for job in jobs_of(study, cell, stored.results)]
     for name, why in study.refused.items():
         complain(name, why)
-    print(f"{len(study.cells)} cells of {seeds_text(study.seeds)}: {len(jobs)} runs to make")
+    print(f"cells: {len(study.cells)}, of {seeds_text(study.seeds)}; runs to make: {len(jobs)}")
     keep_compiled_programs()
     outcome = run_jobs(study, jobs)
     _report(study, flags, read_results(file).results)
     if outcome.ended_by is not None:
         print(
-            f"interrupted ({outcome.ended_by}): {outcome.left} of {len(jobs)} runs are left; the "
-            "same command goes on"
+            f"interrupted ({outcome.ended_by}), runs left: {outcome.left} of {len(jobs)}; the same "
+            "command goes on"
         )
     return FAILED if outcome.failed or study.refused else 0
 

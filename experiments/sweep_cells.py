@@ -6,6 +6,7 @@ Imports no JAX.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -93,7 +94,7 @@ def key_of(name: str, fields: Mapping[str, Any]) -> str:
         fields: of the configuration, as ``to_dict`` gives them; what is missing, since a later
             version added it, has its default.
     """
-    whole = {**to_dict(Config()), **fields}
+    whole = {**_defaults(), **fields}
     told = {field: _as_float(value) for field, value in whole.items() if field not in PLACE}
     text = json.dumps([name, told], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -170,6 +171,11 @@ def _state(place: Path) -> Literal["new", "begun", "ended"]:
 
 def _directory(cell: Cell, out: Path, seeds: range) -> Path:
     return out / CELLS / f"{cell.preset}-{cell.env}-s{seeds.start}-{seeds[-1]}-{cell.key}"
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return to_dict(Config())
 
 
 def _as_float(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from experiments.sweep_cells import Cell, key_of
 from experiments.sweep_curves import CURVES, draw_curves
-from experiments.sweep_settings import command_of, label, seeds_text
+from experiments.sweep_settings import as_text, command_of, label, seeds_text
 from experiments.sweep_statistics import estimate
 from jaxdqn.loggers import Record
 
@@ -93,24 +93,39 @@ def entries_of(results: Sequence[Record], asked: Asked) -> list[Entry]:
 def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     """Return the rows of the table: by label, the entry of each environment.
 
-    A label tells no more than it must: the budget, and then the configuration's hash, only where
-    a preset with its settings is there more than once on an environment.
+    A label tells no more than it must: not the settings that all have, and the budget, and then
+    the configuration's hash, only where a preset with its settings is there more than once on an
+    environment.
     """
+    shared = shared_settings(entries)
     alike: dict[str, list[Entry]] = {}
     for entry in entries:
-        alike.setdefault(label(entry.preset, entry.settings), []).append(entry)
+        own = {name: value for name, value in entry.settings.items() if name not in shared}
+        alike.setdefault(label(entry.preset, own), []).append(entry)
     rows: dict[str, dict[str, Entry]] = {}
     for members in alike.values():
+        # The same of all members.
+        own = {name: value for name, value in members[0].settings.items() if name not in shared}
         for detail in range(3):
             split: dict[str, dict[str, Entry]] = {}
             for entry in members:
                 more = (f"total_steps={entry.total_steps}", f"configuration {entry.key}")[:detail]
-                name = label(entry.preset, entry.settings, *more)
+                name = label(entry.preset, own, *more)
                 split.setdefault(name, {}).setdefault(entry.env, entry)
             if sum(map(len, split.values())) == len(members):
                 break
         rows |= split
     return rows
+
+
+def shared_settings(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return the settings that all entries have."""
+    first, *others = (entry.settings for entry in entries)
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
 
 
 def markdown(entries: Sequence[Entry], asked: Asked) -> str:
@@ -124,7 +139,7 @@ def markdown(entries: Sequence[Entry], asked: Asked) -> str:
         "# Study",
         "Return at the end of training: the interquartile mean over seeds [its 95 % bootstrap "
         "interval]. The return of a seed is the undiscounted mean over the "
-        f"{episodes} of its last evaluation.",
+        f"{episodes} of its last evaluation.{_shared(entries)}",
         _table(["", *(_column(env, entries) for env in envs)], table),
         _protocol(entries, envs),
         f"![Learning curves]({CURVES})",
@@ -227,6 +242,11 @@ def _time(run: Record) -> list[str]:
         f"{run['gradient_steps_per_second']:,.0f}",
         ", ".join([f"{several}{run['device_kind']}", *named]),
     ]
+
+
+def _shared(entries: Sequence[Entry]) -> str:
+    texts = [f"`{name}={as_text(value)}`" for name, value in shared_settings(entries).items()]
+    return f" All are with {', '.join(texts)}." if texts else ""
 
 
 def _column(env: str, entries: Sequence[Entry]) -> str:

@@ -82,7 +82,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case", [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])], ids=str
+)
 def test_replicas_go_as_by_hand(case):
     config = tiny(devices=DEVICES, **case)
     trainer = averaged(config, doubling)
@@ -144,6 +146,7 @@ def test_replicas_are_equal_after_a_chunk_and_moments_if_asked():
             assert (first[0] != last[0]).any()
 
 
+@pytest.mark.slow
 def test_averaging_at_every_step_is_the_all_reduce_under_plain_gradient_descent():
     """One iteration from each of twenty states of a run."""
     values = {"devices": DEVICES, "learning_rate": 0.05, "target_period": 7, "loss": "huber"}

@@ -245,7 +245,7 @@ def test_parameters_lost_by_a_finite_gradient_are_found_at_the_end_of_the_chunk(
     assert (int(metrics.skipped), int(metrics.lost)) == (0, 1)
 
 
-@pytest.mark.parametrize("mode", ["skip", "stop"])
+@pytest.mark.parametrize("mode", [pytest.param("skip", marks=pytest.mark.slow), "stop"])
 def test_lost_parameters_end_the_run_since_there_is_nothing_to_go_on_with(mode):
     with pytest.raises(RunFailed, match=r"not finite in chunk 1.*now not finite: agent\.params"):
         run(replace(CONFIG, guard=mode), environment=noisy(), optimizer=infinite)

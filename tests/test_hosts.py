@@ -479,6 +479,7 @@ def test_two_processes_of_two_devices_are_one_of_four_to_the_bit(pair, start, tm
     assert_same_run(out, tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_others_with_its_name(pair, tmp_path):
     processes = pair(*ENDLESS, "--out", tmp_path / "run")
     await_checkpoint(tmp_path / "run", processes)

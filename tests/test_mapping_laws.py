@@ -436,7 +436,8 @@ def learners_of(size):
     return jax.random.split(jax.random.key(7), size), hyper._replace(learning_rate=rates)
 
 
-@pytest.mark.parametrize(("size", "devices"), [pytest.param(3, 0, marks=pytest.mark.slow), (4, 2)])
+@pytest.mark.parametrize(("size", "devices"), [(3, 0), (4, 2)])
+@pytest.mark.slow
 def test_a_population_one_by_one_is_separate_runs_to_the_bit(alone, size, devices):
     keys, hyper = learners_of(size)
     many = population(alone.trainer, size, devices=jax.devices()[:devices], how="map")
@@ -468,7 +469,8 @@ def test_a_population_side_by_side_steps_as_separate_runs_do(alone, devices):
         state = after
 
 
-@pytest.mark.parametrize("data", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [1, 2])
 def test_split_layers_step_as_whole_ones_do(data):
     """One iteration from each of 20 states of a run, over data x model devices and over data."""
     config = config_over(data, hidden_sizes=(32, 1024))

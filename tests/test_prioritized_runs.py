@@ -96,6 +96,7 @@ def test_beta_ends_at_one_and_begins_where_it_is_told():
         np.testing.assert_allclose(weights, [1.0, 0.25**exponent], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_devices_share_the_greatest_weight_and_stay_replicas(monkeypatch):
     config, seen = config_of(devices=2, num_envs=8, batch_size=16), []
     watch_learn(monkeypatch, seen)
@@ -115,7 +116,9 @@ def test_devices_share_the_greatest_weight_and_stay_replicas(monkeypatch):
     assert (trees[0] != trees[1]).any(), "each device has priorities of its own"
 
 
-@pytest.mark.parametrize("devices", [1, 4, 8])
+@pytest.mark.parametrize(
+    "devices", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_priorities_move_with_their_rows_to_other_devices(devices):
     config = config_of(devices=2, num_envs=8, batch_size=16, replay_capacity=128)
     trainer = trainer_over(config)

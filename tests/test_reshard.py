@@ -83,7 +83,7 @@ def test_dividing_back_gives_the_same_replay(saved):
     jax.tree.map(np.testing.assert_array_equal, back, again)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("devices", [1, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 4))])
 def test_the_run_goes_on_over_other_devices(saved, devices):
     old, words = saved
     new = replace(old, devices=devices)

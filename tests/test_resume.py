@@ -371,6 +371,7 @@ def test_a_budget_that_would_change_what_was_run_is_refused(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_says_so(tmp_path):
     heard = []
     logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
@@ -415,6 +416,7 @@ def test_all_damaged_is_an_error_and_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_without_its_replay_a_run_goes_on_but_says_that_it_differs(tmp_path):
     config = replace(CONFIG, replay_in_checkpoint=False)
     interrupted(tmp_path / "run", config)
@@ -532,6 +534,7 @@ def test_a_run_that_is_killed_can_be_played(tmp_path):
     assert load_policy(tmp_path / "run", "last", environment=noisy())(np.ones(2)) in (0, 1)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_later(tmp_path, monkeypatch):
     whole = run(CONFIG, out=tmp_path / "whole", environment=noisy())
     write = jaxdqn.checkpoint.write
@@ -555,7 +558,8 @@ def test_resume_must_say_where():
         run(CONFIG, environment=noisy(), resume=True)
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_rows_exported_are_those_of_the_replay_and_fill_another(tmp_path, devices):
     config = replace(CONFIG, devices=devices)
     first = run(config, out=tmp_path / "run", environment=noisy())
@@ -606,9 +610,8 @@ def saved(out, config):
     return state
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * ("over" not in c)) for c in EXPORTED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EXPORTED)
 def test_the_command_exports_a_learners_rows_and_needs_no_devices(
     tmp_path, case, monkeypatch, capsys
 ):

@@ -25,10 +25,13 @@ from experiments.sweep_results import append_results, read_results, repair
 from experiments.sweep_settings import ranges, read_settings, seeds_text
 from experiments.sweep_statistics import REPETITIONS, curve_of, estimate, iqm
 from jaxdqn.config import Config, replace, to_dict
+from jaxdqn.evaluation import EvalInfo
 from jaxdqn.loggers import to_json
 from jaxdqn.presets import preset
+from jaxdqn.programs import Programs
 from jaxdqn.run_directory import RunFailed, read_config
 from jaxdqn.signals import asked_to_end
+from jaxdqn.types import Counter, Counters, Metrics
 from tests.test_cli import apart  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +67,10 @@ class FakeRun:
             (out / "evaluations.jsonl").write_text(self.evaluations(config))
         (out / "summary.json").write_text(to_json(summary))
         return SimpleNamespace(summary=summary)
+
+    @staticmethod
+    def draw(rows, envs, out):
+        out.write_bytes(b"drawn")
 
     @property
     def seeds(self):
@@ -106,8 +113,10 @@ class FakeRun:
 
 @pytest.fixture
 def fake(monkeypatch):
+    """Neither train nor draw, which takes longer than all the rest."""
     fake = FakeRun()
     monkeypatch.setattr("jaxdqn.run.run", fake)
+    monkeypatch.setattr("experiments.sweep_report.draw_curves", fake.draw)
     return fake
 
 
@@ -263,7 +272,7 @@ def test_a_study_is_resumed_and_extended_by_what_it_lacks(fake, capsys):
     # Nothing is run again.
     assert study(envs=envs) == 0
     assert len(fake.made) == 2
-    assert "0 runs to make" in capsys.readouterr().out
+    assert "runs to make: 0" in capsys.readouterr().out
     # More seeds, and another preset.
     assert study(envs=envs[:1], presets=("dqn", "c51"), seeds=4) == 0
     assert fake.seeds[2:] == [[2, 3], [0, 1, 2, 3]]
@@ -309,7 +318,7 @@ def test_an_interrupted_run_writes_no_results_and_goes_on_first(fake, capsys):
     fake.before = lambda config, loggers: "SIGTERM" if config.env == "Acrobot-v1" else None
     envs = ("CartPole-v1", "Acrobot-v1", "Catch-bsuite")
     assert study(envs=envs) == 0
-    assert "interrupted (SIGTERM): 2 of 3 runs are left" in capsys.readouterr().out
+    assert "interrupted (SIGTERM), runs left: 2 of 3" in capsys.readouterr().out
     assert {result["env"] for result in lines()} == {"CartPole-v1"}
     assert study("--dry-run", envs=envs, seeds=4) == 0
     said = capsys.readouterr().out.splitlines()
@@ -373,7 +382,7 @@ def test_a_cell_that_fails_is_told_in_a_line_and_the_others_run(fake, capsys):
     assert len(said) == 5
     assert said[0].startswith("error: munchausen on Acrobot-v1: n_step=3: must be 1 with")
     assert said[3] == (
-        "error: dqn on Acrobot-v1, seeds 0-1: guard='stop': loss not finite in chunk 3"
+        "error: dqn (n_step=3) on Acrobot-v1, seeds 0-1: guard='stop': loss not finite in chunk 3"
     )
     assert "try fewer --seeds-at-once" in said[4]
     assert cells_of(lines()) == [("dqn", "CartPole-v1", 0), ("dqn", "CartPole-v1", 1)]
@@ -399,7 +408,7 @@ def test_each_run_gets_what_is_left_of_the_time(fake, monkeypatch, capsys):
     envs = ("CartPole-v1", "Acrobot-v1", "Catch-bsuite", "MountainCar-v0")
     assert study("--max-seconds", "100", envs=envs) == 0
     assert [made.config.max_seconds for made in fake.made] == [100.0, 60.0, 20.0]
-    assert "interrupted (deadline): 1 of 4 runs are left" in capsys.readouterr().out
+    assert "interrupted (deadline), runs left: 1 of 4" in capsys.readouterr().out
 
 
 def test_a_signal_that_a_run_does_not_tell_of_ends_the_study(fake, capsys):
@@ -410,7 +419,7 @@ def test_a_signal_that_a_run_does_not_tell_of_ends_the_study(fake, capsys):
 
     fake.before = hear_and_finish
     assert study(envs=("CartPole-v1", "Acrobot-v1")) == 0
-    assert "interrupted (SIGTERM): 1 of 2 runs are left" in capsys.readouterr().out
+    assert "interrupted (SIGTERM), runs left: 1 of 2" in capsys.readouterr().out
     # The run had used up its budget.
     assert cells_of(lines()) == [("dqn", "CartPole-v1", 0), ("dqn", "CartPole-v1", 1)]
 
@@ -636,7 +645,8 @@ def test_what_is_not_run_is_told_with_the_command_that_runs_it(fake, capsys):
     assert study(*more, presets=("dqn", "iqn"), seeds=4) == 0
     text = Path("study/report.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| iqn"))
-    assert row.startswith("| iqn (gamma=0.9, hidden_sizes=32,32) | not run: `python -m ")
+    assert row.startswith("| iqn | not run: `python -m ")
+    assert "All are with `gamma=0.9`, `hidden_sizes=32,32`." in text
     commands = re.findall(r"not run: `(.*?)`", text)
     assert len(commands) == 3  # of the whole cell twice: in the table, and with its seeds
     assert "seeds 2-3 not run" in text
@@ -670,17 +680,28 @@ def test_cells_of_one_preset_are_told_apart_by_no_more_than_they_must(fake):
     assert study(seeds=1) == 0
     assert study("--set", "gamma=0.9", seeds=1, envs=("CartPole-v1", "Catch-bsuite")) == 0
     assert study("--total-steps", "5000", seeds=1) == 0
-    text = Path("study/report.md").read_text()
-    head = text.index("| ---")
-    labels = [line.split(" | ")[0][2:] for line in text[head:].splitlines()[1:4]]
-    assert sorted(labels) == [
-        "dqn (gamma=0.9)",
+    assert rows_of_table() == [
         "dqn (total_steps=5000)",
         "dqn (total_steps=600000)",
+        "dqn (gamma=0.9)",
     ]
 
 
-def test_the_report_is_the_same_each_time_and_needs_only_the_file(fake):
+def rows_of_table():
+    """The labels in the report's first table."""
+    table = Path("study/report.md").read_text().split("| ---", 1)[1].split("\n\n")[0]
+    return [line.split(" | ")[0][2:] for line in table.splitlines()[1:]]
+
+
+def test_settings_that_all_cells_have_are_told_once(fake):
+    assert study("--set", "gamma=0.9", "n_step=2", seeds=1) == 0
+    assert study("--set", "gamma=0.9", "n_step=4", seeds=1) == 0
+    assert rows_of_table() == ["dqn (n_step=4)", "dqn (n_step=2)"]
+    assert "All are with `gamma=0.9`." in Path("study/report.md").read_text()
+
+
+def test_the_report_is_the_same_each_time_and_needs_only_the_file(fake, monkeypatch):
+    monkeypatch.setattr("experiments.sweep_report.draw_curves", draw_curves)
     assert study(seeds=7) == 0
     made = [Path("study", name).read_bytes() for name in ("report.md", "curves.png")]
     for name in ("report.md", "curves.png"):
@@ -744,6 +765,50 @@ def test_a_report_that_cannot_be_written_is_refused_in_a_line(some, capsys):
 # The real thing.
 
 
+def scripted(config, trainer, keys, state_shape):
+    """Programs of two learners that compile nothing; the return is 10 * learner + chunks."""
+
+    def state(chunks):
+        rows = chunks * config.iterations_per_chunk * config.rows_per_iteration
+        count = Counter(high=np.zeros(2, np.int32), low=np.full(2, rows, np.int32))
+        params = {"kernel": np.full((2, 3), chunks, np.float32)}
+        return SimpleNamespace(
+            agent=SimpleNamespace(params=params), counters=Counters(count, count, count)
+        )
+
+    def chunk(before):
+        after = state(int(before.agent.params["kernel"][0, 0]) + 1)
+        metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))
+        return after, (metrics._replace(skipped=np.zeros(2), lost=np.zeros(2)), after.counters)
+
+    def evaluate(params, key, count):
+        learners, chunks = np.arange(2) * 10, params["kernel"][..., 0]
+        returns = np.broadcast_to(np.expand_dims(learners + chunks, -1), (2, 4))
+        return EvalInfo(returns, np.full((2, 4), 7))
+
+    fields = dict.fromkeys(Programs._fields)
+    fields |= {"init": lambda key: state(0), "chunk": chunk, "evaluate": evaluate}
+    return Programs(**fields | {"evaluate_one": evaluate, "copy": np.array})
+
+
+def test_results_are_what_the_host_loop_writes(monkeypatch, capsys):
+    monkeypatch.setattr("jaxdqn.run.compile_programs", scripted)
+    argv = ["--total-steps", "632", "--set", *SMALL, "checkpoint_every=0"]
+    assert study(*argv) == 0
+    assert "recorded seeds 0-1: return 6.00, 16.00" in capsys.readouterr().out
+    # Six chunks of 100 rows, and an evaluation after each two.
+    for seed, result in enumerate(lines()):
+        assert (result["seed"], result["population"], result["eval_episodes"]) == (seed, 2, 4)
+        assert result["curve"] == {
+            "rows": [200, 400, 600],
+            "return_mean": [10.0 * seed + chunks for chunks in (2, 4, 6)],
+        }
+        assert result["final_return"] == result["best_return"] == 10 * seed + 6
+        assert result["versions"]["jax"] == jax.__version__
+        assert result["env_steps_per_second"] > 0
+
+
+@pytest.mark.slow
 def test_a_small_study_from_end_to_end(capsys):
     argv = ["--total-steps", "600", "--set", *SMALL]
     assert study(*argv) == 0
@@ -769,7 +834,7 @@ def test_a_small_study_from_end_to_end(capsys):
     # It is there: nothing is compiled.
     before = time.perf_counter()
     assert study(*argv) == 0
-    assert "0 runs to make" in capsys.readouterr().out
+    assert "runs to make: 0" in capsys.readouterr().out
     assert time.perf_counter() - before < 5
     assert len(lines()) == 2
 

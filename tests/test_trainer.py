@@ -159,6 +159,9 @@ RINGS = {
 }
 
 
+QUICK_RINGS = ("CartPole", "Catch, prioritised")
+
+
 def memory_of_chunk(config, chunk_of=lambda trainer: make_chunk(trainer, 3)):
     """Compile a donated chunk for shapes alone; return its memory and the ring's bytes."""
     trainer = make_trainer(config)
@@ -173,7 +176,10 @@ def ring_config(capacity, **overrides):
     return tiny(rollout_length=1, gradient_steps=1, **{**values, **overrides})
 
 
-@pytest.mark.parametrize("ring", RINGS)
+@pytest.mark.parametrize(
+    "ring",
+    [pytest.param(ring, marks=[pytest.mark.slow] * (ring not in QUICK_RINGS)) for ring in RINGS],
+)
 def test_an_iteration_of_one_step_never_copies_the_ring(ring):
     temporary = []
     for capacity in LARGE_AND_SMALL:
