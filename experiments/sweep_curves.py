@@ -20,6 +20,8 @@ _LINES = ("-", "--", ":", "-.")
 _PER_ROW = 3
 _SIZE = (4.2, 3.2)
 """Inches of a panel."""
+_CHARACTERS = 50
+"""Of the legend, below a panel."""
 
 
 def styles() -> list[tuple[str, str]]:
@@ -62,19 +64,25 @@ def draw_curves(
                 handles[name] = _draw(panel, curve, line, colour)
     for panel, env in itertools.zip_longest(panels, envs):
         _finish(panel, env)
-    if handles:
-        # Outside the panels, where it hides no line.
-        figure.legend(
-            list(handles.values()),
-            list(handles),
-            fontsize="small",
-            loc="outside lower center",
-            ncols=min(len(handles), 2 * across),
-        )
+    _add_legend(figure, handles, across)
     try:
         figure.savefig(out, dpi=dpi)
     except OSError as error:
         raise ValueError(f"out={str(out)!r}: must be writable: {error.strerror}") from error
+
+
+def _add_legend(figure: Any, handles: Mapping[str, Any], across: int) -> None:
+    """Add a legend below the panels, where it hides no line, as wide as they are at most."""
+    if not handles:
+        return
+    characters = 4 + max(map(len, handles))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        fontsize="small",
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), _CHARACTERS * across // characters)),
+    )
 
 
 def _draw(panel: Any, curve: Curve, line: str, colour: str) -> Any:
@@ -99,6 +107,8 @@ def _finish(panel: Any, env: str | None) -> None:
     panel.set_title(env, fontsize="medium")
     if not panel.lines:
         panel.text(0.5, 0.5, "not run", ha="center", va="center", transform=panel.transAxes)
+        panel.set(xticks=[], yticks=[])
+        return
     panel.set_xlabel("rows of a seed (environment steps and resets)", fontsize="small")
     panel.set_ylabel("greedy return, IQM and 95 % interval", fontsize="small")
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from experiments.sweep_cells import Cell, key_of
 from experiments.sweep_settings import PLACE
-from jaxdqn.config import to_dict
+from jaxdqn.config import Config, to_dict
 from jaxdqn.loggers import FILES, Record, to_json
 from jaxdqn.run_directory import SUMMARY, RunFailed, read_config, read_lines
 
@@ -155,20 +155,8 @@ def results_of(place: Path, cell: Cell, max_episode_steps: int | None) -> list[R
         summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
         records = read_lines(place / FILES["evaluation"])
         evaluations = [record for record in records if record["purpose"] == "evaluate"]
+        common = _of_run(place.name, config, summary, cell, max_episode_steps)
         alone = {**summary, "diverged_at_chunk": None}
-        fields = {field: value for field, value in to_dict(config).items() if field not in PLACE}
-        common = {
-            "preset": cell.preset,
-            "env": config.env,
-            "total_steps": config.total_steps,
-            "settings": cell.settings,
-            "config_hash": key_of(cell.preset, fields),
-            "config": fields,
-            "max_episode_steps": max_episode_steps,
-            "run": place.name,
-            "population": config.learners,
-            **{name: summary[name] for name in _FIELDS if name in summary and name != "seed"},
-        }
         return [
             {
                 **common,
@@ -185,6 +173,27 @@ def results_of(place: Path, cell: Cell, max_episode_steps: int | None) -> list[R
             f"run={str(place)!r}: must be a run that has ended; move it away to run its seeds "
             f"anew: {error!r}"
         ) from error
+
+
+def _of_run(
+    name: str, config: Config, summary: Record, cell: Cell, max_episode_steps: int | None
+) -> Record:
+    """Return what the results of all seeds of a run have in common."""
+    fields = {field: value for field, value in to_dict(config).items() if field not in PLACE}
+    told = ("versions", "device_kind", "devices", "eval_episodes", "train_seconds", "eval_seconds",
+            "compile_seconds", "env_steps_per_second", "gradient_steps_per_second")  # fmt: skip
+    return {
+        "preset": cell.preset,
+        "env": config.env,
+        "total_steps": config.total_steps,
+        "settings": cell.settings,
+        "config_hash": key_of(cell.preset, fields),
+        "config": fields,
+        "max_episode_steps": max_episode_steps,
+        "run": name,
+        "population": config.learners,
+        **{field: summary[field] for field in told},
+    }
 
 
 def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:

@@ -100,7 +100,10 @@ def _validate_types(config: Config) -> None:
         value = getattr(config, name)
         if value is None and type(None) in get_args(kind):
             continue
-        if get_origin(kind) is Literal:
+        if name == "loss":
+            if not isinstance(value, str) or value not in LOSSES:
+                _refuse(name, value, f"one of {', '.join(LOSSES)}")
+        elif get_origin(kind) is Literal:
             if value not in get_args(kind):
                 _refuse(name, value, f"one of {', '.join(get_args(kind))}")
         elif kind in (int, int | None):
@@ -235,11 +238,12 @@ def _validate_replay(config: Config) -> None:
         steps = config.gradient_steps_for_ratio()
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
             unit = config.rows_per_gradient_step / per_add
+            rows = "batch_size*accumulate"
+            rows += "" if config.recurrent == "none" else "*sequence_length"
             _refuse(
                 "replay_ratio",
                 config.replay_ratio,
-                "a multiple of the rows of a gradient step (batch_size*accumulate) over "
-                f"num_envs*rollout_length: {unit:g}",
+                f"a multiple of {rows}/(num_envs*rollout_length)={unit:g}",
             )
 
 
@@ -249,7 +253,7 @@ def _validate_pqn(config: Config) -> None:
         if getattr(config, name) != _default(config, name):
             _refuse(name, getattr(config, name), f"{_default(config, name)} with algorithm='pqn', "
                     "which has no replay and no target network")  # fmt: skip
-    if config.loss not in LOSSES or LOSSES[config.loss].head != "linear":
+    if LOSSES[config.loss].head != "linear":
         _refuse("loss", config.loss, "of a TD error (huber, squared) with algorithm='pqn'")
     if config.noisy:
         _refuse("noisy", True, "False with algorithm='pqn'")
@@ -270,8 +274,6 @@ def _uses(config: Config, choice: str, users: tuple[Any, ...]) -> bool:
 
 def _validate_family(config: Config) -> None:
     """Check what loss, bootstrap and network are together."""
-    if config.loss not in LOSSES:
-        _refuse("loss", config.loss, f"one of {', '.join(LOSSES)}")
     if config.munchausen_clip > 0:
         _refuse("munchausen_clip", config.munchausen_clip, "at most 0")
     if config.atoms < 2:

@@ -43,7 +43,7 @@ BAD = {
     "flag without its value": (["--seed"], ["--seed", "value"]),
     "word for a number": (["--seed", "one"], ["--seed", "one"]),
     "fraction of a count": (["--num-envs", "2.5"], ["--num-envs", "2.5"]),
-    "misspelt choice": (["--loss", "hubr"], ["--loss", "hubr", "huber"]),
+    "misspelt choice": (["--loss", "hubr"], ["loss='hubr'", "huber"]),
     "second word": (["cartpole", "acrobot"], ["acrobot"]),
     "preset after flags": (["--seed", "1", "cartpole"], ["cartpole", "out of place"]),
     "misspelt environment": (["--env", "CartPol-v1"], ["env='CartPol-v1'", "CartPole-v1"]),

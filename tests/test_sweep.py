@@ -734,7 +734,10 @@ def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeyp
         returns = [[offset, offset + 1.0], [offset, offset + 3.0]]
         return [{"curve": {"rows": [100, 200], "return_mean": each}} for each in returns]
 
-    rows = {f"preset {i}": {env: results(i) for env in envs[:3]} for i in range(9)}
+    rows = {
+        f"preset {i} (learning_rate=0.0001)": {env: results(i) for env in envs[:3]}
+        for i in range(9)
+    }
     draw_curves(rows, envs, Path("curves.png"))
     (figure,) = drawn
     panels = figure.axes
@@ -753,6 +756,7 @@ def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeyp
     legend = figure.legends[0].get_window_extent()
     assert len(figure.legends[0].texts) == 9
     assert not any(legend.overlaps(panel.get_tightbbox()) for panel in panels[:4])
+    assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
 
 
 def test_a_report_that_cannot_be_written_is_refused_in_a_line(some, capsys):
