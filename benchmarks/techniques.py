@@ -223,8 +223,9 @@ def _measure_distributional(effort: Effort) -> list[Result]:
 
 def _measure_pqn(effort: Effort) -> list[Result]:
     """Compare whole iterations of the same rows, gradient steps and batch."""
-    size = {"num_envs": 16, "rollout_length": 8} if effort.quick else preset_size("pqn", BREAKOUT)
-    passes = {"minibatches": 4 if effort.quick else 32, "epochs": 2}
+    size: dict[str, Any] = {"num_envs": 16, "rollout_length": 8}
+    size = size if effort.quick else preset_size("pqn", BREAKOUT)
+    passes: dict[str, Any] = {"minibatches": 4 if effort.quick else 32, "epochs": 2}
     pqn = Config(
         env=BREAKOUT, algorithm="pqn", loss="squared", optimizer="radam", clip_norm=10.0,
         layer_norm=True, total_steps=2**29, **size, **passes,
@@ -241,7 +242,7 @@ def _measure_pqn(effort: Effort) -> list[Result]:
     return faster(cases, effort, of="rows acted and learned from twice")
 
 
-def preset_size(name: str, env: str) -> dict[str, int]:
+def preset_size(name: str, env: str) -> dict[str, Any]:
     """Return the environments and steps of an iteration of a preset."""
     config = preset(name, env=env)
     return {"num_envs": config.num_envs, "rollout_length": config.rollout_length}

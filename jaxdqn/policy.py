@@ -49,7 +49,8 @@ def load_policy(
     spec = trainer.environment.spec
     shape = observation_shape(config, spec)
 
-    agent, carry = trainer.agent, None
+    agent = trainer.agent
+    carry: PyTree = None
 
     @jax.jit
     def greedy(carry: PyTree, obs: Array, first: Array) -> tuple[Array, PyTree]:

@@ -416,21 +416,25 @@ def check_refused_or_sound(overrides):
         return False
     per_iteration, per_chunk = config.rows_per_iteration, config.iterations_per_chunk
     warmup = config.warmup_iterations * per_iteration
-    assert 0 <= warmup - config.warmup_steps < per_iteration
     learning = config.num_chunks * per_chunk * per_iteration
     last_chunk = per_chunk * per_iteration
     assert warmup + learning - last_chunk < config.total_steps <= warmup + learning
-    assert config.batch_size * config.accumulate <= min(warmup, config.replay_capacity)
-    assert config.replay_rows * config.num_envs == config.replay_capacity
-    assert config.replay_rows % config.rollout_length == 0
-    assert config.replay_rows > config.n_step + config.frame_stack + config.rollout_length
     assert config.envs_per_device * config.devices == config.num_envs
-    assert config.batch_per_device * config.devices == config.batch_size
+    if config.algorithm == "pqn":
+        batch = config.batch_per_device * config.devices
+        assert batch * config.minibatches == per_iteration
+    else:
+        assert 0 <= warmup - config.warmup_steps < per_iteration
+        assert config.batch_size * config.accumulate <= min(warmup, config.replay_capacity)
+        assert config.replay_rows * config.num_envs == config.replay_capacity
+        assert config.replay_rows % config.rollout_length == 0
+        assert config.replay_rows > config.reach + config.frame_stack + config.rollout_length
+        assert config.batch_per_device * config.devices == config.batch_size
     assert config.chunks_per_evaluation >= 1
     steps = config.gradient_steps_per_iteration
     assert config.total_gradient_steps == config.num_chunks * per_chunk * steps
     if config.replay_ratio is not None:
-        learned = steps * config.batch_size * config.accumulate
+        learned = steps * config.rows_per_gradient_step
         assert abs(learned / per_iteration - config.replay_ratio) < 1e-3
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     return True

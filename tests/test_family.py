@@ -60,7 +60,13 @@ def agent_of(config):
     )
 
 
-@pytest.mark.parametrize("member", MEMBERS)
+QUICK = ("rainbow", "munchausen-iqn")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in MEMBERS],
+)
 def test_every_member_runs_and_learns_from_what_it_does(member):
     config = config_of(member)
     start, end, metrics, _ = watched_run(make_trainer(config, environment=noisy()), 20)
@@ -127,7 +133,7 @@ def test_with_munchausen_the_reward_has_the_bonus_of_the_target_network():
     np.testing.assert_allclose(info.abs_td, np.abs(target - now[rows, actions]), rtol=2e-5)
 
 
-@pytest.mark.parametrize("loss", ["categorical", "quantile"])
+@pytest.mark.parametrize("loss", [pytest.param("categorical", marks=pytest.mark.slow), "quantile"])
 def test_double_lets_the_online_network_choose_the_distribution(loss):
     """One that always chooses action 0 makes the target action 0's, whatever the target says."""
     config = tiny(loss=loss, double=True)
@@ -156,7 +162,8 @@ def test_double_lets_the_online_network_choose_the_distribution(loss):
             params=marked(state.params, 1.0), target_params=marked(other, 0.0)
         )
         start = start._replace(opt_state=make_optimizer(config)(hyper).init(start.params))
-        tds.append(chosen.learn(jax.random.key(2), start, batch, jnp.ones(BATCH), hyper=hyper)[1])
+        learn = quick_jit(lambda *args, learn=chosen.learn: learn(*args, hyper=hyper))
+        tds.append(learn(jax.random.key(2), start, batch, jnp.ones(BATCH))[1])
     assert (np.abs(tds[0].abs_td - tds[1].abs_td)[np.asarray(batch.discount_t) > 0] > 0).all()
     terminal = np.asarray(batch.discount_t) == 0
     np.testing.assert_allclose(tds[0].abs_td[terminal], tds[1].abs_td[terminal], rtol=1e-6)
@@ -251,7 +258,11 @@ def toss(key, size):
     [
         ("categorical", {"atoms": 4, "value_min": 0.0, "value_max": 1.5}),
         ("quantile", {"quantiles": 8, "huber_delta": 0.02}),
-        ("implicit_quantile", {"quantiles": 8, "huber_delta": 0.02, "hidden_sizes": (32,)}),
+        pytest.param(
+            "implicit_quantile",
+            {"quantiles": 8, "huber_delta": 0.02, "hidden_sizes": (32,)},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_distribution_of_returns_is_learned_where_it_is_known(loss, fields):

@@ -49,15 +49,19 @@ def test_returns_in_a_sequence_are_those_of_the_transitions_of_a_ring(n_step):
     sequences = Sequences(burn_in=2, length=7, n_step=n_step)
     rows = random_rows(0, sequences.rows, size=40)
     gamma = jnp.float32(0.9)
-    returns = jax.vmap(sequence_returns, in_axes=(0, 0, 0, None, None))(
-        rows.reward, rows.terminated, rows.first, gamma, sequences
+    over_rows = jax.vmap(
+        lambda *leaves: sequence_returns(*leaves, gamma, sequences), in_axes=(0, 0, 0)
+    )
+    returns = quick_jit(over_rows)(rows.reward, rows.terminated, rows.first)
+    gather = quick_jit(
+        lambda ring, index: gather_transitions(ring, index, gamma, n_step=n_step, frame_stack=1)
     )
     by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), rows)
     example = jax.tree.map(lambda leaf: leaf[0, 0], by_time)
     ring = write(init_ring(example, 40, sequences.rows), by_time)
     for step in range(sequences.length):
         index = (sequences.burn_in + step) * 40 + jnp.arange(40, dtype=jnp.int32)
-        batch = gather_transitions(ring, index, gamma, n_step=n_step, frame_stack=1)
+        batch = gather(ring, index)
         valid = np.asarray(returns.valid[:, step])
         np.testing.assert_array_equal(valid, ~np.asarray(rows.first[:, 3 + step]))
         np.testing.assert_allclose(returns.r_t[valid, step], batch.r_t[valid], atol=1e-6)
@@ -164,9 +168,11 @@ def test_no_gradient_flows_through_the_burn_in():
         lambda leaf: jnp.stack([leaf] * sequences.rows, axis=1), network.initial_carry(BATCH)
     )
     rows = rows._replace(extras=zeros)
-    after, _ = agent.learn(jax.random.key(2), state, rows, jnp.ones(BATCH), hyper=hyper)
+    learn = quick_jit(lambda *args: agent.learn(*args, hyper=hyper))
+    after, _ = learn(jax.random.key(2), state, rows, jnp.ones(BATCH))
+    gradient = quick_jit(jax.grad(loss), static_argnums=1)
     for stop, alike in ((True, True), (False, False)):
-        grads = jax.grad(loss)(params, stop)
+        grads = gradient(params, stop)
         expected = jax.tree.map(lambda p, g: p - hyper.learning_rate * g, params, grads)
         near = jax.tree.map(
             lambda a, b: np.allclose(a, b, rtol=0, atol=1e-7), after.params, expected
@@ -188,6 +194,7 @@ def test_the_carry_of_a_row_is_the_one_it_was_acted_on_with():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, following)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [{}, {"recurrent": "gru", "n_step": 3, "double": True, "rescale_values": True},
                   {"loss": "quantile", "dueling": True}, {"loss": "categorical", "burn_in": 0}]

@@ -2,8 +2,8 @@
 
 from jaxdqn.networks.build import from_module, make_network
 from jaxdqn.networks.heads import (
-    ActionOutputs,
     CategoricalHead,
+    Head,
     ImplicitQuantileHead,
     LinearHead,
     QuantileHead,
@@ -12,9 +12,9 @@ from jaxdqn.networks.layers import Layers, NoisyDense
 from jaxdqn.networks.torsos import Conv, MinAtarTorso, MLPTorso, NatureTorso
 
 __all__ = [
-    "ActionOutputs",
     "CategoricalHead",
     "Conv",
+    "Head",
     "ImplicitQuantileHead",
     "Layers",
     "LinearHead",

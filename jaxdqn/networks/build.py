@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxdqn.config import Config
 from jaxdqn.networks.heads import (
-    ActionOutputs,
     CategoricalHead,
     ImplicitQuantileHead,
     LinearHead,
@@ -115,17 +114,21 @@ def _parts(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.M
         image = MinAtarTorso if kind == "minatar" else NatureTorso
         torso = image(config.convolution, layers, widths)
 
-    def out(outputs: int) -> ActionOutputs:
-        return ActionOutputs(num_actions, outputs, config.dueling, hidden, layers)
-
+    shared: dict[str, Any] = {
+        "num_actions": num_actions,
+        "dueling": config.dueling,
+        "hidden": hidden,
+        "layers": layers,
+    }
     match LOSSES[config.loss].head:
         case "categorical":
-            return torso, CategoricalHead(out(config.atoms), config.value_min, config.value_max)
+            shared |= {"value_min": config.value_min, "value_max": config.value_max}
+            return torso, CategoricalHead(outputs=config.atoms, **shared)
         case "quantile":
-            return torso, QuantileHead(out(config.quantiles))
+            return torso, QuantileHead(outputs=config.quantiles, **shared)
         case "implicit_quantile":
-            return torso, ImplicitQuantileHead(out(1), config.quantiles)
-    return torso, LinearHead(out(1))
+            return torso, ImplicitQuantileHead(samples=config.quantiles, **shared)
+    return torso, LinearHead(**shared)
 
 
 def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) -> Network:

@@ -16,8 +16,8 @@ from jaxdqn.networks.layers import NOISE, Layers
 from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 
-class ActionOutputs(nn.Module):
-    """Some numbers for each action: ``[..., F] -> [..., A, Z]``, by one stream or by two.
+class Head(nn.Module):
+    """What heads have in common: some numbers for each action, by one stream or by two.
 
     Dueling (Wang et al. 2016, eq. 9): one stream is the state's value, the other the
     advantage of each action, of which the mean over actions is subtracted. With
@@ -30,9 +30,8 @@ class ActionOutputs(nn.Module):
     hidden: int | None = None
     layers: Layers = Layers()
 
-    @nn.compact
-    def __call__(self, features: Array) -> Array:
-        """Return ``[..., A, Z]``, float32."""
+    def action_outputs(self, features: Array) -> Array:
+        """Return ``[..., A, Z]``, float32, for ``[..., F]``; call it in a compact method."""
 
         def stream(width: int) -> Array:
             x = features if self.hidden is None else self.layers.hidden(features, self.hidden)
@@ -45,26 +44,25 @@ class ActionOutputs(nn.Module):
         return value + advantage - jnp.mean(advantage, axis=-2, keepdims=True)
 
 
-class LinearHead(nn.Module):
+class LinearHead(Head):
     """One value for each action."""
 
-    out: ActionOutputs
-
+    @nn.compact
     def __call__(self, features: Array) -> QOutput:
         """Return the values alone."""
-        return QOutput(q_values=self.out(features)[..., 0])
+        return QOutput(q_values=self.action_outputs(features)[..., 0])
 
 
-class CategoricalHead(nn.Module):
+class CategoricalHead(Head):
     """A distribution on evenly spaced returns for each action (C51, Bellemare et al. 2017)."""
 
-    out: ActionOutputs
-    value_min: float
-    value_max: float
+    value_min: float = -10.0
+    value_max: float = 10.0
 
+    @nn.compact
     def __call__(self, features: Array) -> QOutput:
         """Return means, and as distribution the logits with their ``Atoms``."""
-        logits = self.out(features)
+        logits = self.action_outputs(features)
         batch, _, count = logits.shape
         atoms = jnp.linspace(self.value_min, self.value_max, count, dtype=jnp.float32)
         means = jax.vmap(categorical_mean, in_axes=(0, None))(logits, atoms)
@@ -72,20 +70,19 @@ class CategoricalHead(nn.Module):
         return QOutput(q_values=means, distribution=Atoms(logits, atoms))
 
 
-class QuantileHead(nn.Module):
+class QuantileHead(Head):
     """Quantiles of the return, at fixed fractions, for each action (QR-DQN)."""
 
-    out: ActionOutputs
-
+    @nn.compact
     def __call__(self, features: Array) -> QOutput:
         """Return means, and as distribution the ``Quantiles``."""
-        values = self.out(features)
+        values = self.action_outputs(features)
         batch, _, count = values.shape
         fractions = jnp.broadcast_to(quantile_midpoints(count)[None, :], (batch, count))
         return QOutput(jnp.mean(values, axis=-1), Quantiles(values, fractions))
 
 
-class ImplicitQuantileHead(nn.Module):
+class ImplicitQuantileHead(Head):
     """Quantiles at fractions that are drawn anew each time (IQN, Dabney et al. 2018b).
 
     The features are multiplied by an embedding of the fraction, a rectified layer over
@@ -93,7 +90,6 @@ class ImplicitQuantileHead(nn.Module):
     without that they are the midpoints of as many equal parts.
     """
 
-    out: ActionOutputs
     samples: int = 32
     """fractions, for the loss and for the mean by which actions are chosen"""
     cosines: int = 64
@@ -111,6 +107,6 @@ class ImplicitQuantileHead(nn.Module):
         order = jnp.arange(self.cosines, dtype=jnp.float32).reshape(1, 1, -1)
         waves = jnp.cos(jnp.pi * order * fractions[:, :, None])
         embedding = nn.relu(nn.Dense(width)(waves)).astype(features.dtype)
-        values = self.out(features[:, None, :] * embedding)[..., 0]  # [B, Z, A]
+        values = self.action_outputs(features[:, None, :] * embedding)[..., 0]  # [B, Z, A]
         values = jnp.swapaxes(values, 1, 2)
         return QOutput(jnp.mean(values, axis=-1), Quantiles(values, fractions))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxdqn.networks import (
-    ActionOutputs,
     Layers,
     LinearHead,
     MinAtarTorso,
@@ -93,9 +92,9 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters(torso):
 
 def test_head_keeps_values_apart_that_bfloat16_cannot():
     features = jnp.array([[1.0, 1.0]], jnp.bfloat16)
-    head = LinearHead(ActionOutputs(2))
+    head = LinearHead(2)
     kernel = jnp.array([[100.0, 100.0], [0.1, 0.2]])
-    params = {"params": {"out": {"Dense_0": {"kernel": kernel, "bias": jnp.zeros(2)}}}}
+    params = {"params": {"Dense_0": {"kernel": kernel, "bias": jnp.zeros(2)}}}
     q = head.apply(params, features).q_values
     assert q.dtype == jnp.float32
     np.testing.assert_allclose(q, [[100.1, 100.2]], rtol=1e-6)
