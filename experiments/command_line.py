@@ -156,6 +156,8 @@ def is_small(config: Config) -> bool:
     if convolutions and config.network != "mlp":
         return False
     weights = sum(a * b for a, b in itertools.pairwise(config.hidden_sizes))
+    if config.loss == "implicit_quantile" and config.hidden_sizes:
+        weights += config.quantiles * config.hidden_sizes[-1] ** 2  # the head, once for each
     return weights * max(config.batch_per_device, config.envs_per_device) < SMALL
 
 

@@ -226,6 +226,11 @@ def for_task(algorithm: str, env: str) -> Config:
     base = like.get(env, like["Breakout-MinAtar"] if env.endswith("-MinAtar") else Config())
     plain = _PLAIN if algorithm != "recurrent" or base.recurrent == "none" else {}
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
+    if algorithm == "recurrent" and base.recurrent == "none":
+        values["batch_size"] = max(1, base.batch_size // 8)  # of sequences
+    if values.get("loss") in ("quantile", "implicit_quantile") and env == "CartPole-v1":
+        # With a delta of 1 errors of values near 100 all pull alike, and values run away.
+        values |= {"huber_delta": 10.0, "quantiles": 8}
     if values.get("loss") == "categorical":
         family = "MinAtar" if env.endswith("-MinAtar") else env
         bounds = _RETURNS.get(family)
