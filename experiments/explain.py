@@ -52,7 +52,7 @@ def explain(config: Config, preset: str) -> str:
             "replay (T, E)": "none"
             if config.algorithm == "pqn"
             else f"[{config.replay_rows}, {config.envs_per_device}]",
-            "batch (B)": f"{config.batch_per_device} x {config.accumulate} minibatches",
+            "batch (B)": _batch(config),
             # float32 whatever the precision
             "parameters": f"{taken.parameters // 4 // each:,}"
             + (" of each learner" if config.learners > 1 else ""),
@@ -67,6 +67,18 @@ def explain(config: Config, preset: str) -> str:
         "evaluation": _evaluation(config),
     }
     return "\n\n".join(_section(title, lines) for title, lines in sections.items())
+
+
+def _batch(config: Config) -> str:
+    if config.algorithm == "pqn":
+        return f"{config.batch_per_device}, {config.minibatches} in each of {config.epochs} passes"
+    batch = f"{config.batch_per_device} x {config.accumulate} minibatches"
+    if config.recurrent == "none":
+        return batch
+    return (
+        f"{batch} of sequences: {config.burn_in} rows of burn-in, {config.sequence_length} learned "
+        f"from, {config.n_step} to bootstrap from"
+    )
 
 
 def _free(needed: int, devices: int, device: Any) -> str:
@@ -109,6 +121,8 @@ def _schedules(config: Config) -> dict[str, Any]:
         epsilon += f", to the power of 1 + {config.epsilon_ladder:g} i/(E-1) in environment i"
     if config.exploration == "boltzmann":
         epsilon = f"softmax at temperature {config.temperature:g}, with epsilon {epsilon}"
+    if config.noisy:
+        epsilon += f", and noise in the parameters, of {config.noisy_sigma:g} at the start"
     rate = f"{config.learning_rate:g}, {config.learning_rate_schedule}"
     if config.learning_rate_schedule != "constant":
         rate += f" to 0 over {config.total_gradient_steps:,} gradient steps"
@@ -122,6 +136,17 @@ def _schedules(config: Config) -> dict[str, Any]:
         "exploration": epsilon,
         "learning rate": f"{rate} ({config.optimizer})",
         "target network": target,
+        **_priorities(config),
+        **({"lambda": f"{config.trace_decay:g}"} if config.algorithm == "pqn" else {}),
+    }
+
+
+def _priorities(config: Config) -> dict[str, str]:
+    if config.replay != "prioritized":
+        return {}
+    return {
+        "priorities": f"|TD error|^{config.priority_exponent:g}, importance exponent "
+        f"{config.importance_exponent:g} to 1 over the budget"
     }
 
 

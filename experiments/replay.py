@@ -40,6 +40,11 @@ def _main(argv: Sequence[str]) -> None:
     if not to.parent.is_dir():
         raise ValueError(f"to={flags.to!r}: must be in a directory that exists")
 
+    if config.recurrent != "none":
+        raise ValueError(
+            f"run={flags.run!r}: must be of a run without a recurrent network, whose rows have its "
+            "carries besides"
+        )
     if config.algorithm == "pqn":
         raise ValueError(f"run={flags.run!r}: must be of a run with a replay; pqn has none")
     _check_learner(flags.learner, config.learners)

@@ -83,6 +83,17 @@ def make_agent(
             raise ValueError(f"{name}={choice!r}: must be one of {', '.join(known)}")
     if double and bootstrap != "greedy":
         raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
+    head = LOSSES[loss].head
+    if bootstrap in ("soft", "munchausen") and head == "categorical":
+        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with loss={loss!r}")
+    if bootstrap == "none" and head != "linear":
+        raise ValueError(f"bootstrap='none': must be another with loss={loss!r}")
+    if bootstrap == "none" and polyak:
+        raise ValueError("polyak=True: must be False with bootstrap='none'")
+    if sequences is not None and bootstrap != "greedy":
+        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with sequences")
+    if rescale and sequences is None:
+        raise ValueError("rescale=True: must be False without sequences")
     if sequences is None:
         loss_and_info = _make_loss(network, double=double, loss=loss, bootstrap=bootstrap)
     else:
@@ -189,6 +200,8 @@ def _make_loss(network: Network, *, double: bool, loss: str, bootstrap: str) -> 
         weights: Array,
         hyper: Hyper,
     ) -> tuple[Array, tuple[Array, Array]]:
+        # With Munchausen the target network speaks twice with one key: of noisy parameters it is
+        # the same network that does.
         key_online, key_target, key_selector = jax.random.split(key, 3)
         online_tm1 = output_of(params, key_online, batch.obs_tm1)
         r_t, temperature = batch.r_t, hyper.entropy_temperature
@@ -205,7 +218,9 @@ def _make_loss(network: Network, *, double: bool, loss: str, bootstrap: str) -> 
             r_t=r_t,
             discount_t=batch.discount_t,
             target_t=target_t,
-            selector_t=output_of(params, key_selector, batch.obs_t).q_values if double else (),
+            selector_t=jax.lax.stop_gradient(output_of(params, key_selector, batch.obs_t).q_values)
+            if double
+            else (),
             temperature=() if hard else jnp.broadcast_to(temperature, r_t.shape),
         )
         losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)

@@ -50,7 +50,8 @@ def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationByt
     Counted as in ring algorithms (Patarasuk and Yuan 2009), which send least: of n
     bytes in each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all
     n (D-1)/D, an all-gather n (D-1). Left out are single numbers: one float for
-    each step under the guard, one with prioritised replay (the greatest weight), some
+    each step under the guard, one with prioritised replay (the greatest weight), one for each
+    iteration of PQN (the share of valid rows), some
     words (a distance and counts) for each averaging, the metrics of a chunk.
 
     Args:

@@ -175,7 +175,7 @@ def _make_weigh(
     greatest = deciders_of(config, collectives).max
 
     def weigh(state: TrainState, drawn: SampleInfo) -> Array:
-        done = jnp.minimum(counter_float(state.counters.rows) / config.total_steps, 1.0)
+        done = jnp.minimum(counter_float(state.counters.rows) / float(config.total_steps), 1.0)
         exponent = state.hyper.importance_exponent
         exponent = exponent + (1.0 - exponent) * done
         return importance_weights(drawn.probabilities, exponent, greatest)

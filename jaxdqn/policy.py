@@ -17,6 +17,7 @@ from jaxdqn.checkpoint import newest_whole
 from jaxdqn.config import Config
 from jaxdqn.trainer import hyper_from, make_trainer
 from jaxdqn.types import Array, Environment, EnvSpec, Params, PyTree, Trainer
+from jaxdqn.validation import OF_MANY
 
 
 def load_policy(
@@ -66,7 +67,10 @@ def load_policy(
         batch = obs[None] if alone else obs
         if carry is None or _rows(carry) not in (None, len(batch)):
             carry = agent.initial_carry(len(batch))
-        opens = np.broadcast_to(np.asarray(first, bool), len(batch))
+        opens = np.asarray(first, bool)
+        if opens.shape not in ((), (len(batch),)):
+            raise ValueError(f"first.shape={opens.shape}: must be () or ({len(batch)},)")
+        opens = np.broadcast_to(opens, len(batch))
         actions, carry = greedy(carry, batch, opens)
         return int(actions[0]) if alone else np.array(actions)
 
@@ -111,17 +115,7 @@ def load_run(
 
 def _alone(config: Config) -> Config:
     """Return the configuration of one learner on one device: what its network is, stays."""
-    return dataclasses.replace(
-        config,
-        devices=1,
-        model_devices=1,
-        average_every=None,
-        average_moments=False,
-        compression="none",
-        num_seeds=1,
-        sweep=(),
-        population="auto",
-    )
+    return dataclasses.replace(config, **{name: getattr(Config, name) for name in OF_MANY})
 
 
 def observation_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxdqn.config import Config
 from jaxdqn.envs.frames import observed
-from jaxdqn.learning import GradientStep, Learning, make_update
+from jaxdqn.learning import GradientStep, Learning, deciders_of, make_update
 from jaxdqn.losses import lambda_targets
 from jaxdqn.types import (
     Agent,
@@ -35,6 +35,7 @@ def make_pqn(config: Config, agent: Agent, collectives: Collectives) -> Learning
     others as much as if the void ones were not there.
     """
     update = make_update(config, agent, collectives)
+    peers = deciders_of(config, collectives)
     steps, minibatches = config.gradient_steps_per_iteration, config.minibatches
 
     def prepare(keys: Array, state: TrainState, rows: Row) -> tuple[GradientStep, PyTree]:
@@ -51,7 +52,7 @@ def make_pqn(config: Config, agent: Agent, collectives: Collectives) -> Learning
             state.hyper.trace_decay,
         )
         valid = (~void).astype(jnp.float32)
-        weights = valid / jnp.maximum(collectives.mean(jnp.mean(valid)), 1e-6)
+        weights = valid / jnp.maximum(peers.mean(jnp.mean(valid)), 1e-6)
         size = void.size
         flat = jax.tree.map(
             lambda leaf: leaf.reshape(size, *leaf.shape[2:]),

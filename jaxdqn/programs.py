@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdqn import envs
 from jaxdqn.checkpoint import revive_words, snapshot_words
 from jaxdqn.config import Config
 from jaxdqn.evaluation import EvalInfo, make_evaluator
 from jaxdqn.loggers import Record
 from jaxdqn.mappings import across_devices, across_mesh, device_collectives, hosts, population
 from jaxdqn.mappings.model import replica_shape, split_network, within_replica
-from jaxdqn.networks import make_network
 from jaxdqn.trainer import learner_hypers, make_chunk, make_trainer
 from jaxdqn.types import Array, Counters, Metrics, Params, PyTree, Row, Trainer, TrainState
 
@@ -85,11 +84,8 @@ def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     devices = run_devices(config)
     collectives = device_collectives(config.replicas, deterministic=config.deterministic)
     if config.model_devices > 1:
-        environment = parts.get("environment") or envs.make(config.env)
-        network = make_network(config, environment.spec, parts.get("network"))
-        network = split_network(network, config.model_devices)
-        parts = {**parts, "environment": environment, "network": network}
-        trainer = make_trainer(config, collectives=collectives, **parts)
+        split = partial(split_network, model_devices=config.model_devices)
+        trainer = make_trainer(config, collectives=collectives, around_network=split, **parts)
         return across_mesh(trainer, devices, config.model_devices)
     trainer = make_trainer(config, collectives=collectives, **parts)
     return across_devices(trainer, devices, mapping=config.mapping)

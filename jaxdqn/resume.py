@@ -49,7 +49,9 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
         if name in OF_REPLICAS and after.replicas == 1:
             continue
         if name == "total_steps":
-            if stored.learning_rate_schedule != "constant":
+            if stored.replay == "prioritized":
+                why = ", since the importance exponent rises over the budget"
+            elif stored.learning_rate_schedule != "constant":
                 why = ", since the learning rate's schedule spans the budget"
             elif stored.iterations_per_chunk != after.iterations_per_chunk:
                 why = (

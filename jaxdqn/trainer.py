@@ -31,6 +31,7 @@ from jaxdqn.types import (
     Environment,
     Hyper,
     Metrics,
+    Network,
     PyTree,
     Row,
     Trainer,
@@ -90,6 +91,7 @@ def make_trainer(
     network: Any = None,
     optimizer: Optimizer | None = None,
     collectives: Collectives = ALONE,
+    around_network: Callable[[Network], Network] = lambda network: network,
 ) -> Trainer:
     """Make the trainer that a configuration describes.
 
@@ -102,6 +104,7 @@ def make_trainer(
         ``config.optimizer``, clipping and schedule. Where there are peers it is given
         the mean of their gradients, compressed if the configuration says so.
       collectives: how a replica speaks to its peers.
+      around_network: applied to the network, ours or yours, as ``split_network`` is.
 
     Raises:
       ValueError: naming the field, its value and what would be right.
@@ -116,7 +119,7 @@ def make_trainer(
         optimizer = average_first(optimizer, config, collectives)
     environment = environment or envs.make(config.env)
     agent = make_agent(
-        make_network(config, environment.spec, network),
+        around_network(make_network(config, environment.spec, network)),
         optimizer or make_optimizer(config, collectives),
         double=config.double,
         loss=config.loss,

@@ -37,6 +37,7 @@ _PROBABILITIES = (
 )  # fmt: skip
 _COUNT_LIMIT = 2**30
 _OUR_LOSSES = tuple(LOSSES)
+_CATEGORICAL = ("categorical",)
 _DISTRIBUTIONAL = ("quantile", "implicit_quantile")
 _CELLS = ("lstm", "gru")
 _SOFT = ("soft", "munchausen")
@@ -50,9 +51,9 @@ _IN_USE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "munchausen_scale": ("bootstrap", ("munchausen",)),
     "munchausen_clip": ("bootstrap", ("munchausen",)),
     "noisy_sigma": ("noisy", (True,)),
-    "atoms": ("loss", ("categorical",)),
-    "value_min": ("loss", ("categorical",)),
-    "value_max": ("loss", ("categorical",)),
+    "atoms": ("loss", _CATEGORICAL),
+    "value_min": ("loss", _CATEGORICAL),
+    "value_max": ("loss", _CATEGORICAL),
     "quantiles": ("loss", _DISTRIBUTIONAL),
     "top_k_fraction": ("compression", ("top_k",)),
     "minibatches": ("algorithm", ("pqn",)),
@@ -68,7 +69,7 @@ the first three, any value that is not its default, is refused without them."""
 _ALWAYS_TAKEN = ("huber_delta", "temperature", "epsilon_start")
 OF_REPLICAS = ("mapping", "average_every", "average_moments", "compression", "top_k_fraction")
 """Fields that say how replicas learn together; one alone has their defaults."""
-_ALONE = ("sweep", "num_seeds", "population", "devices", "model_devices", *OF_REPLICAS)
+OF_MANY = ("sweep", "num_seeds", "population", "devices", "model_devices", *OF_REPLICAS)
 """Fields whose defaults make of a configuration that of one learner on one device."""
 _OF_REPLAY = (
     "gradient_steps", "replay_ratio", "batch_size", "accumulate", "n_step", "double", "bootstrap",
@@ -268,12 +269,17 @@ def _validate_pqn(config: Config) -> None:
 
 def _uses(config: Config, choice: str, users: tuple[Any, ...]) -> bool:
     value = getattr(config, choice)
-    # What a loss that is not ours reads, only its author knows.
-    return value in users or (choice == "loss" and value not in _OUR_LOSSES)
+    if choice != "loss" or value in _OUR_LOSSES:
+        return value in users
+    # A loss that is not ours has the options of its head, and may read any hyper-parameter.
+    return LOSSES[value].head in users or "huber" in users
 
 
 def _validate_family(config: Config) -> None:
     """Check what loss, bootstrap and network are together."""
+    if config.layer_norm and config.network == "mlp" and not config.hidden_sizes:
+        _refuse("layer_norm", True, "False with network='mlp' and no hidden_sizes: there is no "
+                "activation")  # fmt: skip
     if config.munchausen_clip > 0:
         _refuse("munchausen_clip", config.munchausen_clip, "at most 0")
     if config.atoms < 2:
@@ -343,7 +349,7 @@ def _validate_sweep(config: Config) -> None:
         for value in values:
             try:
                 # Each value alone must be one that the field takes.
-                fields = {**{other: _default(config, other) for other in _ALONE}, name: value}
+                fields = {**{other: _default(config, other) for other in OF_MANY}, name: value}
                 dataclasses.replace(config, **fields)
             except ValueError as error:
                 raise ValueError(f"sweep={text!r}: {error}") from None

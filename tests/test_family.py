@@ -12,7 +12,7 @@ import jaxdqn
 from jaxdqn import registry
 from jaxdqn.agent import make_agent
 from jaxdqn.losses import q_target, td_error
-from jaxdqn.networks import make_network
+from jaxdqn.networks import NoisyDense, make_network
 from jaxdqn.optim import make_optimizer
 from jaxdqn.presets import ALGORITHMS, TASKS, for_task, preset
 from jaxdqn.trainer import hyper_from, make_trainer
@@ -22,7 +22,7 @@ from tests.toys import noisy, quick_jit, tiny, watched_run
 OBS, ACTIONS, BATCH = 5, 3, 12
 SPEC = EnvSpec("toy", (OBS,), np.dtype("float32"), ACTIONS, None)
 
-MEMBERS = {name: fields for name, fields in ALGORITHMS.items() if name != "pqn"} | {
+MEMBERS = {name: ALGORITHMS[name] for name in ALGORITHMS if name not in ("pqn", "fast")} | {
     "munchausen-iqn": {"bootstrap": "munchausen", "loss": "implicit_quantile"},
     "soft-qr-dqn": {"bootstrap": "soft", "loss": "quantile"},
     "rainbow-iqn": {**ALGORITHMS["rainbow"], "loss": "implicit_quantile"},
@@ -175,8 +175,7 @@ def quartic(example, hyper):
     return 0.25 * td**4, jnp.abs(td)
 
 
-def test_a_new_loss_is_one_function_and_one_line(monkeypatch):
-    monkeypatch.setattr(registry, "LOSSES", registry.LOSSES)
+def test_a_new_loss_is_one_function_and_one_line():
     jaxdqn.register_loss("quartic", quartic)
     try:
         _, _, metrics, _ = watched_run(make_trainer(tiny(loss="quartic"), environment=noisy()), 5)
@@ -218,8 +217,39 @@ class Plain(nn.Module):
 
 @pytest.mark.parametrize(("loss", "kind"), [("categorical", "Atoms"), ("quantile", "Quantiles")])
 def test_a_module_without_a_distribution_is_refused_by_a_loss_that_needs_one(loss, kind):
-    with pytest.raises(ValueError, match=f"network=Plain: must give a QOutput.* is {kind}"):
+    with pytest.raises(ValueError, match=f"network: must give a QOutput.* is {kind}"):
         make_trainer(tiny(loss=loss), environment=noisy(), network=Plain())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"dueling": True}, {"layer_norm": True}, {"recurrent": "gru", "warmup_steps": 128}]
+)
+def test_options_of_our_networks_are_refused_with_one_of_your_own(fields):
+    name = next(iter(fields))
+    with pytest.raises(ValueError, match=f"^{name}=.*: must be .* with a network of your own"):
+        make_trainer(tiny(**fields), environment=noisy(), network=Plain())
+
+
+def test_a_network_with_a_carry_of_its_own_is_refused():
+    network = make_network(tiny(), noisy().spec)
+    carried = network._replace(initial_carry=lambda size: jnp.zeros((size, 3)))
+    with pytest.raises(ValueError, match=r"^network: must have an empty carry"):
+        make_trainer(tiny(), environment=noisy(), network=carried)
+
+
+class Shaken(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        return NoisyDense(2)(obs)
+
+
+def test_a_module_of_your_own_is_given_the_noise_that_it_draws():
+    trainer = make_trainer(tiny(noisy=True), environment=noisy(), network=Shaken())
+    obs, first = jnp.ones((4, 2)), jnp.zeros(4, bool)
+    explore = Exploration(jnp.zeros(4), jnp.float32(1))
+    params = Shaken().init(jax.random.key(0), obs)
+    info = trainer.agent.act(jax.random.key(1), params, (), obs, first, explore)[2]
+    assert len(np.unique(np.asarray(info.q)[:, 0])) == 4
 
 
 def test_presets_of_algorithms_take_the_settings_of_the_environments_task():

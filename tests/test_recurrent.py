@@ -89,13 +89,28 @@ def test_an_episode_forgets_the_one_before_and_remembers_itself(kind):
     assert (np.abs(remembers.q_values - fresh.q_values) > 1e-6).all()
 
 
-@pytest.mark.parametrize("double", [False, True])
-def test_learning_is_that_of_the_transitions_acted_out_row_by_row(double):
-    """|TD| by unrolling the networks in Python, row by row, with one step and plain values."""
+def h(x):
+    return np.sign(x) * (np.sqrt(np.abs(x) + 1) - 1) + 1e-3 * x
+
+
+def h_inverse(x):
+    """By bisection, not by the formula."""
+    low, high = np.full_like(x, -1e6), np.full_like(x, 1e6)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = np.where(h(middle) < x, middle, low), np.where(h(middle) < x, high, middle)
+    return middle
+
+
+@pytest.mark.parametrize(("double", "rescaled"), [(False, False), (True, False), (True, True)])
+def test_learning_is_that_of_the_transitions_acted_out_row_by_row(double, rescaled):
+    """|TD| by unrolling the networks in Python, row by row, with one step."""
     config = remembering(double=double, n_step=1, loss="squared", gamma=0.9)
     sequences = Sequences(config.burn_in, config.sequence_length, 1)
     network = make_network(config, noisy().spec)
-    agent = make_agent(network, _sgd, double=double, loss="squared", sequences=sequences)
+    agent = make_agent(
+        network, _sgd, double=double, loss="squared", sequences=sequences, rescale=rescaled
+    )
     rows = random_rows(2, sequences.rows)
     carry = jax.tree.map(
         lambda leaf: jax.random.normal(jax.random.key(5), leaf.shape),
@@ -126,8 +141,11 @@ def test_learning_is_that_of_the_transitions_acted_out_row_by_row(double):
             if bool(rows.first[b, t + 1]):
                 continue
             choice = np.argmax((online if double else target)[b, t + 1])
-            follows = 0.0 if bool(rows.terminated[b, t]) else 0.9 * target[b, t + 1, choice]
-            tds.append(float(rows.reward[b, t]) + follows - online[b, t, int(rows.action[b, t])])
+            value = np.float64(target[b, t + 1, choice])
+            value = h_inverse(value) if rescaled else value
+            value = float(rows.reward[b, t]) + 0.9 * value * (not bool(rows.terminated[b, t]))
+            value = h(value) if rescaled else value
+            tds.append(value - online[b, t, int(rows.action[b, t])])
         sizes = np.abs(tds)
         expected.append(0.9 * sizes.max() + 0.1 * sizes.mean())
         losses.append(0.5 * np.square(tds).sum() / config.sequence_length)

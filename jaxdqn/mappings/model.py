@@ -43,8 +43,8 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
     remember alike.
 
     Args:
-      trainer: made with ``device_collectives(D)`` and a network from ``split_network``,
-        and not mapped yet.
+      trainer: made with ``device_collectives(D)`` and, as ``around_network``,
+        ``split_network``, and not mapped yet.
       devices: D * ``model_devices`` distinct ones. Those of a replica stand together:
         they speak several times a step.
       model_devices: devices of a replica, at least 2.
@@ -186,7 +186,8 @@ def state_specs(state: TrainState, model_devices: int) -> TrainState:
         is_leaf=lambda tree: specs_of(tree) is not None,
     )
     whole = jax.tree.map(_whole, state)
-    agent = whole.agent._replace(params=specs, target_params=specs, opt_state=moments)
+    target = specs if jax.tree.leaves(state.agent.target_params) else ()
+    agent = whole.agent._replace(params=specs, target_params=target, opt_state=moments)
     return whole._replace(agent=agent)
 
 

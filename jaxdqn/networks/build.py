@@ -59,18 +59,15 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
         shape, or if your module does not give what the loss needs for each action.
     """
     shape = (*spec.obs_shape, *((config.frame_stack,) if config.frame_stack > 1 else ()))
-    if isinstance(network, Network):
-        return network
+    drawn = LOSSES[config.loss].head == "implicit_quantile"
     if network is not None:
-        if config.recurrent != "none":
-            raise ValueError(
-                f"recurrent={config.recurrent!r}: must be none with a network of your own; a "
-                "Network with a carry of its own is learned from sequences as it is"
-            )
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"network={network!r}: must be a flax module or a Network")
-        _check_module(network, spec, shape, LOSSES[config.loss].head)
-        return from_module(network)
+        if not isinstance(network, Network):
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"network={network!r}: must be a flax module or a Network")
+            _check_module(network, spec, shape)
+            network = from_module(network, noisy=config.noisy, draws=drawn)
+        _check_own(network, config, spec, shape)
+        return network
     kind: str = config.network
     if kind == "auto":
         kind = _choose(shape, spec.obs_dtype)
@@ -80,7 +77,6 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
             f"network={kind!r}: must be 'mlp' for observations of shape {shape}; {kind} takes "
             f"[H, W, C] (or stacked [H, W]) of at least {side}x{side}"
         )
-    drawn = LOSSES[config.loss].head == "implicit_quantile"
     torso, head = _parts(config, kind, spec.num_actions)
     if config.recurrent != "none":
         cell = make_cell(config.recurrent, config.recurrent_size)
@@ -173,10 +169,10 @@ def _choose(shape: tuple[int, ...], dtype: np.dtype) -> str:
     return "minatar" if _is_image(shape, _SMALLEST["minatar"]) else "mlp"
 
 
-def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...], head: str) -> None:
+def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...]) -> None:
     obs = jax.ShapeDtypeStruct((2, *shape), spec.obs_dtype)
     output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), obs)
-    q, distribution = output if isinstance(output, QOutput) else (output, ())
+    q = output.q_values if isinstance(output, QOutput) else output
     name = type(module).__name__
     if getattr(q, "shape", None) != (2, spec.num_actions):
         raise ValueError(
@@ -184,15 +180,50 @@ def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...], head
             f"{spec.num_actions}) for observations of shape (batch, "
             f"{', '.join(map(str, shape))}), got {getattr(q, 'shape', q)} for a batch of 2"
         )
-    wanted = {"linear": None, "categorical": Atoms}.get(head, Quantiles)
-    if wanted is not None and not isinstance(distribution, wanted):
-        raise ValueError(
-            f"network={name}: must give a QOutput whose distribution is {wanted.__name__} for "
-            "this loss; see jaxdqn.types"
-        )
     extra = sorted(set(variables) - {"params"})
     if extra:
         raise ValueError(
             f"network={name}: must have parameters only, got also "
             f"{', '.join(extra)}, which are not trained by gradients"
+        )
+
+
+_OF_OURS = (
+    "network", "hidden_sizes", "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
+    "value_min", "value_max", "quantiles", "precision", "convolution",
+)  # fmt: skip
+"""Fields that say how a network is made; with your own they would do nothing."""
+
+
+def _check_own(network: Network, config: Config, spec: EnvSpec, shape: tuple[int, ...]) -> None:
+    """Refuse options that a network of the user's own leaves without effect, and one that lacks
+    what the loss reads, or has a carry that nothing would learn from."""
+    for name in _OF_OURS:
+        default = getattr(Config, name)
+        # The width of layers is as good as said by the presets, and harmless.
+        if name != "hidden_sizes" and getattr(config, name) != default:
+            raise ValueError(
+                f"{name}={getattr(config, name)!r}: must be {default!r} with a network of your "
+                "own, which it would not change"
+            )
+    carry = jax.eval_shape(lambda: network.initial_carry(2))
+    if jax.tree.leaves(carry):
+        raise ValueError(
+            "network: must have an empty carry; recurrent='lstm' or 'gru' makes one that is "
+            "learned from sequences"
+        )
+    obs = jax.ShapeDtypeStruct((2, *shape), spec.obs_dtype)
+    first = jax.ShapeDtypeStruct((2,), jnp.bool_)
+
+    def apply(key: Array, obs: Array, first: Array) -> QOutput:
+        params = network.init(key, obs)
+        return network.apply(params, key, network.initial_carry(2), obs, first)[0]
+
+    distribution = jax.eval_shape(apply, jax.random.key(0), obs, first).distribution
+    head = LOSSES[config.loss].head
+    wanted = {"linear": None, "categorical": Atoms}.get(head, Quantiles)
+    if wanted is not None and not isinstance(distribution, wanted):
+        raise ValueError(
+            f"network: must give a QOutput whose distribution is {wanted.__name__} with "
+            f"loss={config.loss!r}; see jaxdqn.types"
         )
