@@ -219,10 +219,15 @@ def _check_own(network: Network, config: Config, spec: EnvSpec, shape: tuple[int
         params = network.init(key, obs)
         return network.apply(params, key, network.initial_carry(2), obs, first)[0]
 
-    distribution = jax.eval_shape(apply, jax.random.key(0), obs, first).distribution
+    output = jax.eval_shape(apply, jax.random.key(0), obs, first)
+    if output.q_values.shape != (2, spec.num_actions):
+        raise ValueError(
+            f"network: must give q_values of shape (2, {spec.num_actions}) for 2 observations, got "
+            f"{output.q_values.shape}"
+        )
     head = LOSSES[config.loss].head
     wanted = {"linear": None, "categorical": Atoms}.get(head, Quantiles)
-    if wanted is not None and not isinstance(distribution, wanted):
+    if wanted is not None and not isinstance(output.distribution, wanted):
         raise ValueError(
             f"network: must give a QOutput whose distribution is {wanted.__name__} with "
             f"loss={config.loss!r}; see jaxdqn.types"

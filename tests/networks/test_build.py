@@ -8,7 +8,7 @@ import pytest
 
 from jaxdqn.config import Config
 from jaxdqn.networks import from_module, make_network
-from jaxdqn.types import EnvSpec, Network
+from jaxdqn.types import EnvSpec, Network, QOutput
 
 KEY = jax.random.key(0)
 
@@ -143,9 +143,15 @@ def test_ones_own_module_plugs_in():
 
 
 def test_ones_own_network_is_taken_as_it_is():
-    own = Network(init=lambda *_: (), apply=lambda *_: (), initial_carry=lambda _: ())
+    own = Network(
+        init=lambda *_: (),
+        apply=lambda params, key, carry, obs, first: (QOutput(jnp.zeros((2, 3))), carry),
+        initial_carry=lambda _: (),
+    )
     assert make_network(Config(), _spec((4,)), own) is own
     assert isinstance(from_module(_Narrow(2)), Network)
+    with pytest.raises(ValueError, match=r"network: must give q_values of shape \(2, 4\)"):
+        make_network(Config(), _spec((4,), num_actions=4), own)
 
 
 def test_a_module_with_the_wrong_number_of_actions_is_refused():
