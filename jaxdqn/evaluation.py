@@ -136,7 +136,9 @@ def _make_play(
         # One split serves actor and environments: on CPU each random call is a loop of its own.
         keys = jax.random.split(jax.random.fold_in(key, now.steps), 1 + episodes)
         obs = observed(now.frames, now.timestep.obs)
-        actions, carry, _ = agent.act(keys[0], params, now.carry, obs, now.timestep.first, None)
+        # The greedy ones whatever the agent of someone's own does.
+        _, carry, act_info = agent.act(keys[0], params, now.carry, obs, now.timestep.first, None)
+        actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
         env_state, timestep = jax.vmap(environment.step)(keys[1:], now.env_state, actions)
         return _Progress(
             steps=now.steps + 1,
