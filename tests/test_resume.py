@@ -64,6 +64,12 @@ def shrunk(config, **overrides):
         "checkpoint_every": 80,
         "hidden_sizes": tuple(8 for _ in config.hidden_sizes),
     }
+    if config.recurrent != "none":  # whose sequences are longer than that
+        values |= {"warmup_steps": 128, "total_steps": 128 + 240, "replay_capacity": 256}
+    if config.algorithm == "pqn":
+        for name in ("batch_size", "warmup_steps", "replay_capacity"):
+            del values[name]
+        values |= {"total_steps": 240, "rollout_length": 5, "minibatches": 2}
     return replace(config, **{**values, **overrides})
 
 
