@@ -113,6 +113,7 @@ def test_replicas_go_as_by_hand(case):
     np.testing.assert_allclose(record["replica_gap"], np.mean(gaps), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_part_between_averagings_and_a_step_alone_does_not_average():
     trainer = averaged(tiny(devices=DEVICES, average_every=4, target_period=4))
     start = quick_jit(trainer.init)(jax.random.key(0))

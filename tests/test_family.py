@@ -60,7 +60,7 @@ def agent_of(config):
     )
 
 
-QUICK = ("rainbow", "munchausen-iqn")
+QUICK = ("rainbow",)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_the_best_parameters_are_those_of_the_best_learner(swept):
     assert_identical(swept.together.best_params, swept.separate[best][0].best_params)
 
 
+@pytest.mark.slow
 def test_two_devices_hold_half_of_the_learners_each_and_compute_the_same(swept):
     result = run(replace(SWEPT, devices=2), environment=noisy())
     assert_identical(result.state, swept.together.state)

@@ -197,6 +197,7 @@ def test_a_time_limit_leaves_the_values_those_of_the_endless_problem():
     assert (wrong[:, 0] < 0.7 * endless_values()).all()
 
 
+@pytest.mark.slow
 def test_with_traces_greedy_values_end_as_episodes_do():
     # Random actions at first, so that each has been tried, and none later: a trace goes through
     # whatever action was taken.

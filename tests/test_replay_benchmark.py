@@ -20,6 +20,7 @@ def test_bytes_of_a_transition_are_those_of_its_parts():
     assert atari["uniform"] <= atari["pairs, unpacked"] / 7
 
 
+@pytest.mark.slow
 def test_every_replay_is_timed_whole_and_by_its_parts(tmp_path, capsys, monkeypatch):
     # The peer does not run under the settings of tests.
     monkeypatch.setattr(replay, "peer_is_installed", lambda: False)

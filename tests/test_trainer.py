@@ -159,7 +159,7 @@ RINGS = {
 }
 
 
-QUICK_RINGS = ("CartPole", "Catch, prioritised")
+QUICK_RINGS = ("CartPole",)
 
 
 def memory_of_chunk(config, chunk_of=lambda trainer: make_chunk(trainer, 3)):
