@@ -71,7 +71,6 @@ class Line:
 def purejaxrl(line: Line, path: str, gradient_steps: int) -> None:
     """Drive purejaxrl's ``make_train`` (10 environments): a call is a whole short run."""
     module = _load_file(path, "purejaxrl", {"wandb": types.ModuleType("wandb")})
-    jax = sys.modules["jax"]
     env_steps = gradient_steps * ENV_STEPS_PER_GRADIENT_STEP
     config = {
         "NUM_ENVS": 10,
@@ -92,20 +91,7 @@ def purejaxrl(line: Line, path: str, gradient_steps: int) -> None:
         "ENV_NAME": "CartPole-v1",
         "WANDB_MODE": "disabled",
     }
-    start = time.perf_counter()
-    run = jax.jit(module.make_train(config)).lower(jax.random.PRNGKey(0)).compile()
-    compile_seconds = time.perf_counter() - start
-    jax.block_until_ready(run(jax.random.PRNGKey(0)))
-    line.ready(compile_seconds)
-    seed = 1
-    while line.asked():
-        key = jax.block_until_ready(jax.random.PRNGKey(seed))
-        start = time.perf_counter()
-        out = jax.block_until_ready(run(key))
-        seconds = time.perf_counter() - start
-        learned = int(out["metrics"]["updates"][-1])
-        line.say(seconds=seconds, env_steps=env_steps, gradient_steps=learned)
-        seed += 1
+    _whole_runs(line, module.make_train(config), env_steps, "updates")
 
 
 def purejaxql(line: Line, path: str, gradient_steps: int) -> None:
@@ -116,7 +102,6 @@ def purejaxql(line: Line, path: str, gradient_steps: int) -> None:
     omegaconf.OmegaConf = None
     stand_ins = {"hydra": hydra, "omegaconf": omegaconf, "wandb": types.ModuleType("wandb")}
     module = _load_file(path, "purejaxql", stand_ins)
-    jax = sys.modules["jax"]
     minibatches, epochs, num_envs, steps = 32, 2, 128, 32
     env_steps = gradient_steps // (minibatches * epochs) * num_envs * steps
     config = {
@@ -139,20 +124,7 @@ def purejaxql(line: Line, path: str, gradient_steps: int) -> None:
         "TEST_DURING_TRAINING": False,
         "WANDB_MODE": "disabled",
     }
-    start = time.perf_counter()
-    run = jax.jit(module.make_train(config)).lower(jax.random.PRNGKey(0)).compile()
-    compile_seconds = time.perf_counter() - start
-    jax.block_until_ready(run(jax.random.PRNGKey(0)))
-    line.ready(compile_seconds)
-    seed = 1
-    while line.asked():
-        key = jax.block_until_ready(jax.random.PRNGKey(seed))
-        start = time.perf_counter()
-        out = jax.block_until_ready(run(key))
-        seconds = time.perf_counter() - start
-        learned = int(out["metrics"]["grad_steps"][-1])
-        line.say(seconds=seconds, env_steps=env_steps, gradient_steps=learned)
-        seed += 1
+    _whole_runs(line, module.make_train(config), env_steps, "grad_steps")
 
 
 def stable_baselines3(line: Line, num_envs: str, gradient_steps: int) -> None:
@@ -191,6 +163,28 @@ def cleanrl(line: Line, path: str, gradient_steps: int) -> None:
     }
     sys.argv = [str(script), *(f"--{name}={value}" for name, value in flags.items())]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _whole_runs(line: Line, train: Callable[..., Any], env_steps: int, counted: str) -> None:
+    """Measure a pure ``train(key)``, which is a whole run, a seed at a time.
+
+    ``counted`` is the metric that says how many gradient steps a run has taken.
+    """
+    jax: Any = sys.modules["jax"]
+    start = time.perf_counter()
+    run = jax.jit(train).lower(jax.random.PRNGKey(0)).compile()
+    compile_seconds = time.perf_counter() - start
+    jax.block_until_ready(run(jax.random.PRNGKey(0)))
+    line.ready(compile_seconds)
+    seed = 1
+    while line.asked():
+        key = jax.block_until_ready(jax.random.PRNGKey(seed))
+        start = time.perf_counter()
+        out = jax.block_until_ready(run(key))
+        seconds = time.perf_counter() - start
+        learned = int(out["metrics"][counted][-1])
+        line.say(seconds=seconds, env_steps=env_steps, gradient_steps=learned)
+        seed += 1
 
 
 def _stable_baselines(

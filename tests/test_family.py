@@ -17,9 +17,9 @@ from jaxdqn.optim import make_optimizer
 from jaxdqn.presets import ALGORITHMS, TASKS, for_task, preset
 from jaxdqn.trainer import hyper_from, make_trainer
 from jaxdqn.types import Batch, EnvSpec, Exploration
+from tests.test_agent import ACTIONS, BATCH, OBS, random_batch
 from tests.toys import noisy, quick_jit, tiny, watched_run
 
-OBS, ACTIONS, BATCH = 5, 3, 12
 SPEC = EnvSpec("toy", (OBS,), np.dtype("float32"), ACTIONS, None)
 
 MEMBERS = {name: ALGORITHMS[name] for name in ALGORITHMS if name not in ("pqn", "fast")} | {
@@ -35,18 +35,6 @@ def config_of(member):
     # A sequence needs as many rows of each environment before the first is learned from.
     rows = {"warmup_steps": 128} if "recurrent" in MEMBERS[member] else {}
     return tiny(**MEMBERS[member], **rows)
-
-
-def random_batch(seed=0, size=BATCH):
-    rng = np.random.default_rng(seed)
-    batch = Batch(
-        obs_tm1=rng.normal(size=(size, OBS)).astype(np.float32),
-        a_tm1=rng.integers(ACTIONS, size=size, dtype=np.int32),
-        r_t=rng.normal(size=size).astype(np.float32),
-        discount_t=np.where(rng.random(size) < 0.3, 0, 0.9).astype(np.float32),
-        obs_t=rng.normal(size=(size, OBS)).astype(np.float32),
-    )
-    return jax.tree.map(jnp.asarray, batch)
 
 
 def agent_of(config):

@@ -6,8 +6,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +30,7 @@ from jaxdqn.programs import Programs
 from jaxdqn.run_directory import RunFailed, read_config
 from jaxdqn.signals import asked_to_end
 from jaxdqn.types import Counter, Counters, Metrics
-from tests.test_cli import apart  # noqa: F401 (a fixture)
+from tests.test_cli import apart, python  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -133,8 +131,6 @@ def cells_of(results):
     return [(result["preset"], result["env"], result["seed"]) for result in results]
 
 
-# What is refused.
-
 BAD = {
     "misspelt preset": (["--presets", "dqm"], ["preset='dqm'", "dqn"]),
     "misspelt environment": (["--envs", "CartPol-v1"], ["env='CartPol-v1'", "CartPole-v1"]),
@@ -197,20 +193,6 @@ def test_help_tells_every_flag_and_does_not_wait_for_jax():
         assert f"--{name.replace('_', '-')}" in out
 
 
-def python(*argv):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    return subprocess.Popen(
-        [sys.executable, *argv],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-# Settings, and which cells are the same.
-
-
 def test_settings_are_read_by_the_type_of_their_field():
     texts = ["gamma=1", "n-step=3", "double=True", "loss=squared", "hidden_sizes=64,32",
              "clip_norm=10", "target_tau=None", "replay_ratio=2.5", "optimizer=radam"]  # fmt: skip
@@ -260,9 +242,6 @@ def test_seeds_are_told_and_grouped_in_rows():
     assert ranges([7, 0, 2, 1, 4]) == [range(3), range(4, 5), range(7, 8)]
     assert seeds_text([7, 0, 2, 1]) == "seeds 0-2, 7"
     assert seeds_text([3]) == "seed 3"
-
-
-# What runs.
 
 
 def test_a_study_is_resumed_and_extended_by_what_it_lacks(fake, capsys):
@@ -454,9 +433,6 @@ def test_two_studies_do_not_share_a_directory(fake, capsys):
     assert len(fake.made) == 1
 
 
-# The results file.
-
-
 @pytest.fixture
 def some(fake, capsys):
     """A results file of three seeds."""
@@ -548,9 +524,6 @@ def test_a_file_that_is_whole_is_not_touched_by_repair(some):
     assert read_results(Path("nowhere")).results == []
 
 
-# Statistics.
-
-
 def test_the_interquartile_mean_against_hand_worked_numbers():
     assert iqm([1, 2, 3, 4, 5, 6, 7, 100]) == 4.5  # two off each end: (3 + 4 + 5 + 6) / 4
     assert iqm([50, 4, -100, 2, 3]) == 3  # one off each end: (2 + 3 + 4) / 3
@@ -611,9 +584,6 @@ def test_a_curve_is_of_the_evaluations_that_all_seeds_have():
     assert [point.iqm for point in curve.estimates] == [2.0, 3.0]
     assert (curve.estimates[0].low, curve.estimates[0].high) == (1.0, 3.0)
     assert curve_of([]).rows == []
-
-
-# The report.
 
 
 def test_the_report_tells_every_cell_and_every_seed(fake):
@@ -765,9 +735,6 @@ def test_a_report_that_cannot_be_written_is_refused_in_a_line(some, capsys):
     Path("study/report.md").mkdir()
     assert sweep.main(["--report", "--out", "study"]) == 2
     assert "out='study/report.md': must be writable" in capsys.readouterr().err
-
-
-# The real thing.
 
 
 def scripted(config, trainer, keys, state_shape):
