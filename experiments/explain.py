@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxdqn.config import Config
-from jaxdqn.host_loop import algorithm, mapping_of
+from jaxdqn.identity import algorithm, mapping_of
 from jaxdqn.loggers import seeds_of, total_rows
 from jaxdqn.mappings.memory import bytes_per_device, bytes_sent, working_replay_bytes
 from jaxdqn.policy import observation_shape

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 import jax
 import numpy as np
 
-from jaxdqn import __version__
 from jaxdqn.checkpoint import Restored
 from jaxdqn.config import Config
 from jaxdqn.evaluation import EvalInfo
 from jaxdqn.guard import not_finite
 from jaxdqn.keeper import Keeper
+from jaxdqn.kept import Kept
 from jaxdqn.loggers import Logger, Record
 from jaxdqn.mappings import hosts
 from jaxdqn.mappings.devices import first_replica
@@ -35,32 +32,6 @@ from jaxdqn.signals import Asked
 from jaxdqn.types import Array, Counter, Counters, Metrics, Params, TrainState, counter_int
 
 
-@dataclasses.dataclass
-class _Kept:
-    """What the host knows of a run and a checkpoint keeps: plain values."""
-
-    chunk: int = 0
-    """Chunks run."""
-    judged: int = -1
-    """The chunk after which the parameters were last evaluated."""
-    seconds: float = 0.0
-    """On the run's clock, when the checkpoint was taken."""
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    solved_at: list[float | None] = dataclasses.field(default_factory=list)
-    """Seconds after which each learner had solved the environment."""
-    diverged_at: list[int | None] = dataclasses.field(default_factory=list)
-    """The first chunk in which each learner met something not finite."""
-    rollbacks: int = 0
-    totals: Record = dataclasses.field(default_factory=dict)
-    last: Record | None = None
-    """The last evaluation."""
-    best: Record | None = None
-    """The best evaluation of a learner."""
-    best_returns: list[float | None] = dataclasses.field(default_factory=list)
-    """The mean return of the best evaluation of each learner; None before the first."""
-
-
 class HostLoop:
     """A run in progress as the host sees it: clocks, totals, the best parameters so far."""
 
@@ -75,12 +46,7 @@ class HostLoop:
         self._config, self._programs, self._keys = config, programs, keys
         self._loggers, self._keeper = loggers, keeper
         self._started = time.perf_counter()
-        learners = config.learners
-        self._kept = _Kept(
-            solved_at=[None] * learners,
-            diverged_at=[None] * learners,
-            best_returns=[None] * learners,
-        )
+        self._kept = Kept.of(config.learners)
         self._best_again: Record | None = None
         self.best_params: Params = None
         self.failure: OSError | None = None
@@ -103,7 +69,7 @@ class HostLoop:
     def resume(self, restored: Restored) -> TrainState:
         """Go on from a checkpoint."""
         state = self._revive(restored)
-        self._kept = _Kept(**restored.meta["host"])
+        self._kept = Kept(**restored.meta["host"])
         if not restored.meta["replay"]:
             self._kept.totals = self._totals_of(state)
         # The clock goes on from where it was: time in which nothing ran does not count.
@@ -161,65 +127,12 @@ class HostLoop:
     @property
     def unfinished(self) -> bool:
         """Whether there are chunks left to run."""
-        # Learners that have diverged are not waited for.
-        fates = zip(self._kept.solved_at, self._kept.diverged_at, strict=True)
-        waited_for = [solved is None and diverged is None for solved, diverged in fates]
-        some = any(seconds is not None for seconds in self._kept.solved_at)
-        may_stop = self._config.stop_when_solved and some and not any(waited_for)
+        may_stop = self._config.stop_when_solved and self._kept.some_solved_none_waited_for
         return not self.spent and not may_stop
 
     def summary(self) -> Record:
         """Return what the run came to; call after ``train``."""
-        kept, again = self._kept, self._best_again
-        last, best = kept.last, kept.best
-        assert last is not None
-        assert best is not None
-        solved = [seconds for seconds in kept.solved_at if seconds is not None]
-        all_solved = len(solved) == len(kept.solved_at)
-        return {
-            **kept.totals,
-            "train_seconds": kept.train_seconds,
-            "eval_seconds": kept.eval_seconds,
-            "env_steps_per_second": kept.totals["env_steps"] / kept.train_seconds,
-            "gradient_steps_per_second": kept.totals["gradient_steps"] / kept.train_seconds,
-            "eval_return_mean": last["return_mean"],
-            "eval_return_std": last["return_std"],
-            "eval_episodes": self._config.eval_episodes,
-            "best_eval_return_mean": best["return_mean"],
-            "best_eval_return_std": best["return_std"],
-            "best_eval_rows": best["rows"],
-            "best_fresh_return_mean": None if again is None else again["return_mean"],
-            "solve_return": self._config.solve_return,
-            "solved": all_solved,
-            "seconds_to_solve": max(solved) if all_solved else None,
-            "rollbacks": kept.rollbacks,
-            **self._of_learners(),
-        }
-
-    def _of_learners(self) -> Record:
-        """Return what a summary says of each learner of a population."""
-        config, kept = self._config, self._kept
-        if config.learners == 1:
-            return {}
-        assert kept.last is not None
-        assert kept.best is not None
-        learners = [
-            {
-                **learner_identity(config, index),
-                "eval_return_mean": kept.last["learners"][index],
-                "best_eval_return_mean": kept.best_returns[index],
-                "seconds_to_solve": kept.solved_at[index],
-                "diverged_at_chunk": kept.diverged_at[index],
-            }
-            for index in range(config.learners)
-        ]
-        count = sum(seconds is not None for seconds in kept.solved_at)
-        return {
-            "learners_solved": count,
-            "best_learner": kept.best["learner"],
-            "last_learner": kept.last["leader"],
-            "learners": learners,
-        }
+        return self._kept.summary(self._config, self._best_again)
 
     def _run_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
         started, kept = time.perf_counter(), self._kept
@@ -239,8 +152,8 @@ class HostLoop:
         kept.judged = kept.chunk
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
         means = mean_returns(info)
-        leader = self._leader(means)
-        kept.last = {**self._now(), **evaluation_record(info), **self._standing(leader)}
+        leader = kept.leader(means)
+        kept.last = {**self._now(), **evaluation_record(info), **kept.standing(leader)}
         self._log("evaluation", {"purpose": "evaluate", **kept.last})
         best = None if kept.best is None else kept.best["return_mean"]
         if best is None or means[leader] > best or not np.isfinite(best):
@@ -253,19 +166,6 @@ class HostLoop:
             if np.isfinite(mean) and (before is None or mean > before):
                 kept.best_returns[index] = mean
         self._confirm(params, means)
-
-    def _leader(self, means: Sequence[float]) -> int:
-        """Return the learner of the highest return; what has diverged leads only its like."""
-        sound = [index for index, chunk in enumerate(self._kept.diverged_at) if chunk is None]
-        known = np.nan_to_num(np.asarray(means), nan=-math.inf)
-        return max(sound or range(len(means)), key=lambda index: known[index])
-
-    def _standing(self, leader: int) -> Record:
-        """Return what an evaluation of a population says of its learners' places."""
-        if self._config.learners == 1:
-            return {}
-        solved = sum(seconds is not None for seconds in self._kept.solved_at)
-        return {"leader": leader, "learners_solved": solved}
 
     def _confirm(self, params: Params, means: Sequence[float]) -> None:
         """Confirm by fresh episodes that learners have solved the environment."""
@@ -284,7 +184,7 @@ class HostLoop:
         for index in hopeful:
             if self._reaches(again[index]):
                 kept.solved_at[index] = self._seconds()
-        standing = self._standing(self._leader(again))
+        standing = kept.standing(kept.leader(again))
         record = {**self._now(), **evaluation_record(info), **standing}
         self._log("evaluation", {"purpose": "confirm", **record})
 
@@ -394,7 +294,7 @@ class HostLoop:
         assert self._keeper is not None
         rollbacks, seconds = self._kept.rollbacks + 1, self._seconds()
         state = self._revive(restored)
-        self._kept = _Kept(**restored.meta["host"])
+        self._kept = Kept(**restored.meta["host"])
         since = rollbacks - self._kept.rollbacks
         factor = np.float32(self._config.rollback_factor**since)
         state = self._programs.turn(state, np.int32(rollbacks), factor)
@@ -455,63 +355,6 @@ def _agreed(asked: Asked) -> bool:
     if why is not None:
         asked.because(why)
     return why is not None
-
-
-def identity(config: Config, preset: str | None) -> Record:
-    """Return what a summary says of a run before it begins."""
-    packages = ("jax", "jaxlib", "flax", "optax", "gymnax")
-    return {
-        "env": config.env,
-        "preset": preset,
-        "algorithm": algorithm(config),
-        "seed": config.seed,
-        "devices": config.devices,
-        "processes": jax.process_count(),
-        "mapping": mapping_of(config),
-        "device_kind": jax.devices()[0].device_kind,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-            "jaxdqn": __version__,
-        },
-    }
-
-
-def mapping_of(config: Config) -> str:
-    """Return how the step is mapped, in a word or two: ``none``, ``shard_map``, ``population``."""
-    names = []
-    if config.learners > 1:
-        names.append(f"population of {config.learners}")
-    if config.devices > 1:
-        names.append(config.mapping if config.learners == 1 else "shard_map")
-    if config.model_devices > 1:
-        names.append(f"{config.model_devices}-way model")
-    return ", ".join(names) or "none"
-
-
-def algorithm(config: Config) -> str:
-    """Return the algorithm's name, its variants included: ``dqn``, ``double_dueling_c51_3step``."""
-    bases = {
-        "huber": "dqn",
-        "squared": "dqn",
-        "categorical": "c51",
-        "quantile": "qr_dqn",
-        "implicit_quantile": "iqn",
-    }
-    if config.algorithm == "pqn":
-        return "pqn"
-    parts = {
-        config.recurrent: config.recurrent != "none",
-        "noisy": config.noisy,
-        "prioritized": config.replay == "prioritized",
-        "double": config.double,
-        "dueling": config.dueling,
-        config.bootstrap: config.bootstrap != "greedy",
-    }
-    name = "_".join(
-        [part for part, used in parts.items() if used] + [bases.get(config.loss, config.loss)]
-    )
-    return name if config.n_step == 1 else f"{name}_{config.n_step}step"
 
 
 def learned_params(config: Config, state: TrainState) -> Params:

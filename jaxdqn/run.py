@@ -15,7 +15,8 @@ from jaxdqn import run_directory
 from jaxdqn.agent import Optimizer
 from jaxdqn.checkpoint import newest_whole, place_of
 from jaxdqn.config import Config, from_dict, replace, to_dict
-from jaxdqn.host_loop import HostLoop, identity
+from jaxdqn.host_loop import HostLoop
+from jaxdqn.identity import identity
 from jaxdqn.keeper import Keeper, changes_of_machine
 from jaxdqn.loggers import Logger, Record, make_jsonl_logger
 from jaxdqn.mappings import hosts

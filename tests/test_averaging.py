@@ -10,9 +10,9 @@ import pytest
 
 from jaxdqn.averaging import agreed_count, make_average
 from jaxdqn.guard import not_finite
-from jaxdqn.host_loop import chunk_record
 from jaxdqn.mappings import across_devices, device_collectives
 from jaxdqn.mappings.devices import DEVICE_AXIS
+from jaxdqn.records import chunk_record
 from jaxdqn.trainer import make_trainer
 from jaxdqn.types import ALONE, AgentState
 from tests.test_guard import poisoned

@@ -1,0 +1,94 @@
+"""Studies whose runs are made at once, for the tests of ``experiments.sweep``."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from experiments import sweep
+from jaxdqn.config import to_dict
+from jaxdqn.loggers import to_json
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "num_envs=4", "batch_size=8", "replay_capacity=256", "warmup_steps=32", "hidden_sizes=16",
+    "eval_episodes=4", "eval_every=200", "log_every=100",
+]  # fmt: skip
+
+
+class FakeRun:
+    """Writes the files of a run at once; a seed returns half its number, and then its number."""
+
+    def __init__(self):
+        self.made = []
+        self.before = lambda config, loggers: None
+        """Called when a run begins; what it returns interrupts the run."""
+
+    def __call__(self, config, *, out, resume, preset, loggers):
+        assert resume
+        self.made.append(SimpleNamespace(config=config, out=out, preset=preset))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text(to_json(to_dict(config)))
+        (out / "checkpoints" / "000000000001").mkdir(parents=True, exist_ok=True)
+        why = self.before(config, loggers)
+        summary = self.summary(config, preset) | {"interrupted": why is not None, "ended_by": why}
+        if why is None:
+            (out / "evaluations.jsonl").write_text(self.evaluations(config))
+        (out / "summary.json").write_text(to_json(summary))
+        return SimpleNamespace(summary=summary)
+
+    @staticmethod
+    def draw(rows, envs, out):
+        out.write_bytes(b"drawn")
+
+    @property
+    def seeds(self):
+        """Of each run, in the order of their begin."""
+        return [
+            list(range(made.config.seed, made.config.seed + made.config.num_seeds))
+            for made in self.made
+        ]
+
+    @staticmethod
+    def summary(config, preset):
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        fate = {"seconds_to_solve": None, "diverged_at_chunk": None}
+        learners = [
+            {"seed": seed, "eval_return_mean": seed, "best_eval_return_mean": seed + 0.5, **fate}
+            for seed in seeds
+        ]
+        if len(seeds) == 1:
+            learners = []
+        return {
+            "env": config.env, "preset": preset, "seed": config.seed, "devices": 1,
+            "device_kind": "abacus", "versions": {"jax": "0.10", "jaxdqn": "0.1"},
+            "eval_episodes": config.eval_episodes, "eval_return_mean": config.seed,
+            "best_eval_return_mean": config.seed + 0.5, "train_seconds": 8.0, "eval_seconds": 2.0,
+            "compile_seconds": 1.0, "env_steps_per_second": 1234.0,
+            "gradient_steps_per_second": 567.0, "learners": learners,
+        }  # fmt: skip
+
+    @staticmethod
+    def evaluations(config):
+        seeds, lines = np.arange(config.seed, config.seed + config.num_seeds), []
+        for share in (0.5, 1):
+            record = {"purpose": "evaluate", "rows": int(config.total_steps * share) * len(seeds)}
+            record["return_mean"] = float(share * seeds.mean())
+            if len(seeds) > 1:
+                record["learners"] = (share * seeds).tolist()
+            lines += [record, {**record, "purpose": "confirm", "return_mean": -1.0}]
+        return "".join(to_json(line) + "\n" for line in lines)
+
+
+def study(*more, presets=("dqn",), envs=("CartPole-v1",), seeds=2, out="study"):
+    argv = ["--presets", *presets, "--envs", *envs, "--seeds", str(seeds), "--out", out, *more]
+    return sweep.main(argv)
+
+
+def lines(out="study"):
+    return [json.loads(line) for line in Path(out, "results.jsonl").read_text().splitlines()]
+
+
+def cells_of(results):
+    return [(result["preset"], result["env"], result["seed"]) for result in results]
