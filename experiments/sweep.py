@@ -23,7 +23,7 @@ from experiments.command_line import (
 )
 from experiments.sweep_cells import make_cell
 from experiments.sweep_jobs import Study, complain, jobs_of, run_jobs
-from experiments.sweep_results import RESULTS, done_seeds, read_results, repair
+from experiments.sweep_results import REPORT, RESULTS, done_seeds, read_results, repair
 from experiments.sweep_settings import PLACE, read_settings, seeds_text
 from jaxdqn.loggers import Record
 from jaxdqn.presets import ALGORITHMS, TASKS, preset
@@ -84,6 +84,7 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     if flags.report:
         _report(study, flags, read_results(study.out / RESULTS).results)
+        print(f"report in {study.out / REPORT}")
         return 0
     with ExitStack() as stack:
         try:
@@ -191,8 +192,9 @@ def _go_on(study: Study, flags: Flags) -> int:
         complain(name, why)
     print(f"cells: {len(study.cells)}, of {seeds_text(study.seeds)}; runs to make: {len(jobs)}")
     keep_compiled_programs()
-    outcome = run_jobs(study, jobs)
+    outcome = run_jobs(study, jobs, lambda: _report(study, flags, read_results(file).results))
     _report(study, flags, read_results(file).results)
+    print(f"report in {study.out / REPORT}")
     if outcome.ended_by is not None:
         print(
             f"interrupted ({outcome.ended_by}), runs left: {outcome.left} of {len(jobs)}; the same "
@@ -202,13 +204,12 @@ def _go_on(study: Study, flags: Flags) -> int:
 
 
 def _report(study: Study, flags: Flags, results: Sequence[Record]) -> None:
-    from experiments.sweep_report import REPORT, Asked, write_report
+    from experiments.sweep_report import Asked, write_report
 
     settings = read_settings(flags.set)
     elsewhere = {name: value for name, value in settings.items() if name in PLACE}
     asked = Asked(study.cells, study.seeds, flags.out, flags.seeds_at_once, elsewhere)
     write_report(results, asked)
-    print(f"report in {study.out / REPORT}")
 
 
 if __name__ == "__main__":

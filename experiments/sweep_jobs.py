@@ -84,8 +84,14 @@ def jobs_of(study: Study, cell: Cell, results: Sequence[Record]) -> list[Job]:
     return [Job(cell, group) for group in groups]
 
 
-def run_jobs(study: Study, jobs: Sequence[Job]) -> Outcome:
-    """Make runs and append their results; one that fails is told in a line, and passed over."""
+def run_jobs(study: Study, jobs: Sequence[Job], report: Callable[[], None]) -> Outcome:
+    """Make runs and append their results; one that fails is told in a line, and passed over.
+
+    Args:
+        study: what is asked for.
+        jobs: the runs, in their order.
+        report: called when one has ended and another follows, since a study may take days.
+    """
     limit, failed = study.max_seconds, 0
     deadline = None if limit is None else time.perf_counter() + limit
     with signals_heard() as heard:
@@ -103,7 +109,16 @@ def run_jobs(study: Study, jobs: Sequence[Job]) -> Outcome:
                 gc.collect()
             if ended_by is not None:
                 return Outcome(failed, len(jobs) - place, ended_by)
+            if place + 1 < len(jobs):
+                _report_so_far(report)
     return Outcome(failed, 0, None)
+
+
+def _report_so_far(report: Callable[[], None]) -> None:
+    try:
+        report()
+    except ValueError as error:  # at the end it is a failure; until then the study goes on
+        complain("report", str(error))
 
 
 def complain(name: str, why: str) -> None:

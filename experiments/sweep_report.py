@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 from experiments.sweep_cells import Cell, key_of
 from experiments.sweep_curves import CURVES, draw_curves
+from experiments.sweep_results import REPORT
 from experiments.sweep_settings import as_text, command_of, label, seeds_text
 from experiments.sweep_statistics import estimate
 from jaxdqn.loggers import Record
-
-REPORT = "report.md"
 
 _TIME_NOTE = (
     "Wall-clock seconds of training and evaluation, of all the seeds of a run together; "

@@ -20,6 +20,7 @@ from jaxdqn.loggers import FILES, Record, to_json
 from jaxdqn.run_directory import SUMMARY, RunFailed, read_config, read_lines
 
 RESULTS = "results.jsonl"
+REPORT = "report.md"
 
 _NUMBER = (int, float)
 _OR_NONE = (int, float, type(None))

@@ -223,6 +223,30 @@ def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeyp
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
 
 
+def test_there_is_a_report_while_a_study_goes_on(fake):
+    reports = []
+
+    def look(config, loggers):
+        file = Path("study/report.md")
+        reports.append(file.read_text() if file.exists() else "")
+
+    fake.before = look
+    envs = ("CartPole-v1", "Acrobot-v1", "Catch-bsuite")
+    assert study(seeds=1, envs=envs) == 0
+    assert len(reports) == len(envs)
+    assert reports[0] == ""
+    assert [text.count("not run") for text in reports[1:]] == [2 * count for count in (2, 1)], (
+        reports
+    )
+
+
+def test_a_report_that_cannot_be_written_does_not_stop_a_study(fake, capsys):
+    Path("study/report.md").mkdir(parents=True)
+    assert study(seeds=1, envs=("CartPole-v1", "Acrobot-v1")) == 2
+    assert len(lines()) == len(fake.made) == 2
+    assert "error: report: out='study/report.md': must be writable" in capsys.readouterr().err
+
+
 def test_a_report_that_cannot_be_written_is_refused_in_a_line(some, capsys):
     Path("study/report.md").unlink()
     Path("study/report.md").mkdir()
