@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxdqn.losses.categorical import categorical_mean
 from jaxdqn.losses.quantile import quantile_midpoints
 from jaxdqn.networks.layers import NOISE, Layers
+from jaxdqn.networks.products import dot_general
 from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 
@@ -106,7 +107,7 @@ class ImplicitQuantileHead(Head):
             fractions = jax.random.uniform(self.make_rng(NOISE), (batch, self.samples))
         order = jnp.arange(self.cosines, dtype=jnp.float32).reshape(1, 1, -1)
         waves = jnp.cos(jnp.pi * order * fractions[:, :, None])
-        embedding = nn.relu(nn.Dense(width)(waves)).astype(features.dtype)
+        embedding = nn.relu(nn.Dense(width, dot_general=dot_general)(waves)).astype(features.dtype)
         values = self.action_outputs(features[:, None, :] * embedding)[..., 0]  # [B, Z, A]
         values = jnp.swapaxes(values, 1, 2)
         return QOutput(jnp.mean(values, axis=-1), Quantiles(values, fractions))

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.networks.products import dot_general, product
 from jaxdqn.types import Array
 
 NOISE = "noise"
@@ -30,7 +31,7 @@ class Layers:
     def dense(self, width: int, dtype: jnp.dtype = _FLOAT32) -> nn.Module:
         """Return a dense layer without activation; call it in a compact method."""
         if self.noisy_sigma is None:
-            return nn.Dense(width, dtype=dtype)
+            return nn.Dense(width, dtype=dtype, dot_general=dot_general)
         return NoisyDense(width, self.noisy_sigma, dtype)
 
     def hidden(self, x: Array, width: int) -> Array:
@@ -77,11 +78,11 @@ class NoisyDense(nn.Module):
         bias_sigma = self.param("bias_sigma", noise, (self.features,))
         x = x.astype(self.dtype)
         along = (1,) * (x.ndim - 1)
-        y = x @ kernel.astype(self.dtype) + bias.astype(self.dtype).reshape(*along, -1)
+        y = product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype).reshape(*along, -1)
         if self.is_initializing() or not self.has_rng(NOISE):
             return y
         draws = jax.random.normal(self.make_rng(NOISE), (inputs + self.features,))
         draws = (jnp.sign(draws) * jnp.sqrt(jnp.abs(draws))).astype(self.dtype)
         come, go = draws[:inputs].reshape(*along, -1), draws[inputs:].reshape(*along, -1)
-        shaken = (x * come) @ kernel_sigma.astype(self.dtype)
+        shaken = product(x * come, kernel_sigma.astype(self.dtype))
         return y + (shaken + bias_sigma.astype(self.dtype).reshape(*along, -1)) * go
