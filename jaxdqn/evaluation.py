@@ -14,6 +14,9 @@ from jaxdqn.types import Agent, Array, Environment, Params, TimeStep
 LONGEST_EPISODE = 108_000
 """Environment steps after which an episode without a time limit is cut:
 half an hour of a game at 60 frames a second."""
+_TOGETHER = 8
+"""Steps whose keys are split at once: on CPU each random call is a loop of its own, and one a step
+took a seventh of an evaluation on CartPole."""
 
 
 class EvalInfo(NamedTuple):
@@ -62,14 +65,18 @@ def make_evaluator(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
     begin, advance = _make_play(agent, environment, episodes, frame_stack)
-    limit = _limit(environment)
 
     def evaluate(params: Params, key: Array) -> EvalInfo:
         key_begin, key_advance = jax.random.split(key)
+
+        def advance_together(now: _Progress) -> _Progress:
+            keys = jax.random.split(
+                jax.random.fold_in(key_advance, now.steps), (_TOGETHER, 1 + episodes)
+            )
+            return jax.lax.scan(lambda now, keys: (advance(params, keys, now), None), now, keys)[0]
+
         end = jax.lax.while_loop(
-            lambda now: jnp.any(now.running) & (now.steps < limit),
-            lambda now: advance(params, key_advance, now),
-            begin(key_begin),
+            lambda now: jnp.any(now.running), advance_together, begin(key_begin)
         )
         return end.info
 
@@ -105,7 +112,7 @@ def play_episode(
     now = jax.jit(begin)(key_begin)
     states, rewards = [now.env_state], [0.0]
     while now.running[0] and now.steps < min(most_steps, _limit(environment)):
-        now = advance(params, key_advance, now)
+        now = advance(params, jax.random.split(jax.random.fold_in(key_advance, now.steps), 2), now)
         states.append(now.env_state)
         rewards.append(float(now.timestep.reward[0]))
     return [jax.tree.map(lambda leaf: leaf[0], jax.device_get(state)) for state in states], rewards
@@ -118,7 +125,8 @@ def _limit(environment: Environment) -> int:
 def _make_play(
     agent: Agent, environment: Environment, episodes: int, frame_stack: int
 ) -> tuple[Callable[[Array], _Progress], Callable[[Params, Array, _Progress], _Progress]]:
-    """Make ``begin(key)`` and ``advance(params, key, progress)`` of N environments."""
+    """Make ``begin(key)`` and ``advance(params, keys[1 + N], progress)`` of N environments."""
+    limit = _limit(environment)
 
     def begin(key: Array) -> _Progress:
         env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, episodes))
@@ -132,9 +140,7 @@ def _make_play(
             info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
         )
 
-    def advance(params: Params, key: Array, now: _Progress) -> _Progress:
-        # One split serves actor and environments: on CPU each random call is a loop of its own.
-        keys = jax.random.split(jax.random.fold_in(key, now.steps), 1 + episodes)
+    def advance(params: Params, keys: Array, now: _Progress) -> _Progress:
         obs = observed(now.frames, now.timestep.obs)
         # The greedy ones whatever the agent of someone's own does.
         _, carry, act_info = agent.act(keys[0], params, now.carry, obs, now.timestep.first, None)
@@ -146,7 +152,9 @@ def _make_play(
             timestep=timestep,
             frames=push_frame(now.frames, timestep.obs, timestep.first),
             carry=carry,
-            running=now.running & ~(timestep.terminated | timestep.truncated),
+            running=now.running
+            & ~(timestep.terminated | timestep.truncated)
+            & (now.steps + 1 < limit),
             info=EvalInfo(
                 returns=now.info.returns + jnp.where(now.running, timestep.reward, 0.0),
                 lengths=now.info.lengths + now.running.astype(jnp.int32),
