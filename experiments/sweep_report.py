@@ -16,6 +16,10 @@ from experiments.sweep_settings import as_text, command_of, label, seeds_text
 from experiments.sweep_statistics import estimate
 from jaxdqn.loggers import Record
 
+_SEED_NOTE = (
+    "Greedy, in the last and in the best evaluation; and exploring, as the training episodes of "
+    "the last tenth of the rows were."
+)
 _TIME_NOTE = (
     "Wall-clock seconds of training and evaluation, of all the seeds of a run together; "
     "compilation, of the run's last start, comes on top. Steps are counted over all its seeds."
@@ -143,6 +147,7 @@ def markdown(entries: Sequence[Entry], asked: Asked) -> str:
         _protocol(entries, envs),
         f"![Learning curves]({CURVES})",
         "## Each seed",
+        _SEED_NOTE,
         "\n".join(each),
         "## Time",
         _times(rows),
@@ -189,6 +194,8 @@ def _seeds(name: str, entry: Entry, asked: Asked) -> str:
     for result in entry.results:
         final, best = (_number(result[when]) for when in ("final_return", "best_return"))
         line = f"  - seed {result['seed']}: {final}, at best {best}"
+        if result.get("training_return") is not None:
+            line += f", exploring {result['training_return']:.2f}"
         if result["diverged_at_chunk"] is not None:
             line += f"; diverged in chunk {result['diverged_at_chunk']}"
         lines.append(line)

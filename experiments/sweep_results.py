@@ -35,6 +35,8 @@ _FIELDS: dict[str, Any] = {
 }  # fmt: skip
 """What a result holds. ``curve`` has ``rows``, of this seed, and ``return_mean``, null where it
 was not finite; from ``run`` on it is of all ``population`` seeds that were trained together."""
+_LATER: dict[str, Any] = {"training_return": _OR_NONE}
+"""What results have that were written since there is such a field."""
 
 
 class Stored(NamedTuple):
@@ -156,6 +158,7 @@ def results_of(place: Path, cell: Cell, max_episode_steps: int | None) -> list[R
         summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
         records = read_lines(place / FILES["evaluation"])
         evaluations = [record for record in records if record["purpose"] == "evaluate"]
+        chunks = read_lines(place / FILES["metrics"])
         common = _of_run(place.name, config, summary, cell, max_episode_steps)
         alone = {**summary, "diverged_at_chunk": None}
         return [
@@ -164,6 +167,7 @@ def results_of(place: Path, cell: Cell, max_episode_steps: int | None) -> list[R
                 "seed": learner["seed"],
                 "final_return": learner["eval_return_mean"],
                 "best_return": learner["best_eval_return_mean"],
+                "training_return": _training_return(chunks, index, config.learners),
                 "diverged_at_chunk": learner["diverged_at_chunk"],
                 "curve": _curve(evaluations, index, config.learners),
             }
@@ -210,6 +214,18 @@ def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
     }
 
 
+def _training_return(chunks: Sequence[Record], index: int, learners: int) -> float | None:
+    """Return the mean over the chunks of the last tenth of a learner's rows: exploring, at the last
+    epsilon, as most curves of MinAtar are published."""
+    late = [chunk for chunk in chunks if chunk["rows"] > 0.9 * chunks[-1]["rows"]]
+    means = [
+        chunk["learners"]["return_mean"][index] if learners > 1 else chunk["return_mean"]
+        for chunk in late
+    ]
+    ended = [mean for mean in means if mean is not None]
+    return sum(ended) / len(ended) if ended else None
+
+
 def _result(line: bytes) -> Record:
     """Read a line.
 
@@ -222,7 +238,9 @@ def _result(line: bytes) -> Record:
         raise ValueError("it is no JSON") from None
     if not isinstance(result, dict):
         raise ValueError("it is no JSON object")
-    for name, kind in _FIELDS.items():
+    for name, kind in (_FIELDS | _LATER).items():
+        if name not in result and name in _LATER:
+            continue
         if name not in result:
             raise ValueError(f"{name} is missing")
         value = result[name]

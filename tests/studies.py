@@ -35,6 +35,7 @@ class FakeRun:
         summary = self.summary(config, preset) | {"interrupted": why is not None, "ended_by": why}
         if why is None:
             (out / "evaluations.jsonl").write_text(self.evaluations(config))
+            (out / "metrics.jsonl").write_text(self.metrics(config))
         (out / "summary.json").write_text(to_json(summary))
         return SimpleNamespace(summary=summary)
 
@@ -78,6 +79,19 @@ class FakeRun:
             if len(seeds) > 1:
                 record["learners"] = (share * seeds).tolist()
             lines += [record, {**record, "purpose": "confirm", "return_mean": -1.0}]
+        return "".join(to_json(line) + "\n" for line in lines)
+
+    @staticmethod
+    def metrics(config):
+        """Twenty chunks; a seed returns the chunk's number and its own, in the last nothing."""
+        seeds, lines = np.arange(config.seed, config.seed + config.num_seeds), []
+        for chunk in range(20):
+            rows = int(config.total_steps * (chunk + 1) / 20) * len(seeds)
+            returns = [None if chunk == 19 else float(chunk + seed) for seed in seeds]
+            record = {"rows": rows, "return_mean": returns[0]}
+            if len(seeds) > 1:
+                record["learners"] = {"return_mean": returns}
+            lines.append(record)
         return "".join(to_json(line) + "\n" for line in lines)
 
 

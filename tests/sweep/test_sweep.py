@@ -162,6 +162,7 @@ def test_a_result_holds_the_curve_of_its_own_seed_and_what_made_it(fake):
     assert cells_of([first, second]) == [("dqn", "CartPole-v1", 3), ("dqn", "CartPole-v1", 4)]
     assert second["curve"] == {"rows": [3000, 6000], "return_mean": [2.0, 4.0]}
     assert (second["final_return"], second["best_return"]) == (4, 4.5)
+    assert second["training_return"] == 18 + 4
     assert (second["total_steps"], second["settings"]) == (6000, {"gamma": 0.9})
     assert second["config"]["gamma"] == 0.9
     assert second["max_episode_steps"] == 500
@@ -172,6 +173,7 @@ def test_a_result_holds_the_curve_of_its_own_seed_and_what_made_it(fake):
     assert study("--first-seed", "9", "--total-steps", "6000", seeds=1) == 0
     assert lines()[-1]["curve"] == {"rows": [3000, 6000], "return_mean": [4.5, 9.0]}
     assert (lines()[-1]["seed"], lines()[-1]["final_return"]) == (9, 9)
+    assert lines()[-1]["training_return"] == 18 + 9
 
 
 def test_seeds_at_once_split_a_cell(fake):

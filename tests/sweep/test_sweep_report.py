@@ -183,7 +183,7 @@ def test_a_seed_that_diverged_or_has_no_return_is_told(fake):
     Path("study/results.jsonl").write_text("".join(to_json(line) + "\n" for line in results))
     assert sweep.main(["--report", "--out", "study"]) == 0
     text = Path("study/report.md").read_text()
-    assert "  - seed 1: no return, at best no return; diverged in chunk 4" in text
+    assert "  - seed 1: no return, at best no return, exploring 19.00; diverged in" in text
     assert "| 1.00 [0.00, 2.00] (2 seeds) |" in text
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import sweep
 from experiments.sweep_results import append_results, read_results, repair
 from jaxdqn.evaluation import EvalInfo
 from jaxdqn.programs import Programs
@@ -94,6 +95,15 @@ def test_results_that_do_not_fit_on_the_disk_leave_the_file_as_it_was(some, monk
     with pytest.raises(RunFailed, match="No space left"):
         append_results(some, stored)
     assert some.read_bytes() == before
+
+
+def test_results_from_before_there_were_training_returns_are_read(some, capsys):
+    results = [json.loads(line) for line in some.read_text().splitlines()]
+    for result in results:
+        del result["training_return"]
+    some.write_text("".join(json.dumps(result) + "\n" for result in results))
+    assert sweep.main(["--report", "--out", "study"]) == 0
+    assert "at best 0.50\n" in Path("study/report.md").read_text()
 
 
 def test_a_file_that_is_whole_is_not_touched_by_repair(some):
