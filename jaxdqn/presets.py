@@ -131,27 +131,33 @@ TASKS: dict[str, Config] = {
 }
 """One known result each; see docs/status.md for what each has been measured to reach."""
 
-_RAINBOW: dict[str, Any] = {
-    "double": True,
-    "dueling": True,
-    "n_step": 3,
-    "replay": "prioritized",
-    "loss": "categorical",
-}
-_BY_NOISE_ALONE = {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0}
-
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "dqn": {},
+_RAINBOW: dict[str, dict[str, Any]] = {
     "double": {"double": True},
     "dueling": {"dueling": True},
     "n-step": {"n_step": 3},
     "per": {"replay": "prioritized"},
     "c51": {"loss": "categorical"},
+    # By noise alone: without epsilon.
+    "noisy": {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0},
+}
+"""The six parts of Rainbow (Hessel et al. 2018), each a member of the family of its own."""
+
+
+def _rainbow(without: str | None = None) -> dict[str, Any]:
+    parts = (part for name, part in _RAINBOW.items() if name != without)
+    return {field: value for part in parts for field, value in part.items()}
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {f"rainbow-no-{name}": _rainbow(name) for name in _RAINBOW}
+"""Rainbow without each of its parts."""
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    **_RAINBOW,
     "qr-dqn": {"loss": "quantile"},
     "iqn": {"loss": "implicit_quantile"},
-    "noisy": _BY_NOISE_ALONE,
     "munchausen": {"bootstrap": "munchausen"},
-    "rainbow": _RAINBOW | _BY_NOISE_ALONE,
+    "rainbow": _rainbow(),
+    **ABLATIONS,
     "pqn": {"algorithm": "pqn"},
     "recurrent": {"recurrent": "lstm"},
     "fast": {},

@@ -14,7 +14,7 @@ from jaxdqn.agent import make_agent
 from jaxdqn.losses import q_target, td_error
 from jaxdqn.networks import NoisyDense, make_network
 from jaxdqn.optim import make_optimizer
-from jaxdqn.presets import ALGORITHMS, TASKS, for_task, preset
+from jaxdqn.presets import ABLATIONS, ALGORITHMS, TASKS, for_task, preset
 from jaxdqn.trainer import hyper_from, make_trainer
 from jaxdqn.types import Batch, EnvSpec, Exploration
 from tests.test_agent import ACTIONS, BATCH, OBS, random_batch
@@ -22,7 +22,8 @@ from tests.toys import noisy, quick_jit, tiny, watched_run
 
 SPEC = EnvSpec("toy", (OBS,), np.dtype("float32"), ACTIONS, None)
 
-MEMBERS = {name: ALGORITHMS[name] for name in ALGORITHMS if name not in ("pqn", "fast")} | {
+OTHERS = ("pqn", "fast", *ABLATIONS)
+MEMBERS = {name: ALGORITHMS[name] for name in ALGORITHMS if name not in OTHERS} | {
     "munchausen-iqn": {"bootstrap": "munchausen", "loss": "implicit_quantile"},
     "soft-qr-dqn": {"bootstrap": "soft", "loss": "quantile"},
     "rainbow-iqn": {**ALGORITHMS["rainbow"], "loss": "implicit_quantile"},
@@ -238,6 +239,28 @@ def test_a_module_of_your_own_is_given_the_noise_that_it_draws():
     params = Shaken().init(jax.random.key(0), obs)
     info = trainer.agent.act(jax.random.key(1), params, (), obs, first, explore)[2]
     assert len(np.unique(np.asarray(info.q)[:, 0])) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    {
+        "double": {"double"},
+        "dueling": {"dueling"},
+        "n-step": {"n_step"},
+        "per": {"replay"},
+        "c51": {"loss", "value_min", "value_max"},
+        "noisy": {"noisy", "epsilon_schedule", "epsilon_end"},
+    }.items(),
+)
+@pytest.mark.parametrize("env", ["CartPole-v1", "Asterix-MinAtar"])
+def test_rainbow_without_a_part_is_plain_in_that_part_alone(name, fields, env):
+    whole, without, plain = (
+        preset(name, env=env) for name in ("rainbow", f"rainbow-no-{name}", "dqn")
+    )
+    names = [field.name for field in dataclasses.fields(whole)]
+    changed = {name for name in names if getattr(whole, name) != getattr(without, name)}
+    assert changed == fields
+    assert all(getattr(without, name) == getattr(plain, name) for name in fields)
 
 
 def test_presets_of_algorithms_take_the_settings_of_the_environments_task():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdqn.presets import ALGORITHMS
+from jaxdqn.presets import ABLATIONS, ALGORITHMS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
@@ -137,7 +137,9 @@ def test_without_memory_a_memory_chain_is_chance(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "dqn"])
+@pytest.mark.parametrize(
+    "name", [name for name in ALGORITHMS if name != "dqn" and name not in ABLATIONS]
+)
 def test_every_member_of_the_family_solves_cartpole(name, tmp_path):
     summaries, returns = _train(name, tmp_path)
     _record(f"cartpole-{name}", summaries, bar=475.0, mean=float(returns.mean()))
