@@ -146,6 +146,7 @@ def test_replicas_decide_together():
     assert not not_finite(state.agent)
 
 
+@pytest.mark.slow
 def test_off_lets_it_through():
     result = run(replace(CONFIG, guard="off"), environment=poisoned(30, limit=1000))
     assert not_finite(result.state.agent.params)

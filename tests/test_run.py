@@ -356,6 +356,7 @@ def params_bias(params, width):
     return bias
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_other_seeds_others():
     def learned(seed):
         params = run(small(seed=seed), environment=noisy()).state.agent.params

@@ -105,6 +105,7 @@ def test_seeds_give_different_parameters(runs):
             assert np.abs(weights[i] - weights[j]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_runs_vmapped_over_keys_and_hyper_parameters_are_the_separate_runs(cartpole, runs):
     """Five seeds, and the first of them again with a learning rate of 0, by one program."""
     config, _ = cartpole
@@ -190,6 +191,7 @@ def test_an_iteration_of_one_step_never_copies_the_ring(ring):
     assert temporary[0] <= temporary[1] + 1024
 
 
+@pytest.mark.slow
 def test_a_step_that_does_copy_the_ring_is_found_out():
     def copying(trainer):
         def step(state, _):
