@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.networks.layers import Layers
-from jaxdqn.networks.products import product
 from jaxdqn.types import Array
 
 Implementation = Literal["auto", "lax", "patches"]
@@ -92,7 +91,7 @@ def _conv_by_patches(x: Array, kernel: Array, stride: int) -> Array:
         for j in range(size)
     ]
     flat = jnp.concatenate(patches, axis=-1).reshape(batch * rows * columns, -1)
-    return product(flat, kernel.reshape(-1, features)).reshape(batch, rows, columns, features)
+    return (flat @ kernel.reshape(-1, features)).reshape(batch, rows, columns, features)
 
 
 class MLPTorso(nn.Module):
