@@ -68,6 +68,15 @@ BAD = {
 }
 
 
+def assert_one_clear_line(said, parts):
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ")
+    assert len(line) < 300
+    for part in parts:
+        assert part in line
+
+
 @pytest.mark.parametrize(("argv", "parts"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_clear_line_and_writes_nothing(argv, parts, capsys, monkeypatch):
     monkeypatch.setattr("jaxdqn.run.compile_programs", lambda *_: pytest.fail("compiled"))
@@ -75,13 +84,7 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(argv, parts, capsys, mon
     Path("used").mkdir()
     Path("used/file").write_text("mine")
     assert run.main(argv) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
-    assert line.startswith("error: ")
-    assert len(line) < 300
-    for part in parts:
-        assert part in line
+    assert_one_clear_line(capsys.readouterr(), parts)
     assert [str(path) for path in Path().rglob("*")] == ["used", "used/file"]
     assert Path("used/file").read_text() == "mine"
 

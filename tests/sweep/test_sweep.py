@@ -16,7 +16,7 @@ from jaxdqn.presets import preset
 from jaxdqn.run_directory import RunFailed
 from jaxdqn.signals import asked_to_end
 from tests.studies import cells_of, lines, study
-from tests.test_cli import python
+from tests.test_cli import assert_one_clear_line, python
 
 BAD = {
     "misspelt preset": (["--presets", "dqm"], ["preset='dqm'", "dqn"]),
@@ -56,13 +56,7 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(argv, parts, fake, capsy
     usual = {"--presets": "dqn", "--envs": "CartPole-v1", "--out": "study"}
     rest = [word for name, value in usual.items() if name not in given for word in (name, value)]
     assert sweep.main([*rest, *argv]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (line,) = said.err.splitlines()
-    assert line.startswith("error: ")
-    assert len(line) < 300
-    for part in parts:
-        assert part in line
+    assert_one_clear_line(capsys.readouterr(), parts)
     assert [str(path) for path in Path().rglob("*")] == ["used"]
     assert fake.made == []
 
