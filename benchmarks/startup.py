@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import check_writable, describe, format_table, spread, stamp, write_json
-from experiments.command_line import guard, parse
+from benchmarks.report import check_writable, describe, format_table, stamp, write_json
+from benchmarks.timing import spread
+from jaxdqn.cli.flags import parse, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Flags:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return guard(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -85,10 +86,10 @@ def measure_long_run(rows: int, place: Path) -> dict[str, float]:
     """Train a small agent for long, and look at its memory and speed as it goes."""
     import psutil
 
-    from jaxdqn.run_directory import read_lines
+    from jaxdqn.storage.jsonl import read_lines
 
     out = place / "long"
-    flags = ["--total-steps", str(rows), "--log-every", str(rows // 100), "--eval-every", "0"]
+    flags = ["--total-rows", str(rows), "--log-every", str(rows // 100), "--eval-every", "0"]
     flags += ["--no-stop-when-solved", "--checkpoint-every", "0", "--out", str(out)]
     process = _command("-m", "experiments.run", "cartpole", *flags)
     resident: list[tuple[int, float]] = []

@@ -7,20 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.timing import (
-    OF_MEDIAN,
-    Interval,
-    alternate,
-    check_writable,
-    compile_cold,
-    describe,
-    format_table,
-    ratio,
-    spread,
-    stamp,
-    write_json,
-)
-from experiments.command_line import guard, parse
+from benchmarks.report import check_writable, describe, format_table, stamp, write_json
+from benchmarks.timing import OF_MEDIAN, Interval, alternate, compile_cold, ratio, spread
+from jaxdqn.cli.flags import parse, run_command
 
 PARTS = ("keys", "environment", "act", "add", "sample", "learn")
 RING_BAR = 1.3
@@ -79,11 +68,11 @@ class Flags:
 
 def measure_setting(setting: Setting, effort: Effort) -> dict[str, Any]:
     """Measure one setting: throughput, compilation, and each part of an iteration alone."""
-    from benchmarks import measure
+    from benchmarks import workloads
 
-    config = measure.sized(**setting._asdict())
-    learning = measure.prepare_learning(config, effort.iterations)
-    parts = measure.prepare_parts(config, effort.iterations)
+    config = workloads.sized(**setting._asdict())
+    learning = workloads.prepare_learning(config, effort.iterations)
+    parts = workloads.prepare_parts(config, effort.iterations)
     cases = {"iteration": learning.case}
     cases |= {name: part.case for name, (part, _) in parts.items()}
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
@@ -107,12 +96,12 @@ def measure_setting(setting: Setting, effort: Effort) -> dict[str, Any]:
 
 def measure_ring(env: str, effort: Effort, *, small: int, large: int) -> dict[str, Any]:
     """Measure an iteration (E=10, B=128) with a full ring of ``large`` rows over ``small``."""
-    from benchmarks import measure
+    from benchmarks import workloads
 
     cases = {}
     for rows in (small, large):
-        config = measure.sized(env, num_envs=10, replay_capacity=rows, warmup_steps=rows)
-        cases[str(rows)] = measure.prepare_learning(config, effort.iterations).case
+        config = workloads.sized(env, num_envs=10, replay_capacity=rows, warmup_rows=rows)
+        cases[str(rows)] = workloads.prepare_learning(config, effort.iterations).case
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
     return {
         "env": env,
@@ -127,12 +116,12 @@ def measure_ring(env: str, effort: Effort, *, small: int, large: int) -> dict[st
 
 def measure_acting(env: str, effort: Effort, *, num_envs: int) -> dict[str, Any]:
     """Measure acting, environment and ring over environment and forward pass alone."""
-    from benchmarks import measure
+    from benchmarks import workloads
 
-    config = measure.sized(env, num_envs=num_envs)
+    config = workloads.sized(env, num_envs=num_envs)
     cases = {
-        "whole": measure.prepare_acting(config, effort.iterations).case,
-        "bare": measure.prepare_bare_acting(config, effort.iterations).case,
+        "whole": workloads.prepare_acting(config, effort.iterations).case,
+        "bare": workloads.prepare_bare_acting(config, effort.iterations).case,
     }
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
     return {
@@ -200,7 +189,7 @@ def acting_table(measured: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return guard(_main, argv)
+    return run_command(_main, argv)
 
 
 def _main(argv: Sequence[str]) -> None:

@@ -1,39 +1,8 @@
-"""Draw learning curves: ``python -m experiments.plot RUN [RUN ...] --out FILE.png``."""
+"""Draw learning curves: ``python -m experiments.plot``, the same as ``jaxdqn plot``."""
 
-from __future__ import annotations
-
-import dataclasses
 import sys
-from collections.abc import Sequence
-from typing import Annotated
 
-import tyro
-
-from experiments.command_line import guard, parse
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags:
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run directories."""
-    out: str
-    """Picture to write; its suffix says its format."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    return guard(_main, argv)
-
-
-def _main(argv: Sequence[str]) -> None:
-    flags = parse(Flags, argv, prog="python -m experiments.plot", description=__doc__)
-    if not flags.runs:
-        raise ValueError("runs=(): must be at least one run directory")
-    from jaxdqn.plotting import plot_runs
-
-    plot_runs(flags.runs, flags.out)
-    print(f"curves in {flags.out}")
-
+from jaxdqn.cli.plot import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,42 +10,42 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jaxdqn.agent import make_agent
-    from jaxdqn.config import Config
+    from jaxdqn.agent.agent import make_agent
+    from jaxdqn.agent.optimizer import make_optimizer
+    from jaxdqn.config.config import Config
+    from jaxdqn.config.loss_registry import register_loss
+    from jaxdqn.config.presets import PRESETS, preset
     from jaxdqn.envs import make as make_env
     from jaxdqn.envs.base import make_environment
-    from jaxdqn.evaluation import make_evaluator
-    from jaxdqn.mappings import across_devices, device_collectives
-    from jaxdqn.mappings.population import population
+    from jaxdqn.export.policy import load_policy
     from jaxdqn.networks import make_network
-    from jaxdqn.optim import make_optimizer
-    from jaxdqn.policy import load_policy
-    from jaxdqn.presets import PRESETS, preset
-    from jaxdqn.registry import register_loss
+    from jaxdqn.parallel import across_devices, device_collectives
+    from jaxdqn.parallel.population import population
     from jaxdqn.replay import make_sequence, make_uniform
-    from jaxdqn.trainer import hyper_from, make_chunk, make_trainer, train
+    from jaxdqn.training.evaluation import make_evaluator
+    from jaxdqn.training.hyper import hyper_from
+    from jaxdqn.training.trainer import make_trainer, train
 
 _HOME = {
     "Config": "config",
-    "PRESETS": "presets",
-    "across_devices": "mappings",
-    "device_collectives": "mappings",
-    "hyper_from": "trainer",
-    "load_policy": "policy",
+    "PRESETS": "config.presets",
+    "across_devices": "parallel",
+    "device_collectives": "communication.collectives",
+    "hyper_from": "training.hyper",
+    "load_policy": "export.policy",
     "make_agent": "agent",
-    "make_chunk": "trainer",
     "make_env": "envs:make",
     "make_environment": "envs.base",
-    "make_evaluator": "evaluation",
+    "make_evaluator": "training.evaluation",
     "make_network": "networks",
-    "make_optimizer": "optim",
+    "make_optimizer": "agent.optimizer",
     "make_sequence": "replay",
-    "make_trainer": "trainer",
+    "make_trainer": "training.trainer",
     "make_uniform": "replay",
-    "population": "mappings",
-    "preset": "presets",
-    "register_loss": "registry",
-    "train": "trainer",
+    "population": "parallel",
+    "preset": "config.presets",
+    "register_loss": "config.loss_registry",
+    "train": "training.trainer",
 }
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "hyper_from",
     "load_policy",
     "make_agent",
-    "make_chunk",
     "make_env",
     "make_environment",
     "make_evaluator",

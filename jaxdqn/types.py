@@ -407,41 +407,6 @@ class Trainer(NamedTuple):
     """Whether a mapping made it, so that leaves of the state have an axis [D] or [P] outside."""
 
 
-class Collectives(NamedTuple):
-    """How one device speaks to its peers; identity when it has none."""
-
-    mean: Callable[[PyTree], PyTree]
-    sum: Callable[[PyTree], PyTree]
-    max: Callable[[PyTree], PyTree]
-    index: Callable[[], Array]  # type: ignore[assignment]
-    """``index() -> [] int32``, this device's place among its peers."""
-    size: int
-    gather: Callable[[PyTree], PyTree]
-    """leaves [...] -> [D, ...], every device's, in their order."""
-    exchange: Callable[[PyTree], PyTree]
-    """leaves [D, ...] -> [D, ...]: slice i goes to device i, and comes from it."""
-
-
-def _same(tree: PyTree) -> PyTree:
-    return tree
-
-
-def _with_axis(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), tree)
-
-
-ALONE = Collectives(
-    mean=_same,
-    sum=_same,
-    max=_same,
-    index=lambda: jnp.int32(0),
-    size=1,
-    gather=_with_axis,
-    exchange=_same,
-)
-"""The collectives of a device without peers."""
-
-
 def make_counter(value: int = 0) -> Counter:
     """Return a counter that holds ``value`` (a Python int of any size below 2**61)."""
     high, low = divmod(value, _COUNTER_BASE)

@@ -1,4 +1,4 @@
-"""Studies whose runs are made at once, for the tests of ``experiments.sweep``."""
+"""Studies whose runs are made at once, for the tests of ``jaxdqn study``."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from experiments import sweep
-from jaxdqn.config import to_dict
-from jaxdqn.loggers import to_json
+from jaxdqn.cli.study import __main__
+from jaxdqn.config.config import to_dict
+from jaxdqn.storage.jsonl import to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
-    "num_envs=4", "batch_size=8", "replay_capacity=256", "warmup_steps=32", "hidden_sizes=16",
+    "num_envs=4", "batch_size=8", "replay_capacity=256", "warmup_rows=32", "hidden_sizes=16",
     "eval_episodes=4", "eval_every=200", "log_every=100",
 ]  # fmt: skip
 
@@ -74,7 +74,7 @@ class FakeRun:
     def evaluations(config):
         seeds, lines = np.arange(config.seed, config.seed + config.num_seeds), []
         for share in (0.5, 1):
-            record = {"purpose": "evaluate", "rows": int(config.total_steps * share) * len(seeds)}
+            record = {"purpose": "evaluate", "rows": int(config.total_rows * share) * len(seeds)}
             record["return_mean"] = float(share * seeds.mean())
             if len(seeds) > 1:
                 record["learners"] = (share * seeds).tolist()
@@ -86,7 +86,7 @@ class FakeRun:
         """Twenty chunks; a seed returns the chunk's number and its own, in the last nothing."""
         seeds, lines = np.arange(config.seed, config.seed + config.num_seeds), []
         for chunk in range(20):
-            rows = int(config.total_steps * (chunk + 1) / 20) * len(seeds)
+            rows = int(config.total_rows * (chunk + 1) / 20) * len(seeds)
             returns = [None if chunk == 19 else float(chunk + seed) for seed in seeds]
             record = {"rows": rows, "return_mean": returns[0]}
             if len(seeds) > 1:
@@ -97,7 +97,7 @@ class FakeRun:
 
 def study(*more, presets=("dqn",), envs=("CartPole-v1",), seeds=2, out="study"):
     argv = ["--presets", *presets, "--envs", *envs, "--seeds", str(seeds), "--out", out, *more]
-    return sweep.main(argv)
+    return __main__.main(argv)
 
 
 def lines(out="study"):

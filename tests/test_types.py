@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxdqn.trainer import make_trainer
+from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Counters, counter_add, counter_float, counter_int, make_counter
 from tests.toys import cycle, tiny
 
@@ -50,7 +50,7 @@ def test_a_counter_as_float_is_right_to_float32(value):
 @pytest.fixture(scope="module")
 def run():
     """A run's first state and its jitted step; epsilon falls from 1 to 0 over 2**31 - 1 rows."""
-    config = tiny(epsilon_decay_steps=2**31 - 1, epsilon_end=0.0, gradient_steps=3)
+    config = tiny(epsilon_decay_rows=2**31 - 1, epsilon_end=0.0, gradient_steps=3)
     trainer = make_trainer(config, environment=cycle((1.0, 2.0), limit=3))
     return jax.jit(trainer.init)(jax.random.key(0)), jax.jit(trainer.step)
 

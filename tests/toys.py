@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.config import Config
+from jaxdqn.config.config import Config
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
@@ -23,8 +23,8 @@ def tiny(**overrides: Any) -> Config:
         "num_envs": 4,
         "batch_size": 8,
         "replay_capacity": 256,
-        "warmup_steps": 32,
-        "total_steps": 400,
+        "warmup_rows": 32,
+        "total_rows": 400,
         "log_every": 100,
         "hidden_sizes": (16,),
     }

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.envs.base import with_autoreset
+from jaxdqn.errors import suggest
 from jaxdqn.types import Array, Environment
-from jaxdqn.validation import suggest
 
 CONTINUOUS = frozenset(
     {

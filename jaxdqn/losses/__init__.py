@@ -6,13 +6,13 @@ from jaxdqn.losses.categorical import (
     categorical_project,
     categorical_target,
 )
-from jaxdqn.losses.example import Example, q_target
 from jaxdqn.losses.quantile import (
     quantile_huber_loss,
     quantile_midpoints,
     quantile_soft_target,
     quantile_target,
 )
+from jaxdqn.losses.registered import Example, q_target
 from jaxdqn.losses.targets import (
     double_q_target,
     lambda_targets,

@@ -9,27 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdqn.config import Config
-from jaxdqn.networks.heads import (
-    CategoricalHead,
-    ImplicitQuantileHead,
-    LinearHead,
-    QuantileHead,
-)
+from jaxdqn.config.config import Config
+from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.networks.heads import CategoricalHead, ImplicitQuantileHead, LinearHead, QuantileHead
 from jaxdqn.networks.layers import NOISE, Layers
 from jaxdqn.networks.recurrent import RecurrentQNetwork, from_recurrent_module, make_cell
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
-from jaxdqn.registry import LOSSES
-from jaxdqn.types import (
-    Array,
-    Atoms,
-    EnvSpec,
-    Network,
-    Params,
-    PyTree,
-    QOutput,
-    Quantiles,
-)
+from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
 _SMALLEST = {"minatar": 3, "nature": 36}
 _DENSE = {"minatar": (128,), "nature": (512,)}

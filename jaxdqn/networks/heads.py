@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxdqn.losses.categorical import categorical_mean
 from jaxdqn.losses.quantile import quantile_midpoints
 from jaxdqn.networks.layers import NOISE, Layers
-from jaxdqn.networks.products import dot_general
+from jaxdqn.networks.matmul import dot_general
 from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 

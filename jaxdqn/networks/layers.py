@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.networks.products import dot_general, product
+from jaxdqn.networks.matmul import dot_general, product
 from jaxdqn.types import Array
 
 NOISE = "noise"

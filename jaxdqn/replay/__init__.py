@@ -1,8 +1,9 @@
 """Replay: one ring of rows for each device, sampled in several ways."""
 
-from jaxdqn.replay.memory import check_memory, free_bytes, replay_bytes, tree_bytes
+from jaxdqn.replay.memory import check_memory, free_bytes, replay_bytes
 from jaxdqn.replay.prioritized import importance_weights, make_prioritized
 from jaxdqn.replay.uniform import make_sequence, make_uniform
+from jaxdqn.tree import tree_bytes
 
 __all__ = [
     "check_memory",

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdqn.config import Config
+from jaxdqn.config.config import Config
 from jaxdqn.replay.ring import in_order
 from jaxdqn.types import EnvSpec, PyTree, Row
 
@@ -90,7 +90,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
         raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
     except Exception as error:  # of zip, zlib, NumPy's header and JSON, on any bytes
         raise ValueError(
-            f"replay_from={str(file)!r}: must be a file that experiments.replay wrote: {error}"
+            f"replay_from={str(file)!r}: must be a file that jaxdqn replay wrote: {error}"
         ) from error
     if version != FORMAT:
         raise ValueError(f"replay_from={str(file)!r}: must be of format {FORMAT}, not {version}")
@@ -149,8 +149,8 @@ def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
     if length < 1:
         raise ValueError(
             f"replay_from: its {flat.first.shape[0]} rows are too few for num_envs="
-            f"{config.num_envs} and rollout_length={config.rollout_length}, or warmup_steps="
-            f"{config.warmup_steps} leaves no room for them in replay_capacity"
+            f"{config.num_envs} and rollout_length={config.rollout_length}, or warmup_rows="
+            f"{config.warmup_rows} leaves no room for them in replay_capacity"
         )
 
     def fold(leaf: np.ndarray) -> np.ndarray:

@@ -7,12 +7,8 @@ from typing import Any
 import jax
 import psutil
 
-from jaxdqn.types import PyTree, Replay, Row
-
-
-def tree_bytes(tree: PyTree) -> int:
-    """Return the bytes of all leaves, which may be arrays or ``ShapeDtypeStruct``."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+from jaxdqn.tree import tree_bytes
+from jaxdqn.types import Replay, Row
 
 
 def replay_bytes(replay: Replay, example_row: Row) -> int:

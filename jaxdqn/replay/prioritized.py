@@ -14,14 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.replay.ring import (
-    RingState,
-    StoredRow,
-    first_at,
-    gather_transitions,
-    init_ring,
-    write,
-)
+from jaxdqn.replay.ring import RingState, StoredRow, first_at, gather_transitions, init_ring, write
 from jaxdqn.replay.sum_tree import (
     FAN_OUT,
     SumTree,

@@ -5,12 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdqn.losses import (
-    double_q_target,
-    q_learning_target,
-    td_error,
-    truncated_importance_ratio,
-)
+from jaxdqn.losses import double_q_target, q_learning_target, td_error, truncated_importance_ratio
 
 rlax = pytest.importorskip("rlax")
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdqn.config import Config
+from jaxdqn.config.config import Config
 from jaxdqn.networks import from_module, make_network
 from jaxdqn.types import EnvSpec, Network, QOutput
 

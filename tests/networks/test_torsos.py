@@ -5,13 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdqn.networks import (
-    Layers,
-    LinearHead,
-    MinAtarTorso,
-    MLPTorso,
-    NatureTorso,
-)
+from jaxdqn.networks import Layers, LinearHead, MinAtarTorso, MLPTorso, NatureTorso
 
 
 def _random_params(init, *inputs):

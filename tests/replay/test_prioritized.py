@@ -12,12 +12,7 @@ import pytest
 from scipy import stats
 
 from jaxdqn.replay import importance_weights, make_prioritized
-from tests.oracles import (
-    TransitionOracle,
-    assert_trees_match,
-    rows_from_streams,
-    stack_trees,
-)
+from tests.oracles import TransitionOracle, assert_trees_match, rows_from_streams, stack_trees
 from tests.replay_cases import CASES, Case, oracle_example, random_streams
 
 GAMMA = 0.9

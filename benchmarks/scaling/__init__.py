@@ -1,0 +1,1 @@
+"""Scaling over devices and populations."""

@@ -1,0 +1,1 @@
+"""Measured speed-up of every acceleration technique."""

@@ -1,0 +1,58 @@
+"""Drive jaxdqn at a peer's work in a process of its own, as ``peers.py`` drives the peers.
+
+``python -m benchmarks.versus.jaxdqn_driver GRADIENT_STEPS [GUARD] [WORK]`` writes the same lines
+of JSON; WORK is ``matched`` or ``pqn``. A process of its own, since ``NPROC`` sets the number of
+XLA's CPU threads when a process starts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+
+def main() -> None:
+    """Compile, then do the work once for every line read."""
+    import jax
+
+    from benchmarks import workloads
+    from benchmarks.timing import compile_cold
+    from benchmarks.workloads import matched
+    from jaxdqn.config.config import Config
+    from jaxdqn.config.presets import preset
+
+    compile_cold()
+    guard = sys.argv[2] if len(sys.argv) > 2 else Config().guard
+    work = sys.argv[3] if len(sys.argv) > 3 else "matched"
+    pqn = preset(
+        "pqn", env="Breakout-MinAtar", total_rows=10_000_000, epsilon_schedule="constant",
+        epsilon_end=0.05, guard=guard,
+    )  # fmt: skip
+    config = (
+        pqn
+        if work == "pqn"
+        else matched(
+            replay_capacity=10_000,
+            learning_rate=2.5e-4,
+            loss="squared",
+            target_period=50,
+            epsilon_schedule="constant",
+            epsilon_end=0.05,
+            guard=guard,
+        )
+    )
+    iterations = int(sys.argv[1]) // config.gradient_steps_per_iteration
+    prepared = workloads.prepare_learning(config, iterations)
+    jax.block_until_ready(prepared.case.run())
+    print(json.dumps({"compile_seconds": prepared.compile_seconds}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        _, metrics = jax.block_until_ready(prepared.case.run())
+        seconds = time.perf_counter() - start
+        counts = {name: int(getattr(metrics, name)) for name in ("env_steps", "gradient_steps")}
+        print(json.dumps({"seconds": seconds, **counts}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""The optimiser chain: all-reduce, clip, normalise, transform, scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdqn.communication.collectives import Collectives, identity_collectives
+from jaxdqn.communication.compression import compressed_mean
+from jaxdqn.config.config import Config
+from jaxdqn.tree import PACK_LIMIT, pack, unpack
+from jaxdqn.types import Array, Hyper, PyTree
+
+_TINY_GRADIENT = 1e-17
+_TINY_STATE = 1e-36
+"""See ``flush_tiny``: a thousandth of the square of the first, and 0.9 of the
+second, are still normal float32 numbers."""
+
+
+def make_optimizer(
+    config: Config, collectives: Collectives = identity_collectives
+) -> Callable[[Hyper], optax.GradientTransformation]:
+    """Make the gradient transformation that a configuration describes.
+
+    The result is called inside the traced step with the traced hyper-parameters;
+    the structure of its state does not depend on them. The links, in order:
+    mean over devices (compressed by option), clip by value, clip by global norm, unit global norm,
+    Adam, RMSProp or RAdam, learning rate and its schedule. So clipping and
+    normalising see the gradient of the global batch.
+    """
+
+    def optimizer(hyper: Hyper) -> optax.GradientTransformation:
+        # Where parameters are averaged, gradients are not.
+        links = [_gradient_mean(config, collectives)] if config.average_every is None else []
+        if config.clip_value is not None:
+            links.append(optax.clip(hyper.clip_value))
+        if config.clip_norm is not None:
+            links.append(optax.clip_by_global_norm(hyper.clip_norm))
+        if config.normalize_gradients:
+            links.append(unit_norm())
+        links.append(flush_tiny(_scaling(config)))
+        links.append(_learning_rate(config, hyper))
+        return _standard_promotion(pack_small(optax.chain(*links)))
+
+    return optimizer
+
+
+def average_first(
+    optimizer: Callable[[Hyper], optax.GradientTransformation],
+    config: Config,
+    collectives: Collectives,
+) -> Callable[[Hyper], optax.GradientTransformation]:
+    """Give an optimiser the mean gradient of all replicas, as ``make_optimizer`` has it.
+
+    Its state stays as it is, unless what compression has yet to send stands before
+    it. Alone, or where parameters are averaged instead, it is left as it is.
+    """
+    if collectives.size == 1 or config.average_every is not None:
+        return optimizer
+    # Small tensors cross as one vector; the optimiser itself sees the parameters' tree.
+    first = pack_small(_gradient_mean(config, collectives))
+
+    def averaging(hyper: Hyper) -> optax.GradientTransformation:
+        inner = optimizer(hyper)
+        if config.compression != "none":
+            return optax.chain(first, inner)
+
+        def update(
+            updates: PyTree, state: PyTree, params: PyTree | None = None
+        ) -> tuple[PyTree, PyTree]:
+            mean, _ = first.update(updates, optax.EmptyState())
+            return inner.update(mean, state, params)
+
+        # No chain, so that the state has the same structure over any number of devices.
+        return optax.GradientTransformation(inner.init, update)
+
+    return averaging
+
+
+def pack_small(
+    inner: optax.GradientTransformation, limit: int = PACK_LIMIT
+) -> optax.GradientTransformation:
+    """Apply ``inner`` to one vector of all small float32 tensors, and the large ones apart.
+
+    Small tensors cost a few loops each whatever their size; packed they share
+    them, and one all-reduce. A large tensor would cost more to copy than that
+    saves. Gradient and Adam in a scan on 2 CPU cores: MLP 4-120-84-2 at batch
+    128, 149 us against 155 unpacked; the MinAtar network (a matrix of 131072)
+    at batch 32, 0.55 ms unpacked, 0.55 so, 1.02 with ``optax.flatten``.
+
+    Args:
+      limit: elements of the largest tensor that is packed.
+    """
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        packed_params = None if params is None else pack(params, limit)
+        packed, state = inner.update(pack(updates, limit), state, packed_params)
+        return unpack(packed, updates, limit), state
+
+    return optax.GradientTransformation(lambda params: inner.init(pack(params, limit)), update)
+
+
+def all_reduce(collectives: Collectives) -> optax.GradientTransformation:
+    """Average updates over devices."""
+    return optax.stateless(lambda updates, _: collectives.mean(updates))
+
+
+def unit_norm() -> optax.GradientTransformation:
+    """Scale updates to global norm 1; zero updates stay zero."""
+
+    def normalize(updates: PyTree, _: PyTree) -> PyTree:
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(updates)]
+        norm = jnp.sqrt(sum(squares, jnp.float32(0.0)))
+        scale = jnp.where(norm > 0, 1.0 / jnp.where(norm > 0, norm, 1.0), 0.0)
+        return jax.tree.map(lambda leaf: leaf * scale, updates)
+
+    return optax.stateless(normalize)
+
+
+def flush_tiny(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Keep the moments of ``inner`` out of the subnormal numbers.
+
+    A weight whose gradient stays zero lets its moments decay into subnormal
+    numbers, on which a processor that does not flush them is many times slower
+    (XLA:CPU asks it to; not every runtime does). Gradients below 1e-17 in size
+    and moments below 1e-36 are taken as zero *before* ``inner``: next to an
+    epsilon of 1e-8 they are nothing. Cleaning the new state instead would take
+    its moments out of the fused loop that uses them (MinAtar network, gradient
+    and Adam at batch 32: 0.72 ms; this way 0.55, as without it).
+    """
+
+    def flush(tree: PyTree, below: float) -> PyTree:
+        def of_leaf(leaf: Array) -> Array:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            return jnp.where(jnp.abs(leaf) < below, jnp.zeros_like(leaf), leaf)
+
+        return jax.tree.map(of_leaf, tree)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        return inner.update(flush(updates, _TINY_GRADIENT), flush(state, _TINY_STATE), params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def _standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let optax, which mixes int32 counts with floats, run under strict promotion."""
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def _gradient_mean(config: Config, collectives: Collectives) -> optax.GradientTransformation:
+    if config.compression == "none":
+        return all_reduce(collectives)
+    return compressed_mean(config.compression, collectives, top_k_fraction=config.top_k_fraction)
+
+
+def _scaling(config: Config) -> optax.GradientTransformation:
+    if config.optimizer == "adam":
+        return optax.scale_by_adam(eps=config.adam_epsilon)
+    if config.optimizer == "radam":
+        return optax.scale_by_radam(eps=config.adam_epsilon)
+    # Epsilon outside the root, as Adam has it.
+    return optax.scale_by_rms(eps=config.adam_epsilon, eps_in_sqrt=False)
+
+
+def _learning_rate(config: Config, hyper: Hyper) -> optax.GradientTransformation:
+    if config.learning_rate_schedule == "constant":
+        return optax.scale_by_learning_rate(hyper.learning_rate)
+    steps: Any = float(config.total_gradient_steps)  # may be beyond int32
+    if config.learning_rate_schedule == "linear":
+        course = optax.linear_schedule(1.0, 0.0, steps)
+    else:
+        course = optax.cosine_decay_schedule(1.0, steps)
+    return optax.scale_by_schedule(lambda count: -hyper.learning_rate * course(count))

@@ -1,0 +1,62 @@
+"""Loss of a batch of n-step transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.losses import Example, munchausen_bonus, weighted_mean
+from jaxdqn.types import Array, Batch, Hyper, Network, Params, QOutput
+
+
+def make_transition_loss(
+    network: Network, *, double: bool, loss: str, bootstrap: str
+) -> Callable[..., Any]:
+    loss_of_example = LOSSES[loss].load()
+
+    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
+        batch_size = obs.shape[0]
+        first = jnp.zeros(batch_size, jnp.bool_)
+        carry = network.initial_carry(batch_size)
+        return network.apply(params, key, carry, obs, first)[0]
+
+    def loss_and_info(
+        params: Params,
+        key: Array,
+        target_params: Params,
+        batch: Batch,
+        weights: Array,
+        hyper: Hyper,
+    ) -> tuple[Array, tuple[Array, Array]]:
+        # With Munchausen the target network speaks twice with one key: of noisy parameters it is
+        # the same network that does.
+        key_online, key_target, key_selector = jax.random.split(key, 3)
+        online_tm1 = output_of(params, key_online, batch.obs_tm1)
+        r_t, temperature = batch.r_t, hyper.entropy_temperature
+        if bootstrap == "munchausen":
+            policy = output_of(target_params, key_target, batch.obs_tm1).q_values
+            r_t = r_t + jax.vmap(munchausen_bonus, in_axes=(0, 0, None, None, None))(
+                policy, batch.a_tm1, temperature, hyper.munchausen_scale, hyper.munchausen_clip
+            )
+        hard = bootstrap in ("greedy", "none")
+        target_t = () if bootstrap == "none" else output_of(target_params, key_target, batch.obs_t)
+        examples = Example(
+            online_tm1=online_tm1,
+            a_tm1=batch.a_tm1,
+            r_t=r_t,
+            discount_t=batch.discount_t,
+            target_t=target_t,
+            selector_t=jax.lax.stop_gradient(output_of(params, key_selector, batch.obs_t).q_values)
+            if double
+            else (),
+            temperature=() if hard else jnp.broadcast_to(temperature, r_t.shape),
+        )
+        losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
+        chosen = jax.vmap(lambda q, action: q[action])(online_tm1.q_values, batch.a_tm1)
+        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen))
+
+    return loss_and_info

@@ -1,0 +1,180 @@
+"""Say what a configuration would run, without running it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxdqn.config.config import Config
+from jaxdqn.export.policy import observation_shape
+from jaxdqn.monitoring.terminal import planned_rows, seeds_of
+from jaxdqn.parallel.build import make_mapped_trainer
+from jaxdqn.parallel.learners import learner_keys
+from jaxdqn.replay.memory import free_bytes, sharers
+from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_replay_bytes
+from jaxdqn.run.summary import algorithm, mapping_of
+
+
+def explain(config: Config, preset: str) -> str:
+    """Return shapes, bytes per device, cadence and schedules as text; allocate nothing.
+
+    Raises:
+        ValueError: if the configuration is refused.
+    """
+    trainer = make_mapped_trainer(config)
+    state = jax.eval_shape(trainer.init, learner_keys(config).train)
+    spec = trainer.environment.spec
+    device = jax.devices()[0]
+    taken = bytes_per_device(trainer, state)
+    working = working_replay_bytes(config, taken)
+    sizes = {
+        "replay": taken.replay,
+        **({"a learner's in turn": working - taken.replay} if working > taken.replay else {}),
+        "parameters": taken.parameters,
+        "target and optimiser": taken.target + taken.optimizer,
+        "environments": taken.environments,
+        "the whole state": taken.state,
+    }
+    each = config.learners // config.devices if config.learners > 1 else 1
+    sections: dict[str, dict[str, Any]] = {
+        "run": {
+            "preset": preset,
+            "algorithm": algorithm(config),
+            "environment": f"{spec.name}, {spec.num_actions} actions, episodes of at most "
+            f"{spec.max_episode_steps or 'any number of'} steps",
+            "seed": seeds_of(config),
+            "devices": f"{config.devices} x {device.device_kind}, mapping: {mapping_of(config)}",
+        },
+        "shapes, on each device": {
+            **({"learners (P/D)": each} if config.learners > 1 else {}),
+            "observation": f"{spec.obs_dtype}{list(observation_shape(config, spec))}",
+            "acting (E)": config.envs_per_device,
+            "replay (T, E)": "none"
+            if config.algorithm == "pqn"
+            else f"[{config.replay_rows}, {config.envs_per_device}]",
+            "batch (B)": _batch(config),
+            # float32 whatever the precision
+            "parameters": f"{taken.parameters // 4 // each:,}"
+            + (" of each learner" if config.learners > 1 else ""),
+        },
+        "bytes, on each device": {
+            **{name: f"{size:,}" for name, size in sizes.items()},
+            "free": _free(working, config.devices, device),
+            **_sent(bytes_sent(config, state)),
+        },
+        "cadence": _cadence(config),
+        "schedules": _schedules(config),
+        "evaluation": _evaluation(config),
+    }
+    return "\n\n".join(_section(title, lines) for title, lines in sections.items())
+
+
+def _batch(config: Config) -> str:
+    if config.algorithm == "pqn":
+        return f"{config.batch_per_device}, {config.minibatches} in each of {config.epochs} passes"
+    batch = f"{config.batch_per_device} x {config.accumulate} minibatches"
+    if config.recurrent == "none":
+        return batch
+    return (
+        f"{batch} of sequences: {config.burn_in} rows of burn-in, {config.sequence_length} learned "
+        f"from, {config.n_step} to bootstrap from"
+    )
+
+
+def _free(needed: int, devices: int, device: Any) -> str:
+    """Return the bytes free, and whether the replay needs more."""
+    free, sharing = free_bytes(device), sharers(devices, device)
+    shared = f", shared by the {sharing} devices" if sharing > 1 else ""
+    return f"{free:,}{shared}" + (", too few" if needed * sharing > free else "")
+
+
+def _sent(size: float | None) -> dict[str, str]:
+    """Return the line that says what replicas send each other, if there are several."""
+    return {} if size is None else {"sent, each step": f"{size:,.0f} by each replica"}
+
+
+def _cadence(config: Config) -> dict[str, Any]:
+    rows, steps = config.rows_per_iteration, config.gradient_steps_per_iteration
+    learned = steps * config.rows_per_gradient_step
+    return {
+        "an iteration": f"{rows} rows ({config.num_envs} environments x {config.rollout_length} "
+        f"steps), then {steps} gradient steps of {config.rows_per_gradient_step} rows",
+        "replay ratio": f"{learned / rows:g} rows learned from for each row acted",
+        "warm-up": f"{config.warmup_iterations} iterations, "
+        f"{config.warmup_iterations * rows:,} rows, at random",
+        "chunks": f"{config.num_chunks} of {config.iterations_per_chunk} iterations, "
+        f"{config.iterations_per_chunk * rows:,} rows",
+        "in all": f"{planned_rows(config):,} rows (environment steps and resets), "
+        f"{config.total_gradient_steps * config.learners:,} gradient steps",
+    }
+
+
+def _schedules(config: Config) -> dict[str, Any]:
+    if config.epsilon_schedule == "constant":
+        epsilon = f"{config.epsilon_end:g}"
+    else:
+        epsilon = (
+            f"{config.epsilon_start:g} to {config.epsilon_end:g}, {config.epsilon_schedule}, "
+            f"over {config.epsilon_decay_rows:,} rows after the warm-up"
+        )
+    if config.epsilon_ladder is not None:
+        epsilon += f", to the power of 1 + {config.epsilon_ladder:g} i/(E-1) in environment i"
+    if config.exploration == "boltzmann":
+        epsilon = f"softmax at temperature {config.temperature:g}, with epsilon {epsilon}"
+    if config.noisy:
+        epsilon += f", and noise in the parameters, of {config.noisy_sigma:g} at the start"
+    rate = f"{config.learning_rate:g}, {config.learning_rate_schedule}"
+    if config.learning_rate_schedule != "constant":
+        rate += f" to 0 over {config.total_gradient_steps:,} gradient steps"
+    if config.algorithm == "pqn":
+        target = "none"
+    elif config.target_tau is None:
+        target = f"replaced every {config.target_period:,} gradient steps"
+    else:
+        target = f"moved by {config.target_tau:g} every gradient step"
+    return {
+        "exploration": epsilon,
+        "learning rate": f"{rate} ({config.optimizer})",
+        "target network": target,
+        **_priorities(config),
+        **({"lambda": f"{config.trace_decay:g}"} if config.algorithm == "pqn" else {}),
+    }
+
+
+def _priorities(config: Config) -> dict[str, str]:
+    if config.replay != "prioritized":
+        return {}
+    return {
+        "priorities": f"|TD error|^{config.priority_exponent:g}, importance exponent "
+        f"{config.importance_exponent:g} to 1 over the budget"
+    }
+
+
+def _evaluation(config: Config) -> dict[str, Any]:
+    rows = config.chunks_per_evaluation * config.iterations_per_chunk * config.rows_per_iteration
+    solved = "no bar" if config.solve_return is None else f"at {config.solve_return:g}, confirmed"
+    if config.stop_when_solved:
+        solved += "; then the run ends"
+    return {
+        "every": f"{config.chunks_per_evaluation} chunks, {rows:,} rows, and at the end",
+        "episodes": config.eval_episodes,
+        "solved": solved,
+    }
+
+
+def _section(title: str, lines: dict[str, Any]) -> str:
+    return "\n".join([title, *(f"  {name:<22}{value}" for name, value in lines.items())])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``jaxdqn run ... --explain`` and return its exit code."""
+    from jaxdqn.cli.run import main as run
+
+    return run([*(sys.argv[1:] if argv is None else argv), "--explain"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

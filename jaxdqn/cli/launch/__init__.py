@@ -1,0 +1,1 @@
+"""Launch a run over several processes."""

@@ -1,0 +1,1 @@
+"""Studies: presets, environments and seeds, resumable, with a report."""

@@ -1,0 +1,115 @@
+"""The learning curves of a study: a panel for each environment, a line for each preset."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdqn.cli.study.statistics import Curve, curve_of
+from jaxdqn.storage.jsonl import Record
+
+CURVES = "curves.png"
+
+# Okabe and Ito's colours, which the colour-blind tell apart, without their yellow, which is pale
+# on white; after these seven the lines are dashed, then dotted.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+_LINES = ("-", "--", ":", "-.")
+_PER_ROW = 3
+_SIZE = (4.2, 3.2)
+"""Inches of a panel."""
+_CHARACTERS = 50
+"""Of the legend, below a panel."""
+
+
+def styles() -> list[tuple[str, str]]:
+    """Return (line style, colour) for lines, in the order in which they are used."""
+    return list(itertools.product(_LINES, _COLOURS))
+
+
+def draw_curves(
+    rows: Mapping[str, Mapping[str, Sequence[Record]]],
+    envs: Sequence[str],
+    out: Path,
+    *,
+    dpi: int = 120,
+) -> None:
+    """Draw the interquartile mean over seeds, and its interval as a band, over the rows.
+
+    Args:
+        rows: by label, the results of each environment.
+        envs: a panel each.
+        out: the picture to write; its suffix says its format.
+        dpi: dots per inch.
+
+    Raises:
+        ValueError: if ``out`` cannot be written.
+    """
+    # The figure alone, not pyplot: no window system is asked for, no global state kept.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(_PER_ROW, len(envs))
+    down = math.ceil(len(envs) / across)
+    figure = Figure(figsize=(_SIZE[0] * across, _SIZE[1] * down + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    handles = {}
+    for (name, row), (line, colour) in zip(rows.items(), itertools.cycle(styles()), strict=False):
+        for panel, env in zip(panels, envs, strict=False):
+            curve = curve_of(row.get(env, ()))
+            if curve.rows:
+                handles[name] = _draw(panel, curve, line, colour)
+    for panel, env in itertools.zip_longest(panels, envs):
+        _finish(panel, env)
+    _add_legend(figure, handles, across)
+    try:
+        figure.savefig(out, dpi=dpi)
+    except OSError as error:
+        raise ValueError(f"out={str(out)!r}: must be writable: {error.strerror}") from error
+
+
+def _add_legend(figure: Any, handles: Mapping[str, Any], across: int) -> None:
+    """Add a legend below the panels, where it hides no line, as wide as they are at most."""
+    if not handles:
+        return
+    characters = 4 + max(map(len, handles))
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        fontsize="small",
+        loc="outside lower center",
+        ncols=max(1, min(len(handles), _CHARACTERS * across // characters)),
+    )
+
+
+def _draw(panel: Any, curve: Curve, line: str, colour: str) -> Any:
+    """Draw a curve and its band; return the line, for the legend."""
+    middle, low, high = zip(*curve.estimates, strict=True)
+    # Of few evaluations the points are to be seen, of one there is nothing else.
+    marker = "o" if len(curve.rows) < 25 else None
+    (drawn,) = panel.plot(
+        curve.rows, middle, color=colour, linestyle=line, marker=marker, markersize=3
+    )
+    panel.fill_between(curve.rows, low, high, color=colour, alpha=0.18, linewidth=0)
+    return drawn
+
+
+def _finish(panel: Any, env: str | None) -> None:
+    """Title a panel and label its axes; without an environment it stays empty."""
+    from matplotlib.ticker import EngFormatter
+
+    if env is None:
+        panel.set_axis_off()
+        return
+    panel.set_title(env, fontsize="medium")
+    if not panel.lines:
+        panel.text(0.5, 0.5, "not run", ha="center", va="center", transform=panel.transAxes)
+        panel.set(xticks=[], yticks=[])
+        return
+    panel.set_xlabel("rows of a seed (environment steps and resets)", fontsize="small")
+    panel.set_ylabel("greedy return, IQM and 95 % interval", fontsize="small")
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.grid(alpha=0.3)

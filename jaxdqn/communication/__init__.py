@@ -1,0 +1,1 @@
+"""Communication between replicas: collectives, averaging, compression and their cost."""

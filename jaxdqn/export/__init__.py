@@ -1,0 +1,1 @@
+"""Trained policies outside a run."""

@@ -1,0 +1,1 @@
+"""Records of a run: loggers, terminal, tables and curves."""

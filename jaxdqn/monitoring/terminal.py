@@ -1,0 +1,164 @@
+"""Progress of a run on the terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from jaxdqn.config.config import Config
+from jaxdqn.monitoring.loggers import Logger
+from jaxdqn.storage.jsonl import Record
+
+_SECONDS_BETWEEN_LINES = 1.0
+
+
+_SECONDS_BETWEEN_FRAMES = 0.1
+
+
+def make_progress_logger(config: Config, stream: IO[str] | None = None) -> Logger:
+    """Make a logger that shows a run to a person: live on a terminal, else plain lines.
+
+    Args:
+        config: the run's, for its budget.
+        stream: where to write; standard output if None.
+    """
+    stream = sys.stdout if stream is None else stream
+    if stream.isatty():
+        return _make_live_logger(config, stream)
+    return _make_line_logger(config, stream)
+
+
+def _make_line_logger(config: Config, stream: IO[str]) -> Logger:
+    last_line = -math.inf
+
+    def log(kind: str, record: Record) -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if kind == "start":
+            print(_start_line(config, record), file=stream, flush=True)
+        elif kind == "evaluation":
+            print(evaluation_line(record), file=stream, flush=True)
+        elif kind == "event" and "message" in record:
+            print(record["message"], file=stream, flush=True)
+        elif kind == "metrics" and now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = now
+            line = " | ".join(f"{name} {value}" for name, value in progress_items(config, record))
+            print(line, file=stream, flush=True)
+
+    return Logger(log=log, close=lambda: None)
+
+
+def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    live = Live(console=Console(file=stream), auto_refresh=False)
+    metrics: Record = {}
+    evaluation = ""
+    last_frame = -math.inf
+
+    def draw() -> None:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("", ProgressBar(total=planned_rows(config), completed=metrics.get("rows", 0)))
+        for name, value in progress_items(config, metrics) if metrics else ():
+            table.add_row(name, value)
+        table.add_row("", evaluation)
+        live.update(table, refresh=True)
+
+    def log(kind: str, record: Record) -> None:
+        nonlocal metrics, evaluation, last_frame
+        now = time.monotonic()
+        if kind == "start":
+            live.console.print(_start_line(config, record), markup=False, highlight=False)
+            live.start()
+        elif kind == "event" and "message" in record:
+            live.console.print(record["message"], markup=False, highlight=False)
+        elif kind == "metrics":
+            metrics = record
+        elif kind == "evaluation":
+            evaluation = evaluation_line(record)
+        if kind == "summary" or now - last_frame >= _SECONDS_BETWEEN_FRAMES:
+            last_frame = now
+            draw()
+
+    return Logger(log=log, close=live.stop)
+
+
+def planned_rows(config: Config) -> int:
+    """Return the rows of the whole run, of all learners and the warm-up, if it is not cut short."""
+    iterations = config.warmup_iterations + config.num_chunks * config.iterations_per_chunk
+    return iterations * config.rows_per_iteration * config.learners
+
+
+def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
+    """Return what a person wants to know of a metrics record, as (name, text)."""
+    rows_left = max(0, planned_rows(config) - metrics["rows"])
+    seconds_left = rows_left * metrics["seconds"] / max(1, metrics["rows"])
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return [
+        ("rows", f"{metrics['rows']:,} of {planned_rows(config):,}"),
+        ("env steps", f"{metrics['env_steps']:,}"),
+        ("env steps/s", f"{metrics['env_steps_per_second']:,.0f}"),
+        ("gradient steps/s", f"{metrics['gradient_steps_per_second']:,.0f}"),
+        ("return", number(metrics["return_mean"], ".2f") + _range_of_learners(metrics)),
+        ("loss", number(metrics["loss"], ".4g")),
+        ("epsilon", number(metrics["epsilon"], ".3f")),
+        ("time left", f"{minutes}:{seconds:02d}"),
+    ]
+
+
+def evaluation_line(record: Record) -> str:
+    """Return an evaluation record as a line of text."""
+    what = "confirmation" if record["purpose"] == "confirm" else "evaluation"
+    when = f"{what} at {record['rows']:,} rows, {record['seconds']:.1f} s: return"
+    mean = f"{record['return_mean']:.2f}"
+    if "learners" in record:
+        learners = record["learners"]
+        low_to_high = _low_to_high([value for value in learners if is_number(value)])
+        return (
+            f"{when} {mean} over {len(learners)} learners{low_to_high}, each over "
+            f"{record['episodes'] // len(learners)} greedy episodes; learner {record['leader']} "
+            f"leads, {record['learners_solved']} solved"
+        )
+    error = record["return_std"] / math.sqrt(record["episodes"])
+    return f"{when} {mean} ± {error:.2f} over {record['episodes']} greedy episodes"
+
+
+def seeds_of(config: Config) -> str:
+    """Return the seeds of a run, and what it sweeps: ``seeds 0 to 3 of each of gamma=0.9,0.99``."""
+    seeds = f"seed {config.seed}"
+    if config.num_seeds > 1:
+        seeds = f"seeds {config.seed} to {config.seed + config.num_seeds - 1}"
+    return f"{seeds} of each of {' x '.join(config.sweep)}" if config.sweep else seeds
+
+
+def _start_line(config: Config, record: Record) -> str:
+    learners = f": {config.learners} learners" if config.learners > 1 else ""
+    into = "" if record["out"] is None else f", into {record['out']}"
+    return f"{record['config']['env']}, {seeds_of(config)}{learners}{into}; compiling"
+
+
+def _range_of_learners(metrics: Record) -> str:
+    """Return from where to where the returns of learners go, if there are several."""
+    if "learners" not in metrics:
+        return ""
+    return _low_to_high([x for x in metrics["learners"]["return_mean"] if is_number(x)])
+
+
+def _low_to_high(values: Sequence[float]) -> str:
+    return f" ({min(values):.2f} to {max(values):.2f})" if values else ""
+
+
+def is_number(value: float | None) -> bool:
+    """Say whether a value of a record is one, and finite."""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a value of a record as text, a dash where there is none."""
+    return "-" if value is None else format(value, form)

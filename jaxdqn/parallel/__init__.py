@@ -1,0 +1,14 @@
+"""Mappings: each takes a trainer and gives a trainer."""
+
+from jaxdqn.communication.collectives import device_collectives
+from jaxdqn.parallel.data_parallel import across_devices
+from jaxdqn.parallel.model_parallel import across_mesh, split_network
+from jaxdqn.parallel.population import population
+
+__all__ = [
+    "across_devices",
+    "across_mesh",
+    "device_collectives",
+    "population",
+    "split_network",
+]

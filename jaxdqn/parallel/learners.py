@@ -1,0 +1,51 @@
+"""Random keys and hyper-parameters of each learner of a run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.config.config import Config
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.types import Array, Hyper
+
+
+class RunKeys(NamedTuple):
+    """The independent streams of randomness of a run; of a population, keys [P]."""
+
+    train: Array
+    evaluate: Array
+    """The same episodes at every evaluation, so that differences are the policy's."""
+    confirm: Array
+    """Folded with a count: fresh episodes every time."""
+
+
+def run_keys(seed: int) -> RunKeys:
+    """Return a run's keys: ``train(config)(run_keys(seed).train)`` trains as ``run`` does."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def learner_keys(config: Config) -> RunKeys:
+    """Return the keys of a configuration: of each learner of a population those of its seed."""
+    each = [run_keys(config.seed + index) for index in range(config.num_seeds)]
+    if config.learners == 1:
+        return each[0]
+    return jax.tree.map(lambda *keys: jnp.stack(keys * len(config.sweep_points)), *each)
+
+
+def learner_hypers(config: Config) -> Hyper | None:
+    """Return the hyper-parameters of each learner of a population: leaves [P].
+
+    The seeds of a combination of the sweep stand together. None for one learner.
+    """
+    if config.learners == 1:
+        return None
+    shared = hyper_from(config)
+    each = [
+        shared._replace(**{name: jnp.float32(value) for name, value in point.items()})
+        for point in config.sweep_points
+        for _ in range(config.num_seeds)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

@@ -1,0 +1,77 @@
+"""What a run takes on each device, by its parts, and what it sends."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+
+from jaxdqn.communication.cost import bytes_per_gradient_step
+from jaxdqn.config.config import Config
+from jaxdqn.replay import tree_bytes
+from jaxdqn.types import PyTree, Trainer, TrainState
+
+
+class DeviceBytes(NamedTuple):
+    """Bytes of a run's state on each of its devices."""
+
+    parameters: int
+    """Of the online network."""
+    target: int
+    optimizer: int
+    replay: int
+    environments: int
+    state: int
+    """All of it."""
+
+
+def bytes_per_device(trainer: Trainer, state: TrainState) -> DeviceBytes:
+    """Return the bytes of a state, or of its shapes, on each device, computing nothing."""
+    shardings = None if trainer.sharding is None else trainer.sharding(state)
+
+    def count(part: PyTree, shardings: PyTree) -> int:
+        leaves = jax.tree.leaves(part)
+        return sum(
+            math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf, sharding in zip(leaves, jax.tree.leaves(shardings), strict=True)
+        )
+
+    def parts(state: TrainState) -> tuple[PyTree, ...]:
+        agent = state.agent
+        networks = agent.params, agent.target_params, agent.opt_state
+        return (*networks, state.replay, state.actor, state)
+
+    if shardings is None:
+        return DeviceBytes(*map(tree_bytes, parts(state)))
+    return DeviceBytes(*map(count, parts(state), parts(shardings)))
+
+
+def working_replay_bytes(config: Config, taken: DeviceBytes) -> int:
+    """Return the bytes of replay on each device while it trains.
+
+    A population by ``map`` holds the learner in turn a second time.
+    """
+    by_map = config.population == "map" or (
+        config.population == "auto" and jax.default_backend() == "cpu"
+    )
+    if config.learners == 1 or not by_map:
+        return taken.replay
+    return taken.replay + taken.replay * config.devices // config.learners
+
+
+def local_devices(config: Config) -> int:
+    """Return how many devices of this process a run uses."""
+    return config.devices if jax.process_count() == 1 else jax.local_device_count()
+
+
+def bytes_sent(config: Config, state: TrainState) -> float | None:
+    """Return the bytes that each replica sends for a gradient step; None if there is but one.
+
+    Args:
+        state: of the run, or its shapes.
+    """
+    if config.replicas == 1:
+        return None
+    params = sum(leaf.size for leaf in jax.tree.leaves(state.agent.params)) // config.replicas
+    return bytes_per_gradient_step(config, params).total

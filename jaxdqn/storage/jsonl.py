@@ -1,0 +1,49 @@
+"""Records as JSON: one file, or one line of a file, each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+FILES = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl", "event": "events.jsonl"}
+"""The file of each kind of record in a run directory."""
+
+
+def to_json(record: Record, **options: Any) -> str:
+    """Return a record as JSON; a number that is not finite, which JSON lacks, becomes null."""
+    return json.dumps(_finite(record), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(file: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, at once: a reader sees the old file or the new one."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as opened:
+        opened.write(to_json(record, indent=2) + "\n")
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(unfinished, file)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read the records of a JSON lines file; a last line cut short is left out."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,63 @@
+"""Save and restore parameters with Orbax."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jaxdqn.types import Params
+
+PARAMETERS = ("best", "last")
+
+
+def orbax_checkpointer() -> Any:
+    """Make orbax's checkpointer, for one process: it does not wait for others there may be."""
+    import jax
+    import orbax.checkpoint as ocp  # slow to import
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix="alone",
+    )
+    if jax.process_count() == 1:
+        alone = ocp.options.MultiprocessingOptions()
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def save_params(path: Path, params: Params) -> None:
+    """Write parameters, in place of older ones, and return when they are there."""
+    older = path.with_name(f".{path.name}.older")
+    shutil.rmtree(older, ignore_errors=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with orbax_checkpointer() as checkpointer:
+        checkpointer.save(unfinished.resolve(), params)
+        checkpointer.wait_until_finished()
+    if path.exists():
+        path.rename(older)
+    unfinished.rename(path)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def restore_params(path: Path, target: Params) -> Params:
+    """Read parameters onto the default device.
+
+    Args:
+        path: where ``save_params`` wrote.
+        target: the shapes and dtypes, as ``jax.eval_shape`` gives them.
+
+    Raises:
+        ValueError: if they are not there, or of another structure or shape.
+    """
+    import jax
+
+    if not path.is_dir():
+        raise ValueError(f"run={str(path.parent)!r}: must hold the parameters {path.name}/")
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+    )
+    with orbax_checkpointer() as checkpointer:
+        return checkpointer.restore(path.resolve(), target)

@@ -1,0 +1,42 @@
+"""Learning from sequences of rows, for networks that remember."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxdqn.agent.sequence_loss import sequences_of
+from jaxdqn.communication.collectives import Collectives
+from jaxdqn.config.config import Config
+from jaxdqn.replay import make_sequence
+from jaxdqn.training.learning import Learning, make_update
+from jaxdqn.types import Agent, Array, LearnInfo, Replay, TrainState
+
+
+def make_sequence_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
+    """Make the learning from uniformly drawn sequences."""
+    replay, steps = make_sequence_replay(config), config.gradient_steps_per_iteration
+    update = make_update(config, agent, collectives)
+
+    def gradient_step(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
+        rows, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
+        weights = jnp.ones_like(drawn.probabilities)
+        learner, info, skipped = update(keys[1], state, rows, weights)
+        return state._replace(agent=learner), (info._replace(abs_td=jnp.float32(0)), skipped)
+
+    return Learning(
+        init=replay.init,
+        remember=replay.add,
+        num_keys=steps * 2,
+        prepare=lambda keys, state, rows: (gradient_step, keys.reshape(steps, 2)),
+    )
+
+
+def make_sequence_replay(config: Config) -> Replay:
+    """Make the replay of one device that a configuration with a recurrent network describes."""
+    return make_sequence(
+        num_envs=config.envs_per_device,
+        rows_per_env=config.replay_rows,
+        rows_per_add=config.rollout_length,
+        batch_size=config.batch_per_device * config.accumulate,
+        length=sequences_of(config).rows,
+    )

@@ -1,0 +1,254 @@
+"""The report of a study: means, intervals, curves, and what is not run."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdqn.cli.study import __main__
+from jaxdqn.cli.study.curves import draw_curves, styles
+from jaxdqn.cli.study.statistics import REPETITIONS, curve_of, estimate, iqm
+from jaxdqn.storage.jsonl import to_json
+from tests.studies import lines, study
+
+
+def test_the_interquartile_mean_against_hand_worked_numbers():
+    assert iqm([1, 2, 3, 4, 5, 6, 7, 100]) == 4.5  # two off each end: (3 + 4 + 5 + 6) / 4
+    assert iqm([50, 4, -100, 2, 3]) == 3  # one off each end: (2 + 3 + 4) / 3
+    assert iqm([1, 2, 6]) == 3  # none off: 3 // 4 == 0
+    assert iqm([7]) == 7
+    assert iqm([[8, 0, 1, 2], [5, 5, 5, 9]]).tolist() == [1.5, 5]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 7, 8, 10, 23])
+def test_the_interquartile_mean_is_scipys_trimmed_mean(count):
+    values = np.random.default_rng(count).normal(size=(6, count))
+    np.testing.assert_allclose(iqm(values), stats.trim_mean(values, 0.25, axis=-1), rtol=1e-12)
+
+
+def test_the_interval_is_that_of_all_samples_there_are():
+    # Of four values 4^4 samples can be drawn, all alike likely.
+    values = [1.0, 2.0, 4.0, 8.0]
+    samples = [sorted(sample) for sample in itertools.product(values, repeat=4)]
+    every = np.asarray([(sample[1] + sample[2]) / 2 for sample in samples])
+    middle, low, high = estimate(values)
+    assert middle == 3.0
+    for end, share in ((low, 0.025), (high, 0.975)):
+        # A discrete distribution jumps: the end is a value at which it passes the share.
+        assert np.mean(every < end) <= share + 0.005
+        assert np.mean(every <= end) >= share - 0.005
+
+
+def test_the_interval_against_a_loop_and_against_scipys():
+    values = np.random.default_rng(5).normal(size=12)
+    _, low, high = estimate(values)
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, 12, (REPETITIONS, 12))
+    means = sorted(sum(sorted(values[i] for i in draw)[3:9]) / 6 for draw in draws)
+
+    def percentile(share):
+        place = share * (len(means) - 1)
+        below = int(place)
+        return means[below] + (place - below) * (means[below + 1] - means[below])
+
+    np.testing.assert_allclose([low, high], [percentile(0.025), percentile(0.975)], rtol=1e-9)
+    peer = stats.bootstrap(
+        (values,),
+        lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    width = high - low
+    np.testing.assert_allclose([low, high], [peer.low, peer.high], atol=0.05 * width)
+
+
+def test_a_curve_is_of_the_evaluations_that_all_seeds_have():
+    def result(rows, returns):
+        return {"curve": {"rows": rows, "return_mean": returns}}
+
+    curve = curve_of([result([10, 20, 30], [1.0, 2.0, 3.0]), result([10, 30], [3.0, None])])
+    assert curve.rows == [10, 30]
+    assert [point.iqm for point in curve.estimates] == [2.0, 3.0]
+    assert (curve.estimates[0].low, curve.estimates[0].high) == (1.0, 3.0)
+    assert curve_of([]).rows == []
+
+
+def test_the_report_tells_every_cell_and_every_seed(fake):
+    assert study(envs=("Breakout-MinAtar",), seeds=5) == 0
+    assert study(envs=("CartPole-v1",), presets=("c51",), seeds=1) == 0
+    text = Path("study/report.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith(("| dqn", "| c51", "|  |"))]
+    middle, low, high = estimate([0, 1, 2, 3, 4])
+    assert table[0] == (
+        "|  | CartPole-v1 (episodes of at most 500 steps) | Breakout-MinAtar (episodes of at most "
+        "1,000 steps) |"
+    )
+    rows = {line.split(" | ")[0]: line for line in table[1:3]}
+    assert f"| {middle:.2f} [{low:.2f}, {high:.2f}] (5 seeds) |" in rows["| dqn"]
+    assert "| 0.00 (1 seed) |" in rows["| c51"]
+    assert "- dqn, Breakout-MinAtar, 1,000,000 rows: mean 2.00" in text
+    for seed in range(5):
+        assert f"  - seed {seed}: {seed}.00, at best {seed}.50" in text
+    assert "gymnax cuts the episodes of MinAtar" in text
+    assert (
+        "| dqn | Breakout-MinAtar | 5 | 10.0 | 8.0 | 1.0 | 1,234 | 567 | abacus, jax 0.10, "
+        "jaxdqn 0.1 |" in text
+    )
+
+
+def test_what_is_not_run_is_told_with_the_command_that_runs_it(fake, capsys):
+    assert study("--total-rows", "6000", "--set", "gamma=0.9", "hidden_sizes=32,32") == 0
+    more = ["--total-rows", "6000", "--set", "hidden_sizes=32,32", "gamma=0.9"]
+    more += ["--seeds-at-once", "3", "--report"]
+    assert study(*more, presets=("dqn", "iqn"), seeds=4) == 0
+    text = Path("study/report.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| iqn"))
+    assert row.startswith("| iqn | not run: `jaxdqn study ")
+    assert "All are with `gamma=0.9`, `hidden_sizes=32,32`." in text
+    commands = re.findall(r"not run: `(.*?)`", text)
+    assert len(commands) == 3  # of the whole cell twice: in the table, and with its seeds
+    assert "seeds 2-3 not run" in text
+    assert len(fake.made) == 1
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:2] == ["jaxdqn", "study"]
+        assert __main__.main(words[2:]) == 0
+    assert fake.seeds[1:] in ([[0, 1, 2], [3], [2, 3]], [[2, 3], [0, 1, 2], [3]])
+    # All that was asked for is there.
+    assert study(*more, presets=("dqn", "iqn"), seeds=4) == 0
+    assert "not run" not in Path("study/report.md").read_text()
+
+
+def test_a_gap_in_the_table_is_told_with_its_command_too(fake):
+    assert study(seeds=3) == 0
+    assert study(envs=("Catch-bsuite",), presets=("c51",), seeds=1) == 0
+    assert __main__.main(["--report", "--out", "study"]) == 0
+    text = Path("study/report.md").read_text()
+    commands = re.findall(r"not run: `(.*?)`", text)
+    assert len(commands) == 2
+    for command in commands:
+        assert __main__.main(shlex.split(command)[2:]) == 0
+    assert [(made.preset, made.config.env, made.config.num_seeds) for made in fake.made[2:]] == [
+        ("dqn", "Catch-bsuite", 3),
+        ("c51", "CartPole-v1", 1),
+    ]
+
+
+def test_cells_of_one_preset_are_told_apart_by_no_more_than_they_must(fake):
+    assert study(seeds=1) == 0
+    assert study("--set", "gamma=0.9", seeds=1, envs=("CartPole-v1", "Catch-bsuite")) == 0
+    assert study("--total-rows", "5000", seeds=1) == 0
+    assert rows_of_table() == [
+        "dqn (total_rows=5000)",
+        "dqn (total_rows=600000)",
+        "dqn (gamma=0.9)",
+    ]
+
+
+def rows_of_table():
+    """The labels in the report's first table."""
+    table = Path("study/report.md").read_text().split("| ---", 1)[1].split("\n\n")[0]
+    return [line.split(" | ")[0][2:] for line in table.splitlines()[1:]]
+
+
+def test_settings_that_all_cells_have_are_told_once(fake):
+    assert study("--set", "gamma=0.9", "n_step=2", seeds=1) == 0
+    assert study("--set", "gamma=0.9", "n_step=4", seeds=1) == 0
+    assert rows_of_table() == ["dqn (n_step=4)", "dqn (n_step=2)"]
+    assert "All are with `gamma=0.9`." in Path("study/report.md").read_text()
+
+
+def test_the_report_is_the_same_each_time_and_needs_only_the_file(fake, monkeypatch):
+    monkeypatch.setattr("jaxdqn.cli.study.report.draw_curves", draw_curves)
+    assert study(seeds=7) == 0
+    made = [Path("study", name).read_bytes() for name in ("report.md", "curves.png")]
+    for name in ("report.md", "curves.png"):
+        Path("study", name).unlink()
+    assert __main__.main(["--report", "--out", "study"]) == 0
+    assert [Path("study", name).read_bytes() for name in ("report.md", "curves.png")] == made
+    assert made[1].startswith(b"\x89PNG")
+    assert len(fake.made) == 1
+
+
+def test_a_seed_that_diverged_or_has_no_return_is_told(fake):
+    assert study(seeds=3) == 0
+    results = lines()
+    results[1] |= {"final_return": None, "best_return": None, "diverged_at_chunk": 4}
+    Path("study/results.jsonl").write_text("".join(to_json(line) + "\n" for line in results))
+    assert __main__.main(["--report", "--out", "study"]) == 0
+    text = Path("study/report.md").read_text()
+    assert "  - seed 1: no return, at best no return, exploring 19.00; diverged in" in text
+    assert "| 1.00 [0.00, 2.00] (2 seeds) |" in text
+
+
+def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure)
+    )
+    envs = [f"env-{number}" for number in range(4)]
+
+    def results(offset):
+        returns = [[offset, offset + 1.0], [offset, offset + 3.0]]
+        return [{"curve": {"rows": [100, 200], "return_mean": each}} for each in returns]
+
+    rows = {
+        f"preset {i} (learning_rate=0.0001)": {env: results(i) for env in envs[:3]}
+        for i in range(9)
+    }
+    draw_curves(rows, envs, Path("curves.png"))
+    (figure,) = drawn
+    panels = figure.axes
+    assert [panel.get_title() for panel in panels] == [*envs, "", ""]
+    assert "rows" in panels[0].get_xlabel()
+    lines = panels[0].lines
+    assert [line.get_ydata().tolist() for line in lines[:2]] == [[0, 2], [1, 3]]
+    # Each is told from all others by its colour and its dashes, in every panel alike.
+    looks = [(line.get_linestyle(), line.get_color()) for line in lines]
+    assert looks == styles()[:9]
+    assert len(set(looks)) == 9
+    assert len({colour for _, colour in looks[:7]}) == 7
+    assert [(line.get_linestyle(), line.get_color()) for line in panels[2].lines] == looks
+    assert panels[3].texts[0].get_text() == "not run"
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].texts) == 9
+    assert not any(legend.overlaps(panel.get_tightbbox()) for panel in panels[:4])
+    assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+
+
+def test_there_is_a_report_while_a_study_goes_on(fake):
+    reports = []
+
+    def look(config, loggers):
+        file = Path("study/report.md")
+        reports.append(file.read_text() if file.exists() else "")
+
+    fake.before = look
+    envs = ("CartPole-v1", "Acrobot-v1", "Catch-bsuite")
+    assert study(seeds=1, envs=envs) == 0
+    assert len(reports) == len(envs)
+    assert reports[0] == ""
+    assert [text.count("not run") for text in reports[1:]] == [2 * count for count in (2, 1)], (
+        reports
+    )
+
+
+def test_a_report_that_cannot_be_written_does_not_stop_a_study(fake, capsys):
+    Path("study/report.md").mkdir(parents=True)
+    assert study(seeds=1, envs=("CartPole-v1", "Acrobot-v1")) == 2
+    assert len(lines()) == len(fake.made) == 2
+    assert "error: report: out='study/report.md': must be writable" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_a_line(some, capsys):
+    Path("study/report.md").unlink()
+    Path("study/report.md").mkdir()
+    assert __main__.main(["--report", "--out", "study"]) == 2
+    assert "out='study/report.md': must be writable" in capsys.readouterr().err

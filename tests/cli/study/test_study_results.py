@@ -1,0 +1,224 @@
+"""The results file of a study: what is written, and what becomes of damage."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdqn.cli.study import __main__
+from jaxdqn.cli.study.results import append_results, read_results, repair
+from jaxdqn.errors import RunFailed
+from jaxdqn.run.compile import Programs
+from jaxdqn.storage.directory import read_config
+from jaxdqn.training.evaluation import EvalInfo
+from jaxdqn.types import Counter, Counters, Metrics
+from tests.cli.test_cli import python
+from tests.studies import SMALL, cells_of, lines, study
+
+
+@pytest.mark.parametrize("kept", [1, 300, -2])
+def test_a_last_line_that_was_cut_short_is_dropped_and_its_seed_run_again(kept, some, fake, capsys):
+    *whole, last = some.read_bytes().splitlines(keepends=True)
+    some.write_bytes(b"".join(whole) + last[:kept])
+    # Who only looks leaves it as it is.
+    assert study("--dry-run", seeds=3) == 0
+    assert "seeds 0-1 done" in capsys.readouterr().out
+    assert some.read_bytes() == b"".join(whole) + last[:kept]
+    assert study(seeds=3) == 0
+    assert "the last line was cut short, and is dropped" in capsys.readouterr().out
+    assert some.read_bytes() == b"".join(whole) + last
+
+
+def test_a_last_line_without_its_line_break_is_kept(some, fake):
+    before = some.read_bytes()
+    some.write_bytes(before[:-1])
+    assert study(seeds=4) == 0
+    assert fake.seeds[1:] == [[3]]
+    assert some.read_bytes().startswith(before)
+    assert [result["seed"] for result in lines()] == [0, 1, 2, 3]
+
+
+def damaged(lines, kind):
+    result = json.loads(lines[1])
+    if kind == "cut short":
+        lines[1] = lines[1][:100]
+    elif kind == "no object":
+        lines[1] = "[1, 2]"
+    elif kind == "a field lacks":
+        del result["final_return"]
+    elif kind == "a word for a number":
+        result["seed"] = "one"
+    elif kind == "a curve of two lengths":
+        result["curve"]["rows"].append(1)
+    elif kind == "words in the curve":
+        result["curve"]["return_mean"][0] = "high"
+    elif kind == "a line twice":
+        result = json.loads(lines[0])
+    if kind not in ("cut short", "no object"):
+        lines[1] = json.dumps(result)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cut short", "line 2: it is no JSON"),
+        ("no object", "line 2: it is no JSON object"),
+        ("a field lacks", "line 2: final_return is missing"),
+        ("a word for a number", "line 2: seed='one'"),
+        ("a curve of two lengths", "line 2: curve must have as many rows as return_mean"),
+        ("words in the curve", "line 2: curve.return_mean must be numbers"),
+        ("a line twice", "line 2 is of the same cell and seed as line 1"),
+    ],
+)
+def test_other_damage_is_refused_with_its_line(kind, said, some, fake, capsys):
+    text = "\n".join(damaged(some.read_text().splitlines(), kind)) + "\n"
+    some.write_text(text)
+    for more in ([], ["--report"], ["--dry-run"]):
+        assert study(*more, seeds=5) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: results='study/results.jsonl': must ")
+        assert said in line
+    assert some.read_text() == text
+    assert len(fake.made) == 1
+
+
+def test_results_that_do_not_fit_on_the_disk_leave_the_file_as_it_was(some, monkeypatch):
+    before, stored = some.read_bytes(), read_results(some).results
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) // 2]))
+    with pytest.raises(RunFailed, match="No space left"):
+        append_results(some, stored)
+    assert some.read_bytes() == before
+
+
+def test_results_from_before_there_were_training_returns_are_read(some, capsys):
+    results = [json.loads(line) for line in some.read_text().splitlines()]
+    for result in results:
+        del result["training_return"]
+    some.write_text("".join(json.dumps(result) + "\n" for result in results))
+    assert __main__.main(["--report", "--out", "study"]) == 0
+    assert "at best 0.50\n" in Path("study/report.md").read_text()
+
+
+def test_a_file_that_is_whole_is_not_touched_by_repair(some):
+    before = some.stat().st_mtime_ns
+    assert repair(some, read_results(some)) is None
+    assert some.stat().st_mtime_ns == before
+    assert read_results(Path("nowhere")).results == []
+
+
+def scripted(config, trainer, keys, state_shape):
+    """Programs of two learners that compile nothing; the return is 10 * learner + chunks."""
+
+    def state(chunks):
+        rows = chunks * config.iterations_per_chunk * config.rows_per_iteration
+        count = Counter(high=np.zeros(2, np.int32), low=np.full(2, rows, np.int32))
+        params = {"kernel": np.full((2, 3), chunks, np.float32)}
+        return SimpleNamespace(
+            agent=SimpleNamespace(params=params), counters=Counters(count, count, count)
+        )
+
+    def chunk(before):
+        after = state(int(before.agent.params["kernel"][0, 0]) + 1)
+        metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))
+        return after, (metrics._replace(skipped=np.zeros(2), lost=np.zeros(2)), after.counters)
+
+    def evaluate(params, key, count):
+        learners, chunks = np.arange(2) * 10, params["kernel"][..., 0]
+        returns = np.broadcast_to(np.expand_dims(learners + chunks, -1), (2, 4))
+        return EvalInfo(returns, np.full((2, 4), 7))
+
+    fields = dict.fromkeys(Programs._fields)
+    fields |= {"init": lambda key: state(0), "chunk": chunk, "evaluate": evaluate}
+    return Programs(**fields | {"evaluate_one": evaluate, "copy": np.array})
+
+
+def test_results_are_what_the_host_loop_writes(monkeypatch, capsys):
+    monkeypatch.setattr("jaxdqn.run.runner.compile_programs", scripted)
+    argv = ["--total-rows", "632", "--set", *SMALL, "checkpoint_every=0"]
+    assert study(*argv) == 0
+    assert "recorded seeds 0-1: return 6.00, 16.00" in capsys.readouterr().out
+    # Six chunks of 100 rows, and an evaluation after each two.
+    for seed, result in enumerate(lines()):
+        assert (result["seed"], result["population"], result["eval_episodes"]) == (seed, 2, 4)
+        assert result["curve"] == {
+            "rows": [200, 400, 600],
+            "return_mean": [10.0 * seed + chunks for chunks in (2, 4, 6)],
+        }
+        assert result["final_return"] == result["best_return"] == 10 * seed + 6
+        assert result["versions"]["jax"] == jax.__version__
+        assert result["env_steps_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_a_small_study_from_end_to_end(capsys):
+    argv = ["--total-rows", "600", "--set", *SMALL]
+    assert study(*argv) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "recorded seeds 0-1: return" in said.out
+    first, second = lines()
+    assert cells_of([first, second]) == [("dqn", "CartPole-v1", 0), ("dqn", "CartPole-v1", 1)]
+    for result in (first, second):
+        assert len(result["curve"]["rows"]) >= 3
+        # 600 rows, of which the last chunk may make more.
+        assert 600 <= result["curve"]["rows"][-1] < 700
+        assert result["curve"]["return_mean"][-1] == result["final_return"]
+        assert max(result["curve"]["return_mean"]) == result["best_return"]
+        assert result["env_steps_per_second"] > 0
+    assert first["curve"]["return_mean"] != second["curve"]["return_mean"]
+    assert "(2 seeds)" in Path("study/report.md").read_text()
+    place = Path("study/cells", first["run"])
+    assert (read_config(place).num_seeds, (place / "checkpoints").exists()) == (2, False)
+    assert {path.name for path in Path("study").iterdir()} == {
+        ".lock", "cells", "curves.png", "report.md", "results.jsonl",
+    }  # fmt: skip
+    # It is there: nothing is compiled.
+    before = time.perf_counter()
+    assert study(*argv) == 0
+    assert "runs to make: 0" in capsys.readouterr().out
+    assert time.perf_counter() - before < 5
+    assert len(lines()) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_study_comes_to_the_same_results_as_one_that_was_not():
+    long = ["--presets", "dqn", "pqn", "--envs", "CartPole-v1", "--seeds", "2"]
+    long += ["--total-rows", "81920", "--set", "eval_every=20480", "eval_episodes=8"]
+    long += ["log_every=4096", "hidden_sizes=16"]
+    whole = python("-m", "experiments.study", *long, "--out", "whole")
+    _, err = whole.communicate(timeout=300)
+    assert whole.returncode == 0, err
+
+    def rows():
+        return sum(len(file.read_text()) for file in Path().glob("killed/cells/*/metrics.jsonl"))
+
+    for kills in range(4):
+        before = rows()
+        process = python("-m", "experiments.study", *long, "--out", "killed")
+        while kills < 3 and process.poll() is None and rows() <= before:
+            time.sleep(0.05)
+        if kills < 3:
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=300)
+        assert "Traceback" not in err
+        assert process.returncode == 0, err
+        assert ("interrupted (SIGTERM)" in out) == (kills < 3)
+
+    clocks = ("seconds", "per_second")
+
+    def told(out):
+        return [
+            {name: value for name, value in line.items() if not name.endswith(clocks)}
+            for line in lines(out)
+        ]
+
+    assert told("killed") == told("whole")
+    assert len(told("whole")) == 4

@@ -1,0 +1,154 @@
+"""Each preset reaches its known result, over five seeds; the results are recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdqn.config.presets import ABLATIONS, ALGORITHMS
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "learning"
+SEEDS = range(5)
+
+
+def _record(name: str, summaries: list[dict], **more: object) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    kept = (
+        "seed", "env_steps", "gradient_steps", "train_seconds", "compile_seconds", "solved",
+        "seconds_to_solve", "eval_return_mean", "best_eval_return_mean", "best_fresh_return_mean",
+    )  # fmt: skip
+    record = {
+        "preset": name,
+        "versions": summaries[0]["versions"],
+        "device": summaries[0]["device_kind"],
+        "machine": platform.machine(),
+        **more,
+        "seeds": [{field: summary[field] for field in kept} for summary in summaries],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _train(
+    name: str, place: Path, seeds: range = SEEDS, more: Sequence[str] = ()
+) -> tuple[list[dict], np.ndarray]:
+    """Train a preset on each seed; return summaries and the best policies' fresh returns.
+
+    Each seed is a process of the command line's: the clocks and the records are of
+    the library as its users run it, not of a test's settings and virtual devices.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "NPROC"}
+    summaries = []
+    for seed in seeds:
+        out = place / f"{name}-{seed}"
+        command = [sys.executable, "-m", "experiments.run", name]
+        subprocess.run(
+            [*command, "--seed", str(seed), "--out", str(out), *more],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        summaries.append(json.loads((out / "summary.json").read_text()))
+    return summaries, np.array([summary["best_fresh_return_mean"] for summary in summaries])
+
+
+def frozen_lake_optimum(steps: int = 100) -> float:
+    """Return the best probability of reaching the goal within the time limit, by backward
+    induction over the slippery 4x4 map."""
+    desc = "SFFFFHFHFFFHHFFG"
+    moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
+
+    def move(position: int, action: int) -> int:
+        row = min(max(position // 4 + moves[action][0], 0), 3)
+        column = min(max(position % 4 + moves[action][1], 0), 3)
+        return 4 * row + column
+
+    def outcome(value: np.ndarray, position: int) -> float:
+        return {"G": 1.0, "H": 0.0}.get(desc[position], value[position])
+
+    value = np.zeros(16)
+    for _ in range(steps):
+        value = np.array(
+            [
+                max(
+                    np.mean([outcome(value, move(p, (a + slip) % 4)) for slip in (-1, 0, 1)])
+                    for a in range(4)
+                )
+                for p in range(16)
+            ]
+        )
+    return float(value[0])
+
+
+def deep_sea_optimum(size: int = 8) -> float:
+    """Return the value of going right always, by backward induction over the grid."""
+    value = np.zeros(size)
+    for _ in range(size):
+        left = np.array([value[max(c - 1, 0)] for c in range(size)])
+        right = np.array(
+            [value[min(c + 1, size - 1)] - 0.01 / size + (c == size - 1) for c in range(size)]
+        )
+        value = np.maximum(left, right)
+    return float(value[0])
+
+
+def test_frozen_lake_optimum_is_the_known_one():
+    assert frozen_lake_optimum(1_000) == pytest.approx(14 / 17, abs=1e-3)
+    assert 0.7 < frozen_lake_optimum() < 14 / 17
+
+
+def test_deep_sea_optimum_is_the_reward_less_the_cost_of_moving():
+    assert deep_sea_optimum() == pytest.approx(0.99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "bar"),
+    [
+        ("acrobot", -100.0),
+        ("mountaincar", -120.0),
+        ("catch", 0.95),
+        ("deepsea", 0.97 * deep_sea_optimum()),
+        ("frozenlake", 0.97 * frozen_lake_optimum()),
+        ("breakout", 10.0),
+        ("memorychain", 0.95),
+    ],
+)
+def test_preset_reaches_its_known_result(name, bar, tmp_path):
+    summaries, returns = _train(name, tmp_path)
+    _record(name, summaries, bar=bar, mean=float(returns.mean()))
+    assert returns.mean() >= bar, f"{name}: {returns.tolist()}"
+
+
+@pytest.mark.slow
+def test_without_memory_a_memory_chain_is_chance(tmp_path):
+    summaries, returns = _train("dqn", tmp_path, more=["--env", "MemoryChain-bsuite"])
+    _record("memorychain-dqn", summaries, bar="chance, 0", mean=float(returns.mean()))
+    assert np.abs(returns).max() < 0.15, returns.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in ALGORITHMS if name != "dqn" and name not in ABLATIONS]
+)
+def test_every_member_of_the_family_solves_cartpole(name, tmp_path):
+    summaries, returns = _train(name, tmp_path)
+    _record(f"cartpole-{name}", summaries, bar=475.0, mean=float(returns.mean()))
+    assert returns.mean() >= 475, f"{name}: {returns.tolist()}"
+
+
+@pytest.mark.slow
+def test_cartpole_is_solved_on_nearly_every_seed(tmp_path):
+    summaries, _ = _train("cartpole", tmp_path, range(20))
+    seconds = sorted(s["seconds_to_solve"] for s in summaries if s["solved"])
+    _record("cartpole", summaries, bar="19 of 20", solved=len(seconds), seconds=seconds)
+    assert len(seconds) >= 19

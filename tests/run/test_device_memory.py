@@ -1,0 +1,85 @@
+"""What a run takes and sends: told without running, and held against what is free."""
+
+from functools import partial
+
+import jax
+import pytest
+
+from jaxdqn.cli.explain import explain
+from jaxdqn.parallel.build import make_mapped_trainer
+from jaxdqn.parallel.learners import learner_keys
+from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_replay_bytes
+from jaxdqn.run.runner import _check_memory
+from tests.toys import noisy, tiny
+
+CASES = {
+    "one device": ({}, 1, 2),
+    "four devices": ({"devices": 4}, 4, 8),
+    # 2 learners on each of 2 devices; by map one of them is held twice.
+    "population by map": ({"num_seeds": 4, "devices": 2, "population": "map"}, 3, 5),
+    "population by default": ({"num_seeds": 4, "devices": 2}, 3, 5),
+    "population by vmap": ({"num_seeds": 4, "devices": 2, "population": "vmap"}, 2, 4),
+    "no replay in checkpoints": ({"devices": 4, "replay_in_checkpoint": False}, 4, 4),
+}
+
+
+@pytest.mark.parametrize(("overrides", "alone", "saved"), CASES.values(), ids=CASES)
+def test_the_host_must_have_room_for_the_replay_of_all_its_devices(
+    overrides, alone, saved, monkeypatch
+):
+    """``alone`` and ``saved`` count the replay of one device, without and with checkpoints."""
+    config = tiny(**overrides)
+    trainer = make_mapped_trainer(config, environment=noisy())
+    state = jax.eval_shape(trainer.init, learner_keys(config).train)
+    unit = bytes_per_device(trainer, state).replay
+    for times, saves in ((alone, False), (saved, True)):
+        monkeypatch.setattr(
+            "jaxdqn.replay.memory.free_bytes", lambda device=None, n=times: n * unit
+        )
+        _check_memory(config, trainer, state, saves=saves)
+        monkeypatch.setattr(
+            "jaxdqn.replay.memory.free_bytes", lambda device=None, n=times: n * unit - 1
+        )
+        with pytest.raises(ValueError, match="replay_capacity: "):
+            _check_memory(config, trainer, state, saves=saves)
+
+
+@pytest.fixture
+def explained(monkeypatch):
+    """Explain runs of an environment that is traced in a moment."""
+    make = partial(make_mapped_trainer, environment=noisy())
+    monkeypatch.setattr("jaxdqn.cli.explain.make_mapped_trainer", make)
+    return lambda config: explain(config, "toy")
+
+
+def test_explain_counts_what_devices_share(explained, monkeypatch):
+    config = tiny(num_seeds=4, devices=2)
+    trainer = make_mapped_trainer(config, environment=noisy())
+    taken = bytes_per_device(trainer, jax.eval_shape(trainer.init, learner_keys(config).train))
+    needed = 2 * working_replay_bytes(config, taken)
+    assert needed == 3 * taken.replay
+    monkeypatch.setattr("jaxdqn.cli.explain.free_bytes", lambda device: needed)
+    text = explained(config)
+    assert f"{needed:,}, shared by the 2 devices\n" in text
+    assert f"a learner's in turn   {taken.replay // 2:,}\n" in text
+    monkeypatch.setattr("jaxdqn.cli.explain.free_bytes", lambda device: needed - 1)
+    assert "shared by the 2 devices, too few" in explained(config)
+
+
+def test_bytes_sent_are_of_replicas_that_learn_together():
+    # 2*16 + 16 + 16*2 + 2 = 82 parameters; an all-reduce over 2 sends each once.
+    for overrides, sent in (
+        ({"devices": 2}, 4 * 82),
+        ({"devices": 4}, 1.5 * 4 * 82),
+        ({}, None),
+        ({"num_seeds": 4, "devices": 2}, None),
+    ):
+        config = tiny(**overrides)
+        trainer = make_mapped_trainer(config, environment=noisy())
+        state = jax.eval_shape(trainer.init, learner_keys(config).train)
+        assert bytes_sent(config, state) == sent
+
+
+def test_explain_says_what_replicas_send(explained):
+    assert "sent, each step       328 by each replica\n" in explained(tiny(devices=2))
+    assert "sent" not in explained(tiny())

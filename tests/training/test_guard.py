@@ -1,0 +1,254 @@
+"""The numerical guard: what is not finite is seen, undone, and dealt with as asked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdqn.communication.collectives import identity_collectives
+from jaxdqn.config.config import replace
+from jaxdqn.envs import make_environment
+from jaxdqn.errors import RunFailed
+from jaxdqn.monitoring.loggers import Logger
+from jaxdqn.parallel import across_devices, device_collectives
+from jaxdqn.run.runner import run
+from jaxdqn.storage.jsonl import read_lines
+from jaxdqn.training.guard import all_finite, keep_finite, not_finite
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import AgentState, LearnInfo, counter_int
+from tests.run.test_run import compiled_once  # noqa: F401 (a fixture)
+from tests.toys import noisy, quick_jit, tiny
+
+NAN, INF = float("nan"), float("inf")
+
+
+def poisoned(at, value=NAN, limit=6):
+    """An environment whose step number ``at`` of each episode stream pays ``value``."""
+
+    def reset(key):
+        count = jnp.int32(0)
+        return count, jnp.zeros(2)
+
+    def step(key, count, action):
+        count = count + 1
+        obs = jax.random.uniform(key, (2,))
+        reward = jnp.where(count == at, value, obs[0])
+        return count, obs, reward, jnp.bool_(False)
+
+    return make_environment(reset, step, name="poisoned", num_actions=2, max_episode_steps=limit)
+
+
+CONFIG = tiny(total_rows=832, eval_episodes=2, eval_every=0, checkpoint_every=100)
+"""Eight chunks of 25 iterations."""
+
+
+def learner(value):
+    params = {"w": jnp.float32([1.0, value])}
+    return AgentState(params, params, {"mu": jnp.zeros(2), "count": jnp.int32(3)}, jnp.int32(1))
+
+
+def info(loss=1.0, grad_norm=1.0):
+    return LearnInfo(jnp.float32(loss), jnp.zeros(2), jnp.float32(grad_norm), jnp.float32(0))
+
+
+def test_a_finite_step_is_kept_and_any_other_undone():
+    before, after = learner(2.0), learner(3.0)
+    kept, undone = keep_finite(before, after, info(), identity_collectives, periodic=False)
+    assert not undone
+    np.testing.assert_array_equal(kept.params["w"], [1, 3])
+    for bad, said in (
+        (after, info(grad_norm=NAN)),
+        (after, info(loss=NAN)),
+        (after, info(loss=INF)),
+        (after, info(grad_norm=INF)),
+    ):
+        kept, undone = keep_finite(before, bad, said, identity_collectives, periodic=True)
+        assert undone
+        jax.tree.map(np.testing.assert_array_equal, kept, before)
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("place", [0, 3])
+def test_finite_means_every_element_of_every_leaf(value, place):
+    tree = {"small": jnp.arange(4.0), "large": jnp.ones((200, 100)), "count": jnp.int32(1)}
+    assert all_finite(tree)
+    assert all_finite({})
+    assert all_finite({"huge": jnp.full(1000, 1e30)})
+    assert all_finite({"half": jnp.full(200_000, 0.5, jnp.float16)})
+    for name in ("small", "large"):
+        leaf = tree[name].ravel().at[place].set(value).reshape(tree[name].shape)
+        assert not all_finite({**tree, name: leaf})
+        assert not_finite({**tree, name: leaf}) == [f"{name} (1 of {leaf.size})"]
+    assert not_finite(tree) == []
+
+
+@pytest.fixture(scope="module")
+def chunked():
+    """Chunks of 25 iterations where a reward of NaN comes in at a known row."""
+    trainer = make_trainer(replace(CONFIG, guard="skip"), environment=poisoned(30, limit=1000))
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    chunk = quick_jit(trainer.chunk(1))
+    return state, chunk
+
+
+def test_the_first_step_undone_is_counted_exactly(chunked):
+    state, chunk = chunked
+    flags, learners = [], []
+    for _ in range(60):
+        learners.append(state.agent.params)
+        state, metrics = chunk(state)
+        flags.append(int(metrics.skipped))
+    assert 0 < sum(flags) < 60
+    first = flags.index(1)
+    # Eight rows of warm-up: the reward of step 30 is in the replay after 22 iterations.
+    assert first >= 21
+    for index, flag in enumerate(flags[:-1]):
+        same = jax.tree.map(np.array_equal, learners[index], learners[index + 1])
+        assert all(jax.tree.leaves(same)) == bool(flag)
+    trainer = make_trainer(
+        replace(CONFIG, guard="skip", gradient_steps=1), environment=poisoned(30, limit=1000)
+    )
+    start = quick_jit(trainer.init)(jax.random.key(0))
+    _, whole = quick_jit(trainer.chunk(60))(start)
+    assert int(whole.skipped) == sum(flags)
+    assert int(whole.first_skipped) == first
+    assert counter_int(state.counters.gradient_steps) == 60
+
+
+def test_steps_before_the_first_are_counted_over_inner_and_outer_loops():
+    config = replace(CONFIG, guard="skip", gradient_steps=3)
+    trainer = make_trainer(config, environment=poisoned(30, limit=1000))
+    state = quick_jit(trainer.init)(jax.random.key(1))
+    step = quick_jit(trainer.step)
+    at, skipped, first = state, 0, None
+    for iteration in range(40):
+        at, metrics = step(at)
+        if metrics.skipped and first is None:
+            first = 3 * iteration + int(metrics.first_skipped)
+        skipped += int(metrics.skipped)
+    _, whole = quick_jit(trainer.chunk(40))(state)
+    assert (int(whole.skipped), int(whole.first_skipped)) == (skipped, first)
+
+
+def test_replicas_decide_together():
+    """One device's loss is not finite, though the gradient is: all undo the step."""
+    config = replace(CONFIG, devices=2, guard="skip", loss="huber")
+    trainer = across_devices(
+        make_trainer(
+            config, environment=poisoned(30, INF, 1000), collectives=device_collectives(2)
+        ),
+        jax.devices()[:2],
+    )
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    state, metrics = quick_jit(trainer.chunk(60))(state)
+    assert 0 < int(metrics.skipped) < 60
+    for leaf in jax.tree.leaves(state.agent):
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+    assert not not_finite(state.agent)
+
+
+@pytest.mark.slow
+def test_off_lets_it_through():
+    result = run(replace(CONFIG, guard="off"), environment=poisoned(30, limit=1000))
+    assert not_finite(result.state.agent.params)
+
+
+def test_skip_goes_on_and_reports(tmp_path):
+    result = run(
+        replace(CONFIG, guard="skip"), out=tmp_path / "run", environment=poisoned(90, limit=1000)
+    )
+    assert not not_finite(result.state.agent)
+    skipped = [record["skipped"] for record in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert skipped[0] == 0
+    assert sum(skipped) > 0
+    events = read_lines(tmp_path / "run" / "events.jsonl")
+    found = [event for event in events if event["event"] == "not finite"]
+    assert [event["skipped"] for event in found] == [count for count in skipped if count]
+
+
+def test_stop_names_the_step_the_tensor_and_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(RunFailed) as stopped:
+        run(CONFIG, out=tmp_path / "run", environment=poisoned(90, limit=1000))
+    said = str(stopped.value)
+    (event,) = [
+        each
+        for each in read_lines(tmp_path / "run" / "events.jsonl")
+        if each["event"] == "not finite"
+    ]
+    assert f"gradient step {event['first']:,}" in said
+    assert "replay.storage.reward" in said
+    assert "agent.params" not in said  # the update was undone
+    assert "hyper" not in said
+    assert f"{tmp_path / 'run' / 'checkpoints'}/" in said
+    good = int(said.rpartition("/")[2])
+    assert good < event["chunk"]
+    with pytest.raises(RunFailed, match="no checkpoint"):
+        run(CONFIG, environment=poisoned(30, limit=1000))
+
+
+def test_rollback_goes_back_with_a_lower_rate_other_numbers_and_a_limit(tmp_path):
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+    config = replace(CONFIG, guard="rollback", rollback_limit=2, rollback_factor=0.5)
+    with pytest.raises(RunFailed, match="after 2 rollbacks"):
+        # Every course of this run meets the reward: its environments all do.
+        run(
+            config,
+            out=tmp_path / "run",
+            environment=poisoned(30, limit=1000),
+            loggers=[logger],
+        )
+    back = [r for kind, r in heard if kind == "event" and r["event"] == "rollback"]
+    assert len(back) == 2
+    rates = [record["learning_rate"] for record in back]
+    np.testing.assert_allclose(rates, [config.learning_rate / 2, config.learning_rate / 4])
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    # Cut back to the checkpoint: no chunk stands twice.
+    chunks = [record["chunk"] for record in lines]
+    assert chunks == list(range(1, len(chunks) + 1))
+
+
+@pytest.mark.slow
+def test_rollback_saves_a_run_that_diverges_by_its_learning_rate(tmp_path):
+    heard = []
+    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+    config = replace(
+        CONFIG,
+        guard="rollback",
+        learning_rate=3e19,  # parameters overflow in the forward pass
+        rollback_factor=1e-15,
+    )
+    result = run(config, out=tmp_path / "run", environment=noisy(), loggers=[logger])
+    assert result.summary["rollbacks"] >= 1
+    assert result.summary["rows"] == 32 + 100 * 8
+    assert not not_finite(result.state)
+
+
+def test_rollback_needs_checkpoints():
+    with pytest.raises(ValueError, match="checkpoint_every=0: must be above 0 with guard"):
+        replace(CONFIG, guard="rollback", checkpoint_every=0)
+    with pytest.raises(ValueError, match="guard='rollback': must come with out"):
+        run(replace(CONFIG, guard="rollback"), environment=noisy())
+
+
+def infinite(hyper):
+    """An optimiser whose updates are infinite, whatever the gradient."""
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), updates), state
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+
+def test_parameters_lost_by_a_finite_gradient_are_found_at_the_end_of_the_chunk():
+    trainer = make_trainer(CONFIG, environment=noisy(), optimizer=infinite)
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    _, metrics = quick_jit(trainer.chunk(1))(state)
+    assert (int(metrics.skipped), int(metrics.lost)) == (0, 1)
+
+
+@pytest.mark.parametrize("mode", [pytest.param("skip", marks=pytest.mark.slow), "stop"])
+def test_lost_parameters_end_the_run_since_there_is_nothing_to_go_on_with(mode):
+    with pytest.raises(RunFailed, match=r"not finite in chunk 1.*now not finite: agent\.params"):
+        run(replace(CONFIG, guard=mode), environment=noisy(), optimizer=infinite)

@@ -1,0 +1,237 @@
+"""PQN: its targets against a slow twin, its step by hand, and values solved by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdqn.agent.agent import make_agent
+from jaxdqn.communication.collectives import identity_collectives
+from jaxdqn.losses import lambda_targets
+from jaxdqn.networks import from_module, make_network
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.pqn import make_pqn
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import Row
+from tests.agent.test_agent import Linear
+from tests.envs.test_time_limits import GAMMA, LIMIT, REWARDS, endless_values, limit_as_terminal
+from tests.toys import cycle, noisy, quick_jit, tiny, watched_run
+
+OBS, ACTIONS, STEPS, ENVS = 5, 3, 8, 4
+
+
+def pqn(**overrides):
+    """Return a small configuration of PQN: 32 rows an iteration."""
+    values = {
+        "algorithm": "pqn",
+        "num_envs": ENVS,
+        "rollout_length": STEPS,
+        "minibatches": 4,
+        "epochs": 2,
+        "loss": "squared",
+        "total_rows": 400,
+        "log_every": 100,
+        "hidden_sizes": (16,),
+        "epsilon_decay_rows": 100,
+        **overrides,
+    }
+    return type(tiny())(**values)
+
+
+def targets_twin(rewards, terminated, values, void, gamma, decay):
+    """Sum each target forward, step by step: a mixture of returns of 1, 2, ... steps."""
+    steps, targets = len(rewards), []
+    for start in range(steps):
+        if void[start]:
+            targets.append(values[start])
+            continue
+        total, weight, discount, at = 0.0, 1.0, 1.0, start
+        while True:
+            total += weight * discount * rewards[at]
+            if terminated[at]:
+                break
+            discount *= gamma
+            at += 1
+            if at == steps or void[at]:
+                total += weight * discount * values[at]
+                break
+            total += weight * (1 - decay) * discount * values[at]
+            weight *= decay
+        targets.append(total)
+    return np.asarray(targets)
+
+
+def random_episodes(seed):
+    """Return what a stream of episodes looks like: a void row after each end."""
+    rng = np.random.default_rng(seed)
+    terminated, void, ended = [], [], rng.random() < 0.3
+    for _ in range(20):
+        void.append(ended)
+        ends = not ended and rng.random() < 0.3
+        terminated.append(ends and rng.random() < 0.5)
+        ended = ends
+    return rng, np.asarray(terminated), np.asarray(void)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.65, 1.0])
+def test_targets_are_mixtures_of_returns_that_end_where_episodes_do(decay):
+    compute = quick_jit(lambda_targets)
+    for seed in range(20):
+        rng, terminated, void = random_episodes(seed)
+        rewards = rng.normal(size=20).astype(np.float32)
+        values = rng.normal(size=21).astype(np.float32)
+        discount = np.where(terminated, 0, 0.9).astype(np.float32)
+        targets = compute(rewards, discount, values, void, np.float32(decay))
+        twin = targets_twin(rewards, terminated, values, void, 0.9, decay)
+        np.testing.assert_allclose(targets, twin, rtol=1e-5, atol=1e-5)
+
+
+def test_without_traces_the_target_is_that_of_q_learning():
+    values = jnp.arange(5.0)
+    no = jnp.zeros(4, bool)
+    targets = lambda_targets(jnp.ones(4), jnp.full(4, 0.5), values, no, jnp.float32(0))
+    np.testing.assert_allclose(targets, 1 + 0.5 * np.arange(1, 5))
+
+
+def test_one_pass_as_one_minibatch_is_a_gradient_step_on_the_rows_that_are_not_void():
+    """Worked out in NumPy for a linear network and plain gradient descent."""
+    config = pqn(minibatches=1, epochs=1, learning_rate=0.1, gamma=0.9, trace_decay=0.65)
+    network = from_module(Linear())
+    agent = make_agent(
+        network, lambda hyper: optax.sgd(hyper.learning_rate), loss="squared", bootstrap="none"
+    )
+    learning = make_pqn(config, agent, identity_collectives)
+    environment = noisy(num_actions=ACTIONS)
+    trainer = make_trainer(pqn(), environment=environment)
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state._replace(key=()))
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(STEPS + 1, ENVS, OBS)).astype(np.float32)
+    episodes = [random_episodes(seed)[1:] for seed in range(ENVS)]
+    terminated = np.stack([ends[:STEPS] for ends, _ in episodes], axis=1)
+    void = np.stack([voids[:STEPS] for _, voids in episodes], axis=1)
+    first = np.concatenate([np.zeros((1, ENVS), bool), void])
+    params = network.init(jax.random.key(1), jnp.asarray(obs[0]))
+    weight, bias = (np.asarray(params["params"][name], np.float64) for name in ("weight", "bias"))
+    q = obs.astype(np.float64) @ weight + bias
+    rows = Row(
+        obs=obs[:-1],
+        first=first[:-1],
+        action=rng.integers(ACTIONS, size=(STEPS, ENVS)).astype(np.int32),
+        reward=rng.normal(size=(STEPS, ENVS)).astype(np.float32),
+        terminated=terminated,
+        truncated=np.zeros_like(terminated),
+        extras=q[:-1].max(axis=-1).astype(np.float32),
+    )
+    rows = jax.tree.map(jnp.asarray, rows)
+    hyper = hyper_from(config)
+    started = agent.init(jax.random.key(1), jnp.asarray(obs[0]), hyper=hyper)
+    actor = state.actor._replace(
+        timestep=state.actor.timestep._replace(
+            obs=jnp.asarray(obs[-1]), first=jnp.asarray(first[-1])
+        )
+    )
+    state = state._replace(agent=started, hyper=hyper, actor=actor)
+    keys = jax.random.split(jax.random.key(2), learning.num_keys)
+    gradient_step, each = learning.prepare(keys, state, rows)
+    after, _ = gradient_step(state, jax.tree.map(lambda leaf: leaf[0], each))
+
+    grad_weight, grad_bias, count = np.zeros((OBS, ACTIONS)), np.zeros(ACTIONS), 0
+    for env in range(ENVS):
+        targets = targets_twin(
+            np.asarray(rows.reward[:, env]), terminated[:, env], q[:, env].max(axis=-1),
+            void[:, env], 0.9, 0.65,
+        )  # fmt: skip
+        for step in range(STEPS):
+            if not void[step, env]:
+                action = int(rows.action[step, env])
+                error = q[step, env, action] - targets[step]
+                grad_weight[:, action] += error * obs[step, env]
+                grad_bias[action] += error
+                count += 1
+    assert 0 < count < STEPS * ENVS
+    learned = after.agent.params["params"]
+    np.testing.assert_allclose(learned["weight"], weight - 0.1 * grad_weight / count, atol=1e-5)
+    np.testing.assert_allclose(learned["bias"], bias - 0.1 * grad_bias / count, atol=1e-5)
+
+
+def test_every_row_is_in_one_minibatch_of_each_pass():
+    config = pqn(hidden_sizes=())
+    network = make_network(config, noisy().spec)
+    agent = make_agent(network, lambda hyper: optax.sgd(0.1), loss="squared", bootstrap="none")
+    learning = make_pqn(config, agent, identity_collectives)
+    state = make_trainer(config, environment=noisy()).init(jax.random.key(0))
+    no = jnp.zeros((STEPS, ENVS), bool)
+    rows = Row(
+        obs=jnp.zeros((STEPS, ENVS, 2)), first=no, action=jnp.zeros((STEPS, ENVS), jnp.int32),
+        reward=jnp.zeros((STEPS, ENVS)), terminated=no, truncated=no,
+        extras=jnp.zeros((STEPS, ENVS)),
+    )  # fmt: skip
+    keys = jax.random.split(jax.random.key(2), learning.num_keys)
+    _, (_, orders) = learning.prepare(keys, state, rows)
+    assert orders.shape == (8, 8)
+    for one in orders.reshape(2, -1):
+        np.testing.assert_array_equal(np.sort(one), np.arange(32))
+    assert (orders[:4] != orders[4:]).any()
+
+
+def learned_values(environment, **overrides):
+    """Train a table of values by PQN and return it, [states, A]."""
+    config = pqn(
+        hidden_sizes=(), gamma=GAMMA, total_rows=16_000, learning_rate=0.05, num_envs=8,
+        learning_rate_schedule="linear", rollout_length=16,
+        **{"epsilon_end": 1.0, "trace_decay": 0.0, **overrides},
+    )  # fmt: skip
+    trainer = make_trainer(config, environment=environment)
+    _, end, _, _ = watched_run(trainer, config.num_chunks * config.iterations_per_chunk)
+    size = environment.spec.obs_shape[0]
+    no = jnp.zeros(size, bool)
+    info = trainer.agent.act(jax.random.key(0), end.agent.params, (), jnp.eye(size), no, None)[2]
+    return np.asarray(info.q)
+
+
+def test_a_time_limit_leaves_the_values_those_of_the_endless_problem():
+    learned = learned_values(cycle(REWARDS, limit=LIMIT))
+    np.testing.assert_allclose(learned[:, 0], endless_values(), rtol=0.02)
+    np.testing.assert_allclose(learned[:, 1], endless_values() - 1, rtol=0.02)
+    wrong = learned_values(limit_as_terminal(cycle(REWARDS, limit=LIMIT)))
+    assert (wrong[:, 0] < 0.7 * endless_values()).all()
+
+
+@pytest.mark.slow
+def test_with_traces_greedy_values_end_as_episodes_do():
+    # Random actions at first, so that each has been tried, and none later: a trace goes through
+    # whatever action was taken.
+    traces = {"trace_decay": 0.8, "epsilon_end": 0.0, "epsilon_decay_rows": 4_000}
+    learned = learned_values(cycle(REWARDS, limit=LIMIT), **traces)
+    np.testing.assert_allclose(learned.max(axis=1), endless_values(), rtol=0.02)
+    rewards = (1.0, 2.0, 3.0, 4.0, 100.0)
+    learned = learned_values(cycle(rewards, limit=None, terminal_at=4), **traces)[:4]
+    value = [sum(GAMMA ** (k - s) * rewards[k] for k in range(s, 4)) for s in range(4)]
+    np.testing.assert_allclose(learned.max(axis=1), value, rtol=0.02)
+
+
+def test_stacked_frames_are_learned_from_as_they_were_acted_on():
+    trainer = make_trainer(pqn(frame_stack=3), environment=noisy())
+    start, end, metrics, _ = watched_run(trainer, 3)
+    assert int(metrics.skipped.sum()) == 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.agent.params, end.agent.params)
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"minibatches": 5}, "minibatches=5: must be a divisor of the 32 rows"),
+        ({"loss": "categorical"}, "loss='categorical': must be of a TD error"),
+        ({"n_step": 3}, "n_step=3: must be 1 with algorithm='pqn'"),
+        ({"replay": "prioritized"}, "replay='prioritized': must be uniform with algorithm='pqn'"),
+        ({"target_tau": 0.01}, "target_tau=0.01: must be None with algorithm='pqn'"),
+        ({"algorithm": "dqn", "warmup_rows": 320, "batch_size": 8}, "must be .* unless algorithm"),
+        ({"total_rows": 16}, "total_rows=16: must be at least the 32 rows of an iteration"),
+    ],
+)
+def test_what_does_nothing_or_contradicts_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        pqn(**fields)

@@ -1,0 +1,182 @@
+"""Prioritised replay in a run: weights, priorities, devices, resuming."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdqn.training.trainer as module
+from jaxdqn.communication.collectives import identity_collectives
+from jaxdqn.parallel import across_devices, device_collectives
+from jaxdqn.replay import importance_weights
+from jaxdqn.replay.redistribute import redistribute
+from jaxdqn.replay.ring import in_order
+from jaxdqn.storage.state import snapshot_key_data, to_host
+from jaxdqn.training.dqn import _make_weigh, make_replay
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.trainer import example_row, make_trainer
+from jaxdqn.types import Agent, LearnInfo, SampleInfo, make_counter
+from tests.toys import noisy, quick_jit, tiny
+
+
+def config_of(**more):
+    return tiny(**{"replay": "prioritized", "replay_capacity": 64, "total_rows": 4_000, **more})
+
+
+def trainer_over(config):
+    alone = make_trainer(
+        config, environment=noisy(), collectives=device_collectives(config.devices)
+    )
+    return across_devices(alone, jax.devices()[: config.devices])
+
+
+def leaves_of(state, rows):
+    return np.asarray(state.replay.tree.levels[0]).ravel()[:rows]
+
+
+def watch_learn(monkeypatch, seen):
+    """Have the agent show the weights and TD errors of every gradient step."""
+    make = module.make_agent
+
+    def make_watched(*args, **kwargs):
+        agent: Agent = make(*args, **kwargs)
+
+        def learn(key, state, batch, weights, *, hyper):
+            state, info = agent.learn(key, state, batch, weights, hyper=hyper)
+            jax.debug.callback(lambda *values: seen.append(values), weights, info.abs_td)
+            return state, info
+
+        return agent._replace(learn=learn)
+
+    monkeypatch.setattr(module, "make_agent", make_watched)
+
+
+def test_a_step_weighs_by_how_it_drew_and_writes_what_it_found(monkeypatch):
+    config, seen = config_of(priority_exponent=0.7, importance_exponent=0.5), []
+    watch_learn(monkeypatch, seen)
+    trainer, replay = make_trainer(config, environment=noisy()), make_replay(config)
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    step = quick_jit(trainer.step)
+    for _ in range(12):
+        before = state
+        state, _ = step(state)
+    jax.effects_barrier()
+    # The draw can be made again: rows are added first, then drawn with the iteration's key.
+    rows = 4 * 16
+    keys = jax.random.split(before.key, 1 + (1 + 4) + 2)
+    weights, abs_td = seen[-1]
+    after = leaves_of(state, rows)
+    changed = (abs_td + 1e-6) ** 0.7
+    assert np.isin(np.float32(changed).round(5), after.round(5)).all()
+    # Beta has risen with the rows acted: half of the way from 0.5 to 1 after half the budget.
+    done = (32 + 12 * 4) / 4_000
+    _, drawn = replay.sample(keys[-2], _with_rows_added(before, state), jnp.float32(0.99))
+    expected = importance_weights(
+        drawn.probabilities, jnp.float32(0.5 + 0.5 * done), lambda value: value
+    )
+    np.testing.assert_allclose(weights, expected, rtol=1e-4)
+    assert weights.max() == 1.0
+    assert weights.min() < 0.9
+
+
+def _with_rows_added(before, after):
+    """Return the replay between the add and the update: its tree alone is of the moment between."""
+    config = config_of(priority_exponent=0.7, importance_exponent=0.5)
+    replay = make_replay(config)
+    newest = jax.tree.map(lambda leaf: leaf[-1:], in_order(after.replay.ring))
+    return replay.add(before.replay, newest)
+
+
+def test_beta_ends_at_one_and_begins_where_it_is_told():
+    config = config_of(importance_exponent=0.25)
+    assert float(hyper_from(config).importance_exponent) == 0.25
+    state = quick_jit(make_trainer(config, environment=noisy()).init)(jax.random.key(0))
+    drawn = SampleInfo(jnp.arange(2), jnp.array([0.1, 0.4]))
+    for rows, exponent in ((0, 0.25), (2_000, 0.625), (4_000, 1.0), (9_000, 1.0)):
+        counters = state.counters._replace(rows=make_counter(rows))
+        weights = _make_weigh(config, identity_collectives)(
+            state._replace(counters=counters), drawn
+        )
+        np.testing.assert_allclose(weights, [1.0, 0.25**exponent], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_devices_share_the_greatest_weight_and_stay_replicas(monkeypatch):
+    config, seen = config_of(devices=2, num_envs=8, batch_size=16), []
+    watch_learn(monkeypatch, seen)
+    trainer = trainer_over(config)
+    state = jax.block_until_ready(quick_jit(trainer.init)(jax.random.key(0)))
+    step = quick_jit(trainer.step)
+    for _ in range(20):
+        state, _ = jax.block_until_ready(step(state))
+    jax.effects_barrier()
+    greatest = [float(weights.max()) for weights, _ in seen]
+    pairs = np.array(greatest).reshape(20, 2)
+    np.testing.assert_allclose(pairs.max(axis=1), 1.0, rtol=1e-6)
+    assert (pairs.min(axis=1) < 1.0).any(), "each device took its own maximum"
+    for leaf in jax.tree.leaves(state.agent.params):
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+    trees = np.asarray(state.replay.tree.levels[0])
+    assert (trees[0] != trees[1]).any(), "each device has priorities of its own"
+
+
+@pytest.mark.parametrize(
+    "devices", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
+)
+def test_priorities_move_with_their_rows_to_other_devices(devices):
+    config = config_of(devices=2, num_envs=8, batch_size=16, replay_capacity=128)
+    trainer = trainer_over(config)
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    state, _ = jax.block_until_ready(quick_jit(trainer.chunk(30))(state))
+    words = to_host(jax.jit(snapshot_key_data)(state))
+    divided = redistribute(words.replay, devices)
+
+    def by_row(replay):
+        shape = replay.storage.flags.shape
+        leaves = replay.tree.levels[0].reshape(shape[0], -1)[:, : shape[1] * shape[2]]
+        return np.moveaxis(leaves.reshape(shape), 0, 1).reshape(shape[1], -1)
+
+    np.testing.assert_array_equal(by_row(divided), by_row(words.replay))
+    assert by_row(divided).any()
+    tops = divided.tree.levels[-1].sum(axis=(1, 2))
+    np.testing.assert_allclose(tops.sum(), by_row(words.replay).sum(), rtol=1e-5)
+    # What a trainer of so many devices makes has the same shapes.
+    over = config_of(devices=devices, num_envs=8, batch_size=16, replay_capacity=128)
+    shapes = jax.eval_shape(make_replay(over).init, example_row(noisy()))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape[1:], b.shape), divided, shapes)
+
+
+def test_a_gradient_that_is_not_finite_leaves_no_priority_that_is_not(monkeypatch):
+    make = module.make_agent
+
+    def make_broken(*args, **kwargs):
+        agent = make(*args, **kwargs)
+
+        def learn(key, state, batch, weights, *, hyper):
+            state, info = agent.learn(key, state, batch, weights, hyper=hyper)
+            nan = jnp.full_like(info.abs_td, jnp.nan)
+            return state, LearnInfo(info.loss * jnp.nan, nan, info.grad_norm, info.q_mean)
+
+        return agent._replace(learn=learn)
+
+    monkeypatch.setattr(module, "make_agent", make_broken)
+    trainer = make_trainer(config_of(guard="skip"), environment=noisy())
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    state, metrics = quick_jit(trainer.chunk(5))(state)
+    assert int(metrics.skipped) == 5
+    assert np.isfinite(leaves_of(state, 64)).all()
+    assert np.isfinite(state.replay.max_priority)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"priority_exponent": 0.9}, "priority_exponent=0.9"),
+        ({"importance_exponent": 0.9}, "importance_exponent=0.9"),
+        ({"replay": "prioritized", "priority_exponent": 1.5}, "priority_exponent=1.5"),
+        ({"sweep": ("importance_exponent=0.1,0.2",)}, "sweep"),
+    ],
+)
+def test_options_without_effect_or_sense_are_refused(fields, names):
+    with pytest.raises(ValueError, match=names):
+        tiny(**fields)

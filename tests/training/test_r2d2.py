@@ -1,0 +1,251 @@
+"""Networks that remember: their carry, returns within a sequence, and learning from sequences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.agent.agent import make_agent
+from jaxdqn.agent.sequence_loss import Sequences, sequence_returns
+from jaxdqn.losses import rescale, unscale
+from jaxdqn.networks import make_network
+from jaxdqn.replay.ring import gather_transitions, init_ring, write
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import Row
+from tests.toys import noisy, quick_jit, tiny, watched_run
+
+BATCH, ACTIONS, OBS = 6, 2, 2
+
+
+def remembering(**overrides):
+    """Return a small configuration of a recurrent network."""
+    values = {
+        "recurrent": "lstm", "recurrent_size": 8, "sequence_length": 6, "burn_in": 2,
+        "warmup_rows": 64, **overrides,
+    }  # fmt: skip
+    return tiny(**values)
+
+
+def random_rows(seed, length, size=BATCH):
+    """Return rows [size, length] of random episodes, each with its final observation."""
+    rng = np.random.default_rng(seed)
+    first = rng.random((size, length)) < 0.25
+    terminated = np.zeros_like(first)
+    # The row before a final observation's row may terminate.
+    terminated[:, :-2] = first[:, 2:] & (rng.random((size, length - 2)) < 0.5)
+    return Row(
+        obs=jnp.asarray(rng.normal(size=(size, length, OBS)), jnp.float32),
+        first=jnp.asarray(first),
+        action=jnp.asarray(rng.integers(ACTIONS, size=(size, length)), jnp.int32),
+        reward=jnp.asarray(rng.normal(size=(size, length)), jnp.float32),
+        terminated=jnp.asarray(terminated),
+        truncated=jnp.zeros((size, length), bool),
+    )
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_returns_in_a_sequence_are_those_of_the_transitions_of_a_ring(n_step):
+    """The same rows, as one ring's, gathered as n-step transitions."""
+    sequences = Sequences(burn_in=2, length=7, n_step=n_step)
+    rows = random_rows(0, sequences.rows, size=40)
+    gamma = jnp.float32(0.9)
+    over_rows = jax.vmap(
+        lambda *leaves: sequence_returns(*leaves, gamma, sequences), in_axes=(0, 0, 0)
+    )
+    returns = quick_jit(over_rows)(rows.reward, rows.terminated, rows.first)
+    gather = quick_jit(
+        lambda ring, index: gather_transitions(ring, index, gamma, n_step=n_step, frame_stack=1)
+    )
+    by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), rows)
+    example = jax.tree.map(lambda leaf: leaf[0, 0], by_time)
+    ring = write(init_ring(example, 40, sequences.rows), by_time)
+    for step in range(sequences.length):
+        index = (sequences.burn_in + step) * 40 + jnp.arange(40, dtype=jnp.int32)
+        batch = gather(ring, index)
+        valid = np.asarray(returns.valid[:, step])
+        np.testing.assert_array_equal(valid, ~np.asarray(rows.first[:, 3 + step]))
+        np.testing.assert_allclose(returns.r_t[valid, step], batch.r_t[valid], atol=1e-6)
+        np.testing.assert_allclose(
+            returns.discount_t[valid, step], batch.discount_t[valid], rtol=1e-6
+        )
+        at = np.asarray(returns.bootstrap[:, step])
+        seen = np.asarray(rows.obs)[np.arange(40), at]
+        alive = valid & (np.asarray(batch.discount_t) > 0)
+        np.testing.assert_array_equal(seen[alive], np.asarray(batch.obs_t)[alive])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_an_episode_forgets_the_one_before_and_remembers_itself(kind):
+    network = make_network(remembering(recurrent=kind), noisy().spec)
+    obs = random_rows(1, 3).obs
+    params = network.init(jax.random.key(0), obs[:, 0])
+    no, yes = jnp.zeros(BATCH, bool), jnp.ones(BATCH, bool)
+    start = network.initial_carry(BATCH)
+    fresh, _ = network.apply(params, None, start, obs[:, 1], yes)
+    _, carry = network.apply(params, None, start, obs[:, 0], yes)
+    remembers, _ = network.apply(params, None, carry, obs[:, 1], no)
+    forgets, _ = network.apply(params, None, carry, obs[:, 1], yes)
+    np.testing.assert_array_equal(forgets.q_values, fresh.q_values)
+    assert (np.abs(remembers.q_values - fresh.q_values) > 1e-6).all()
+
+
+def h(x):
+    return np.sign(x) * (np.sqrt(np.abs(x) + 1) - 1) + 1e-3 * x
+
+
+def h_inverse(x):
+    """By bisection, not by the formula."""
+    low, high = np.full_like(x, -1e6), np.full_like(x, 1e6)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = np.where(h(middle) < x, middle, low), np.where(h(middle) < x, high, middle)
+    return middle
+
+
+@pytest.mark.parametrize(("double", "rescaled"), [(False, False), (True, False), (True, True)])
+def test_learning_is_that_of_the_transitions_acted_out_row_by_row(double, rescaled):
+    """|TD| by unrolling the networks in Python, row by row, with one step."""
+    config = remembering(double=double, n_step=1, loss="squared", gamma=0.9)
+    sequences = Sequences(config.burn_in, config.sequence_length, 1)
+    network = make_network(config, noisy().spec)
+    agent = make_agent(
+        network, _sgd, double=double, loss="squared", sequences=sequences, rescale=rescaled
+    )
+    rows = random_rows(2, sequences.rows)
+    carry = jax.tree.map(
+        lambda leaf: jax.random.normal(jax.random.key(5), leaf.shape),
+        network.initial_carry(BATCH),
+    )
+    # Each row has a carry; only the first one's counts.
+    extras = jax.tree.map(
+        lambda leaf: jnp.stack([leaf] + [leaf * jnp.nan] * (sequences.rows - 1), axis=1), carry
+    )
+    hyper = hyper_from(config)
+    state = agent.init(jax.random.key(0), rows.obs[:, 0], hyper=hyper)
+    state = state._replace(target_params=network.init(jax.random.key(1), rows.obs[:, 0]))
+    learn = quick_jit(lambda *args: agent.learn(*args, hyper=hyper))
+    _, info = learn(jax.random.key(2), state, rows._replace(extras=extras), jnp.ones(BATCH))
+
+    def unroll(params):
+        now, values = carry, []
+        for step in range(sequences.rows):
+            output, now = network.apply(params, None, now, rows.obs[:, step], rows.first[:, step])
+            values.append(np.asarray(output.q_values))
+        return np.stack(values, axis=1)
+
+    online, target = unroll(state.params), unroll(state.target_params)
+    expected, losses = [], []
+    for b in range(BATCH):
+        tds = []
+        for t in range(2, 2 + config.sequence_length):
+            if bool(rows.first[b, t + 1]):
+                continue
+            choice = np.argmax((online if double else target)[b, t + 1])
+            value = np.float64(target[b, t + 1, choice])
+            value = h_inverse(value) if rescaled else value
+            value = float(rows.reward[b, t]) + 0.9 * value * (not bool(rows.terminated[b, t]))
+            value = h(value) if rescaled else value
+            tds.append(value - online[b, t, int(rows.action[b, t])])
+        sizes = np.abs(tds)
+        expected.append(0.9 * sizes.max() + 0.1 * sizes.mean())
+        losses.append(0.5 * np.square(tds).sum() / config.sequence_length)
+    np.testing.assert_allclose(info.abs_td, expected, rtol=1e-4)
+    np.testing.assert_allclose(info.loss, np.mean(losses), rtol=1e-4)
+
+
+def _sgd(hyper):
+    import optax
+
+    return optax.sgd(hyper.learning_rate)
+
+
+def test_no_gradient_flows_through_the_burn_in():
+    """The loss of a sequence does not move with what came before in a way that can be trained."""
+    config = remembering(burn_in=3, sequence_length=1, loss="squared")
+    sequences = Sequences(3, 1, 1)
+    network = make_network(config, noisy().spec)
+    rows = random_rows(3, sequences.rows)._replace(
+        first=jnp.zeros((BATCH, sequences.rows), bool),
+        terminated=jnp.ones((BATCH, sequences.rows), bool),
+    )
+    params = network.init(jax.random.key(0), rows.obs[:, 0])
+
+    def loss(params, stop):
+        carry = network.initial_carry(BATCH)
+        for step in range(3):
+            _, carry = network.apply(params, None, carry, rows.obs[:, step], rows.first[:, step])
+        carry = jax.lax.stop_gradient(carry) if stop else carry
+        q = network.apply(params, None, carry, rows.obs[:, 3], rows.first[:, 3])[0].q_values
+        chosen = q[jnp.arange(BATCH), rows.action[:, 3]]
+        return jnp.mean(0.5 * (rows.reward[:, 3] - chosen) ** 2)
+
+    agent = make_agent(network, _sgd, loss="squared", sequences=sequences)
+    hyper = hyper_from(config)
+    state = agent.init(jax.random.key(0), rows.obs[:, 0], hyper=hyper)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.stack([leaf] * sequences.rows, axis=1), network.initial_carry(BATCH)
+    )
+    rows = rows._replace(extras=zeros)
+    learn = quick_jit(lambda *args: agent.learn(*args, hyper=hyper))
+    after, _ = learn(jax.random.key(2), state, rows, jnp.ones(BATCH))
+    gradient = quick_jit(jax.grad(loss), static_argnums=1)
+    for stop, alike in ((True, True), (False, False)):
+        grads = gradient(params, stop)
+        expected = jax.tree.map(lambda p, g: p - hyper.learning_rate * g, params, grads)
+        near = jax.tree.map(
+            lambda a, b: np.allclose(a, b, rtol=0, atol=1e-7), after.params, expected
+        )
+        assert all(jax.tree.leaves(near)) == alike
+
+
+def test_the_carry_of_a_row_is_the_one_it_was_acted_on_with():
+    config = remembering()
+    trainer = make_trainer(config, environment=noisy())
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    network = make_network(config, noisy().spec)
+    ring = state.replay.ring
+    for row in range(5):  # the parameters of the warm-up are those of the start
+        carry = jax.tree.map(lambda leaf, row=row: leaf[row], ring.rows.extras)
+        first = (ring.rows.flags[row] & 1).astype(bool)
+        _, after = network.apply(state.agent.params, None, carry, ring.rows.obs[row], first)
+        following = jax.tree.map(lambda leaf, row=row: leaf[row + 1], ring.rows.extras)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, following)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides", [{}, {"recurrent": "gru", "n_step": 3, "double": True, "rescale_values": True},
+                  {"loss": "quantile", "dueling": True}, {"loss": "categorical", "burn_in": 0}]
+)  # fmt: skip
+def test_every_kind_learns(overrides):
+    trainer = make_trainer(remembering(**overrides), environment=noisy())
+    start, end, metrics, _ = watched_run(trainer, 10)
+    assert int(metrics.skipped.sum()) == 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.agent.params, end.agent.params)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_rescaling_has_its_inverse_and_its_known_values():
+    values = jnp.array([-1e4, -30.0, -1.0, -1e-3, 0.0, 1e-3, 2.0, 8.0, 1e4])
+    epsilon = jnp.float32(1e-3)
+    np.testing.assert_allclose(rescale(jnp.float32(8), epsilon), 2 + 8e-3, rtol=1e-6)
+    np.testing.assert_allclose(unscale(rescale(values, epsilon), epsilon), values, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"replay": "prioritized"}, "replay='prioritized': must be uniform with recurrent='lstm'"),
+        ({"frame_stack": 2}, "frame_stack=2: must be 1 with recurrent"),
+        ({"noisy": True}, "noisy=True: must be False with recurrent"),
+        ({"loss": "quantile", "rescale_values": True}, "rescale_values=True: must be False with"),
+        ({"burn_in": -1}, "burn_in=-1: must be at least 0"),
+        ({"recurrent": "none", "burn_in": 3}, "must be .* unless recurrent='lstm'"),
+        ({"warmup_rows": 32}, "warmup_rows=32: must be above"),
+        ({"replay_capacity": 36}, "replay_capacity=36: must be above num_envs"),
+    ],
+)  # fmt: skip
+def test_what_does_nothing_or_contradicts_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        remembering(**fields)
