@@ -21,14 +21,14 @@ def categorical_mean(logits: Array, atoms: Array) -> Array:
 
 
 def categorical_project(positions: Array, probabilities: Array, atoms: Array) -> Array:
-    """Return the distribution on ``atoms`` nearest to one on other positions: ``[Z]``.
+    """Project a distribution on other positions onto ``atoms``: ``[Z]``.
 
-    Mass between two atoms is shared between them by its distance, mass beyond the ends goes
-    to the ends (Bellemare et al. 2017, eq. 7).
+    Each mass between two atoms is split between them in proportion to its closeness to each.
+    Mass outside the range of the atoms goes to the nearest end (Bellemare et al. 2017, eq. 7).
 
     Args:
       positions: ``[Z']`` float32
-      probabilities: ``[Z']`` float32, of the positions.
+      probabilities: ``[Z']`` float32, the mass at each position.
       atoms: ``[Z]`` float32, evenly spaced, increasing.
     """
     chex.assert_rank([positions, probabilities, atoms], [1, 1, 1])
@@ -47,8 +47,8 @@ def categorical_target(
       r_t: ``[]`` float32, the (n-step) return.
       discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
       logits_t: ``[A, Z]`` float32, the target network at the bootstrap observation.
-      selector_t: ``[A]`` float32, values of which the greatest chooses ``a*``: the target
-        network's means, or the online network's for double Q-learning.
+      selector_t: ``[A]`` float32, whose argmax is ``a*``: the means of the target network,
+        or of the online network for double Q-learning.
       atoms: ``[Z]`` float32
     """
     chex.assert_rank([r_t, discount_t, logits_t, selector_t, atoms], [0, 0, 2, 1, 1])
@@ -58,11 +58,11 @@ def categorical_target(
 
 
 def categorical_loss(logits: Array, target: Array) -> Array:
-    """Return the cross-entropy of a predicted distribution from the target's.
+    """Return the cross-entropy of the predicted distribution relative to the target.
 
     Args:
-      logits: ``[Z]`` float32, of the action taken.
-      target: ``[Z]`` float32, probabilities.
+      logits: ``[Z]`` float32, the prediction for the action taken.
+      target: ``[Z]`` float32, the target's probabilities.
     """
     chex.assert_rank([logits, target], [1, 1])
     return -jnp.sum(target * jax.nn.log_softmax(logits))

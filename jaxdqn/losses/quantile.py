@@ -1,4 +1,4 @@
-"""Return distributions by their quantiles (QR-DQN, IQN), one example at a time."""
+"""Return distributions as quantiles (QR-DQN, IQN), one example at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxdqn.types import Array
 
 
 def quantile_midpoints(count: int) -> Array:
-    """Return the fractions that ``count`` quantiles stand for, ``(2 i + 1) / (2 count)``: [Z].
+    """Return the fractions of ``count`` evenly spaced quantiles, ``(2 i + 1) / (2 count)``: [Z].
 
     Dabney et al. 2018a, lemma 2.
     """
@@ -24,7 +24,7 @@ def quantile_target(r_t: Array, discount_t: Array, quantiles_t: Array, selector_
       r_t: ``[]`` float32, the (n-step) return.
       discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
       quantiles_t: ``[A, Z]`` float32, the target network at the bootstrap observation.
-      selector_t: ``[A]`` float32, values of which the greatest chooses ``a*``.
+      selector_t: ``[A]`` float32, whose argmax is ``a*``.
     """
     chex.assert_rank([r_t, discount_t, quantiles_t, selector_t], [0, 0, 2, 1])
     chosen = quantiles_t[jnp.argmax(selector_t)]
@@ -36,14 +36,14 @@ def quantile_soft_target(
 ) -> Array:
     """Return ``r_t + discount_t * sum_a pi(a) (theta(a) - temperature * log pi(a))``, ``[Z]``.
 
-    ``pi`` is the softmax policy of ``q_t``; quantile by quantile, as Munchausen-IQN has it
-    (Vieillard et al. 2020, appendix B). No gradient flows.
+    ``pi`` is the softmax policy of ``q_t``. The soft value is taken for each quantile
+    separately, as in Munchausen-IQN (Vieillard et al. 2020, appendix B). No gradient flows.
 
     Args:
       r_t: ``[]`` float32, the (n-step) return.
       discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
       quantiles_t: ``[A, Z]`` float32, the target network at the bootstrap observation.
-      q_t: ``[A]`` float32, the means by which the policy chooses.
+      q_t: ``[A]`` float32, the mean values that define the policy.
       temperature: ``[]`` float32, above 0, in units of Q.
     """
     chex.assert_rank([r_t, discount_t, quantiles_t, q_t, temperature], [0, 0, 2, 1, 0])
@@ -56,20 +56,20 @@ def quantile_soft_target(
 def quantile_huber_loss(quantiles: Array, fractions: Array, targets: Array, delta: Array) -> Array:
     """Return the quantile Huber loss: summed over predictions, averaged over targets.
 
-    The Huber loss over delta, weighed by ``|fraction - 1{target < prediction}|`` (Dabney et
-    al. 2018b, eq. 3; 2018a, eq. 10, has it without the division).
+    The Huber loss is divided by delta and weighted by ``|fraction - 1{target < prediction}|``
+    (Dabney et al. 2018b, eq. 3; without the division: 2018a, eq. 10).
 
     Args:
       quantiles: ``[Z]`` float32, predictions for the action taken.
-      fractions: ``[Z]`` float32, of the predictions.
+      fractions: ``[Z]`` float32, the fraction of each prediction.
       targets: ``[Z']`` float32
-      delta: ``[]`` float32, above 0; towards 0 it is the quantile regression loss.
+      delta: ``[]`` float32, above 0; the limit towards 0 is the quantile regression loss.
     """
     chex.assert_rank([quantiles, fractions, targets, delta], [1, 1, 1, 0])
     errors = targets[None, :] - quantiles[:, None]  # [Z, Z']
     size = jnp.abs(errors)
     inside = jnp.minimum(size, delta)
     huber = inside * (size - 0.5 * inside) / delta
-    side = jax.lax.stop_gradient((errors < 0).astype(jnp.float32))
-    weights = jnp.abs(fractions[:, None] - side)
+    overestimate = jax.lax.stop_gradient((errors < 0).astype(jnp.float32))
+    weights = jnp.abs(fractions[:, None] - overestimate)
     return jnp.sum(jnp.mean(weights * huber, axis=1))

@@ -1,4 +1,4 @@
-"""The losses that a configuration names: of one example, whatever the network says of it."""
+"""Losses selected by the configuration: one example in, loss and priority out."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from jaxdqn.types import Array, Hyper, PyTree, QOutput
 
 
 class Example(NamedTuple):
-    """What a loss is given of one transition; the agent vmaps it over a batch."""
+    """Inputs of a loss for one transition; the agent vmaps the loss over a batch."""
 
     online_tm1: QOutput
-    """the online network at the start: the prediction, the only part that is differentiated"""
+    """the online network at the start: the prediction, and the only part with a gradient"""
     a_tm1: Array
     """[] int32"""
     r_t: Array
@@ -32,22 +32,23 @@ class Example(NamedTuple):
     discount_t: Array
     """[] float32, gamma^m, or 0 after a terminal state"""
     target_t: PyTree
-    """QOutput, the target network at the bootstrap observation; empty where ``r_t`` is the
+    """QOutput, the target network at the bootstrap observation; empty if ``r_t`` is already the
     target"""
     selector_t: PyTree
-    """[A] float32, values of the online network there, which choose for double Q-learning;
-    empty where the target network chooses itself"""
+    """[A] float32, the online network's values at the bootstrap observation, whose argmax is the
+    action of double Q-learning; empty if the target network selects the action"""
     temperature: PyTree
-    """[] float32, of soft targets; empty where the bootstrap is the greatest value"""
+    """[] float32, temperature of soft targets; empty if the bootstrap is the maximum of Q"""
     rescaling: PyTree = ()
-    """[] float32, epsilon of ``rescale``, in whose units values are; empty where they are plain"""
+    """[] float32, epsilon of ``rescale``, if the network predicts rescaled values; empty if not"""
 
 
 def q_target(example: Example) -> Array:
-    """Return the target ``[]`` that an example gives a loss of action values."""
+    """Return the scalar target ``[]`` of an example, for a loss on action values."""
     if isinstance(example.target_t, tuple) and not example.target_t:
         return example.r_t
     if not isinstance(example.rescaling, tuple):
+        # Bootstrap in the units of the return, then rescale the target for the prediction.
         plain = unscale(example.target_t.q_values, example.rescaling)
         target_t = example.target_t._replace(q_values=plain)
         target = q_target(example._replace(target_t=target_t, rescaling=()))
@@ -61,22 +62,22 @@ def q_target(example: Example) -> Array:
 
 
 def huber(example: Example, hyper: Hyper) -> tuple[Array, Array]:
-    """Return the Huber loss of the TD error, and its size."""
+    """Return the Huber loss of the TD error, and the absolute TD error."""
     td = td_error(example.online_tm1.q_values, example.a_tm1, q_target(example))
     return huber_loss(td, hyper.huber_delta), jnp.abs(td)
 
 
 def squared(example: Example, hyper: Hyper) -> tuple[Array, Array]:
-    """Return the squared loss of the TD error, and its size."""
+    """Return the squared loss of the TD error, and the absolute TD error."""
     td = td_error(example.online_tm1.q_values, example.a_tm1, q_target(example))
     return squared_loss(td), jnp.abs(td)
 
 
 def categorical(example: Example, hyper: Hyper) -> tuple[Array, Array]:
-    """Return the cross-entropy of C51, and the divergence of prediction from target.
+    """Return the cross-entropy of C51, and the Kullback-Leibler divergence from the target.
 
-    That divergence (Kullback-Leibler), which is 0 where they agree, is the priority of
-    Rainbow (Hessel et al. 2018).
+    The divergence is the priority of Rainbow (Hessel et al. 2018). It is 0 if prediction and
+    target agree.
     """
     predicted, atoms = example.online_tm1.distribution
     target = categorical_target(
@@ -92,7 +93,7 @@ def categorical(example: Example, hyper: Hyper) -> tuple[Array, Array]:
 
 
 def quantile(example: Example, hyper: Hyper) -> tuple[Array, Array]:
-    """Return the quantile Huber loss of QR-DQN and IQN, and the size of the means' TD error."""
+    """Return the quantile Huber loss of QR-DQN and IQN, and the absolute TD error of the means."""
     values, fractions = example.online_tm1.distribution
     r_t, discount_t = example.r_t, example.discount_t
     values_t = example.target_t.distribution.values

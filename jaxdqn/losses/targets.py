@@ -40,14 +40,16 @@ def double_q_target(r_t: Array, discount_t: Array, q_t_value: Array, q_t_selecto
 def soft_q_target(r_t: Array, discount_t: Array, q_t: Array, temperature: Array) -> Array:
     """Return ``r_t + discount_t * temperature * log sum_a exp(q_t[a] / temperature)``.
 
-    The soft value: what the softmax (Boltzmann) policy expects of ``q_t`` plus ``temperature``
-    times its entropy (Haarnoja et al. 2017, eq. 3). No gradient flows.
+    The last term is the soft value: the expectation of ``q_t`` under the softmax (Boltzmann)
+    policy, plus ``temperature`` times the entropy of that policy (Haarnoja et al. 2017, eq. 3).
+    No gradient flows.
 
     Args:
       r_t: ``[]`` float32, the (n-step) return.
       discount_t: ``[]`` float32, gamma^m, or 0 after a terminal state.
       q_t: ``[A]`` float32, the target network at the bootstrap observation.
-      temperature: ``[]`` float32, above 0, in units of Q; towards 0 it is ``q_learning_target``.
+      temperature: ``[]`` float32, above 0, in units of Q; the limit towards 0 is
+        ``q_learning_target``.
     """
     chex.assert_rank([r_t, discount_t, q_t, temperature], [0, 0, 1, 0])
     value = temperature * jax.nn.logsumexp(q_t / temperature)
@@ -55,61 +57,64 @@ def soft_q_target(r_t: Array, discount_t: Array, q_t: Array, temperature: Array)
 
 
 def munchausen_bonus(
-    q_tm1: Array, a_tm1: Array, temperature: Array, scale: Array, least: Array
+    q_tm1: Array, a_tm1: Array, temperature: Array, scale: Array, clip_min: Array
 ) -> Array:
-    """Return ``scale * clip(temperature * log pi(a_tm1), least, 0)``.
+    """Return ``scale * clip(temperature * log pi(a_tm1), clip_min, 0)``.
 
     Munchausen reinforcement learning (Vieillard et al. 2020, eq. 2, and section 4).
 
-    ``pi`` is the softmax policy of the *target* network where the action was taken. Add it
-    to the reward and bootstrap by ``soft_q_target``. No gradient flows.
+    ``pi`` is the softmax policy of the *target* network at the observation where the action
+    was taken. Add the bonus to the reward, and bootstrap with ``soft_q_target``. No gradient
+    flows.
 
     Args:
       q_tm1: ``[A]`` float32, the target network at the observation of ``a_tm1``.
       a_tm1: ``[]`` int32
       temperature: ``[]`` float32, above 0; 0.03 in the paper.
       scale: ``[]`` float32; 0.9 in the paper.
-      least: ``[]`` float32, below 0; -1 in the paper.
+      clip_min: ``[]`` float32, below 0; -1 in the paper.
     """
-    chex.assert_rank([q_tm1, a_tm1, temperature, scale, least], [1, 0, 0, 0, 0])
-    # Not temperature * log(softmax): that loses all digits where pi is small.
+    chex.assert_rank([q_tm1, a_tm1, temperature, scale, clip_min], [1, 0, 0, 0, 0])
+    # Not temperature * log(softmax), which loses all digits if pi is small.
     scaled_log_policy = q_tm1[a_tm1] - temperature * jax.nn.logsumexp(q_tm1 / temperature)
-    return jax.lax.stop_gradient(scale * jnp.clip(scaled_log_policy, least, 0.0))
+    return jax.lax.stop_gradient(scale * jnp.clip(scaled_log_policy, clip_min, 0.0))
 
 
 def lambda_targets(
-    r_t: Array, discount_t: Array, values: Array, void: Array, trace_decay: Array
+    r_t: Array, discount_t: Array, values: Array, invalid: Array, trace_decay: Array
 ) -> Array:
-    """Return the Q(lambda) targets of the steps of one environment: ``[K]``.
+    """Return the Q(lambda) targets of consecutive steps of one environment: ``[K]``.
 
-    ``G_t = r_t + discount_t ((1 - lambda) v_{t+1} + lambda G_{t+1})`` with ``v`` the greatest
-    Q (Peng's Q(lambda); Gallici et al. 2024, eq. 13). Where an episode ends without
-    termination its final observation stands in the next, void row, whose ``G`` is ``v``; so
-    it is at the end of the steps. No gradient flows.
+    ``G_t = r_t + discount_t ((1 - lambda) v_{t+1} + lambda G_{t+1})`` with ``v = max_a Q``
+    (Peng's Q(lambda); Gallici et al. 2024, eq. 13). The recursion starts with ``G = v`` at
+    the last observation. It also restarts with ``G = v`` in each invalid row, which holds the
+    final observation of an episode: a truncated episode thus bootstraps from that observation.
+    No gradient flows.
 
     Args:
       r_t: ``[K]`` float32, the reward of each step's action.
       discount_t: ``[K]`` float32, gamma, or 0 where the step terminates.
-      values: ``[K + 1]`` float32, the greatest Q at each step's observation and at the last.
-      void: ``[K]`` bool; the step is none, since its observation ends an episode.
+      values: ``[K + 1]`` float32, the maximum of Q at each step's observation, and at the
+        observation after the last step.
+      invalid: ``[K]`` bool, True if the row is not a step: its observation ends an episode.
       trace_decay: ``[]`` float32, lambda.
     """
-    chex.assert_rank([r_t, discount_t, values, void, trace_decay], [1, 1, 1, 1, 0])
+    chex.assert_rank([r_t, discount_t, values, invalid, trace_decay], [1, 1, 1, 1, 0])
 
-    def back(later: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
-        reward, discount, value, value_t, none = step
-        mixed = (1.0 - trace_decay) * value_t + trace_decay * later
-        target = jnp.where(none, value, reward + discount * mixed)
+    def backup(next_target: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, discount, value, next_value, is_invalid = step
+        mixed = (1.0 - trace_decay) * next_value + trace_decay * next_target
+        target = jnp.where(is_invalid, value, reward + discount * mixed)
         return target, target
 
-    steps = (r_t, discount_t, values[:-1], values[1:], void)
-    return jax.lax.stop_gradient(jax.lax.scan(back, values[-1], steps, reverse=True)[1])
+    steps = (r_t, discount_t, values[:-1], values[1:], invalid)
+    return jax.lax.stop_gradient(jax.lax.scan(backup, values[-1], steps, reverse=True)[1])
 
 
 def rescale(value: Array, epsilon: Array) -> Array:
     """Return ``sign(v) (sqrt(|v| + 1) - 1) + epsilon v`` (Pohlen et al. 2018, prop. A.2).
 
-    It brings large values near each other, so that no clipping of rewards is needed.
+    The rescaling compresses large values, so that rewards need no clipping.
 
     Args:
       value: float32, of any shape.
@@ -125,23 +130,24 @@ def unscale(value: Array, epsilon: Array) -> Array:
       value: float32, of any shape.
       epsilon: ``[]`` float32, above 0.
     """
-    # x = sqrt(|v| + 1) is the positive root of epsilon x^2 + x = 1 + epsilon + |value|. Its
-    # usual form, with -1 + sqrt(1 + 4 epsilon ...) above, would lose most digits.
+    # x = sqrt(|v| + 1) is the positive root of epsilon x^2 + x = 1 + epsilon + |value|. The
+    # usual formula, with -1 + sqrt(1 + 4 epsilon ...) in the numerator, loses most digits to
+    # cancellation.
     side = 1.0 + epsilon + jnp.abs(value)
     root = 2.0 * side / (1.0 + jnp.sqrt(1.0 + 4.0 * epsilon * side))
     return jnp.sign(value) * (root - 1.0) * (root + 1.0)
 
 
 def truncated_importance_ratio(prob: Array, behaviour_prob: Array, limit: Array) -> Array:
-    """Return ``min(limit, prob / behaviour_prob)``, for rows that another policy acted.
+    """Return ``min(limit, prob / behaviour_prob)``, for actions of another policy.
 
     Truncation bounds the variance at the price of some bias (Munos et al. 2016, section 3;
     Espeholt et al. 2018, eq. 1). No gradient flows.
 
     Args:
-      prob: ``[]`` float32, of the action under the policy that is learned about.
-      behaviour_prob: ``[]`` float32, above 0, under the policy that took it, as
-        ``ActInfo.behaviour_prob`` has it.
+      prob: ``[]`` float32, probability of the action under the policy being learned.
+      behaviour_prob: ``[]`` float32, above 0, its probability under the policy that took it:
+        ``ActInfo.behaviour_prob``.
       limit: ``[]`` float32, above 0; 1 in both papers.
     """
     chex.assert_rank([prob, behaviour_prob, limit], [0, 0, 0])

@@ -1,4 +1,4 @@
-"""TD errors and the losses made of them, one example at a time."""
+"""TD errors and losses on them, one example at a time."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def huber_loss(td: Array, delta: Array) -> Array:
 
     Args:
       td: ``[]`` float32
-      delta: ``[]`` float32, above 0; with an infinite one it is the squared loss.
+      delta: ``[]`` float32, above 0; if infinite, the result is the squared loss.
     """
     chex.assert_rank([td, delta], [0, 0])
     size = jnp.abs(td)
     inside = jnp.minimum(size, delta)
-    # For |td| = delta too this product has the gradient delta, though the
-    # gradient of a minimum is halved where its arguments are equal.
+    # The gradient of a minimum is halved where its arguments are equal. In this product the
+    # two halves add up to the right gradient, delta, also at |td| = delta.
     return inside * (size - 0.5 * inside)
 
 
 def weighted_mean(losses: Array, weights: Array) -> Array:
-    """Return ``mean(weights * losses)``; the divisor is B, whatever the weights.
+    """Return ``mean(weights * losses)``: the divisor is always B, not the sum of the weights.
 
-    Importance weights are at most 1 (Schaul et al. 2016, section 3.4): they
-    scale steps down, so they are not normalised by their own sum.
+    Importance weights are at most 1 and are meant to scale steps down (Schaul et al. 2016,
+    section 3.4). Dividing by their sum would undo that.
 
     Args:
       losses: ``[B]`` float32

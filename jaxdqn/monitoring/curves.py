@@ -1,4 +1,4 @@
-"""Learning curves from the files of runs."""
+"""Learning curves, drawn from the files of runs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _AXES = (("env_steps", "environment steps"), ("seconds", "wall-clock seconds"))
 def plot_runs(
     runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, dpi: int = 120
 ) -> None:
-    """Draw the training and the evaluation return of runs, over steps and over time.
+    """Plot the training and evaluation returns of runs, over steps and over time.
 
-    Of a population each learner is a thin line, over the steps of one learner.
+    For a population, each learner is a thin line, and steps are those of one learner.
 
     Args:
         runs: run directories.
-        out: the picture to write; its suffix says its format.
+        out: the picture to write; its suffix selects the format.
         dpi: dots per inch.
 
     Raises:
         ValueError: if a run directory cannot be read, or ``out`` cannot be written.
     """
-    # The figure alone, not pyplot: no window system is asked for, no global state kept.
+    # Without pyplot, which connects to a window system and keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
@@ -40,14 +40,14 @@ def plot_runs(
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(_AXES), sharey=True)
     configs = [read_config(run) for run in runs]
-    for place, (run, config) in enumerate(zip(runs, configs, strict=True)):
+    for index, (run, config) in enumerate(zip(runs, configs, strict=True)):
         name = Path(run).resolve().name
         label = "" if len(runs) == 1 else f"{config.env}, {seeds_of(config)} ({name}): "
         for panel, (column, _) in zip(panels, _AXES, strict=True):
-            _draw(panel, Path(run), config, column, label, f"C{place % 10}")
-    for bar in {config.solve_return for config in configs} - {None}:
+            _draw(panel, Path(run), config, column, label, f"C{index % 10}")
+    for threshold in {config.solve_return for config in configs} - {None}:
         for panel in panels:
-            panel.axhline(bar, color="0.6", linestyle=":", label=f"solved: {bar:g}")
+            panel.axhline(threshold, color="0.6", linestyle=":", label=f"solved: {threshold:g}")
     for panel, (column, label) in zip(panels, _AXES, strict=True):
         panel.set_xlabel(label)
         if column == "env_steps":
@@ -68,41 +68,41 @@ def plot_runs(
 
 
 def _draw(panel: Any, run: Path, config: Config, column: str, label: str, color: str) -> None:
-    """Draw a run: of a population the mean over its learners, and each one's evaluations thin."""
-    # Steps are counted over all learners, and shown for one.
-    share = config.learners if column == "env_steps" else 1
+    """Draw a run. For a population, draw the mean, and each learner's evaluations as a thin line."""
+    # Records count steps over all learners; the plot shows those of one.
+    steps_divisor = config.learners if column == "env_steps" else 1
     training = [
         record for record in read_lines(run / FILES["metrics"]) if record["return_mean"] is not None
     ]
     evaluations = [
         record
         for record in read_lines(run / FILES["evaluation"])
-        # A return that is not finite is null in the file: there is nothing to draw.
+        # A return that is not finite is null in the file, and cannot be drawn.
         if record["purpose"] == "evaluate" and record["return_mean"] is not None
     ]
     several = config.learners > 1
-    who = f", mean of {config.learners} learners" if several else ""
+    mean_of = f", mean of {config.learners} learners" if several else ""
     panel.plot(
-        [record[column] / share for record in training],
+        [record[column] / steps_divisor for record in training],
         [record["return_mean"] for record in training],
         color=color,
         alpha=0.45,
-        label=f"{label}training, with exploration{who}",
+        label=f"{label}training, with exploration{mean_of}",
     )
-    places = [record[column] / share for record in evaluations]
+    positions = [record[column] / steps_divisor for record in evaluations]
     panel.errorbar(
-        places,
+        positions,
         [record["return_mean"] for record in evaluations],
         yerr=None if several else [_standard_error(record) for record in evaluations],
         color=color,
         marker="o",
         markersize=3,
-        label=f"{label}greedy evaluation{who or ' ± standard error'}",
+        label=f"{label}greedy evaluation{mean_of or ' ± standard error'}",
     )
     for learner in range(config.learners if several else 0):
         returns = [record["learners"][learner] for record in evaluations]
         panel.plot(
-            places,
+            positions,
             [math.nan if value is None else value for value in returns],
             color=color,
             linewidth=0.8,

@@ -1,4 +1,4 @@
-"""Where the records of a run go: files, the terminal, or anywhere of your own.
+"""Loggers: they receive the records of a run, and write them to files or elsewhere.
 
 A logger is two functions, ``log(kind, record)`` and ``close()``. The host loop
 calls ``log`` between chunks with plain Python values, of these kinds:
@@ -11,12 +11,12 @@ calls ``log`` between chunks with plain Python values, of these kinds:
   ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``;
 - ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
   ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
-- ``"event"``, when something out of the ordinary course happens: ``event`` is ``started``,
-  ``resumed``, ``checkpoint``, ``not finite`` or ``rollback``, with what there is to say of it;
+- ``"event"``, when something unusual happens: ``event`` is ``started``, ``resumed``,
+  ``damaged``, ``checkpoint``, ``not finite`` or ``rollback``, followed by details;
 - ``"summary"``, once, at the end.
 
-In the records of a population totals are sums over its learners, what is
-averaged is averaged over them, and ``learners`` holds the values of each.
+In the records of a population, totals are sums over its learners and averages are averages
+over them. ``learners`` holds the values of each learner.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxdqn.storage.jsonl import FILES, Record, to_json
 
 
 class Logger(NamedTuple):
-    """Takes records; ``close`` is called once, however the run ends."""
+    """Receives records; ``close`` is called once, however the run ends."""
 
     log: Callable[[str, Record], None]
     close: Callable[[], None]
@@ -38,7 +38,7 @@ class Logger(NamedTuple):
 
 def make_jsonl_logger(directory: Path) -> Logger:
     """Make a logger that appends each record as a line to the files of ``FILES``."""
-    # Open for the whole run, and written a line at a time so that they can be followed.
+    # The files stay open during the run. Line buffering lets a reader follow them.
     files = {
         kind: open(directory / name, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         for kind, name in FILES.items()
@@ -50,7 +50,7 @@ def make_jsonl_logger(directory: Path) -> Logger:
 
     def close() -> None:
         for file in files.values():
-            # A disk that is full was reported when the line was written.
+            # A full disk was already reported when the line was written.
             with contextlib.suppress(OSError):
                 file.close()
 

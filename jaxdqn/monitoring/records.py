@@ -1,4 +1,4 @@
-"""What is recorded of chunks and evaluations: plain values, of one learner or of many."""
+"""Records of chunks and evaluations: plain Python values, of one learner or of a population."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ _AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon")
 
 
 def learner_identity(config: Config, index: int) -> Record:
-    """Return which seed and hyper-parameters a learner of a population has."""
+    """Return the index, the seed and the swept hyper-parameters of a learner of a population."""
     point, seed = divmod(index, config.num_seeds)
     return {"learner": index, "seed": config.seed + seed, **config.sweep_points[point]}
 
 
 def chunk_record(metrics: Metrics, seconds: float) -> Record:
-    """Return what a chunk's metrics say, over all learners, and of each where there are several.
+    """Return the record of a chunk: totals and means, and for a population each learner's values.
 
-    What is averaged over learners leaves out those in which it is not finite: one
-    that has diverged does not hide the others.
+    A mean over learners omits values that are not finite, so that a learner that has diverged
+    does not hide the others.
 
     Args:
-      metrics: leaves [], or [P].
-      seconds: that the chunk took.
+      metrics: leaves [], or [P] for a population.
+      seconds: duration of the chunk.
     """
     episodes = np.asarray(metrics.episodes)
 
-    def each(total: Any) -> Any:
+    def per_episode(total: Any) -> Any:
         return np.where(episodes > 0, total / np.maximum(episodes, 1), np.nan)
 
-    def over_all(total: Any) -> float | None:
-        # The mean over learners: the worse one is, the more episodes it has.
-        mean = mean_of_finite(each(total))
+    def over_learners(total: Any) -> float | None:
+        # Average the means of the learners, not all episodes: in some environments a worse
+        # learner finishes more episodes, and would weigh more.
+        mean = mean_of_finite(per_episode(total))
         return None if math.isnan(mean) else mean
 
     record: Record = {
         "env_steps_per_second": int(np.sum(metrics.env_steps)) / seconds,
         "gradient_steps_per_second": int(np.sum(metrics.gradient_steps)) / seconds,
         "episodes": int(np.sum(episodes)),
-        "return_mean": over_all(metrics.return_sum),
-        "length_mean": over_all(metrics.length_sum),
+        "return_mean": over_learners(metrics.return_sum),
+        "length_mean": over_learners(metrics.length_sum),
         **{name: mean_of_finite(getattr(metrics, name)) for name in _AVERAGED},
         "skipped": int(np.sum(metrics.skipped)),
     }
@@ -55,8 +56,8 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
         record["replica_gap"] = float(np.sum(metrics.gap_sum)) / averagings
     if np.ndim(metrics.loss):
         record["learners"] = {
-            "return_mean": each(metrics.return_sum).tolist(),
-            "length_mean": each(metrics.length_sum).tolist(),
+            "return_mean": per_episode(metrics.return_sum).tolist(),
+            "length_mean": per_episode(metrics.length_sum).tolist(),
             **{name: np.asarray(getattr(metrics, name), float).tolist() for name in _AVERAGED},
             "skipped": np.asarray(metrics.skipped).tolist(),
         }
@@ -64,23 +65,23 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
 
 
 def evaluation_record(info: EvalInfo) -> Record:
-    """Return what an evaluation says, over all learners, and of each where there are several.
+    """Return the record of an evaluation, and for a population each learner's mean return.
 
-    Returns that are not finite are left out of what is said over several learners.
+    For a population the statistics omit returns that are not finite.
 
     Args:
-      info: leaves [N], or [P, N].
+      info: leaves [N episodes], or [P, N] for a population.
     """
     returns, lengths = np.asarray(info.returns, np.float64), np.asarray(info.lengths)
-    kept = returns.ravel()
-    if returns.ndim > 1 and np.isfinite(kept).any():
-        kept = kept[np.isfinite(kept)]
+    included = returns.ravel()
+    if returns.ndim > 1 and np.isfinite(included).any():
+        included = included[np.isfinite(included)]
     record: Record = {
         "episodes": returns.size,
-        "return_mean": float(kept.mean()),
-        "return_std": float(kept.std(ddof=1)) if kept.size > 1 else 0.0,
-        "return_min": float(kept.min()),
-        "return_max": float(kept.max()),
+        "return_mean": float(included.mean()),
+        "return_std": float(included.std(ddof=1)) if included.size > 1 else 0.0,
+        "return_min": float(included.min()),
+        "return_max": float(included.max()),
         "length_mean": float(lengths.mean()),
     }
     if returns.ndim > 1:
@@ -89,18 +90,18 @@ def evaluation_record(info: EvalInfo) -> Record:
 
 
 def mean_returns(info: EvalInfo) -> list[float]:
-    """Return the mean return of each learner: P of them, or one."""
+    """Return the mean return of each learner: a list of P, or of one."""
     returns = np.asarray(info.returns, np.float64)
     return np.atleast_2d(returns).mean(axis=1).tolist()
 
 
-def of_one(info: EvalInfo, learner: int) -> EvalInfo:
-    """Return one learner's part of an evaluation with leaves [P, N], or [N] of one learner."""
+def select_learner(info: EvalInfo, learner: int) -> EvalInfo:
+    """Return one learner's part, leaves [N], of an evaluation with leaves [P, N] or [N]."""
     return EvalInfo(*(np.atleast_2d(np.asarray(leaf))[learner] for leaf in info))
 
 
 def mean_of_finite(values: Any) -> float:
-    """Return the mean of those that are finite; NaN if none is."""
+    """Return the mean of the finite values; NaN if there are none."""
     values = np.asarray(values, np.float64)
     finite = np.isfinite(values)
     return float(values[finite].mean()) if finite.any() else math.nan

@@ -1,4 +1,4 @@
-"""The learners of a population as tables, for a person."""
+"""Text tables of the learners of a population."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OF_EVERY_LEARNER = (
 
 
 def population_tables(learners: Sequence[Record]) -> str:
-    """Return what a summary says of its learners: of a sweep's combinations, and of each one."""
+    """Return the tables of a population: one of its learners, and before it one of its sweep."""
     tables = [learner_table(learners)]
     if len({learner["seed"] for learner in learners}) not in (1, len(learners)):
         tables.insert(0, sweep_table(learners))
@@ -27,15 +27,15 @@ def population_tables(learners: Sequence[Record]) -> str:
 
 
 def learner_table(learners: Sequence[Record], most: int = 20) -> str:
-    """Return what a summary says of each learner as a table, the best first.
+    """Return a table of the learners in a summary, the best first.
 
     Args:
         learners: ``learners`` of the summary.
-        most: rows, after which the rest are counted only.
+        most: maximum number of rows; the remaining learners are only counted.
     """
     swept = [name for name in learners[0] if name not in _OF_EVERY_LEARNER]
     head = ["learner", "seed", *swept, "best return", "last return", "solved after"]
-    ordered = sorted(learners, key=_place)
+    ordered = sorted(learners, key=_rank)
     rows = [
         [
             str(learner["learner"]),
@@ -43,7 +43,7 @@ def learner_table(learners: Sequence[Record], most: int = 20) -> str:
             *(f"{learner[name]:g}" for name in swept),
             number(learner["best_eval_return_mean"], ".2f"),
             number(learner["eval_return_mean"], ".2f"),
-            _fate(learner),
+            _outcome(learner),
         ]
         for learner in ordered[:most]
     ]
@@ -54,7 +54,7 @@ def learner_table(learners: Sequence[Record], most: int = 20) -> str:
 
 
 def sweep_table(learners: Sequence[Record]) -> str:
-    """Return what a summary says of each combination of a sweep, over its seeds, the best first.
+    """Return a table of the combinations of a sweep, averaged over seeds, the best first.
 
     Args:
         learners: ``learners`` of the summary of a run with a sweep.
@@ -69,7 +69,7 @@ def sweep_table(learners: Sequence[Record]) -> str:
         return sum(values) / len(values) if values else None
 
     ordered = sorted(
-        points.items(), key=lambda item: -(_or_least(mean(item[1], "best_eval_return_mean")))
+        points.items(), key=lambda item: -(_or_minus_inf(mean(item[1], "best_eval_return_mean")))
     )
     rows = [
         [
@@ -84,16 +84,17 @@ def sweep_table(learners: Sequence[Record]) -> str:
     return "\n".join(_aligned([[*swept, "seeds", "best return", "last return", "solved"], *rows]))
 
 
-def _place(learner: Record) -> tuple[bool, float]:
-    """Order learners by their best return, those that diverged after the others."""
-    return learner["diverged_at_chunk"] is not None, -_or_least(learner["best_eval_return_mean"])
+def _rank(learner: Record) -> tuple[bool, float]:
+    """Return the sort key of a learner: by best return, with diverged learners last."""
+    diverged = learner["diverged_at_chunk"] is not None
+    return diverged, -_or_minus_inf(learner["best_eval_return_mean"])
 
 
-def _or_least(value: float | None) -> float:
+def _or_minus_inf(value: float | None) -> float:
     return -math.inf if value is None else value
 
 
-def _fate(learner: Record) -> str:
+def _outcome(learner: Record) -> str:
     texts = []
     if learner["seconds_to_solve"] is not None:
         texts.append(f"{learner['seconds_to_solve']:.2f} s")

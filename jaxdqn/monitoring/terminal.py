@@ -13,17 +13,15 @@ from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.storage.jsonl import Record
 
 _SECONDS_BETWEEN_LINES = 1.0
-
-
 _SECONDS_BETWEEN_FRAMES = 0.1
 
 
 def make_progress_logger(config: Config, stream: IO[str] | None = None) -> Logger:
-    """Make a logger that shows a run to a person: live on a terminal, else plain lines.
+    """Make a logger that shows the progress of a run: live on a terminal, otherwise as plain lines.
 
     Args:
-        config: the run's, for its budget.
-        stream: where to write; standard output if None.
+        config: the configuration of the run, for its budget.
+        stream: the output; standard output if None.
     """
     stream = sys.stdout if stream is None else stream
     if stream.isatty():
@@ -90,13 +88,13 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
 
 
 def planned_rows(config: Config) -> int:
-    """Return the rows of the whole run, of all learners and the warm-up, if it is not cut short."""
+    """Return the total rows of a run that ends by its budget: warm-up included, all learners."""
     iterations = config.warmup_iterations + config.num_chunks * config.iterations_per_chunk
     return iterations * config.rows_per_iteration * config.learners
 
 
 def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
-    """Return what a person wants to know of a metrics record, as (name, text)."""
+    """Return the displayed items of a metrics record, as (name, text)."""
     rows_left = max(0, planned_rows(config) - metrics["rows"])
     seconds_left = rows_left * metrics["seconds"] / max(1, metrics["rows"])
     minutes, seconds = divmod(round(seconds_left), 60)
@@ -114,23 +112,23 @@ def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
 
 def evaluation_line(record: Record) -> str:
     """Return an evaluation record as a line of text."""
-    what = "confirmation" if record["purpose"] == "confirm" else "evaluation"
-    when = f"{what} at {record['rows']:,} rows, {record['seconds']:.1f} s: return"
+    purpose = "confirmation" if record["purpose"] == "confirm" else "evaluation"
+    start = f"{purpose} at {record['rows']:,} rows, {record['seconds']:.1f} s: return"
     mean = f"{record['return_mean']:.2f}"
     if "learners" in record:
         learners = record["learners"]
         low_to_high = _low_to_high([value for value in learners if is_number(value)])
         return (
-            f"{when} {mean} over {len(learners)} learners{low_to_high}, each over "
+            f"{start} {mean} over {len(learners)} learners{low_to_high}, each over "
             f"{record['episodes'] // len(learners)} greedy episodes; learner {record['leader']} "
             f"leads, {record['learners_solved']} solved"
         )
     error = record["return_std"] / math.sqrt(record["episodes"])
-    return f"{when} {mean} ± {error:.2f} over {record['episodes']} greedy episodes"
+    return f"{start} {mean} ± {error:.2f} over {record['episodes']} greedy episodes"
 
 
 def seeds_of(config: Config) -> str:
-    """Return the seeds of a run, and what it sweeps: ``seeds 0 to 3 of each of gamma=0.9,0.99``."""
+    """Return the seeds and the sweep of a run: ``seeds 0 to 3 of each of gamma=0.9,0.99``."""
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seed} to {config.seed + config.num_seeds - 1}"
@@ -139,12 +137,12 @@ def seeds_of(config: Config) -> str:
 
 def _start_line(config: Config, record: Record) -> str:
     learners = f": {config.learners} learners" if config.learners > 1 else ""
-    into = "" if record["out"] is None else f", into {record['out']}"
-    return f"{record['config']['env']}, {seeds_of(config)}{learners}{into}; compiling"
+    output = "" if record["out"] is None else f", into {record['out']}"
+    return f"{record['config']['env']}, {seeds_of(config)}{learners}{output}; compiling"
 
 
 def _range_of_learners(metrics: Record) -> str:
-    """Return from where to where the returns of learners go, if there are several."""
+    """Return the range of the learners' returns as text; empty for a single learner."""
     if "learners" not in metrics:
         return ""
     return _low_to_high([x for x in metrics["learners"]["return_mean"] if is_number(x)])
@@ -155,10 +153,10 @@ def _low_to_high(values: Sequence[float]) -> str:
 
 
 def is_number(value: float | None) -> bool:
-    """Say whether a value of a record is one, and finite."""
+    """Return whether a value of a record is present and finite."""
     return value is not None and math.isfinite(value)
 
 
 def number(value: float | None, form: str) -> str:
-    """Return a value of a record as text, a dash where there is none."""
+    """Format a value of a record; a dash if it is absent."""
     return "-" if value is None else format(value, form)

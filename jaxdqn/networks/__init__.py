@@ -1,4 +1,4 @@
-"""Q-networks: torsos, heads, and how a configuration chooses them."""
+"""Q-networks: torsos, heads, and their selection by the configuration."""
 
 from jaxdqn.networks.build import from_module, make_network
 from jaxdqn.networks.heads import (

@@ -1,4 +1,4 @@
-"""Which network a configuration and an observation ask for."""
+"""Build the Q-network of a run from its configuration and the observation shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from jaxdqn.networks.recurrent import RecurrentQNetwork, from_recurrent_module, 
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
 from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
-_SMALLEST = {"minatar": 3, "nature": 36}
+_MIN_SIDE = {"minatar": 3, "nature": 36}
+"""Smallest height and width that the convolutions of an image torso accept."""
 _DENSE = {"minatar": (128,), "nature": (512,)}
 """Widths of the dense layers after an image torso's convolutions."""
 
@@ -29,7 +30,7 @@ class QNetwork(nn.Module):
     head: nn.Module
 
     def __call__(self, obs: Array) -> QOutput:
-        """Return what the head says of observations ``[B, O]``."""
+        """Return the head's output for observations ``[B, O]``."""
         return self.head(self.torso(obs))
 
 
@@ -37,46 +38,50 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     """Make the Q-network of a run.
 
     Args:
-      network: your own ``Network``, or flax module ``obs[B, O] -> q[B, A]``;
-        by default a torso by ``config.network`` and the head that ``config.loss`` needs.
+      network: a custom ``Network`` or flax module ``obs[B, O] -> q[B, A]``; by default the
+        torso of ``config.network`` and the head that ``config.loss`` needs.
 
     Raises:
-      ValueError: if a torso cannot take the observations, naming it and their
-        shape, or if your module does not give what the loss needs for each action.
+      ValueError: if the torso does not accept the shape of the observations, or if the output
+        of a custom network does not fit the loss.
     """
     shape = (*spec.obs_shape, *((config.frame_stack,) if config.frame_stack > 1 else ()))
-    drawn = LOSSES[config.loss].head == "implicit_quantile"
+    draws = LOSSES[config.loss].head == "implicit_quantile"
     if network is not None:
         if not isinstance(network, Network):
             if not isinstance(network, nn.Module):
                 raise ValueError(f"network={network!r}: must be a flax module or a Network")
             _check_module(network, spec, shape)
-            network = from_module(network, noisy=config.noisy, draws=drawn)
-        _check_own(network, config, spec, shape)
+            network = from_module(network, noisy=config.noisy, draws=draws)
+        _check_custom(network, config, spec, shape)
         return network
     kind: str = config.network
     if kind == "auto":
         kind = _choose(shape, spec.obs_dtype)
-    if kind in _SMALLEST and not _is_image(shape, _SMALLEST[kind]):
-        side = _SMALLEST[kind]
+    if kind in _MIN_SIDE and not _is_image(shape, _MIN_SIDE[kind]):
+        side = _MIN_SIDE[kind]
         raise ValueError(
             f"network={kind!r}: must be 'mlp' for observations of shape {shape}; {kind} takes "
             f"[H, W, C] (or stacked [H, W]) of at least {side}x{side}"
         )
-    torso, head = _parts(config, kind, spec.num_actions)
+    torso, head = _make_torso_and_head(config, kind, spec.num_actions)
     if config.recurrent != "none":
         cell = make_cell(config.recurrent, config.recurrent_size)
         return from_recurrent_module(RecurrentQNetwork(torso, cell, head))
     module = QNetwork(torso, head)
-    return from_module(module, noisy=config.noisy, draws=drawn)
+    return from_module(module, noisy=config.noisy, draws=draws)
 
 
-def _parts(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.Module]:
+def _make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.Module]:
     """Return torso and head.
 
-    Where the head has streams (dueling) the last dense layer is theirs, one each. For
-    implicit quantiles the dense layers come after the embedding, as published, or one
-    of the last width where there are no convolutions before it.
+    The last dense layer moves from the torso into the head in two cases:
+
+    - a dueling head: each of its two streams has a dense layer of that width;
+    - implicit quantiles after convolutions: the dense layer follows the embedding, as published.
+
+    Without convolutions, implicit quantiles keep all dense layers in the torso, and the head
+    adds one more of the last width.
     """
     layers = Layers(
         noisy_sigma=config.noisy_sigma if config.noisy else None,
@@ -114,18 +119,17 @@ def _parts(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.M
 
 
 def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) -> Network:
-    """Make a feed-forward network of a flax module ``obs[B, O] -> q[B, A]``, or ``QOutput``.
+    """Make a feed-forward network from a flax module ``obs[B, O] -> q[B, A]`` (or ``QOutput``).
 
-    The module is given the observations as the environment makes them (uint8
-    frames, booleans) and scales or casts them itself. Its parameters are the
-    variables that ``module.init`` returns, so ``module.apply(params, obs)``
-    gives the same values outside.
+    The module receives the observations exactly as the environment produces them (uint8
+    frames, booleans), and scales or casts them itself. Its parameters are the variables that
+    ``module.init`` returns, so ``module.apply(params, obs)`` gives the same values elsewhere.
 
     Args:
-      module: may draw from the stream ``noise``.
-      noisy: whether what it draws perturbs its parameters, so that environments that act
-        together are to have noise of their own.
-      draws: whether it draws anything else.
+      module: may draw random numbers from the stream ``noise``.
+      noisy: whether these numbers perturb its parameters. Each acting environment then gets
+        separate noise.
+      draws: whether the module draws random numbers for another purpose.
     """
 
     def init(key: Array, obs: Array) -> Params:
@@ -150,9 +154,9 @@ def _is_image(shape: tuple[int, ...], side: int) -> bool:
 
 def _choose(shape: tuple[int, ...], dtype: np.dtype) -> str:
     """Return nature for Atari frames, minatar for other images, mlp for anything else."""
-    if _is_image(shape, _SMALLEST["nature"]) and shape[:2] == (84, 84) and dtype == np.uint8:
+    if _is_image(shape, _MIN_SIDE["nature"]) and shape[:2] == (84, 84) and dtype == np.uint8:
         return "nature"
-    return "minatar" if _is_image(shape, _SMALLEST["minatar"]) else "mlp"
+    return "minatar" if _is_image(shape, _MIN_SIDE["minatar"]) else "mlp"
 
 
 def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...]) -> None:
@@ -174,29 +178,33 @@ def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...]) -> N
         )
 
 
-_OF_OURS = (
+_BUILT_IN_ONLY = (
     "network", "hidden_sizes", "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
     "value_min", "value_max", "quantiles", "precision", "convolution",
 )  # fmt: skip
-"""Fields that say how a network is made; with your own they would do nothing."""
+"""Fields that shape the built-in network; they have no effect on a custom one."""
 
 
-def _check_own(network: Network, config: Config, spec: EnvSpec, shape: tuple[int, ...]) -> None:
-    """Refuse options that a network of the user's own leaves without effect, and one that lacks
-    what the loss reads, or has a carry that nothing would learn from."""
-    for name in _OF_OURS:
+def _check_custom(network: Network, config: Config, spec: EnvSpec, shape: tuple[int, ...]) -> None:
+    """Reject a custom network that the run cannot train.
+
+    Raises:
+      ValueError: if a configured option has no effect on a custom network, if the network has a
+        carry, or if its output lacks values or a distribution that the loss reads.
+    """
+    for name in _BUILT_IN_ONLY:
         default = getattr(Config, name)
-        # The width of layers is as good as said by the presets, and harmless.
+        # Presets set the width of layers, which is harmless here.
         if name != "hidden_sizes" and getattr(config, name) != default:
             raise ValueError(
-                f"{name}={getattr(config, name)!r}: must be {default!r} with a network of your "
-                "own, which it would not change"
+                f"{name}={getattr(config, name)!r}: must be {default!r} with a custom "
+                "network, which it does not change"
             )
     carry = jax.eval_shape(lambda: network.initial_carry(2))
     if jax.tree.leaves(carry):
         raise ValueError(
-            "network: must have an empty carry; recurrent='lstm' or 'gru' makes one that is "
-            "learned from sequences"
+            "network: must have an empty carry; recurrent='lstm' or 'gru' builds a recurrent "
+            "network that is trained on sequences"
         )
     obs = jax.ShapeDtypeStruct((2, *shape), spec.obs_dtype)
     first = jax.ShapeDtypeStruct((2,), jnp.bool_)

@@ -1,7 +1,7 @@
-"""Heads: from features ``[B, F]`` to what is said of each action.
+"""Heads: from features ``[B, F]`` to values or distributions for each action.
 
-They compute in float32 from the last layer on: bfloat16 keeps 8 bits, so values near 100
-would be 0.5 apart, more than the TD errors made of them.
+The last layer and everything after it compute in float32. bfloat16 keeps 8 bits, so values
+near 100 would be 0.5 apart, which is more than their TD errors.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 
 class Head(nn.Module):
-    """What heads have in common: some numbers for each action, by one stream or by two.
+    """Base of all heads: Z numbers for each action, from one stream or from two.
 
-    Dueling (Wang et al. 2016, eq. 9): one stream is the state's value, the other the
-    advantage of each action, of which the mean over actions is subtracted. With
-    ``hidden`` each stream has a hidden layer of its own, as there.
+    Dueling (Wang et al. 2016, eq. 9): one stream is the value of the state, the other the
+    advantage of each action minus the mean advantage over actions. With ``hidden`` each stream
+    has a separate hidden layer, as in the paper.
     """
 
     num_actions: int
@@ -32,7 +32,7 @@ class Head(nn.Module):
     layers: Layers = Layers()
 
     def action_outputs(self, features: Array) -> Array:
-        """Return ``[..., A, Z]``, float32, for ``[..., F]``; call it in a compact method."""
+        """Return ``[..., A, Z]`` float32 for features ``[..., F]``; call it in a compact method."""
 
         def stream(width: int) -> Array:
             x = features if self.hidden is None else self.layers.hidden(features, self.hidden)
@@ -50,19 +50,19 @@ class LinearHead(Head):
 
     @nn.compact
     def __call__(self, features: Array) -> QOutput:
-        """Return the values alone."""
+        """Return the values, without a distribution."""
         return QOutput(q_values=self.action_outputs(features)[..., 0])
 
 
 class CategoricalHead(Head):
-    """A distribution on evenly spaced returns for each action (C51, Bellemare et al. 2017)."""
+    """A distribution over evenly spaced returns for each action (C51, Bellemare et al. 2017)."""
 
     value_min: float = -10.0
     value_max: float = 10.0
 
     @nn.compact
     def __call__(self, features: Array) -> QOutput:
-        """Return means, and as distribution the logits with their ``Atoms``."""
+        """Return the means, and the logits and their atoms as distribution (``Atoms``)."""
         logits = self.action_outputs(features)
         batch, _, count = logits.shape
         atoms = jnp.linspace(self.value_min, self.value_max, count, dtype=jnp.float32)
@@ -76,7 +76,7 @@ class QuantileHead(Head):
 
     @nn.compact
     def __call__(self, features: Array) -> QOutput:
-        """Return means, and as distribution the ``Quantiles``."""
+        """Return the means, and the ``Quantiles`` as distribution."""
         values = self.action_outputs(features)
         batch, _, count = values.shape
         fractions = jnp.broadcast_to(quantile_midpoints(count)[None, :], (batch, count))
@@ -84,20 +84,21 @@ class QuantileHead(Head):
 
 
 class ImplicitQuantileHead(Head):
-    """Quantiles at fractions that are drawn anew each time (IQN, Dabney et al. 2018b).
+    """Quantiles at fractions sampled on every call (IQN, Dabney et al. 2018b).
 
-    The features are multiplied by an embedding of the fraction, a rectified layer over
-    ``cos(pi i fraction)`` (eq. 4). The fractions are drawn from the stream ``noise``;
-    without that they are the midpoints of as many equal parts.
+    The features are multiplied by an embedding of the fraction: a dense layer with ReLU over
+    ``cos(pi i fraction)`` (eq. 4). The fractions are drawn from the stream ``noise``. Without
+    that stream they are the midpoints of ``samples`` equal parts of [0, 1].
     """
 
     samples: int = 32
-    """fractions, for the loss and for the mean by which actions are chosen"""
+    """number of fractions, both for the loss and for the mean that selects actions"""
     cosines: int = 64
+    """number of cosines in the embedding"""
 
     @nn.compact
     def __call__(self, features: Array) -> QOutput:
-        """Return means over the fractions, and as distribution the ``Quantiles``."""
+        """Return the means over the fractions, and the ``Quantiles`` as distribution."""
         batch, width = features.shape
         if self.is_initializing() or not self.has_rng(NOISE):
             fractions = jnp.broadcast_to(

@@ -1,4 +1,4 @@
-"""Dense layers, plain or noisy, and how a network makes its own of them."""
+"""Dense layers, plain or noisy, and the settings that a network's layers share."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from jaxdqn.networks.matmul import dot_general, product
 from jaxdqn.types import Array
 
 NOISE = "noise"
-"""Name of the stream of random numbers that a flax module's noise is drawn from; an ``apply``
-that is not given it has no noise."""
+"""Name of the flax random stream for noise; an ``apply`` without it is free of noise."""
 _FLOAT32 = jnp.dtype("float32")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layers:
-    """What all dense layers of a network have in common."""
+    """Settings that all dense layers of a network share."""
 
     noisy_sigma: float | None = None
-    """Initial noise of ``NoisyDense``; None for plain layers."""
+    """Initial noise scale of ``NoisyDense``; None for plain layers."""
     layer_norm: bool = False
-    """Normalise what goes into each activation (Ba et al. 2016)."""
+    """Normalise the input of each activation (Ba et al. 2016)."""
     dtype: jnp.dtype = _FLOAT32
     """Compute type of hidden layers."""
 
     def dense(self, width: int, dtype: jnp.dtype = _FLOAT32) -> nn.Module:
-        """Return a dense layer without activation; call it in a compact method."""
+        """Make a dense layer without activation; call it in a compact method."""
         if self.noisy_sigma is None:
             return nn.Dense(width, dtype=dtype, dot_general=dot_general)
         return NoisyDense(width, self.noisy_sigma, dtype)
@@ -39,7 +38,7 @@ class Layers:
         return self.activate(self.dense(width, self.dtype)(x))
 
     def activate(self, x: Array) -> Array:
-        """Normalise, if that is asked for, and rectify; call it in a compact method."""
+        """Apply layer normalisation (if enabled), then ReLU; call it in a compact method."""
         if self.layer_norm:
             x = nn.LayerNorm(dtype=self.dtype)(x)
         return nn.relu(x)
@@ -49,17 +48,18 @@ class NoisyDense(nn.Module):
     """A dense layer with factorised Gaussian noise on its parameters (Fortunato et al. 2018).
 
     ``y = (mu_w + sigma_w * e) x + mu_b + sigma_b * f(e_out)`` with ``e = f(e_in) f(e_out)^T``
-    and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11), the noise shared by all rows of x. As the
-    noise is a product it is taken on the way in and on the way out, so that under ``vmap``
-    each of many environments has noise of its own for one more matrix product, and no
-    environment a matrix of its own.
+    and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11). All rows of x share the noise.
 
-    Drawn from the stream ``noise``; without that the layer is ``mu_w x + mu_b``.
+    The noise factorises, so it is applied to the inputs and to the outputs and the noisy matrix
+    is never formed. Under ``vmap`` over environments with separate noise this costs one more
+    matrix product, instead of a separate matrix for each environment.
+
+    The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """
 
     features: int
     sigma: float = 0.5
-    """sigma_0, over the root of the layer's inputs; 0.5 in the paper"""
+    """sigma_0, divided by the square root of the number of inputs; 0.5 in the paper"""
     dtype: jnp.dtype = _FLOAT32
 
     @nn.compact
@@ -71,18 +71,20 @@ class NoisyDense(nn.Module):
         def uniform(key: Array, shape: tuple[int, ...]) -> Array:
             return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
-        noise = nn.initializers.constant(self.sigma * bound)
+        constant = nn.initializers.constant(self.sigma * bound)
         kernel = self.param("kernel", uniform, (inputs, self.features))
         bias = self.param("bias", uniform, (self.features,))
-        kernel_sigma = self.param("kernel_sigma", noise, (inputs, self.features))
-        bias_sigma = self.param("bias_sigma", noise, (self.features,))
+        kernel_sigma = self.param("kernel_sigma", constant, (inputs, self.features))
+        bias_sigma = self.param("bias_sigma", constant, (self.features,))
         x = x.astype(self.dtype)
-        along = (1,) * (x.ndim - 1)
-        y = product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype).reshape(*along, -1)
+        leading = (1,) * (x.ndim - 1)
+        y = product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype).reshape(*leading, -1)
         if self.is_initializing() or not self.has_rng(NOISE):
             return y
         draws = jax.random.normal(self.make_rng(NOISE), (inputs + self.features,))
         draws = (jnp.sign(draws) * jnp.sqrt(jnp.abs(draws))).astype(self.dtype)
-        come, go = draws[:inputs].reshape(*along, -1), draws[inputs:].reshape(*along, -1)
-        shaken = product(x * come, kernel_sigma.astype(self.dtype))
-        return y + (shaken + bias_sigma.astype(self.dtype).reshape(*along, -1)) * go
+        noise_in = draws[:inputs].reshape(*leading, -1)
+        noise_out = draws[inputs:].reshape(*leading, -1)
+        # x (sigma_w * e) = ((x * noise_in) sigma_w) * noise_out, with e the outer product.
+        perturbed = product(x * noise_in, kernel_sigma.astype(self.dtype))
+        return y + (perturbed + bias_sigma.astype(self.dtype).reshape(*leading, -1)) * noise_out

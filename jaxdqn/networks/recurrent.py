@@ -1,4 +1,4 @@
-"""Networks with a memory: a torso, a recurrent cell and a head."""
+"""Recurrent networks: a torso, a recurrent cell and a head."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from jaxdqn.types import Array, Network, Params, PyTree, QOutput
 
 
 class RecurrentQNetwork(nn.Module):
-    """A torso, a cell whose state is reset where an episode opens, and a head."""
+    """A torso, a recurrent cell that is reset at the first row of an episode, and a head."""
 
     torso: nn.Module
     cell: nn.RNNCellBase
     head: nn.Module
 
     def __call__(self, carry: PyTree, obs: Array, first: Array) -> tuple[PyTree, QOutput]:
-        """Return the next carry, and what the head says of observations ``[B, O]``."""
+        """Return the next carry, and the head's output for observations ``[B, O]``."""
 
-        def restart(leaf: Array) -> Array:
+        def reset(leaf: Array) -> Array:
             opens = first.reshape(-1, *(1,) * (leaf.ndim - 1))
             return jnp.where(opens, jnp.zeros_like(leaf), leaf)
 
         features = self.torso(obs).astype(jnp.float32)
-        carry, features = self.cell(jax.tree.map(restart, carry), features)
+        carry, features = self.cell(jax.tree.map(reset, carry), features)
         return carry, self.head(features)
 
 
 def make_cell(kind: str, size: int) -> nn.RNNCellBase:
-    """Return an LSTM (Hochreiter and Schmidhuber 1997) or a GRU (Cho et al. 2014)."""
+    """Make an LSTM (Hochreiter and Schmidhuber 1997) or a GRU (Cho et al. 2014)."""
     return nn.OptimizedLSTMCell(size) if kind == "lstm" else nn.GRUCell(size)
 
 
 def from_recurrent_module(module: RecurrentQNetwork) -> Network:
-    """Make a network whose carry is the cell's state, zero at the start of an episode."""
+    """Make a network from a recurrent module; the carry is the state of its cell, initially zero."""
 
     def initial_carry(batch_size: int) -> PyTree:
         size = module.cell.features

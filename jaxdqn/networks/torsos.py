@@ -17,14 +17,14 @@ _FLOAT32 = jnp.dtype("float32")
 
 
 def as_input(obs: Array, dtype: jnp.dtype) -> Array:
-    """Cast observations to the compute type; uint8 frames are scaled to [0, 1]."""
+    """Cast observations to the compute type, and scale uint8 frames to [0, 1]."""
     if obs.dtype == jnp.uint8:
         return obs.astype(dtype) / jnp.asarray(255, dtype)
     return obs.astype(dtype)
 
 
 def as_image(obs: Array, dtype: jnp.dtype) -> Array:
-    """Merge all axes beyond height and width into channels: ``[B, H, W, C]``."""
+    """Merge all axes after height and width into channels: ``[B, H, W, C]``."""
     channels = math.prod(obs.shape[3:])
     return as_input(obs.reshape(*obs.shape[:3], channels), dtype)
 
@@ -32,21 +32,18 @@ def as_image(obs: Array, dtype: jnp.dtype) -> Array:
 class Conv(nn.Module):
     """A VALID convolution with the parameters of ``flax.linen.Conv``.
 
-    ``implementation`` chooses how it is computed, not what:
+    ``implementation`` selects one of two ways to compute the same result:
 
     - ``lax``: ``lax.conv_general_dilated``.
-    - ``patches``: shifted (strided) slices, concatenated, times the kernel as a
-      matrix.
-    - ``auto``: patches on CPU, lax on accelerators (on which neither has been
-      measured yet).
+    - ``patches``: concatenate shifted (strided) slices, and multiply by the kernel as a matrix.
+    - ``auto``: ``patches`` on CPU, ``lax`` on accelerators (neither is measured there yet).
 
-    Inside ``lax.scan`` XLA:CPU runs the convolution several times slower than
-    outside. Forward and backward there, on 2 cores: MinAtar network at batch
-    128, lax 6.7 ms, patches 1.4; Nature network at batch 32, lax 340 ms,
-    patches 25. Slower still than patches: a sum of 9 products (4.1 ms), one
-    product for each kernel column (2.0), ``conv_general_dilated_patches``
-    (3.3), a banded matrix for each row (1.5); a gather is the same (1.4), and
-    so is space to depth before strided layers.
+    Inside ``lax.scan`` XLA:CPU runs a convolution several times slower than outside. Forward
+    and backward in a scan, on 2 cores: MinAtar network at batch 128, lax 6.7 ms, patches 1.4;
+    Nature network at batch 32, lax 340 ms, patches 25. Alternatives measured on the MinAtar
+    network: a sum of 9 products 4.1 ms, ``conv_general_dilated_patches`` 3.3, one product for
+    each kernel column 2.0, a banded matrix for each row 1.5. A gather is as fast as patches
+    (1.4), and so is space-to-depth before strided layers.
     """
 
     features: int
@@ -102,7 +99,7 @@ class MLPTorso(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, F]``; with no layers, the flattened observation."""
+        """Return features ``[B, F]``; without layers, the flattened observation."""
         x = as_input(obs.reshape(obs.shape[0], -1), self.layers.dtype)
         for width in self.hidden_sizes:
             x = self.layers.hidden(x, width)
@@ -110,7 +107,7 @@ class MLPTorso(nn.Module):
 
 
 class MinAtarTorso(nn.Module):
-    """One 3x3 convolution of 16 and a dense layer of 128 (Young and Tian 2019)."""
+    """One 3x3 convolution with 16 channels, then a dense layer of 128 (Young and Tian 2019)."""
 
     implementation: Implementation = "auto"
     layers: Layers = Layers()
@@ -118,7 +115,7 @@ class MinAtarTorso(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 128]``; with no dense layers, the flattened convolution."""
+        """Return features ``[B, 128]``; without dense layers, the flattened convolution."""
         x = as_image(obs, self.layers.dtype)
         conv = Conv(16, 3, implementation=self.implementation, dtype=self.layers.dtype)
         x = self.layers.activate(conv(x))
@@ -129,7 +126,7 @@ class MinAtarTorso(nn.Module):
 
 
 class NatureTorso(nn.Module):
-    """Three convolutions and a dense layer of 512 (Mnih et al. 2015), for 84x84 frames."""
+    """Three convolutions, then a dense layer of 512, for 84x84 frames (Mnih et al. 2015)."""
 
     implementation: Implementation = "auto"
     layers: Layers = Layers()
@@ -137,7 +134,7 @@ class NatureTorso(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 512]``; with no dense layers, the flattened convolution."""
+        """Return features ``[B, 512]``; without dense layers, the flattened convolution."""
         x = as_image(obs, self.layers.dtype)
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             conv = Conv(features, kernel, stride, self.implementation, self.layers.dtype)

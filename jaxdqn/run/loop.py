@@ -17,7 +17,7 @@ from jaxdqn.monitoring.records import (
     evaluation_record,
     learner_identity,
     mean_returns,
-    of_one,
+    select_learner,
 )
 from jaxdqn.parallel import multihost
 from jaxdqn.parallel.data_parallel import first_replica
@@ -159,7 +159,7 @@ class HostLoop:
         self._log("evaluation", {"purpose": "evaluate", **progress.last})
         best = None if progress.best is None else progress.best["return_mean"]
         if best is None or means[leader] > best or not np.isfinite(best):
-            progress.best = {**self._now(), **evaluation_record(of_one(info, leader))}
+            progress.best = {**self._now(), **evaluation_record(select_learner(info, leader))}
             if self._config.learners > 1:
                 progress.best["learner"] = leader
             self.best_params = self._copy(params, leader)

@@ -216,7 +216,7 @@ def test_a_module_without_a_distribution_is_refused_by_a_loss_that_needs_one(los
 )
 def test_options_of_our_networks_are_refused_with_one_of_your_own(fields):
     name = next(iter(fields))
-    with pytest.raises(ValueError, match=f"^{name}=.*: must be .* with a network of your own"):
+    with pytest.raises(ValueError, match=f"^{name}=.*: must be .* with a custom network"):
         make_trainer(tiny(**fields), environment=noisy(), network=Plain())
 
 
