@@ -13,7 +13,7 @@ from jaxdqn.export.policy import observation_shape
 from jaxdqn.monitoring.terminal import planned_rows, seeds_of
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
-from jaxdqn.replay.memory import free_bytes, sharers
+from jaxdqn.replay.memory import devices_sharing_memory, free_bytes
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_replay_bytes
 from jaxdqn.run.summary import algorithm, mapping_of
 
@@ -86,7 +86,7 @@ def _batch(config: Config) -> str:
 
 def _free(needed: int, devices: int, device: Any) -> str:
     """Return the bytes free, and whether the replay needs more."""
-    free, sharing = free_bytes(device), sharers(devices, device)
+    free, sharing = free_bytes(device), devices_sharing_memory(devices, device)
     shared = f", shared by the {sharing} devices" if sharing > 1 else ""
     return f"{free:,}{shared}" + (", too few" if needed * sharing > free else "")
 

@@ -72,7 +72,9 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     return from_module(module, noisy=config.noisy, draws=draws)
 
 
-def _make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.Module]:
+def _make_torso_and_head(
+    config: Config, kind: str, num_actions: int
+) -> tuple[nn.Module, nn.Module]:
     """Return torso and head.
 
     The last dense layer moves from the torso into the head in two cases:

@@ -1,4 +1,4 @@
-"""Replay: one ring of rows for each device, sampled in several ways."""
+"""Replay: one ring of rows for each device, with uniform, sequence and prioritised sampling."""
 
 from jaxdqn.replay.memory import check_memory, free_bytes, replay_bytes
 from jaxdqn.replay.prioritized import importance_weights, make_prioritized

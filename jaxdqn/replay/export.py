@@ -1,10 +1,10 @@
-"""The rows of a replay as a file, for study elsewhere and for the start of another run.
+"""Export the rows of a replay to a file, for analysis or to start another run.
 
-An ``.npz`` file of arrays, the rows of each of E environments in the order of time:
-``obs`` [T, E, O], ``first``, ``action``, ``reward``, ``terminated`` and ``truncated``
-[T, E], as ``jaxdqn.types.Row`` has them: a row whose successor opens an episode holds
-that episode's final observation, and its action and consequence are void. ``meta`` is
-JSON text: the format's version, the environment and its number of actions.
+The file is an ``.npz`` archive of arrays with the rows of E environments in order of time:
+``obs`` [T, E, O], and ``first``, ``action``, ``reward``, ``terminated`` and ``truncated`` [T, E],
+all as in ``jaxdqn.types.Row``. A row whose successor opens an episode holds the final observation
+of its episode; its action and consequence are invalid. ``meta`` is JSON text with the version of
+the format, the name of the environment and its number of actions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIELDS = ("obs", "first", "action", "reward", "terminated", "truncated")
 
 
 class StoredRows(NamedTuple):
-    """The rows of a file."""
+    """The contents of a file of rows."""
 
     rows: Row
     """NumPy leaves [T, E, ...]"""
@@ -39,8 +39,8 @@ def export_rows(replay_state: PyTree, *, devices: int) -> Row:
     """Return the rows of a replay, oldest first, NumPy leaves [T, E, ...].
 
     Args:
-        replay_state: with several devices each leaf has a leading axis [D], and the
-            environments of the devices follow one another.
+        replay_state: with several devices, each leaf has a leading axis [D]. In the result the
+            environments are numbered consecutively, device by device.
         devices: D
     """
 
@@ -55,14 +55,14 @@ def export_rows(replay_state: PyTree, *, devices: int) -> Row:
 
 
 def write_rows(file: str | os.PathLike[str], stored: StoredRows) -> None:
-    """Write rows to a file, at once: a reader sees all of it or none.
+    """Write rows to a file atomically: a reader sees the complete file or none.
 
     Raises:
-        ValueError: if the rows have extras, which the format lacks.
-        OSError: if it cannot be written.
+        ValueError: if the rows have extras, which the format does not support.
+        OSError: if the file cannot be written.
     """
     if jax.tree.leaves(stored.rows.extras):
-        raise ValueError("extras: must be empty, the file has no place for them")
+        raise ValueError("extras: must be empty; the file format cannot store them")
     meta = {"format": FORMAT, "env": stored.env, "num_actions": stored.num_actions}
     arrays = {name: getattr(stored.rows, name) for name in _FIELDS}
     unfinished = Path(f"{file}.unfinished")
@@ -79,7 +79,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
     """Read a file of rows. Nothing in it is executed.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: if it is not a file of rows.
     """
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -88,7 +88,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
             version, stored = meta["format"], StoredRows(rows, meta["env"], meta["num_actions"])
     except OSError as error:
         raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
-    except Exception as error:  # of zip, zlib, NumPy's header and JSON, on any bytes
+    except Exception as error:  # arbitrary bytes: errors of zip, zlib, NumPy headers and JSON
         raise ValueError(
             f"replay_from={str(file)!r}: must be a file that jaxdqn replay wrote: {error}"
         ) from error
@@ -99,38 +99,38 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
 
 
 def _check_rows(stored: StoredRows, file: str) -> None:
-    """Refuse arrays that are no rows."""
+    """Reject arrays whose shapes, dtypes or actions do not fit rows."""
     shape = stored.rows.first.shape
-    wanted = {"first": bool, "action": np.int32, "reward": np.float32}
-    wanted |= {"terminated": bool, "truncated": bool}
+    dtypes = {"first": bool, "action": np.int32, "reward": np.float32}
+    dtypes |= {"terminated": bool, "truncated": bool}
     for name in _FIELDS:
         leaf = getattr(stored.rows, name)
-        if leaf.shape[:2] != shape or (name in wanted and leaf.ndim != 2):
+        if leaf.shape[:2] != shape or (name in dtypes and leaf.ndim != 2):
             raise ValueError(f"replay_from={file!r}: {name} must have axes {list(shape)}")
-        if name in wanted and leaf.dtype != wanted[name]:
-            raise ValueError(f"replay_from={file!r}: {name} must be {np.dtype(wanted[name])}")
+        if name in dtypes and leaf.dtype != dtypes[name]:
+            raise ValueError(f"replay_from={file!r}: {name} must be {np.dtype(dtypes[name])}")
     action = stored.rows.action
     if action.size and not (action.min() >= 0 and action.max() < stored.num_actions):
         raise ValueError(f"replay_from={file!r}: action must be from 0 to {stored.num_actions - 1}")
 
 
 def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
-    """Return the newest rows of a file as a run of another shape takes them.
+    """Return the newest rows of a file in the layout of a run.
 
-    The streams of the file's environments are laid end to end over the run's E
-    environments, each beginning with ``first``, and cut to what the replay holds
-    beside the warm-up.
+    The streams of the environments in the file are concatenated, each opening with ``first``.
+    The newest rows that fit into the replay beside the warm-up are then divided into E streams of
+    equal length.
 
     Returns:
         NumPy leaves [I, K, E, ...], E over all devices.
 
     Raises:
-        ValueError: if they are of other observations or actions, or too few.
+        ValueError: if the observations or actions do not fit the run, or the rows are too few.
     """
-    rows, want = stored.rows, (spec.obs_shape, np.dtype(spec.obs_dtype))
-    have = (rows.obs.shape[2:], rows.obs.dtype)
-    if have != want:
-        raise ValueError(f"replay_from: its observations are {have}, must be {want}")
+    rows, expected = stored.rows, (spec.obs_shape, np.dtype(spec.obs_dtype))
+    actual = (rows.obs.shape[2:], rows.obs.dtype)
+    if actual != expected:
+        raise ValueError(f"replay_from: its observations are {actual}, must be {expected}")
     if stored.num_actions != spec.num_actions:
         raise ValueError(
             f"replay_from: it has {stored.num_actions} actions, must be {spec.num_actions}"
@@ -141,10 +141,10 @@ def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
         return swapped.reshape(-1, *swapped.shape[2:])
 
     first = rows.first.copy()
-    first[0] = True  # nothing comes before a stream
+    first[0] = True  # each stream opens an episode: no rows precede it
     flat: Any = jax.tree.map(streams, rows._replace(first=first))
-    room = config.replay_rows - config.warmup_iterations * config.rollout_length
-    length = min(flat.first.shape[0] // config.num_envs, room)
+    capacity = config.replay_rows - config.warmup_iterations * config.rollout_length
+    length = min(flat.first.shape[0] // config.num_envs, capacity)
     length = length // config.rollout_length * config.rollout_length
     if length < 1:
         raise ValueError(
@@ -160,5 +160,5 @@ def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
         return by_time.reshape(-1, config.rollout_length, *by_time.shape[1:])
 
     folded = jax.tree.map(fold, flat)
-    folded.first[0, 0] = True  # a stream that the fold cut
+    folded.first[0, 0] = True  # the division may have cut a stream in the middle of an episode
     return folded

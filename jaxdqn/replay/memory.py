@@ -1,4 +1,4 @@
-"""What a replay takes, said before it is allocated."""
+"""Memory of a replay, computed and checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jaxdqn.types import Replay, Row
 
 
 def replay_bytes(replay: Replay, example_row: Row) -> int:
-    """Return the bytes that the replay takes on one device, allocating nothing."""
+    """Return the bytes of the replay on one device, without allocating it."""
     return tree_bytes(jax.eval_shape(replay.init, example_row))
 
 
 def free_bytes(device: Any = None) -> int:
-    """Return the bytes free on ``device``, or on the host where it does not say."""
+    """Return the free bytes of ``device``, or of the host if the device reports none (CPU)."""
     device = device or jax.local_devices()[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -25,10 +25,10 @@ def free_bytes(device: Any = None) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def sharers(devices: int, device: Any = None) -> int:
-    """Return how many of ``devices`` share the memory that is free on one.
+def devices_sharing_memory(devices: int, device: Any = None) -> int:
+    """Return how many of ``devices`` share the memory that ``free_bytes`` reports.
 
-    All do where ``free_bytes`` is the host's; else each has its own.
+    All of them if that is the memory of the host; otherwise each has separate memory: 1.
     """
     device = device or jax.local_devices()[0]
     return 1 if "bytes_limit" in (device.memory_stats() or {}) else devices
@@ -41,18 +41,18 @@ def check_memory(
     devices: int = 1,
     what: str = "the replay takes",
 ) -> None:
-    """Refuse a request above what is free.
+    """Reject an allocation that exceeds the free memory.
 
     Args:
-      num_bytes: on each device.
-      device: the first of this process by default.
-      devices: of this process that take as much each.
-      what: takes them, for the complaint.
+      num_bytes: bytes on each device.
+      device: by default the first device of this process.
+      devices: number of devices of this process that allocate as much each.
+      what: subject and verb of the error message.
 
     Raises:
-      ValueError: with the bytes asked for and the bytes free.
+      ValueError: with the requested and the free bytes.
     """
-    free, sharing = free_bytes(device), sharers(devices, device)
+    free, sharing = free_bytes(device), devices_sharing_memory(devices, device)
     if num_bytes * sharing <= free:
         return
     if sharing == 1:

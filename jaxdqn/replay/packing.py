@@ -1,4 +1,4 @@
-"""Boolean arrays stored eight to a byte."""
+"""Boolean arrays packed to bits, eight values in a byte."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxdqn.types import Array, PyTree
 
-# Masks in the order of packbits. On XLA:CPU masking is as fast as the best table
-# lookup, and half the time of gathering unpacked booleans (256 rows of 400).
+# Masks in the bit order of jnp.packbits. On XLA:CPU unpacking by masks is as fast as the best
+# table lookup. Gathering and unpacking takes half the time of gathering unpacked booleans (256
+# rows of 400).
 _MASKS = np.array([128, 64, 32, 16, 8, 4, 2, 1], dtype=np.uint8)
 
 
@@ -24,15 +25,15 @@ class PackedBits:
     bits: Array
     """[..., bytes] uint8"""
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    """The trailing axes that were packed."""
+    """The packed trailing axes."""
 
 
-def pack(obs: Array, num_leading: int) -> PyTree:
-    """Pack a boolean array's trailing axes; give any other array back as it is.
+def pack_bits(obs: Array, num_leading: int) -> PyTree:
+    """Pack the trailing axes of a boolean array; return any other array unchanged.
 
     Args:
       obs: ``[leading..., O]``
-      num_leading: how many leading axes to keep.
+      num_leading: number of leading axes to keep.
     """
     if obs.dtype != jnp.bool_:
         return obs
@@ -41,8 +42,8 @@ def pack(obs: Array, num_leading: int) -> PyTree:
     return PackedBits(bits=jnp.packbits(flat, axis=-1), shape=shape)
 
 
-def unpack(stored: PyTree) -> Array:
-    """Undo ``pack``, whatever the leading axes are now."""
+def unpack_bits(stored: PyTree) -> Array:
+    """Undo ``pack_bits``; the leading axes may differ from those that were packed."""
     if not isinstance(stored, PackedBits):
         return stored
     leading = stored.bits.shape[:-1]

@@ -1,8 +1,14 @@
 """Prioritised replay (Schaul et al. 2016): valid starts are drawn in proportion to their priority.
 
-A sum tree has a leaf for every row of the ring. The leaf is the row's priority
-while the row is a valid start and zero otherwise, so what may not be drawn has
-no mass to be drawn by.
+A sum tree has one leaf for each row of the ring, at the row's flat index.
+
+Invariant: a leaf is positive exactly if its row is a valid start, and then it is the priority of
+that row. All other leaves are zero, so nothing else is ever drawn.
+
+*Generation tags.* Priorities arrive after the batch was drawn, possibly after its rows were
+overwritten. An index handed out by ``sample`` therefore encodes the flat index and the generation
+of the row: the number of times that the ring had wrapped when the row was written. ``update``
+ignores an index whose generation is no longer the current one at that flat index.
 """
 
 from __future__ import annotations
@@ -28,27 +34,28 @@ from jaxdqn.replay.sum_tree import (
 from jaxdqn.replay.uniform import validate_sizes
 from jaxdqn.types import Array, Replay, Row, SampleInfo
 
-_LEAST = 1e-30
-"""A priority of zero would take its row out for good."""
-_INDICES = 2**31
+_MIN_PRIORITY = 1e-30
+"""A priority of zero would remove its row for good: a leaf of zero is never written again."""
+_NUM_INDICES = 2**31
+"""Number of non-negative int32 values."""
 
 
 class PrioritizedState(NamedTuple):
-    """A ring of rows and the priorities of its valid starts."""
+    """A ring of rows, and the priorities of its valid starts."""
 
     storage: StoredRow
     position: Array
     size: Array
     tree: SumTree
-    """a leaf for each flat index"""
+    """one leaf for each flat index"""
     max_priority: Array
-    """[] float32, the greatest priority there has been; new rows enter with it"""
+    """[] float32, the maximum priority so far, at least 1; new starts enter with it"""
     generation: Array
-    """[] int32, times that the ring went round, modulo as many as an index can tell apart"""
+    """[] int32, number of times that the ring has wrapped, modulo ``count_generations``"""
 
     @property
     def ring(self) -> RingState:
-        """The rows alone."""
+        """The ring of rows."""
         return RingState(self.storage, self.position, self.size)
 
 
@@ -65,22 +72,23 @@ def make_prioritized(
     """Make a prioritised replay of n-step transitions, with the valid starts of ``make_uniform``.
 
     ``sample`` stratifies: the b-th row of a batch is drawn from the b-th of B equal parts of
-    the priorities' sum (appendix B.2.1 of the paper). ``update`` takes the priorities as they
-    are, exponent and all. It changes only rows that are still what was drawn: one that has
-    been written over since, or has become context, stays out. The indices it takes are
-    those of ``SampleInfo`` and tell generations of the ring apart, 2^31 rows back.
+    the sum of the priorities (appendix B.2.1 of the paper). ``update`` takes the indices of
+    ``SampleInfo`` and stores the priorities unchanged: the caller applies the exponent. It
+    ignores rows that were overwritten since the draw, or have become context for frame stacks.
+    Generation tags distinguish a row from its successors in the same slot over the last 2^31
+    rows.
 
     Args:
       num_envs: E
       rows_per_env: T, above N + S + K and a multiple of K
-      rows_per_add: K, the rows of each environment written at once
+      rows_per_add: K, rows per environment in one ``add``
       batch_size: B
       n_step: N
       frame_stack: S
-      fan_out: children of a node of the sum tree
+      fan_out: number of children of a node of the sum tree
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the constraint.
     """
     validate_sizes(
         num_envs=num_envs,
@@ -113,14 +121,15 @@ def make_prioritized(
     def update(state: PrioritizedState, indices: Array, priorities: Array) -> PrioritizedState:
         flat, generation = indices % num_rows, indices // num_rows
         same = generation == _generation_of(state, flat, generations)
-        # What is no valid start has a leaf of zero, and keeps it.
+        # A row can have the right generation and no longer be a valid start, as context for frame
+        # stacks. Its leaf is zero and must stay zero.
         live = same & (leaves_at(state.tree, flat) > 0)
-        priorities = jnp.maximum(priorities.astype(jnp.float32), _LEAST)
+        priorities = jnp.maximum(priorities.astype(jnp.float32), _MIN_PRIORITY)
         past = state.tree.levels[0].size
         return state._replace(
             tree=set_leaves(state.tree, jnp.where(live, flat, past), priorities),
             max_priority=jnp.maximum(
-                state.max_priority, jnp.max(jnp.where(live, priorities, _LEAST))
+                state.max_priority, jnp.max(jnp.where(live, priorities, _MIN_PRIORITY))
             ),
         )
 
@@ -133,26 +142,26 @@ def make_prioritized(
 
 
 def count_generations(num_rows: int) -> int:
-    """Return how many generations of a ring of ``num_rows`` an int32 index tells apart."""
-    return _INDICES // num_rows
+    """Return how many generations of a ring of ``num_rows`` rows an int32 index distinguishes."""
+    return _NUM_INDICES // num_rows
 
 
 def importance_weights(
-    probabilities: Array, exponent: Array, greatest: Callable[[Array], Array]
+    probabilities: Array, exponent: Array, device_max: Callable[[Array], Array]
 ) -> Array:
-    """Return ``(n P(i))^-exponent`` over its maximum (Schaul et al. 2016, section 3.4).
+    """Return importance weights ``(n P(i))^-exponent``, divided by their maximum.
 
-    Over D devices a row of device d is drawn with probability ``P_d(i) / D``, so that the
-    weights of the mixture are in proportion to ``P_d(i)^-exponent`` on every device, and
-    the number of rows cancels: only the maximum has to be found over all devices.
+    Schaul et al. 2016, section 3.4. With D devices, a row of device d is drawn with probability
+    ``P_d(i) / D``. The weights are thus proportional to ``P_d(i)^-exponent`` on every device, and
+    both D and the number of rows n cancel. Only the maximum must be taken over all devices.
 
     Args:
-      probabilities: ``[B]`` float32, of each draw under its own device's replay.
-      exponent: ``[]`` float32, beta: 0 for no correction, 1 for all of it.
-      greatest: maximum over devices.
+      probabilities: ``[B]`` float32, probability of each draw under the replay of its device.
+      exponent: ``[]`` float32, beta: 0 for no correction, 1 for full correction.
+      device_max: maximum over devices; the identity on one device.
     """
-    least = -greatest(-jnp.min(probabilities))
-    return (least / probabilities) ** exponent
+    lowest = -device_max(-jnp.min(probabilities))
+    return (lowest / probabilities) ** exponent
 
 
 def _make_add(
@@ -161,9 +170,9 @@ def _make_add(
     """Make ``add``.
 
     Args:
-      delay: rows between a row's writing and its becoming sampleable.
-      context: rows at the oldest end that are no starts once rows are evicted.
-      generations: that an index can tell apart.
+      delay: number of newer rows that a row needs to be sampleable.
+      context: number of oldest rows that are not valid starts, once rows are evicted.
+      generations: number of generations that an index distinguishes.
     """
 
     def add(state: PrioritizedState, rows: Row) -> PrioritizedState:
@@ -172,14 +181,16 @@ def _make_add(
         num_slots, num_envs = ring.rows.flags.shape
         leaving = (length + context) * num_envs
         full = before.size == num_slots
-        # Until rows are evicted the slots ahead are empty, or keep their whole stack.
-        out = (
+        # Set to zero the leaves of the overwritten rows and of the context rows after them. Before
+        # the ring is full, the slots after the written ones are empty, or hold the first rows of
+        # the stream, whose stacks need no earlier rows: then the context keeps its leaves.
+        zeroed = (
             before.position * num_envs,
             jnp.zeros(leaving, jnp.float32),
             full | (jnp.arange(leaving, dtype=jnp.int32) < length * num_envs),
         )
         start, entering = _entering(ring, length, delay)
-        into = (
+        entered = (
             start * num_envs,
             jnp.full(entering.size, state.max_priority),
             entering.ravel(),
@@ -189,7 +200,7 @@ def _make_add(
             storage=ring.rows,
             position=ring.position,
             size=ring.size,
-            tree=set_runs(state.tree, (out, into), num_slots * num_envs),
+            tree=set_runs(state.tree, (zeroed, entered), num_slots * num_envs),
             generation=(state.generation + wrapped) % generations,
         )
 
@@ -197,29 +208,34 @@ def _make_add(
 
 
 def _entering(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
-    """Return the oldest slot that the newest rows made sampleable, and which are: [length, E]."""
+    """Return the first slot of those that the newest rows made sampleable, and the valid starts.
+
+    Returns:
+      slot: ``[]`` int32
+      valid: ``[length, E]`` bool, for ``length`` consecutive slots, modulo T.
+    """
     num_slots, num_envs = ring.rows.flags.shape
-    age = delay + length - 1 - jnp.arange(length, dtype=jnp.int32)  # oldest first
+    age = delay + length - 1 - jnp.arange(length, dtype=jnp.int32)  # [K], oldest first
     slots = (ring.position - 1 - age) % num_slots
     stored = jnp.broadcast_to((age < ring.size)[:, None], (length, num_envs))
     return slots[0], stored & ~first_at(ring, (slots + 1) % num_slots)
 
 
 def _draw(key: Array, tree: SumTree, batch_size: int) -> tuple[Array, Array]:
-    """Draw a leaf from each of B equal parts of the sum; return indices and probabilities."""
+    """Draw one leaf from each of B equal parts of the sum; return flat indices and probabilities."""
     mass = total(tree)
     bits = jax.random.bits(key, (batch_size,), jnp.uint32)
     part = mass / batch_size
     strata = jnp.arange(batch_size, dtype=jnp.float32) * part
-    # Of 32 bits the 24 that float32 holds exactly; below 1 always.
+    # Use 24 of the 32 bits: float32 represents them exactly, so the fraction stays below 1.
     offsets = (bits >> 8).astype(jnp.float32) * (math.ldexp(1.0, -24) * part)
     index, leaf = draw(tree, strata, offsets)
     return index, leaf / mass
 
 
 def _generation_of(state: PrioritizedState, flat: Array, generations: int) -> Array:
-    """Return the generation of the rows that stand at flat indices [n]."""
+    """Return the generation of the rows stored at flat indices [n]."""
     num_envs = state.storage.flags.shape[1]
-    # What has not been written over since the ring last began anew is one older.
+    # Slots from ``position`` on have not been overwritten since the ring last wrapped.
     older = (flat // num_envs >= state.position).astype(jnp.int32)
     return (state.generation - older) % generations

@@ -1,9 +1,16 @@
-"""The ring of rows: storage, writing, and what is gathered when sampling.
+"""The ring of rows: storage, writing and gathering.
 
-Storage is time-major, ``[T, E, ...]``, and read through one flat index
-``slot * E + env``: the next row of the same environment is ``E`` further on,
-modulo ``T * E``. Reading with one index on the reshaped ring, after writing,
-is what lets the compiler update the ring in place.
+Storage is time-major, ``[T, E, ...]``. A *slot* is an index on the axis T, and a *flat index*
+is ``slot * E + env``: the next row of the same environment is ``E`` further, modulo ``T * E``.
+
+Three rules let the compiler update a donated ring in place. If one of them is broken, the
+compiled iteration copies the complete ring, at least in a step with K = 1 and M = 1:
+
+- Write before gathering, and gather from the written ring only. A read of the ring from before
+  the write keeps both versions alive.
+- Gather with one flat index on the reshaped ring. A gather by ``[slot, env]`` copies.
+- Put no conditional around the ring: a ``cond`` that reads and writes it copies, and so does a
+  batched ``where``.
 """
 
 from __future__ import annotations
@@ -14,14 +21,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.replay.packing import pack, unpack
+from jaxdqn.replay.packing import pack_bits, unpack_bits
 from jaxdqn.types import Array, Batch, PyTree, Row
 
 _FIRST, _TERMINATED, _TRUNCATED = 1, 2, 4
 
 
 class StoredRow(NamedTuple):
-    """A row as it is kept: flags in one byte, boolean observations in bits."""
+    """The stored form of a row: flags in one byte, boolean observations packed to bits."""
 
     obs: PyTree
     flags: Array
@@ -31,18 +38,23 @@ class StoredRow(NamedTuple):
 
 
 class RingState(NamedTuple):
-    """The rows of E environments and where the next ones go."""
+    """The rows of E environments, and the position of the next write.
+
+    Invariant: the stored rows of each environment are in the ``size`` slots before ``position``,
+    modulo T, the newest in slot ``position - 1``. ``size`` grows from 0 to T and stays there.
+    All environments share ``position`` and ``size``.
+    """
 
     rows: StoredRow
     """leaves [T, E, ...]"""
     position: Array
-    """[] int32, slot that the next row is written to"""
+    """[] int32, the slot of the next row, a multiple of K"""
     size: Array
-    """[] int32, rows stored for each environment, at most T"""
+    """[] int32, rows stored per environment, at most T"""
 
 
 def init_ring(example_row: Row, num_envs: int, rows_per_env: int) -> RingState:
-    """Return an empty ring for rows like ``example_row``, which has no leading axes."""
+    """Make an empty ring for rows like ``example_row``, which has no leading axes."""
     example = _encode(jax.tree.map(jnp.asarray, example_row), num_leading=0)
     rows = jax.tree.map(
         lambda leaf: jnp.zeros((rows_per_env, num_envs, *leaf.shape), leaf.dtype), example
@@ -51,13 +63,17 @@ def init_ring(example_row: Row, num_envs: int, rows_per_env: int) -> RingState:
 
 
 def write(ring: RingState, rows: Row) -> RingState:
-    """Write rows ``[K, E, ...]``; T must be a multiple of K so that none wraps."""
+    """Write rows ``[K, E, ...]`` over the oldest slots.
+
+    T must be a multiple of K. A write then never wraps, and ``dynamic_update_slice``, which
+    clamps instead of wrapping, is exact.
+    """
     stored = _encode(rows, num_leading=2)
     length, num_slots = stored.flags.shape[0], ring.rows.flags.shape[0]
 
-    def put(kept: Array, new: Array) -> Array:
-        start = (ring.position,) + (0,) * (kept.ndim - 1)
-        return jax.lax.dynamic_update_slice(kept, new, start)
+    def put(leaf: Array, new: Array) -> Array:
+        start = (ring.position,) + (0,) * (leaf.ndim - 1)
+        return jax.lax.dynamic_update_slice(leaf, new, start)
 
     return RingState(
         rows=jax.tree.map(put, ring.rows, stored),
@@ -67,7 +83,7 @@ def write(ring: RingState, rows: Row) -> RingState:
 
 
 def first_at(ring: RingState, slots: Array) -> Array:
-    """Return whether each environment's row at ``slots`` [n] opens an episode: [n, E]."""
+    """Return whether the rows of all environments at ``slots`` [n] open an episode: [n, E]."""
     return (ring.rows.flags[slots] & _FIRST).astype(jnp.bool_)
 
 
@@ -76,34 +92,38 @@ def gather_transitions(
 ) -> Batch:
     """Gather the n-step transitions that start at valid flat indices.
 
-    With m the smallest j >= 1 such that the j-th step terminates or the row
-    after the j-th opens an episode, at most N: the return sums m rewards, the
-    bootstrap observation is m rows on, and its discount is gamma^m, or 0 if
-    the m-th step terminates.
+    Let row 0 be the start and step j lead from row j - 1 to row j. A return spans m steps: m is
+    the smallest j in 1 .. N at which step j terminates or row j + 1 opens an episode (then row j
+    holds the final observation of the episode), or N if there is none. The return sums m
+    discounted rewards, the bootstrap observation is that of row m, and the discount is gamma^m,
+    or 0 if step m terminates. Row 1 never opens an episode, as the start would not be valid.
 
     Args:
-      index: ``[B]`` int32
+      index: ``[B]`` int32, flat indices of valid starts
       gamma: ``[]`` float32
     """
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(n_step + 1, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows  # [B, N + 1]
+    # Entry j of an axis N or N + 1 belongs to row j: its flag ``first`` is that of row j, but
+    # ``terminated`` and ``reward`` are the consequence of its action, thus of step j + 1.
     flags = _take(ring.rows.flags, path)
     reward = _take(ring.rows.reward, path[:, :-1])
     terminated = (flags[:, :-1] & _TERMINATED).astype(jnp.bool_)  # [B, N]
-    opens = (flags[:, 2:] & _FIRST).astype(jnp.bool_)  # [B, N - 1]
-    goes_on = ~(terminated[:, :-1] | opens)
-    alive = jnp.concatenate([jnp.ones_like(terminated[:, :1]), goes_on], axis=1)
-    alive = jnp.cumprod(alive.astype(jnp.float32), axis=1)
+    opens = (flags[:, 2:] & _FIRST).astype(jnp.bool_)  # [B, N - 1], rows 2 .. N
+    continues = ~(terminated[:, :-1] | opens)
+    included = jnp.concatenate([jnp.ones_like(terminated[:, :1]), continues], axis=1)
+    # [B, N], 1 for the steps 1 .. m of the return, then 0.
+    included = jnp.cumprod(included.astype(jnp.float32), axis=1)
     powers = gamma ** jnp.arange(n_step, dtype=jnp.float32)
-    ends = jnp.any(terminated & (alive > 0), axis=1)
-    last = jnp.sum(alive, axis=1).astype(jnp.int32) - 1  # m - 1
+    ends = jnp.any(terminated & (included > 0), axis=1)
+    last = jnp.sum(included, axis=1).astype(jnp.int32) - 1  # m - 1
     bootstrap = (index + (last + 1) * num_envs) % num_rows
     return Batch(
         obs_tm1=gather_obs(ring, index, frame_stack=frame_stack),
         a_tm1=_take(ring.rows.action, index),
-        # Void rewards past the end may be anything, so they are replaced, not multiplied by 0.
-        r_t=jnp.sum(jnp.where(alive > 0, powers[None, :] * reward, 0.0), axis=1),
+        # Rewards past the end are arbitrary, even NaN: replace them, do not multiply by 0.
+        r_t=jnp.sum(jnp.where(included > 0, powers[None, :] * reward, 0.0), axis=1),
         discount_t=jnp.where(ends, 0.0, gamma * powers[last]),
         obs_t=gather_obs(ring, bootstrap, frame_stack=frame_stack),
         extras_tm1=jax.tree.map(lambda leaf: _take(leaf, index), ring.rows.extras),
@@ -111,7 +131,7 @@ def gather_transitions(
 
 
 def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:
-    """Gather the rows ``[B, L]`` that follow each flat index, itself included."""
+    """Gather the ``L`` consecutive rows that start at each flat index: leaves [B, L, ...]."""
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(length, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows
@@ -128,39 +148,44 @@ def in_order(ring: RingState) -> Row:
 def gather_obs(ring: RingState, index: Array, *, frame_stack: int) -> Array:
     """Gather observations [B, O], or stacks of S frames [B, O, S], the newest last.
 
-    Frames from before the episode's first row, or from before the stream's
-    first row, are zero.
+    Frames from before the first row of the episode are zero. So are frames from before the
+    oldest stored row, while the ring is not yet full; later, valid starts are chosen so that
+    their complete stack is stored.
     """
     if frame_stack == 1:
-        return unpack(jax.tree.map(lambda leaf: _take(leaf, index), ring.rows.obs))
+        return unpack_bits(jax.tree.map(lambda leaf: _take(leaf, index), ring.rows.obs))
     num_slots, num_envs = ring.rows.flags.shape
     back = jnp.arange(frame_stack - 1, -1, -1, dtype=jnp.int32)  # S - 1, ..., 0
     path = (index[:, None] - back[None, :] * num_envs) % (num_slots * num_envs)
     opens = (_take(ring.rows.flags, path) & _FIRST).astype(jnp.int32)  # [B, S]
-    # A frame belongs if no row after it, up to the newest, opens an episode.
+    # A frame belongs to the stack if no later row of the stack opens an episode.
     openings_after = jnp.cumsum(opens[:, ::-1], axis=1)[:, ::-1] - opens
     age = (ring.position - 1 - index // num_envs) % num_slots
-    stored = age[:, None] + back[None, :] < ring.size
+    stored = age[:, None] + back[None, :] < ring.size  # [B, S]
     belongs = (openings_after == 0) & stored
-    frames = unpack(jax.tree.map(lambda leaf: _take(leaf, path), ring.rows.obs))  # [B, S, O]
+    frames = unpack_bits(jax.tree.map(lambda leaf: _take(leaf, path), ring.rows.obs))  # [B, S, O]
     mask = belongs.reshape(*belongs.shape, *(1,) * (frames.ndim - 2))
     return jnp.moveaxis(jnp.where(mask, frames, jnp.zeros_like(frames)), 1, -1)
 
 
 def _take(leaf: Array, index: Array) -> Array:
-    """Read ``leaf`` [T, E, ...] at flat indices of any shape."""
+    """Gather from ``leaf`` [T, E, ...] at flat indices of any shape: [*index.shape, ...].
+
+    The index must be in range: ``promise_in_bounds`` drops the check.
+    """
     flat = leaf.reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:])
     return flat.at[index].get(mode="promise_in_bounds")
 
 
 def _encode(rows: Row, *, num_leading: int) -> StoredRow:
+    """Return the stored form of rows with ``num_leading`` leading axes."""
     flags = (
         rows.first.astype(jnp.uint8) * _FIRST
         + rows.terminated.astype(jnp.uint8) * _TERMINATED
         + rows.truncated.astype(jnp.uint8) * _TRUNCATED
     )
     return StoredRow(
-        obs=pack(rows.obs, num_leading),
+        obs=pack_bits(rows.obs, num_leading),
         flags=flags,
         action=rows.action.astype(jnp.int32),
         reward=rows.reward.astype(jnp.float32),
@@ -169,8 +194,9 @@ def _encode(rows: Row, *, num_leading: int) -> StoredRow:
 
 
 def _decode(stored: StoredRow) -> Row:
+    """Undo ``_encode``."""
     return Row(
-        obs=unpack(stored.obs),
+        obs=unpack_bits(stored.obs),
         first=(stored.flags & _FIRST).astype(jnp.bool_),
         action=stored.action,
         reward=stored.reward,

@@ -1,10 +1,12 @@
-"""A sum tree: weights that change, and draws in proportion to them.
+"""A sum tree: mutable weights, and draws in proportion to them.
 
-Every node has ``F`` children (8 to 32): a million leaves are five levels of 16,
-and a node's children are one cache line. Parents are *recomputed* from their
-children, never updated by differences, so float32 does not drift: the root is
-the sum of the leaves to the rounding of one summation, however many updates
-there were, and an index written twice is harmless.
+Every node has ``F`` children (8 to 32). With 16, a million leaves take five levels, and the
+children of a node fill one cache line.
+
+Invariant: every inner entry is the float32 sum of its children, *recomputed* at each write and
+never updated by a difference. So errors do not accumulate: the root equals the sum of the leaves
+up to the rounding of one summation, after any number of updates. Writing one index twice is
+harmless for the same reason.
 """
 
 from __future__ import annotations
@@ -21,18 +23,19 @@ FAN_OUT = 16
 
 
 class SumTree(NamedTuple):
-    """Weights and the sums over them."""
+    """Weights (the leaves), and the sums over them."""
 
     levels: tuple[Array, ...]
-    """Each [nodes, F] float32: the children of every node, the leaves first, the root's last. A
-    level has a node for each of the children above it that is not padding."""
+    """Arrays [nodes, F] float32, each row the children of one node. Level 0 holds the leaves, the
+    last level has one row, the children of the root. Row i of a level sums to flat entry i of the
+    next one; entries without such a row are padding, and 0."""
 
 
 def init_tree(capacity: int, fan_out: int = FAN_OUT) -> SumTree:
-    """Return a tree of ``capacity`` leaves, all zero.
+    """Make a tree of ``capacity`` leaves, all zero.
 
     Raises:
-      ValueError: if there would be no leaf, or no tree.
+      ValueError: if ``capacity`` is below 1 or ``fan_out`` below 2.
     """
     if capacity < 1:
         raise ValueError(f"capacity={capacity}: must be at least 1")
@@ -46,8 +49,8 @@ def init_tree(capacity: int, fan_out: int = FAN_OUT) -> SumTree:
     return SumTree(tuple(levels))
 
 
-def tree_of(leaves: np.ndarray, fan_out: int = FAN_OUT) -> SumTree:
-    """Return the tree of NumPy leaves [capacity], itself of NumPy arrays. Not to be jitted."""
+def tree_from_leaves(leaves: np.ndarray, fan_out: int = FAN_OUT) -> SumTree:
+    """Build a tree of NumPy arrays from NumPy leaves [capacity]. Cannot be jitted."""
     levels: list[Any] = []
     level = np.asarray(leaves, np.float32)
     while not levels or levels[-1].shape[0] > 1:
@@ -63,7 +66,7 @@ def total(tree: SumTree) -> Array:
 
 
 def leaves_at(tree: SumTree, index: Array) -> Array:
-    """Return the leaves at ``index`` [n], which must be in range."""
+    """Return the leaves at ``index`` [n] int32, which must be in range."""
     return tree.levels[0].reshape(-1).at[index].get(mode="promise_in_bounds")
 
 
@@ -71,8 +74,8 @@ def set_leaves(tree: SumTree, index: Array, values: Array) -> SumTree:
     """Write leaves and recompute every sum above them.
 
     Args:
-      index: ``[n]`` int32; what is out of range, past the end, is left out. Where
-        one stands twice either value is taken.
+      index: ``[n]`` int32, not negative. Indices past the end are ignored. If an index occurs
+        twice, either value may be written.
       values: ``[n]`` float32, not negative.
     """
     nodes, fan_out = tree.levels[0].shape
@@ -80,20 +83,24 @@ def set_leaves(tree: SumTree, index: Array, values: Array) -> SumTree:
 
 
 def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity: int) -> SumTree:
-    """Write runs of leaves that follow one another; as ``set_leaves``, with fewer sums to make.
+    """Write runs of consecutive leaves: as ``set_leaves``, but recompute each parent only once.
+
+    If two runs write the same leaf, either value may be written.
 
     Args:
-      runs: ``(start, values, wanted)``, [] int32, [n] float32, [n] bool: leaves ``start``,
-        ``start + 1``, ..., modulo ``capacity``, of which only the wanted are written.
-      capacity: leaves of the tree.
+      runs: ``(start, values, mask)``, [] int32, [n] float32, [n] bool, for the leaves ``start``,
+        ``start + 1``, ..., modulo ``capacity``. Only leaves with a true mask are written.
+      capacity: number of leaves of the tree, without padding.
     """
     fan_out, past = tree.levels[0].shape[1], tree.levels[0].size
     index, parents = [], []
-    for start, values, wanted in runs:
+    for start, values, mask in runs:
         length = values.shape[0]
-        ahead = jnp.arange(length, dtype=jnp.int32)
-        index.append(jnp.where(wanted, (start + ahead) % capacity, past))
-        # One leaf of each parent, and the ends, where a run that wraps is cut.
+        offset = jnp.arange(length, dtype=jnp.int32)
+        index.append(jnp.where(mask, (start + offset) % capacity, past))
+        # Every F-th leaf has each parent of the run, except possibly the last. A run that wraps
+        # has two pieces. So add the parent at the end of the run, and those at both ends of the
+        # tree.
         each = (start + jnp.arange(0, length, fan_out, dtype=jnp.int32)) % capacity
         ends = jnp.stack([(start + length - 1) % capacity, jnp.int32(0), jnp.int32(capacity - 1)])
         parents += [each // fan_out, ends // fan_out]
@@ -102,55 +109,71 @@ def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity
 
 
 def draw(tree: SumTree, strata: Array, offsets: Array) -> tuple[Array, Array]:
-    """Find the leaves that hold positions in the cumulative sum of all.
+    """Find the leaves at the given positions of the cumulative sum over all leaves.
 
-    A position is the sum of two numbers: the first may be large and coarse, the
-    second small and fine. One float32 alone resolves 2^-24 of the total, about
-    one leaf of ten million.
+    A position is the sum of a large, coarse number and a small, fine one. They are passed
+    separately, since a single float32 resolves only 2^-24 of the total: about one leaf of ten
+    million.
 
-    A leaf of zero is never returned, whatever the position, as long as some leaf is positive.
+    A leaf of zero is never returned, for any position, if at least one leaf is positive.
 
     Args:
       strata: ``[n]`` float32
-      offsets: ``[n]`` float32; ``strata + offsets`` is from 0 to the total.
+      offsets: ``[n]`` float32; ``strata + offsets`` is between 0 and the total.
 
     Returns:
-      Indices ``[n]`` int32 and the leaves there ``[n]`` float32.
+      The indices ``[n]`` int32, and the leaves at these indices ``[n]`` float32.
     """
     fan_out = tree.levels[0].shape[1]
     node = jnp.zeros(strata.shape, jnp.int32)
     for level in reversed(tree.levels):
         children = level.at[node].get(mode="promise_in_bounds")  # [n, F]
         child, before = _find(children, strata, offsets)
-        # Rounding here moves the ends of a stratum by an ulp, not what is inside: that varies
-        # with the offsets alone.
+        # Subtract from the coarse number only. Its rounding moves the ends of a stratum by one
+        # ulp; the resolution inside a stratum is that of the offsets, which stay exact.
         strata = strata - before
         node = node * fan_out + child
     return node, leaves_at(tree, node)
 
 
 def _find(children: Array, strata: Array, offsets: Array) -> tuple[Array, Array]:
-    """Return the child [n] that holds each position, and the sum [n] of those before it.
+    """Return the child [n] at each position, and the sum [n] of the children before it.
 
-    Unrolled over the F children, which the compiler makes one vectorised loop over n of:
-    on CPU two to four times as fast as reductions over an axis of F.
+    The loop over the F children is unrolled. The compiler turns it into one vectorised loop over
+    n, two to four times as fast on CPU as reductions over an axis of F.
+
+    Args:
+      children: ``[n, F]`` float32, at least one of each row positive
+      strata: ``[n]`` float32
+      offsets: ``[n]`` float32
     """
     sums = [children[:, 0]]
-    for place in range(1, children.shape[1]):
-        sums.append(sums[-1] + children[:, place])
+    for index in range(1, children.shape[1]):
+        sums.append(sums[-1] + children[:, index])
     child, before = jnp.zeros(strata.shape, jnp.int32), jnp.zeros_like(strata)
-    for upto in sums:
-        # A child of zero has the sum of the one before it, and no condition tells them apart;
-        # so the first child that fulfils one is positive. Rounding may put a position at or
-        # past the end: the second condition then finds the last that is positive.
-        beyond = (((upto - strata) - offsets > 0) & (upto > 0)) | (upto >= sums[-1])
-        child = child + (~beyond).astype(jnp.int32)
-        before = jnp.where(beyond, before, upto)
+    for cumulative in sums:
+        # The wanted child is the first whose cumulative sum satisfies one of two conditions.
+        # Both depend on the cumulative sum alone, and a child of zero has the sum of its
+        # predecessor: so the first that satisfies one is a positive child. The second condition
+        # catches positions that rounding has put at or past the end, and yields the last
+        # positive child.
+        reached = (((cumulative - strata) - offsets > 0) & (cumulative > 0)) | (
+            cumulative >= sums[-1]
+        )
+        # Once reached, all later sums are too, so the count of the others is the child's index.
+        child = child + (~reached).astype(jnp.int32)
+        before = jnp.where(reached, before, cumulative)
     return child, before
 
 
 def _write(tree: SumTree, index: Array, values: Array, parents: Array) -> SumTree:
-    """Write leaves, then the sums at ``parents`` and all above."""
+    """Write leaves, then recompute the sums of the nodes ``parents`` and of all their ancestors.
+
+    Args:
+      index: ``[n]`` int32; indices past the end are ignored.
+      values: ``[n]`` float32
+      parents: ``[m]`` int32, in range: rows of level 0, among them those of all written leaves.
+    """
     fan_out, levels = tree.levels[0].shape[1], []
     leaves = tree.levels[0].reshape(-1).at[index].set(values, mode="drop")
     level = leaves.reshape(tree.levels[0].shape)
@@ -158,7 +181,7 @@ def _write(tree: SumTree, index: Array, values: Array, parents: Array) -> SumTre
         levels.append(level)
         nodes = level.shape[0]
         if nodes <= parents.shape[0]:
-            # Every sum at once is cheaper than as many gathers and writes.
+            # Recomputing all sums is cheaper than as many gathers and scatters.
             sums = jnp.pad(jnp.sum(level, axis=1), (0, above.size - nodes))
             level = sums.reshape(above.shape)
             continue

@@ -1,9 +1,12 @@
 """Uniform replay: every valid start is equally likely, and nothing else is drawn.
 
-The valid starts stand in a FIFO ring of flat indices. A row enters when it
-becomes sampleable, N rows after it was written, and leaves from the tail when
-it is evicted; so a draw is one random integer and one gather, with no
-rejection and no repair.
+The flat indices of the valid starts are kept in a FIFO queue, itself a ring. A row enters at the
+head when it becomes sampleable, N rows after it was written, and leaves at the tail when it is
+evicted. A draw is thus one random integer and one gather: no draw is ever invalid, so none is
+rejected or replaced.
+
+Rows enter the queue in the order of their slots, and rows are evicted in the same order. That is
+why those to leave are always at the tail.
 """
 
 from __future__ import annotations
@@ -27,21 +30,25 @@ from jaxdqn.types import Array, PyTree, Replay, Row, SampleInfo
 
 
 class UniformState(NamedTuple):
-    """A ring of rows and the FIFO of its valid starts."""
+    """A ring of rows, and the FIFO queue of its valid starts.
+
+    Invariant: entries ``tail .. tail + count - 1`` of ``starts``, modulo its length, are exactly
+    the valid starts, each once, oldest slot first.
+    """
 
     storage: StoredRow
     position: Array
     size: Array
     starts: Array
-    """[(T + K) * E] int32, flat indices; the live ones are ``tail .. tail + count``, wrapping"""
+    """[(T + K) * E] int32, flat indices; the other entries are stale"""
     tail: Array
-    """[] int32"""
+    """[] int32, position of the oldest valid start in ``starts``"""
     count: Array  # type: ignore[assignment]
-    """[] int32, valid starts"""
+    """[] int32, number of valid starts"""
 
     @property
     def ring(self) -> RingState:
-        """The rows alone."""
+        """The ring of rows."""
         return RingState(self.storage, self.position, self.size)
 
 
@@ -56,21 +63,25 @@ def make_uniform(
 ) -> Replay:
     """Make a uniform replay of n-step transitions.
 
-    A row is a valid start if it is N rows or more older than the newest, its
-    successor opens no episode, and its stack of frames is stored. The stack is
-    stored for every row until the ring first overwrites one; from then on the
-    oldest S - 1 rows serve as context alone.
+    A row is a valid start if three conditions hold:
+
+    - it is at least N rows older than the newest row;
+    - its successor does not open an episode (otherwise it holds an episode's final observation,
+      and its action is invalid);
+    - its stack of S frames is stored. Until the ring first overwrites a row this holds for every
+      row: frames before the first row are zero. From then on the oldest S - 1 rows are only
+      context for the stacks of later rows.
 
     Args:
       num_envs: E
       rows_per_env: T, above N + S + K and a multiple of K
-      rows_per_add: K, the rows of each environment written at once
+      rows_per_add: K, rows per environment in one ``add``
       batch_size: B
       n_step: N
       frame_stack: S
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the constraint.
     """
     validate_sizes(
         num_envs=num_envs,
@@ -90,7 +101,7 @@ def make_uniform(
 
     return Replay(
         init=_make_init(num_envs, rows_per_env, rows_per_add),
-        add=_make_add(delay=n_step, context=frame_stack - 1, ends_bar=True),
+        add=_make_add(delay=n_step, context=frame_stack - 1, exclude_final=True),
         sample=sample,
         update=_no_update,
     )
@@ -101,10 +112,11 @@ def make_sequence(
 ) -> Replay:
     """Make a uniform replay of sequences of ``length`` L rows, which may span episodes.
 
-    ``sample`` gives a ``Row`` with leaves [B, L, ...]; its ``gamma`` is not used.
+    A row is a valid start if it is at least L - 1 rows older than the newest row. ``sample``
+    returns a ``Row`` with leaves [B, L, ...], and ignores ``gamma``.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the constraint.
     """
     validate_sizes(
         num_envs=num_envs,
@@ -121,14 +133,18 @@ def make_sequence(
 
     return Replay(
         init=_make_init(num_envs, rows_per_env, rows_per_add),
-        add=_make_add(delay=length - 1, context=0, ends_bar=False),
+        add=_make_add(delay=length - 1, context=0, exclude_final=False),
         sample=sample,
         update=_no_update,
     )
 
 
 def validate_sizes(**arguments: int) -> None:
-    """Refuse sizes that no replay can have, naming the argument, its value and what is right."""
+    """Check the sizes of a replay.
+
+    Raises:
+      ValueError: naming the argument, its value and the constraint.
+    """
     for name, value in arguments.items():
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
@@ -155,7 +171,7 @@ def _make_init(
             storage=ring.rows,
             position=ring.position,
             size=ring.size,
-            # Room for K rows more than the ring holds: starts enter before others leave.
+            # K rows more than the ring holds, since new starts enter before old ones leave.
             starts=jnp.zeros((rows_per_env + rows_per_add) * num_envs, jnp.int32),
             tail=jnp.int32(0),
             count=jnp.int32(0),
@@ -165,21 +181,24 @@ def _make_init(
 
 
 def _make_add(
-    *, delay: int, context: int, ends_bar: bool
+    *, delay: int, context: int, exclude_final: bool
 ) -> Callable[[UniformState, Row], UniformState]:
     """Make ``add``.
 
     Args:
-      delay: rows between a row's writing and its becoming sampleable.
-      context: rows at the oldest end that are no starts once rows are evicted.
-      ends_bar: whether a row whose successor opens an episode is no start.
+      delay: number of newer rows that a row needs to be sampleable.
+      context: number of oldest rows that are not valid starts, once rows are evicted.
+      exclude_final: whether the final row of an episode is not a valid start.
     """
 
     def add(state: UniformState, rows: Row) -> UniformState:
+        # The order matters: write the ring, then append to the queue (which reads the new flags),
+        # then count what leaves, from the new queue. Neither the old ring nor the old queue is read
+        # after it was replaced; of ``before`` only scalars and shapes are read.
         length, before = rows.first.shape[0], state
         ring = write(state.ring, rows)
         state = state._replace(storage=ring.rows, position=ring.position, size=ring.size)
-        state, entered = _append(state, length, delay, ends_bar)
+        state, entered = _append(state, length, delay, exclude_final)
         left = _count_leaving(before, state.starts, length + context)
         return state._replace(
             tail=(before.tail + left) % state.starts.shape[0],
@@ -190,43 +209,54 @@ def _make_add(
 
 
 def _append(
-    state: UniformState, length: int, delay: int, ends_bar: bool
+    state: UniformState, length: int, delay: int, exclude_final: bool
 ) -> tuple[UniformState, Array]:
-    """Write, past the live starts, those that the newest ``length`` rows made sampleable."""
+    """Append the starts that the newest ``length`` rows made sampleable; also return their number.
+
+    ``tail`` and ``count`` stay those from before the append.
+    """
     num_slots, num_envs = state.storage.flags.shape
     order = jnp.arange(length, dtype=jnp.int32)
-    age = delay + length - 1 - order  # oldest first
+    age = delay + length - 1 - order  # [K], in rows older than the newest; oldest first
     slots = (state.position - 1 - age) % num_slots
+    # Early in a run some of these rows do not exist yet.
     valid = jnp.broadcast_to((age < state.size)[:, None], (length, num_envs))
-    if ends_bar:
+    if exclude_final:
         valid = valid & ~first_at(state.ring, (slots + 1) % num_slots)
     flat = slots[:, None] * num_envs + jnp.arange(num_envs, dtype=jnp.int32)[None, :]
     entering = valid.ravel().astype(jnp.int32)
     capacity = state.starts.shape[0]
-    place = (state.tail + state.count + jnp.cumsum(entering) - 1) % capacity
-    # What does not enter is sent past the end, where the scatter drops it.
-    place = jnp.where(valid.ravel(), place, capacity + jnp.arange(entering.size, dtype=jnp.int32))
-    starts = state.starts.at[place].set(flat.ravel(), mode="drop", unique_indices=True)
+    # The cumulative sum gives the entering rows consecutive positions after the last start.
+    target = (state.tail + state.count + jnp.cumsum(entering) - 1) % capacity
+    # The others get distinct positions past the end, where the scatter drops them.
+    target = jnp.where(valid.ravel(), target, capacity + jnp.arange(entering.size, dtype=jnp.int32))
+    starts = state.starts.at[target].set(flat.ravel(), mode="drop", unique_indices=True)
     return state._replace(starts=starts), jnp.sum(entering)
 
 
 def _count_leaving(before: UniformState, starts: Array, num_slots: int) -> Array:
-    """Count the starts, all at the tail, that the last add evicted.
+    """Count the starts that an ``add`` evicts: all are at the tail of the queue.
 
-    Those are the starts in the slots written over and the context slots after
-    them. They are read from ``starts`` as it is after appending: reading the
-    array on both sides of a write would copy it.
+    They are the starts in the slots that were overwritten, and in the context slots after them.
+
+    Args:
+      before: the state before the ``add``.
+      starts: the queue after appending. Its old entries are still there, and reading the array
+        both before and after the write would copy it.
+      num_slots: number of overwritten slots plus context slots.
     """
     total, num_envs = before.storage.flags.shape
+    # No more than these can leave, so it is enough to look at the oldest entries.
     oldest = jnp.arange(min(num_slots, total) * num_envs, dtype=jnp.int32)
     slots = starts[(before.tail + oldest) % starts.shape[0]] // num_envs
     leaves = (slots - before.position) % total < num_slots
+    # A ring that is not full overwrites nothing.
     leaves = leaves & (oldest < before.count) & (before.size == total)
     return jnp.sum(leaves, dtype=jnp.int32)
 
 
 def _draw(key: Array, state: UniformState, batch_size: int) -> SampleInfo:
-    """Draw valid starts with replacement; there must be at least one."""
+    """Draw valid starts uniformly, with replacement; at least one must exist."""
     bits = jax.random.bits(key, (batch_size,), jnp.uint32)
     draw = _high_product(bits, state.count.astype(jnp.uint32)).astype(jnp.int32)
     index = state.starts[(state.tail + draw) % state.starts.shape[0]]
@@ -237,8 +267,8 @@ def _draw(key: Array, state: UniformState, batch_size: int) -> SampleInfo:
 def _high_product(bits: Array, count: Array) -> Array:
     """Return ``bits * count // 2**32`` in 32-bit arithmetic: a draw from ``0 .. count - 1``.
 
-    One random call where ``jax.random.randint`` takes three; no value is
-    favoured by more than ``count / 2**32``, under 3e-4 at a million starts.
+    This needs one random call; ``jax.random.randint`` makes three. The relative bias of a value
+    is at most ``count / 2**32``, below 3e-4 for a million starts.
 
     Args:
       bits: ``[B]`` uint32

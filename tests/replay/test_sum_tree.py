@@ -14,7 +14,7 @@ from tests.toys import quick_jit
 SIZES = [(1, 2), (5, 4), (16, 16), (17, 16), (300, 8), (5000, 16)]
 
 
-def tree_of(leaves, fan_out=16):
+def tree_from_leaves(leaves, fan_out=16):
     leaves = np.asarray(leaves, np.float32)
     index = jnp.arange(leaves.size, dtype=jnp.int32)
     return set_leaves(init_tree(leaves.size, fan_out), index, jnp.asarray(leaves))
@@ -66,7 +66,7 @@ def test_runs_are_their_leaves_one_by_one_wherever_they_wrap(length):
     write = quick_jit(lambda tree, start, values, wanted: set_runs(
         tree, [(start, values, wanted)], capacity
     ))  # fmt: skip
-    tree = tree_of(rng.random(capacity))
+    tree = tree_from_leaves(rng.random(capacity))
     for start in [0, 1, 7, 16, 255, 256, 284, 285, 298, 299]:
         expected = leaves_of(tree, capacity).copy()
         values, wanted = rng.random(length).astype(np.float32), rng.random(length) < 0.8
@@ -110,7 +110,7 @@ def test_a_position_is_in_the_leaf_that_the_cumulative_sum_names(capacity, fan_o
     # Whole numbers: every sum is exact, and so are its ends.
     leaves = rng.integers(0, 4, capacity).astype(np.float32)
     leaves[rng.integers(capacity)] = 2.0
-    tree = tree_of(leaves, fan_out)
+    tree = tree_from_leaves(leaves, fan_out)
     ends = np.cumsum(leaves)
     positions = np.arange(0, ends[-1], 0.5, dtype=np.float32)
     want = np.searchsorted(ends, positions, side="right")
@@ -124,7 +124,7 @@ def test_a_leaf_of_zero_is_never_drawn_even_at_the_very_ends(where):
     leaves = np.zeros(capacity, np.float32)
     places = {"first": [0], "last": [999], "middle": [437], "every third": np.arange(1, 999, 3)}
     leaves[places[where]] = 10.0 ** rng.uniform(-6, 6, len(places[where]))
-    tree = tree_of(leaves)
+    tree = tree_from_leaves(leaves)
     ends = np.cumsum(leaves, dtype=np.float32)
     edges = np.concatenate([ends, [0.0, float(total(tree))]]).astype(np.float32)
     edges = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, np.inf)])
@@ -136,7 +136,7 @@ def test_leaves_are_drawn_in_proportion():
     rng = np.random.default_rng(2)
     leaves = rng.random(400).astype(np.float32) ** 3
     leaves[::7] = 0.0
-    tree, count = tree_of(leaves, 8), 400_000
+    tree, count = tree_from_leaves(leaves, 8), 400_000
     uniform = rng.random(count)
     counts = np.bincount(drawn(tree, uniform * float(total(tree))), minlength=400)
     valid = leaves > 0
@@ -148,7 +148,7 @@ def test_leaves_are_drawn_in_proportion():
 
 def test_two_numbers_resolve_what_one_float_cannot():
     capacity, near = 2**22, 32
-    tree = tree_of(np.full(capacity, 0.3))
+    tree = tree_from_leaves(np.full(capacity, 0.3))
     # A third of the total: float32 resolves 2.4 steps a leaf there.
     stratum = np.float32(float(total(tree)) * 0.9)
     offsets = np.linspace(0, 0.3 * near, 64 * near, endpoint=False, dtype=np.float32)
