@@ -16,7 +16,7 @@ from jaxdqn.config.config import Config
 from jaxdqn.config.options import OF_MANY
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.params import PARAMETERS, restore_params
-from jaxdqn.storage.restore import newest_whole
+from jaxdqn.storage.restore import newest_intact
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Array, Environment, EnvSpec, Params, PyTree, Trainer
@@ -111,7 +111,7 @@ def load_run(
     place = Path(run)
     if not (place / run_directory.SUMMARY).exists() or not (place / which).is_dir():
         # A run that has not ended has them in its checkpoints alone.
-        place = newest_whole(place) or place
+        place = newest_intact(place) or place
     return config, trainer, restore_params(place / which, target)
 
 

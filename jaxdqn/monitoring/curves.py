@@ -68,7 +68,7 @@ def plot_runs(
 
 
 def _draw(panel: Any, run: Path, config: Config, column: str, label: str, color: str) -> None:
-    """Draw a run. For a population, draw the mean, and each learner's evaluations as a thin line."""
+    """Draw a run: for a population the mean, and the evaluations of each learner as thin lines."""
     # Records count steps over all learners; the plot shows those of one.
     steps_divisor = config.learners if column == "env_steps" else 1
     training = [

@@ -222,7 +222,11 @@ def _entering(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
 
 
 def _draw(key: Array, tree: SumTree, batch_size: int) -> tuple[Array, Array]:
-    """Draw one leaf from each of B equal parts of the sum; return flat indices and probabilities."""
+    """Draw one leaf from each of B equal parts of the sum.
+
+    Returns:
+      Flat indices ``[B]`` int32, and the probability of each draw ``[B]`` float32.
+    """
     mass = total(tree)
     bits = jax.random.bits(key, (batch_size,), jnp.uint32)
     part = mass / batch_size

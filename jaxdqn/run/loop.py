@@ -95,12 +95,12 @@ class HostLoop:
                     continue
             if progress.chunk % config.chunks_per_evaluation == 0:
                 self._judge(state)
-            if self._checkpoints is not None and self._checkpoints.due(progress.chunk):
+            if self._checkpoints is not None and self._checkpoints.is_due(progress.chunk):
                 self._save(state)
         if self._checkpoints is not None:
             # Before the last evaluation, which a run that goes on from here does not make.
             try:
-                if not self._checkpoints.has(progress.chunk):
+                if not self._checkpoints.has_saved(progress.chunk):
                     self._save(state)
                 self._checkpoints.wait()
             except OSError as error:
@@ -268,7 +268,7 @@ class HostLoop:
         if self._checkpoints is not None:
             self._checkpoints.close()
             good = self._checkpoints.newest(finite=True)
-            last = None if good is None else self._checkpoints.place(good.step)
+            last = None if good is None else self._checkpoints.path(good.step)
         raise RunFailed(
             f"guard={config.guard!r}: loss, gradient or parameters not finite in chunk "
             f"{progress.chunk} ({what}; {np.sum(metrics.skipped)} of "
@@ -307,7 +307,7 @@ class HostLoop:
         state = self._programs.perturb(state, np.int32(rollbacks), factor)
         self._progress.rollbacks = rollbacks
         self._started = time.perf_counter() - seconds
-        self._checkpoints.cut_back(restored)
+        self._checkpoints.truncate_records(restored)
         rate = float(np.ravel(multihost.local_part(state.hyper.learning_rate))[0])
         record = {"event": "rollback", "chunk": restored.step, **self._now(), "learning_rate": rate}
         self._log("event", record)

@@ -37,8 +37,8 @@ from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record, write_json
 from jaxdqn.storage.params import save_params
 from jaxdqn.storage.reshard import state_shape
-from jaxdqn.storage.restore import newest_whole
-from jaxdqn.storage.resume import changes_of_machine, changes_of_place, check_same_run
+from jaxdqn.storage.restore import newest_intact
+from jaxdqn.storage.resume import check_same_run, device_changes, machine_changes
 from jaxdqn.types import Environment, Params, Trainer, TrainState
 
 
@@ -247,7 +247,7 @@ def _open_directory(
     try:
         run_directory.lock(directory, stack)
     except OSError as error:
-        raise run_directory.unwritable(directory, error) from error
+        raise run_directory.unwritable_error(directory, error) from error
 
 
 def _make_checkpoint_manager(given: _Given, programs: Programs) -> CheckpointManager | None:
@@ -280,7 +280,7 @@ def _first_state(
         )
         if restored is None:
             _on_lead(lambda: _check_has_not_ended(given))
-        checkpoints.cut_back(restored)
+        checkpoints.truncate_records(restored)
         _on_lead(lambda: _take_up(given))
         for line in () if restored is None else restored.skipped:
             _log(loggers, "event", {"event": "damaged", "message": line})
@@ -301,7 +301,7 @@ def _first_state(
             ", which holds no replay: it is filled anew, and the run is not the same to the bit"
         )
     before = from_dict(restored.meta["config"])
-    changes = [*changes_of_place(before, given.config), *changes_of_machine(restored)]
+    changes = [*device_changes(before, given.config), *machine_changes(restored)]
     if changes:
         message += f"; not the same to the bit, for {', '.join(changes)}"
     _log(loggers, "event", {"event": "resumed", "chunk": restored.step, "message": message})
@@ -333,6 +333,6 @@ def _cannot_write(error: OSError, directory: Path) -> RunFailed:
     """Return what to raise where a file of the run could not be written."""
     if not multihost.is_coordinator():
         return RunFailed(f"process 0 cannot write: {error.strerror or error}")
-    last = newest_whole(directory)
+    last = newest_intact(directory)
     kept = "there is no checkpoint" if last is None else f"{last} is whole: go on with resume"
     return RunFailed(f"{error.filename or directory}: {error.strerror or error}; {kept}")

@@ -1,1 +1,1 @@
-"""Run directories, parameters and checkpoints."""
+"""Run directories, records, parameters and checkpoints."""

@@ -1,16 +1,16 @@
-"""Checkpoints: the whole of a run on disk, written while it goes on, verified when read.
+"""Checkpoints: the complete state of a run, written in the background and verified when read.
 
-A checkpoint is a directory ``checkpoints/STEP`` of a run, STEP being the chunk after
-which it was taken:
+A checkpoint is the directory ``checkpoints/STEP`` in a run directory. STEP is the number of
+chunks that had been run when it was taken:
 
 - ``state/``: the leaves of the ``TrainState``, named by their paths (orbax);
-- ``best/`` and ``last/``: parameters, to be read without the rest;
-- ``meta.json``: schema, configuration, shapes and the host's side of the run;
+- ``best/`` and ``last/``: parameters, readable without the rest;
+- ``meta.json``: schema, configuration, shapes and the state of the host loop;
 - ``MANIFEST``: the SHA-256 of every file, in the format of ``sha256sum``.
 
-It is written under another name and renamed when it is whole and on the disk, so that
-whatever ends the process leaves complete checkpoints or none. Reading takes arrays and
-JSON, never code.
+A checkpoint is written under a temporary name, and renamed when it is complete and on the disk.
+So a process that is killed at any moment leaves complete checkpoints only. A checkpoint holds
+arrays and JSON; reading it executes no code.
 """
 
 from __future__ import annotations
@@ -39,33 +39,34 @@ _DIGITS = 9
 _UNFINISHED = ".unfinished-"
 
 
-class Damaged(Exception):
-    """A checkpoint is not what was written; the message says where."""
+class DamagedCheckpoint(Exception):
+    """The files of a checkpoint differ from what was written; the message names the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A moment of a run, in host memory that nothing else writes to."""
+    """The state of a run at one moment, in host memory that nothing else writes to."""
 
     step: int
-    """Chunks run."""
+    """Number of chunks run."""
     state: PyTree
-    """NumPy leaves; keys as their words"""
+    """NumPy leaves; keys as key data"""
     best: Params
     last: Params
     meta: Record
-    """What the host needs to go on, and the configuration."""
+    """The configuration, and the state of the host loop."""
     records: tuple[Path, ...]
-    """Files whose lengths are in ``meta``."""
+    """Files of records, whose lengths are in ``meta``."""
     score: float | None
-    """The mean return of the last evaluation: the best checkpoint is kept."""
+    """Mean return of the last evaluation; None without one."""
 
 
 class Checkpointer:
-    """Writes the checkpoints of one run, one at a time, in a thread of its own.
+    """Writes the checkpoints of one run in a separate thread, one at a time.
 
-    Keeps the newest ``keep`` and the one with the best score. The caller holds the
-    run's lock: unfinished checkpoints found here were left by a process that has ended.
+    It keeps the newest ``keep`` checkpoints and the one with the best score. The caller must hold
+    the lock of the run directory: unfinished checkpoints found there are then left over from a
+    process that has ended, and are removed.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -73,8 +74,8 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._directory.mkdir(exist_ok=True)
-        for left in self._directory.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left)
+        for unfinished in self._directory.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(unfinished)
 
     @property
     def busy(self) -> bool:
@@ -82,21 +83,21 @@ class Checkpointer:
         return self._thread is not None and self._thread.is_alive()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Begin to write a snapshot, after the one before is there.
+        """Wait for the previous checkpoint, then start to write this one.
 
         Raises:
-            OSError: if the one before could not be written.
+            OSError: if the previous one could not be written.
         """
         self.wait()
-        # Not a daemon: an interpreter that ends waits for it.
+        # Not a daemon thread, so the interpreter waits for it at exit.
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when everything is on the disk.
+        """Wait until the checkpoint being written is on the disk.
 
         Raises:
-            OSError: if something could not be written; earlier checkpoints are whole.
+            OSError: if it could not be written; earlier checkpoints are intact.
         """
         if self._thread is not None:
             self._thread.join()
@@ -104,36 +105,37 @@ class Checkpointer:
         self.check()
 
     def check(self) -> None:
-        """Say at once whether a write has failed.
+        """Raise the error of a failed write, once, without waiting for a write in progress.
 
         Raises:
-            OSError: if so.
+            OSError: if a write has failed.
         """
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            raise _as_os_error(self._directory, failure)
+            raise _to_os_error(self._directory, failure)
 
     def _write(self, snapshot: Snapshot) -> None:
         unfinished = self._directory / f"{_UNFINISHED}{snapshot.step}"
         try:
             write(unfinished, snapshot)
-            place = checkpoint_path(self._run, snapshot.step)
+            path = checkpoint_path(self._run, snapshot.step)
             replaced = self._directory / f"{_UNFINISHED}replaced"
-            if place.exists():  # taken again after going back to an earlier one
-                os.rename(place, replaced)
-            os.rename(unfinished, place)
+            if path.exists():  # the same step, taken again after a rollback
+                os.rename(path, replaced)
+            os.rename(unfinished, path)
             sync(self._directory)
             shutil.rmtree(replaced, ignore_errors=True)
-            with contextlib.suppress(OSError):  # the next one tries again
+            with contextlib.suppress(OSError):  # the next checkpoint prunes again
                 self._prune()
-        except Exception as error:  # raised in the caller's thread by wait
+        except Exception as error:  # ``check`` raises it in the thread of the caller
             self._failure = error
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _prune(self) -> None:
+        """Remove all checkpoints but the newest ones and the best one."""
         steps = steps_of(self._directory)
         kept = set(steps[: self._keep])
-        # Of equals the oldest, so that it stays the same one.
+        # Among equal scores the oldest, so that the best checkpoint does not change.
         scored = [(_score(checkpoint_path(self._run, step)), -step) for step in steps]
         best = max((score, step) for score, step in scored)
         if best[0] > -math.inf:
@@ -148,36 +150,36 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def steps_of(directory: Path) -> list[int]:
-    """Return the steps of the finished checkpoints, the newest first."""
+    """Return the steps of all finished checkpoints, the newest first."""
     if not directory.is_dir():
         return []
     names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def set_aside(damaged: Sequence[Path]) -> None:
+def rename_damaged(damaged: Sequence[Path]) -> None:
     """Rename damaged checkpoints, so that they do not count among the newest."""
-    for place in damaged:
-        aside, count = place.with_name(f"{place.name}.damaged"), 1
-        while aside.exists():
+    for path in damaged:
+        renamed, count = path.with_name(f"{path.name}.damaged"), 1
+        while renamed.exists():
             count += 1
-            aside = place.with_name(f"{place.name}.damaged-{count}")
-        place.rename(aside)
+            renamed = path.with_name(f"{path.name}.damaged-{count}")
+        path.rename(renamed)
 
 
-def write(place: Path, snapshot: Snapshot) -> None:
+def write(path: Path, snapshot: Snapshot) -> None:
     """Write a snapshot to a new directory, and return when it is on the disk."""
-    place.mkdir(parents=True)
+    path.mkdir(parents=True)
     for file in snapshot.records:
         if file.exists():
-            sync(file)  # a checkpoint says how long they are
+            sync(file)  # ``meta`` has its length, so its content must reach the disk first
     state = leaves_by_path(snapshot.state)
     with orbax_checkpointer() as checkpointer:
-        # Orbax refuses arrays without elements, and has no use for them.
+        # Orbax rejects arrays without elements; reading makes them from their shapes.
         stored = {name: leaf for name, leaf in state.items() if leaf.size}
         trees = {STATE: stored, "best": snapshot.best, "last": snapshot.last}
         for name, tree in trees.items():
-            checkpointer.save(place.resolve() / name, tree)
+            checkpointer.save(path.resolve() / name, tree)
             checkpointer.wait_until_finished()
     meta = {
         "schema": SCHEMA,
@@ -187,39 +189,42 @@ def write(place: Path, snapshot: Snapshot) -> None:
         "leaves": {name: describe_leaf(leaf) for name, leaf in state.items()},
         **snapshot.meta,
     }
-    (place / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    files = sorted(file for file in place.rglob("*") if file.is_file())
-    # Last, so that a manifest cut short lacks it.
-    files.sort(key=lambda file: file == place / META)
-    lines = [f"{digest(file)}  {file.relative_to(place).as_posix()}\n" for file in files]
-    (place / MANIFEST).write_text("".join(lines), encoding="utf-8")
-    for path in (*files, place / MANIFEST, *(p for p in place.rglob("*") if p.is_dir()), place):
-        sync(path)
+    (path / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    # List META last: a truncated manifest is recognised by its absence.
+    files.sort(key=lambda file: file == path / META)
+    lines = [f"{digest(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+    (path / MANIFEST).write_text("".join(lines), encoding="utf-8")
+    directories = [entry for entry in path.rglob("*") if entry.is_dir()]
+    for entry in (*files, path / MANIFEST, *directories, path):
+        sync(entry)
 
 
-def _score(place: Path) -> float:
+def _score(path: Path) -> float:
+    """Return the score of a checkpoint; minus infinity if it has no finite score."""
     try:
-        score = json.loads((place / META).read_text(encoding="utf-8"))["score"]
+        score = json.loads((path / META).read_text(encoding="utf-8"))["score"]
     except (OSError, ValueError, KeyError):
         return -math.inf
     return score if isinstance(score, float) and math.isfinite(score) else -math.inf
 
 
 def digest(file: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
     """Wait until a file, or the entries of a directory, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
-def _as_os_error(directory: Path, failure: Exception) -> OSError:
-    """Return a failed write as one; tensorstore reports a full disk in a ``ValueError``."""
-    said = failure.strerror if isinstance(failure, OSError) else str(failure)
-    return OSError(getattr(failure, "errno", None), f"{said or failure}", str(directory))
+def _to_os_error(directory: Path, failure: Exception) -> OSError:
+    """Return a failed write as an ``OSError``: tensorstore raises ``ValueError`` on a full disk."""
+    reason = failure.strerror if isinstance(failure, OSError) else str(failure)
+    return OSError(getattr(failure, "errno", None), f"{reason or failure}", str(directory))

@@ -1,4 +1,4 @@
-"""When checkpoints of a run are taken, what goes into them, and how one is found again."""
+"""``CheckpointManager``: when to save a checkpoint, what to save, and what to restore."""
 
 from __future__ import annotations
 
@@ -14,27 +14,37 @@ import numpy as np
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.parallel import multihost
 from jaxdqn.storage import directory as run_directory
-from jaxdqn.storage.checkpoint import Checkpointer, Snapshot, checkpoint_path, set_aside
+from jaxdqn.storage.checkpoint import Checkpointer, Snapshot, checkpoint_path, rename_damaged
 from jaxdqn.storage.jsonl import FILES, Record
 from jaxdqn.storage.params import restore_params
 from jaxdqn.storage.reshard import reshard, same_layout, state_shape
 from jaxdqn.storage.restore import Restored, read_newest
 from jaxdqn.storage.resume import machine
-from jaxdqn.storage.state import key_data_of, shape_for, to_host, without_replay
+from jaxdqn.storage.state import shape_for, to_host, with_key_data, without_replay
 from jaxdqn.types import Params, PyTree, TrainState
 
 SECONDS_BETWEEN = 300.0
-"""Between checkpoints, where no number of rows is configured."""
+"""Time between checkpoints, if ``checkpoint_every`` is not configured."""
 
-_CUT_BACK = ("metrics", "evaluation")
+_TRUNCATED_RECORDS = ("metrics", "evaluation")
 
 
 class CheckpointManager:
-    """Keeps a run safe in its directory.
+    """When to save a checkpoint of a run, what to save, and what to restore.
 
-    The caller holds the run's lock. ``snapshot`` copies a state on the device. Of several
-    processes each has one, which are called alike; that of process 0 reads and writes, the
-    others' touch no file.
+    The caller must hold the lock of the run directory. With several processes, each has a
+    manager, and all must call the same methods in the same order: most of them communicate. Only
+    the manager of process 0 accesses files.
+
+    Args:
+        run: the run directory.
+        config: the configuration of the run.
+        snapshot: copies a state on the device, with keys as key data.
+        target: the shapes of the state.
+        preset: the name of the preset, if known.
+        shape_under: returns the shapes of the state under another configuration, the one that a
+            checkpoint was written under.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -55,18 +65,19 @@ class CheckpointManager:
         self._saved: int | None = None
         self._saved_at = clock()
 
-    def due(self, chunk: int) -> bool:
-        """Say whether a checkpoint is to be taken after this chunk.
+    def is_due(self, chunk: int) -> bool:
+        """Return whether to save a checkpoint after this chunk.
 
-        By the clock only when the one before is written; by rows always, so that a
-        kill costs no more than the chunks since, and the one being written.
+        By time, a checkpoint is due only once the previous one is written. By rows it is always
+        due, so that a kill loses at most the chunks since the last checkpoint and that of a
+        checkpoint in progress.
 
         Raises:
-            OSError: if the one before could not be written.
+            OSError: if the previous checkpoint could not be written.
         """
-        return multihost.broadcast(lambda: self._due(chunk))
+        return multihost.broadcast(lambda: self._is_due(chunk))
 
-    def _due(self, chunk: int) -> bool:
+    def _is_due(self, chunk: int) -> bool:
         if self._checkpointer is not None:
             self._checkpointer.check()
         every = self._config.chunks_per_checkpoint
@@ -76,52 +87,60 @@ class CheckpointManager:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written by this process."""
+        """True while this process writes a checkpoint."""
         return self._checkpointer is not None and self._checkpointer.busy
 
-    def has(self, chunk: int) -> bool:
-        """Say whether the last checkpoint taken is of this chunk."""
+    def has_saved(self, chunk: int) -> bool:
+        """Return whether the last checkpoint was taken after this chunk."""
         return self._saved == chunk
 
     def save(
         self, chunk: int, state: TrainState, *, best: Params, last: Params, host: Record
     ) -> None:
-        """Take a checkpoint; return when the state is copied and may be donated.
+        """Start to save a checkpoint; return when the state is copied and may be donated.
+
+        Args:
+            chunk: number of chunks run.
+            state: the state of the run.
+            best: the best parameters.
+            last: the online parameters.
+            host: the state of the host loop, as JSON values.
 
         Raises:
-            OSError: if the checkpoint before could not be written.
+            OSError: if the previous checkpoint could not be written.
         """
-        self.wait()  # so that there is never more than one copy
-        whole = self._config.replay_in_checkpoint
-        kept = state if whole else without_replay(state)
-        # On accelerators the transfer is the copy.
-        copied = self._snapshot(kept) if jax.default_backend() == "cpu" else key_data_of(kept)
-        words = to_host(copied) if jax.process_count() == 1 else multihost.gather(copied)
+        self.wait()  # so that there is never more than one copy of the state
+        saved = state if self._config.replay_in_checkpoint else without_replay(state)
+        # On accelerators the transfer to the host is the copy.
+        copied = self._snapshot(saved) if jax.default_backend() == "cpu" else with_key_data(saved)
+        arrays = to_host(copied) if jax.process_count() == 1 else multihost.gather(copied)
         self._saved, self._saved_at = chunk, self._clock()
         if self._checkpointer is None:
             return
-        meta = {
+        evaluation = host["last"]
+        snapshot = Snapshot(
+            step=chunk,
+            state=arrays,
+            best=to_host(jax.tree.map(lambda leaf: leaf.copy(), best)),
+            last=to_host(jax.tree.map(lambda leaf: leaf.copy(), last)),
+            meta=self._meta(host),
+            records=tuple(self._run / name for name in _files()),
+            score=None if evaluation is None else evaluation["return_mean"],
+        )
+        self._checkpointer.save(snapshot)
+
+    def _meta(self, host: Record) -> Record:
+        return {
             "config": to_dict(self._config),
             "preset": self._preset,
-            "replay": whole,
+            "replay": self._config.replay_in_checkpoint,
             "host": host,
             "machine": machine(),
             "files": {name: _size(self._run / name) for name in _files()},
         }
-        evaluated = host["last"]
-        snapshot = Snapshot(
-            step=chunk,
-            state=words,
-            best=to_host(jax.tree.map(lambda leaf: leaf.copy(), best)),
-            last=to_host(jax.tree.map(lambda leaf: leaf.copy(), last)),
-            meta=meta,
-            records=tuple(self._run / name for name in _files()),
-            score=None if evaluated is None else evaluated["return_mean"],
-        )
-        self._checkpointer.save(snapshot)
 
     def wait(self) -> None:
-        """Return when all that was taken is on the disk.
+        """Wait until the last checkpoint is on the disk.
 
         Raises:
             OSError: if it could not be written.
@@ -133,64 +152,67 @@ class CheckpointManager:
             self._checkpointer.wait()
 
     def close(self) -> None:
-        """Let a checkpoint that is being written be finished; whether it is shows on the disk."""
+        """Wait for a checkpoint in progress, and ignore its failure."""
         with contextlib.suppress(OSError):
             self._wait()
 
     def newest(
         self, check: Callable[[Record], None] | None = None, *, finite: bool = False
     ) -> Restored | None:
-        """Read the newest checkpoint that is whole; None if there is none.
+        """Read the newest intact checkpoint, in the layout of this run; None if there is none.
 
-        Damaged ones that are newer are set aside, for they would count as the newest.
+        Newer checkpoints that are damaged are renamed: they would otherwise count as the newest.
 
         Args:
-            check: as ``read_newest`` takes it.
-            finite: whether all that it holds must be finite.
+            check: as in ``read_newest``.
+            finite: whether to skip checkpoints with values that are not finite.
 
         Raises:
             ValueError: as ``read_newest``.
         """
-
         read: list[Restored] = []
 
-        def read_on_lead() -> Record | None:
-            restored = read_newest(self._run, self._stored_shape, check=check, finite=finite)
+        def read_on_coordinator() -> Record | None:
+            restored = self._read_newest(check, finite)
             if restored is None:
                 return None
-            target = shape_for(self._target, restored.meta)
-            old = from_dict(restored.meta["config"])
-            moved = reshard(restored.state, old, self._config, target)
-            restored = restored._replace(state=moved)
             read.append(restored)
-            set_aside(restored.damaged)
-            return {
-                "step": restored.step,
-                "meta": restored.meta,
-                "skipped": restored.skipped,
-            }
+            return {"step": restored.step, "meta": restored.meta, "skipped": restored.skipped}
 
-        found = multihost.broadcast(read_on_lead)
+        found = multihost.broadcast(read_on_coordinator)
         if found is None:
             return None
-        meta = found["meta"]
-        # Other processes are given their parts of the state when it is revived.
-        shapes = jax.eval_shape(key_data_of, shape_for(self._target, meta))
-        restored = (
-            read[0] if read else Restored(found["step"], shapes, meta, tuple(found["skipped"]), ())
-        )
+        if read:
+            restored = read[0]
+        else:
+            # The other processes have only shapes here. They receive their parts of the state
+            # when it is put onto the devices.
+            shapes = jax.eval_shape(with_key_data, shape_for(self._target, found["meta"]))
+            restored = Restored(
+                found["step"], shapes, found["meta"], tuple(found["skipped"]), damaged=()
+            )
         self._saved = restored.step
-        self._preset = self._preset or meta["preset"]
+        self._preset = self._preset or restored.meta["preset"]
         return restored
 
+    def _read_newest(self, check: Callable[[Record], None] | None, finite: bool) -> Restored | None:
+        restored = read_newest(self._run, self._stored_shape, check=check, finite=finite)
+        if restored is None:
+            return None
+        target = shape_for(self._target, restored.meta)
+        old = from_dict(restored.meta["config"])
+        state = reshard(restored.state, old, self._config, target)
+        rename_damaged(restored.damaged)
+        return restored._replace(state=state)
+
     def _stored_shape(self, meta: Record) -> TrainState:
-        """Return the shapes of the state in a checkpoint, which may be of other devices."""
+        """Return the shapes of the state in a checkpoint, whose devices may differ."""
         old = from_dict(meta["config"])
         if same_layout(old, self._config):
             return shape_for(self._target, meta)
         return shape_for(self._shape_under(old), meta)
 
-    def place(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         """Return the directory of a checkpoint."""
         return checkpoint_path(self._run, step)
 
@@ -203,20 +225,23 @@ class CheckpointManager:
             best = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target)
         return best if jax.process_count() == 1 else jax.device_put(multihost.agree(best))
 
-    def cut_back(self, restored: Restored | None) -> None:
-        """Cut the records back to those of a checkpoint; without one, put them away.
+    def truncate_records(self, restored: Restored | None) -> None:
+        """Truncate the files of records to their lengths at a checkpoint.
+
+        Args:
+            restored: the checkpoint; if None, back up the records and empty the files.
 
         Raises:
-            ValueError: if they are shorter than they were.
+            ValueError: if a file is shorter than at the checkpoint.
         """
-        multihost.broadcast(lambda: self._cut_back(restored))
+        multihost.broadcast(lambda: self._truncate_records(restored))
 
-    def _cut_back(self, restored: Restored | None) -> None:
+    def _truncate_records(self, restored: Restored | None) -> None:
         for name in _files():
             file = self._run / name
             if restored is None:
                 if _size(file):
-                    run_directory.put_away(file)
+                    run_directory.back_up_and_empty(file)
                 continue
             size = restored.meta["files"][name]
             if _size(file) < size:
@@ -228,7 +253,7 @@ class CheckpointManager:
 
 
 def _files() -> list[str]:
-    return [FILES[kind] for kind in _CUT_BACK]
+    return [FILES[kind] for kind in _TRUNCATED_RECORDS]
 
 
 def _size(file: Path) -> int:

@@ -1,7 +1,8 @@
-"""The files that a run leaves behind, and how they are read again.
+"""The run directory: create it, lock it, and read its configuration.
 
-``config.json``, ``summary.json``, ``metrics.jsonl`` (a line a chunk),
-``evaluations.jsonl``, ``curve.png``, and the parameters ``best/`` and ``last/``.
+It holds ``config.json``, ``summary.json``, ``metrics.jsonl`` (one line per chunk),
+``evaluations.jsonl``, ``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and
+``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -13,82 +14,77 @@ import platform
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.storage.jsonl import write_json
-
-if TYPE_CHECKING:
-    # The command line looks at directories before it waits for JAX.
-    pass
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 _LOCK = ".lock"
 
 
 def check_unused(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` if a run may write there: it is absent, or an empty directory.
+    """Return ``path`` if it does not exist or is an empty directory.
 
     Raises:
-        ValueError: if something is there already.
+        ValueError: if it is in use already.
     """
     path = Path(path)
     try:
         used = path.exists() and (
-            not path.is_dir() or any(not _is_ours(entry.name) for entry in path.iterdir())
+            not path.is_dir() or any(not _is_leftover(entry.name) for entry in path.iterdir())
         )
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
     if used:
         raise ValueError(f"out={str(path)!r}: must be a new or an empty directory")
     return path
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Say whether a run has begun there."""
+    """Return whether ``path`` is the directory of a run that has started."""
     return (Path(path) / CONFIG).is_file()
 
 
-def _is_ours(name: str) -> bool:
-    """Say whether a file is one that a run which had hardly begun left."""
+def _is_leftover(name: str) -> bool:
+    """Return whether a file is left over from a run that ended while creating its directory."""
     return name == _LOCK or name.startswith(f".{CONFIG}.")
 
 
-def put_away(file: Path) -> None:
-    """Copy a file to a name that is free and empty it; it may be open for appending."""
+def back_up_and_empty(file: Path) -> None:
+    """Copy a file to an unused name, and truncate it; it may be open for appending."""
     count = 1
-    while (aside := file.with_name(f"{file.name}.before-{count}")).exists():
+    while (backup := file.with_name(f"{file.name}.before-{count}")).exists():
         count += 1
-    shutil.copyfile(file, aside)
+    shutil.copyfile(file, backup)
     os.truncate(file, 0)
 
 
 def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Path:
-    """Make a run directory, lock it, and write the configuration into it.
+    """Create a run directory, lock it, and write the configuration into it.
 
     Args:
-        stack: holds the lock.
+        stack: releases the lock when it is closed.
 
     Raises:
-        ValueError: if something is there already, or it cannot be written.
+        ValueError: if the directory is in use already, or cannot be written.
     """
     path = check_unused(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock(path, stack)
-        check_unused(path)
+        check_unused(path)  # again: another run may have started before this one had the lock
         write_json(path / CONFIG, to_dict(config))
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise unwritable_error(path, error) from error
     return path
 
 
 def lock(path: Path, stack: ExitStack) -> None:
-    """Hold the run directory for this process until ``stack`` is left, or the process ends.
+    """Lock the run directory for this process, until ``stack`` is closed or the process ends.
 
     Raises:
-        ValueError: if another process holds it.
-        OSError: if it cannot be written.
+        ValueError: if another process holds the lock.
+        OSError: if the directory cannot be written.
     """
     file = stack.enter_context((path / _LOCK).open("a+", encoding="utf-8"))
     try:
@@ -106,7 +102,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """Read the configuration of a run.
 
     Raises:
-        ValueError: if there is no run directory, or its configuration is refused.
+        ValueError: if it is not a run directory, or its configuration is invalid.
     """
     try:
         return read_config_file(Path(path) / CONFIG)
@@ -117,11 +113,11 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 
 def read_config_file(file: Path) -> Config:
-    """Read a configuration.
+    """Read a configuration from a JSON file.
 
     Raises:
-        ValueError: if it is no configuration, or is refused.
-        OSError: if it cannot be read.
+        ValueError: if it is not a configuration, or is invalid.
+        OSError: if the file cannot be read.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -132,6 +128,6 @@ def read_config_file(file: Path) -> Config:
     return from_dict(values)
 
 
-def unwritable(path: Path, error: OSError) -> ValueError:
-    """Return what to raise for a run directory that cannot be written."""
+def unwritable_error(path: Path, error: OSError) -> ValueError:
+    """Make the error to raise for a run directory that cannot be written."""
     return ValueError(f"out={str(path)!r}: must be writable: {error.strerror}")

@@ -1,4 +1,4 @@
-"""Records as JSON: one file, or one line of a file, each."""
+"""Records as JSON: a file, or one line of a file, for each record."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 Record = dict[str, Any]
 
-
 FILES = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl", "event": "events.jsonl"}
 """The file of each kind of record in a run directory."""
 
 
 def to_json(record: Record, **options: Any) -> str:
-    """Return a record as JSON; a number that is not finite, which JSON lacks, becomes null."""
+    """Return a record as JSON. JSON has no NaN and no infinity: both become null."""
     return json.dumps(_finite(record), allow_nan=False, **options)
 
 
@@ -31,7 +30,7 @@ def _finite(value: Any) -> Any:
 
 
 def write_json(file: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, at once: a reader sees the old file or the new one."""
+    """Write a record as JSON atomically: a reader sees the old file or the new one."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     with unfinished.open("w", encoding="utf-8") as opened:
         opened.write(to_json(record, indent=2) + "\n")
@@ -41,7 +40,7 @@ def write_json(file: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read the records of a JSON lines file; a last line cut short is left out."""
+    """Read the records of a JSON lines file; ignore an incomplete last line."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:

@@ -12,22 +12,22 @@ PARAMETERS = ("best", "last")
 
 
 def orbax_checkpointer() -> Any:
-    """Make orbax's checkpointer, for one process: it does not wait for others there may be."""
+    """Make an orbax checkpointer for this process; it does not synchronise with other processes."""
     import jax
     import orbax.checkpoint as ocp  # slow to import
 
-    alone = ocp.options.MultiprocessingOptions(
+    options = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
         barrier_sync_key_prefix="alone",
     )
     if jax.process_count() == 1:
-        alone = ocp.options.MultiprocessingOptions()
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+        options = ocp.options.MultiprocessingOptions()
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def save_params(path: Path, params: Params) -> None:
-    """Write parameters, in place of older ones, and return when they are there."""
+    """Write parameters, replacing older ones, and return when they are complete."""
     older = path.with_name(f".{path.name}.older")
     shutil.rmtree(older, ignore_errors=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -45,11 +45,11 @@ def restore_params(path: Path, target: Params) -> Params:
     """Read parameters onto the default device.
 
     Args:
-        path: where ``save_params`` wrote.
-        target: the shapes and dtypes, as ``jax.eval_shape`` gives them.
+        path: the directory that ``save_params`` wrote.
+        target: the shapes and dtypes, as from ``jax.eval_shape``.
 
     Raises:
-        ValueError: if they are not there, or of another structure or shape.
+        ValueError: if the parameters are missing, or have another structure or shape.
     """
     import jax
 

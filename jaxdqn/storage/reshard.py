@@ -1,4 +1,4 @@
-"""A run that goes on over another number of devices: its state, laid out anew."""
+"""Reshard the state of a run, to resume it on a different number of devices."""
 
 from __future__ import annotations
 
@@ -12,98 +12,107 @@ from jaxdqn.communication.collectives import DEVICE_AXIS, device_collectives
 from jaxdqn.communication.compression import ResidualState
 from jaxdqn.config.config import Config
 from jaxdqn.replay.redistribute import redistribute
-from jaxdqn.storage.state import key_data_of
+from jaxdqn.storage.state import with_key_data
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import TrainState
 
 
-def is_divided(config: Config) -> bool:
-    """Say whether the leaves of a run's state have a leading axis [D] of replicas."""
+def has_replica_axis(config: Config) -> bool:
+    """Return whether the leaves of a run's state have a leading axis [D] of replicas."""
     return config.learners == 1 and config.devices > 1
 
 
 def same_layout(old: Config, new: Config) -> bool:
-    """Say whether states of both configurations have the same shapes."""
-    return is_divided(old) == is_divided(new) and old.replicas == new.replicas
+    """Return whether states of both configurations have the same shapes."""
+    return has_replica_axis(old) == has_replica_axis(new) and old.replicas == new.replicas
 
 
 def state_shape(config: Config, **parts: Any) -> TrainState:
-    """Return the shapes of a run's state, whether or not its devices are here.
+    """Return the shapes of a run's state. The devices of the run need not be present.
 
     Args:
-        parts: the run's own environment, network or optimizer, as ``make_trainer`` takes them.
+        parts: a custom environment, network or optimizer, as ``make_trainer`` takes them.
     """
-    alone = make_trainer(config, collectives=device_collectives(config.replicas), **parts)
-    init = alone.init
-    if is_divided(config):
-        # To vmap it gives the axis, and its name, that devices would.
-        init = jax.vmap(alone.init, in_axes=None, axis_size=config.replicas, axis_name=DEVICE_AXIS)
+    trainer = make_trainer(config, collectives=device_collectives(config.replicas), **parts)
+    init = trainer.init
+    if has_replica_axis(config):
+        # A vmap with the name of the device axis gives the same shapes as a mapping over devices.
+        init = jax.vmap(init, in_axes=None, axis_size=config.replicas, axis_name=DEVICE_AXIS)
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def reshard(words: Any, old: Config, new: Config, target: TrainState) -> Any:
-    """Return a state laid out for the replicas of another configuration.
+def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
+    """Return a state in the layout of another configuration's replicas.
 
-    Environments and rows keep their places and only change their device. What all
-    replicas share is taken over; optimiser moments that replicas had of their own,
-    under periodic averaging, become their mean. Residuals of compression belong to
-    devices that are no more, and begin at zero. Keys are drawn anew from the first
-    device's, so the run is not the same to the bit.
+    - Environments and rows keep their order; only their device changes.
+    - Leaves that all replicas share are copied to the new replicas.
+    - Optimiser moments that are separate in each replica, under periodic averaging, are averaged.
+    - Compression residuals belong to the old devices, and start at zero.
+    - Keys are derived from the key of the first device, so the resumed run is not bitwise
+      identical to an uninterrupted one.
 
     Args:
-        words: NumPy leaves, keys as their words, as a checkpoint holds them.
-        old: the configuration they were saved under.
-        new: the one to go on under; the same but for ``devices`` and what depends on them, and
-            for how replicas learn together where it has but one.
+        saved: the state in a checkpoint: NumPy leaves, keys as key data.
+        old: the configuration of the checkpoint.
+        new: the configuration to resume under. It may differ in ``devices`` and what depends on
+            them and, if it has one replica, in how replicas learn together.
         target: the shapes of its state.
     """
     if same_layout(old, new):
-        return words
-    state = words if is_divided(old) else jax.tree.map(lambda leaf: leaf[None], words)
+        return saved
+    # From here to the end every leaf has an axis of replicas, of length 1 for a single one.
+    state = saved if has_replica_axis(old) else jax.tree.map(lambda leaf: leaf[None], saved)
     devices = new.replicas
 
     def shared(leaf: np.ndarray) -> np.ndarray:
         return np.stack([leaf[0]] * devices)
 
-    # Others are the same in all replicas, and their mean might round.
-    own_moments = old.average_every is not None and not old.average_moments
-    # Without the residuals these follow each other alike, compressed or averaged or not.
-    nodes = jax.tree.leaves(state.agent.opt_state, is_leaf=_is_residual)
-    kept = iter([node for node in nodes if not _is_residual(node)])
-
-    def zeros(like: Any) -> np.ndarray:
-        return np.zeros(like.shape if is_divided(new) else (1, *like.shape), like.dtype)
-
-    def of_optimizer(like: Any) -> Any:
-        if _is_residual(like):
-            return jax.tree.map(zeros, like)
-        leaf = next(kept)
-        if own_moments and np.issubdtype(leaf.dtype, np.floating):
-            leaf = np.mean(leaf, axis=0, keepdims=True, dtype=leaf.dtype)
-        return shared(leaf)
-
     def by_env(leaf: np.ndarray) -> np.ndarray:
         return leaf.reshape(devices, -1, *leaf.shape[2:])
 
-    agent = state.agent
-    divided = state._replace(
-        key=_keys(state.key, target.key, devices),
+    agent = jax.tree.map(shared, state.agent._replace(opt_state=()))
+    moved = state._replace(
+        key=_split_key(state.key, target.key, devices),
         hyper=jax.tree.map(shared, state.hyper),
-        agent=jax.tree.map(shared, agent._replace(opt_state=()))._replace(
-            opt_state=jax.tree.map(of_optimizer, target.agent.opt_state, is_leaf=_is_residual)
+        agent=agent._replace(
+            opt_state=_reshard_optimizer(state.agent.opt_state, old, new, target.agent.opt_state)
         ),
         replay=redistribute(state.replay, devices) if jax.tree.leaves(state.replay) else (),
         actor=jax.tree.map(by_env, state.actor),
         counters=jax.tree.map(shared, state.counters),
     )
-    return divided if is_divided(new) else jax.tree.map(lambda leaf: leaf[0], divided)
+    return moved if has_replica_axis(new) else jax.tree.map(lambda leaf: leaf[0], moved)
+
+
+def _reshard_optimizer(opt_state: Any, old: Config, new: Config, target: Any) -> Any:
+    """Return an optimiser state with leaves [old replicas, ...] as leaves [new replicas, ...]."""
+    # Average only moments that differ between replicas: a mean of equal values could round.
+    average = old.average_every is not None and not old.average_moments
+    # Without residuals, both states have the same leaves in the same order, whether compression
+    # or averaging are used or not.
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_residual)
+    leaves = iter([node for node in nodes if not _is_residual(node)])
+
+    def zeros(like: Any) -> np.ndarray:
+        return np.zeros(like.shape if has_replica_axis(new) else (1, *like.shape), like.dtype)
+
+    def convert(like: Any) -> Any:
+        if _is_residual(like):
+            return jax.tree.map(zeros, like)
+        leaf = next(leaves)
+        if average and np.issubdtype(leaf.dtype, np.floating):
+            leaf = np.mean(leaf, axis=0, keepdims=True, dtype=leaf.dtype)
+        return np.stack([leaf[0]] * new.replicas)
+
+    return jax.tree.map(convert, target, is_leaf=_is_residual)
 
 
 def _is_residual(node: Any) -> bool:
     return isinstance(node, ResidualState)
 
 
-def _keys(words: Any, like: Any, devices: int) -> Any:
-    key = jax.random.wrap_key_data(jnp.asarray(words[0]), impl=like.dtype)
+def _split_key(key_data: Any, like: Any, devices: int) -> Any:
+    """Return key data [devices, ...], derived from the key of the first device."""
+    key = jax.random.wrap_key_data(jnp.asarray(key_data[0]), impl=like.dtype)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(devices, dtype=jnp.int32))
-    return np.asarray(key_data_of(keys))
+    return np.asarray(with_key_data(keys))

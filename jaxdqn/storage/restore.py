@@ -1,4 +1,4 @@
-"""Read checkpoints."""
+"""Verify and read checkpoints."""
 
 from __future__ import annotations
 
@@ -16,56 +16,57 @@ from jaxdqn.storage.checkpoint import (
     META,
     SCHEMA,
     STATE,
-    Damaged,
+    DamagedCheckpoint,
     checkpoint_path,
     digest,
     steps_of,
 )
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.params import orbax_checkpointer
-from jaxdqn.storage.state import describe_leaf, key_data_of, leaves_by_path
+from jaxdqn.storage.state import describe_leaf, leaves_by_path, with_key_data
 from jaxdqn.types import PyTree
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read and found whole."""
+    """The contents of an intact checkpoint."""
 
     step: int
     state: PyTree
-    """NumPy leaves in the structure asked for"""
+    """NumPy leaves in the requested structure; keys as key data"""
     meta: Record
     skipped: tuple[str, ...]
-    """Newer checkpoints that are damaged, a line each."""
+    """One line for each newer checkpoint, all of them damaged."""
     damaged: tuple[Path, ...]
-    """Where those are."""
+    """The paths of the damaged checkpoints."""
 
 
-def read_meta(place: Path) -> Record:
-    """Verify a checkpoint and return what it says of itself.
+def read_meta(path: Path) -> Record:
+    """Verify the files of a checkpoint and return its ``meta``.
 
     Raises:
-        Damaged: if a file is missing or not what was written.
-        ValueError: if it was written under another schema.
+        DamagedCheckpoint: if a file is missing or was altered.
+        ValueError: if the checkpoint cannot be read, or has another schema.
     """
     try:
-        lines = (place / MANIFEST).read_text(encoding="utf-8").splitlines()
+        lines = (path / MANIFEST).read_text(encoding="utf-8").splitlines()
         listed = [line.split("  ", 1) for line in lines]
         if not listed or listed[-1][-1] != META:
-            raise Damaged(f"{MANIFEST}: cut short")
+            raise DamagedCheckpoint(f"{MANIFEST}: truncated")
         for recorded, name in listed:
-            if digest(place / name) != recorded:
-                raise Damaged(f"{name}: not what was written")
-        meta = json.loads((place / META).read_text(encoding="utf-8"))
+            if digest(path / name) != recorded:
+                raise DamagedCheckpoint(f"{name}: does not match its checksum")
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise Damaged(f"{Path(error.filename or place).name}: {error.strerror}") from error
+        name = Path(error.filename or path).name
+        raise DamagedCheckpoint(f"{name}: {error.strerror}") from error
     except OSError as error:
-        # Permission, too many files, a network: the checkpoint may be whole.
-        raise ValueError(f"run={str(place)!r}: must be readable: {error}") from error
+        # Permissions, too many open files, a network error: the checkpoint may be intact.
+        raise ValueError(f"run={str(path)!r}: must be readable: {error}") from error
     except (ValueError, UnicodeError) as error:
-        raise Damaged(f"{MANIFEST}: {error}") from error
+        raise DamagedCheckpoint(f"{MANIFEST}: {error}") from error
     if meta["schema"] != SCHEMA:
         raise ValueError(
-            f"schema={meta['schema']}: the checkpoint {place} must be of schema {SCHEMA}, "
+            f"schema={meta['schema']}: the checkpoint {path} must be of schema {SCHEMA}, "
             "which this version reads"
         )
     return meta
@@ -78,71 +79,74 @@ def read_newest(
     check: Callable[[Record], None] | None = None,
     finite: bool = False,
 ) -> Restored | None:
-    """Read the newest checkpoint that is whole; None if none was ever finished.
+    """Read the newest intact checkpoint; None if the run has no finished checkpoint.
 
     Args:
         run: the run directory.
-        target: given a checkpoint's meta, the shapes and dtypes of its state; typed keys are
-            read as their words.
-        check: raises ``ValueError`` on a checkpoint's meta if it is of another run.
-        finite: whether to pass over those that hold something that is not finite.
+        target: maps the meta of a checkpoint to the shapes and dtypes of its state. Typed keys
+            are read as key data.
+        check: raises ``ValueError`` if the meta of a checkpoint belongs to another run.
+        finite: whether to skip checkpoints with values that are not finite.
 
     Raises:
-        ValueError: if all are damaged, or one does not fit ``target``.
+        ValueError: if all checkpoints are damaged, or the newest intact one does not fit
+            ``target``.
     """
     directory, skipped = run / CHECKPOINTS, []
     damaged: list[Path] = []
     for step in steps_of(directory):
-        place = checkpoint_path(run, step)
+        path = checkpoint_path(run, step)
         try:
-            meta = read_meta(place)
+            meta = read_meta(path)
             if check is not None:
                 check(meta)
             if finite and meta["not_finite"]:
                 continue
-            state = _read_state(place, meta, target(meta))
-        except Damaged as damage:
-            skipped.append(f"checkpoint {place} is damaged: {damage}")
-            damaged.append(place)
+            state = _read_state(path, meta, target(meta))
+        except DamagedCheckpoint as damage:
+            skipped.append(f"checkpoint {path} is damaged: {damage}")
+            damaged.append(path)
             continue
         return Restored(step, state, meta, tuple(skipped), tuple(damaged))
     if skipped:
         raise ValueError(
-            f"run={str(run)!r}: must hold a checkpoint that is whole; {'; '.join(skipped)}. "
-            f"move {directory} away to start the run anew"
+            f"run={str(run)!r}: must hold an intact checkpoint; {'; '.join(skipped)}. "
+            f"move {directory} away to restart the run from the beginning"
         )
     return None
 
 
-def newest_whole(run: Path) -> Path | None:
-    """Return the newest checkpoint that is whole, if there is one."""
+def newest_intact(run: Path) -> Path | None:
+    """Return the path of the newest intact checkpoint; None if there is none."""
     for step in steps_of(run / CHECKPOINTS):
         try:
             read_meta(checkpoint_path(run, step))
-        except (Damaged, ValueError):
+        except (DamagedCheckpoint, ValueError):
             continue
         return checkpoint_path(run, step)
     return None
 
 
-def _read_state(place: Path, meta: Record, target: PyTree) -> PyTree:
-    words = jax.eval_shape(key_data_of, target)
-    wanted = leaves_by_path(words)
+def _read_state(path: Path, meta: Record, target: PyTree) -> PyTree:
+    """Read the state of a checkpoint: NumPy leaves in the structure of ``target``."""
+    shapes = jax.eval_shape(with_key_data, target)
+    wanted = leaves_by_path(shapes)
     stored = meta["leaves"]
     for name in {**wanted, **stored}:
         if name not in stored or name not in wanted:
             where = "the run" if name not in wanted else "the checkpoint"
-            raise ValueError(f"{name}: missing in {where}; the checkpoint {place} does not fit")
+            raise ValueError(f"{name}: missing in {where}; the checkpoint {path} does not fit")
         if stored[name] != describe_leaf(wanted[name]):
             raise ValueError(
-                f"{name}={describe_leaf(wanted[name])}: must be {stored[name]}, as in {place}"
+                f"{name}={describe_leaf(wanted[name])}: must be {stored[name]}, as in {path}"
             )
+    # Arrays without elements are not stored: these stay as they are made here.
     empty = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
     try:
         with orbax_checkpointer() as checkpointer:
             target = {name: leaf for name, leaf in empty.items() if leaf.size}
-            read = checkpointer.restore(place.resolve() / STATE, target)
-    except Exception as error:  # whatever orbax and tensorstore raise on what they cannot read
-        # Not damage: the files are those that were written.
-        raise ValueError(f"run={str(place)!r}: must be readable by orbax: {error}") from error
-    return jax.tree.unflatten(jax.tree.structure(words), list({**empty, **read}.values()))
+            read = checkpointer.restore(path.resolve() / STATE, target)
+    except Exception as error:  # orbax and tensorstore raise many types
+        # This is not damage: the checksums have shown that the files are intact.
+        raise ValueError(f"run={str(path)!r}: must be readable by orbax: {error}") from error
+    return jax.tree.unflatten(jax.tree.structure(shapes), list({**empty, **read}.values()))

@@ -1,4 +1,4 @@
-"""Runs that have begun: whether one may go on, and what its newest checkpoint holds."""
+"""Checks before a run is resumed, and reading the state of its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxdqn.storage.restore import Restored, read_newest
 from jaxdqn.storage.state import shape_for
 from jaxdqn.types import EnvSpec, TrainState
 
-FREE = (
+CHANGEABLE = (
     "checkpoint_every",
     "keep",
     "max_seconds",
@@ -30,17 +30,22 @@ FREE = (
     "rollback_limit",
     "stop_when_solved",
 )
-"""Fields that may change when a run goes on: they do not change what it computes."""
-MOVABLE = ("devices", "mapping", "model_devices")
-"""Fields that say where a run is computed: its state is laid out anew."""
+"""Fields that may change on resume: they do not change what the run computes."""
+DEVICE_FIELDS = ("devices", "mapping", "model_devices")
+"""Fields that say where a run computes: they may change on resume, and its state is resharded."""
 
 
 def check_same_run(before: Config | dict[str, Any], after: Config, directory: Path | None) -> None:
-    """Refuse to go on with a run under another configuration.
+    """Check that a run may be resumed under a configuration.
 
-    ``total_rows`` may change, to train longer, where that leaves the chunks as
-    they are and no schedule spans the budget. What says how replicas learn together
-    may be left out where there is only one to go on.
+    ``total_rows`` may change, to train longer, if the size of chunks stays the same and no
+    schedule spans the budget. Fields that say how replicas learn together may change if the run
+    is resumed with a single replica.
+
+    Args:
+        before: the configuration of the run.
+        after: the configuration to resume under.
+        directory: the run directory, for the error message.
 
     Raises:
         ValueError: naming the first field that differs, and both values.
@@ -48,33 +53,38 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
     stored = before if isinstance(before, Config) else from_dict(before)
     old, new = to_dict(stored), to_dict(after)
     for name in new:
-        if name in (*FREE, *MOVABLE) or old[name] == new[name]:
+        if name in (*CHANGEABLE, *DEVICE_FIELDS) or old[name] == new[name]:
             continue
         if name in OF_REPLICAS and after.replicas == 1:
             continue
+        reason = ""
         if name == "total_rows":
-            if stored.replay == "prioritized":
-                why = ", since the importance exponent rises over the budget"
-            elif stored.learning_rate_schedule != "constant":
-                why = ", since the learning rate's schedule spans the budget"
-            elif stored.iterations_per_chunk != after.iterations_per_chunk:
-                why = (
-                    f", or a budget with chunks of {stored.iterations_per_chunk} iterations "
-                    f"(these have {after.iterations_per_chunk})"
-                )
-            else:
+            reason = _reason_against_budget(stored, after)
+            if not reason:
                 continue
-        else:
-            why = ""
         raise ValueError(
-            f"{name}={new[name]!r}: must be {old[name]!r}, as in the run in {directory}{why}"
+            f"{name}={new[name]!r}: must be {old[name]!r}, as in the run in {directory}{reason}"
         )
 
 
-def changes_of_place(before: Config, after: Config) -> list[str]:
-    """Return what moving a run to other devices changes in what it computes, in words."""
+def _reason_against_budget(before: Config, after: Config) -> str:
+    """Return why ``total_rows`` may not change on resume; empty if it may."""
+    if before.replay == "prioritized":
+        return ", since the importance exponent rises over the budget"
+    if before.learning_rate_schedule != "constant":
+        return ", since the learning rate's schedule spans the budget"
+    if before.iterations_per_chunk != after.iterations_per_chunk:
+        return (
+            f", or a budget with chunks of {before.iterations_per_chunk} iterations "
+            f"(these have {after.iterations_per_chunk})"
+        )
+    return ""
+
+
+def device_changes(before: Config, after: Config) -> list[str]:
+    """Return texts of what changes in the computation if a run moves to other devices."""
     if before.learners > 1:
-        return []  # each learner computes the same wherever it is
+        return []  # the computation of a learner does not depend on its device
     changes = [
         f"{name} was {getattr(before, name)}, is {getattr(after, name)}"
         for name in ("devices", "model_devices")
@@ -88,27 +98,27 @@ def changes_of_place(before: Config, after: Config) -> list[str]:
                 if getattr(before, name) != getattr(after, name)
             ]
         if before.compression != "none":
-            changes.append("what compression had not yet sent is forgotten")
+            changes.append("the compression residuals are reset")
         if before.average_every is not None and not before.average_moments:
-            changes.append("the replicas' own moments are averaged")
+            changes.append("the optimiser moments of the replicas are averaged")
     return changes
 
 
 def read_state(
     run: str | os.PathLike[str], config: Config, **parts: Any
 ) -> tuple[Restored, EnvSpec]:
-    """Read the newest whole checkpoint of a run; its devices need not be here.
+    """Read the newest intact checkpoint of a run. The devices of the run need not be present.
 
     Args:
         run: the run directory.
-        config: what it runs under.
-        parts: the run's own environment, network or optimizer, as ``run`` takes them.
+        config: the configuration of the run.
+        parts: a custom environment, network or optimizer, as ``run`` takes them.
 
     Returns:
-        The checkpoint, and what the run's environment is.
+        The checkpoint, and the ``EnvSpec`` of the run's environment.
 
     Raises:
-        ValueError: if there is none, or only damaged ones.
+        ValueError: if the run has no checkpoint, or only damaged ones.
     """
     environment = parts.get("environment") or envs.make(config.env)
     target = _shape(config, **{**parts, "environment": environment})
@@ -119,7 +129,7 @@ def read_state(
 
 
 def _shape(config: Config, **parts: Any) -> TrainState:
-    """Return the shapes of a run's state, of one learner or of several, on any devices."""
+    """Return the shapes of a run's state, for a single learner or a population, on any devices."""
     if config.learners == 1:
         return state_shape(config, **parts)
     trainer = make_mapped_trainer(replace(config, devices=1), **parts)
@@ -127,7 +137,7 @@ def _shape(config: Config, **parts: Any) -> TrainState:
 
 
 def machine() -> Record:
-    """Return what a run must not change to repeat to the bit."""
+    """Return the properties of this machine on which bitwise identical results depend."""
     return {
         "device_kind": jax.devices()[0].device_kind,
         "cpu_threads": os.environ.get("NPROC"),
@@ -136,11 +146,11 @@ def machine() -> Record:
     }
 
 
-def changes_of_machine(restored: Restored) -> list[str]:
-    """Return what is not as it was when a checkpoint was taken, in words."""
+def machine_changes(restored: Restored) -> list[str]:
+    """Return texts of what differs from the machine that wrote a checkpoint."""
     before, now = {"processes": 1, **restored.meta["machine"]}, machine()
     if restored.meta["config"]["deterministic"]:
-        # Then it makes no difference how the devices are divided over processes.
+        # Results then do not depend on how the devices are divided over processes.
         before["processes"] = now["processes"]
     return [f"{name} was {before.get(name)}, is {now[name]}" for name in now
             if before.get(name) != now[name]]  # fmt: skip

@@ -1,4 +1,7 @@
-"""Training states as arrays that can be saved."""
+"""Conversion between training states and arrays that can be saved.
+
+Typed PRNG keys cannot be saved directly; they are replaced by their key data (integers).
+"""
 
 from __future__ import annotations
 
@@ -13,66 +16,68 @@ from jaxdqn.types import PyTree, TrainState
 
 
 def snapshot_key_data(state: PyTree) -> PyTree:
-    """Copy a state, its keys as words; jit it, for ``to_host`` to read.
+    """Copy a state on the device, with keys as key data, for ``to_host``. To be jitted.
 
-    The copy is what keeps the state donatable: on CPU a NumPy array of a JAX array
-    is a view, and a buffer that is viewed cannot be donated, so that the next chunk
-    would copy the ring.
+    Without the copy the state could not be donated. On CPU a NumPy array of a JAX array is a
+    view of its buffer, and a buffer with a view cannot be donated: the next chunk would copy the
+    ring.
     """
-    return jax.tree.map(jnp.copy, key_data_of(state))
+    return jax.tree.map(jnp.copy, with_key_data(state))
 
 
-def key_data_of(state: PyTree) -> PyTree:
-    """Return a state with its keys as words."""
-    return jax.tree.map(_words, state)
+def with_key_data(state: PyTree) -> PyTree:
+    """Return a state with its keys replaced by their key data."""
+    return jax.tree.map(_key_data, state)
 
 
-def restore_keys(words: PyTree, target: PyTree) -> PyTree:
-    """Return the state of which the words were taken; jit it.
+def restore_keys(arrays: PyTree, target: PyTree) -> PyTree:
+    """Undo ``snapshot_key_data``: copy a state, with key data turned back into keys. To be jitted.
 
     Args:
-        words: as ``snapshot_key_data`` gives them.
-        target: the state's dtypes, in the same structure.
+        arrays: as returned by ``snapshot_key_data``.
+        target: the dtypes of the state, in the same structure.
     """
 
     def of_leaf(leaf: Any, like: Any) -> Any:
         if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(leaf, impl=like.dtype)
-        # A copy: the buffer must be the device's own to be donated.
+        # Copy: only a buffer that the device owns can be donated.
         return jnp.copy(leaf)
 
-    return jax.tree.map(of_leaf, words, target)
+    return jax.tree.map(of_leaf, arrays, target)
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Return the leaves as NumPy arrays, of a tree that nobody will donate."""
+    """Return the leaves as NumPy arrays, which may be views: the tree must not be donated later."""
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
-def _words(leaf: Any) -> Any:
+def _key_data(leaf: Any) -> Any:
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by their names, in the tree's order."""
+    """Return the leaves by the names of their paths, in the order of the tree."""
     leaves, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def describe_leaf(leaf: Any) -> str:
+    """Return dtype and shape of a leaf as text, such as ``float32[4, 2]``."""
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
 def without_replay(state: TrainState) -> TrainState:
-    """Return the state as it is saved where the replay is not."""
+    """Return the state with an empty replay, as saved by ``replay_in_checkpoint=False``."""
     return state._replace(replay=())
 
 
 def shape_for(state: TrainState, meta: Record) -> TrainState:
-    """Return the shapes of a state as a checkpoint with this ``meta`` holds it."""
+    """Return the part of a state that a checkpoint with this ``meta`` holds."""
     return state if meta["replay"] else without_replay(state)
 
 
-def lacks_replay(words: PyTree) -> bool:
-    return not jax.tree.leaves(words.replay)
+def lacks_replay(state: PyTree) -> bool:
+    """Return whether a state was saved without its replay."""
+    return not jax.tree.leaves(state.replay)

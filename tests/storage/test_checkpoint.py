@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, and what is damaged is never taken for whole."""
+"""Checkpoints: they restore exactly what was written, and damage is always detected."""
 
 import errno
 import json
@@ -15,13 +15,13 @@ from jaxdqn.storage import checkpoint, restore
 from jaxdqn.storage.checkpoint import (
     CHECKPOINTS,
     Checkpointer,
-    Damaged,
+    DamagedCheckpoint,
     Snapshot,
     checkpoint_path,
-    set_aside,
+    rename_damaged,
     steps_of,
 )
-from jaxdqn.storage.restore import newest_whole, read_meta, read_newest
+from jaxdqn.storage.restore import newest_intact, read_meta, read_newest
 from jaxdqn.storage.state import restore_keys, snapshot_key_data, to_host
 from jaxdqn.training.trainer import make_trainer
 from tests.parallel.test_mapping_laws import assert_identical
@@ -34,9 +34,9 @@ def state():
 
 
 def snapshot_of(state, step, score=None, **meta):
-    words = to_host(jax.jit(snapshot_key_data)(state))
+    arrays = to_host(jax.jit(snapshot_key_data)(state))
     params = to_host(state.agent.params)
-    return Snapshot(step, words, params, params, {"note": "here", **meta}, (), score)
+    return Snapshot(step, arrays, params, params, {"note": "here", **meta}, (), score)
 
 
 def save(run, state, step, *, keep=2, score=None):
@@ -49,16 +49,16 @@ def read(run, state, **options):
     return read_newest(run, lambda meta: jax.eval_shape(lambda: state), **options)
 
 
-def test_a_state_comes_back_bit_for_bit_with_its_keys(tmp_path, state):
+def test_a_state_is_restored_bitwise_with_its_keys(tmp_path, state):
     save(tmp_path, state, 7)
     restored = read(tmp_path, state)
     assert (restored.step, restored.meta["note"], restored.skipped) == (7, "here", ())
-    again = jax.jit(lambda words: restore_keys(words, state))(restored.state)
+    again = jax.jit(lambda arrays: restore_keys(arrays, state))(restored.state)
     assert again.key.dtype == state.key.dtype
     assert_identical(again, state)
 
 
-def test_a_state_with_empty_arrays_and_odd_types_comes_back(tmp_path):
+def test_a_state_with_empty_arrays_and_unusual_types_is_restored(tmp_path):
     tree = {
         "empty": jnp.zeros((0, 3)),
         "half": jnp.arange(4, dtype=jnp.bfloat16),
@@ -74,7 +74,7 @@ def test_a_state_with_empty_arrays_and_odd_types_comes_back(tmp_path):
     assert_identical(read(tmp_path, tree).state, to_host(tree))
 
 
-def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path, state):
+def test_the_saved_state_is_that_at_the_start_of_saving(tmp_path, state):
     checkpointer = Checkpointer(tmp_path, 1)
     moving = jax.tree.map(lambda leaf: leaf.copy(), state)
     before = to_host(jax.jit(snapshot_key_data)(moving))
@@ -93,14 +93,14 @@ def test_what_is_saved_is_what_was_there_when_saving_began(tmp_path, state):
     assert_identical(read(tmp_path, state).state, expected)
 
 
-def test_the_newest_are_kept_and_the_best(tmp_path, state):
+def test_the_newest_and_the_best_are_kept(tmp_path, state):
     for step, score in enumerate([1.0, 5.0, None, 5.0, 2.0, float("nan")]):
         save(tmp_path, state, step, score=score)
-    # The last two, and the first of the equally best.
+    # The last two, and the oldest of those with the best score.
     assert steps_of(tmp_path / CHECKPOINTS) == [5, 4, 1]
 
 
-def test_a_step_may_be_taken_again(tmp_path, state):
+def test_a_step_may_be_saved_again(tmp_path, state):
     save(tmp_path, state, 3)
     other = state._replace(key=jax.random.key(9))
     save(tmp_path, other, 3)
@@ -110,7 +110,7 @@ def test_a_step_may_be_taken_again(tmp_path, state):
     )
 
 
-def test_what_a_killed_writer_left_is_no_checkpoint_and_is_cleared(tmp_path, state):
+def test_an_unfinished_checkpoint_is_ignored_and_removed(tmp_path, state):
     save(tmp_path, state, 1)
     left = tmp_path / CHECKPOINTS / ".unfinished-2"
     shutil.copytree(checkpoint_path(tmp_path, 1), left)
@@ -120,19 +120,19 @@ def test_what_a_killed_writer_left_is_no_checkpoint_and_is_cleared(tmp_path, sta
     assert not left.exists()
 
 
-def test_the_manifest_is_what_sha256sum_checks(tmp_path, state):
+def test_the_manifest_has_the_format_of_sha256sum(tmp_path, state):
     save(tmp_path, state, 1)
-    place = checkpoint_path(tmp_path, 1)
-    listed = {line.split("  ")[1] for line in (place / "MANIFEST").read_text().splitlines()}
-    found = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()}
+    path = checkpoint_path(tmp_path, 1)
+    listed = {line.split("  ")[1] for line in (path / "MANIFEST").read_text().splitlines()}
+    found = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
     assert listed == found - {"MANIFEST"}
-    # Nothing that would be executed when read.
+    # No file contains code that reading would execute.
     assert not [name for name in found if name.endswith((".py", ".pkl", ".pickle"))]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, state):
-    """A run with checkpoints 1 and 2."""
+    """A run directory with checkpoints 1 and 2."""
     run = tmp_path_factory.mktemp("run")
     save(run, state, 1)
     save(run, state._replace(key=jax.random.key(2)), 2)
@@ -145,9 +145,9 @@ def flip(file, at):
     file.write_bytes(bytes(content))
 
 
-def largest(place, under):
+def largest(path, under):
     return max(
-        (p for p in (place / under).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+        (p for p in (path / under).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
     )
 
 
@@ -183,7 +183,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
-def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, two, state, damage):
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, two, state, damage):
     run = tmp_path / "run"
     shutil.copytree(two, run)
     assert read(run, state).step == 2
@@ -193,38 +193,38 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, two, state, dam
     (line,) = restored.skipped
     assert str(checkpoint_path(run, 2)) in line
     assert "damaged" in line
-    assert newest_whole(run) == checkpoint_path(run, 1)
+    assert newest_intact(run) == checkpoint_path(run, 1)
     np.testing.assert_array_equal(restored.state.key, jax.random.key_data(state.key))
 
 
-def test_if_all_are_damaged_nothing_is_read_and_all_are_named(tmp_path, two, state):
+def test_if_all_are_damaged_none_is_read_and_all_are_named(tmp_path, two, state):
     run = tmp_path / "run"
     shutil.copytree(two, run)
     for step in (1, 2):
         flip(checkpoint_path(run, step) / "meta.json", 50)
-    with pytest.raises(ValueError, match="must hold a checkpoint that is whole") as refused:
+    with pytest.raises(ValueError, match="must hold an intact checkpoint") as error:
         read(run, state)
     for step in (1, 2):
-        assert str(checkpoint_path(run, step)) in str(refused.value)
-    assert newest_whole(run) is None
+        assert str(checkpoint_path(run, step)) in str(error.value)
+    assert newest_intact(run) is None
 
 
-def test_without_any_there_is_none(tmp_path, state):
+def test_without_checkpoints_the_result_is_none(tmp_path, state):
     assert read(tmp_path, state) is None
     (tmp_path / CHECKPOINTS).mkdir()
     assert read(tmp_path, state) is None
 
 
-def rewrite_meta(place, **changes):
-    """Change a checkpoint's meta as an honest writer would have, manifest included."""
-    meta = json.loads((place / "meta.json").read_text())
-    (place / "meta.json").write_text(json.dumps({**meta, **changes}))
-    lines = (place / "MANIFEST").read_text().splitlines()
-    digest = checkpoint.digest(place / "meta.json")
-    (place / "MANIFEST").write_text("\n".join([*lines[:-1], f"{digest}  meta.json"]) + "\n")
+def rewrite_meta(path, **changes):
+    """Change the meta of a checkpoint consistently, manifest included."""
+    meta = json.loads((path / "meta.json").read_text())
+    (path / "meta.json").write_text(json.dumps({**meta, **changes}))
+    lines = (path / "MANIFEST").read_text().splitlines()
+    digest = checkpoint.digest(path / "meta.json")
+    (path / "MANIFEST").write_text("\n".join([*lines[:-1], f"{digest}  meta.json"]) + "\n")
 
 
-def test_another_schema_is_refused_by_name(tmp_path, two, state):
+def test_another_schema_is_rejected_by_name(tmp_path, two, state):
     run = tmp_path / "run"
     shutil.copytree(two, run)
     rewrite_meta(checkpoint_path(run, 2), schema=99)
@@ -232,7 +232,7 @@ def test_another_schema_is_refused_by_name(tmp_path, two, state):
         read(run, state)
 
 
-def test_a_state_of_another_shape_is_refused_by_the_leafs_name(tmp_path, two, state):
+def test_a_state_of_another_shape_is_rejected_with_the_name_of_the_leaf(tmp_path, two, state):
     wider = make_trainer(tiny(hidden_sizes=(17,)), environment=noisy())
     target = jax.eval_shape(wider.init, jax.random.key(0))
     with pytest.raises(ValueError, match=r"agent\.params.*\[.*17.*must be .*16"):
@@ -242,7 +242,7 @@ def test_a_state_of_another_shape_is_refused_by_the_leafs_name(tmp_path, two, st
         read(two, fewer)
 
 
-def test_a_check_that_refuses_is_not_taken_for_damage(two, state):
+def test_a_failed_check_is_not_reported_as_damage(two, state):
     def check(meta):
         raise ValueError("seed=1: must be 0")
 
@@ -255,8 +255,8 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoint(tmp_path, sta
     checkpointer.save(snapshot_of(state, 1))
     checkpointer.wait()
 
-    def full(place, snapshot):
-        Path(place).mkdir(parents=True)
+    def full(path, snapshot):
+        Path(path).mkdir(parents=True)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write", full)
@@ -265,16 +265,16 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoint(tmp_path, sta
         checkpointer.wait()
     assert os.listdir(tmp_path / CHECKPOINTS) == [f"{1:09d}"]
     assert read(tmp_path, state).step == 1
-    checkpointer.wait()  # said once
+    checkpointer.wait()  # the error is raised once
 
 
-def test_damage_is_an_error_of_its_own(tmp_path):
-    with pytest.raises(Damaged, match="MANIFEST"):
+def test_damage_has_a_separate_error_type(tmp_path):
+    with pytest.raises(DamagedCheckpoint, match="MANIFEST"):
         read_meta(tmp_path)
 
 
 def test_a_snapshot_leaves_the_state_donatable(state):
-    """A view in NumPy would keep the buffer from being reused."""
+    """A NumPy view of a buffer would prevent its donation."""
     moving = jax.tree.map(lambda leaf: leaf.copy(), state)
     advance = jax.jit(lambda s: jax.tree.map(lambda leaf: leaf, s), donate_argnums=0)
     pointer = moving.replay.storage.obs.unsafe_buffer_pointer()
@@ -284,37 +284,37 @@ def test_a_snapshot_leaves_the_state_donatable(state):
     np.testing.assert_array_equal(held.replay.storage.obs, after.replay.storage.obs)
 
 
-def test_a_damaged_one_that_is_set_aside_does_not_displace_new_ones(tmp_path, state):
+def test_a_damaged_checkpoint_is_renamed_and_does_not_displace_new_ones(tmp_path, state):
     save(tmp_path, state, 4)
     save(tmp_path, state, 6)
     (checkpoint_path(tmp_path, 6) / "MANIFEST").unlink()
     restored = read(tmp_path, state)
     assert restored.damaged == (checkpoint_path(tmp_path, 6),)
-    set_aside(restored.damaged)
+    rename_damaged(restored.damaged)
     save(tmp_path, state, 5, keep=1)
     assert steps_of(tmp_path / CHECKPOINTS) == [5]
     assert (tmp_path / CHECKPOINTS / f"{6:09d}.damaged").is_dir()
     assert read(tmp_path, state).step == 5
 
 
-def test_what_cannot_be_read_is_not_called_damaged(tmp_path, state, monkeypatch):
+def test_an_unreadable_checkpoint_is_not_reported_as_damaged(tmp_path, state, monkeypatch):
     save(tmp_path, state, 1)
 
-    def refuse(file):
+    def deny(file):
         raise PermissionError(errno.EACCES, "Permission denied", str(file))
 
-    monkeypatch.setattr(restore, "digest", refuse)
+    monkeypatch.setattr(restore, "digest", deny)
     with pytest.raises(ValueError, match=r"must be readable.*Permission denied"):
         read(tmp_path, state)
 
 
-def test_a_checkpoint_says_what_in_it_is_not_finite_and_can_be_passed_over(tmp_path, state):
+def test_a_checkpoint_lists_values_that_are_not_finite_and_can_be_skipped(tmp_path, state):
     save(tmp_path, state, 1)
     reward = state.replay.storage.reward.at[0, 0].set(jnp.nan)
     storage = state.replay.storage._replace(reward=reward)
     save(tmp_path, state._replace(replay=state.replay._replace(storage=storage)), 2)
     assert read_meta(checkpoint_path(tmp_path, 1))["not_finite"] == []
-    (said,) = read_meta(checkpoint_path(tmp_path, 2))["not_finite"]
-    assert said.startswith("replay.storage.reward (1 of")
+    (entry,) = read_meta(checkpoint_path(tmp_path, 2))["not_finite"]
+    assert entry.startswith("replay.storage.reward (1 of")
     assert read(tmp_path, state).step == 2
     assert read(tmp_path, state, finite=True).step == 1

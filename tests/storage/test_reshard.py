@@ -1,4 +1,4 @@
-"""A run's state over another number of devices: the same run, laid out anew."""
+"""Resharding: the state of a run on a different number of devices."""
 
 import itertools
 
@@ -26,28 +26,28 @@ def config_over(devices, **more):
 def trainer_of(config):
     if config.devices == 1:
         return make_trainer(config, environment=noisy())
-    alone = make_trainer(
+    trainer = make_trainer(
         config, environment=noisy(), collectives=device_collectives(config.devices)
     )
-    return across_devices(alone, jax.devices()[: config.devices])
+    return across_devices(trainer, jax.devices()[: config.devices])
 
 
-def words_after(config, iterations):
+def saved_after(config, iterations):
     trainer = trainer_of(config)
     state = quick_jit(trainer.init)(jax.random.key(0))
     state, _ = quick_jit(trainer.chunk(iterations))(state)
     return to_host(jax.jit(snapshot_key_data)(state))
 
 
-@pytest.fixture(scope="module", params=[10, 60], ids=["partly full", "wrapped round"])
+@pytest.fixture(scope="module", params=[10, 60], ids=["partly full", "wrapped"])
 def saved(request):
-    """The state of two devices, its ring of 32 rows an environment full or not."""
+    """The state of two devices, its ring of 32 rows per environment is partly full, or has wrapped."""
     config = config_over(2)
-    return config, words_after(config, request.param)
+    return config, saved_after(config, request.param)
 
 
 def starts_of(replay):
-    """Return the valid starts in the order in which they leave, as (slot, environment)."""
+    """Return the valid starts of each device in order of eviction, as (slot, environment)."""
     found = []
     _, _, each = replay.storage.flags.shape
     for device, (starts, tail, count) in enumerate(
@@ -60,67 +60,69 @@ def starts_of(replay):
 
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_rows_keep_their_order_and_every_valid_start_is_kept_once(saved, devices):
-    _, words = saved
-    divided = redistribute(words.replay, devices)
-    before = export_rows(words.replay, devices=2)
+    _, state_arrays = saved
+    divided = redistribute(state_arrays.replay, devices)
+    before = export_rows(state_arrays.replay, devices=2)
     after = export_rows(
         jax.tree.map(lambda leaf: leaf[0], divided) if devices == 1 else divided, devices=devices
     )
     jax.tree.map(np.testing.assert_array_equal, before, after)
-    old, new = ([*itertools.chain(*starts_of(each))] for each in (words.replay, divided))
+    old, new = ([*itertools.chain(*starts_of(each))] for each in (state_arrays.replay, divided))
     assert sorted(old) == sorted(new)
     assert len(set(new)) == sum(divided.count)
-    position = int(words.replay.position[0])
+    position = int(state_arrays.replay.position[0])
     for live in starts_of(divided):
         ages = [(slot - position) % 32 for slot, _ in live]
         assert ages == sorted(ages)
 
 
-def test_dividing_back_gives_the_same_replay(saved):
-    _, words = saved
-    back = redistribute(redistribute(words.replay, 8), 2)
-    again = redistribute(words.replay, 2)
+def test_redistributing_back_gives_the_same_replay(saved):
+    _, state_arrays = saved
+    back = redistribute(redistribute(state_arrays.replay, 8), 2)
+    again = redistribute(state_arrays.replay, 2)
     jax.tree.map(np.testing.assert_array_equal, back, again)
 
 
 @pytest.mark.parametrize("devices", [1, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 4))])
-def test_the_run_goes_on_over_other_devices(saved, devices):
-    old, words = saved
+def test_the_run_continues_on_other_devices(saved, devices):
+    old, state_arrays = saved
     new = replace(old, devices=devices)
     target = state_shape(new, environment=noisy())
-    moved = reshard(words, old, new, target)
+    moved = reshard(state_arrays, old, new, target)
     trainer = trainer_of(new)
     assert jax.tree.map(lambda leaf: leaf.shape, target) == jax.tree.map(
         lambda leaf: leaf.shape, jax.eval_shape(trainer.init, jax.random.key(0))
     )
-    state = jax.jit(lambda words: restore_keys(words, target))(moved)
+    state = jax.jit(lambda arrays: restore_keys(arrays, target))(moved)
     first = (lambda leaf: leaf) if devices == 1 else (lambda leaf: leaf[0])
     for name in ("params", "target_params", "opt_state", "since_target"):
         jax.tree.map(
             lambda now, then: np.testing.assert_array_equal(first(now), then[0]),
             getattr(state.agent, name),
-            getattr(words.agent, name),
+            getattr(state_arrays.agent, name),
         )
     if trainer.sharding is not None:
         state = jax.device_put(state, trainer.sharding(target))
     end, metrics = quick_jit(trainer.chunk(20))(state)
     assert np.isfinite(metrics.loss)
     rows = jax.tree.map(first, end.counters.rows)
-    assert int(rows.low) == int(words.counters.rows.low[0]) + 20 * 8
+    assert int(rows.low) == int(state_arrays.counters.rows.low[0]) + 20 * 8
     if devices > 1:
         keys = jax.random.key_data(state.key)
         assert (keys[0] != keys[1]).any()
 
 
-def test_the_new_devices_draw_only_what_is_valid(saved):
-    """Every drawn start is one of the live ones, on each device, after more rows are added."""
-    old, words = saved
+def test_the_new_devices_draw_only_valid_starts(saved):
+    """On each device the valid starts are exact after more rows were added."""
+    old, state_arrays = saved
     new = replace(old, devices=4)
     target = state_shape(new, environment=noisy())
     trainer = trainer_of(new)
-    state = jax.jit(lambda words: restore_keys(words, target))(reshard(words, old, new, target))
+    state = jax.jit(lambda arrays: restore_keys(arrays, target))(
+        reshard(state_arrays, old, new, target)
+    )
     state = jax.device_put(state, trainer.sharding(target))
-    end, _ = quick_jit(trainer.chunk(40))(state)  # past a turn of the ring
+    end, _ = quick_jit(trainer.chunk(40))(state)  # more than one wrap of the ring
     replay = to_host(end.replay)
     first = (replay.storage.flags & 1) > 0  # [D, T, E]
     position, size = int(replay.position[0]), int(replay.size[0])
@@ -136,30 +138,30 @@ def test_the_new_devices_draw_only_what_is_valid(saved):
 
 
 def moments_after_moving(opt_state, **changes):
-    """Return an optimiser's state [2, ...] as the first of four devices takes it over."""
+    """Return an optimiser state of two devices, [2, ...], resharded to four devices."""
     old, new = config_over(2, **changes), config_over(4, **changes)
-    words, target = (
-        jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state_words(config))
+    state_arrays, target = (
+        jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), key_data_shapes(config))
         for config in (old, new)
     )
-    words = words._replace(agent=words.agent._replace(opt_state=opt_state))
+    state_arrays = state_arrays._replace(agent=state_arrays.agent._replace(opt_state=opt_state))
     like = jax.tree.map(lambda leaf: np.zeros((4, *leaf.shape[1:]), leaf.dtype), opt_state)
     target = target._replace(agent=target.agent._replace(opt_state=like))
     target = target._replace(key=state_shape(new, environment=noisy()).key)
-    return reshard(words._replace(replay=()), old, new, target).agent.opt_state
+    return reshard(state_arrays._replace(replay=()), old, new, target).agent.opt_state
 
 
-def state_words(config):
+def key_data_shapes(config):
     return jax.eval_shape(snapshot_key_data, state_shape(config, environment=noisy()))
 
 
-def test_residuals_are_known_by_their_type_and_own_moments_become_their_mean():
+def test_residuals_are_recognised_by_type_and_separate_moments_are_averaged():
     moments = {"residual_in": np.float32([[0.1], [0.7]]), "count": np.int32([3, 3])}
     sent = ResidualState(np.ones((2, 8), np.float32))
     residual, moved = moments_after_moving((sent, moments), compression="int8")
     assert residual.residual.shape == (4, 8)
     assert not residual.residual.any()
-    # What replicas share is taken over as it is, whatever a layer is called.
+    # Shared leaves are copied unchanged, even if the name of a layer contains "residual".
     np.testing.assert_array_equal(moved["residual_in"], np.float32([[0.1]] * 4))
     averaging = {"average_every": 2, "gradient_steps": 2, "target_period": 10}
     for average_moments, wanted in ((False, np.float32(0.4)), (True, np.float32(0.1))):
@@ -169,23 +171,26 @@ def test_residuals_are_known_by_their_type_and_own_moments_become_their_mean():
 
 
 @pytest.mark.slow
-def test_residuals_begin_at_zero_and_own_moments_become_their_mean():
+def test_residuals_start_at_zero_and_separate_moments_are_averaged():
     config = config_over(2, average_every=2, gradient_steps=2, target_period=10)
-    words = words_after(config, 6)
+    state_arrays = saved_after(config, 6)
     new = replace(config, devices=4)
     target = state_shape(new, environment=noisy())
-    moved = reshard(words, config, new, target)
-    then, now = jax.tree.leaves(words.agent.opt_state), jax.tree.leaves(moved.agent.opt_state)
+    moved = reshard(state_arrays, config, new, target)
+    then, now = (
+        jax.tree.leaves(state_arrays.agent.opt_state),
+        jax.tree.leaves(moved.agent.opt_state),
+    )
     assert any(leaf.ndim > 1 and (leaf[0] != leaf[1]).any() for leaf in then)
     for before, after in zip(then, now, strict=True):
         if np.issubdtype(before.dtype, np.floating):
             np.testing.assert_allclose(after[3], before.mean(axis=0), rtol=1e-6)
 
     config = config_over(2, compression="int8")
-    words = words_after(config, 6)
+    state_arrays = saved_after(config, 6)
     new = replace(config, devices=4)
     target = state_shape(new, environment=noisy())
-    moved = reshard(words, config, new, target)
+    moved = reshard(state_arrays, config, new, target)
     (residual,) = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(moved.agent.opt_state)
@@ -193,7 +198,7 @@ def test_residuals_begin_at_zero_and_own_moments_become_their_mean():
     ]
     (before,) = [
         leaf
-        for path, leaf in jax.tree.leaves_with_path(words.agent.opt_state)
+        for path, leaf in jax.tree.leaves_with_path(state_arrays.agent.opt_state)
         if "residual" in jax.tree_util.keystr(path)
     ]
     assert np.abs(before).max() > 0
@@ -201,9 +206,11 @@ def test_residuals_begin_at_zero_and_own_moments_become_their_mean():
     assert not residual.any()
 
 
-def test_the_same_layout_is_left_alone(saved):
-    config, words = saved
+def test_the_same_layout_is_returned_unchanged(saved):
+    config, state_arrays = saved
     assert same_layout(config, replace(config, mapping="pmap"))
-    assert reshard(words, config, replace(config, mapping="pmap"), words) is words
+    assert (
+        reshard(state_arrays, config, replace(config, mapping="pmap"), state_arrays) is state_arrays
+    )
     assert not same_layout(config, replace(config, devices=1))
-    assert jnp.asarray(words.replay.size).shape == (2,)
+    assert jnp.asarray(state_arrays.replay.size).shape == (2,)

@@ -20,7 +20,7 @@ from jaxdqn.cli.study.jobs import Study, complain, jobs_of, run_jobs
 from jaxdqn.cli.study.results import REPORT, RESULTS, done_seeds, read_results, repair
 from jaxdqn.cli.study.settings import PLACE, read_settings, seeds_text
 from jaxdqn.config.presets import ALGORITHMS, TASKS, preset
-from jaxdqn.storage.directory import lock, unwritable
+from jaxdqn.storage.directory import lock, unwritable_error
 from jaxdqn.storage.jsonl import Record
 
 _DESCRIPTION = """Train presets on environments, with several seeds of each pair (a cell) in one
@@ -85,7 +85,7 @@ def _main(argv: Sequence[str]) -> int:
             study.out.mkdir(parents=True, exist_ok=True)
             lock(study.out, stack)
         except OSError as error:
-            raise unwritable(study.out, error) from error
+            raise unwritable_error(study.out, error) from error
         return _go_on(study, flags)
 
 
