@@ -1,4 +1,4 @@
-"""Shapes of replays that the tests of every replay go through."""
+"""Shapes of replays, shared by the tests of all replays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.oracles import Stream, random_pieces, stream_of
 
 
 class Case(NamedTuple):
-    """Static shapes of a replay: E, T, K, N, S and what a row holds."""
+    """Static shapes of a replay: E, T, K, N, S and the contents of a row."""
 
     num_envs: int
     rows_per_env: int
@@ -23,7 +23,7 @@ class Case(NamedTuple):
     with_extras: bool = False
 
 
-# Those marked "smallest" have T = N + S + K + 1 (or the next multiple of K).
+# Cases named "smallest" have T = N + S + K + 1 (or the next multiple of K).
 CASES = {
     "one_step": Case(1, 8, 1, 1, 1, (3,), np.float32, True),
     "pixels": Case(3, 12, 1, 1, 1, (2, 3), np.uint8),
@@ -45,12 +45,12 @@ def oracle_example(rows: list[Any]) -> Any:
 
 
 def rows_to_feed(case: Case, wraps: int) -> int:
-    """Return the rows of each environment that go ``wraps`` times round the ring."""
+    """Return the rows per environment that wrap the ring ``wraps`` times."""
     return wraps * case.rows_per_env // case.rows_per_add * case.rows_per_add
 
 
 def random_streams(case: Case, rng: np.random.Generator, *, wraps: int, skip: int) -> list[Stream]:
-    """Return a stream for each environment, broken in every way."""
+    """Return a stream for each environment, with every kind of ending."""
     return [
         stream_of(
             random_pieces(rng, count=30, longest=2 * case.n_step + 3),

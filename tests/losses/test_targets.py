@@ -1,4 +1,4 @@
-"""Bootstrap targets: worked examples, NumPy, limit cases, and rlax."""
+"""Bootstrap targets: worked examples, NumPy, limit cases and rlax."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_q_learning_target_agrees_with_numpy():
     np.testing.assert_allclose(ours, b["r_t"] + b["discount_t"] * b["q_t"].max(1), rtol=1e-6)
 
 
-def test_double_q_target_is_the_targets_value_of_the_online_choice():
+def test_double_q_target_is_the_target_networks_value_of_the_online_action():
     b = _batch()
     ours = jax.vmap(double_q_target)(b["r_t"], b["discount_t"], b["q_t"], b["selector"])
     chosen = b["q_t"][np.arange(64), b["selector"].argmax(1)]
@@ -98,7 +98,7 @@ def test_no_gradient_flows_through_a_target():
 
 
 @pytest.mark.parametrize("function", [q_learning_target, double_q_target])
-def test_a_batch_handed_over_without_vmap_is_refused(function):
+def test_a_batch_without_vmap_is_rejected(function):
     batch, q = jnp.zeros(4), jnp.zeros((4, 2))
     values = (q,) if function is q_learning_target else (q, q)
     with pytest.raises(AssertionError, match="rank"):

@@ -1,4 +1,4 @@
-"""TD errors and losses: NumPy, closed forms, limit cases, and peers."""
+"""TD errors and losses: NumPy, closed forms, limit cases, optax and rlax."""
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ def _huber(td, delta):
     return each(jnp.asarray(td), jnp.float32(delta))
 
 
-def test_td_error_is_target_minus_the_chosen_value():
+def test_td_error_is_target_minus_the_value_of_the_action():
     td = td_error(jnp.array([5.0, 7.0, 11.0]), jnp.int32(2), jnp.float32(4.0))
     assert td == -7.0
 
 
-def test_td_error_moves_only_the_chosen_value():
+def test_td_error_has_a_gradient_only_for_the_value_of_the_action():
     gradient = jax.grad(td_error)(jnp.array([5.0, 7.0, 11.0]), jnp.int32(1), jnp.float32(4.0))
     np.testing.assert_array_equal(gradient, [0.0, -1.0, 0.0])
 
@@ -68,7 +68,7 @@ def test_weighted_mean_with_equal_weights_of_one_is_the_mean():
     np.testing.assert_allclose(weighted_mean(losses, jnp.ones(32)), np.mean(losses), rtol=1e-6)
 
 
-def test_a_batch_handed_over_without_vmap_is_refused():
+def test_a_batch_without_vmap_is_rejected():
     batch = jnp.zeros(4)
     for call in (
         lambda: td_error(jnp.zeros((4, 2)), jnp.zeros(4, jnp.int32), batch),

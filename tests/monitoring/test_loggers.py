@@ -1,4 +1,4 @@
-"""Records reach files and people, whole and at once."""
+"""Loggers: records in files, and progress on the terminal."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def metrics(rows, **values):
     return {**record, **values}
 
 
-def test_every_record_is_in_its_file_at_once_and_json_even_if_not_finite(tmp_path):
+def test_every_record_is_in_its_file_immediately_and_is_json_even_if_not_finite(tmp_path):
     logger = make_jsonl_logger(tmp_path)
     logger.log("metrics", {"rows": 1, "loss": math.nan, "parts": [math.inf, 2.0]})
     logger.log("evaluation", {"return_mean": 3.0})
@@ -49,20 +49,20 @@ def test_every_record_is_in_its_file_at_once_and_json_even_if_not_finite(tmp_pat
     ]
 
 
-def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path):
+def test_an_incomplete_last_line_is_ignored(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"rows": 1}\n{"rows": 2}\n{"ro')
     assert read_lines(file) == [{"rows": 1}, {"rows": 2}]
 
 
-def test_json_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_json_is_replaced_atomically_and_leaves_no_other_file(tmp_path):
     write_json(tmp_path / "summary.json", {"a": 1})
     write_json(tmp_path / "summary.json", {"a": 2})
     assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 2}
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_json_knows_no_nan():
+def test_nan_and_infinity_become_null():
     assert json.loads(to_json({"nested": {"x": math.nan}, "y": (1, -math.inf)})) == {
         "nested": {"x": None},
         "y": [1, None],
@@ -87,7 +87,7 @@ def test_without_a_terminal_progress_is_plain_lines():
     assert "12.00 ± 0.50 over 100" in evaluation
 
 
-def test_plain_lines_do_not_come_with_every_short_chunk():
+def test_short_chunks_do_not_print_a_line_each():
     stream = io.StringIO()
     logger = make_progress_logger(Config(), stream)
     for rows in range(1_000, 100_000, 1_000):
@@ -113,7 +113,7 @@ def test_a_terminal_shows_the_last_metrics_and_evaluation():
     assert "12.00 ± 0.50" in stream.getvalue()
 
 
-def test_a_logger_that_was_never_started_closes():
+def test_a_logger_without_records_closes():
     stream = io.StringIO()
     stream.isatty = lambda: True
     make_progress_logger(Config(), stream).close()
@@ -126,7 +126,7 @@ def test_time_left_extrapolates_the_rows_per_second():
     assert items["time left"] == "1:30"
 
 
-def test_the_budget_is_reached_by_whole_iterations_and_no_more():
+def test_planned_rows_are_the_budget_rounded_up_to_iterations():
     config = Config(total_rows=40_001, num_envs=32)
     assert 40_001 <= planned_rows(config) < 40_001 + config.num_chunks * config.rows_per_iteration
 
@@ -136,5 +136,5 @@ def test_a_chunk_without_a_finished_episode_has_no_return():
 
 
 @pytest.mark.parametrize(("purpose", "word"), [("evaluate", "evaluation"), ("confirm", "confirm")])
-def test_an_evaluation_line_says_its_purpose(purpose, word):
+def test_an_evaluation_line_names_its_purpose(purpose, word):
     assert evaluation_line({**EVALUATION, "purpose": purpose}).startswith(word)

@@ -1,4 +1,4 @@
-"""Which network a configuration gives, and what is refused."""
+"""The network of a configuration, and configurations and networks that are rejected."""
 
 import flax.linen as nn
 import jax
@@ -18,14 +18,14 @@ def _spec(shape, dtype="float32", num_actions=3):
 
 
 def _random_params(init, *inputs):
-    """Parameters without the seconds that compiling an initialiser takes."""
+    """Return random parameters; compiling an initialiser would take seconds."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
 def _layers(network, shape, dtype="float32"):
-    """The shapes of all kernels, in the order of their names."""
+    """Return the shapes of all kernels, in the order of their names."""
     obs = jax.ShapeDtypeStruct((2, *shape), np.dtype(dtype))
     params = jax.eval_shape(network.init, KEY, obs)
     return [
@@ -49,7 +49,7 @@ def _layers(network, shape, dtype="float32"):
         ((2, 10, 4), "bool", 1, (80, 128)),
     ],
 )
-def test_auto_chooses_by_the_shape(obs_shape, dtype, frame_stack, first_kernel):
+def test_auto_selects_the_torso_by_the_shape(obs_shape, dtype, frame_stack, first_kernel):
     config = Config(frame_stack=frame_stack)
     network = make_network(config, _spec(obs_shape, dtype))
     shape = (*obs_shape, frame_stack) if frame_stack > 1 else obs_shape
@@ -58,12 +58,12 @@ def test_auto_chooses_by_the_shape(obs_shape, dtype, frame_stack, first_kernel):
     assert kernels[0][-1] == 3, "the head gives a value for each action"
 
 
-def test_q_network_of_the_benchmarks_is_mlp_120_84():
+def test_the_network_of_the_benchmarks_is_an_mlp_of_120_and_84():
     network = make_network(Config(hidden_sizes=(120, 84)), _spec((4,), num_actions=2))
     assert sorted(_layers(network, (4,))) == [(4, 120), (84, 2), (120, 84)]
 
 
-def test_no_hidden_layers_is_a_linear_q_and_with_one_hot_a_table():
+def test_without_hidden_layers_q_is_linear_and_a_table_for_one_hot_states():
     network = make_network(Config(hidden_sizes=()), _spec((5,)))
     states = jnp.eye(5)
     params = _random_params(network.init, states)
@@ -95,7 +95,7 @@ def test_q_values_and_parameters_are_float32_at_either_precision(precision, shap
     assert output.q_values.dtype == jnp.float32
 
 
-def test_how_convolutions_are_computed_is_configured_and_changes_no_value():
+def test_the_implementation_of_convolutions_is_configurable_and_changes_no_value():
     obs = jnp.asarray(np.random.default_rng(0).random((3, 10, 10, 4)) < 0.3)
     values = []
     for implementation in ("lax", "patches"):
@@ -111,7 +111,7 @@ def test_how_convolutions_are_computed_is_configured_and_changes_no_value():
 
 @pytest.mark.parametrize("network", ["minatar", "nature"])
 @pytest.mark.parametrize("shape", [(4,), (10, 5), (2, 2, 1)])
-def test_a_torso_that_cannot_take_the_shape_is_refused_by_name(network, shape):
+def test_a_torso_that_does_not_accept_the_shape_is_rejected_by_name(network, shape):
     with pytest.raises(ValueError, match=rf"network='{network}'.*\({shape[0]}, ?") as error:
         make_network(Config(network=network), _spec(shape))
     assert str(shape) in str(error.value)
@@ -131,7 +131,7 @@ class _Normalised(nn.Module):
         return nn.Dense(3)(nn.BatchNorm(use_running_average=False)(obs))
 
 
-def test_ones_own_module_plugs_in():
+def test_a_custom_module_is_wrapped():
     module = _Narrow(3)
     network = make_network(Config(), _spec((4,)), module)
     obs = jnp.ones((2, 4))
@@ -142,28 +142,28 @@ def test_ones_own_module_plugs_in():
     np.testing.assert_array_equal(output.q_values, module.apply(params, obs).astype(jnp.float32))
 
 
-def test_ones_own_network_is_taken_as_it_is():
-    own = Network(
+def test_a_custom_network_is_returned_unchanged():
+    custom = Network(
         init=lambda *_: (),
         apply=lambda params, key, carry, obs, first: (QOutput(jnp.zeros((2, 3))), carry),
         initial_carry=lambda _: (),
     )
-    assert make_network(Config(), _spec((4,)), own) is own
+    assert make_network(Config(), _spec((4,)), custom) is custom
     assert isinstance(from_module(_Narrow(2)), Network)
     with pytest.raises(ValueError, match=r"network: must give q_values of shape \(2, 4\)"):
-        make_network(Config(), _spec((4,), num_actions=4), own)
+        make_network(Config(), _spec((4,), num_actions=4), custom)
 
 
-def test_a_module_with_the_wrong_number_of_actions_is_refused():
+def test_a_module_with_the_wrong_number_of_actions_is_rejected():
     with pytest.raises(ValueError, match=r"_Narrow: must give q of shape \(batch, 3\)"):
         make_network(Config(), _spec((4,)), _Narrow(2))
 
 
-def test_a_module_with_state_besides_parameters_is_refused():
+def test_a_module_with_variables_other_than_parameters_is_rejected():
     with pytest.raises(ValueError, match=r"_Normalised: must have parameters only.*batch_stats"):
         make_network(Config(), _spec((4,)), _Normalised())
 
 
-def test_something_that_is_no_module_is_refused():
+def test_a_network_that_is_not_a_module_is_rejected():
     with pytest.raises(ValueError, match=r"network='mlp'.*flax module"):
         make_network(Config(), _spec((4,)), "mlp")

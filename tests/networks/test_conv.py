@@ -1,4 +1,4 @@
-"""The convolution: flax's parameters and values, however it is computed."""
+"""The convolution: parameters and values of flax, in each implementation."""
 
 import flax.linen as nn
 import jax
@@ -8,8 +8,8 @@ import pytest
 
 from jaxdqn.networks import Conv
 
-# features, kernel, stride, input: as MinAtar's and Nature's, smaller, and a stride
-# that leaves rows and columns over.
+# Features, kernel, stride, input shape: those of MinAtar and Nature at a smaller size, and a stride
+# that does not divide the input.
 SHAPES = [
     (16, 3, 1, (3, 10, 10, 4)),
     (8, 8, 4, (2, 20, 24, 2)),
@@ -24,13 +24,13 @@ def _inputs(shape):
 
 
 def _random_params(init, *inputs):
-    """Parameters without the seconds that compiling an initialiser takes."""
+    """Return random parameters; compiling an initialiser would take seconds."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
-def test_conv_initialises_as_flax_under_the_same_names():
+def test_conv_has_the_parameter_names_and_initial_values_of_flax():
     x = _inputs((1, 5, 5, 2))
     ours = Conv(3, 3).init(jax.random.key(1), x)
     peer = nn.Conv(3, (3, 3)).init(jax.random.key(1), x)
@@ -38,7 +38,9 @@ def test_conv_initialises_as_flax_under_the_same_names():
 
 
 @pytest.mark.parametrize(("features", "kernel", "stride", "shape"), SHAPES)
-def test_conv_has_flax_values_and_gradients_however_computed(features, kernel, stride, shape):
+def test_conv_has_the_values_and_gradients_of_flax_in_each_implementation(
+    features, kernel, stride, shape
+):
     x = _inputs(shape)
     peer = nn.Conv(features, (kernel, kernel), (stride, stride), padding="VALID")
     params = _random_params(peer.init, x)
@@ -59,7 +61,7 @@ def test_conv_has_flax_values_and_gradients_however_computed(features, kernel, s
         )
 
 
-def test_patches_agree_with_a_loop_over_the_definition():
+def test_patches_agree_with_a_loop():
     x = np.random.default_rng(2).normal(size=(2, 7, 6, 3)).astype(np.float32)
     conv = Conv(4, 3, 2, "patches")
     params = _random_params(conv.init, x)
@@ -72,7 +74,7 @@ def test_patches_agree_with_a_loop_over_the_definition():
     np.testing.assert_allclose(jax.jit(conv.apply)(params, x), expected, atol=1e-5)
 
 
-def test_auto_takes_patches_on_cpu():
+def test_auto_selects_patches_on_cpu():
     x = _inputs((1, 5, 5, 2))
     params = jax.eval_shape(Conv(3, 3).init, jax.random.key(0), x)
 

@@ -1,4 +1,4 @@
-"""Torsos and head against NumPy and against their published sizes."""
+"""Torsos and heads: NumPy, and their published sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxdqn.networks import Layers, LinearHead, MinAtarTorso, MLPTorso, NatureTo
 
 
 def _random_params(init, *inputs):
-    """Parameters without the seconds that compiling an initialiser takes."""
+    """Return random parameters; compiling an initialiser would take seconds."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
@@ -62,7 +62,7 @@ def test_uint8_frames_are_scaled_to_one_and_booleans_are_not():
 
 
 @pytest.mark.parametrize(("torso", "side"), [(MinAtarTorso("lax"), 10), (NatureTorso("lax"), 36)])
-def test_image_torsos_take_stacked_axes_as_channels(torso, side):
+def test_image_torsos_merge_stacked_axes_into_channels(torso, side):
     obs = np.random.default_rng(0).integers(0, 256, (2, side, side, 2, 3)).astype(np.uint8)
     params = _random_params(torso.init, obs)
     apply = jax.jit(torso.apply)
@@ -84,7 +84,7 @@ def test_bfloat16_computes_in_bfloat16_from_float32_parameters(torso):
     assert 0 < difference.max() < 0.02 * exact.max()
 
 
-def test_head_keeps_values_apart_that_bfloat16_cannot():
+def test_the_head_distinguishes_values_that_bfloat16_cannot():
     features = jnp.array([[1.0, 1.0]], jnp.bfloat16)
     head = LinearHead(2)
     kernel = jnp.array([[100.0, 100.0], [0.1, 0.2]])

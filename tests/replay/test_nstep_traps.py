@@ -1,6 +1,6 @@
-"""Hand-worked transitions: the mistakes that n-step replays are known for.
+"""Hand-worked transitions for the known mistakes of n-step replays.
 
-Every test holds both the replay and its slow twin to the same figures.
+Every test checks both the replay and its slow twin against the same numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def stream(
     terminated: tuple[int, ...] = (),
     truncated: tuple[int, ...] = (),
 ) -> list[Row]:
-    """Return rows [E=1] of one stream; row t observes t + 1, acts t; the tuples name times."""
+    """Return rows [E=1] of one stream.
+
+    Row t has observation t + 1 and action t. The tuples hold the times of flags.
+    """
     return [
         Row(
             obs=np.array([[time + 1]], np.float32),
@@ -60,7 +63,7 @@ def built(n_step: int, frame_stack: int) -> tuple[Any, Any, Any]:
 def from_replay(
     rows: list[Row], *, n_step: int = 3, gamma: float = 0.9, frame_stack: int = 1
 ) -> dict[int, Batch]:
-    """Return time -> transition of every start that a large batch draws."""
+    """Return the transition of every start in a large batch, by its time."""
     init, add, sample = built(n_step, frame_stack)
     state = init(jax.tree.map(lambda leaf: leaf[0], rows[0]))
     for row in rows:
@@ -68,8 +71,8 @@ def from_replay(
     batch, _ = sample(jax.random.key(1), state, jnp.float32(gamma))
     batch = jax.tree.map(np.asarray, batch)
     return {
-        int(time): jax.tree.map(lambda leaf, place=place: leaf[place], batch)
-        for place, time in enumerate(batch.a_tm1)
+        int(time): jax.tree.map(lambda leaf, index=index: leaf[index], batch)
+        for index, time in enumerate(batch.a_tm1)
     }
 
 
@@ -119,10 +122,10 @@ def test_one_step_is_the_plain_transition(transitions: Transitions) -> None:
 
 
 @pytest.mark.parametrize("truncated", [(1,), ()], ids=["time_limit", "broken_without_a_flag"])
-def test_a_cut_stream_bootstraps_from_its_own_last_observation(
+def test_a_cut_stream_bootstraps_from_its_last_observation(
     transitions: Transitions, truncated: tuple[int, ...]
 ) -> None:
-    # Row 2 is the final observation, row 3 the reset; a bootstrap from time 3 is the trap.
+    # Row 2 holds the final observation, row 3 the reset: a bootstrap from time 3 is the mistake.
     rows = stream([1, 2, VOID_REWARD, 4, 5, 6, 7], first=(0, 3), truncated=truncated)
     three, one = transitions(rows), transitions(rows, n_step=1)
     assert sorted(three) == [0, 1, 3]
@@ -154,7 +157,7 @@ def test_a_termination_just_after_the_n_steps_does_not(transitions: Transitions)
     assert_transition(got[0], reward=1 + 0.9 * 2 + 0.81 * 3, discount=0.729, bootstrap_time=3)
 
 
-def test_a_lost_life_cuts_the_return_and_the_game_plays_on(transitions: Transitions) -> None:
+def test_a_lost_life_cuts_the_return_and_the_episode_continues(transitions: Transitions) -> None:
     got = transitions(stream([1, 2, 3, 4, 5, 6], terminated=(1,)))
     assert sorted(got) == [0, 1, 2]
     assert_transition(got[0], reward=1 + 0.9 * 2, discount=0, bootstrap_time=2)
@@ -166,15 +169,15 @@ def test_the_truncated_flag_alone_changes_nothing(transitions: Transitions) -> N
     assert_transition(got[0], reward=1 + 0.9 * 2 + 0.81 * 3, discount=0.729, bootstrap_time=3)
 
 
-def test_flags_of_a_void_row_are_not_read(transitions: Transitions) -> None:
+def test_flags_of_an_invalid_row_are_not_read(transitions: Transitions) -> None:
     rows = stream([1, 2, VOID_REWARD, 4, 5, 6], first=(0, 3), terminated=(2,), truncated=(1, 2))
     assert_transition(transitions(rows)[0], reward=2.8, discount=0.81, bootstrap_time=2)
 
 
-def test_an_episode_of_one_row_is_no_start_and_one_of_one_step_is(
+def test_an_episode_of_one_row_has_no_valid_start_and_one_of_one_step_has_one(
     transitions: Transitions,
 ) -> None:
-    # Row 0 opens and breaks off; rows 1, 2 are one step; row 3 opens the next.
+    # Row 0 is a broken episode, rows 1 and 2 are an episode of one step, row 3 opens the next.
     rows = stream([VOID_REWARD, 2, VOID_REWARD, 4, 5, 6, 7], first=(0, 1, 3), terminated=(1,))
     got = transitions(rows)
     assert sorted(got) == [1, 3]
@@ -193,7 +196,7 @@ def test_frames_before_the_episode_are_zero_in_a_stack(transitions: Transitions)
     np.testing.assert_array_equal(got[5].obs_t, [[5, 6, 7]])
 
 
-def test_a_lost_life_does_not_empty_the_stack(transitions: Transitions) -> None:
+def test_a_lost_life_does_not_clear_the_stack(transitions: Transitions) -> None:
     got = transitions(stream([0] * 5, terminated=(1,)), n_step=1, frame_stack=3)
     np.testing.assert_array_equal(got[2].obs_tm1, [[1, 2, 3]])
 
@@ -201,15 +204,15 @@ def test_a_lost_life_does_not_empty_the_stack(transitions: Transitions) -> None:
 def test_stack_of_the_very_first_row_is_zero_padded_when_the_ring_is_exactly_full(
     transitions: Transitions,
 ) -> None:
-    # No row opens an episode, so that only the stream's start bounds the stack:
-    # the slot before row 0 is by now the newest row.
+    # No row opens an episode, so only the start of the stream bounds the stack. The slot before
+    # row 0 already holds the newest row.
     got = transitions(stream([0] * CAPACITY, first=()), n_step=1, frame_stack=3)
     assert sorted(got) == list(range(CAPACITY - 1))
     np.testing.assert_array_equal(got[0].obs_tm1, [[0, 0, 1]])
     np.testing.assert_array_equal(got[1].obs_tm1, [[0, 1, 2]])
 
 
-def test_the_oldest_rows_are_context_alone_once_rows_are_evicted(
+def test_the_oldest_rows_are_only_context_once_rows_are_evicted(
     transitions: Transitions,
 ) -> None:
     got = transitions(stream([0] * (CAPACITY + 1)), n_step=1, frame_stack=3)

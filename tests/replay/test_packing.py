@@ -1,4 +1,4 @@
-"""Boolean arrays, eight to a byte and back."""
+"""Boolean arrays packed to bits and unpacked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ SHAPES = [(1,), (7,), (8,), (9,), (3, 5), (10, 10, 4), ()]
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)], ids=str)
-def test_bits_come_back_as_they_went_in(shape: tuple[int, ...], leading: tuple[int, ...]) -> None:
+def test_unpacking_restores_the_packed_array(
+    shape: tuple[int, ...], leading: tuple[int, ...]
+) -> None:
     obs = np.random.default_rng(len(leading)).random((*leading, *shape)) < 0.5
     stored = pack_bits(jnp.asarray(obs), len(leading))
     (bits,) = jax.tree.leaves(stored)
@@ -27,7 +29,7 @@ def test_bits_come_back_as_they_went_in(shape: tuple[int, ...], leading: tuple[i
     np.testing.assert_array_equal(back, obs, strict=True)
 
 
-def test_every_byte_unpacks_to_its_own_bits() -> None:
+def test_every_byte_unpacks_to_its_bits() -> None:
     every = np.array([[(byte >> bit) & 1 for bit in range(8)] for byte in range(256)], bool)
     stored = pack_bits(jnp.asarray(every), 1)
     assert len(np.unique(np.asarray(jax.tree.leaves(stored)[0]))) == 256
@@ -42,7 +44,7 @@ def test_bits_gathered_while_packed_unpack_with_their_new_leading_axes() -> None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int32])
-def test_anything_but_booleans_is_left_as_it_is(dtype: type) -> None:
+def test_arrays_that_are_not_boolean_are_returned_unchanged(dtype: type) -> None:
     obs = jnp.arange(12, dtype=dtype).reshape(2, 6)
     stored = pack_bits(obs, 1)
     assert stored is obs

@@ -1,4 +1,4 @@
-"""The prioritised replay against its slow twin, over streams that break in every way."""
+"""The prioritised replay against its slow twin, over streams with every kind of ending."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ GAMMA = 0.9
 
 
 class PriorityOracle(TransitionOracle):
-    """The twin's rows with a priority for each valid start, by (time, env)."""
+    """The slow twin, with a priority for each valid start, by (time, env)."""
 
     def __init__(self, **sizes: int) -> None:
         super().__init__(**sizes)
         self.priorities: dict[tuple[int, int], float] = {}
-        self.greatest = 1.0
+        self.max_priority = 1.0
 
     def add(self, rows: list[Any]) -> None:
         super().add(rows)
         valid = self.valid_starts().values()
-        # What has become sampleable enters with the greatest priority there has been.
-        self.priorities = {at: self.priorities.get(at, self.greatest) for at in valid}
+        # New valid starts enter with the maximum priority so far.
+        self.priorities = {at: self.priorities.get(at, self.max_priority) for at in valid}
 
     def update(self, drawn: list[tuple[int, int]], priorities: np.ndarray) -> None:
         for at, priority in zip(drawn, priorities, strict=True):
             if at in self.priorities:
                 self.priorities[at] = float(priority)
-                self.greatest = max(self.greatest, float(priority))
+                self.max_priority = max(self.max_priority, float(priority))
 
     def leaves(self) -> np.ndarray:
         leaves = np.zeros(self.rows_per_env * self.num_envs)
@@ -68,7 +68,7 @@ def leaves_of(state: Any, case: Case) -> np.ndarray:
 
 
 def fed(case: Case, *, wraps: int, seed: int = 20, each: Any = None) -> tuple[Any, PriorityOracle]:
-    """Feed streams; after each add call ``each(state, oracle, time)``, which gives the state."""
+    """Feed streams; after each add replace the state by ``each(state, oracle, time)``."""
     init, add, *_ = built(case)
     streams = random_streams(case, np.random.default_rng(seed), wraps=wraps, skip=0)
     rows = rows_from_streams(
@@ -114,20 +114,23 @@ def test_a_late_priority_never_revives_or_changes_a_row(name: str) -> None:
     case = CASES[name]
     _, _, sample, update = built(case)
     held: list[tuple[Any, list[tuple[int, int]]]] = []
-    gone = stayed = 0
+    invalid_count = valid_count = 0
 
     def each(state: Any, oracle: PriorityOracle, time: int) -> Any:
-        nonlocal gone, stayed
+        nonlocal invalid_count, valid_count
         valid = oracle.valid_starts()
         if valid:
             _, info = sample(jax.random.key(time), state, jnp.float32(GAMMA))
             held.append((info, [valid[int(index)] for index in flat_of(info, case)]))
-        # Priorities come back after a few adds, after a whole turn of the ring, and two.
+        # Priorities arrive after a few adds, after one wrap of the ring, and after two.
         for late in (1, case.rows_per_env // case.rows_per_add, 2 * case.rows_per_env):
             if len(held) > late:
                 info, drawn = held[-1 - late]
-                alive = [at in oracle.priorities for at in drawn]
-                gone, stayed = gone + alive.count(False), stayed + alive.count(True)
+                still_valid = [at in oracle.priorities for at in drawn]
+                invalid_count, valid_count = (
+                    invalid_count + still_valid.count(False),
+                    valid_count + still_valid.count(True),
+                )
                 level = np.float32(2.0 + len(held))
                 state = update(state, info.indices, jnp.full(len(drawn), level))
                 oracle.update(drawn, np.full(len(drawn), level))
@@ -135,11 +138,11 @@ def test_a_late_priority_never_revives_or_changes_a_row(name: str) -> None:
         return state
 
     fed(case, wraps=5, each=each)
-    assert gone > 1000
-    assert stayed > 100
+    assert invalid_count > 1000
+    assert valid_count > 100
 
 
-def test_rows_are_drawn_in_proportion_to_their_priority_and_no_other_is() -> None:
+def test_rows_are_drawn_in_proportion_to_their_priority_and_no_others_are() -> None:
     case = CASES["stacked_bits_k4"]
     state, oracle = fed(case, wraps=3)
     _, _, sample, update = built(case, 40_000)
@@ -147,7 +150,7 @@ def test_rows_are_drawn_in_proportion_to_their_priority_and_no_other_is() -> Non
     valid = sorted(oracle.valid_starts())
     assert 3 < len(valid) < case.num_envs * case.rows_per_env
     priorities = rng.exponential(size=len(valid)).astype(np.float32)
-    # Indices name the generation of their rows, so they are taken from a draw of all.
+    # Indices encode the generation of their rows, so take them from a large draw.
     _, info = sample(jax.random.key(0), state, jnp.float32(GAMMA))
     by_flat = dict(
         zip(flat_of(info, case).tolist(), np.asarray(info.indices).tolist(), strict=True)
@@ -163,9 +166,11 @@ def test_rows_are_drawn_in_proportion_to_their_priority_and_no_other_is() -> Non
     assert stats.chisquare(counts[valid], expected).pvalue > 1e-3
 
 
-def test_each_draw_is_from_its_own_part_of_the_sum() -> None:
+def test_each_draw_is_from_its_part_of_the_sum() -> None:
     case = CASES["pixels"]
-    state, _ = fed(case, wraps=3, each=lambda state, oracle, time: _shaken(state, case, time))
+    state, _ = fed(
+        case, wraps=3, each=lambda state, oracle, time: _with_random_priorities(state, case, time)
+    )
     _, _, sample, _ = built(case)
     leaves = leaves_of(state, case).astype(np.float64)
     ends = np.cumsum(leaves) / leaves.sum()
@@ -178,8 +183,8 @@ def test_each_draw_is_from_its_own_part_of_the_sum() -> None:
         assert (starts[flat] < parts + 1 / 128 + 1e-6).all()
 
 
-def _shaken(state: Any, case: Case, time: int) -> Any:
-    """Give drawn rows random priorities."""
+def _with_random_priorities(state: Any, case: Case, time: int) -> Any:
+    """Set random priorities for drawn rows."""
     _, _, sample, update = built(case)
     if not leaves_of(state, case).any():
         return state
@@ -187,7 +192,7 @@ def _shaken(state: Any, case: Case, time: int) -> Any:
     return update(state, info.indices, jax.random.uniform(jax.random.key(time + 1), (128,)) + 0.1)
 
 
-def test_indices_tell_generations_apart_to_the_end_of_int32() -> None:
+def test_indices_distinguish_generations_up_to_the_limit_of_int32() -> None:
     case = CASES["one_step"]
     _, _, sample, update = built(case)
     state, _ = fed(case, wraps=3)
@@ -199,7 +204,7 @@ def test_indices_tell_generations_apart_to_the_end_of_int32() -> None:
     assert (leaves_of(after, case)[flat_of(info, case)] == 7.0).all()
 
 
-def test_a_priority_of_zero_does_not_take_a_row_out_for_good() -> None:
+def test_a_priority_of_zero_does_not_remove_a_row() -> None:
     case = CASES["one_step"]
     _, _, sample, update = built(case)
     state, oracle = fed(case, wraps=2)
@@ -209,22 +214,24 @@ def test_a_priority_of_zero_does_not_take_a_row_out_for_good() -> None:
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
-def test_importance_weights_are_the_papers_formula_over_its_maximum(exponent: float) -> None:
+def test_importance_weights_are_the_formula_of_the_paper_divided_by_the_maximum(
+    exponent: float,
+) -> None:
     probabilities = np.array([0.5, 0.01, 0.2, 0.01, 0.28], np.float32)
     weights = importance_weights(jnp.asarray(probabilities), jnp.float32(exponent), lambda x: x)
     expected = (5 * probabilities.astype(np.float64)) ** -exponent
     np.testing.assert_allclose(weights, expected / expected.max(), rtol=1e-5)
 
 
-def test_weights_are_right_for_the_mixture_of_devices() -> None:
-    # Two replays, one with ten times the priorities of the other and more rows.
+def test_weights_are_correct_for_the_mixture_of_devices() -> None:
+    # Two replays; one has more rows, and ten times the priorities of the other.
     rng = np.random.default_rng(1)
     shards = [rng.random(30), 10 * rng.random(50)]
     values = [rng.normal(size=30), rng.normal(size=50)]
     shares = [shard / shard.sum() for shard in shards]
     least = jnp.float32(min(share.min() for share in shares))
-    # The expectation of a weighted value over the mixture is, but for the one factor by
-    # which all are scaled, the mean over the rows of all devices.
+    # Up to a common factor, the expectation of a weighted value over the mixture is the mean over
+    # the rows of all devices.
     total = 0.0
     for share, value in zip(shares, values, strict=True):
         weights = importance_weights(jnp.float32(share), jnp.float32(1), lambda _: -least)
@@ -234,7 +241,7 @@ def test_weights_are_right_for_the_mixture_of_devices() -> None:
 
 
 @pytest.mark.parametrize("name", ["num_envs", "rows_per_env", "batch_size", "frame_stack"])
-def test_sizes_below_one_are_refused_by_name(name: str) -> None:
+def test_sizes_below_one_are_rejected_by_name(name: str) -> None:
     sizes = {"num_envs": 2, "rows_per_env": 16, "rows_per_add": 1, "batch_size": 4}
     with pytest.raises(ValueError, match=f"{name}=0"):
         make_prioritized(**{**sizes, name: 0})

@@ -1,4 +1,4 @@
-"""What a replay takes is known before it is taken, and refused where it is not there."""
+"""Memory of a replay: known before allocation, and rejected if it is not available."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def example_row(shape: tuple[int, ...], dtype: Any, extras: Any = ()) -> Row:
 
 
 class FakeDevice:
-    """A device that reports its memory as accelerators do."""
+    """A device that reports its memory like an accelerator."""
 
     def __init__(self, stats: dict[str, int] | None) -> None:
         self.stats = stats
@@ -37,7 +37,7 @@ class FakeDevice:
 
 
 @pytest.mark.parametrize("kind", ["float", "uint8", "bool", "extras", "sequence"])
-def test_bytes_told_are_the_bytes_allocated(kind: str) -> None:
+def test_replay_bytes_are_the_bytes_allocated(kind: str) -> None:
     shared = {"num_envs": 3, "rows_per_env": 40, "rows_per_add": 4, "batch_size": 8}
     if kind == "sequence":
         replay = make_sequence(**shared, length=5)
@@ -54,12 +54,12 @@ def test_bytes_told_are_the_bytes_allocated(kind: str) -> None:
     assert replay_bytes(replay, row) == allocated
 
 
-def test_bytes_are_told_without_allocating_what_no_machine_has() -> None:
+def test_replay_bytes_allocates_nothing() -> None:
     replay = make_uniform(num_envs=256, rows_per_env=2**20, rows_per_add=1, batch_size=32)
     frame = example_row((84, 84), jnp.uint8)
-    told = replay_bytes(replay, frame)
+    total = replay_bytes(replay, frame)
     frames = 256 * 2**20 * 84 * 84
-    assert frames < told < 1.01 * frames  # each frame once
+    assert frames < total < 1.01 * frames  # each frame is stored once
 
 
 def test_a_boolean_observation_takes_one_byte_for_eight() -> None:
@@ -69,46 +69,46 @@ def test_a_boolean_observation_takes_one_byte_for_eight() -> None:
     assert ten - none == 10 * 100 * 10
 
 
-def figures(refusal: pytest.ExceptionInfo[ValueError]) -> set[int]:
-    return {int(digits.replace(",", "")) for digits in re.findall(r"\d[\d,]*", str(refusal.value))}
+def numbers_in(error: pytest.ExceptionInfo[ValueError]) -> set[int]:
+    return {int(digits.replace(",", "")) for digits in re.findall(r"\d[\d,]*", str(error.value))}
 
 
-def test_a_request_above_the_devices_free_memory_is_refused_with_both_figures() -> None:
+def test_a_request_above_the_free_memory_of_the_device_is_rejected_with_both_numbers() -> None:
     device = FakeDevice({"bytes_limit": 5_000_000, "bytes_in_use": 1_234_567})
     check_memory(3_765_433, device)
-    with pytest.raises(ValueError, match="bytes") as refusal:
+    with pytest.raises(ValueError, match="bytes") as error:
         check_memory(3_765_434, device)
-    assert {3_765_434, 3_765_433} <= figures(refusal)
+    assert {3_765_434, 3_765_433} <= numbers_in(error)
 
 
 @pytest.mark.parametrize("stats", [None, {}], ids=str)
-def test_a_device_that_says_nothing_is_taken_to_share_the_hosts_memory(
+def test_a_device_that_reports_no_memory_uses_that_of_the_host(
     stats: dict[str, int] | None,
 ) -> None:
     check_memory(psutil.virtual_memory().available // 2, FakeDevice(stats))
-    with pytest.raises(ValueError, match="bytes") as refusal:
+    with pytest.raises(ValueError, match="bytes") as error:
         check_memory(10**17, FakeDevice(stats))
-    assert 10**17 in figures(refusal)
+    assert 10**17 in numbers_in(error)
 
 
-def test_the_first_device_is_asked_where_none_is_named() -> None:
+def test_the_first_device_is_the_default() -> None:
     check_memory(1)
-    with pytest.raises(ValueError, match="bytes") as refusal:
+    with pytest.raises(ValueError, match="bytes") as error:
         check_memory(10**17)
-    assert 10**17 in figures(refusal)
+    assert 10**17 in numbers_in(error)
 
 
-def test_devices_that_share_the_hosts_memory_must_find_room_together(
+def test_devices_that_share_the_memory_of_the_host_must_fit_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("jaxdqn.replay.memory.free_bytes", lambda device=None: 4_003)
     check_memory(1_000, FakeDevice(None), devices=4)
-    with pytest.raises(ValueError, match="on each of 4 devices, which share") as refusal:
+    with pytest.raises(ValueError, match="on each of 4 devices, which share") as error:
         check_memory(1_001, FakeDevice(None), devices=4)
-    assert {1_001, 4_003, 1_000} <= figures(refusal)  # asked for, free, and at most
+    assert {1_001, 4_003, 1_000} <= numbers_in(error)  # requested, free and maximum
 
 
-def test_devices_with_memory_of_their_own_are_each_asked_for_their_share() -> None:
+def test_devices_with_separate_memory_are_checked_one_by_one() -> None:
     device = FakeDevice({"bytes_limit": 1_000, "bytes_in_use": 0})
     check_memory(1_000, device, devices=4)
     with pytest.raises(ValueError, match="on each device"):
@@ -116,7 +116,7 @@ def test_devices_with_memory_of_their_own_are_each_asked_for_their_share() -> No
 
 
 def test_writing_then_sampling_copies_no_ring() -> None:
-    """Compile add-then-sample at two capacities: what it needs besides its state is the same."""
+    """Compile add and sample at two capacities: both need the same temporary memory."""
     memory = {}
     for capacity in (10_000, 1_000_000):
         replay = make_uniform(

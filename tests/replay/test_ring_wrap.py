@@ -1,4 +1,4 @@
-"""The ring far past its wrap: nothing in it counts from the start of the run."""
+"""The ring after many wraps: nothing in its state counts from the start of the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHARED = {
 
 
 def one_period() -> list[Any]:
-    """Return T rows with terminations, a time limit and a broken stream, which repeat evenly."""
+    """Return T rows with terminations, a time limit and a broken stream; they may be repeated."""
     pieces = [
         [Piece(3, "terminated"), Piece(1, "broken"), Piece(2, "life_loss"), Piece(4, "truncated")],
         [Piece(1, "truncated"), Piece(4, "broken"), Piece(5, "both")],
@@ -42,12 +42,12 @@ def one_period() -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "sequence"])
-def test_state_after_a_million_rows_is_that_after_a_few(kind: str) -> None:
-    """Repeat one ring's worth of rows.
+def test_the_state_after_a_million_rows_equals_that_after_a_few(kind: str) -> None:
+    """Feed the same T rows repeatedly.
 
-    The tail advances by the same number of starts each time round, so after as
-    many rounds as the FIFO has places the state must be the same in every
-    leaf: anything that counted from the start of the run would differ.
+    The tail advances by the same number of starts in each round. After as many rounds as the
+    FIFO queue has entries, the state must thus be the same in every leaf. Anything that counts
+    from the start of the run would differ.
     """
     oracle: HistoryOracle
     geometry = {"num_envs": NUM_ENVS, "rows_per_env": CAPACITY}
@@ -78,7 +78,7 @@ def test_state_after_a_million_rows_is_that_after_a_few(kind: str) -> None:
     assert sorted(live_starts(late)) == sorted(oracle.valid_starts())
 
 
-def test_feeding_in_a_scan_is_feeding_in_a_loop() -> None:
+def test_a_scan_of_adds_equals_a_loop() -> None:
     replay = make_uniform(**SHARED, n_step=3, frame_stack=2)
     rows = one_period() * 2
     chunks = [stack_trees(rows[t : t + PER_ADD]) for t in range(0, len(rows), PER_ADD)]

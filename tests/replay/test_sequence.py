@@ -29,7 +29,7 @@ from tests.oracles import (
         (2, 10, 1, 8, (3, 2), np.uint8),
         (3, 12, 4, 1, (3, 5), np.bool_),
     ],
-    ids=["plain", "bits_k2", "nearly_the_whole_ring", "length_one_k4"],
+    ids=["plain", "bits_k2", "nearly_the_complete_ring", "length_one_k4"],
 )
 def test_starts_and_sequences_equal_the_twin_over_random_streams(
     num_envs: int,
@@ -68,7 +68,7 @@ def test_starts_and_sequences_equal_the_twin_over_random_streams(
             np.testing.assert_allclose(info.probabilities, 1 / len(valid), rtol=1e-6)
 
 
-def test_a_sequence_spans_the_end_of_an_episode_and_says_so() -> None:
+def test_a_sequence_spans_the_end_of_an_episode_and_keeps_its_flags() -> None:
     replay = make_sequence(num_envs=1, rows_per_env=8, rows_per_add=4, batch_size=2, length=3)
     first = np.array([True, False, True, False])
     terminated = np.array([True, False, False, False])
@@ -82,6 +82,6 @@ def test_a_sequence_spans_the_end_of_an_episode_and_says_so() -> None:
     state = jax.jit(replay.add)(replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0])), block)
     sequences, info = jax.jit(replay.sample)(jax.random.key(0), state, jnp.float32(0.9))
     assert set(np.asarray(info.indices).tolist()) <= {0, 1}
-    for place, start in enumerate(np.asarray(info.indices)):
-        np.testing.assert_array_equal(sequences.first[place], first[start : start + 3])
-        np.testing.assert_array_equal(sequences.terminated[place], terminated[start : start + 3])
+    for index, start in enumerate(np.asarray(info.indices)):
+        np.testing.assert_array_equal(sequences.first[index], first[start : start + 3])
+        np.testing.assert_array_equal(sequences.terminated[index], terminated[start : start + 3])

@@ -14,7 +14,7 @@ from tests.toys import quick_jit
 SIZES = [(1, 2), (5, 4), (16, 16), (17, 16), (300, 8), (5000, 16)]
 
 
-def tree_from_leaves(leaves, fan_out=16):
+def make_tree(leaves, fan_out=16):
     leaves = np.asarray(leaves, np.float32)
     index = jnp.arange(leaves.size, dtype=jnp.int32)
     return set_leaves(init_tree(leaves.size, fan_out), index, jnp.asarray(leaves))
@@ -25,15 +25,15 @@ def leaves_of(tree, capacity):
 
 
 def assert_sums(tree, capacity):
-    """Hold every sum to the rounding of one summation of its children."""
+    """Assert that every sum equals its children up to the rounding of one summation."""
     for below, above in zip(tree.levels, tree.levels[1:], strict=False):
         sums = np.asarray(below, np.float64).sum(axis=1)
         parents = np.asarray(above).ravel()
         np.testing.assert_allclose(parents[: sums.size], sums, rtol=2e-6)
         assert not parents[sums.size :].any(), "padding must stay empty"
     assert not np.asarray(tree.levels[0]).ravel()[capacity:].any()
-    whole = np.asarray(tree.levels[0], np.float64).sum()
-    np.testing.assert_allclose(float(total(tree)), whole, rtol=1e-5)
+    expected = np.asarray(tree.levels[0], np.float64).sum()
+    np.testing.assert_allclose(float(total(tree)), expected, rtol=1e-5)
 
 
 def drawn(tree, strata, offsets=None):
@@ -45,7 +45,7 @@ def drawn(tree, strata, offsets=None):
 
 
 @pytest.mark.parametrize(("capacity", "fan_out"), SIZES)
-def test_leaves_and_sums_follow_a_plain_array(capacity, fan_out):
+def test_leaves_and_sums_equal_those_of_an_array(capacity, fan_out):
     rng = np.random.default_rng(capacity)
     write = quick_jit(set_leaves)
     tree, expected = init_tree(capacity, fan_out), np.zeros(capacity, np.float32)
@@ -61,18 +61,18 @@ def test_leaves_and_sums_follow_a_plain_array(capacity, fan_out):
 
 
 @pytest.mark.parametrize("length", [1, 15, 40, 299])
-def test_runs_are_their_leaves_one_by_one_wherever_they_wrap(length):
+def test_runs_equal_separate_writes_wherever_they_wrap(length):
     capacity, rng = 300, np.random.default_rng(length)
-    write = quick_jit(lambda tree, start, values, wanted: set_runs(
-        tree, [(start, values, wanted)], capacity
+    write = quick_jit(lambda tree, start, values, mask: set_runs(
+        tree, [(start, values, mask)], capacity
     ))  # fmt: skip
-    tree = tree_from_leaves(rng.random(capacity))
+    tree = make_tree(rng.random(capacity))
     for start in [0, 1, 7, 16, 255, 256, 284, 285, 298, 299]:
         expected = leaves_of(tree, capacity).copy()
-        values, wanted = rng.random(length).astype(np.float32), rng.random(length) < 0.8
-        places = (start + np.arange(length)) % capacity
-        expected[places[wanted]] = values[wanted]
-        tree = write(tree, jnp.int32(start), jnp.asarray(values), jnp.asarray(wanted))
+        values, mask = rng.random(length).astype(np.float32), rng.random(length) < 0.8
+        index = (start + np.arange(length)) % capacity
+        expected[index[mask]] = values[mask]
+        tree = write(tree, jnp.int32(start), jnp.asarray(values), jnp.asarray(mask))
         np.testing.assert_array_equal(leaves_of(tree, capacity), expected)
         assert_sums(tree, capacity)
 
@@ -85,7 +85,7 @@ def test_an_index_written_twice_counts_once():
     assert_sums(tree, 40)
 
 
-def test_ten_million_updates_leave_the_root_the_sum_of_the_leaves():
+def test_after_ten_million_updates_the_root_is_the_sum_of_the_leaves():
     capacity, batch, rounds = 20_000, 1_000, 10_000
 
     @jax.jit
@@ -93,7 +93,7 @@ def test_ten_million_updates_leave_the_root_the_sum_of_the_leaves():
         def update(tree, key):
             bits = jax.random.bits(key, (2, batch), jnp.uint32)
             index = (bits[0] % capacity).astype(jnp.int32)
-            # Over ten orders of magnitude, where differences would lose the small ones.
+            # Over ten orders of magnitude, where updates by differences would lose small values.
             values = 10.0 ** ((bits[1] >> 8).astype(jnp.float32) * (10 / 2**24) - 5)
             return set_leaves(tree, index, values), None
 
@@ -105,26 +105,26 @@ def test_ten_million_updates_leave_the_root_the_sum_of_the_leaves():
 
 
 @pytest.mark.parametrize(("capacity", "fan_out"), SIZES)
-def test_a_position_is_in_the_leaf_that_the_cumulative_sum_names(capacity, fan_out):
+def test_the_leaf_at_a_position_is_that_of_the_cumulative_sum(capacity, fan_out):
     rng = np.random.default_rng(capacity)
-    # Whole numbers: every sum is exact, and so are its ends.
+    # Integers, so that every sum is exact.
     leaves = rng.integers(0, 4, capacity).astype(np.float32)
     leaves[rng.integers(capacity)] = 2.0
-    tree = tree_from_leaves(leaves, fan_out)
+    tree = make_tree(leaves, fan_out)
     ends = np.cumsum(leaves)
     positions = np.arange(0, ends[-1], 0.5, dtype=np.float32)
-    want = np.searchsorted(ends, positions, side="right")
-    np.testing.assert_array_equal(drawn(tree, positions), want)
-    np.testing.assert_array_equal(drawn(tree, np.zeros_like(positions), positions), want)
+    expected = np.searchsorted(ends, positions, side="right")
+    np.testing.assert_array_equal(drawn(tree, positions), expected)
+    np.testing.assert_array_equal(drawn(tree, np.zeros_like(positions), positions), expected)
 
 
 @pytest.mark.parametrize("where", ["first", "last", "middle", "every third"])
-def test_a_leaf_of_zero_is_never_drawn_even_at_the_very_ends(where):
+def test_a_leaf_of_zero_is_never_drawn_even_at_the_ends(where):
     capacity, rng = 1000, np.random.default_rng(5)
     leaves = np.zeros(capacity, np.float32)
     places = {"first": [0], "last": [999], "middle": [437], "every third": np.arange(1, 999, 3)}
     leaves[places[where]] = 10.0 ** rng.uniform(-6, 6, len(places[where]))
-    tree = tree_from_leaves(leaves)
+    tree = make_tree(leaves)
     ends = np.cumsum(leaves, dtype=np.float32)
     edges = np.concatenate([ends, [0.0, float(total(tree))]]).astype(np.float32)
     edges = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, np.inf)])
@@ -136,7 +136,7 @@ def test_leaves_are_drawn_in_proportion():
     rng = np.random.default_rng(2)
     leaves = rng.random(400).astype(np.float32) ** 3
     leaves[::7] = 0.0
-    tree, count = tree_from_leaves(leaves, 8), 400_000
+    tree, count = make_tree(leaves, 8), 400_000
     uniform = rng.random(count)
     counts = np.bincount(drawn(tree, uniform * float(total(tree))), minlength=400)
     valid = leaves > 0
@@ -146,22 +146,22 @@ def test_leaves_are_drawn_in_proportion():
     assert stats.chisquare(counts[valid], expected).pvalue > 1e-3
 
 
-def test_two_numbers_resolve_what_one_float_cannot():
+def test_two_numbers_resolve_positions_that_one_float_cannot():
     capacity, near = 2**22, 32
-    tree = tree_from_leaves(np.full(capacity, 0.3))
-    # A third of the total: float32 resolves 2.4 steps a leaf there.
+    tree = make_tree(np.full(capacity, 0.3))
+    # Near the end of the total float32 resolves only 2.4 steps per leaf.
     stratum = np.float32(float(total(tree)) * 0.9)
     offsets = np.linspace(0, 0.3 * near, 64 * near, endpoint=False, dtype=np.float32)
     counts = np.bincount(drawn(tree, np.full_like(offsets, stratum), offsets))
     counts = counts[counts > 0]
-    # All but the two at the ends have their 64 positions, to the rounding of an end or two.
+    # Each leaf but the first and last has 64 positions, up to rounding at its ends.
     assert np.abs(counts[1:-1] - 64).max() <= 8
-    alone = np.bincount(drawn(tree, stratum + offsets))
-    alone = alone[alone > 0]
-    assert np.abs(alone[1:-1] - 64).max() > 8, "one float would have done"
+    single = np.bincount(drawn(tree, stratum + offsets))
+    single = single[single > 0]
+    assert np.abs(single[1:-1] - 64).max() > 8, "a single float would be enough"
 
 
 @pytest.mark.parametrize(("capacity", "fan_out", "names"), [(0, 16, "capacity"), (4, 1, "fan_out")])
-def test_a_tree_without_leaves_or_branches_is_refused(capacity, fan_out, names):
+def test_a_tree_without_leaves_or_branches_is_rejected(capacity, fan_out, names):
     with pytest.raises(ValueError, match=names):
         init_tree(capacity, fan_out)

@@ -1,4 +1,4 @@
-"""The uniform replay against its slow twin, over streams that break in every way."""
+"""The uniform replay against its slow twin, over streams with every kind of ending."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GAMMA = 0.9
 
 @functools.cache
 def built(case: Case) -> tuple[Any, Any, Any]:
-    """Return init and the jitted add and sample, compiled once for each case."""
+    """Return ``init`` and the jitted ``add`` and ``sample``, compiled once for each case."""
     replay = make_uniform(
         num_envs=case.num_envs,
         rows_per_env=case.rows_per_env,
@@ -117,7 +117,7 @@ def test_starts_and_transitions_equal_the_twin_for_any_stream(case: Case, data: 
     check_against_twin(case, streams, seed=0)
 
 
-def test_a_population_of_replays_does_what_each_does_alone() -> None:
+def test_a_vmapped_population_of_replays_equals_separate_ones() -> None:
     case = CASES["stacked_bits_k4"]
     init, add, sample = built(case)
     rng = np.random.default_rng(3)
@@ -132,23 +132,23 @@ def test_a_population_of_replays_does_what_each_does_alone() -> None:
                 streams, obs_shape=case.obs_shape, obs_dtype=case.obs_dtype, with_extras=True
             )
         )
-    alone = [init(oracle_example(rows)) for rows in members]
-    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    separate = [init(oracle_example(rows)) for rows in members]
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate)
     add_together = jax.jit(jax.vmap(add))
     for time in range(0, 32, 4):
         chunks = [stack_trees(rows[time : time + 4]) for rows in members]
-        alone = [add(state, chunk) for state, chunk in zip(alone, chunks, strict=True)]
+        separate = [add(state, chunk) for state, chunk in zip(separate, chunks, strict=True)]
         together = add_together(together, stack_trees(chunks))
     keys = jax.random.split(jax.random.key(5), 2)
     gamma = jnp.float32(GAMMA)
     batches = jax.jit(jax.vmap(sample, in_axes=(0, 0, None)))(keys, together, gamma)
     for member in range(2):
-        got = jax.tree.map(lambda leaf, member=member: leaf[member], (together, batches))
-        want = (alone[member], sample(keys[member], alone[member], gamma))
-        assert_trees_match(got, jax.tree.map(np.asarray, want), rtol=1e-6)
+        actual = jax.tree.map(lambda leaf, member=member: leaf[member], (together, batches))
+        expected = (separate[member], sample(keys[member], separate[member], gamma))
+        assert_trees_match(actual, jax.tree.map(np.asarray, expected), rtol=1e-6)
 
 
-def test_update_gives_the_state_back() -> None:
+def test_update_returns_the_state_unchanged() -> None:
     replay = make_uniform(num_envs=1, rows_per_env=8, rows_per_add=1, batch_size=4)
     rows = rows_from_streams(
         [stream_of([Piece(3, "terminated")], length=1)],

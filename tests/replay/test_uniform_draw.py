@@ -1,4 +1,4 @@
-"""Every valid start is equally likely, and nothing else is ever drawn."""
+"""Uniform draws: every valid start is equally likely, and no other row is ever drawn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def built() -> tuple[Any, Any, Any]:
 
 @functools.cache
 def fed(length: int) -> tuple[Any, TransitionOracle]:
-    """Return the replay's state and its twin after ``length`` rows of broken streams."""
+    """Return the state of the replay and its twin after ``length`` rows of broken streams."""
     init, add, _ = built()
     rng = np.random.default_rng(7)
     streams = [
@@ -83,7 +83,7 @@ def test_probabilities_are_one_over_the_number_of_valid_starts() -> None:
     np.testing.assert_allclose(info.probabilities, 1 / len(oracle.valid_starts()), rtol=1e-6)
 
 
-def test_the_draws_follow_the_key() -> None:
+def test_the_draws_depend_on_the_key() -> None:
     state, _ = fed(3 * CAPACITY + 6)
     _, _, sample = built()
     draws = [
@@ -106,7 +106,7 @@ def test_draws_of_one_batch_are_independent() -> None:
     assert stats.chisquare(pairs).pvalue > 1e-4
 
 
-def test_the_chi_square_test_would_catch_a_sampler_that_takes_the_neighbour() -> None:
+def test_the_chi_square_test_detects_a_sampler_that_takes_the_neighbour() -> None:
     _, oracle = fed(3 * CAPACITY + 6)
     stored = [
         oracle.index(time, env)

@@ -41,7 +41,7 @@ def saved_after(config, iterations):
 
 @pytest.fixture(scope="module", params=[10, 60], ids=["partly full", "wrapped"])
 def saved(request):
-    """The state of two devices, its ring of 32 rows per environment is partly full, or has wrapped."""
+    """Return a state of two devices; the ring of 32 rows is partly full or has wrapped."""
     config = config_over(2)
     return config, saved_after(config, request.param)
 
@@ -60,35 +60,35 @@ def starts_of(replay):
 
 @pytest.mark.parametrize("devices", [1, 4, 8])
 def test_rows_keep_their_order_and_every_valid_start_is_kept_once(saved, devices):
-    _, state_arrays = saved
-    divided = redistribute(state_arrays.replay, devices)
-    before = export_rows(state_arrays.replay, devices=2)
+    _, arrays = saved
+    divided = redistribute(arrays.replay, devices)
+    before = export_rows(arrays.replay, devices=2)
     after = export_rows(
         jax.tree.map(lambda leaf: leaf[0], divided) if devices == 1 else divided, devices=devices
     )
     jax.tree.map(np.testing.assert_array_equal, before, after)
-    old, new = ([*itertools.chain(*starts_of(each))] for each in (state_arrays.replay, divided))
+    old, new = ([*itertools.chain(*starts_of(each))] for each in (arrays.replay, divided))
     assert sorted(old) == sorted(new)
     assert len(set(new)) == sum(divided.count)
-    position = int(state_arrays.replay.position[0])
+    position = int(arrays.replay.position[0])
     for live in starts_of(divided):
         ages = [(slot - position) % 32 for slot, _ in live]
         assert ages == sorted(ages)
 
 
 def test_redistributing_back_gives_the_same_replay(saved):
-    _, state_arrays = saved
-    back = redistribute(redistribute(state_arrays.replay, 8), 2)
-    again = redistribute(state_arrays.replay, 2)
+    _, arrays = saved
+    back = redistribute(redistribute(arrays.replay, 8), 2)
+    again = redistribute(arrays.replay, 2)
     jax.tree.map(np.testing.assert_array_equal, back, again)
 
 
 @pytest.mark.parametrize("devices", [1, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 4))])
 def test_the_run_continues_on_other_devices(saved, devices):
-    old, state_arrays = saved
+    old, arrays = saved
     new = replace(old, devices=devices)
     target = state_shape(new, environment=noisy())
-    moved = reshard(state_arrays, old, new, target)
+    moved = reshard(arrays, old, new, target)
     trainer = trainer_of(new)
     assert jax.tree.map(lambda leaf: leaf.shape, target) == jax.tree.map(
         lambda leaf: leaf.shape, jax.eval_shape(trainer.init, jax.random.key(0))
@@ -99,14 +99,14 @@ def test_the_run_continues_on_other_devices(saved, devices):
         jax.tree.map(
             lambda now, then: np.testing.assert_array_equal(first(now), then[0]),
             getattr(state.agent, name),
-            getattr(state_arrays.agent, name),
+            getattr(arrays.agent, name),
         )
     if trainer.sharding is not None:
         state = jax.device_put(state, trainer.sharding(target))
     end, metrics = quick_jit(trainer.chunk(20))(state)
     assert np.isfinite(metrics.loss)
     rows = jax.tree.map(first, end.counters.rows)
-    assert int(rows.low) == int(state_arrays.counters.rows.low[0]) + 20 * 8
+    assert int(rows.low) == int(arrays.counters.rows.low[0]) + 20 * 8
     if devices > 1:
         keys = jax.random.key_data(state.key)
         assert (keys[0] != keys[1]).any()
@@ -114,13 +114,11 @@ def test_the_run_continues_on_other_devices(saved, devices):
 
 def test_the_new_devices_draw_only_valid_starts(saved):
     """On each device the valid starts are exact after more rows were added."""
-    old, state_arrays = saved
+    old, arrays = saved
     new = replace(old, devices=4)
     target = state_shape(new, environment=noisy())
     trainer = trainer_of(new)
-    state = jax.jit(lambda arrays: restore_keys(arrays, target))(
-        reshard(state_arrays, old, new, target)
-    )
+    state = jax.jit(lambda arrays: restore_keys(arrays, target))(reshard(arrays, old, new, target))
     state = jax.device_put(state, trainer.sharding(target))
     end, _ = quick_jit(trainer.chunk(40))(state)  # more than one wrap of the ring
     replay = to_host(end.replay)
@@ -140,15 +138,15 @@ def test_the_new_devices_draw_only_valid_starts(saved):
 def moments_after_moving(opt_state, **changes):
     """Return an optimiser state of two devices, [2, ...], resharded to four devices."""
     old, new = config_over(2, **changes), config_over(4, **changes)
-    state_arrays, target = (
+    arrays, target = (
         jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), key_data_shapes(config))
         for config in (old, new)
     )
-    state_arrays = state_arrays._replace(agent=state_arrays.agent._replace(opt_state=opt_state))
+    arrays = arrays._replace(agent=arrays.agent._replace(opt_state=opt_state))
     like = jax.tree.map(lambda leaf: np.zeros((4, *leaf.shape[1:]), leaf.dtype), opt_state)
     target = target._replace(agent=target.agent._replace(opt_state=like))
     target = target._replace(key=state_shape(new, environment=noisy()).key)
-    return reshard(state_arrays._replace(replay=()), old, new, target).agent.opt_state
+    return reshard(arrays._replace(replay=()), old, new, target).agent.opt_state
 
 
 def key_data_shapes(config):
@@ -173,12 +171,12 @@ def test_residuals_are_recognised_by_type_and_separate_moments_are_averaged():
 @pytest.mark.slow
 def test_residuals_start_at_zero_and_separate_moments_are_averaged():
     config = config_over(2, average_every=2, gradient_steps=2, target_period=10)
-    state_arrays = saved_after(config, 6)
+    arrays = saved_after(config, 6)
     new = replace(config, devices=4)
     target = state_shape(new, environment=noisy())
-    moved = reshard(state_arrays, config, new, target)
+    moved = reshard(arrays, config, new, target)
     then, now = (
-        jax.tree.leaves(state_arrays.agent.opt_state),
+        jax.tree.leaves(arrays.agent.opt_state),
         jax.tree.leaves(moved.agent.opt_state),
     )
     assert any(leaf.ndim > 1 and (leaf[0] != leaf[1]).any() for leaf in then)
@@ -187,10 +185,10 @@ def test_residuals_start_at_zero_and_separate_moments_are_averaged():
             np.testing.assert_allclose(after[3], before.mean(axis=0), rtol=1e-6)
 
     config = config_over(2, compression="int8")
-    state_arrays = saved_after(config, 6)
+    arrays = saved_after(config, 6)
     new = replace(config, devices=4)
     target = state_shape(new, environment=noisy())
-    moved = reshard(state_arrays, config, new, target)
+    moved = reshard(arrays, config, new, target)
     (residual,) = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(moved.agent.opt_state)
@@ -198,7 +196,7 @@ def test_residuals_start_at_zero_and_separate_moments_are_averaged():
     ]
     (before,) = [
         leaf
-        for path, leaf in jax.tree.leaves_with_path(state_arrays.agent.opt_state)
+        for path, leaf in jax.tree.leaves_with_path(arrays.agent.opt_state)
         if "residual" in jax.tree_util.keystr(path)
     ]
     assert np.abs(before).max() > 0
@@ -207,10 +205,8 @@ def test_residuals_start_at_zero_and_separate_moments_are_averaged():
 
 
 def test_the_same_layout_is_returned_unchanged(saved):
-    config, state_arrays = saved
+    config, arrays = saved
     assert same_layout(config, replace(config, mapping="pmap"))
-    assert (
-        reshard(state_arrays, config, replace(config, mapping="pmap"), state_arrays) is state_arrays
-    )
+    assert reshard(arrays, config, replace(config, mapping="pmap"), arrays) is arrays
     assert not same_layout(config, replace(config, devices=1))
-    assert jnp.asarray(state_arrays.replay.size).shape == (2,)
+    assert jnp.asarray(arrays.replay.size).shape == (2,)

@@ -153,16 +153,14 @@ def test_without_its_replay_a_run_resumes_and_reports_that_it_differs(tmp_path):
     assert len(steps) == 2
     assert max(steps) - min(steps) == 32
     assert result.summary["gradient_steps"] == config.total_gradient_steps
-    small = sum(
-        p.stat().st_size for p in checkpoint_path(tmp_path / "run", 6).rglob("*") if p.is_file()
-    )
+    small = size_of(checkpoint_path(tmp_path / "run", 6))
     run(CONFIG, out=tmp_path / "uninterrupted", environment=noisy())
-    large = sum(
-        p.stat().st_size
-        for p in checkpoint_path(tmp_path / "uninterrupted", 6).rglob("*")
-        if p.is_file()
-    )
+    large = size_of(checkpoint_path(tmp_path / "uninterrupted", 6))
     assert small < large
+
+
+def size_of(directory):
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def test_records_shorter_than_at_the_checkpoint_are_an_error(tmp_path):
