@@ -118,26 +118,11 @@ def make_prioritized(
         indices = flat + num_rows * _generation_of(state, flat, generations)
         return batch, SampleInfo(indices=indices, probabilities=probabilities)
 
-    def update(state: PrioritizedState, indices: Array, priorities: Array) -> PrioritizedState:
-        flat, generation = indices % num_rows, indices // num_rows
-        same = generation == _generation_of(state, flat, generations)
-        # A row can have the right generation and no longer be a valid start, as context for frame
-        # stacks. Its leaf is zero and must stay zero.
-        live = same & (leaves_at(state.tree, flat) > 0)
-        priorities = jnp.maximum(priorities.astype(jnp.float32), _MIN_PRIORITY)
-        past = state.tree.levels[0].size
-        return state._replace(
-            tree=set_leaves(state.tree, jnp.where(live, flat, past), priorities),
-            max_priority=jnp.maximum(
-                state.max_priority, jnp.max(jnp.where(live, priorities, _MIN_PRIORITY))
-            ),
-        )
-
     return Replay(
         init=init,
         add=_make_add(n_step, frame_stack - 1, generations),
         sample=sample,
-        update=update,
+        update=_make_update(num_rows, generations),
     )
 
 
@@ -205,6 +190,29 @@ def _make_add(
         )
 
     return add
+
+
+def _make_update(
+    num_rows: int, generations: int
+) -> Callable[[PrioritizedState, Array, Array], PrioritizedState]:
+    """Make ``update`` for a ring of ``num_rows`` rows."""
+
+    def update(state: PrioritizedState, indices: Array, priorities: Array) -> PrioritizedState:
+        flat, generation = indices % num_rows, indices // num_rows
+        same = generation == _generation_of(state, flat, generations)
+        # A row can have the right generation and no longer be a valid start, as context for frame
+        # stacks. Its leaf is zero and must stay zero.
+        live = same & (leaves_at(state.tree, flat) > 0)
+        priorities = jnp.maximum(priorities.astype(jnp.float32), _MIN_PRIORITY)
+        past = state.tree.levels[0].size
+        return state._replace(
+            tree=set_leaves(state.tree, jnp.where(live, flat, past), priorities),
+            max_priority=jnp.maximum(
+                state.max_priority, jnp.max(jnp.where(live, priorities, _MIN_PRIORITY))
+            ),
+        )
+
+    return update
 
 
 def _entering(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
