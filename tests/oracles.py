@@ -1,7 +1,7 @@
-"""Slow NumPy twins of the replay, and the streams of rows they are held against.
+"""Slow NumPy twins of the replay, and the streams of rows for comparing them.
 
-The twins keep the whole history in lists and look every answer up by absolute
-time; they share no code and no idea with the ring they check.
+The twins keep the complete history in lists, and find every answer by absolute time. They share
+no code and no idea with the ring that they check.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from jaxdqn.types import Batch, Row
 
 ENDINGS = ("terminated", "truncated", "both", "broken", "life_loss", "flag_without_end")
-"""How a piece of a stream ends.
+"""The endings of a piece of a stream.
 
-``terminated``, ``truncated`` and ``both`` append the final observation, whose
-successor has ``first`` (next-step autoreset). ``broken`` stops without a flag
-and without a final observation. ``life_loss`` terminates and
-``flag_without_end`` truncates, and the episode plays on without ``first``.
+``terminated``, ``truncated`` and ``both`` append the final observation, whose successor has
+``first`` (next-step autoreset). ``broken`` stops without a flag and without a final observation.
+``life_loss`` sets ``terminated`` and ``flag_without_end`` sets ``truncated``, and the episode
+continues without ``first``.
 """
 
-VOID_REWARD = 1e6
-"""Reward of void rows: it shows in any return that reads one."""
+INVALID_REWARD = 1e6
+"""Reward of invalid rows: it is visible in any return that reads one."""
 
 
 class Piece(NamedTuple):
@@ -45,28 +45,28 @@ class Stream(NamedTuple):
 
 
 def stream_of(pieces: Iterable[Piece], *, length: int, env: int = 0, skip: int = 0) -> Stream:
-    """Lay pieces end to end, cycling through them until ``length`` rows are there.
+    """Concatenate pieces, cycling through them, to a stream of ``length`` rows.
 
-    The first ``skip`` rows are left out: the stream then starts inside an episode.
+    The first ``skip`` rows are dropped: the stream then starts inside an episode.
 
-    Rewards count the rows in a small cycle, so that no two neighbours and no two
-    environments agree; the rows that are void by contract carry garbage.
+    Rewards cycle, so that consecutive rows and different environments have different ones. Rows
+    that are invalid by contract carry garbage.
     """
     rows = itertools.islice(_rows_of(itertools.cycle(pieces)), skip, skip + length)
-    first, terminated, truncated, void = (np.array(flags) for flags in zip(*rows, strict=True))
+    first, terminated, truncated, invalid = (np.array(flags) for flags in zip(*rows, strict=True))
     time = np.arange(length)
-    reward = np.where(void, VOID_REWARD, (time * 5 + env * 3) % 17 - 6).astype(np.float32)
+    reward = np.where(invalid, INVALID_REWARD, (time * 5 + env * 3) % 17 - 6).astype(np.float32)
     garbage = time % 3 != 0
     return Stream(
         first=first,
-        terminated=np.where(void, garbage, terminated),
-        truncated=np.where(void, ~garbage, truncated),
+        terminated=np.where(invalid, garbage, terminated),
+        truncated=np.where(invalid, ~garbage, truncated),
         reward=reward,
     )
 
 
 def _rows_of(pieces: Iterator[Piece]) -> Iterator[tuple[bool, bool, bool, bool]]:
-    """Yield (first, terminated, truncated, void) for ever."""
+    """Yield (first, terminated, truncated, invalid) without end."""
     opens = True
     for piece in pieces:
         for step in range(piece.steps):
@@ -80,7 +80,7 @@ def _rows_of(pieces: Iterator[Piece]) -> Iterator[tuple[bool, bool, bool, bool]]
 
 
 def random_pieces(rng: np.random.Generator, *, count: int, longest: int) -> list[Piece]:
-    """Draw pieces: half of them one or two steps, the rest up to ``longest``."""
+    """Draw random pieces: half of them of one or two steps, the others of up to ``longest``."""
     short = rng.integers(1, 3, size=count)
     long = rng.integers(1, longest + 1, size=count)
     steps = np.where(rng.random(count) < 0.5, short, long)
@@ -89,10 +89,10 @@ def random_pieces(rng: np.random.Generator, *, count: int, longest: int) -> list
 
 
 def encode(time: int, env: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Write (time, env) into an array, so that a mix-up shows; never all zero.
+    """Encode (time, env) in an array that is never all zero, to detect confused rows.
 
-    Unique for every time below 400 and env below 4, whatever the dtype, where
-    the shape has at least 11 elements (boolean) or 2 (others).
+    The array is unique for every time below 400 and env below 4, for any dtype, if the shape has
+    at least 11 elements (boolean) or 2 (others).
     """
     size = int(np.prod(shape))
     code = time * 4 + env + 1
@@ -112,7 +112,7 @@ def encode(time: int, env: int, shape: tuple[int, ...], dtype: Any) -> np.ndarra
 def rows_from_streams(
     streams: list[Stream], *, obs_shape: tuple[int, ...], obs_dtype: Any, with_extras: bool
 ) -> list[Row]:
-    """Return the rows of all environments, one Row of leaves [E, ...] for each time."""
+    """Return the rows of all environments: one ``Row`` with leaves [E, ...] for each time."""
     rows = []
     for time in range(len(streams[0].first)):
         codes = [time * 4 + env + 1 for env in range(len(streams))]
@@ -137,7 +137,7 @@ def rows_from_streams(
 
 
 class HistoryOracle:
-    """Every row ever added, and which of them a ring of ``rows_per_env`` rows still holds."""
+    """All rows ever added, and those that a ring of ``rows_per_env`` rows still holds."""
 
     def __init__(self, *, num_envs: int, rows_per_env: int) -> None:
         self.num_envs = num_envs
@@ -145,7 +145,7 @@ class HistoryOracle:
         self.history: list[Row] = []
 
     def add(self, rows: list[Row]) -> None:
-        """Append rows of leaves [E, ...]."""
+        """Append rows with leaves [E, ...]."""
         self.history.extend(rows)
 
     @property
@@ -161,7 +161,7 @@ class HistoryOracle:
         return self.oldest > 0
 
     def row(self, time: int, env: int) -> Row:
-        """Return one environment's row, without leading axes; refuse one that is not stored."""
+        """Return a row of one environment, without leading axes; assert that it is stored."""
         assert self.oldest <= time <= self.newest, f"the oracle reads time {time}, not stored"
         return jax.tree.map(lambda leaf: leaf[env], self.history[time])
 
@@ -173,7 +173,7 @@ class HistoryOracle:
         return time % self.rows_per_env * self.num_envs + env
 
     def valid_starts(self) -> dict[int, tuple[int, int]]:
-        """Return flat ring index -> (time, env) of every valid start."""
+        """Return the (time, env) of every valid start, by flat ring index."""
         stored = range(self.oldest, self.newest + 1)
         return {
             self.index(time, env): (time, env)
@@ -215,7 +215,7 @@ class TransitionOracle(HistoryOracle):
         return np.stack(frames[::-1], axis=-1)
 
     def transition(self, time: int, env: int, gamma: float) -> Batch:
-        """Return one transition, leaves without a batch axis, sums in float64."""
+        """Return one transition without a batch axis; sums are in float64."""
         assert self.is_start(time, env)
         total, weight = 0.0, 1.0
         at = time
@@ -248,7 +248,7 @@ class TransitionOracle(HistoryOracle):
 
 
 class SequenceOracle(HistoryOracle):
-    """Sequences of consecutive rows, across whatever boundaries lie in them."""
+    """Sequences of consecutive rows, which may cross boundaries of episodes."""
 
     def __init__(self, *, num_envs: int, rows_per_env: int, length: int) -> None:
         super().__init__(num_envs=num_envs, rows_per_env=rows_per_env)
@@ -270,16 +270,16 @@ class SequenceOracle(HistoryOracle):
 
 
 def live_starts(state: Any) -> list[int]:
-    """Return the flat indices in a replay's FIFO of valid starts, oldest first."""
+    """Return the flat indices in the FIFO queue of valid starts, oldest first."""
     starts = np.asarray(state.starts)
     tail, count = int(state.tail), int(state.count)
     assert 0 <= tail < len(starts)
     assert 0 <= count <= len(starts)
-    return [int(starts[(tail + place) % len(starts)]) for place in range(count)]
+    return [int(starts[(tail + offset) % len(starts)]) for offset in range(count)]
 
 
 def assert_trees_match(actual: Any, expected: Any, *, rtol: float = 0.0) -> None:
-    """Hold two trees to the same structure, dtypes, shapes and values."""
+    """Assert that two trees have the same structure, dtypes, shapes and values."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, got), want in zip(
         jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
@@ -299,12 +299,12 @@ def stack_trees(trees: list[Any]) -> Any:
 def neighbour_replacing_draws(
     rng: np.random.Generator, candidates: list[int], valid: set[int], count: int
 ) -> np.ndarray:
-    """Draw as a biased sampler does: any stored slot, an invalid one replaced by the next valid."""
+    """Draw like a biased sampler: any stored slot, replacing an invalid one by the next valid one."""
     drawn = rng.integers(len(candidates), size=count)
-    place = {}
+    replaced = {}
     for start in range(len(candidates)):
         at = start
         while candidates[at] not in valid:
             at = (at + 1) % len(candidates)
-        place[start] = candidates[at]
-    return np.array([place[int(start)] for start in drawn])
+        replaced[start] = candidates[at]
+    return np.array([replaced[int(start)] for start in drawn])

@@ -16,7 +16,7 @@ import pytest
 
 from jaxdqn.replay import make_uniform
 from jaxdqn.types import Batch, Row
-from tests.oracles import VOID_REWARD, TransitionOracle, stack_trees
+from tests.oracles import INVALID_REWARD, TransitionOracle, stack_trees
 
 CAPACITY = 8
 
@@ -126,7 +126,7 @@ def test_a_cut_stream_bootstraps_from_its_last_observation(
     transitions: Transitions, truncated: tuple[int, ...]
 ) -> None:
     # Row 2 holds the final observation, row 3 the reset: a bootstrap from time 3 is the mistake.
-    rows = stream([1, 2, VOID_REWARD, 4, 5, 6, 7], first=(0, 3), truncated=truncated)
+    rows = stream([1, 2, INVALID_REWARD, 4, 5, 6, 7], first=(0, 3), truncated=truncated)
     three, one = transitions(rows), transitions(rows, n_step=1)
     assert sorted(three) == [0, 1, 3]
     assert sorted(one) == [0, 1, 3, 4, 5]
@@ -136,7 +136,7 @@ def test_a_cut_stream_bootstraps_from_its_last_observation(
 
 
 def test_a_terminal_state_cuts_the_bootstrap(transitions: Transitions) -> None:
-    rows = stream([1, 2, VOID_REWARD, 4, 5, 6, 7], first=(0, 3), terminated=(1,))
+    rows = stream([1, 2, INVALID_REWARD, 4, 5, 6, 7], first=(0, 3), terminated=(1,))
     three, one = transitions(rows), transitions(rows, n_step=1)
     assert sorted(three) == [0, 1, 3]
     assert_transition(three[0], reward=1 + 0.9 * 2, discount=0, bootstrap_time=2)
@@ -148,12 +148,12 @@ def test_a_terminal_state_cuts_the_bootstrap(transitions: Transitions) -> None:
 def test_a_termination_on_the_last_of_the_n_steps_cuts_the_bootstrap(
     transitions: Transitions,
 ) -> None:
-    got = transitions(stream([1, 2, 3, VOID_REWARD, 5], first=(0, 4), terminated=(2,)))
+    got = transitions(stream([1, 2, 3, INVALID_REWARD, 5], first=(0, 4), terminated=(2,)))
     assert_transition(got[0], reward=1 + 0.9 * 2 + 0.81 * 3, discount=0, bootstrap_time=3)
 
 
 def test_a_termination_just_after_the_n_steps_does_not(transitions: Transitions) -> None:
-    got = transitions(stream([1, 2, 3, 4, VOID_REWARD], first=(0, 5), terminated=(3,)))
+    got = transitions(stream([1, 2, 3, 4, INVALID_REWARD], first=(0, 5), terminated=(3,)))
     assert_transition(got[0], reward=1 + 0.9 * 2 + 0.81 * 3, discount=0.729, bootstrap_time=3)
 
 
@@ -170,7 +170,7 @@ def test_the_truncated_flag_alone_changes_nothing(transitions: Transitions) -> N
 
 
 def test_flags_of_an_invalid_row_are_not_read(transitions: Transitions) -> None:
-    rows = stream([1, 2, VOID_REWARD, 4, 5, 6], first=(0, 3), terminated=(2,), truncated=(1, 2))
+    rows = stream([1, 2, INVALID_REWARD, 4, 5, 6], first=(0, 3), terminated=(2,), truncated=(1, 2))
     assert_transition(transitions(rows)[0], reward=2.8, discount=0.81, bootstrap_time=2)
 
 
@@ -178,7 +178,7 @@ def test_an_episode_of_one_row_has_no_valid_start_and_one_of_one_step_has_one(
     transitions: Transitions,
 ) -> None:
     # Row 0 is a broken episode, rows 1 and 2 are an episode of one step, row 3 opens the next.
-    rows = stream([VOID_REWARD, 2, VOID_REWARD, 4, 5, 6, 7], first=(0, 1, 3), terminated=(1,))
+    rows = stream([INVALID_REWARD, 2, INVALID_REWARD, 4, 5, 6, 7], first=(0, 1, 3), terminated=(1,))
     got = transitions(rows)
     assert sorted(got) == [1, 3]
     assert_transition(got[1], reward=2, discount=0, bootstrap_time=2)
