@@ -299,7 +299,7 @@ def stack_trees(trees: list[Any]) -> Any:
 def neighbour_replacing_draws(
     rng: np.random.Generator, candidates: list[int], valid: set[int], count: int
 ) -> np.ndarray:
-    """Draw like a biased sampler: any stored slot, replacing an invalid one by the next valid one."""
+    """Draw like a biased sampler: any stored slot, or the next valid one if it is invalid."""
     drawn = rng.integers(len(candidates), size=count)
     replaced = {}
     for start in range(len(candidates)):
