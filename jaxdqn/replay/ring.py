@@ -31,9 +31,13 @@ class StoredRow(NamedTuple):
     """The stored form of a row: flags in one byte, boolean observations packed to bits."""
 
     obs: PyTree
+    """[..., O], or ``PackedBits`` if boolean"""
     flags: Array
+    """[...] uint8, the bits ``_FIRST``, ``_TERMINATED`` and ``_TRUNCATED``"""
     action: Array
+    """[...] int32"""
     reward: Array
+    """[...] float32"""
     extras: PyTree
 
 
@@ -139,7 +143,7 @@ def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:
 
 
 def in_order(ring: RingState) -> Row:
-    """Return the stored rows, oldest first: leaves [size, E, ...]. Not to be jitted."""
+    """Return the stored rows, oldest first: leaves [size, E, ...]. Cannot be jitted."""
     num_slots, size = ring.rows.flags.shape[0], int(ring.size)
     slots = (int(ring.position) - size + jnp.arange(size, dtype=jnp.int32)) % num_slots
     return _decode(jax.tree.map(lambda leaf: leaf[slots], ring.rows))

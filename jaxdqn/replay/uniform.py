@@ -188,7 +188,8 @@ def _make_add(
     Args:
       delay: number of newer rows that a row needs to be sampleable.
       context: number of oldest rows that are not valid starts, once rows are evicted.
-      exclude_final: whether the final row of an episode is not a valid start.
+      exclude_final: whether to exclude the row that holds the final observation of an episode:
+        the one whose successor opens an episode.
     """
 
     def add(state: UniformState, rows: Row) -> UniformState:
@@ -241,8 +242,8 @@ def _count_leaving(before: UniformState, starts: Array, num_slots: int) -> Array
 
     Args:
       before: the state before the ``add``.
-      starts: the queue after appending. Its old entries are still there, and reading the array
-        both before and after the write would copy it.
+      starts: the queue after appending, which still has the old entries. Reading the queue of
+        ``before`` here, after the append, would copy it.
       num_slots: number of overwritten slots plus context slots.
     """
     total, num_envs = before.storage.flags.shape
