@@ -361,9 +361,9 @@ class Metrics(NamedTuple):
     loss: Array
     """float32, mean over gradient steps"""
     grad_norm: Array
-    """float32, mean global norm of the gradient before clipping. Over D devices it is the mean of the
-    norms of their own gradients; ``clip_norm`` applies to the norm of the mean gradient, which
-    is at most that."""
+    """float32, mean global norm of the gradient before clipping. Over D devices it is also the mean
+    of the norms of their own gradients; ``clip_norm`` applies to the norm of the mean gradient,
+    which is at most that."""
     q_mean: Array
     """float32, mean Q of the actions in the batches"""
     epsilon: Array
@@ -382,6 +382,7 @@ SUMMED_METRICS = (
     "averagings",
     "gap_sum",
 )
+"""Fields of ``Metrics`` that are added up over iterations."""
 
 
 class Trainer(NamedTuple):

@@ -1,7 +1,7 @@
-"""Slow NumPy twins of the replay, and the streams of rows they are held against.
+"""Slow NumPy twins of the replay, and streams of rows to compare them with the replay.
 
-The twins keep the whole history in lists and look every answer up by absolute
-time; they share no code and no idea with the ring they check.
+The twins keep the complete history in lists and index it by absolute time. They share no
+code and no method with the ring that they check.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import numpy as np
 from jaxdqn.types import Batch, Row
 
 ENDINGS = ("terminated", "truncated", "both", "broken", "life_loss", "flag_without_end")
-"""How a piece of a stream ends.
+"""Endings of a piece of a stream.
 
 ``terminated``, ``truncated`` and ``both`` append the final observation, whose
 successor has ``first`` (next-step autoreset). ``broken`` stops without a flag
 and without a final observation. ``life_loss`` terminates and
-``flag_without_end`` truncates, and the episode plays on without ``first``.
+``flag_without_end`` truncates, and the episode continues without ``first``.
 """
 
 VOID_REWARD = 1e6
-"""Reward of void rows: it shows in any return that reads one."""
+"""Reward of invalid rows: large, so that any return that reads one is wrong."""
 
 
 class Piece(NamedTuple):
-    """A stretch of one environment's stream: ``steps`` environment steps, then an ending."""
+    """Part of one environment's stream: ``steps`` environment steps, then an ending."""
 
     steps: int
     ending: str
 
 
 class Stream(NamedTuple):
-    """One environment's flags and rewards, leaves [time]."""
+    """Flags and rewards of one environment, leaves [time]."""
 
     first: np.ndarray
     terminated: np.ndarray
@@ -45,28 +45,28 @@ class Stream(NamedTuple):
 
 
 def stream_of(pieces: Iterable[Piece], *, length: int, env: int = 0, skip: int = 0) -> Stream:
-    """Lay pieces end to end, cycling through them until ``length`` rows are there.
+    """Concatenate pieces, cycling through them, into a stream of ``length`` rows.
 
-    The first ``skip`` rows are left out: the stream then starts inside an episode.
+    The first ``skip`` rows are left out, so that the stream starts inside an episode.
 
-    Rewards count the rows in a small cycle, so that no two neighbours and no two
-    environments agree; the rows that are void by contract carry garbage.
+    Rewards count the rows in a small cycle, so that neighbours and environments differ.
+    The rows that are invalid by contract hold garbage.
     """
     rows = itertools.islice(_rows_of(itertools.cycle(pieces)), skip, skip + length)
-    first, terminated, truncated, void = (np.array(flags) for flags in zip(*rows, strict=True))
+    first, terminated, truncated, invalid = (np.array(flags) for flags in zip(*rows, strict=True))
     time = np.arange(length)
-    reward = np.where(void, VOID_REWARD, (time * 5 + env * 3) % 17 - 6).astype(np.float32)
+    reward = np.where(invalid, VOID_REWARD, (time * 5 + env * 3) % 17 - 6).astype(np.float32)
     garbage = time % 3 != 0
     return Stream(
         first=first,
-        terminated=np.where(void, garbage, terminated),
-        truncated=np.where(void, ~garbage, truncated),
+        terminated=np.where(invalid, garbage, terminated),
+        truncated=np.where(invalid, ~garbage, truncated),
         reward=reward,
     )
 
 
 def _rows_of(pieces: Iterator[Piece]) -> Iterator[tuple[bool, bool, bool, bool]]:
-    """Yield (first, terminated, truncated, void) for ever."""
+    """Yield (first, terminated, truncated, invalid) without end."""
     opens = True
     for piece in pieces:
         for step in range(piece.steps):
@@ -80,7 +80,7 @@ def _rows_of(pieces: Iterator[Piece]) -> Iterator[tuple[bool, bool, bool, bool]]
 
 
 def random_pieces(rng: np.random.Generator, *, count: int, longest: int) -> list[Piece]:
-    """Draw pieces: half of them one or two steps, the rest up to ``longest``."""
+    """Draw pieces: half of them of one or two steps, the others up to ``longest``."""
     short = rng.integers(1, 3, size=count)
     long = rng.integers(1, longest + 1, size=count)
     steps = np.where(rng.random(count) < 0.5, short, long)
@@ -89,10 +89,10 @@ def random_pieces(rng: np.random.Generator, *, count: int, longest: int) -> list
 
 
 def encode(time: int, env: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Write (time, env) into an array, so that a mix-up shows; never all zero.
+    """Encode (time, env) as an array that is never all zero, so that tests detect a mix-up.
 
-    Unique for every time below 400 and env below 4, whatever the dtype, where
-    the shape has at least 11 elements (boolean) or 2 (others).
+    It is unique for every time below 400 and env below 4, for any dtype, if the shape has
+    at least 11 elements (boolean) or 2 (other types).
     """
     size = int(np.prod(shape))
     code = time * 4 + env + 1
@@ -112,7 +112,7 @@ def encode(time: int, env: int, shape: tuple[int, ...], dtype: Any) -> np.ndarra
 def rows_from_streams(
     streams: list[Stream], *, obs_shape: tuple[int, ...], obs_dtype: Any, with_extras: bool
 ) -> list[Row]:
-    """Return the rows of all environments, one Row of leaves [E, ...] for each time."""
+    """Return the rows of all environments: for each time, one Row with leaves [E, ...]."""
     rows = []
     for time in range(len(streams[0].first)):
         codes = [time * 4 + env + 1 for env in range(len(streams))]
@@ -137,7 +137,7 @@ def rows_from_streams(
 
 
 class HistoryOracle:
-    """Every row ever added, and which of them a ring of ``rows_per_env`` rows still holds."""
+    """History of all rows added, and the part that a ring of ``rows_per_env`` rows holds."""
 
     def __init__(self, *, num_envs: int, rows_per_env: int) -> None:
         self.num_envs = num_envs
@@ -145,7 +145,7 @@ class HistoryOracle:
         self.history: list[Row] = []
 
     def add(self, rows: list[Row]) -> None:
-        """Append rows of leaves [E, ...]."""
+        """Append rows with leaves [E, ...]."""
         self.history.extend(rows)
 
     @property
@@ -161,7 +161,7 @@ class HistoryOracle:
         return self.oldest > 0
 
     def row(self, time: int, env: int) -> Row:
-        """Return one environment's row, without leading axes; refuse one that is not stored."""
+        """Return one environment's row, without leading axes; it must be stored."""
         assert self.oldest <= time <= self.newest, f"the oracle reads time {time}, not stored"
         return jax.tree.map(lambda leaf: leaf[env], self.history[time])
 
@@ -184,7 +184,7 @@ class HistoryOracle:
 
 
 class TransitionOracle(HistoryOracle):
-    """N-step transitions with stacked frames."""
+    """Oracle of n-step transitions with stacked frames."""
 
     def __init__(
         self, *, num_envs: int, rows_per_env: int, n_step: int = 1, frame_stack: int = 1
@@ -240,7 +240,7 @@ class TransitionOracle(HistoryOracle):
         )
 
     def batch(self, indices: np.ndarray, gamma: float) -> Batch:
-        """Return the transitions that start at flat ring indices [B], leaves [B, ...]."""
+        """Return the transitions with starts at flat ring indices [B], leaves [B, ...]."""
         starts = self.valid_starts()
         unique, inverse = np.unique(indices, return_inverse=True)
         transitions = [self.transition(*starts[int(index)], gamma) for index in unique]
@@ -248,7 +248,7 @@ class TransitionOracle(HistoryOracle):
 
 
 class SequenceOracle(HistoryOracle):
-    """Sequences of consecutive rows, across whatever boundaries lie in them."""
+    """Oracle of sequences of consecutive rows, which may span episodes."""
 
     def __init__(self, *, num_envs: int, rows_per_env: int, length: int) -> None:
         super().__init__(num_envs=num_envs, rows_per_env=rows_per_env)
@@ -264,7 +264,7 @@ class SequenceOracle(HistoryOracle):
         return stack_trees(rows)
 
     def batch(self, indices: np.ndarray) -> Row:
-        """Return the sequences that start at flat ring indices [B], leaves [B, L, ...]."""
+        """Return the sequences with starts at flat ring indices [B], leaves [B, L, ...]."""
         starts = self.valid_starts()
         return stack_trees([self.sequence(*starts[int(index)]) for index in indices])
 
@@ -275,19 +275,19 @@ def live_starts(state: Any) -> list[int]:
     tail, count = int(state.tail), int(state.count)
     assert 0 <= tail < len(starts)
     assert 0 <= count <= len(starts)
-    return [int(starts[(tail + place) % len(starts)]) for place in range(count)]
+    return [int(starts[(tail + offset) % len(starts)]) for offset in range(count)]
 
 
 def assert_trees_match(actual: Any, expected: Any, *, rtol: float = 0.0) -> None:
-    """Hold two trees to the same structure, dtypes, shapes and values."""
+    """Assert that two trees have the same structure, dtypes, shapes and values."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, got), want in zip(
+    for (path, got), wanted in zip(
         jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
     ):
         name = jax.tree_util.keystr(path)
-        assert got.dtype == want.dtype, f"{name}: {got.dtype} for {want.dtype}"
+        assert got.dtype == wanted.dtype, f"{name}: {got.dtype}, not {wanted.dtype}"
         np.testing.assert_allclose(
-            np.asarray(got), want, rtol=rtol if got.dtype.kind == "f" else 0, err_msg=name
+            np.asarray(got), wanted, rtol=rtol if got.dtype.kind == "f" else 0, err_msg=name
         )
 
 
@@ -299,12 +299,12 @@ def stack_trees(trees: list[Any]) -> Any:
 def neighbour_replacing_draws(
     rng: np.random.Generator, candidates: list[int], valid: set[int], count: int
 ) -> np.ndarray:
-    """Draw as a biased sampler does: any stored slot, an invalid one replaced by the next valid."""
-    drawn = rng.integers(len(candidates), size=count)
-    place = {}
+    """Draw as a biased sampler: any stored slot, with the next valid one for an invalid slot."""
+    draws = rng.integers(len(candidates), size=count)
+    valid_slot = {}
     for start in range(len(candidates)):
         at = start
         while candidates[at] not in valid:
             at = (at + 1) % len(candidates)
-        place[start] = candidates[at]
-    return np.array([place[int(start)] for start in drawn])
+        valid_slot[start] = candidates[at]
+    return np.array([valid_slot[int(start)] for start in draws])
