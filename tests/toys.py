@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs import make_environment
@@ -95,3 +96,21 @@ def watched_run(
         return start, end, metrics, watched
 
     return run(jax.random.key(seed))
+
+
+def assert_identical(one: PyTree, other: PyTree) -> None:
+    """Assert that two trees are bitwise identical, including their keys."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def rows_of(state: TrainState) -> tuple[Any, ...]:
+    """Return the ring's flags, actions, rewards and observations, [T, E], up to the newest row."""
+    size = int(state.replay.size)
+    assert size < state.replay.storage.flags.shape[0], "the ring has wrapped"
+    stored = jax.tree.map(lambda leaf: np.asarray(leaf[:size]), state.replay.storage)
+    first, terminated, truncated = ((stored.flags & bit) > 0 for bit in (1, 2, 4))
+    return first, terminated | truncated, stored.action, stored.reward, stored.obs

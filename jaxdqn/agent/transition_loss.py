@@ -22,12 +22,7 @@ def make_transition_loss(
     -> (loss, (abs_td[B], q_mean))``. The arguments are those of ``make_agent``.
     """
     loss_of_example = LOSSES[loss].load()
-
-    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
-        batch_size = obs.shape[0]
-        first = jnp.zeros(batch_size, jnp.bool_)
-        carry = network.initial_carry(batch_size)
-        return network.apply(params, key, carry, obs, first)[0]
+    examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
 
     def loss_and_info(
         params: Params,
@@ -37,6 +32,27 @@ def make_transition_loss(
         weights: Array,
         hyper: Hyper,
     ) -> tuple[Array, tuple[Array, Array]]:
+        examples = examples_of(params, key, target_params, batch, hyper)
+        losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
+        q_values = examples.online_tm1.q_values
+        chosen_q = jax.vmap(lambda q, action: q[action])(q_values, batch.a_tm1)
+        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q))
+
+    return loss_and_info
+
+
+def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callable[..., Example]:
+    """Make ``examples_of(params, key, target_params, batch, hyper)``, leaves [B, ...]."""
+
+    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
+        batch_size = obs.shape[0]
+        first = jnp.zeros(batch_size, jnp.bool_)
+        carry = network.initial_carry(batch_size)
+        return network.apply(params, key, carry, obs, first)[0]
+
+    def examples_of(
+        params: Params, key: Array, target_params: Params, batch: Batch, hyper: Hyper
+    ) -> Example:
         # Munchausen applies the target network twice with key_target: a noisy network then has
         # the same noise for the bonus and for the bootstrap.
         key_online, key_target, key_selector = jax.random.split(key, 3)
@@ -49,7 +65,7 @@ def make_transition_loss(
             )
         soft = bootstrap in ("soft", "munchausen")
         target_t = () if bootstrap == "none" else output_of(target_params, key_target, batch.obs_t)
-        examples = Example(
+        return Example(
             online_tm1=online_tm1,
             a_tm1=batch.a_tm1,
             r_t=r_t,
@@ -60,8 +76,5 @@ def make_transition_loss(
             else (),
             temperature=jnp.broadcast_to(temperature, r_t.shape) if soft else (),
         )
-        losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
-        chosen_q = jax.vmap(lambda q, action: q[action])(online_tm1.q_values, batch.a_tm1)
-        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q))
 
-    return loss_and_info
+    return examples_of

@@ -1,8 +1,9 @@
-"""Evaluation: greedy episodes, each counted once whatever its length."""
+"""Evaluation: greedy episodes, each counted once, short or long."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +65,7 @@ def make_evaluator(
     for name, value in (("episodes", episodes), ("frame_stack", frame_stack)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
-    begin, advance = _make_play(agent, environment, episodes, frame_stack)
+    advance = partial(_advance, agent, environment)
 
     def evaluate(params: Params, key: Array) -> EvalInfo:
         key_begin, key_advance = jax.random.split(key)
@@ -77,10 +78,8 @@ def make_evaluator(
                 lambda state, keys: (advance(params, keys, state), None), state, keys
             )[0]
 
-        end = jax.lax.while_loop(
-            lambda state: jnp.any(state.running), advance_several, begin(key_begin)
-        )
-        return end.info
+        start = _begin(agent, environment, episodes, frame_stack, key_begin)
+        return jax.lax.while_loop(lambda state: jnp.any(state.running), advance_several, start).info
 
     return evaluate
 
@@ -108,10 +107,9 @@ def play_episode(
         The environment's states, from the first to the one that ends the
         episode, and the reward that led to each (0 for the first).
     """
-    begin, advance = _make_play(agent, environment, 1, frame_stack)
     key_begin, key_advance = jax.random.split(key)
-    advance = jax.jit(advance)
-    state = jax.jit(begin)(key_begin)
+    advance = jax.jit(partial(_advance, agent, environment))
+    state = jax.jit(partial(_begin, agent, environment, 1, frame_stack))(key_begin)
     states, rewards = [state.env_state], [0.0]
     while state.running[0] and state.steps < min(max_steps, _episode_limit(environment)):
         keys = jax.random.split(jax.random.fold_in(key_advance, state.steps), 2)
@@ -125,50 +123,46 @@ def _episode_limit(environment: Environment) -> int:
     return environment.spec.max_episode_steps or LONGEST_EPISODE
 
 
-def _make_play(
-    agent: Agent, environment: Environment, episodes: int, frame_stack: int
-) -> tuple[Callable[[Array], _PlayState], Callable[[Params, Array, _PlayState], _PlayState]]:
-    """Make ``begin(key)`` and ``advance(params, keys[1 + N], state)`` of N environments.
+def _begin(
+    agent: Agent, environment: Environment, episodes: int, frame_stack: int, key: Array
+) -> _PlayState:
+    """Reset N environments."""
+    env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, episodes))
+    return _PlayState(
+        steps=jnp.int32(0),
+        env_state=env_state,
+        timestep=timestep,
+        frames=initial_frames(timestep.obs, frame_stack),
+        carry=agent.initial_carry(episodes),
+        running=jnp.ones(episodes, bool),
+        info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
+    )
 
-    The keys of a step are that of the agent, then one for each environment.
+
+def _advance(
+    agent: Agent, environment: Environment, params: Params, keys: Array, state: _PlayState
+) -> _PlayState:
+    """Take a greedy step in N environments.
+
+    ``keys`` [1 + N] are the key of the agent, then one for each environment.
     """
-    limit = _episode_limit(environment)
-
-    def begin(key: Array) -> _PlayState:
-        env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, episodes))
-        return _PlayState(
-            steps=jnp.int32(0),
-            env_state=env_state,
-            timestep=timestep,
-            frames=initial_frames(timestep.obs, frame_stack),
-            carry=agent.initial_carry(episodes),
-            running=jnp.ones(episodes, bool),
-            info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
-        )
-
-    def advance(params: Params, keys: Array, state: _PlayState) -> _PlayState:
-        key_agent, keys_environment = keys[0], keys[1:]
-        obs = observed(state.frames, state.timestep.obs)
-        _, carry, act_info = agent.act(
-            key_agent, params, state.carry, obs, state.timestep.first, None
-        )
-        # By the Q-values: the actions of a custom agent may not be greedy.
-        actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
-        env_state, timestep = jax.vmap(environment.step)(keys_environment, state.env_state, actions)
-        running, info = state.running, state.info
-        return _PlayState(
-            steps=state.steps + 1,
-            env_state=env_state,
-            timestep=timestep,
-            frames=push_frame(state.frames, timestep.obs, timestep.first),
-            carry=carry,
-            running=running
-            & ~(timestep.terminated | timestep.truncated)
-            & (state.steps + 1 < limit),
-            info=EvalInfo(
-                returns=info.returns + jnp.where(running, timestep.reward, 0.0),
-                lengths=info.lengths + running.astype(jnp.int32),
-            ),
-        )
-
-    return begin, advance
+    key_agent, keys_environment = keys[0], keys[1:]
+    obs, first = observed(state.frames, state.timestep.obs), state.timestep.first
+    _, carry, act_info = agent.act(key_agent, params, state.carry, obs, first, None)
+    # By the Q-values: the actions of a custom agent may not be greedy.
+    actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
+    env_state, timestep = jax.vmap(environment.step)(keys_environment, state.env_state, actions)
+    steps, running, info = state.steps + 1, state.running, state.info
+    continues = ~(timestep.terminated | timestep.truncated) & (steps < _episode_limit(environment))
+    return _PlayState(
+        steps=steps,
+        env_state=env_state,
+        timestep=timestep,
+        frames=push_frame(state.frames, timestep.obs, timestep.first),
+        carry=carry,
+        running=running & continues,
+        info=EvalInfo(
+            returns=info.returns + jnp.where(running, timestep.reward, 0.0),
+            lengths=info.lengths + running.astype(jnp.int32),
+        ),
+    )

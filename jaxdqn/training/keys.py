@@ -25,8 +25,8 @@ class IterationKeys(NamedTuple):
 def split_named(key: Array, shapes: PyTree) -> PyTree:
     """Split a key into a pytree of keys, in the order of its leaves.
 
-    There is one split for all of them: on CPU every random call compiles to a loop, whatever
-    the number of its results.
+    There is one split for all of them, because on CPU every random call compiles to its own
+    loop, for any number of results.
 
     Args:
       key: is consumed.

@@ -187,7 +187,7 @@ def test_rollback_restores_a_checkpoint_with_a_lower_rate_up_to_a_limit(tmp_path
     logger = Logger(log=lambda kind, record: logged.append((kind, record)), close=lambda: None)
     config = replace(CONFIG, guard="rollback", rollback_limit=2, rollback_factor=0.5)
     with pytest.raises(RunFailed, match="after 2 rollbacks"):
-        # The environments pay the reward whatever the random numbers.
+        # The environments pay the reward for any random numbers.
         run(
             config,
             out=tmp_path / "run",
