@@ -1,4 +1,4 @@
-"""Axis letters, units, and the arrays that pass between the parts.
+"""Axis letters, units, and the types that pass between the parts of the library.
 
 Axis letters, used in every docstring of the library:
 
@@ -20,7 +20,7 @@ Axis letters, used in every docstring of the library:
 
 Units: a *row* is one environment advanced or reset once; an *environment
 step* is a row that is not a reset; a *gradient step* is one optimiser update.
-Every period, schedule and budget says which of the three it counts.
+Every period, schedule and budget states which of the three it counts.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _COUNTER_BASE = 2**30
 
 
 class EnvSpec(NamedTuple):
-    """What a builder must know of an environment before it runs."""
+    """Static properties of an environment, needed to build a network and a replay."""
 
     name: str
     obs_shape: tuple[int, ...]
     obs_dtype: np.dtype
     num_actions: int
     max_episode_steps: int | None
-    """The time limit in environment steps; None if the environment has none."""
+    """Time limit in environment steps; None if there is none."""
 
 
 class TimeStep(NamedTuple):
-    """What an environment shows after a reset or a step.
+    """Output of an environment after a reset or a step.
 
     ``reward``, ``terminated`` and ``truncated`` are the consequence of the
-    action just taken; after a reset they are zero and void.
+    action just taken. After a reset they are zero and carry no meaning.
     """
 
     obs: Array
@@ -62,18 +62,18 @@ class TimeStep(NamedTuple):
     reward: Array
     """[] float32"""
     terminated: Array
-    """[] bool; the episode ended in a terminal state: no bootstrap."""
+    """[] bool, the episode ended in a terminal state: no bootstrap."""
     truncated: Array
-    """[] bool; the episode was cut (time limit): bootstrap from ``obs``."""
+    """[] bool, the episode ended otherwise, as by a time limit: bootstrap from ``obs``."""
     first: Array
-    """[] bool; ``obs`` opens an episode."""
+    """[] bool, ``obs`` is the first observation of an episode."""
 
 
 class Environment(NamedTuple):
-    """One environment on the device; the caller vmaps it.
+    """One environment on the device, as two pure functions; the caller vmaps it.
 
-    Autoreset is *next-step*, as in Gymnasium's vector environments: the step
-    that ends an episode returns its true final observation; the following
+    Autoreset is *next-step*, as in Gymnasium's vector environments. The step
+    that ends an episode returns its true final observation. The following
     step ignores its action, resets, and returns ``first=True``.
     """
 
@@ -87,58 +87,58 @@ class Environment(NamedTuple):
 class Row(NamedTuple):
     """One observation, the action taken there, and its consequence.
 
-    Leading axes are the holder's: none for an example, ``[K, E]`` when added
-    to a replay, ``[B, L]`` in a sampled sequence. An episode's final
-    observation stands in the row whose successor has ``first``; that row's
-    action and consequence are void.
+    The leading axes ``[...]`` depend on the context: none for an example row,
+    ``[K, E]`` when rows are added to a replay, ``[B, L]`` in sampled sequences.
+    An episode's final observation is in the row before the next row with
+    ``first``. The action and the consequence of that row are invalid.
     """
 
     obs: Array
-    """[..., O]; one frame where observations are stacked."""
+    """[..., O], a single frame if observations are stacked"""
     first: Array
-    """[...] bool"""
+    """[...] bool, ``obs`` is the first observation of an episode."""
     action: Array
     """[...] int32"""
     reward: Array
-    """[...] float32, r_{t+1}"""
+    """[...] float32, the reward of the action, r_{t+1}"""
     terminated: Array
-    """[...] bool, of t+1"""
+    """[...] bool, the action led to a terminal state."""
     truncated: Array
-    """[...] bool, of t+1; for statistics only, see ``jaxdqn.replay``"""
+    """[...] bool, the action ended the episode otherwise; used for statistics only."""
     extras: PyTree = ()
-    """[...] any pytree, empty by default (recurrent carry, behaviour probability)."""
+    """[...] any pytree (such as a recurrent carry or a behaviour probability), empty by default"""
 
 
 class Batch(NamedTuple):
-    """Sampled n-step transitions, in the field's time-index notation."""
+    """Sampled n-step transitions; ``tm1`` is the start row, ``t`` the bootstrap row."""
 
     obs_tm1: Array
-    """[B, O] or, with frame stacks, [B, O, S]"""
+    """[B, O], or [B, O, S] with frame stacks"""
     a_tm1: Array
     """[B] int32"""
     r_t: Array
-    """[B] float32, the discounted sum of up to N rewards."""
+    """[B] float32, discounted sum of up to N rewards"""
     discount_t: Array
-    """[B] float32, gamma^m where the return spans m steps, 0 if it ends in a terminal state."""
+    """[B] float32, gamma^m for a return over m steps, 0 if it ends in a terminal state"""
     obs_t: PyTree
-    """[B, O] or [B, O, S], the bootstrap observation; empty where ``r_t`` is the target."""
+    """[B, O] or [B, O, S], the bootstrap observation; empty if ``r_t`` is already the target."""
     extras_tm1: PyTree = ()
-    """[B, ...] extras of the start row."""
+    """[B, ...], extras of the start row"""
 
 
 class SampleInfo(NamedTuple):
-    """Where a batch was drawn from."""
+    """Indices and probabilities of a sampled batch."""
 
     indices: Array
-    """[B] int32, opaque; handed back to ``Replay.update``."""
+    """[B] int32, opaque; passed back to ``Replay.update``."""
     probabilities: Array
-    """[B] float32, probability of each draw under this device's replay."""
+    """[B] float32, probability of each draw in this device's replay"""
 
 
 class Replay(NamedTuple):
-    """A replay of rows: implementations are interchangeable.
+    """Replay of rows as four pure functions; implementations are interchangeable.
 
-    ``T``, ``E``, the rows written at once and the batch are fixed when built.
+    ``T``, ``E``, ``B`` and the number of rows per ``add`` are fixed at construction.
     """
 
     init: Callable[[Row], PyTree]
@@ -148,11 +148,11 @@ class Replay(NamedTuple):
     sample: Callable[[Array, PyTree, Array], tuple[Any, SampleInfo]]
     """``sample(key, state, gamma) -> (batch, info)``; consumes ``key``."""
     update: Callable[[PyTree, Array, Array], PyTree]
-    """``update(state, indices[B], priorities[B]) -> state``; identity if uniform."""
+    """``update(state, indices[B], priorities[B]) -> state``; the identity for uniform replay."""
 
 
 class Atoms(NamedTuple):
-    """Distributions of the return on fixed atoms."""
+    """Categorical return distributions on fixed atoms."""
 
     logits: Array
     """[B, A, Z] float32"""
@@ -161,27 +161,27 @@ class Atoms(NamedTuple):
 
 
 class Quantiles(NamedTuple):
-    """Distributions of the return by their quantiles."""
+    """Return distributions given by their quantiles."""
 
     values: Array
     """[B, A, Z] float32"""
     fractions: Array
-    """[B, Z] float32, the probabilities that the quantiles stand for"""
+    """[B, Z] float32, cumulative probability of each quantile"""
 
 
 class QOutput(NamedTuple):
-    """What a Q-network says of a batch of observations."""
+    """Output of a Q-network for a batch of observations."""
 
     q_values: Array
     """[B, A] float32"""
     distribution: PyTree = ()
-    """Whatever a distributional head adds (``Atoms``, ``Quantiles``); empty otherwise."""
+    """``Atoms`` or ``Quantiles`` of a distributional head; empty otherwise."""
 
 
 class Network(NamedTuple):
-    """A Q-network as three pure functions.
+    """Q-network as three pure functions.
 
-    ``apply`` consumes its key (noise); where that is None it computes without noise.
+    ``apply`` consumes its key to draw noise; with ``key=None`` it runs without noise.
     Feed-forward networks pass the empty carry through and ignore ``first``.
     """
 
@@ -192,29 +192,29 @@ class Network(NamedTuple):
     initial_carry: Callable[[int], PyTree]
     """``initial_carry(batch_size) -> carry``"""
     noisy: bool = False
-    """Whether a key is a set of noisy parameters, so that each environment acts with its own."""
+    """Whether the key draws parameter noise; if so, each environment acts with its own key."""
 
 
 class Exploration(NamedTuple):
-    """How far acting departs from greedy, at one moment."""
+    """Exploration parameters of one vector step."""
 
     epsilon: Array
-    """[E] float32, probability of a uniformly random action."""
+    """[E] float32, probability of a uniformly random action"""
     temperature: Array
-    """[] float32, of the softmax; read by Boltzmann exploration alone."""
+    """[] float32, temperature of the softmax; read only by Boltzmann exploration."""
     repeat: PyTree = ()
-    """[E] float32, probability of repeating the previous action; empty where none is repeated."""
+    """[E] float32, probability of repeating the previous action; empty if actions never repeat."""
     previous: PyTree = ()
-    """[E] int32, the previous action, with ``repeat``."""
+    """[E] int32, the previous action; empty if ``repeat`` is."""
 
 
 class ActInfo(NamedTuple):
-    """What acting knows besides the actions."""
+    """Diagnostics of ``act``."""
 
     q: Array
     """[E, A] float32"""
     behaviour_prob: Array
-    """[E] float32, probability that the behaviour policy gave the chosen action."""
+    """[E] float32, probability of the chosen action under the behaviour policy"""
 
 
 class LearnInfo(NamedTuple):
@@ -223,34 +223,34 @@ class LearnInfo(NamedTuple):
     loss: Array
     """[] float32"""
     abs_td: Array
-    """[B] float32, |TD error| of each example, the raw priority."""
+    """[B] float32, |TD error| of each example, from which priorities are computed"""
     grad_norm: Array
-    """[] float32, global norm of this device's gradient, before it is averaged or clipped."""
+    """[] float32, global norm of this device's gradient, before averaging and clipping"""
     q_mean: Array
-    """[] float32, mean Q of the actions in the batch."""
+    """[] float32, mean Q of the actions in the batch"""
 
 
 class AgentState(NamedTuple):
-    """What a learner learns."""
+    """Parameters and optimiser state."""
 
     params: Params
     target_params: Params
-    """empty where nothing is bootstrapped from them"""
+    """Empty if the loss does not bootstrap."""
     opt_state: PyTree
     since_target: Array
-    """[] int32, gradient steps since the target network was last replaced."""
+    """[] int32, gradient steps since the target network was last replaced"""
 
 
 class Agent(NamedTuple):
-    """Network, loss and optimiser behind three pure functions."""
+    """Network, loss and optimiser as four pure functions."""
 
     init: Callable[..., AgentState]
     """``init(key, obs[B, O], *, hyper) -> AgentState``"""
     act: Callable[..., tuple[Array, PyTree, ActInfo]]
-    """``act(key, params, carry, obs[E, O], first[E], exploration) -> (actions[E], carry, info)``;
-    with None for the exploration greedy, without noise, and the key is not used."""
+    """``act(key, params, carry, obs[E, O], first[E], exploration) -> (actions[E], carry, info)``.
+    With ``exploration=None`` the actions are greedy, without noise, and the key is not used."""
     learn: Callable[..., tuple[AgentState, LearnInfo]]
-    """``learn(key, state, batch, weights[B], *, hyper) -> (state, info)``"""
+    """``learn(key, state, batch, weights[B], *, hyper) -> (state, info)``: one gradient step"""
     initial_carry: Callable[[int], PyTree]
     """``initial_carry(E) -> carry``"""
 
@@ -277,14 +277,14 @@ class Hyper(NamedTuple):
 
 
 class Counter(NamedTuple):
-    """A count that does not overflow: ``high * 2**30 + low``, each [] int32."""
+    """Count ``high * 2**30 + low`` that does not overflow; both fields are [] int32."""
 
     high: Array
     low: Array
 
 
 class Counters(NamedTuple):
-    """Totals since the start of the run, over all devices."""
+    """Totals over all devices since the start of the run."""
 
     rows: Counter
     env_steps: Counter
@@ -292,7 +292,7 @@ class Counters(NamedTuple):
 
 
 class EpisodeStats(NamedTuple):
-    """Return and length of the episode in progress of each environment."""
+    """Return and length so far of each environment's current episode."""
 
     episode_return: Array
     """[E] float32"""
@@ -301,21 +301,22 @@ class EpisodeStats(NamedTuple):
 
 
 class ActorState(NamedTuple):
-    """The acting side of a run on one device."""
+    """State of acting on one device: environments, episodes and recurrent carry."""
 
     env_state: PyTree
     timestep: TimeStep
-    """leaves [E, ...]"""
+    """Leaves [E, ...]."""
     frames: PyTree
-    """[E, O, S] the stacked observation, or empty where nothing is stacked."""
+    """[E, O, S], the stacked observation; empty without frame stacks."""
     carry: PyTree
+    """Recurrent carry, leaves [E, ...]; empty for feed-forward networks."""
     episode: EpisodeStats
     action: Array
     """[E] int32, the last action"""
 
 
 class TrainState(NamedTuple):
-    """Everything a run is, on one device; saving it and loading it continues the run."""
+    """Complete training state on one device; restoring it resumes the run exactly."""
 
     key: Array
     hyper: Hyper
@@ -326,40 +327,47 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one iteration, or one chunk of them, has to report; leaves [], of a population [P].
+    """Metrics of one iteration or of one chunk; leaves [], or [P] for a population.
 
-    The first block adds up over iterations (but for ``first_skipped``), the second is averaged.
+    Over the iterations of a chunk, the fields in ``SUMMED_METRICS`` are added up and
+    the others averaged, except ``first_skipped``.
     """
 
     rows: Array
+    """int32"""
     env_steps: Array
+    """int32"""
     gradient_steps: Array
+    """int32"""
     episodes: Array
     """int32, episodes that ended"""
     return_sum: Array
-    """float32, over the episodes that ended"""
+    """float32, sum of the returns of the episodes that ended"""
     length_sum: Array
-    """float32, environment steps, over the episodes that ended"""
+    """float32, sum of their lengths in environment steps"""
     skipped: Array
-    """int32, gradient steps that the guard undid, since something was not finite; counted among
-    ``gradient_steps``"""
+    """int32, gradient steps that the guard undid because a value was not finite; they are
+    included in ``gradient_steps``."""
     first_skipped: Array
-    """int32, how many gradient steps came before the first of those; void if there is none"""
+    """int32, gradient steps before the first skipped one; invalid if none was skipped."""
     lost: Array
-    """int32, 1 if at the end of a chunk the parameters are not finite"""
+    """int32, 1 if the parameters are not finite at the end of the chunk"""
     averagings: Array
-    """int32, times that the replicas' parameters were averaged; 0 where gradients are"""
+    """int32, times that the replicas' parameters were averaged; 0 if gradients are averaged."""
     gap_sum: Array
-    """float32, over those times: the replicas' distance from their mean (root mean square over
-    replicas) over the norm of the mean, just before"""
+    """float32, sum over these averagings of the root-mean-square distance of the replicas from
+    their mean, divided by the norm of the mean"""
 
     loss: Array
+    """float32, mean over gradient steps"""
     grad_norm: Array
-    """global norm of a gradient before it is clipped: over D devices the mean of the norms of their
-    own gradients. ``clip_norm`` sees the norm of the mean gradient, which is at most that."""
+    """float32, mean global norm of the gradient before clipping. Over D devices it is also the mean
+    of the norms of their own gradients; ``clip_norm`` applies to the norm of the mean gradient,
+    which is at most that."""
     q_mean: Array
+    """float32, mean Q of the actions in the batches"""
     epsilon: Array
-    """mean over environments"""
+    """float32, mean over environments"""
 
 
 SUMMED_METRICS = (
@@ -374,54 +382,57 @@ SUMMED_METRICS = (
     "averagings",
     "gap_sum",
 )
+"""Fields of ``Metrics`` that are added up over iterations."""
 
 
 class Trainer(NamedTuple):
-    """A training run: mappings take one and give one."""
+    """Pure functions of a training run; a mapping takes a trainer and returns a trainer."""
 
     init: Callable[..., TrainState]
-    """``init(key, hyper=defaults) -> TrainState``, warm-up included; consumes ``key``."""
+    """``init(key, hyper=defaults) -> TrainState``, including the warm-up; consumes ``key``."""
     step: Callable[[TrainState], tuple[TrainState, Metrics]]
     """One iteration: K vector steps, then M gradient steps."""
     agent: Agent
     environment: Environment
     refill: Callable[[TrainState], TrainState]
-    """Empties the replay and fills it by acting for as long as the warm-up, with the exploration
-    that the counters call for; for a state that was saved without its replay, ``replay=()``."""
+    """Empty the replay and repeat the warm-up with the exploration of the current counters. For
+    a state that was saved without its replay, ``replay=()``."""
     preload: Callable[..., TrainState]
-    """``preload(key, rows[I, K, E], hyper=defaults) -> TrainState``: as ``init``, the replay
-    holding the rows before the warm-up's; each environment's must end where an episode is cut."""
+    """``preload(key, rows[I, K, E], hyper=defaults) -> TrainState``: as ``init``, with ``rows``
+    in the replay before those of the warm-up. Each environment's rows must end where an episode
+    ends or is cut, because the warm-up starts new episodes."""
     chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]]
-    """``chunk(iterations)``: as many steps in one, their metrics reduced. What devices need not
-    agree on at every step they say once a chunk, and where parameters are averaged less often
-    than once an iteration, only a chunk does it."""
+    """``chunk(iterations)``: one function of that many steps, with their metrics reduced.
+    Metrics are communicated between devices once per chunk. If parameters are averaged less
+    often than once per iteration, only ``chunk`` averages them; ``step`` does not."""
     sharding: Callable[[PyTree], PyTree] | None = None
-    """``sharding(state) -> the NamedSharding of each leaf`` of a state, or of its shapes; None
-    where everything is on one device."""
+    """``sharding(state) -> NamedSharding of each leaf``, for a state or its shapes; None on a
+    single device."""
     over_learners: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-    """Of a population: lifts a function of one learner's arrays to all learners' arrays [P, ...],
-    as the step is lifted, and where they are; None for one learner."""
+    """For a population: maps a function of one learner's arrays over the arrays [P, ...] of all
+    learners, on the same devices as the step; None for one learner."""
     replicas: int = 1
-    """How many replicas speak to each other in the step: ``size`` of its collectives."""
+    """Data-parallel replicas that communicate in the step: ``size`` of its collectives"""
     mapped: bool = False
-    """Whether a mapping made it, so that leaves of the state have an axis [D] or [P] outside."""
+    """Whether a mapping made this trainer, so that the leaves of the state have a leading axis
+    [D] or [P]"""
 
 
 def make_counter(value: int = 0) -> Counter:
-    """Return a counter that holds ``value`` (a Python int of any size below 2**61)."""
+    """Return a counter of ``value``, a Python int below 2**61."""
     high, low = divmod(value, _COUNTER_BASE)
     return Counter(high=jnp.int32(high), low=jnp.int32(low))
 
 
 def counter_add(counter: Counter, increment: Array) -> Counter:
-    """Add a non-negative int32 below 2**30."""
+    """Return the counter plus ``increment``, [] int32 from 0 to 2**30 - 1."""
     low = counter.low + increment
     carry = low // _COUNTER_BASE
     return Counter(high=counter.high + carry, low=low - carry * _COUNTER_BASE)
 
 
 def counter_float(counter: Counter) -> Array:
-    """Return the count as float32, exact to one part in 2**24; for schedules."""
+    """Return the count as [] float32, exact to one part in 2**24, for schedules."""
     high = counter.high.astype(jnp.float32) * float(_COUNTER_BASE)
     return high + counter.low.astype(jnp.float32)
 

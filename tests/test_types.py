@@ -1,4 +1,4 @@
-"""Counters that do not overflow, alone and inside a run."""
+"""Counters do not overflow, by themselves and in a run."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ BIG = [0, 2**30 - 1, 2**30, 2**31 - 5, 2**31, 2**32 - 1, 2**40, 2**53 + 1, 2**60
 
 @pytest.mark.parametrize("start", BIG)
 @pytest.mark.parametrize("increment", [0, 1, 32, 2**30 - 1])
-def test_adding_to_a_counter_is_adding_whole_numbers(start, increment):
+def test_adding_to_a_counter_adds_integers_exactly(start, increment):
     assert counter_int(ADD(make_counter(start), jnp.int32(increment))) == start + increment
 
 
 @given(st.integers(0, 2**60), st.lists(st.integers(0, 2**30 - 1), max_size=4))
-def test_a_counter_keeps_any_sum(start, increments):
+def test_a_counter_holds_any_sum_exactly(start, increments):
     counter = make_counter(start)
     for increment in increments:
         counter = ADD(counter, jnp.int32(increment))
@@ -41,7 +41,7 @@ def test_a_counter_adds_up_in_a_scan_past_2_to_the_40():
 
 
 @pytest.mark.parametrize("value", [*BIG, 12_345_678_901, 3 * 2**40 + 7])
-def test_a_counter_as_float_is_right_to_float32(value):
+def test_a_counter_as_float_is_accurate_to_float32(value):
     as_float = counter_float(make_counter(value))
     assert as_float.dtype == jnp.float32
     np.testing.assert_allclose(float(as_float), value, rtol=2.0**-23)
@@ -49,7 +49,7 @@ def test_a_counter_as_float_is_right_to_float32(value):
 
 @pytest.fixture(scope="module")
 def run():
-    """A run's first state and its jitted step; epsilon falls from 1 to 0 over 2**31 - 1 rows."""
+    """Return a run's first state and jitted step; epsilon falls from 1 to 0 over 2**31 - 1 rows."""
     config = tiny(epsilon_decay_rows=2**31 - 1, epsilon_end=0.0, gradient_steps=3)
     trainer = make_trainer(config, environment=cycle((1.0, 2.0), limit=3))
     return jax.jit(trainer.init)(jax.random.key(0)), jax.jit(trainer.step)

@@ -1,4 +1,4 @@
-"""Small environments and configurations whose runs can be counted by hand."""
+"""Small environments and configurations with runs that can be counted by hand."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""Compiles in half the time, for what does not depend on how well it is optimised."""
+"""``jax.jit`` without XLA optimisation: for tests that need not run fast, half the compile time."""
 
 
 def tiny(**overrides: Any) -> Config:
-    """Return a configuration that compiles and runs in moments."""
+    """Return a configuration that compiles and runs fast."""
     values = {
         "num_envs": 4,
         "batch_size": 8,
@@ -32,11 +33,11 @@ def tiny(**overrides: Any) -> Config:
 
 
 def cycle(rewards: Sequence[float], *, limit: int | None, terminal_at: int | None = None) -> Any:
-    """Return an environment that walks 0, 1, ..., n-1, 0, ... and shows where it is, one-hot.
+    """Return an environment with states 0, 1, ..., n-1, 0, ..., observed as one-hot vectors.
 
-    Leaving state s pays ``rewards[s]`` under action 0 and one less under action
-    1. Episodes start at state 0, are truncated after ``limit`` steps, and
-    terminate on arrival at ``terminal_at``.
+    Leaving state s pays ``rewards[s]`` with action 0 and one less with action 1.
+    Episodes start at state 0, are truncated after ``limit`` steps, and terminate
+    on arrival at ``terminal_at``.
     """
     size, table = len(rewards), jnp.asarray(rewards, jnp.float32)
 
@@ -57,13 +58,13 @@ def cycle(rewards: Sequence[float], *, limit: int | None, terminal_at: int | Non
 
 
 def noisy(*, num_actions: int = 2, limit: int = 6) -> Environment:
-    """Return an environment of random observations, rewards and ends, whatever the action.
+    """Return an environment of random observations, rewards and ends, independent of the action.
 
-    Observations are two whole numbers from 1 to 9 (never 0), as float32.
+    Observations are two integers from 1 to 9 (never 0), as float32.
     """
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        # One random call: every further one makes the test compile longer.
+        # A single random call, because each one makes the test compile longer.
         bits = jax.random.bits(key, (4,), jnp.uint8).astype(jnp.int32)
         obs = (bits[:2] % 9 + 1).astype(jnp.float32)
         return obs, bits[2].astype(jnp.float32) / 64 - 2, bits[3] < 40
@@ -82,7 +83,7 @@ def noisy(*, num_actions: int = 2, limit: int = 6) -> Environment:
 def watched_run(
     trainer: Trainer, iterations: int, watch: Any = lambda state: (), seed: int = 0
 ) -> tuple[TrainState, TrainState, PyTree, PyTree]:
-    """Run and return the first state, the last, and metrics and ``watch(state)`` [iterations]."""
+    """Run; return the first state, the last, and the metrics and ``watch(state)`` [iterations]."""
 
     @quick_jit
     def run(key: jax.Array) -> Any:
@@ -95,3 +96,21 @@ def watched_run(
         return start, end, metrics, watched
 
     return run(jax.random.key(seed))
+
+
+def assert_identical(one: PyTree, other: PyTree) -> None:
+    """Assert that two trees are bitwise identical, including their keys."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def rows_of(state: TrainState) -> tuple[Any, ...]:
+    """Return the ring's flags, actions, rewards and observations, [T, E], up to the newest row."""
+    size = int(state.replay.size)
+    assert size < state.replay.storage.flags.shape[0], "the ring has wrapped"
+    stored = jax.tree.map(lambda leaf: np.asarray(leaf[:size]), state.replay.storage)
+    first, terminated, truncated = ((stored.flags & bit) > 0 for bit in (1, 2, 4))
+    return first, terminated | truncated, stored.action, stored.reward, stored.obs

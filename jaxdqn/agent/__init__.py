@@ -1,4 +1,4 @@
-"""Agents: acting, the gradient step, and their parts."""
+"""Agents: acting, the gradient step and their parts."""
 
 from jaxdqn.agent.agent import Optimizer, make_agent
 from jaxdqn.agent.optimizer import make_optimizer

@@ -1,9 +1,9 @@
-"""Network, loss and optimiser made into an agent: how it acts, how it learns."""
+"""The agent: acting and the gradient step, from a network, a loss and an optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from jaxdqn.types import (
 )
 
 Optimizer = Callable[[Hyper], optax.GradientTransformation]
+Bootstrap = Literal["greedy", "soft", "munchausen", "none"]
+ExplorationKind = Literal["epsilon_greedy", "boltzmann"]
 
 
 def make_agent(
@@ -39,8 +41,8 @@ def make_agent(
     *,
     double: bool = False,
     loss: str = "huber",
-    bootstrap: Literal["greedy", "soft", "munchausen", "none"] = "greedy",
-    exploration: Literal["epsilon_greedy", "boltzmann"] = "epsilon_greedy",
+    bootstrap: Bootstrap = "greedy",
+    exploration: ExplorationKind = "epsilon_greedy",
     accumulate: int = 1,
     target_period: int = 100,
     polyak: bool = False,
@@ -51,136 +53,201 @@ def make_agent(
 
     Args:
       network: the Q-network.
-      optimizer: gives the gradient transformation for the (traced) hyper-parameters. It is
-        given this device's gradient: over replicas its first link must average it, as
-        ``make_optimizer`` has it and ``make_trainer`` sees to for your own.
-      double: choose the bootstrap action by the online network (van Hasselt et al. 2016).
+      optimizer: returns the gradient transformation for the (traced) hyper-parameters. It is
+        given this device's gradient; with several replicas its first link must average the
+        gradient, as in ``make_optimizer``. ``make_trainer`` adds that link to a custom optimiser.
+      double: select the bootstrap action with the online network (van Hasselt et al. 2016).
       loss: name in ``jaxdqn.config.loss_registry.LOSSES``; the network needs its head.
-      bootstrap: by the greatest value, or by the soft value of the Boltzmann policy
-        (``hyper.entropy_temperature``); munchausen adds its bonus to the reward
-        (Vieillard et al. 2020). With none ``Batch.r_t`` is the target, and there is no
-        target network.
-      exploration: how ``act`` departs from greedy.
-      accumulate: minibatches whose gradients are averaged into a gradient step;
-        ``learn`` takes them as one batch.
+      bootstrap: greedy: the greatest target value; soft: the soft value of the Boltzmann policy
+        at ``hyper.entropy_temperature``; munchausen: soft, plus a log-policy bonus on the reward
+        (Vieillard et al. 2020); none: ``Batch.r_t`` is the target and there is no target network.
+      exploration: the behaviour policy of ``act``.
+      accumulate: minibatches whose gradients are averaged into one gradient step; ``learn``
+        takes them as one batch.
       target_period: gradient steps between replacements of the target network.
-      polyak: move the target by ``hyper.target_tau`` every gradient step instead.
-      sequences: for a network with a carry: ``learn`` takes rows [B, L, ...] whose ``extras``
-        are the carries, and not a ``Batch``.
-      rescale: learn values by ``jaxdqn.losses.rescale``; with ``sequences`` only.
+      polyak: instead move the target by ``hyper.target_tau`` at every gradient step.
+      sequences: for a recurrent network: ``learn`` takes rows [B, L, ...], with the carries as
+        ``extras``, instead of a ``Batch``.
+      rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the valid values.
     """
-    for name, value in (("accumulate", accumulate), ("target_period", target_period)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
-    choices = (("loss", loss, tuple(LOSSES)),
-               ("bootstrap", bootstrap, ("greedy", "soft", "munchausen", "none")),
-               ("exploration", exploration, ("epsilon_greedy", "boltzmann")))  # fmt: skip
-    for name, choice, known in choices:
-        if choice not in known:
-            raise ValueError(f"{name}={choice!r}: must be one of {', '.join(known)}")
-    if double and bootstrap != "greedy":
-        raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
-    head = LOSSES[loss].head
-    if bootstrap in ("soft", "munchausen") and head == "categorical":
-        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with loss={loss!r}")
-    if bootstrap == "none" and head != "linear":
-        raise ValueError(f"bootstrap='none': must be another with loss={loss!r}")
-    if bootstrap == "none" and polyak:
-        raise ValueError("polyak=True: must be False with bootstrap='none'")
-    if sequences is not None and bootstrap != "greedy":
-        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with sequences")
-    if rescale and sequences is None:
-        raise ValueError("rescale=True: must be False without sequences")
-    if sequences is None:
-        loss_and_info = make_transition_loss(network, double=double, loss=loss, bootstrap=bootstrap)
-    else:
-        loss_and_info = make_sequence_loss(
-            network, LOSSES[loss].load(), double=double, sequences=sequences, rescale=rescale
-        )
+    options = _Options(
+        double=double,
+        loss=loss,
+        bootstrap=bootstrap,
+        exploration=exploration,
+        accumulate=accumulate,
+        target_period=target_period,
+        polyak=polyak,
+        sequences=sequences,
+        rescale=rescale,
+    )
+    _check_options(options)
 
     def init(key: Array, obs: Array, *, hyper: Hyper) -> AgentState:
         params = network.init(key, obs)
         return AgentState(
             params=params,
-            # A copy, so that donating the state donates each buffer once.
+            # A copy, because each buffer of a donated state may appear in it only once.
             target_params=() if bootstrap == "none" else jax.tree.map(jnp.copy, params),
             opt_state=optimizer(hyper).init(params),
             since_target=jnp.int32(0),
         )
 
+    return Agent(
+        init=init,
+        act=_make_act(network, options),
+        learn=_make_learn(network, optimizer, options),
+        initial_carry=network.initial_carry,
+    )
+
+
+class _Options(NamedTuple):
+    """Options of ``make_agent``, which documents them."""
+
+    double: bool
+    loss: str
+    bootstrap: Bootstrap
+    exploration: ExplorationKind
+    accumulate: int
+    target_period: int
+    polyak: bool
+    sequences: Sequences | None
+    rescale: bool
+
+
+def _check_options(options: _Options) -> None:
+    """Raise a ValueError for an invalid value or combination."""
+    for name in ("accumulate", "target_period"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name}={getattr(options, name)}: must be at least 1")
+    choices = {
+        "loss": tuple(LOSSES),
+        "bootstrap": ("greedy", "soft", "munchausen", "none"),
+        "exploration": ("epsilon_greedy", "boltzmann"),
+    }
+    for name, known in choices.items():
+        if getattr(options, name) not in known:
+            raise ValueError(
+                f"{name}={getattr(options, name)!r}: must be one of {', '.join(known)}"
+            )
+    bootstrap, loss, head = options.bootstrap, options.loss, LOSSES[options.loss].head
+    if options.double and bootstrap != "greedy":
+        raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
+    if bootstrap in ("soft", "munchausen") and head == "categorical":
+        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with loss={loss!r}")
+    if bootstrap == "none" and head != "linear":
+        raise ValueError(f"bootstrap='none' is not supported with loss={loss!r}")
+    if bootstrap == "none" and options.polyak:
+        raise ValueError("polyak=True: must be False with bootstrap='none'")
+    if options.sequences is not None and bootstrap != "greedy":
+        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with sequences")
+    if options.rescale and options.sequences is None:
+        raise ValueError("rescale=True: must be False without sequences")
+
+
+def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array, PyTree, ActInfo]]:
     def act(
         key: Array,
         params: Params,
         carry: PyTree,
         obs: Array,
         first: Array,
-        explore: Exploration | None,
+        exploration: Exploration | None,
     ) -> tuple[Array, PyTree, ActInfo]:
-        if explore is None:
+        if exploration is None:
             output, carry = network.apply(params, None, carry, obs, first)
             actions = jnp.argmax(output.q_values, axis=-1).astype(jnp.int32)
             return actions, carry, ActInfo(output.q_values, jnp.ones(actions.shape))
         key_network, key_action, key_repeat = jax.random.split(key, 3)
-        apply = _apply_each if network.noisy else network.apply
-        output, carry = apply(params, key_network, carry, obs, first)
-        actions, prob = select_actions(exploration, key_action, output.q_values, explore)
-        if not isinstance(explore.repeat, tuple):
-            actions, prob = repeat_actions(key_repeat, output.q_values, actions, explore)
-        return actions, carry, ActInfo(q=output.q_values, behaviour_prob=prob)
+        if network.noisy:
+            output, carry = _apply_per_env(network, params, key_network, carry, obs, first)
+        else:
+            output, carry = network.apply(params, key_network, carry, obs, first)
+        q = output.q_values
+        actions, prob = select_actions(options.exploration, key_action, q, exploration)
+        if not isinstance(exploration.repeat, tuple):
+            actions, prob = repeat_actions(key_repeat, q, actions, exploration)
+        return actions, carry, ActInfo(q=q, behaviour_prob=prob)
 
-    def _apply_each(
-        params: Params, key: Array, carry: PyTree, obs: Array, first: Array
-    ) -> tuple[QOutput, PyTree]:
-        """Apply the network to each environment with noise of its own."""
+    return act
 
-        def apply(key: Array, *inputs: Any) -> Any:
-            batch_of_one = jax.tree.map(lambda leaf: leaf[None], inputs)
-            outputs = network.apply(params, key, *batch_of_one)
-            return jax.tree.map(lambda leaf: leaf[0], outputs)
 
-        return jax.vmap(apply)(jax.random.split(key, obs.shape[0]), carry, obs, first)
+def _apply_per_env(
+    network: Network, params: Params, key: Array, carry: PyTree, obs: Array, first: Array
+) -> tuple[QOutput, PyTree]:
+    """Apply the network to each environment with independent noise."""
+
+    def apply(key: Array, *inputs: Any) -> Any:
+        batch_of_one = jax.tree.map(lambda leaf: leaf[None], inputs)
+        outputs = network.apply(params, key, *batch_of_one)
+        return jax.tree.map(lambda leaf: leaf[0], outputs)
+
+    return jax.vmap(apply)(jax.random.split(key, obs.shape[0]), carry, obs, first)
+
+
+def _make_learn(
+    network: Network, optimizer: Optimizer, options: _Options
+) -> Callable[..., tuple[AgentState, LearnInfo]]:
+    gradient = _make_gradient(network, options)
 
     def learn(
         key: Array, state: AgentState, batch: Batch, weights: Array, *, hyper: Hyper
     ) -> tuple[AgentState, LearnInfo]:
-        def gradient(
-            key: Array, batch: Batch, weights: Array
-        ) -> tuple[Params, tuple[Array, Array, Array]]:
-            compute = jax.value_and_grad(loss_and_info, has_aux=True)
-            (value, (abs_td, q_mean)), grads = compute(
-                state.params, key, state.target_params, batch, weights, hyper
-            )
-            return grads, (value, abs_td, q_mean)
-
-        if accumulate == 1:
-            grads, (value, abs_td, q_mean) = gradient(key, batch, weights)
-        else:
-            grads, (value, abs_td, q_mean) = _accumulate(
-                gradient, accumulate, key, batch, weights, state.params
-            )
+        grads, (loss, abs_td, q_mean) = gradient(key, state, batch, weights, hyper)
         updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        if bootstrap == "none":
-            target, since = (), None
-        elif polyak:
-            target, since = polyak_update(params, state.target_params, hyper.target_tau), None
+        since_target = state.since_target
+        if options.bootstrap == "none":
+            target_params: Params = ()
+        elif options.polyak:
+            target_params = polyak_update(params, state.target_params, hyper.target_tau)
         else:
-            target, since = periodic_update(
-                params, state.target_params, state.since_target, target_period
+            target_params, since_target = periodic_update(
+                params, state.target_params, since_target, options.target_period
             )
-        state = AgentState(
-            params=params,
-            target_params=target,
-            opt_state=opt_state,
-            since_target=state.since_target if since is None else since,
-        )
-        info = LearnInfo(loss=value, abs_td=abs_td, grad_norm=global_norm(grads), q_mean=q_mean)
-        return state, info
+        info = LearnInfo(loss=loss, abs_td=abs_td, grad_norm=global_norm(grads), q_mean=q_mean)
+        return AgentState(params, target_params, opt_state, since_target), info
 
-    return Agent(init=init, act=act, learn=learn, initial_carry=network.initial_carry)
+    return learn
+
+
+def _make_gradient(
+    network: Network, options: _Options
+) -> Callable[..., tuple[Params, tuple[Array, Array, Array]]]:
+    """Make ``gradient(key, state, batch, weights, hyper) -> (grads, (loss, abs_td, q_mean))``."""
+    if options.sequences is None:
+        loss_and_info = make_transition_loss(
+            network, double=options.double, loss=options.loss, bootstrap=options.bootstrap
+        )
+    else:
+        loss_and_info = make_sequence_loss(
+            network,
+            LOSSES[options.loss].load(),
+            double=options.double,
+            sequences=options.sequences,
+            rescale=options.rescale,
+        )
+    compute = jax.value_and_grad(loss_and_info, has_aux=True)
+
+    def gradient(
+        key: Array, state: AgentState, batch: Batch, weights: Array, hyper: Hyper
+    ) -> tuple[Params, tuple[Array, Array, Array]]:
+        def of_minibatch(
+            key: Array, batch: Batch, weights: Array
+        ) -> tuple[Params, tuple[Array, Array, Array]]:
+            (loss, (abs_td, q_mean)), grads = compute(
+                state.params, key, state.target_params, batch, weights, hyper
+            )
+            return grads, (loss, abs_td, q_mean)
+
+        if options.accumulate == 1:
+            return of_minibatch(key, batch, weights)
+        return _accumulate(of_minibatch, options.accumulate, key, batch, weights, state.params)
+
+    return gradient
 
 
 def _accumulate(
@@ -191,17 +258,17 @@ def _accumulate(
     weights: Array,
     params: Params,
 ) -> tuple[Params, tuple[Array, Array, Array]]:
-    """Average the gradients of ``parts`` equal minibatches, one after the other."""
+    """Average the gradients of ``parts`` equal minibatches, computed one after the other."""
 
     def split(leaf: Array) -> Array:
         return leaf.reshape(parts, leaf.shape[0] // parts, *leaf.shape[1:])
 
-    def add(total: Params, part: tuple[Array, Batch, Array]) -> tuple[Params, Any]:
-        grads, info = gradient(*part)
+    def add(total: Params, minibatch: tuple[Array, Batch, Array]) -> tuple[Params, Any]:
+        grads, info = gradient(*minibatch)
         return jax.tree.map(jnp.add, total, grads), info
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     minibatches = (jax.random.split(key, parts), jax.tree.map(split, batch), split(weights))
-    total, (values, abs_td, q_means) = jax.lax.scan(add, zeros, minibatches)
+    total, (losses, abs_td, q_means) = jax.lax.scan(add, zeros, minibatches)
     grads = jax.tree.map(lambda leaf: leaf / parts, total)
-    return grads, (jnp.mean(values), abs_td.ravel(), jnp.mean(q_means))
+    return grads, (jnp.mean(losses), abs_td.ravel(), jnp.mean(q_means))

@@ -1,4 +1,4 @@
-"""How acting departs from greedy: schedules, a ladder over environments, the draws."""
+"""Exploration: epsilon schedules, a ladder over environments, and the choice of actions."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def epsilon_schedule(
 
     Args:
       kind: linear, exponential (``start * (end / start) ** (rows / decay_rows)``),
-        or constant, which is ``end``.
+        or constant (``end``).
       start: ``[]`` float32
-      end: ``[]`` float32, held after ``decay_rows``; above 0 if exponential.
-      decay_rows: rows.
+      end: ``[]`` float32, reached after ``decay_rows``; above 0 if exponential.
+      decay_rows: rows over which epsilon decays.
       rows: ``[]`` float32
     """
-    done = jnp.clip(rows / float(decay_rows), 0.0, 1.0)
+    progress = jnp.clip(rows / float(decay_rows), 0.0, 1.0)
     if kind == "linear":
-        return start + done * (end - start)
+        return start + progress * (end - start)
     if kind == "exponential":
-        return start * (end / start) ** done
+        return start * (end / start) ** progress
     return end
 
 
@@ -41,38 +41,40 @@ def epsilon_ladder(epsilon: Array, alpha: float, index: Array, total: int) -> Ar
 
     Args:
       epsilon: ``[]`` float32, of environment 0.
-      alpha: the exponent's spread; they use 7.
-      index: ``[E]`` int32, each environment's place i among those of all devices.
+      alpha: the spread of the exponent; 7 in the paper.
+      index: ``[E]`` int32, index i of each environment among those of all devices.
       total: environments over all devices.
     """
-    place = index.astype(jnp.float32) / max(total - 1, 1)
-    return epsilon ** (1.0 + alpha * place)
+    fraction = index.astype(jnp.float32) / max(total - 1, 1)
+    return epsilon ** (1.0 + alpha * fraction)
 
 
 def select_actions(
     kind: Literal["epsilon_greedy", "boltzmann"], key: Array, q: Array, exploration: Exploration
 ) -> tuple[Array, Array]:
-    """Choose an action for each environment, every one with a coin of its own.
+    """Choose an action for each environment, with an independent random number for each.
 
-    With probability ``epsilon`` the action is uniformly random; otherwise it is
-    the greedy one (the first of equals), or under ``boltzmann`` drawn from
+    With probability ``epsilon`` the action is uniformly random. Otherwise it is
+    the greedy one (the first of equal ones), or for ``boltzmann`` it is drawn from
     ``softmax(q / temperature)``.
 
-    One random word an environment serves for the coin and for the action:
-    in a scan on CPU, E=10: 1.0 us against 2.4 with two words each; E=1024: 30
-    against 60; Boltzmann at E=1024, A=6: 80 against 260 by Gumbel noise.
+    One random 32-bit word per environment decides both whether to explore and which
+    action to take. In a scan on CPU, E=10: 1.0 us against 2.4 with two words; E=1024:
+    30 against 60; Boltzmann at E=1024, A=6: 80 against 260 with Gumbel noise.
 
     Args:
+      kind: epsilon_greedy or boltzmann.
       key: is consumed.
       q: ``[E, A]`` float32
+      exploration: ``epsilon`` [E], and ``temperature`` [] for boltzmann.
 
     Returns:
-      Actions ``[E]`` int32 and the probability ``[E]`` float32 that each had.
+      Actions ``[E]`` int32, and the probability ``[E]`` float32 of each.
     """
     coins = _coins(key, q.shape[:1])
     if kind == "boltzmann":
-        each = jax.vmap(_boltzmann, in_axes=(0, 0, 0, None))
-        return each(coins, q, exploration.epsilon, exploration.temperature)
+        over_envs = jax.vmap(_boltzmann, in_axes=(0, 0, 0, None))
+        return over_envs(coins, q, exploration.epsilon, exploration.temperature)
     return jax.vmap(_epsilon_greedy)(coins, q, exploration.epsilon)
 
 
@@ -85,7 +87,7 @@ def epsilon_greedy(key: Array, q: Array, epsilon: Array) -> tuple[Array, Array]:
       epsilon: ``[]`` float32
 
     Returns:
-      The action, ``[]`` int32, and the probability, ``[]`` float32, that it had.
+      The action ``[]`` int32, and its probability ``[]`` float32.
     """
     return _epsilon_greedy(_coins(key, ()), q, epsilon)
 
@@ -99,7 +101,7 @@ def boltzmann(key: Array, q: Array, temperature: Array) -> tuple[Array, Array]:
       temperature: ``[]`` float32, above 0, in units of ``q``.
 
     Returns:
-      The action, ``[]`` int32, and the probability, ``[]`` float32, that it had.
+      The action ``[]`` int32, and its probability ``[]`` float32.
     """
     return _boltzmann(_coins(key, ()), q, jnp.float32(0.0), temperature)
 
@@ -109,15 +111,17 @@ def repeat_actions(
 ) -> tuple[Array, Array]:
     """Replace epsilon-greedy actions by the previous ones, each with probability ``repeat``.
 
-    Runs of one action reach further than independent ones do: a simple form of
-    temporally extended exploration (Dabney et al. 2021), with geometric durations.
+    A repeated action explores further than independent actions do. This is a simple form
+    of temporally extended exploration (Dabney et al. 2021), with geometric durations.
 
     Args:
       key: is consumed.
-      q: ``[E, A]`` float32, from which ``actions`` [E] were chosen.
+      q: ``[E, A]`` float32, from which ``actions`` were chosen.
+      actions: ``[E]`` int32, epsilon-greedy.
+      exploration: ``epsilon``, ``repeat`` and ``previous``, each [E].
 
     Returns:
-      Actions ``[E]`` int32 and the probability ``[E]`` float32 that each had.
+      Actions ``[E]`` int32, and the probability ``[E]`` float32 of each.
     """
     repeated = jax.random.uniform(key, actions.shape) < exploration.repeat
     actions = jnp.where(repeated, exploration.previous, actions)
@@ -129,11 +133,10 @@ def repeat_actions(
 
 
 def _coins(key: Array, shape: tuple[int, ...]) -> Array:
-    """Draw uniform numbers in [0, 1) that are fine near 0.
+    """Draw uniform numbers in [0, 1) with a fine resolution near 0.
 
-    ``jax.random.uniform`` has 2**-23 steps everywhere. These have 2**-32 steps
-    up to 2**-8, so the part of them below a small epsilon is still fine
-    enough to choose an action by.
+    ``jax.random.uniform`` has steps of 2**-23 everywhere. These numbers have steps of
+    2**-32 up to 2**-8, so that those below a small epsilon can still choose an action.
     """
     words = jax.random.bits(key, shape, jnp.uint32).astype(jnp.float32)
     return jnp.minimum(words * 2.0**-32, 1.0 - 2.0**-24)
@@ -151,21 +154,21 @@ def _boltzmann(coin: Array, q: Array, epsilon: Array, temperature: Array) -> tup
     chex.assert_rank([coin, q, epsilon, temperature], [0, 1, 0, 0])
     num_actions = q.shape[0]
     weight = jnp.exp((q - jnp.max(q)) / temperature)
-    upto = jnp.cumsum(weight)
-    # Above epsilon the coin is uniform on [epsilon, 1): what it chooses by.
-    place = _ratio(coin - epsilon, 1.0 - epsilon) * upto[-1]
-    drawn = jnp.sum(upto[:-1] <= place, dtype=jnp.int32)
-    action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, num_actions), drawn)
+    cumulative = jnp.cumsum(weight)
+    # A coin of at least epsilon is uniform on [epsilon, 1): it inverts the cumulative weights.
+    threshold = _ratio(coin - epsilon, 1.0 - epsilon) * cumulative[-1]
+    sampled = jnp.sum(cumulative[:-1] <= threshold, dtype=jnp.int32)
+    action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, num_actions), sampled)
     chosen = jnp.sum(jnp.where(jnp.arange(num_actions) == action, weight, 0.0))
-    return action, epsilon / num_actions + (1.0 - epsilon) * chosen / upto[-1]
+    return action, epsilon / num_actions + (1.0 - epsilon) * chosen / cumulative[-1]
 
 
 def _uniform_action(coin: Array, epsilon: Array, num_actions: int) -> Array:
-    """Return an action for a coin that, being below epsilon, is uniform on [0, epsilon)."""
+    """Return a uniform action from a coin below epsilon, which is uniform on [0, epsilon)."""
     action = (_ratio(coin, epsilon) * num_actions).astype(jnp.int32)
     return jnp.minimum(action, num_actions - 1)
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    """Return ``part / whole`` in [0, 1], also where ``whole`` is 0 and the result unused."""
-    return jnp.clip(part / jnp.maximum(whole, 1e-30), 0.0, 1.0)
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Return the ratio clipped to [0, 1]; finite for a denominator of 0, when it is not used."""
+    return jnp.clip(numerator / jnp.maximum(denominator, 1e-30), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""The optimiser chain: all-reduce, clip, normalise, transform, scale."""
+"""The optimiser chain: average over devices, clip, normalise, transform, scale."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from jaxdqn.types import Array, Hyper, PyTree
 
 _TINY_GRADIENT = 1e-17
 _TINY_STATE = 1e-36
-"""See ``flush_tiny``: a thousandth of the square of the first, and 0.9 of the
-second, are still normal float32 numbers."""
+"""Thresholds of ``flush_tiny``. A thousandth of the square of the first, and 0.9 of the second,
+are still normal float32 numbers."""
 
 
 def make_optimizer(
     config: Config, collectives: Collectives = identity_collectives
 ) -> Callable[[Hyper], optax.GradientTransformation]:
-    """Make the gradient transformation that a configuration describes.
+    """Make the optimiser of a configuration, ``hyper -> optax.GradientTransformation``.
 
-    The result is called inside the traced step with the traced hyper-parameters;
-    the structure of its state does not depend on them. The links, in order:
-    mean over devices (compressed by option), clip by value, clip by global norm, unit global norm,
-    Adam, RMSProp or RAdam, learning rate and its schedule. So clipping and
-    normalising see the gradient of the global batch.
+    It is called inside the traced step with the traced hyper-parameters; the structure of
+    the optimiser state does not depend on them. The links, in order: mean over devices
+    (compressed by option), clip by value, clip by global norm, unit global norm, then Adam,
+    RMSProp or RAdam, then the learning rate and its schedule. So clipping and normalising
+    apply to the gradient of the global batch.
     """
 
     def optimizer(hyper: Hyper) -> optax.GradientTransformation:
-        # Where parameters are averaged, gradients are not.
+        # With average_every, replicas average their parameters and not their gradients.
         links = [_gradient_mean(config, collectives)] if config.average_every is None else []
         if config.clip_value is not None:
             links.append(optax.clip(hyper.clip_value))
@@ -54,25 +54,26 @@ def average_first(
     config: Config,
     collectives: Collectives,
 ) -> Callable[[Hyper], optax.GradientTransformation]:
-    """Give an optimiser the mean gradient of all replicas, as ``make_optimizer`` has it.
+    """Put the mean over replicas, as in ``make_optimizer``, before a custom optimiser.
 
-    Its state stays as it is, unless what compression has yet to send stands before
-    it. Alone, or where parameters are averaged instead, it is left as it is.
+    The optimiser's state keeps its structure; with compression, the residuals come before
+    it. One replica, or replicas that average their parameters instead, get the optimiser
+    unchanged.
     """
     if collectives.size == 1 or config.average_every is not None:
         return optimizer
-    # Small tensors cross as one vector; the optimiser itself sees the parameters' tree.
-    first = pack_small(_gradient_mean(config, collectives))
+    # Small tensors are communicated as one vector; the optimiser gets the tree of parameters.
+    mean_over_replicas = pack_small(_gradient_mean(config, collectives))
 
     def averaging(hyper: Hyper) -> optax.GradientTransformation:
         inner = optimizer(hyper)
         if config.compression != "none":
-            return optax.chain(first, inner)
+            return optax.chain(mean_over_replicas, inner)
 
         def update(
             updates: PyTree, state: PyTree, params: PyTree | None = None
         ) -> tuple[PyTree, PyTree]:
-            mean, _ = first.update(updates, optax.EmptyState())
+            mean, _ = mean_over_replicas.update(updates, optax.EmptyState())
             return inner.update(mean, state, params)
 
         # No chain, so that the state has the same structure over any number of devices.
@@ -84,15 +85,16 @@ def average_first(
 def pack_small(
     inner: optax.GradientTransformation, limit: int = PACK_LIMIT
 ) -> optax.GradientTransformation:
-    """Apply ``inner`` to one vector of all small float32 tensors, and the large ones apart.
+    """Apply ``inner`` to one vector of all small float32 tensors, and to each large tensor.
 
-    Small tensors cost a few loops each whatever their size; packed they share
-    them, and one all-reduce. A large tensor would cost more to copy than that
-    saves. Gradient and Adam in a scan on 2 CPU cores: MLP 4-120-84-2 at batch
-    128, 149 us against 155 unpacked; the MinAtar network (a matrix of 131072)
-    at batch 32, 0.55 ms unpacked, 0.55 so, 1.02 with ``optax.flatten``.
+    A tensor of any size costs a few loops. Packed tensors share these loops and one
+    all-reduce. For a large tensor the copy costs more than that saves. Gradient and Adam in
+    a scan on 2 CPU cores: MLP 4-120-84-2 at batch 128, 149 us packed, 155 unpacked; the
+    MinAtar network (a matrix of 131072) at batch 32, 0.55 ms packed, 0.55 unpacked, 1.02
+    with ``optax.flatten``.
 
     Args:
+      inner: the transformation.
       limit: elements of the largest tensor that is packed.
     """
 
@@ -124,15 +126,15 @@ def unit_norm() -> optax.GradientTransformation:
 
 
 def flush_tiny(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Keep the moments of ``inner`` out of the subnormal numbers.
+    """Prevent the moments of ``inner`` from becoming subnormal numbers.
 
-    A weight whose gradient stays zero lets its moments decay into subnormal
-    numbers, on which a processor that does not flush them is many times slower
-    (XLA:CPU asks it to; not every runtime does). Gradients below 1e-17 in size
-    and moments below 1e-36 are taken as zero *before* ``inner``: next to an
-    epsilon of 1e-8 they are nothing. Cleaning the new state instead would take
-    its moments out of the fused loop that uses them (MinAtar network, gradient
-    and Adam at batch 32: 0.72 ms; this way 0.55, as without it).
+    If the gradient of a weight stays zero, its moments decay into subnormal numbers. A
+    processor that does not flush these to zero is many times slower on them (XLA:CPU sets
+    the flush mode; not every runtime does). Gradients below 1e-17 in magnitude and moments
+    below 1e-36 become zero *before* ``inner``; next to an epsilon of 1e-8 they have no
+    effect. Flushing the new state instead would take its moments out of the fused loop that
+    uses them (MinAtar network, gradient and Adam at batch 32: 0.72 ms; before ``inner``
+    0.55, as without flushing).
     """
 
     def flush(tree: PyTree, below: float) -> PyTree:
@@ -152,7 +154,7 @@ def flush_tiny(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def _standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Let optax, which mixes int32 counts with floats, run under strict promotion."""
+    """Run ``inner`` under standard promotion, because optax mixes int32 counts with floats."""
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree | None = None
@@ -174,16 +176,16 @@ def _scaling(config: Config) -> optax.GradientTransformation:
         return optax.scale_by_adam(eps=config.adam_epsilon)
     if config.optimizer == "radam":
         return optax.scale_by_radam(eps=config.adam_epsilon)
-    # Epsilon outside the root, as Adam has it.
+    # Epsilon outside the root, as in Adam.
     return optax.scale_by_rms(eps=config.adam_epsilon, eps_in_sqrt=False)
 
 
 def _learning_rate(config: Config, hyper: Hyper) -> optax.GradientTransformation:
     if config.learning_rate_schedule == "constant":
         return optax.scale_by_learning_rate(hyper.learning_rate)
-    steps: Any = float(config.total_gradient_steps)  # may be beyond int32
+    steps: Any = float(config.total_gradient_steps)  # may exceed int32
     if config.learning_rate_schedule == "linear":
-        course = optax.linear_schedule(1.0, 0.0, steps)
+        schedule = optax.linear_schedule(1.0, 0.0, steps)
     else:
-        course = optax.cosine_decay_schedule(1.0, steps)
-    return optax.scale_by_schedule(lambda count: -hyper.learning_rate * course(count))
+        schedule = optax.cosine_decay_schedule(1.0, steps)
+    return optax.scale_by_schedule(lambda count: -hyper.learning_rate * schedule(count))

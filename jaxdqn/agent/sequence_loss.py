@@ -1,9 +1,9 @@
-"""Learning from sequences with a network that remembers (R2D2, Kapturowski et al. 2019).
+"""Loss of a batch of sequences, for recurrent networks (R2D2, Kapturowski et al. 2019).
 
-A sequence is ``burn_in`` rows that only warm the network's carry, which begins as it was
-when the first of them was acted on, then ``length`` rows that are learned from, then N
-rows for the last of these to bootstrap from. It may span episodes; the carry starts anew
-where one opens.
+A sequence has three parts: ``burn_in`` rows that only update the network's carry, ``length``
+rows that are learned from, and N more rows from which the last of these bootstrap. The carry
+starts from the one stored with the first row. A sequence may span episodes; the carry is
+reset at the first row of each.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxdqn.losses import Example, weighted_mean
 from jaxdqn.types import Array, Hyper, Network, Params, PyTree, QOutput, Row
 
 RESCALING = 1e-3
-"""Epsilon of the value rescaling (Pohlen et al. 2018), as R2D2 has it."""
+"""Epsilon of the value rescaling (Pohlen et al. 2018), as in R2D2."""
 
 
 class Sequences(NamedTuple):
-    """How rows of a sequence are used."""
+    """Numbers of rows in the parts of a sequence."""
 
     burn_in: int
     length: int
@@ -31,25 +31,30 @@ class Sequences(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """L: rows of a sequence, all in all."""
+        """L: rows of a sequence in total."""
         return self.burn_in + self.length + self.n_step
+
+    @property
+    def stop(self) -> int:
+        """Index after the last row that is learned from."""
+        return self.burn_in + self.length
 
 
 class Returns(NamedTuple):
-    """The n-step returns of the rows that are learned from; leaves [length]."""
+    """N-step returns of the rows that are learned from; leaves [length]."""
 
     r_t: Array
     """float32"""
     discount_t: Array
     """float32, gamma^m, or 0 after a terminal state"""
     bootstrap: Array
-    """int32, place in the sequence of the observation to bootstrap from"""
+    """int32, index in the sequence of the observation to bootstrap from"""
     valid: Array
-    """bool; no step begins where an episode's final observation stands"""
+    """bool, false for the row of an episode's final observation, where no step starts"""
 
 
 def sequences_of(config: Config) -> Sequences:
-    """Return how a configuration uses its sequences."""
+    """Return the sequences of a configuration."""
     return Sequences(config.burn_in, config.sequence_length, config.n_step)
 
 
@@ -63,26 +68,29 @@ def sequence_returns(
       terminated: ``[L]`` bool
       first: ``[L]`` bool
       gamma: ``[]`` float32
+      sequences: the parts of the sequence.
     """
     start, length, n_step = sequences.burn_in, sequences.length, sequences.n_step
 
-    def ahead(leaf: Array, by: int) -> Array:
-        return leaf[start + by : start + by + length]
+    def ahead(leaf: Array, steps: int) -> Array:
+        return leaf[start + steps : start + steps + length]
 
     total = jnp.zeros(length, jnp.float32)
     alive, discount = jnp.ones(length, jnp.bool_), jnp.ones(length, jnp.float32)
-    steps = jnp.zeros(length, jnp.int32)
+    num_steps = jnp.zeros(length, jnp.int32)
     for step in range(n_step):
         total = total + jnp.where(alive, discount * ahead(reward, step), 0.0)
         discount = jnp.where(alive, discount * gamma, discount)
-        steps = steps + alive.astype(jnp.int32)
+        num_steps = num_steps + alive.astype(jnp.int32)
         ends = alive & ahead(terminated, step)
         discount = jnp.where(ends, 0.0, discount)
         alive = alive & ~ends
-        if step + 1 < n_step:  # the row after the next opens an episode
+        if step + 1 < n_step:
+            # If the row after the next starts an episode, the next row holds the final
+            # observation of this one: bootstrap there.
             alive = alive & ~ahead(first, step + 2)
-    place = start + jnp.arange(length, dtype=jnp.int32)
-    return Returns(total, discount, place + steps, ~ahead(first, 1))
+    index = start + jnp.arange(length, dtype=jnp.int32)
+    return Returns(total, discount, index + num_steps, ~ahead(first, 1))
 
 
 def make_sequence_loss(
@@ -95,66 +103,85 @@ def make_sequence_loss(
 ) -> Callable[..., Any]:
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
-    The rows' ``extras`` are the carries that they were acted on with. The sizes of a
-    sequence's TD errors give one: 0.9 of the greatest and 0.1 of their mean (section 2.3).
+    Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
+    -> (loss, (abs_td[B], q_mean))``. The rows' ``extras`` are the carries with which they
+    were acted. The ``abs_td`` of a sequence is 0.9 of the maximum and 0.1 of the mean of
+    |TD error| over its rows (section 2.3).
     """
-
-    def unroll(params: Params, key: Array, rows: Row) -> QOutput:
-        """Return what the network says of all rows: leaves [L, B, ...]."""
-        by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (rows.obs, rows.first))
-        carry = jax.tree.map(lambda leaf: leaf[:, 0], rows.extras)
-        # The burn-in is forward only: no gradient flows into the carry.
-        start = sequences.burn_in
-
-        def step(carry: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, QOutput]:
-            output, carry = network.apply(params, key, carry, *row)
-            return carry, output
-
-        early = jax.tree.map(lambda leaf: leaf[:start], by_time)
-        late = jax.tree.map(lambda leaf: leaf[start:], by_time)
-        carry, warm = jax.lax.scan(step, carry, early)
-        carry, warm = jax.lax.stop_gradient((carry, warm))
-        _, outputs = jax.lax.scan(step, carry, late)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), warm, outputs)
 
     def loss_and_info(
         params: Params, key: Array, target_params: Params, rows: Row, weights: Array, hyper: Hyper
     ) -> tuple[Array, tuple[Array, Array]]:
         key_online, key_target = jax.random.split(key)
-        online, target = unroll(params, key_online, rows), unroll(target_params, key_target, rows)
+        online = _unroll(network, sequences, params, key_online, rows)
+        target = _unroll(network, sequences, target_params, key_target, rows)
         returns = jax.vmap(sequence_returns, in_axes=(0, 0, 0, None, None))(
             rows.reward, rows.terminated, rows.first, hyper.gamma, sequences
         )
-        start, stop = sequences.burn_in, sequences.burn_in + sequences.length
-
-        def at_bootstrap(leaf: Array) -> Array:
-            """Read [L, B, ...] where each return bootstraps: [B, length, ...]."""
-            return jax.vmap(lambda each, place: each[place])(
-                jnp.swapaxes(leaf, 0, 1), returns.bootstrap
-            )
-
-        learned = jax.tree.map(lambda leaf: jnp.swapaxes(leaf[start:stop], 0, 1), online)
-        shape = returns.r_t.shape
-        examples = Example(
-            online_tm1=learned,
-            a_tm1=rows.action[:, start:stop],
-            r_t=returns.r_t,
-            discount_t=returns.discount_t,
-            target_t=jax.tree.map(at_bootstrap, target),
-            selector_t=jax.lax.stop_gradient(at_bootstrap(online.q_values)) if double else (),
-            temperature=(),
-            rescaling=jnp.full(shape, RESCALING) if rescale else (),
-        )
+        examples = _examples(rows, online, target, returns, sequences, double, rescale)
         over_rows = jax.vmap(jax.vmap(loss_of_example, in_axes=(0, None)), in_axes=(0, None))
         losses, abs_td = over_rows(examples, hyper)
         valid = returns.valid.astype(jnp.float32)
-        # Each valid row weighs the same in every batch: by the rows, not by those that are valid.
+        num_valid = jnp.maximum(jnp.sum(valid, axis=1), 1.0)
+        # Divided by all rows and not by the valid ones, so that a valid row has the same weight
+        # in every sequence.
         by_sequence = jnp.sum(jnp.where(returns.valid, losses, 0.0), axis=1) / sequences.length
-        sizes = jnp.where(returns.valid, abs_td, 0.0)
-        mean = jnp.sum(sizes, axis=1) / jnp.maximum(jnp.sum(valid, axis=1), 1.0)
-        chosen = jnp.take_along_axis(learned.q_values, examples.a_tm1[..., None], axis=-1)[..., 0]
-        q_mean = jnp.sum(chosen * valid) / jnp.maximum(jnp.sum(valid), 1.0)
-        sizes = 0.9 * jnp.max(sizes, axis=1) + 0.1 * mean
-        return weighted_mean(by_sequence, weights), (sizes, q_mean)
+        abs_td = jnp.where(returns.valid, abs_td, 0.0)
+        mean = jnp.sum(abs_td, axis=1) / num_valid
+        q_values, actions = examples.online_tm1.q_values, examples.a_tm1
+        chosen_q = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
+        q_mean = jnp.sum(chosen_q * valid) / jnp.maximum(jnp.sum(valid), 1.0)
+        abs_td = 0.9 * jnp.max(abs_td, axis=1) + 0.1 * mean
+        return weighted_mean(by_sequence, weights), (abs_td, q_mean)
 
     return loss_and_info
+
+
+def _unroll(
+    network: Network, sequences: Sequences, params: Params, key: Array, rows: Row
+) -> QOutput:
+    """Return the network's outputs for all rows, leaves [L, B, ...]."""
+    by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (rows.obs, rows.first))
+    carry = jax.tree.map(lambda leaf: leaf[:, 0], rows.extras)
+
+    def step(carry: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, QOutput]:
+        output, carry = network.apply(params, key, carry, *row)
+        return carry, output
+
+    burn_in_rows = jax.tree.map(lambda leaf: leaf[: sequences.burn_in], by_time)
+    later_rows = jax.tree.map(lambda leaf: leaf[sequences.burn_in :], by_time)
+    carry, burn_in = jax.lax.scan(step, carry, burn_in_rows)
+    # The burn-in runs forward only: no gradient flows into the carry.
+    carry, burn_in = jax.lax.stop_gradient((carry, burn_in))
+    _, later = jax.lax.scan(step, carry, later_rows)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), burn_in, later)
+
+
+def _examples(
+    rows: Row,
+    online: QOutput,
+    target: QOutput,
+    returns: Returns,
+    sequences: Sequences,
+    double: bool,
+    rescale: bool,
+) -> Example:
+    """Return the examples of the rows that are learned from, leaves [B, length, ...]."""
+    learned = slice(sequences.burn_in, sequences.stop)
+
+    def at_bootstrap(leaf: Array) -> Array:
+        """Index [L, B, ...] at the bootstrap of each return: [B, length, ...]."""
+        return jax.vmap(lambda sequence, index: sequence[index])(
+            jnp.swapaxes(leaf, 0, 1), returns.bootstrap
+        )
+
+    return Example(
+        online_tm1=jax.tree.map(lambda leaf: jnp.swapaxes(leaf[learned], 0, 1), online),
+        a_tm1=rows.action[:, learned],
+        r_t=returns.r_t,
+        discount_t=returns.discount_t,
+        target_t=jax.tree.map(at_bootstrap, target),
+        selector_t=jax.lax.stop_gradient(at_bootstrap(online.q_values)) if double else (),
+        temperature=(),
+        rescaling=jnp.full(returns.r_t.shape, RESCALING) if rescale else (),
+    )

@@ -1,4 +1,4 @@
-"""How the target network follows the online one."""
+"""Updates of the target network: periodic replacement, or Polyak averaging."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ def periodic_update(
 ) -> tuple[Params, Array]:
     """Replace the target on every ``period``-th gradient step (Mnih et al. 2015).
 
-    Call it once after each gradient step. A ``where`` and not a conditional:
-    under vmap both branches would run anyway.
+    Call it once after each gradient step. It uses a ``where``: under vmap a conditional
+    would run both branches.
 
     Args:
-      since_target: ``[]`` int32, gradient steps since the last replacement,
-        before this one.
-      period: gradient steps.
+      params: the online parameters after the gradient step.
+      target: the target parameters.
+      since_target: ``[]`` int32, gradient steps from the last replacement to the step before.
+      period: gradient steps between replacements.
 
     Returns:
-      The target and the new ``since_target``, 0 if it was replaced.
+      The target parameters, and the new ``since_target``, 0 if they were replaced.
     """
     since = since_target + 1
     due = since >= period
@@ -34,6 +35,8 @@ def polyak_update(params: Params, target: Params, tau: Array) -> Params:
     """Move the target by ``tau * (params - target)`` (Lillicrap et al. 2016).
 
     Args:
+      params: the online parameters.
+      target: the target parameters.
       tau: ``[]`` float32 in (0, 1].
     """
     return jax.tree.map(lambda new, old: old + tau * (new - old), params, target)

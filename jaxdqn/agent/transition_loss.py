@@ -16,13 +16,13 @@ from jaxdqn.types import Array, Batch, Hyper, Network, Params, QOutput
 def make_transition_loss(
     network: Network, *, double: bool, loss: str, bootstrap: str
 ) -> Callable[..., Any]:
-    loss_of_example = LOSSES[loss].load()
+    """Make the loss of a ``Batch`` for a feed-forward network.
 
-    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
-        batch_size = obs.shape[0]
-        first = jnp.zeros(batch_size, jnp.bool_)
-        carry = network.initial_carry(batch_size)
-        return network.apply(params, key, carry, obs, first)[0]
+    Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper)
+    -> (loss, (abs_td[B], q_mean))``. The arguments are those of ``make_agent``.
+    """
+    loss_of_example = LOSSES[loss].load()
+    examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
 
     def loss_and_info(
         params: Params,
@@ -32,19 +32,40 @@ def make_transition_loss(
         weights: Array,
         hyper: Hyper,
     ) -> tuple[Array, tuple[Array, Array]]:
-        # With Munchausen the target network speaks twice with one key: of noisy parameters it is
-        # the same network that does.
+        examples = examples_of(params, key, target_params, batch, hyper)
+        losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
+        q_values = examples.online_tm1.q_values
+        chosen_q = jax.vmap(lambda q, action: q[action])(q_values, batch.a_tm1)
+        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q))
+
+    return loss_and_info
+
+
+def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callable[..., Example]:
+    """Make ``examples_of(params, key, target_params, batch, hyper)``, leaves [B, ...]."""
+
+    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
+        batch_size = obs.shape[0]
+        first = jnp.zeros(batch_size, jnp.bool_)
+        carry = network.initial_carry(batch_size)
+        return network.apply(params, key, carry, obs, first)[0]
+
+    def examples_of(
+        params: Params, key: Array, target_params: Params, batch: Batch, hyper: Hyper
+    ) -> Example:
+        # Munchausen applies the target network twice with key_target: a noisy network then has
+        # the same noise for the bonus and for the bootstrap.
         key_online, key_target, key_selector = jax.random.split(key, 3)
         online_tm1 = output_of(params, key_online, batch.obs_tm1)
         r_t, temperature = batch.r_t, hyper.entropy_temperature
         if bootstrap == "munchausen":
-            policy = output_of(target_params, key_target, batch.obs_tm1).q_values
+            policy_q = output_of(target_params, key_target, batch.obs_tm1).q_values
             r_t = r_t + jax.vmap(munchausen_bonus, in_axes=(0, 0, None, None, None))(
-                policy, batch.a_tm1, temperature, hyper.munchausen_scale, hyper.munchausen_clip
+                policy_q, batch.a_tm1, temperature, hyper.munchausen_scale, hyper.munchausen_clip
             )
-        hard = bootstrap in ("greedy", "none")
+        soft = bootstrap in ("soft", "munchausen")
         target_t = () if bootstrap == "none" else output_of(target_params, key_target, batch.obs_t)
-        examples = Example(
+        return Example(
             online_tm1=online_tm1,
             a_tm1=batch.a_tm1,
             r_t=r_t,
@@ -53,10 +74,7 @@ def make_transition_loss(
             selector_t=jax.lax.stop_gradient(output_of(params, key_selector, batch.obs_t).q_values)
             if double
             else (),
-            temperature=() if hard else jnp.broadcast_to(temperature, r_t.shape),
+            temperature=jnp.broadcast_to(temperature, r_t.shape) if soft else (),
         )
-        losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
-        chosen = jax.vmap(lambda q, action: q[action])(online_tm1.q_values, batch.a_tm1)
-        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen))
 
-    return loss_and_info
+    return examples_of

@@ -103,7 +103,7 @@ def _draw(path: str, config: Any, trainer: Any, params: Any, key: Any) -> None:
         params,
         key,
         frame_stack=config.frame_stack,
-        most_steps=_MOST_FRAMES,
+        max_steps=_MOST_FRAMES,
     )
     try:
         save_gif(path, config.env, states, rewards)

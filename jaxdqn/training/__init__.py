@@ -1,1 +1,1 @@
-"""Training: one iteration as a pure function, and the trainer that is made of it."""
+"""Training: one iteration as a pure function, and the trainer built from it."""

@@ -1,4 +1,4 @@
-"""The acting half of a step: environments, exploration, and what is counted of episodes."""
+"""The acting half of a step: environments, exploration and episode statistics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from jaxdqn.types import (
     ActorState,
     Agent,
     Array,
-    Counter,
     Environment,
     EpisodeStats,
     Exploration,
-    Hyper,
     Metrics,
     PyTree,
     Row,
@@ -31,7 +29,7 @@ from jaxdqn.types import (
 
 
 def reset_actor(key: Array, environment: Environment, agent: Agent, config: Config) -> ActorState:
-    """Return the acting side of a device at the start of its run."""
+    """Return the state of acting on one device at the start of a run; consumes ``key``."""
     num_envs = config.envs_per_device
     env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
     return ActorState(
@@ -44,30 +42,32 @@ def reset_actor(key: Array, environment: Environment, agent: Agent, config: Conf
     )
 
 
+def act_key_shape(config: Config) -> tuple[int, int]:
+    """Return the shape [K, 1 + E] of the keys that ``act`` consumes."""
+    return config.rollout_length, 1 + config.envs_per_device
+
+
 def make_act(
     config: Config, environment: Environment, agent: Agent, collectives: Collectives
 ) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
-    """Make the acting half of a step: K vector steps with keys [K, 1 + E], giving rows [K, E].
+    """Make ``act(keys[K, 1 + E], state) -> (rows[K, E], actor_state, metrics)``, K vector steps.
 
-    Its metrics are of this device alone.
+    The keys of a vector step are that of the agent, then one for each environment. The metrics
+    are of this device only.
     """
-    length = config.rollout_length
-    exploration = _make_exploration(config, collectives)
+    exploration_of = _make_exploration(config, collectives)
 
     def vector_step(
-        keys: Array, actor: ActorState, state: TrainState, ahead: Array
+        keys: Array, actor: ActorState, state: TrainState, row_offset: Array
     ) -> tuple[ActorState, tuple[Row, Metrics]]:
-        explore = exploration(state.hyper, state.counters.rows, ahead)
+        key_agent, keys_environment = keys[0], keys[1:]
+        exploration = exploration_of(state, actor, row_offset)
         before = actor.timestep
-        if config.epsilon_repeat > 0:
-            # No action is carried over from one episode into the next.
-            repeat = jnp.where(before.first, 0.0, config.epsilon_repeat * explore.epsilon)
-            explore = explore._replace(repeat=repeat, previous=actor.action)
         obs = observed(actor.frames, before.obs)
         actions, carry, info = agent.act(
-            keys[0], state.agent.params, actor.carry, obs, before.first, explore
+            key_agent, state.agent.params, actor.carry, obs, before.first, exploration
         )
-        env_state, after = jax.vmap(environment.step)(keys[1:], actor.env_state, actions)
+        env_state, after = jax.vmap(environment.step)(keys_environment, actor.env_state, actions)
         row = Row(
             obs=obs if config.algorithm == "pqn" else before.obs,
             first=before.first,
@@ -75,26 +75,27 @@ def make_act(
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
-            extras=_extras(config, actor, info),
+            extras=_row_extras(config, actor, info),
         )
-        episode, metrics = count_step(actor.episode, row, ~after.first, explore)
+        episode, metrics = count_step(actor.episode, row, ~after.first, exploration)
         frames = push_frame(actor.frames, after.obs, after.first)
         return ActorState(env_state, after, frames, carry, episode, actions), (row, metrics)
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
-        rows_ahead = jnp.arange(length, dtype=jnp.float32) * config.num_envs
+        # Rows over all devices from the start of the iteration to each of its vector steps.
+        row_offsets = jnp.arange(config.rollout_length, dtype=jnp.float32) * config.num_envs
         actor, (rows, metrics) = jax.lax.scan(
-            lambda actor, xs: vector_step(xs[0], actor, state, xs[1]),
+            lambda actor, inputs: vector_step(inputs[0], actor, state, inputs[1]),
             state.actor,
-            (keys, rows_ahead),
+            (keys, row_offsets),
         )
         return rows, actor, reduce_metrics(metrics)
 
     return act
 
 
-def _extras(config: Config, actor: ActorState, info: ActInfo) -> PyTree:
-    """Return what rows have besides, leaves [E, ...]."""
+def _row_extras(config: Config, actor: ActorState, info: ActInfo) -> PyTree:
+    """Return the extras of rows, leaves [E, ...]: the greatest Q for PQN, or the carry."""
     if config.algorithm == "pqn":
         return jnp.max(info.q, axis=-1)
     return () if config.recurrent == "none" else actor.carry
@@ -102,27 +103,37 @@ def _extras(config: Config, actor: ActorState, info: ActInfo) -> PyTree:
 
 def _make_exploration(
     config: Config, collectives: Collectives
-) -> Callable[[Hyper, Counter, Array], Exploration]:
-    """Make the exploration of each environment, from the rows acted over all devices."""
+) -> Callable[[TrainState, ActorState, Array], Exploration]:
+    """Make ``exploration_of(state, actor_state, row_offset)``, for one vector step.
+
+    Epsilon is a function of the rows over all devices: those that ``state`` counts, plus
+    ``row_offset`` [] float32.
+    """
     warmup_rows = config.warmup_iterations * config.rows_per_iteration
     num_envs = config.envs_per_device
 
-    def exploration(hyper: Hyper, rows: Counter, ahead: Array) -> Exploration:
-        acted = counter_float(rows) + ahead
+    def exploration_of(state: TrainState, actor: ActorState, row_offset: Array) -> Exploration:
+        hyper = state.hyper
+        rows = counter_float(state.counters.rows) + row_offset
         epsilon = epsilon_schedule(
             config.epsilon_schedule,
             hyper.epsilon_start,
             hyper.epsilon_end,
             config.epsilon_decay_rows,
-            acted - warmup_rows,
+            rows - warmup_rows,
         )
         if config.epsilon_ladder is None:
-            each = jnp.full((num_envs,), epsilon)
+            epsilons = jnp.full((num_envs,), epsilon)
         else:
-            place = collectives.index() * num_envs + jnp.arange(num_envs, dtype=jnp.int32)
-            each = epsilon_ladder(epsilon, config.epsilon_ladder, place, config.num_envs)
+            index = collectives.index() * num_envs + jnp.arange(num_envs, dtype=jnp.int32)
+            epsilons = epsilon_ladder(epsilon, config.epsilon_ladder, index, config.num_envs)
         # The warm-up acts at random.
-        each = jnp.where(acted < warmup_rows, 1.0, each)
-        return Exploration(epsilon=each, temperature=hyper.temperature)
+        epsilons = jnp.where(rows < warmup_rows, 1.0, epsilons)
+        exploration = Exploration(epsilon=epsilons, temperature=hyper.temperature)
+        if config.epsilon_repeat == 0:
+            return exploration
+        # An action never repeats from one episode into the next.
+        repeat = jnp.where(actor.timestep.first, 0.0, config.epsilon_repeat * epsilons)
+        return exploration._replace(repeat=repeat, previous=actor.action)
 
-    return exploration
+    return exploration_of

@@ -1,4 +1,4 @@
-"""Learning of DQN: minibatches from a replay."""
+"""Learning of DQN: gradient steps on batches of transitions from a replay."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ import jax.numpy as jnp
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.replay import importance_weights, make_prioritized, make_uniform
-from jaxdqn.training.learning import Learning, deciders_of, make_update
+from jaxdqn.training.learning import Learning, ReplayKeys, make_update, step_collectives
 from jaxdqn.types import Agent, Array, LearnInfo, Replay, SampleInfo, TrainState, counter_float
 
 _PRIORITY_OFFSET = 1e-6
-"""Epsilon of Schaul et al. 2016, section 3.3: no row is left out for an error of zero."""
+"""Epsilon of Schaul et al. 2016, section 3.3: a row with zero error can still be drawn."""
 
 
-def make_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
-    """Make the learning of DQN: minibatches from a replay."""
+def make_dqn_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
+    """Make the learning of DQN and its variants for feed-forward networks."""
     replay, steps = make_replay(config), config.gradient_steps_per_iteration
-    weigh = _make_weigh(config, collectives)
+    weights_of = _make_importance_weights(config, collectives)
     update = make_update(config, agent, collectives)
 
     def gradient_step(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
-        batch, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
-        learner, info, skipped = update(keys[1], state, batch, weigh(state, drawn))
-        replayed = replay.update(state.replay, drawn.indices, _priorities(state, info))
-        # The TD errors have gone into the replay; M times B of them are not kept.
+        key_sample, key_learn = keys[0], keys[1]
+        batch, sample = replay.sample(key_sample, state.replay, state.hyper.gamma)
+        agent_state, info, skipped = update(key_learn, state, batch, weights_of(state, sample))
+        replay_state = replay.update(state.replay, sample.indices, _priorities(state, info))
+        # The replay has the TD errors now; the scan need not stack M times B of them.
         info = info._replace(abs_td=jnp.float32(0))
-        return state._replace(agent=learner, replay=replayed), (info, skipped)
+        return state._replace(agent=agent_state, replay=replay_state), (info, skipped)
 
     return Learning(
         init=replay.init,
         remember=replay.add,
-        num_keys=steps * 2,
-        prepare=lambda keys, state, rows: (gradient_step, keys.reshape(steps, 2)),
+        key_shapes=ReplayKeys(gradient_steps=(steps, 2)),
+        prepare=lambda keys, state, rows: (gradient_step, keys.gradient_steps),
     )
 
 
 def make_replay(config: Config) -> Replay:
-    """Make the replay of one device that a configuration describes."""
+    """Make the replay of transitions of one device."""
     make = make_prioritized if config.replay == "prioritized" else make_uniform
     return make(
         num_envs=config.envs_per_device,
@@ -52,29 +53,31 @@ def make_replay(config: Config) -> Replay:
 
 
 def _priorities(state: TrainState, info: LearnInfo) -> Array:
-    """Return the priorities [B] that a gradient step gives its batch.
+    """Return the new priorities [B] of a batch after its gradient step.
 
-    What is not finite must not become one. That they depend on the gradient's norm has a
-    second use: then everything that reads the priorities of before comes before their
-    writing, and the compiler need not copy them.
+    Errors that are not finite get the minimum priority. Depending on the gradient's norm
+    orders the reads of the sum tree before this write, so the tree is updated in place.
     """
-    sound = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
-    abs_td = jnp.where(sound & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
+    finite_step = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
+    abs_td = jnp.where(finite_step & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
     return (abs_td + _PRIORITY_OFFSET) ** state.hyper.priority_exponent
 
 
-def _make_weigh(
+def _make_importance_weights(
     config: Config, collectives: Collectives
 ) -> Callable[[TrainState, SampleInfo], Array]:
-    """Make the weights [B] of a batch's losses, by how it was drawn."""
+    """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses.
+
+    The exponent rises linearly to 1 over the rows of the run.
+    """
     if config.replay == "uniform":
-        return lambda state, drawn: jnp.ones_like(drawn.probabilities)
-    greatest = deciders_of(config, collectives).max
+        return lambda state, sample: jnp.ones_like(sample.probabilities)
+    global_max = step_collectives(config, collectives).max
 
-    def weigh(state: TrainState, drawn: SampleInfo) -> Array:
-        done = jnp.minimum(counter_float(state.counters.rows) / float(config.total_rows), 1.0)
+    def weights_of(state: TrainState, sample: SampleInfo) -> Array:
+        progress = jnp.minimum(counter_float(state.counters.rows) / float(config.total_rows), 1.0)
         exponent = state.hyper.importance_exponent
-        exponent = exponent + (1.0 - exponent) * done
-        return importance_weights(drawn.probabilities, exponent, greatest)
+        exponent = exponent + (1.0 - exponent) * progress
+        return importance_weights(sample.probabilities, exponent, global_max)
 
-    return weigh
+    return weights_of

@@ -1,4 +1,4 @@
-"""The numerical guard: a gradient step that leaves something not finite is undone."""
+"""Numerical guard: undo a gradient step whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -19,42 +19,48 @@ def keep_finite(
     *,
     periodic: bool,
 ) -> tuple[AgentState, Array]:
-    """Return the learner after a gradient step, or as it was before if that was not finite.
+    """Return the agent state after a gradient step, or before it if the step was not finite.
 
-    Looked at are the loss and the norm of the gradient: it is finite only if the
-    squares are, and then so are the optimiser's moments. Both are known before
-    the update, so the choice is made in the loops that compute it and takes no
-    pass of its own; parameters that overflow all the same are found at the end
-    of a chunk (``Metrics.lost``). A ``where``, no branch: a conditional under vmap
-    runs both sides. Devices decide together, so that the replicas stay equal: one
-    float32 more is averaged over them, as the gradients are, so that the compiler
-    can send them together.
+    A step is finite if its loss and its gradient norm are. A finite norm implies finite
+    squares of the gradient, and so finite moments of the optimiser. Both values are known
+    before the update, so the selection runs in the loops that compute the update and needs
+    no separate pass. Parameters can still overflow; ``Metrics.lost`` reports that at the end
+    of a chunk.
+
+    The selection is a ``where``: under vmap a conditional would run both branches. All
+    devices take the same decision, so that replicas stay equal. The flag is averaged over
+    devices as float32, as the gradients are, so that the compiler can combine the two
+    all-reduces.
 
     Args:
-      periodic: whether the target network is replaced, not moved by Polyak steps.
+      before: before the step.
+      after: after the step.
+      info: of the step.
+      collectives: over the replicas that decide together.
+      periodic: whether the target network is replaced, and not moved by Polyak updates.
 
     Returns:
-      The learner, and ``[]`` bool: whether the step was undone.
+      The agent state, and ``[]`` bool, whether the step was undone.
     """
     finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     undone = collectives.mean((~finite).astype(jnp.float32)) > 0
-    kept = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
+    selected = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
     if periodic:
-        # From the parameters that are kept: the compiler may compute the update once more for a
-        # target of its own, and round it otherwise.
+        # Replace the target by the selected parameters. Otherwise the compiler may compute the
+        # update a second time for the target, with other rounding.
         replaced = ~undone & (after.since_target == 0)
         target = jax.tree.map(
-            lambda new, old: jnp.where(replaced, new, old), kept.params, before.target_params
+            lambda new, old: jnp.where(replaced, new, old), selected.params, before.target_params
         )
-        kept = kept._replace(target_params=target)
-    return kept, undone
+        selected = selected._replace(target_params=target)
+    return selected, undone
 
 
 def all_finite(tree: PyTree) -> Array:
-    """Return ``[]`` bool: whether every floating-point element is finite.
+    """Return ``[]`` bool, whether every floating-point element is finite.
 
-    By the sum of the magnitudes: it is finite if they are (and of less than
-    1e38 together), and the compiler makes one loop of it.
+    Tests the sum of the magnitudes, which compiles to one loop. It is finite if every
+    element is and the sum stays below the float32 maximum, about 3e38.
     """
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     sums = [jnp.sum(jnp.abs(leaf).astype(jnp.float32)) for leaf in jax.tree.leaves(pack(floats))]
@@ -62,17 +68,17 @@ def all_finite(tree: PyTree) -> Array:
 
 
 def not_finite(tree: PyTree) -> list[str]:
-    """Return, for each leaf that has any, its name and how many elements are not finite.
+    """Return the name and the count of non-finite elements of each leaf that has any.
 
-    On the host: it waits for the arrays. Hyper-parameters are left out, of which
-    infinity means that they are not in use.
+    Runs on the host and waits for the arrays. Hyper-parameters are left out, because
+    infinity marks those that are not in use.
     """
-    found = []
-    unused = tree.hyper if isinstance(tree, TrainState) else ()
+    names = []
+    hyper = tree.hyper if isinstance(tree, TrainState) else ()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not any(leaf is each for each in unused):
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not any(leaf is value for value in hyper):
             count = int(np.sum(~np.isfinite(np.asarray(leaf, np.float32))))
             if count:
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
-                found.append(f"{name} ({count} of {leaf.size})")
-    return found
+                names.append(f"{name} ({count} of {leaf.size})")
+    return names

@@ -1,4 +1,4 @@
-"""The learning half of a step: M gradient steps, on what the replay gives."""
+"""The learning half of a step: the M gradient steps of an iteration."""
 
 from __future__ import annotations
 
@@ -24,88 +24,101 @@ from jaxdqn.types import (
 )
 
 GradientStep = Callable[[TrainState, PyTree], tuple[TrainState, tuple[LearnInfo, Array]]]
-"""``(state, one) -> (state, (info, skipped [] bool))``"""
+"""``gradient_step(state, inputs) -> (state, (info, skipped[] bool))``"""
 
 
 class Learning(NamedTuple):
-    """How a member of the family remembers rows and learns from them.
-
-    ``init``, ``remember`` and ``prepare`` are of one device.
-    """
+    """Replay and gradient steps of an algorithm, on one device."""
 
     init: Callable[[Row], PyTree]
-    """``init(example_row) -> what TrainState.replay begins as``"""
+    """``init(example_row) -> replay``, the first ``TrainState.replay``"""
     remember: Callable[[PyTree, Row], PyTree]
     """``remember(replay, rows[K, E]) -> replay``"""
-    num_keys: int
-    prepare: Callable[[Array, TrainState, Row], tuple[GradientStep, PyTree]]
-    """``prepare(keys, state, rows) -> (gradient_step, each)``: what each of the M gradient steps
-    of an iteration is given, leaves [M, ...], and what they do with it."""
+    key_shapes: PyTree
+    """Shapes of the keys that an iteration consumes, by name, as ``split_named`` takes them."""
+    prepare: Callable[[PyTree, TrainState, Row], tuple[GradientStep, PyTree]]
+    """``prepare(keys, state, rows[K, E]) -> (gradient_step, inputs)``, with ``keys`` in the
+    layout of ``key_shapes``. ``inputs`` has leaves [M, ...], a slice for each gradient step."""
+
+
+class ReplayKeys(NamedTuple):
+    """Keys of an iteration that learns from batches of a replay, or their shapes."""
+
+    gradient_steps: PyTree
+    """[M, 2], for each gradient step the key of ``Replay.sample``, then that of ``Agent.learn``"""
 
 
 def make_update(
     config: Config, agent: Agent, collectives: Collectives
 ) -> Callable[[Array, TrainState, Batch, Array], tuple[AgentState, LearnInfo, Array]]:
-    """Make ``update(key, state, batch, weights[B]) -> (learner, info, skipped)``.
+    """Make ``update(key, state, batch, weights[B]) -> (agent_state, info, skipped)``.
 
-    One gradient step of the agent, and whether ([] bool) the guard undid it.
+    It is one gradient step of the agent. ``skipped`` [] bool is true if the guard undid it.
     """
-    deciders = deciders_of(config, collectives)
+    within_step = step_collectives(config, collectives)
 
     def update(
         key: Array, state: TrainState, batch: Batch, weights: Array
     ) -> tuple[AgentState, LearnInfo, Array]:
-        learner, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
+        agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
         if config.guard == "off":
-            return learner, info, jnp.bool_(False)
-        kept, skipped = keep_finite(
-            state.agent, learner, info, deciders, periodic=config.has_periodic_target
+            return agent_state, info, jnp.bool_(False)
+        agent_state, skipped = keep_finite(
+            state.agent, agent_state, info, within_step, periodic=config.has_periodic_target
         )
-        return kept, info, skipped
+        return agent_state, info, skipped
 
     return update
 
 
-def deciders_of(config: Config, collectives: Collectives) -> Collectives:
-    """Return who a replica decides with: replicas that are averaged later need not agree before."""
+def step_collectives(config: Config, collectives: Collectives) -> Collectives:
+    """Return the collectives of a gradient step.
+
+    They are the identity with ``average_every``: such replicas communicate only when their
+    parameters are averaged.
+    """
     return collectives if config.average_every is None else identity_collectives
 
 
 def make_learn(
     config: Config, learning: Learning, collectives: Collectives
-) -> Callable[[Array, TrainState, Row], tuple[TrainState, dict[str, Array]]]:
-    """Make all the learning of an iteration, ``learn(keys, state, rows[K, E])``.
+) -> Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Array]]]:
+    """Make ``learn(keys, state, rows[K, E]) -> (state, metrics)``, the M gradient steps.
 
-    Where parameters are averaged within an iteration it does that too. It gives the metrics
-    of learning, of this device alone.
+    With ``average_every`` of at most M it also averages the parameters. The metrics, by name,
+    are of this device only.
     """
     steps, every = config.gradient_steps_per_iteration, config.average_every
     average = make_average(config, collectives)
 
-    def learn(keys: Array, state: TrainState, rows: Row) -> tuple[TrainState, dict[str, Array]]:
-        gradient_step, each = learning.prepare(keys, state, rows)
+    def learn(keys: PyTree, state: TrainState, rows: Row) -> tuple[TrainState, dict[str, Array]]:
+        gradient_step, inputs = learning.prepare(keys, state, rows)
 
-        def many_and_average(state: TrainState, each: PyTree) -> tuple[TrainState, Any]:
-            state, learned = jax.lax.scan(gradient_step, state, each)
-            learner, gap = average(state.agent)
-            return state._replace(agent=learner), (learned, gap)
+        def steps_and_average(state: TrainState, inputs: PyTree) -> tuple[TrainState, Any]:
+            state, outputs = jax.lax.scan(gradient_step, state, inputs)
+            agent_state, gap = average(state.agent)
+            return state._replace(agent=agent_state), (outputs, gap)
 
         averaged = {}
         if every is None or every > steps:
-            state, (infos, skipped) = jax.lax.scan(gradient_step, state, each)
+            state, (infos, skipped) = jax.lax.scan(gradient_step, state, inputs)
         else:
             groups = jax.tree.map(
-                lambda leaf: leaf.reshape(steps // every, every, *leaf.shape[1:]), each
+                lambda leaf: leaf.reshape(steps // every, every, *leaf.shape[1:]), inputs
             )
-            state, ((infos, skipped), gaps) = jax.lax.scan(many_and_average, state, groups)
+            state, ((infos, skipped), gaps) = jax.lax.scan(steps_and_average, state, groups)
             averaged = {"averagings": jnp.int32(steps // every), "gap_sum": jnp.sum(gaps)}
-        return state, {
-            "skipped": jnp.sum(skipped, dtype=jnp.int32),
-            "first_skipped": jnp.argmax(skipped.ravel()).astype(jnp.int32),
-            "loss": jnp.mean(infos.loss),
-            "grad_norm": jnp.mean(infos.grad_norm),
-            "q_mean": jnp.mean(infos.q_mean),
-            **averaged,
-        }
+        return state, {**_learn_metrics(infos, skipped), **averaged}
 
     return learn
+
+
+def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Array]:
+    """Reduce the diagnostics of M gradient steps, leaves [M] or [M / every, every]."""
+    return {
+        "skipped": jnp.sum(skipped, dtype=jnp.int32),
+        "first_skipped": jnp.argmax(skipped.ravel()).astype(jnp.int32),
+        "loss": jnp.mean(infos.loss),
+        "grad_norm": jnp.mean(infos.grad_norm),
+        "q_mean": jnp.mean(infos.q_mean),
+    }

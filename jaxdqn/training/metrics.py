@@ -8,33 +8,39 @@ from jaxdqn.communication.collectives import Collectives
 from jaxdqn.types import SUMMED_METRICS, Array, EpisodeStats, Exploration, Metrics, Row
 
 _COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum")
-"""What each device counts for itself."""
-
-
+"""Metrics that differ between devices and are added up."""
+_AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon")
 _NEVER = 2**30
-"""Above every number of gradient steps in a chunk."""
+"""Larger than the number of gradient steps in any chunk."""
 
 
 def reduce_metrics(metrics: Metrics) -> Metrics:
-    """Add up, or average, metrics over their leading axis, which is in the order of time."""
+    """Reduce metrics over their leading axis, which is in the order of time."""
 
     def reduce(name: str, leaf: Array) -> Array:
         if name in SUMMED_METRICS:
             return jnp.sum(leaf, axis=0, dtype=leaf.dtype)
         if name == "first_skipped":
-            # The steps before that iteration, and those of its own before the skipped one.
-            where = jnp.argmax(metrics.skipped > 0, axis=0)
+            # All steps of the iterations before, plus those before it in its own iteration.
+            iteration = jnp.argmax(metrics.skipped > 0, axis=0)
             before = jnp.cumsum(metrics.gradient_steps, axis=0) - metrics.gradient_steps
-            return (before + leaf)[where]
+            return (before + leaf)[iteration]
         return jnp.mean(leaf, axis=0)
 
     return Metrics(**{name: reduce(name, leaf) for name, leaf in metrics._asdict().items()})
 
 
 def count_step(
-    episode: EpisodeStats, row: Row, stepped: Array, explore: Exploration
+    episode: EpisodeStats, row: Row, stepped: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:
-    """Follow the episodes through one vector step; ``stepped`` [E] is false for resets."""
+    """Update the episode statistics and count the metrics of one vector step.
+
+    Args:
+      episode: before the step.
+      row: of the step, leaves [E, ...].
+      stepped: ``[E]`` bool, false for resets.
+      exploration: with which the step was acted.
+    """
     ends = row.terminated | row.truncated
     episode_return = episode.episode_return + jnp.where(stepped, row.reward, 0.0)
     episode_length = episode.episode_length + stepped.astype(jnp.int32)
@@ -54,7 +60,7 @@ def count_step(
         loss=zero,
         grad_norm=zero,
         q_mean=zero,
-        epsilon=jnp.mean(explore.epsilon),
+        epsilon=jnp.mean(exploration.epsilon),
     )
     episode = EpisodeStats(
         episode_return=jnp.where(ends, 0.0, episode_return),
@@ -63,15 +69,15 @@ def count_step(
     return episode, metrics
 
 
-def over_devices(metrics: Metrics, collectives: Collectives) -> Metrics:
-    """Return the metrics of all devices together, of each one's own."""
-    summed = {name: getattr(metrics, name) for name in _COUNTED}
-    most = {name: getattr(metrics, name) for name in ("skipped", "lost")}
-    # The least of the firsts, which are void where nothing was skipped.
-    most["first_skipped"] = -jnp.where(metrics.skipped > 0, metrics.first_skipped, _NEVER)
-    most = collectives.max(most)
-    first = jnp.where(most["skipped"] > 0, -most["first_skipped"], 0)
-    means = {name: getattr(metrics, name) for name in ("loss", "grad_norm", "q_mean", "epsilon")}
+def all_reduce_metrics(metrics: Metrics, collectives: Collectives) -> Metrics:
+    """Return the metrics over all devices from those of each device."""
+    counted = {name: getattr(metrics, name) for name in _COUNTED}
+    maxima = {name: getattr(metrics, name) for name in ("skipped", "lost")}
+    # The minimum over devices, as the maximum of the negative: one collective serves all three.
+    maxima["first_skipped"] = -jnp.where(metrics.skipped > 0, metrics.first_skipped, _NEVER)
+    maxima = collectives.max(maxima)
+    first = jnp.where(maxima["skipped"] > 0, -maxima["first_skipped"], 0)
+    means = {name: getattr(metrics, name) for name in _AVERAGED}
     return metrics._replace(
-        **collectives.sum(summed), **{**most, "first_skipped": first}, **collectives.mean(means)
+        **collectives.sum(counted), **{**maxima, "first_skipped": first}, **collectives.mean(means)
     )

@@ -1,12 +1,13 @@
-"""PQN, the replay-free sibling (Gallici et al. 2024): learning from the rows just acted.
+"""Learning of PQN (Gallici et al. 2024): gradient steps on the rows just acted, without replay.
 
 An iteration acts K steps in E environments, computes Q(lambda) targets for these rows once, and
 takes ``epochs`` passes over them in ``minibatches``. There is no replay and no target network:
-many environments and normalised layers stand in for both. Everything around it, the trainer
-included, is that of DQN.
+many environments and normalised layers replace both. Acting and the trainer are those of DQN.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,62 +16,79 @@ from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import observed
 from jaxdqn.losses import lambda_targets
-from jaxdqn.training.learning import GradientStep, Learning, deciders_of, make_update
+from jaxdqn.training.learning import GradientStep, Learning, make_update, step_collectives
 from jaxdqn.types import Agent, Array, Batch, LearnInfo, PyTree, Row, TrainState
 
 
-def make_pqn(config: Config, agent: Agent, collectives: Collectives) -> Learning:
+class PqnKeys(NamedTuple):
+    """Keys of an iteration of PQN, or their shapes."""
+
+    value: PyTree
+    """[], of the value after the last row"""
+    orders: PyTree
+    """[epochs], of the order of the rows in each pass"""
+    learn: PyTree
+    """[M], of ``Agent.learn``"""
+
+
+def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
     """Make the learning of PQN.
 
-    Rows have as ``extras`` [K, E] the greatest Q where the action was chosen. Rows that are
-    void, since an episode's final observation stands there, count for nothing, and the
-    others as much as if the void ones were not there.
+    The ``extras`` [K, E] of the rows are the greatest Q when the action was chosen. A row that
+    holds an episode's final observation is invalid and gets weight 0. The valid rows share one
+    weight, such that the mean weight of all rows of an iteration is 1.
     """
     update = make_update(config, agent, collectives)
-    peers = deciders_of(config, collectives)
+    within_step = step_collectives(config, collectives)
     steps, minibatches = config.gradient_steps_per_iteration, config.minibatches
 
-    def prepare(keys: Array, state: TrainState, rows: Row) -> tuple[GradientStep, PyTree]:
-        now = state.actor.timestep
-        obs = observed(state.actor.frames, now.obs)
-        # None for the exploration: the value has no noise.
-        info = agent.act(keys[0], state.agent.params, state.actor.carry, obs, now.first, None)[2]
-        void = jnp.concatenate([rows.first[1:], now.first[None]])
-        targets = jax.vmap(lambda_targets, in_axes=(1, 1, 1, 1, None), out_axes=1)(
-            rows.reward,
-            jnp.where(rows.terminated, 0.0, state.hyper.gamma),
-            jnp.concatenate([rows.extras, jnp.max(info.q, axis=-1)[None]]),
-            void,
-            state.hyper.trace_decay,
-        )
-        valid = (~void).astype(jnp.float32)
-        weights = valid / jnp.maximum(peers.mean(jnp.mean(valid)), 1e-6)
-        size = void.size
-        flat = jax.tree.map(
+    def prepare(keys: PqnKeys, state: TrainState, rows: Row) -> tuple[GradientStep, PyTree]:
+        targets, weights = _targets_and_weights(agent, within_step, keys.value, state, rows)
+        size = targets.size
+        data = jax.tree.map(
             lambda leaf: leaf.reshape(size, *leaf.shape[2:]),
             (rows.obs, rows.action, targets, weights),
         )
-        orders = jax.vmap(lambda key: jax.random.permutation(key, size))(
-            keys[1 : 1 + config.epochs]
-        )
+        orders = jax.vmap(lambda key: jax.random.permutation(key, size))(keys.orders)
 
         def gradient_step(
-            state: TrainState, one: tuple[Array, Array]
+            state: TrainState, inputs: tuple[Array, Array]
         ) -> tuple[TrainState, tuple[LearnInfo, Array]]:
-            key, indices = one
-            obs, actions, target, weights = jax.tree.map(lambda leaf: leaf[indices], flat)
-            nothing = jnp.zeros_like(target)
-            batch = Batch(obs_tm1=obs, a_tm1=actions, r_t=target, discount_t=nothing, obs_t=())
-            learner, info, skipped = update(key, state, batch, weights)
+            key, indices = inputs
+            obs, actions, target, weights = jax.tree.map(lambda leaf: leaf[indices], data)
+            zeros = jnp.zeros_like(target)
+            batch = Batch(obs_tm1=obs, a_tm1=actions, r_t=target, discount_t=zeros, obs_t=())
+            agent_state, info, skipped = update(key, state, batch, weights)
             info = info._replace(abs_td=jnp.float32(0))
-            return state._replace(agent=learner), (info, skipped)
+            return state._replace(agent=agent_state), (info, skipped)
 
-        each = (keys[1 + config.epochs :], orders.reshape(steps, size // minibatches))
-        return gradient_step, each
+        return gradient_step, (keys.learn, orders.reshape(steps, size // minibatches))
 
     return Learning(
         init=lambda example_row: (),
         remember=lambda replay, rows: replay,
-        num_keys=1 + config.epochs + steps,
+        key_shapes=PqnKeys(value=(), orders=(config.epochs,), learn=(steps,)),
         prepare=prepare,
     )
+
+
+def _targets_and_weights(
+    agent: Agent, collectives: Collectives, key: Array, state: TrainState, rows: Row
+) -> tuple[Array, Array]:
+    """Return the Q(lambda) targets and the loss weights of the rows, each [K, E]."""
+    timestep = state.actor.timestep
+    obs = observed(state.actor.frames, timestep.obs)
+    # Without exploration, and so without noise in the value.
+    info = agent.act(key, state.agent.params, state.actor.carry, obs, timestep.first, None)[2]
+    # A row is invalid if the next observation is the first of an episode.
+    invalid = jnp.concatenate([rows.first[1:], timestep.first[None]])
+    targets = jax.vmap(lambda_targets, in_axes=(1, 1, 1, 1, None), out_axes=1)(
+        rows.reward,
+        jnp.where(rows.terminated, 0.0, state.hyper.gamma),
+        jnp.concatenate([rows.extras, jnp.max(info.q, axis=-1)[None]]),
+        invalid,
+        state.hyper.trace_decay,
+    )
+    valid = (~invalid).astype(jnp.float32)
+    weights = valid / jnp.maximum(collectives.mean(jnp.mean(valid)), 1e-6)
+    return targets, weights

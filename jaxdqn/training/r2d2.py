@@ -1,4 +1,4 @@
-"""Learning from sequences of rows, for networks that remember."""
+"""Learning of R2D2: gradient steps on sequences of rows, for recurrent networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.replay import make_sequence
-from jaxdqn.training.learning import Learning, make_update
+from jaxdqn.training.learning import Learning, ReplayKeys, make_update
 from jaxdqn.types import Agent, Array, LearnInfo, Replay, TrainState
 
 
@@ -18,21 +18,23 @@ def make_sequence_learning(config: Config, agent: Agent, collectives: Collective
     update = make_update(config, agent, collectives)
 
     def gradient_step(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
-        rows, drawn = replay.sample(keys[0], state.replay, state.hyper.gamma)
-        weights = jnp.ones_like(drawn.probabilities)
-        learner, info, skipped = update(keys[1], state, rows, weights)
-        return state._replace(agent=learner), (info._replace(abs_td=jnp.float32(0)), skipped)
+        key_sample, key_learn = keys[0], keys[1]
+        rows, sample = replay.sample(key_sample, state.replay, state.hyper.gamma)
+        weights = jnp.ones_like(sample.probabilities)
+        agent_state, info, skipped = update(key_learn, state, rows, weights)
+        info = info._replace(abs_td=jnp.float32(0))
+        return state._replace(agent=agent_state), (info, skipped)
 
     return Learning(
         init=replay.init,
         remember=replay.add,
-        num_keys=steps * 2,
-        prepare=lambda keys, state, rows: (gradient_step, keys.reshape(steps, 2)),
+        key_shapes=ReplayKeys(gradient_steps=(steps, 2)),
+        prepare=lambda keys, state, rows: (gradient_step, keys.gradient_steps),
     )
 
 
 def make_sequence_replay(config: Config) -> Replay:
-    """Make the replay of one device that a configuration with a recurrent network describes."""
+    """Make the replay of sequences of one device."""
     return make_sequence(
         num_envs=config.envs_per_device,
         rows_per_env=config.replay_rows,

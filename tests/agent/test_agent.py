@@ -1,4 +1,4 @@
-"""How the agent acts and learns, against a linear network worked out in NumPy."""
+"""Acting and learning of the agent, against a linear network computed in NumPy."""
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ LEARNING_RATE, DELTA, TAU = 0.1, 2.0, 0.25
 
 
 class Linear(nn.Module):
-    """A user's own module: ``q = obs @ W + b``."""
+    """Custom flax module: ``q = obs @ W + b``."""
 
     @nn.compact
     def __call__(self, obs):
@@ -29,7 +29,7 @@ class Linear(nn.Module):
 
 
 def sgd(hyper):
-    """A user's own optimiser."""
+    """Custom optimiser."""
     return optax.sgd(hyper.learning_rate)
 
 
@@ -52,8 +52,8 @@ def random_batch(seed=0, size=BATCH):
     return jax.tree.map(jnp.asarray, batch)
 
 
-def started(agent):
-    """Return a state whose target network differs from the online one."""
+def initial_state(agent):
+    """Return an agent state whose target parameters differ from the online parameters."""
     state = agent.init(jax.random.key(0), jnp.zeros((1, OBS)), hyper=HYPER)
     other = agent.init(jax.random.key(1), jnp.zeros((1, OBS)), hyper=HYPER)
     return state._replace(target_params=other.params)
@@ -66,7 +66,7 @@ def q_twin(params, obs):
 
 
 def learn_twin(state, batch, weights, *, double, loss):
-    """Take one step of SGD, example by example; return weight, bias, loss, |td|, |gradient|, q."""
+    """Take one step of SGD, example by example; return weight, bias, loss, |td|, |grad|, mean q."""
     q_tm1, q_t = q_twin(state.params, batch.obs_tm1), q_twin(state.target_params, batch.obs_t)
     selector = q_twin(state.params, batch.obs_t) if double else q_t
     grad_weight, grad_bias = np.zeros((OBS, ACTIONS)), np.zeros(ACTIONS)
@@ -97,9 +97,9 @@ def learn_twin(state, batch, weights, *, double, loss):
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_learning_changes_a_linear_network_as_worked_out_by_hand(double, loss, weighted):
+def test_a_gradient_step_of_a_linear_network_equals_the_numpy_twin(double, loss, weighted):
     agent = agent_of(double=double, loss=loss)
-    state, batch = started(agent), random_batch()
+    state, batch = initial_state(agent), random_batch()
     weights = jnp.linspace(0.0, 1.0, BATCH) if weighted else jnp.ones(BATCH)
     after, info = jax.jit(agent.learn)(jax.random.key(2), state, batch, weights, hyper=HYPER)
     weight, bias, value, abs_td, norm, q_mean = learn_twin(
@@ -118,34 +118,36 @@ def test_learning_changes_a_linear_network_as_worked_out_by_hand(double, loss, w
 
 
 def test_double_and_single_targets_differ_on_this_batch():
-    """Or the agreement above would say nothing of ``double``."""
-    state, batch, weights = started(agent_of()), random_batch(), np.ones(BATCH)
+    """Otherwise the test above would not test ``double``."""
+    state, batch, weights = initial_state(agent_of()), random_batch(), np.ones(BATCH)
     single = learn_twin(state, batch, weights, double=False, loss="huber")
     double = learn_twin(state, batch, weights, double=True, loss="huber")
     assert np.abs(single[0] - double[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_accumulated_minibatches_are_one_batch_of_as_many_rows(parts):
+def test_accumulated_minibatches_equal_one_batch_of_the_same_rows(parts):
     batch, weights = random_batch(), jnp.linspace(0.1, 1.0, BATCH)
     key, outcomes = jax.random.key(2), []
     for accumulate in (1, parts):
         agent = agent_of(accumulate=accumulate)
-        outcomes.append(jax.jit(agent.learn)(key, started(agent), batch, weights, hyper=HYPER))
-    (whole, whole_info), (accumulated, info) = outcomes
+        outcomes.append(
+            jax.jit(agent.learn)(key, initial_state(agent), batch, weights, hyper=HYPER)
+        )
+    (single, single_info), (accumulated, info) = outcomes
     assert info.abs_td.shape == (BATCH,)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         (accumulated, info),
-        (whole, whole_info),
+        (single, single_info),
     )
 
 
 @pytest.mark.parametrize("period", [1, 3, 7])
-def test_the_target_is_the_online_network_of_the_last_multiple_of_the_period(period):
+def test_the_target_is_the_online_network_at_the_last_multiple_of_the_period(period):
     agent = agent_of(target_period=period)
     learn = jax.jit(agent.learn)
-    state = started(agent)
+    state = initial_state(agent)
     target = state.target_params
     for step in range(1, 16):
         state, _ = learn(
@@ -157,10 +159,10 @@ def test_the_target_is_the_online_network_of_the_last_multiple_of_the_period(per
         assert int(state.since_target) == step % period
 
 
-def test_polyak_moves_the_target_a_part_of_the_way_every_step():
+def test_polyak_moves_the_target_by_tau_at_every_step():
     agent = agent_of(polyak=True, target_period=1)
     learn = jax.jit(agent.learn)
-    state = started(agent)
+    state = initial_state(agent)
     for step in range(4):
         before = state.target_params
         state, _ = learn(
@@ -176,7 +178,7 @@ def test_polyak_moves_the_target_a_part_of_the_way_every_step():
         )
 
 
-def test_the_first_target_is_a_copy_of_the_online_network():
+def test_the_initial_target_is_a_copy_of_the_online_network():
     agent = agent_of()
     state = agent.init(jax.random.key(0), jnp.zeros((1, OBS)), hyper=HYPER)
     pointers = set()
@@ -185,7 +187,7 @@ def test_the_first_target_is_a_copy_of_the_online_network():
     ):
         np.testing.assert_array_equal(online, target)
         pointers |= {online.unsafe_buffer_pointer(), target.unsafe_buffer_pointer()}
-    assert len(pointers) == 4  # two leaves each, none shared: donating frees each once
+    assert len(pointers) == 4  # two leaves each, no buffer shared, so that the state can be donated
 
 
 ENVS = 6000
@@ -193,18 +195,18 @@ ENVS = 6000
 
 @pytest.fixture(scope="module")
 def actor():
-    """Act in many environments that show the same observation."""
+    """Return ``act``, which acts in many environments with the same observation."""
     agents = {kind: agent_of(exploration=kind) for kind in ("epsilon_greedy", "boltzmann")}
-    params = started(agents["boltzmann"]).params
+    params = initial_state(agents["boltzmann"]).params
     obs = jnp.broadcast_to(jnp.linspace(-0.3, 0.4, OBS), (ENVS, OBS))
 
     def act(kind, epsilon, temperature=1.0, seed=0):
-        explore = Exploration(jnp.full(ENVS, epsilon), jnp.float32(temperature))
+        exploration = Exploration(jnp.full(ENVS, epsilon), jnp.float32(temperature))
         agent = agents[kind]
         carry = agent.initial_carry(ENVS)
         first = jnp.zeros(ENVS, bool)
         actions, carry, info = jax.jit(agent.act)(
-            jax.random.key(seed), params, carry, obs, first, explore
+            jax.random.key(seed), params, carry, obs, first, exploration
         )
         assert carry == agent.initial_carry(ENVS)
         assert actions.dtype == jnp.int32
@@ -219,7 +221,7 @@ def assert_drawn_from(actions, probabilities):
     assert stats.chisquare(counts, np.asarray(probabilities) * ENVS).pvalue > 1e-4
 
 
-def test_epsilon_1_is_uniform_and_each_environment_has_its_own_coin(actor):
+def test_epsilon_1_is_uniform_and_independent_between_environments(actor):
     actions, prob, _ = actor("epsilon_greedy", 1.0)
     assert_drawn_from(actions, np.full(ACTIONS, 1 / ACTIONS))
     np.testing.assert_allclose(prob, 1 / ACTIONS, rtol=1e-6)
@@ -233,7 +235,7 @@ def test_epsilon_0_is_greedy(actor):
     np.testing.assert_array_equal(prob, 1.0)
 
 
-def test_epsilon_between_mixes_the_two(actor):
+def test_epsilon_between_0_and_1_mixes_uniform_and_greedy(actor):
     actions, prob, q = actor("epsilon_greedy", 0.3)
     expected = np.full(ACTIONS, 0.1)
     expected[np.argmax(q)] += 0.7
@@ -251,12 +253,12 @@ def test_boltzmann_draws_from_the_softmax(actor, temperature):
 
 
 @pytest.mark.parametrize("name", ["accumulate", "target_period"])
-def test_a_count_below_one_is_refused(name):
+def test_a_count_below_one_is_rejected(name):
     with pytest.raises(ValueError, match=f"^{name}=0: must be at least 1"):
         agent_of(**{name: 0})
 
 
 @pytest.mark.parametrize("name", ["loss", "exploration"])
-def test_a_choice_that_does_not_exist_is_refused(name):
+def test_an_unknown_choice_is_rejected(name):
     with pytest.raises(ValueError, match=f"^{name}='hubber': must be one of"):
         agent_of(**{name: "hubber"})

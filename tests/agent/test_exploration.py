@@ -1,4 +1,4 @@
-"""Exploration: schedules and ladder by closed form, draws by chi-square."""
+"""Exploration: schedules and ladder against closed forms, actions by chi-square tests."""
 
 from functools import partial
 
@@ -33,23 +33,23 @@ def _schedule(kind, rows, start=1.0, end=0.1, decay=1000):
     return jax.vmap(of_rows)(jnp.asarray(rows, jnp.float32))
 
 
-def test_linear_schedule_agrees_with_numpy_and_holds_its_ends():
+def test_linear_schedule_agrees_with_numpy_and_stays_at_its_ends():
     rows = np.array([-500.0, 0, 1, 250, 999, 1000, 5000, 2.0**40])
     expected = np.interp(rows, [0, 1000], [1.0, 0.1])
     np.testing.assert_allclose(_schedule("linear", rows), expected, rtol=1e-6)
 
 
-def test_exponential_schedule_falls_by_equal_factors_then_holds():
+def test_exponential_schedule_falls_by_equal_factors_then_stays_constant():
     values = np.asarray(_schedule("exponential", [-10, 0, 250, 500, 750, 1000, 9000]))
     np.testing.assert_allclose(values[[0, 1, 5, 6]], [1.0, 1.0, 0.1, 0.1], rtol=1e-6)
     np.testing.assert_allclose(values[2:6] / values[1:5], 0.1**0.25, rtol=1e-5)
 
 
-def test_constant_schedule_is_its_end():
+def test_constant_schedule_equals_its_end():
     np.testing.assert_array_equal(_schedule("constant", [0, 10, 1e9]), np.float32([0.1] * 3))
 
 
-def test_a_schedule_takes_ends_for_each_member_of_a_population():
+def test_a_schedule_can_be_vmapped_over_its_ends():
     def at_half(start, end):
         return epsilon_schedule("linear", start, end, 100, jnp.float32(50))
 
@@ -59,9 +59,9 @@ def test_a_schedule_takes_ends_for_each_member_of_a_population():
 
 def test_ladder_agrees_with_horgan_et_al():
     # Their section 4: N=360 actors, epsilon 0.4, alpha 7.
-    place = np.arange(360)
-    ladder = epsilon_ladder(jnp.float32(0.4), 7.0, jnp.asarray(place, jnp.int32), 360)
-    np.testing.assert_allclose(ladder, 0.4 ** (1 + 7 * place / 359), rtol=1e-4)
+    index = np.arange(360)
+    ladder = epsilon_ladder(jnp.float32(0.4), 7.0, jnp.asarray(index, jnp.int32), 360)
+    np.testing.assert_allclose(ladder, 0.4 ** (1 + 7 * index / 359), rtol=1e-4)
     np.testing.assert_allclose(ladder[jnp.array([0, -1])], [0.4, 0.4**8], rtol=1e-4)
 
 
@@ -69,14 +69,14 @@ def test_ladder_of_one_environment_is_epsilon():
     np.testing.assert_allclose(epsilon_ladder(jnp.float32(0.3), 7.0, jnp.arange(1), 1), [0.3])
 
 
-def test_ladder_over_devices_is_the_ladder_of_one():
-    whole = epsilon_ladder(jnp.float32(0.4), 7.0, jnp.arange(8), 8)
+def test_ladder_over_two_devices_equals_the_ladder_of_one():
+    single = epsilon_ladder(jnp.float32(0.4), 7.0, jnp.arange(8), 8)
     parts = [epsilon_ladder(jnp.float32(0.4), 7.0, 4 * d + jnp.arange(4), 8) for d in range(2)]
-    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    np.testing.assert_array_equal(single, np.concatenate(parts))
 
 
 def _draw(kind, epsilon, q=Q, temperature=0.5, seed=0):
-    """Let DRAWS environments with the same q choose in one batch."""
+    """Select actions for DRAWS environments with the same q in one batch."""
     exploration = Exploration(jnp.full(DRAWS, epsilon, jnp.float32), jnp.float32(temperature))
     batch = jnp.broadcast_to(jnp.asarray(q), (DRAWS, len(q)))
     select = jax.jit(select_actions, static_argnums=0)
@@ -84,7 +84,7 @@ def _draw(kind, epsilon, q=Q, temperature=0.5, seed=0):
 
 
 def _policy(kind, epsilon, q=Q, temperature=0.5):
-    """The behaviour policy by its definition."""
+    """Return the behaviour policy by its definition."""
     best = np.eye(len(q))[np.argmax(q)] if kind == "epsilon_greedy" else _softmax(q / temperature)
     return epsilon / len(q) + (1 - epsilon) * best
 
@@ -100,7 +100,7 @@ def _assert_drawn_from(actions, policy):
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.01, 0.3, 1.0])
 @pytest.mark.parametrize("kind", ["epsilon_greedy", "boltzmann"])
-def test_actions_are_drawn_from_the_behaviour_policy_and_say_their_probability(kind, epsilon):
+def test_actions_and_their_probabilities_follow_the_behaviour_policy(kind, epsilon):
     actions, prob = _draw(kind, epsilon)
     policy = _policy(kind, epsilon)
     assert actions.dtype == jnp.int32
@@ -110,7 +110,7 @@ def test_actions_are_drawn_from_the_behaviour_policy_and_say_their_probability(k
 
 
 def test_a_small_epsilon_still_explores_every_action_equally():
-    # As the last environment of a ladder: the coin's lowest values choose the action.
+    # The epsilon of a ladder's last environment: only the smallest coins choose the action.
     q = np.arange(18, dtype=np.float32)
     parts = [_draw("epsilon_greedy", 0.4**8, q, seed=seed)[0] for seed in range(40)]
     counts = np.bincount(np.concatenate(parts), minlength=18)
@@ -120,14 +120,14 @@ def test_a_small_epsilon_still_explores_every_action_equally():
 
 
 @pytest.mark.parametrize("tied", [[2.0, 2.0, 1.0], [1.0, 2.0, 2.0]])
-def test_the_first_of_equal_actions_is_the_greedy_one(tied):
+def test_the_first_of_equal_actions_is_greedy(tied):
     actions, prob = _draw("epsilon_greedy", 0.3, np.float32(tied))
     policy = _policy("epsilon_greedy", 0.3, np.array(tied))
     _assert_drawn_from(actions, policy)
     np.testing.assert_allclose(prob, policy[np.asarray(actions)], rtol=1e-5)
 
 
-def test_boltzmann_survives_large_values_and_never_draws_the_impossible():
+def test_boltzmann_handles_large_values_and_never_draws_an_action_of_probability_zero():
     q = np.array([1e4, 1e4 + 0.5, -1e4], np.float32)
     actions, prob = _draw("boltzmann", 0.0, q)
     _assert_drawn_from(actions, np.append(_softmax(q[:2] / 0.5), 0.0))
@@ -140,8 +140,8 @@ def test_boltzmann_limits_are_uniform_when_hot_and_greedy_when_cold():
 
 
 @pytest.mark.parametrize("kind", ["epsilon_greedy", "boltzmann"])
-def test_every_environment_has_a_coin_of_its_own(kind):
-    # Neighbours agree no more often than independent draws; a common coin makes them all agree.
+def test_every_environment_has_an_independent_coin(kind):
+    # Neighbours agree as often as independent draws; with a shared coin they always agree.
     actions = np.asarray(_draw(kind, 0.5)[0])
     policy = _policy(kind, 0.5)
     agree = np.mean(actions[::2] == actions[1::2])
@@ -159,37 +159,37 @@ def test_each_environment_follows_its_own_epsilon():
 
 
 def test_another_key_gives_other_actions():
-    one, two = (np.asarray(_draw("boltzmann", 0.5, seed=seed)[0]) for seed in (0, 1))
-    assert 0.2 < np.mean(one != two) < 0.9
+    one, other = (np.asarray(_draw("boltzmann", 0.5, seed=seed)[0]) for seed in (0, 1))
+    assert 0.2 < np.mean(one != other) < 0.9
 
 
 def test_the_functions_for_one_environment_draw_from_the_same_policies():
     keys = jax.random.split(jax.random.key(5), DRAWS)
     q = jnp.asarray(Q)
-    each = {
+    functions = {
         "epsilon_greedy": lambda key: epsilon_greedy(key, q, jnp.float32(0.3)),
         "boltzmann": lambda key: boltzmann(key, q, jnp.float32(0.5)),
     }
     for kind, epsilon in (("epsilon_greedy", 0.3), ("boltzmann", 0.0)):
-        actions, prob = jax.jit(jax.vmap(each[kind]))(keys)
+        actions, prob = jax.jit(jax.vmap(functions[kind]))(keys)
         policy = _policy(kind, epsilon)
         _assert_drawn_from(actions, policy)
         np.testing.assert_allclose(prob, policy[np.asarray(actions)], rtol=1e-5)
 
 
-def test_repeats_come_as_often_as_asked_and_their_probability_is_exact():
+def test_actions_repeat_with_the_given_probability_and_report_it_exactly():
     num_envs, num_actions = 40_000, 3
     q = jnp.tile(jnp.array([[0.0, 1.0, 0.5]]), (num_envs, 1))
     epsilon, repeat = 0.3, 0.25
-    explore = Exploration(
+    exploration = Exploration(
         epsilon=jnp.full(num_envs, epsilon),
         temperature=jnp.float32(1.0),
         repeat=jnp.full(num_envs, repeat),
         previous=jnp.full(num_envs, 2, jnp.int32),
     )
     key_base, key_repeat = jax.random.split(jax.random.key(3))
-    base, _ = select_actions("epsilon_greedy", key_base, q, explore)
-    actions, prob = repeat_actions(key_repeat, q, base, explore)
+    base, _ = select_actions("epsilon_greedy", key_base, q, exploration)
+    actions, prob = repeat_actions(key_repeat, q, base, exploration)
     expected = (1 - repeat) * np.array([0.1, 0.8, 0.1]) + repeat * np.array([0.0, 0.0, 1.0])
     counts = np.bincount(np.asarray(actions), minlength=num_actions)
     assert stats.chisquare(counts, expected * num_envs).pvalue > 1e-3
@@ -197,15 +197,15 @@ def test_repeats_come_as_often_as_asked_and_their_probability_is_exact():
 
 
 @pytest.mark.slow
-def test_no_repeats_leave_the_actions_and_their_probability():
+def test_a_repeat_probability_of_zero_changes_nothing():
     q = jax.random.normal(jax.random.key(0), (64, 4))
-    explore = Exploration(
+    exploration = Exploration(
         epsilon=jnp.full(64, 0.4),
         temperature=jnp.float32(1.0),
         repeat=jnp.zeros(64),
         previous=jnp.zeros(64, jnp.int32),
     )
-    base, prob = select_actions("epsilon_greedy", jax.random.key(1), q, explore)
-    actions, repeated_prob = repeat_actions(jax.random.key(2), q, base, explore)
+    base, prob = select_actions("epsilon_greedy", jax.random.key(1), q, exploration)
+    actions, repeated_prob = repeat_actions(jax.random.key(2), q, base, exploration)
     np.testing.assert_array_equal(actions, base)
     np.testing.assert_allclose(repeated_prob, prob, rtol=1e-6)

@@ -35,7 +35,7 @@ def _gradients(steps=4, seed=0, scale=1.0):
 
 
 def _updates(config, gradients, hyper=None, collectives=identity_collectives):
-    """The update of each of the gradients, in a row."""
+    """Return the updates of the gradients, applied one after the other."""
     hyper = _hyper() if hyper is None else hyper
     optimizer = make_optimizer(config, collectives)
 
@@ -103,7 +103,7 @@ def _radam(gradients, rate=0.1, b1=0.9, b2=0.999, eps=1e-8):
 
 
 TWINS = {"adam": _adam, "rmsprop": _rmsprop, "radam": _radam}
-# RAdam's length of 1999 less almost as much loses digits in float32 when it first passes 5.
+# RAdam subtracts almost equal numbers near 1999, which loses digits in float32 near 5.
 RTOL = {"adam": 1e-5, "rmsprop": 1e-5, "radam": 1e-2}
 
 
@@ -152,7 +152,7 @@ def test_clip_by_value_comes_before_clip_by_norm():
 
 def test_without_its_option_no_clip_is_applied():
     gradients = _gradients(scale=10.0)
-    # These would clip, were the links there.
+    # If the chain had the clipping links, these would clip.
     ours = _updates(BASE, gradients, _hyper(clip_value=0.1, clip_norm=0.1))
     _assert_same(ours, _adam(gradients))
 
@@ -177,17 +177,17 @@ def test_the_learning_rate_follows_its_schedule_over_the_gradient_steps(schedule
     # Adam's update for a constant gradient is the learning rate.
     ours = _updates(config, [{"w": np.float32([2.0])}] * (total + 3), _hyper(learning_rate=0.5))
     done = np.minimum(np.arange(total + 3) / total, 1)
-    course = {
+    schedule_values = {
         "constant": np.ones_like(done),
         "linear": 1 - done,
         "cosine": 0.5 * (1 + np.cos(np.pi * done)),
     }[schedule]
     np.testing.assert_allclose(
-        [float(update["w"][0]) for update in ours], -0.5 * course, rtol=1e-5, atol=1e-7
+        [float(update["w"][0]) for update in ours], -0.5 * schedule_values, rtol=1e-5, atol=1e-7
     )
 
 
-def test_hyper_parameters_may_be_swept_in_one_program():
+def test_hyper_parameters_can_be_swept_in_one_program():
     config = replace(BASE, clip_norm=1.0, clip_value=1.0)
     gradients = _gradients(3, scale=2.0)
     members = [_hyper(0.1, 0.5, 0.7), _hyper(0.01, 1.5, 2.0)]
@@ -200,39 +200,39 @@ def test_hyper_parameters_may_be_swept_in_one_program():
         return updates
 
     together = jax.jit(jax.vmap(run))(_map(lambda *leaves: jnp.stack(leaves), *members))
-    for place, hyper in enumerate(members):
-        alone = _updates(config, gradients, hyper)[-1]
-        _assert_same([_map(lambda leaf, place=place: leaf[place], together)], [alone])
+    for member, hyper in enumerate(members):
+        separate = _updates(config, gradients, hyper)[-1]
+        _assert_same([_map(lambda leaf, member=member: leaf[member], together)], [separate])
     assert abs(together["c"][0]) > 5 * abs(together["c"][1])
 
 
-def test_the_state_has_one_structure_whatever_the_hyper_parameters():
+def test_the_structure_of_the_state_does_not_depend_on_the_hyper_parameters():
     optimizer = make_optimizer(replace(BASE, clip_norm=1.0))
     states = [optimizer(_hyper(rate)).init(_gradients(1)[0]) for rate in (0.1, 1e-4)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_clipping_and_normalising_see_the_mean_over_devices():
+def test_clipping_and_normalising_apply_to_the_mean_over_devices():
     large, small = _gradients(1, scale=3.0)[0], _gradients(1, seed=1, scale=0.1)[0]
-    each = _map(lambda *leaves: jnp.stack(leaves), large, small)
+    per_device = _map(lambda *leaves: jnp.stack(leaves), large, small)
     mean = _map(lambda a, b: (a + b) / 2, large, small)
-    peers = identity_collectives._replace(mean=lambda tree: jax.lax.pmean(tree, "peers"), size=2)
+    pair = identity_collectives._replace(mean=lambda tree: jax.lax.pmean(tree, "pair"), size=2)
     for changes in (
         {"clip_norm": 1.0},
         {"clip_value": 0.3},
         {"normalize_gradients": True},
     ):
-        # With an epsilon of this size the update depends on the gradient's size.
+        # With so large an epsilon the update depends on the magnitude of the gradient.
         config = replace(BASE, adam_epsilon=1.0, **changes)
         hyper = _hyper(clip_norm=1.0, clip_value=0.3)
-        optimizer = make_optimizer(config, peers)
+        optimizer = make_optimizer(config, pair)
 
         def update(gradient, optimizer=optimizer, hyper=hyper):
             transform = optimizer(hyper)
             return transform.update(gradient, transform.init(gradient))[0]
 
-        ours = jax.vmap(update, axis_name="peers")(each)
+        ours = jax.vmap(update, axis_name="pair")(per_device)
         expected = _updates(config, [mean], hyper)[0]
         for device in range(2):
             _assert_same([_map(lambda leaf, d=device: leaf[d], ours)], [expected])
@@ -264,7 +264,7 @@ def test_packing_changes_no_update(limit):
     assert sizes == sorted(2 * moments)
 
 
-def test_packing_leaves_tensors_of_another_type_apart():
+def test_packing_leaves_tensors_of_another_type_unpacked():
     gradient = {"a": jnp.ones(3), "b": jnp.ones(3, jnp.bfloat16)}
     packed = pack_small(optax.scale(2.0))
     updates, _ = packed.update(gradient, packed.init(gradient))
@@ -273,7 +273,7 @@ def test_packing_leaves_tensors_of_another_type_apart():
 
 
 @pytest.mark.parametrize("name", sorted(TWINS))
-def test_moments_of_weights_that_died_reach_zero_without_turning_subnormal(name):
+def test_moments_of_weights_without_gradient_reach_zero_without_becoming_subnormal(name):
     optimizer = make_optimizer(replace(BASE, optimizer=name))(_hyper())
     gradient = {"w": np.float32([1.0, 1e-16, 5e-18, 1e-30, 0.0])}
     state = optimizer.init(gradient)
@@ -283,19 +283,19 @@ def test_moments_of_weights_that_died_reach_zero_without_turning_subnormal(name)
         floats = [leaf for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.float32]
         return state, jnp.stack(floats)
 
-    alive = _map(lambda leaf: np.tile(leaf, (50, 1)), gradient)
-    dead = _map(lambda leaf: np.zeros((1_000, 5), np.float32), gradient)
-    state, while_alive = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(state, alive)
-    # Second moments take tens of thousands of steps to fall; start them near the end.
+    with_gradient = _map(lambda leaf: np.tile(leaf, (50, 1)), gradient)
+    without_gradient = _map(lambda leaf: np.zeros((1_000, 5), np.float32), gradient)
+    state, early = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(state, with_gradient)
+    # Second moments need tens of thousands of steps to decay; start near the end of that.
     state = _map(lambda leaf: leaf * 1e-35 if leaf.dtype == jnp.float32 else leaf, state)
-    state, while_dead = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(state, dead)
-    sizes = np.abs(np.concatenate([np.ravel(while_alive), np.ravel(while_dead)]))
-    # The processor may flush by itself: so nothing may come within a factor of 8 of it.
+    state, late = jax.jit(lambda s, g: jax.lax.scan(step, s, g))(state, without_gradient)
+    sizes = np.abs(np.concatenate([np.ravel(early), np.ravel(late)]))
+    # The processor may flush subnormal numbers itself, so test a factor of 8 above them.
     assert np.all((sizes == 0) | (sizes > 8 * SMALLEST_NORMAL))
-    assert np.all(while_alive[-1][..., 0] > 0)
+    assert np.all(early[-1][..., 0] > 0)
 
 
-def test_flushing_changes_no_update_that_a_weight_could_feel():
+def test_flushing_changes_updates_by_rounding_errors_only():
     rng = np.random.default_rng(0)
     sizes = 10.0 ** rng.uniform(-30, 2, (200, 64))
     gradients = (sizes * rng.choice([-1, 1], sizes.shape)).astype(np.float32)
@@ -310,11 +310,11 @@ def test_flushing_changes_no_update_that_a_weight_could_feel():
         _, ours = jax.lax.scan(
             lambda s, g: flushed.update(g, s)[::-1], flushed.init(gradients[0]), gradients
         )
-    # Updates are of order 1: this is a few roundings of float32.
+    # Updates are of order 1, so the tolerance is a few roundings of float32.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-7)
 
 
-def test_global_norm_is_over_all_leaves_whatever_their_size():
+def test_global_norm_is_over_small_and_large_leaves():
     tree = {"a": jnp.array([3.0]), "b": [jnp.full((200, 100), 0.01), jnp.array([[4.0]])]}
     np.testing.assert_allclose(global_norm(tree), np.sqrt(9 + 16 + 200 * 100 * 1e-4), rtol=1e-6)
     np.testing.assert_allclose(global_norm(tree), optax.tree.norm(tree), rtol=1e-6)

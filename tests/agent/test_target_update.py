@@ -1,4 +1,4 @@
-"""Target networks: when they are replaced, how far they move."""
+"""Target networks: the time of replacement, and the distance of Polyak updates."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def test_target_is_replaced_on_every_period_th_gradient_step(steps_per_iteration
     def gradient_step(carry, _):
         step, target, since = carry
         step = step + 1
-        # The parameters are the number of the step, so the target says when it was copied.
+        # The parameter is the number of the step, so the target shows when it was copied.
         target, since = periodic_update(step, target, since, period)
         return (step, target, since), target
 
@@ -28,15 +28,15 @@ def test_target_is_replaced_on_every_period_th_gradient_step(steps_per_iteration
     carry = (jnp.float32(0), jnp.float32(0), jnp.int32(0))
     targets = []
     for _ in range(6):
-        carry, of_iteration = iteration(carry)
-        targets.extend(of_iteration.tolist())
+        carry, iteration_targets = iteration(carry)
+        targets.extend(iteration_targets.tolist())
     steps = np.arange(1, len(targets) + 1)
     np.testing.assert_array_equal(targets, steps // period * period)
     assert carry[2] == steps[-1] % period
     assert carry[2].dtype == jnp.int32
 
 
-def test_replacement_takes_every_leaf_at_once_and_no_leaf_before():
+def test_replacement_copies_all_leaves_in_the_same_step():
     target, since = periodic_update(PARAMS, ZEROS, jnp.int32(0), 2)
     jax.tree.map(np.testing.assert_array_equal, target, ZEROS)
     target, since = periodic_update(PARAMS, target, since, 2)
@@ -44,12 +44,12 @@ def test_replacement_takes_every_leaf_at_once_and_no_leaf_before():
     assert since == 0
 
 
-def test_replacement_needs_no_conditional():
+def test_replacement_has_no_conditional():
     jaxpr = jax.make_jaxpr(lambda *state: periodic_update(*state, 2))(PARAMS, ZEROS, jnp.int32(0))
     assert "cond" not in str(jaxpr)
 
 
-def test_polyak_update_agrees_with_a_loop_and_its_closed_form():
+def test_polyak_update_agrees_with_a_loop_and_with_the_closed_form():
     tau, steps = 0.1, 25
     update = jax.jit(polyak_update)
     target, by_hand = ZEROS, {"w": np.zeros(2), "b": np.zeros(())}
@@ -68,7 +68,7 @@ def test_polyak_update_with_tau_one_copies():
     )
 
 
-def test_polyak_update_takes_a_tau_for_each_member_of_a_population():
+def test_polyak_update_can_be_vmapped_over_tau():
     taus = jnp.array([0.0, 0.25, 1.0])
     targets = jax.vmap(polyak_update, in_axes=(None, None, 0))(PARAMS, ZEROS, taus)
     np.testing.assert_allclose(targets["b"], [0.0, 0.75, 3.0])

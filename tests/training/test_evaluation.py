@@ -1,4 +1,4 @@
-"""Evaluation counts the first episode of each environment, whole, and nothing else."""
+"""Evaluation counts exactly the complete first episode of each environment."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def draw_length(key):
 
 
 def short_or_long_environment():
-    """Episodes of 2 or 20 steps, as drawn at the reset; each right action is worth 1."""
+    """Return an environment whose reset draws a length of 2 or 20; action RIGHT pays 1."""
 
     def reset(key):
         state = {"length": draw_length(key), "age": jnp.int32(0)}
@@ -34,7 +34,7 @@ def short_or_long_environment():
 
 
 def agent_with(q_of):
-    """An agent with the Q-values ``q_of(params, obs)`` whose own choice is always action 0."""
+    """Return an agent with Q-values ``q_of(params, obs)`` whose actions are always 0."""
 
     def act(key, params, carry, obs, first, exploration):
         q = q_of(params, obs)
@@ -50,12 +50,12 @@ def right_agent():
 
 
 def first_lengths(key, episodes):
-    """The lengths of the first episodes, drawn as the evaluator's resets draw them."""
+    """Return the lengths that the evaluator's resets draw."""
     key_begin, _ = jax.random.split(key)
-    return np.array([draw_length(each) for each in jax.random.split(key_begin, episodes)])
+    return np.array([draw_length(key) for key in jax.random.split(key_begin, episodes)])
 
 
-def test_each_environment_counts_its_first_episode_alone_and_to_its_end():
+def test_each_environment_counts_exactly_its_first_episode_to_the_end():
     evaluate = jax.jit(make_evaluator(right_agent(), short_or_long_environment(), 64))
     key = jax.random.key(3)
     info = evaluate(jnp.float32(1), key)
@@ -66,20 +66,20 @@ def test_each_environment_counts_its_first_episode_alone_and_to_its_end():
 
 
 def test_short_episodes_weigh_no_more_than_long_ones():
-    # Taking the first 400 episodes to finish would give a mean near 2, not 11.
+    # The first 400 episodes to finish would have a mean length near 2, not 11.
     evaluate = jax.jit(make_evaluator(right_agent(), short_or_long_environment(), 400))
     lengths = evaluate(jnp.float32(1), jax.random.key(0)).lengths
     standard_error = (LONG - SHORT) / 2 / 400**0.5
     assert abs(np.mean(lengths) - (LONG + SHORT) / 2) < 4 * standard_error
 
 
-def test_actions_are_those_of_the_largest_q_not_those_the_agent_draws():
+def test_actions_have_the_largest_q_and_are_not_those_of_the_agent():
     evaluate = jax.jit(make_evaluator(right_agent(), short_or_long_environment(), 8))
     assert np.all(evaluate(jnp.float32(1), jax.random.key(0)).returns >= SHORT)
     assert np.all(evaluate(jnp.float32(-1), jax.random.key(0)).returns == 0)
 
 
-def test_an_episode_without_time_limit_is_cut(monkeypatch):
+def test_an_episode_without_a_time_limit_is_cut(monkeypatch):
     monkeypatch.setattr(evaluation, "LONGEST_EPISODE", 7)
     endless = make_environment(
         lambda key: (jnp.int32(0), jnp.ones(1)),
@@ -92,7 +92,7 @@ def test_an_episode_without_time_limit_is_cut(monkeypatch):
     np.testing.assert_array_equal(info.returns, [7.0, 7.0, 7.0])
 
 
-def test_the_time_limit_of_the_environment_is_reached_and_not_passed():
+def test_an_episode_ends_at_the_time_limit_of_the_environment():
     clock = make_environment(
         lambda key: (jnp.int32(0), jnp.ones(1)),
         lambda key, state, action: (state, jnp.ones(1), 1.0, False),
@@ -104,18 +104,18 @@ def test_the_time_limit_of_the_environment_is_reached_and_not_passed():
     np.testing.assert_array_equal(info.lengths, [9, 9])
 
 
-def test_vmapped_over_parameters_equals_one_after_the_other():
+def test_an_evaluation_vmapped_over_parameters_equals_separate_evaluations():
     evaluate = make_evaluator(right_agent(), short_or_long_environment(), 16)
     params = jnp.array([1.0, -1.0, 2.0])
     together = jax.jit(jax.vmap(evaluate, in_axes=(0, None)))(params, jax.random.key(1))
-    alone = [jax.jit(evaluate)(each, jax.random.key(1)) for each in params]
-    for index, info in enumerate(alone):
+    separate = [jax.jit(evaluate)(member, jax.random.key(1)) for member in params]
+    for index, info in enumerate(separate):
         np.testing.assert_array_equal(together.returns[index], info.returns)
         np.testing.assert_array_equal(together.lengths[index], info.lengths)
 
 
-def test_stacked_frames_are_those_of_the_episode_zero_before_its_start():
-    # The observation at age t is t + 1; the oldest of 3 frames is then t - 1, or 0 at the start.
+def test_stacked_frames_are_zero_before_the_start_of_the_episode():
+    # The observation at age t is t + 1. The oldest of 3 frames is then t - 1, or 0 at the start.
     length = 6
     counting = make_environment(
         lambda key: (jnp.int32(0), jnp.ones(1)),
@@ -133,7 +133,7 @@ def test_stacked_frames_are_those_of_the_episode_zero_before_its_start():
     np.testing.assert_array_equal(info.returns, [length, length])
 
 
-def test_a_played_episode_is_shown_from_its_first_state_to_its_last():
+def test_a_played_episode_has_all_states_from_the_first_to_the_last():
     environment = short_or_long_environment()
     states, rewards = play_episode(right_agent(), environment, jnp.float32(1), jax.random.key(5))
     ages = [int(state.inner.inner["age"]) for state in states]
@@ -143,7 +143,7 @@ def test_a_played_episode_is_shown_from_its_first_state_to_its_last():
 
 
 @pytest.mark.parametrize("argument", ["episodes", "frame_stack"])
-def test_a_count_below_one_is_refused(argument):
+def test_a_count_below_one_is_rejected(argument):
     arguments = {"episodes": 4, "frame_stack": 1, argument: 0}
     with pytest.raises(ValueError, match=f"{argument}=0: must be"):
         make_evaluator(

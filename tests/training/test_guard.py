@@ -1,4 +1,4 @@
-"""The numerical guard: what is not finite is seen, undone, and dealt with as asked."""
+"""The numerical guard: non-finite steps are detected, undone, and handled as configured."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def poisoned(at, value=NAN, limit=6):
-    """An environment whose step number ``at`` of each episode stream pays ``value``."""
+    """Return an environment that pays the reward ``value`` at step ``at`` of each episode."""
 
     def reset(key):
         count = jnp.int32(0)
@@ -43,7 +43,7 @@ CONFIG = tiny(total_rows=832, eval_episodes=2, eval_every=0, checkpoint_every=10
 """Eight chunks of 25 iterations."""
 
 
-def learner(value):
+def agent_state(value):
     params = {"w": jnp.float32([1.0, value])}
     return AgentState(params, params, {"mu": jnp.zeros(2), "count": jnp.int32(3)}, jnp.int32(1))
 
@@ -53,31 +53,26 @@ def info(loss=1.0, grad_norm=1.0):
 
 
 def test_a_finite_step_is_kept_and_any_other_undone():
-    before, after = learner(2.0), learner(3.0)
+    before, after = agent_state(2.0), agent_state(3.0)
     kept, undone = keep_finite(before, after, info(), identity_collectives, periodic=False)
     assert not undone
     np.testing.assert_array_equal(kept.params["w"], [1, 3])
-    for bad, said in (
-        (after, info(grad_norm=NAN)),
-        (after, info(loss=NAN)),
-        (after, info(loss=INF)),
-        (after, info(grad_norm=INF)),
-    ):
-        kept, undone = keep_finite(before, bad, said, identity_collectives, periodic=True)
+    for bad in (info(grad_norm=NAN), info(loss=NAN), info(loss=INF), info(grad_norm=INF)):
+        kept, undone = keep_finite(before, after, bad, identity_collectives, periodic=True)
         assert undone
         jax.tree.map(np.testing.assert_array_equal, kept, before)
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("place", [0, 3])
-def test_finite_means_every_element_of_every_leaf(value, place):
+@pytest.mark.parametrize("index", [0, 3])
+def test_finite_means_every_element_of_every_leaf(value, index):
     tree = {"small": jnp.arange(4.0), "large": jnp.ones((200, 100)), "count": jnp.int32(1)}
     assert all_finite(tree)
     assert all_finite({})
     assert all_finite({"huge": jnp.full(1000, 1e30)})
     assert all_finite({"half": jnp.full(200_000, 0.5, jnp.float16)})
     for name in ("small", "large"):
-        leaf = tree[name].ravel().at[place].set(value).reshape(tree[name].shape)
+        leaf = tree[name].ravel().at[index].set(value).reshape(tree[name].shape)
         assert not all_finite({**tree, name: leaf})
         assert not_finite({**tree, name: leaf}) == [f"{name} (1 of {leaf.size})"]
     assert not_finite(tree) == []
@@ -85,54 +80,54 @@ def test_finite_means_every_element_of_every_leaf(value, place):
 
 @pytest.fixture(scope="module")
 def chunked():
-    """Chunks of 25 iterations where a reward of NaN comes in at a known row."""
+    """Return a state and a chunk of one iteration, with a NaN reward at a known row."""
     trainer = make_trainer(replace(CONFIG, guard="skip"), environment=poisoned(30, limit=1000))
     state = quick_jit(trainer.init)(jax.random.key(0))
     chunk = quick_jit(trainer.chunk(1))
     return state, chunk
 
 
-def test_the_first_step_undone_is_counted_exactly(chunked):
+def test_the_steps_before_the_first_skipped_one_are_counted_exactly(chunked):
     state, chunk = chunked
-    flags, learners = [], []
+    flags, params = [], []
     for _ in range(60):
-        learners.append(state.agent.params)
+        params.append(state.agent.params)
         state, metrics = chunk(state)
         flags.append(int(metrics.skipped))
     assert 0 < sum(flags) < 60
     first = flags.index(1)
-    # Eight rows of warm-up: the reward of step 30 is in the replay after 22 iterations.
+    # The warm-up has 8 steps: the reward of step 30 is in the replay after 22 iterations.
     assert first >= 21
     for index, flag in enumerate(flags[:-1]):
-        same = jax.tree.map(np.array_equal, learners[index], learners[index + 1])
+        same = jax.tree.map(np.array_equal, params[index], params[index + 1])
         assert all(jax.tree.leaves(same)) == bool(flag)
     trainer = make_trainer(
         replace(CONFIG, guard="skip", gradient_steps=1), environment=poisoned(30, limit=1000)
     )
     start = quick_jit(trainer.init)(jax.random.key(0))
-    _, whole = quick_jit(trainer.chunk(60))(start)
-    assert int(whole.skipped) == sum(flags)
-    assert int(whole.first_skipped) == first
+    _, metrics = quick_jit(trainer.chunk(60))(start)
+    assert int(metrics.skipped) == sum(flags)
+    assert int(metrics.first_skipped) == first
     assert counter_int(state.counters.gradient_steps) == 60
 
 
-def test_steps_before_the_first_are_counted_over_inner_and_outer_loops():
+def test_the_count_before_the_first_skipped_step_spans_inner_and_outer_loops():
     config = replace(CONFIG, guard="skip", gradient_steps=3)
     trainer = make_trainer(config, environment=poisoned(30, limit=1000))
     state = quick_jit(trainer.init)(jax.random.key(1))
     step = quick_jit(trainer.step)
-    at, skipped, first = state, 0, None
+    current, skipped, first = state, 0, None
     for iteration in range(40):
-        at, metrics = step(at)
+        current, metrics = step(current)
         if metrics.skipped and first is None:
             first = 3 * iteration + int(metrics.first_skipped)
         skipped += int(metrics.skipped)
-    _, whole = quick_jit(trainer.chunk(40))(state)
-    assert (int(whole.skipped), int(whole.first_skipped)) == (skipped, first)
+    _, metrics = quick_jit(trainer.chunk(40))(state)
+    assert (int(metrics.skipped), int(metrics.first_skipped)) == (skipped, first)
 
 
-def test_replicas_decide_together():
-    """One device's loss is not finite, though the gradient is: all undo the step."""
+def test_all_replicas_undo_a_step_that_is_not_finite_on_one():
+    """Only one device's loss is not finite, and the gradient is finite."""
     config = replace(CONFIG, devices=2, guard="skip", loss="huber")
     trainer = across_devices(
         make_trainer(
@@ -149,12 +144,12 @@ def test_replicas_decide_together():
 
 
 @pytest.mark.slow
-def test_off_lets_it_through():
+def test_without_guard_the_parameters_become_non_finite():
     result = run(replace(CONFIG, guard="off"), environment=poisoned(30, limit=1000))
     assert not_finite(result.state.agent.params)
 
 
-def test_skip_goes_on_and_reports(tmp_path):
+def test_skip_continues_and_reports_the_skipped_steps(tmp_path):
     result = run(
         replace(CONFIG, guard="skip"), out=tmp_path / "run", environment=poisoned(90, limit=1000)
     )
@@ -170,49 +165,48 @@ def test_skip_goes_on_and_reports(tmp_path):
 def test_stop_names_the_step_the_tensor_and_the_last_good_checkpoint(tmp_path):
     with pytest.raises(RunFailed) as stopped:
         run(CONFIG, out=tmp_path / "run", environment=poisoned(90, limit=1000))
-    said = str(stopped.value)
+    message = str(stopped.value)
     (event,) = [
-        each
-        for each in read_lines(tmp_path / "run" / "events.jsonl")
-        if each["event"] == "not finite"
+        record
+        for record in read_lines(tmp_path / "run" / "events.jsonl")
+        if record["event"] == "not finite"
     ]
-    assert f"gradient step {event['first']:,}" in said
-    assert "replay.storage.reward" in said
-    assert "agent.params" not in said  # the update was undone
-    assert "hyper" not in said
-    assert f"{tmp_path / 'run' / 'checkpoints'}/" in said
-    good = int(said.rpartition("/")[2])
-    assert good < event["chunk"]
+    assert f"gradient step {event['first']:,}" in message
+    assert "replay.storage.reward" in message
+    assert "agent.params" not in message  # the update was undone
+    assert "hyper" not in message
+    assert f"{tmp_path / 'run' / 'checkpoints'}/" in message
+    checkpoint = int(message.rpartition("/")[2])
+    assert checkpoint < event["chunk"]
     with pytest.raises(RunFailed, match="no checkpoint"):
         run(CONFIG, environment=poisoned(30, limit=1000))
 
 
-def test_rollback_goes_back_with_a_lower_rate_other_numbers_and_a_limit(tmp_path):
-    heard = []
-    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+def test_rollback_restores_a_checkpoint_with_a_lower_rate_up_to_a_limit(tmp_path):
+    logged = []
+    logger = Logger(log=lambda kind, record: logged.append((kind, record)), close=lambda: None)
     config = replace(CONFIG, guard="rollback", rollback_limit=2, rollback_factor=0.5)
     with pytest.raises(RunFailed, match="after 2 rollbacks"):
-        # Every course of this run meets the reward: its environments all do.
+        # The environments pay the reward for any random numbers.
         run(
             config,
             out=tmp_path / "run",
             environment=poisoned(30, limit=1000),
             loggers=[logger],
         )
-    back = [r for kind, r in heard if kind == "event" and r["event"] == "rollback"]
-    assert len(back) == 2
-    rates = [record["learning_rate"] for record in back]
+    rollbacks = [r for kind, r in logged if kind == "event" and r["event"] == "rollback"]
+    assert len(rollbacks) == 2
+    rates = [record["learning_rate"] for record in rollbacks]
     np.testing.assert_allclose(rates, [config.learning_rate / 2, config.learning_rate / 4])
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
-    # Cut back to the checkpoint: no chunk stands twice.
+    # The file was truncated at the checkpoint: no chunk is recorded twice.
     chunks = [record["chunk"] for record in lines]
     assert chunks == list(range(1, len(chunks) + 1))
 
 
 @pytest.mark.slow
-def test_rollback_saves_a_run_that_diverges_by_its_learning_rate(tmp_path):
-    heard = []
-    logger = Logger(log=lambda kind, record: heard.append((kind, record)), close=lambda: None)
+def test_rollback_rescues_a_run_that_diverges_by_its_learning_rate(tmp_path):
+    logger = Logger(log=lambda kind, record: None, close=lambda: None)
     config = replace(
         CONFIG,
         guard="rollback",
@@ -233,7 +227,7 @@ def test_rollback_needs_checkpoints():
 
 
 def infinite(hyper):
-    """An optimiser whose updates are infinite, whatever the gradient."""
+    """Return an optimiser whose updates are infinite for any gradient."""
 
     def update(updates, state, params=None):
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), updates), state
@@ -241,7 +235,7 @@ def infinite(hyper):
     return optax.GradientTransformation(lambda params: (), update)
 
 
-def test_parameters_lost_by_a_finite_gradient_are_found_at_the_end_of_the_chunk():
+def test_parameters_that_overflow_with_a_finite_gradient_are_found_at_the_end_of_the_chunk():
     trainer = make_trainer(CONFIG, environment=noisy(), optimizer=infinite)
     state = quick_jit(trainer.init)(jax.random.key(0))
     _, metrics = quick_jit(trainer.chunk(1))(state)
@@ -249,6 +243,6 @@ def test_parameters_lost_by_a_finite_gradient_are_found_at_the_end_of_the_chunk(
 
 
 @pytest.mark.parametrize("mode", [pytest.param("skip", marks=pytest.mark.slow), "stop"])
-def test_lost_parameters_end_the_run_since_there_is_nothing_to_go_on_with(mode):
+def test_lost_parameters_end_the_run_in_every_mode(mode):
     with pytest.raises(RunFailed, match=r"not finite in chunk 1.*now not finite: agent\.params"):
         run(replace(CONFIG, guard=mode), environment=noisy(), optimizer=infinite)

@@ -1,4 +1,4 @@
-"""PQN: its targets against a slow twin, its step by hand, and values solved by hand."""
+"""PQN: targets against a slow NumPy twin, one step and the learned values by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.losses import lambda_targets
 from jaxdqn.networks import from_module, make_network
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.pqn import make_pqn
+from jaxdqn.training.keys import split_named
+from jaxdqn.training.pqn import make_pqn_learning
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Row
 from tests.agent.test_agent import Linear
@@ -22,7 +23,7 @@ OBS, ACTIONS, STEPS, ENVS = 5, 3, 8, 4
 
 
 def pqn(**overrides):
-    """Return a small configuration of PQN: 32 rows an iteration."""
+    """Return a small configuration of PQN, with 32 rows per iteration."""
     values = {
         "algorithm": "pqn",
         "num_envs": ENVS,
@@ -39,11 +40,11 @@ def pqn(**overrides):
     return type(tiny())(**values)
 
 
-def targets_twin(rewards, terminated, values, void, gamma, decay):
+def targets_twin(rewards, terminated, values, invalid, gamma, decay):
     """Sum each target forward, step by step: a mixture of returns of 1, 2, ... steps."""
     steps, targets = len(rewards), []
     for start in range(steps):
-        if void[start]:
+        if invalid[start]:
             targets.append(values[start])
             continue
         total, weight, discount, at = 0.0, 1.0, 1.0, start
@@ -53,7 +54,7 @@ def targets_twin(rewards, terminated, values, void, gamma, decay):
                 break
             discount *= gamma
             at += 1
-            if at == steps or void[at]:
+            if at == steps or invalid[at]:
                 total += weight * discount * values[at]
                 break
             total += weight * (1 - decay) * discount * values[at]
@@ -63,45 +64,48 @@ def targets_twin(rewards, terminated, values, void, gamma, decay):
 
 
 def random_episodes(seed):
-    """Return what a stream of episodes looks like: a void row after each end."""
+    """Return a generator, and 20 flags ``terminated`` and ``invalid`` of a stream of episodes.
+
+    After the end of each episode there is an invalid row.
+    """
     rng = np.random.default_rng(seed)
-    terminated, void, ended = [], [], rng.random() < 0.3
+    terminated, invalid, ended = [], [], rng.random() < 0.3
     for _ in range(20):
-        void.append(ended)
+        invalid.append(ended)
         ends = not ended and rng.random() < 0.3
         terminated.append(ends and rng.random() < 0.5)
         ended = ends
-    return rng, np.asarray(terminated), np.asarray(void)
+    return rng, np.asarray(terminated), np.asarray(invalid)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.65, 1.0])
-def test_targets_are_mixtures_of_returns_that_end_where_episodes_do(decay):
+def test_targets_are_mixtures_of_returns_that_stop_at_the_end_of_an_episode(decay):
     compute = quick_jit(lambda_targets)
     for seed in range(20):
-        rng, terminated, void = random_episodes(seed)
+        rng, terminated, invalid = random_episodes(seed)
         rewards = rng.normal(size=20).astype(np.float32)
         values = rng.normal(size=21).astype(np.float32)
         discount = np.where(terminated, 0, 0.9).astype(np.float32)
-        targets = compute(rewards, discount, values, void, np.float32(decay))
-        twin = targets_twin(rewards, terminated, values, void, 0.9, decay)
+        targets = compute(rewards, discount, values, invalid, np.float32(decay))
+        twin = targets_twin(rewards, terminated, values, invalid, 0.9, decay)
         np.testing.assert_allclose(targets, twin, rtol=1e-5, atol=1e-5)
 
 
-def test_without_traces_the_target_is_that_of_q_learning():
+def test_without_traces_the_target_equals_the_q_learning_target():
     values = jnp.arange(5.0)
     no = jnp.zeros(4, bool)
     targets = lambda_targets(jnp.ones(4), jnp.full(4, 0.5), values, no, jnp.float32(0))
     np.testing.assert_allclose(targets, 1 + 0.5 * np.arange(1, 5))
 
 
-def test_one_pass_as_one_minibatch_is_a_gradient_step_on_the_rows_that_are_not_void():
-    """Worked out in NumPy for a linear network and plain gradient descent."""
+def test_one_pass_in_one_minibatch_is_one_gradient_step_on_the_valid_rows():
+    """Compare with NumPy for a linear network and plain gradient descent."""
     config = pqn(minibatches=1, epochs=1, learning_rate=0.1, gamma=0.9, trace_decay=0.65)
     network = from_module(Linear())
     agent = make_agent(
         network, lambda hyper: optax.sgd(hyper.learning_rate), loss="squared", bootstrap="none"
     )
-    learning = make_pqn(config, agent, identity_collectives)
+    learning = make_pqn_learning(config, agent, identity_collectives)
     environment = noisy(num_actions=ACTIONS)
     trainer = make_trainer(pqn(), environment=environment)
     state = jax.eval_shape(trainer.init, jax.random.key(0))
@@ -110,8 +114,8 @@ def test_one_pass_as_one_minibatch_is_a_gradient_step_on_the_rows_that_are_not_v
     obs = rng.normal(size=(STEPS + 1, ENVS, OBS)).astype(np.float32)
     episodes = [random_episodes(seed)[1:] for seed in range(ENVS)]
     terminated = np.stack([ends[:STEPS] for ends, _ in episodes], axis=1)
-    void = np.stack([voids[:STEPS] for _, voids in episodes], axis=1)
-    first = np.concatenate([np.zeros((1, ENVS), bool), void])
+    invalid = np.stack([flags[:STEPS] for _, flags in episodes], axis=1)
+    first = np.concatenate([np.zeros((1, ENVS), bool), invalid])
     params = network.init(jax.random.key(1), jnp.asarray(obs[0]))
     weight, bias = (np.asarray(params["params"][name], np.float64) for name in ("weight", "bias"))
     q = obs.astype(np.float64) @ weight + bias
@@ -126,25 +130,25 @@ def test_one_pass_as_one_minibatch_is_a_gradient_step_on_the_rows_that_are_not_v
     )
     rows = jax.tree.map(jnp.asarray, rows)
     hyper = hyper_from(config)
-    started = agent.init(jax.random.key(1), jnp.asarray(obs[0]), hyper=hyper)
+    agent_state = agent.init(jax.random.key(1), jnp.asarray(obs[0]), hyper=hyper)
     actor = state.actor._replace(
         timestep=state.actor.timestep._replace(
             obs=jnp.asarray(obs[-1]), first=jnp.asarray(first[-1])
         )
     )
-    state = state._replace(agent=started, hyper=hyper, actor=actor)
-    keys = jax.random.split(jax.random.key(2), learning.num_keys)
-    gradient_step, each = learning.prepare(keys, state, rows)
-    after, _ = gradient_step(state, jax.tree.map(lambda leaf: leaf[0], each))
+    state = state._replace(agent=agent_state, hyper=hyper, actor=actor)
+    keys = split_named(jax.random.key(2), learning.key_shapes)
+    gradient_step, inputs = learning.prepare(keys, state, rows)
+    after, _ = gradient_step(state, jax.tree.map(lambda leaf: leaf[0], inputs))
 
     grad_weight, grad_bias, count = np.zeros((OBS, ACTIONS)), np.zeros(ACTIONS), 0
     for env in range(ENVS):
         targets = targets_twin(
             np.asarray(rows.reward[:, env]), terminated[:, env], q[:, env].max(axis=-1),
-            void[:, env], 0.9, 0.65,
+            invalid[:, env], 0.9, 0.65,
         )  # fmt: skip
         for step in range(STEPS):
-            if not void[step, env]:
+            if not invalid[step, env]:
                 action = int(rows.action[step, env])
                 error = q[step, env, action] - targets[step]
                 grad_weight[:, action] += error * obs[step, env]
@@ -156,11 +160,11 @@ def test_one_pass_as_one_minibatch_is_a_gradient_step_on_the_rows_that_are_not_v
     np.testing.assert_allclose(learned["bias"], bias - 0.1 * grad_bias / count, atol=1e-5)
 
 
-def test_every_row_is_in_one_minibatch_of_each_pass():
+def test_every_row_is_in_exactly_one_minibatch_of_each_pass():
     config = pqn(hidden_sizes=())
     network = make_network(config, noisy().spec)
     agent = make_agent(network, lambda hyper: optax.sgd(0.1), loss="squared", bootstrap="none")
-    learning = make_pqn(config, agent, identity_collectives)
+    learning = make_pqn_learning(config, agent, identity_collectives)
     state = make_trainer(config, environment=noisy()).init(jax.random.key(0))
     no = jnp.zeros((STEPS, ENVS), bool)
     rows = Row(
@@ -168,11 +172,11 @@ def test_every_row_is_in_one_minibatch_of_each_pass():
         reward=jnp.zeros((STEPS, ENVS)), terminated=no, truncated=no,
         extras=jnp.zeros((STEPS, ENVS)),
     )  # fmt: skip
-    keys = jax.random.split(jax.random.key(2), learning.num_keys)
+    keys = split_named(jax.random.key(2), learning.key_shapes)
     _, (_, orders) = learning.prepare(keys, state, rows)
     assert orders.shape == (8, 8)
-    for one in orders.reshape(2, -1):
-        np.testing.assert_array_equal(np.sort(one), np.arange(32))
+    for order in orders.reshape(2, -1):
+        np.testing.assert_array_equal(np.sort(order), np.arange(32))
     assert (orders[:4] != orders[4:]).any()
 
 
@@ -191,7 +195,7 @@ def learned_values(environment, **overrides):
     return np.asarray(info.q)
 
 
-def test_a_time_limit_leaves_the_values_those_of_the_endless_problem():
+def test_with_a_time_limit_the_values_are_those_of_the_endless_problem():
     learned = learned_values(cycle(REWARDS, limit=LIMIT))
     np.testing.assert_allclose(learned[:, 0], endless_values(), rtol=0.02)
     np.testing.assert_allclose(learned[:, 1], endless_values() - 1, rtol=0.02)
@@ -200,9 +204,9 @@ def test_a_time_limit_leaves_the_values_those_of_the_endless_problem():
 
 
 @pytest.mark.slow
-def test_with_traces_greedy_values_end_as_episodes_do():
-    # Random actions at first, so that each has been tried, and none later: a trace goes through
-    # whatever action was taken.
+def test_with_traces_the_greedy_values_respect_the_end_of_episodes():
+    # Random actions at first, so that every action is tried. None later, because a trace also
+    # passes through actions that are not greedy.
     traces = {"trace_decay": 0.8, "epsilon_end": 0.0, "epsilon_decay_rows": 4_000}
     learned = learned_values(cycle(REWARDS, limit=LIMIT), **traces)
     np.testing.assert_allclose(learned.max(axis=1), endless_values(), rtol=0.02)
@@ -212,7 +216,7 @@ def test_with_traces_greedy_values_end_as_episodes_do():
     np.testing.assert_allclose(learned.max(axis=1), value, rtol=0.02)
 
 
-def test_stacked_frames_are_learned_from_as_they_were_acted_on():
+def test_pqn_learns_from_stacked_frames():
     trainer = make_trainer(pqn(frame_stack=3), environment=noisy())
     start, end, metrics, _ = watched_run(trainer, 3)
     assert int(metrics.skipped.sum()) == 0
@@ -232,6 +236,6 @@ def test_stacked_frames_are_learned_from_as_they_were_acted_on():
         ({"total_rows": 16}, "total_rows=16: must be at least the 32 rows of an iteration"),
     ],
 )
-def test_what_does_nothing_or_contradicts_is_refused(fields, message):
+def test_options_without_effect_or_in_conflict_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
         pqn(**fields)

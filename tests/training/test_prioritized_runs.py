@@ -1,4 +1,4 @@
-"""Prioritised replay in a run: weights, priorities, devices, resuming."""
+"""Prioritised replay in a run: weights, priorities, devices, redistribution."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxdqn.replay import importance_weights
 from jaxdqn.replay.redistribute import redistribute
 from jaxdqn.replay.ring import in_order
 from jaxdqn.storage.state import snapshot_key_data, to_host
-from jaxdqn.training.dqn import _make_weigh, make_replay
+from jaxdqn.training.dqn import _make_importance_weights, make_replay
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import example_row, make_trainer
 from jaxdqn.types import Agent, LearnInfo, SampleInfo, make_counter
@@ -24,10 +24,10 @@ def config_of(**more):
 
 
 def trainer_over(config):
-    alone = make_trainer(
+    trainer = make_trainer(
         config, environment=noisy(), collectives=device_collectives(config.devices)
     )
-    return across_devices(alone, jax.devices()[: config.devices])
+    return across_devices(trainer, jax.devices()[: config.devices])
 
 
 def leaves_of(state, rows):
@@ -35,7 +35,7 @@ def leaves_of(state, rows):
 
 
 def watch_learn(monkeypatch, seen):
-    """Have the agent show the weights and TD errors of every gradient step."""
+    """Record the weights and TD errors of every gradient step in ``seen``."""
     make = module.make_agent
 
     def make_watched(*args, **kwargs):
@@ -51,7 +51,7 @@ def watch_learn(monkeypatch, seen):
     monkeypatch.setattr(module, "make_agent", make_watched)
 
 
-def test_a_step_weighs_by_how_it_drew_and_writes_what_it_found(monkeypatch):
+def test_a_step_uses_importance_weights_and_writes_new_priorities(monkeypatch):
     config, seen = config_of(priority_exponent=0.7, importance_exponent=0.5), []
     watch_learn(monkeypatch, seen)
     trainer, replay = make_trainer(config, environment=noisy()), make_replay(config)
@@ -61,18 +61,18 @@ def test_a_step_weighs_by_how_it_drew_and_writes_what_it_found(monkeypatch):
         before = state
         state, _ = step(state)
     jax.effects_barrier()
-    # The draw can be made again: rows are added first, then drawn with the iteration's key.
+    # Repeat the draw: the iteration adds its row, then samples with its second last key.
     rows = 4 * 16
     keys = jax.random.split(before.key, 1 + (1 + 4) + 2)
     weights, abs_td = seen[-1]
     after = leaves_of(state, rows)
     changed = (abs_td + 1e-6) ** 0.7
     assert np.isin(np.float32(changed).round(5), after.round(5)).all()
-    # Beta has risen with the rows acted: half of the way from 0.5 to 1 after half the budget.
-    done = (32 + 12 * 4) / 4_000
-    _, drawn = replay.sample(keys[-2], _with_rows_added(before, state), jnp.float32(0.99))
+    # Beta has risen with the rows: it would be half way from 0.5 to 1 at half the budget.
+    progress = (32 + 12 * 4) / 4_000
+    _, sample = replay.sample(keys[-2], _with_rows_added(before, state), jnp.float32(0.99))
     expected = importance_weights(
-        drawn.probabilities, jnp.float32(0.5 + 0.5 * done), lambda value: value
+        sample.probabilities, jnp.float32(0.5 + 0.5 * progress), lambda value: value
     )
     np.testing.assert_allclose(weights, expected, rtol=1e-4)
     assert weights.max() == 1.0
@@ -80,28 +80,27 @@ def test_a_step_weighs_by_how_it_drew_and_writes_what_it_found(monkeypatch):
 
 
 def _with_rows_added(before, after):
-    """Return the replay between the add and the update: its tree alone is of the moment between."""
+    """Return the replay of ``before`` with the newest rows of ``after`` added."""
     config = config_of(priority_exponent=0.7, importance_exponent=0.5)
     replay = make_replay(config)
     newest = jax.tree.map(lambda leaf: leaf[-1:], in_order(after.replay.ring))
     return replay.add(before.replay, newest)
 
 
-def test_beta_ends_at_one_and_begins_where_it_is_told():
+def test_beta_starts_at_its_option_and_ends_at_one():
     config = config_of(importance_exponent=0.25)
     assert float(hyper_from(config).importance_exponent) == 0.25
     state = quick_jit(make_trainer(config, environment=noisy()).init)(jax.random.key(0))
-    drawn = SampleInfo(jnp.arange(2), jnp.array([0.1, 0.4]))
+    sample = SampleInfo(jnp.arange(2), jnp.array([0.1, 0.4]))
     for rows, exponent in ((0, 0.25), (2_000, 0.625), (4_000, 1.0), (9_000, 1.0)):
         counters = state.counters._replace(rows=make_counter(rows))
-        weights = _make_weigh(config, identity_collectives)(
-            state._replace(counters=counters), drawn
-        )
+        weights_of = _make_importance_weights(config, identity_collectives)
+        weights = weights_of(state._replace(counters=counters), sample)
         np.testing.assert_allclose(weights, [1.0, 0.25**exponent], rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_devices_share_the_greatest_weight_and_stay_replicas(monkeypatch):
+def test_devices_normalise_by_the_global_maximum_weight_and_stay_replicas(monkeypatch):
     config, seen = config_of(devices=2, num_envs=8, batch_size=16), []
     watch_learn(monkeypatch, seen)
     trainer = trainer_over(config)
@@ -110,43 +109,43 @@ def test_devices_share_the_greatest_weight_and_stay_replicas(monkeypatch):
     for _ in range(20):
         state, _ = jax.block_until_ready(step(state))
     jax.effects_barrier()
-    greatest = [float(weights.max()) for weights, _ in seen]
-    pairs = np.array(greatest).reshape(20, 2)
+    maxima = [float(weights.max()) for weights, _ in seen]
+    pairs = np.array(maxima).reshape(20, 2)
     np.testing.assert_allclose(pairs.max(axis=1), 1.0, rtol=1e-6)
-    assert (pairs.min(axis=1) < 1.0).any(), "each device took its own maximum"
+    assert (pairs.min(axis=1) < 1.0).any(), "each device used its own maximum"
     for leaf in jax.tree.leaves(state.agent.params):
         np.testing.assert_array_equal(leaf[0], leaf[1])
     trees = np.asarray(state.replay.tree.levels[0])
-    assert (trees[0] != trees[1]).any(), "each device has priorities of its own"
+    assert (trees[0] != trees[1]).any(), "each device has its own priorities"
 
 
 @pytest.mark.parametrize(
     "devices", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 )
-def test_priorities_move_with_their_rows_to_other_devices(devices):
+def test_priorities_are_redistributed_over_devices_with_their_rows(devices):
     config = config_of(devices=2, num_envs=8, batch_size=16, replay_capacity=128)
     trainer = trainer_over(config)
     state = quick_jit(trainer.init)(jax.random.key(0))
     state, _ = jax.block_until_ready(quick_jit(trainer.chunk(30))(state))
-    words = to_host(jax.jit(snapshot_key_data)(state))
-    divided = redistribute(words.replay, devices)
+    saved = to_host(jax.jit(snapshot_key_data)(state))
+    divided = redistribute(saved.replay, devices)
 
     def by_row(replay):
         shape = replay.storage.flags.shape
         leaves = replay.tree.levels[0].reshape(shape[0], -1)[:, : shape[1] * shape[2]]
         return np.moveaxis(leaves.reshape(shape), 0, 1).reshape(shape[1], -1)
 
-    np.testing.assert_array_equal(by_row(divided), by_row(words.replay))
+    np.testing.assert_array_equal(by_row(divided), by_row(saved.replay))
     assert by_row(divided).any()
-    tops = divided.tree.levels[-1].sum(axis=(1, 2))
-    np.testing.assert_allclose(tops.sum(), by_row(words.replay).sum(), rtol=1e-5)
-    # What a trainer of so many devices makes has the same shapes.
-    over = config_of(devices=devices, num_envs=8, batch_size=16, replay_capacity=128)
-    shapes = jax.eval_shape(make_replay(over).init, example_row(noisy()))
+    totals = divided.tree.levels[-1].sum(axis=(1, 2))
+    np.testing.assert_allclose(totals.sum(), by_row(saved.replay).sum(), rtol=1e-5)
+    # A new trainer on that many devices makes a replay of the same shapes.
+    target = config_of(devices=devices, num_envs=8, batch_size=16, replay_capacity=128)
+    shapes = jax.eval_shape(make_replay(target).init, example_row(noisy()))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape[1:], b.shape), divided, shapes)
 
 
-def test_a_gradient_that_is_not_finite_leaves_no_priority_that_is_not(monkeypatch):
+def test_priorities_stay_finite_after_a_gradient_that_is_not_finite(monkeypatch):
     make = module.make_agent
 
     def make_broken(*args, **kwargs):
@@ -177,6 +176,6 @@ def test_a_gradient_that_is_not_finite_leaves_no_priority_that_is_not(monkeypatc
         ({"sweep": ("importance_exponent=0.1,0.2",)}, "sweep"),
     ],
 )
-def test_options_without_effect_or_sense_are_refused(fields, names):
+def test_options_without_effect_or_out_of_range_are_rejected(fields, names):
     with pytest.raises(ValueError, match=names):
         tiny(**fields)

@@ -1,4 +1,4 @@
-"""Networks that remember: their carry, returns within a sequence, and learning from sequences."""
+"""Recurrent networks: the carry, returns within a sequence, and learning from sequences."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from tests.toys import noisy, quick_jit, tiny, watched_run
 BATCH, ACTIONS, OBS = 6, 2, 2
 
 
-def remembering(**overrides):
+def recurrent_config(**overrides):
     """Return a small configuration of a recurrent network."""
     values = {
         "recurrent": "lstm", "recurrent_size": 8, "sequence_length": 6, "burn_in": 2,
@@ -32,7 +32,7 @@ def random_rows(seed, length, size=BATCH):
     rng = np.random.default_rng(seed)
     first = rng.random((size, length)) < 0.25
     terminated = np.zeros_like(first)
-    # The row before a final observation's row may terminate.
+    # The row before that of a final observation may terminate.
     terminated[:, :-2] = first[:, 2:] & (rng.random((size, length - 2)) < 0.5)
     return Row(
         obs=jnp.asarray(rng.normal(size=(size, length, OBS)), jnp.float32),
@@ -45,8 +45,8 @@ def random_rows(seed, length, size=BATCH):
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_returns_in_a_sequence_are_those_of_the_transitions_of_a_ring(n_step):
-    """The same rows, as one ring's, gathered as n-step transitions."""
+def test_returns_in_a_sequence_equal_those_of_transitions_from_a_ring(n_step):
+    """Write the same rows into a ring and gather them as n-step transitions."""
     sequences = Sequences(burn_in=2, length=7, n_step=n_step)
     rows = random_rows(0, sequences.rows, size=40)
     gamma = jnp.float32(0.9)
@@ -76,18 +76,18 @@ def test_returns_in_a_sequence_are_those_of_the_transitions_of_a_ring(n_step):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
-def test_an_episode_forgets_the_one_before_and_remembers_itself(kind):
-    network = make_network(remembering(recurrent=kind), noisy().spec)
+def test_the_carry_is_kept_within_an_episode_and_reset_between_episodes(kind):
+    network = make_network(recurrent_config(recurrent=kind), noisy().spec)
     obs = random_rows(1, 3).obs
     params = network.init(jax.random.key(0), obs[:, 0])
     no, yes = jnp.zeros(BATCH, bool), jnp.ones(BATCH, bool)
     start = network.initial_carry(BATCH)
     fresh, _ = network.apply(params, None, start, obs[:, 1], yes)
     _, carry = network.apply(params, None, start, obs[:, 0], yes)
-    remembers, _ = network.apply(params, None, carry, obs[:, 1], no)
-    forgets, _ = network.apply(params, None, carry, obs[:, 1], yes)
-    np.testing.assert_array_equal(forgets.q_values, fresh.q_values)
-    assert (np.abs(remembers.q_values - fresh.q_values) > 1e-6).all()
+    continued, _ = network.apply(params, None, carry, obs[:, 1], no)
+    reset, _ = network.apply(params, None, carry, obs[:, 1], yes)
+    np.testing.assert_array_equal(reset.q_values, fresh.q_values)
+    assert (np.abs(continued.q_values - fresh.q_values) > 1e-6).all()
 
 
 def h(x):
@@ -95,7 +95,7 @@ def h(x):
 
 
 def h_inverse(x):
-    """By bisection, not by the formula."""
+    """Invert ``h`` by bisection, independent of the formula in ``unscale``."""
     low, high = np.full_like(x, -1e6), np.full_like(x, 1e6)
     for _ in range(100):
         middle = (low + high) / 2
@@ -104,9 +104,9 @@ def h_inverse(x):
 
 
 @pytest.mark.parametrize(("double", "rescaled"), [(False, False), (True, False), (True, True)])
-def test_learning_is_that_of_the_transitions_acted_out_row_by_row(double, rescaled):
-    """|TD| by unrolling the networks in Python, row by row, with one step."""
-    config = remembering(double=double, n_step=1, loss="squared", gamma=0.9)
+def test_td_errors_and_loss_equal_those_of_a_python_loop_over_rows(double, rescaled):
+    """Unroll the networks in Python, row by row, with one-step returns."""
+    config = recurrent_config(double=double, n_step=1, loss="squared", gamma=0.9)
     sequences = Sequences(config.burn_in, config.sequence_length, 1)
     network = make_network(config, noisy().spec)
     agent = make_agent(
@@ -117,7 +117,7 @@ def test_learning_is_that_of_the_transitions_acted_out_row_by_row(double, rescal
         lambda leaf: jax.random.normal(jax.random.key(5), leaf.shape),
         network.initial_carry(BATCH),
     )
-    # Each row has a carry; only the first one's counts.
+    # Each row has a carry; only that of the first row is used.
     extras = jax.tree.map(
         lambda leaf: jnp.stack([leaf] + [leaf * jnp.nan] * (sequences.rows - 1), axis=1), carry
     )
@@ -161,8 +161,8 @@ def _sgd(hyper):
 
 
 def test_no_gradient_flows_through_the_burn_in():
-    """The loss of a sequence does not move with what came before in a way that can be trained."""
-    config = remembering(burn_in=3, sequence_length=1, loss="squared")
+    """Compare the step with gradients that stop at the burn-in, and with ones that do not."""
+    config = recurrent_config(burn_in=3, sequence_length=1, loss="squared")
     sequences = Sequences(3, 1, 1)
     network = make_network(config, noisy().spec)
     rows = random_rows(3, sequences.rows)._replace(
@@ -190,22 +190,22 @@ def test_no_gradient_flows_through_the_burn_in():
     learn = quick_jit(lambda *args: agent.learn(*args, hyper=hyper))
     after, _ = learn(jax.random.key(2), state, rows, jnp.ones(BATCH))
     gradient = quick_jit(jax.grad(loss), static_argnums=1)
-    for stop, alike in ((True, True), (False, False)):
+    for stop, equal in ((True, True), (False, False)):
         grads = gradient(params, stop)
         expected = jax.tree.map(lambda p, g: p - hyper.learning_rate * g, params, grads)
-        near = jax.tree.map(
+        close = jax.tree.map(
             lambda a, b: np.allclose(a, b, rtol=0, atol=1e-7), after.params, expected
         )
-        assert all(jax.tree.leaves(near)) == alike
+        assert all(jax.tree.leaves(close)) == equal
 
 
-def test_the_carry_of_a_row_is_the_one_it_was_acted_on_with():
-    config = remembering()
+def test_the_carry_of_a_row_is_the_one_with_which_it_was_acted():
+    config = recurrent_config()
     trainer = make_trainer(config, environment=noisy())
     state = quick_jit(trainer.init)(jax.random.key(0))
     network = make_network(config, noisy().spec)
     ring = state.replay.ring
-    for row in range(5):  # the parameters of the warm-up are those of the start
+    for row in range(5):  # the warm-up acts with the initial parameters
         carry = jax.tree.map(lambda leaf, row=row: leaf[row], ring.rows.extras)
         first = (ring.rows.flags[row] & 1).astype(bool)
         _, after = network.apply(state.agent.params, None, carry, ring.rows.obs[row], first)
@@ -218,15 +218,15 @@ def test_the_carry_of_a_row_is_the_one_it_was_acted_on_with():
     "overrides", [{}, {"recurrent": "gru", "n_step": 3, "double": True, "rescale_values": True},
                   {"loss": "quantile", "dueling": True}, {"loss": "categorical", "burn_in": 0}]
 )  # fmt: skip
-def test_every_kind_learns(overrides):
-    trainer = make_trainer(remembering(**overrides), environment=noisy())
+def test_every_recurrent_variant_learns(overrides):
+    trainer = make_trainer(recurrent_config(**overrides), environment=noisy())
     start, end, metrics, _ = watched_run(trainer, 10)
     assert int(metrics.skipped.sum()) == 0
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start.agent.params, end.agent.params)
     assert all(jax.tree.leaves(moved))
 
 
-def test_rescaling_has_its_inverse_and_its_known_values():
+def test_rescaling_has_known_values_and_an_inverse():
     values = jnp.array([-1e4, -30.0, -1.0, -1e-3, 0.0, 1e-3, 2.0, 8.0, 1e4])
     epsilon = jnp.float32(1e-3)
     np.testing.assert_allclose(rescale(jnp.float32(8), epsilon), 2 + 8e-3, rtol=1e-6)
@@ -246,6 +246,6 @@ def test_rescaling_has_its_inverse_and_its_known_values():
         ({"replay_capacity": 36}, "replay_capacity=36: must be above num_envs"),
     ],
 )  # fmt: skip
-def test_what_does_nothing_or_contradicts_is_refused(fields, message):
+def test_options_without_effect_or_in_conflict_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
-        remembering(**fields)
+        recurrent_config(**fields)

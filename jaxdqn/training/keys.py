@@ -1,0 +1,46 @@
+"""Random keys of one iteration, from a single split and read by name."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from typing import NamedTuple
+
+import jax
+
+from jaxdqn.types import Array, PyTree
+
+
+class IterationKeys(NamedTuple):
+    """Keys of one iteration, or their shapes."""
+
+    next: PyTree
+    """[], the key of the state after the iteration"""
+    act: PyTree
+    """[K, 1 + E], for each vector step the key of the agent, then one for each environment"""
+    learn: PyTree
+    """Keys of the gradient steps, in the layout of ``Learning.key_shapes``."""
+
+
+def split_named(key: Array, shapes: PyTree) -> PyTree:
+    """Split a key into a pytree of keys, in the order of its leaves.
+
+    There is one split for all of them, because on CPU every random call compiles to its own
+    loop, for any number of results.
+
+    Args:
+      key: is consumed.
+      shapes: pytree of NamedTuples whose leaves are shapes, as plain tuples. An empty tuple
+        is the shape of a single key.
+
+    Returns:
+      The same pytree with an array of keys for each shape.
+    """
+    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda node: type(node) is tuple)
+    sizes = [math.prod(shape) for shape in leaves]
+    keys = jax.random.split(key, sum(sizes))
+    parts = [
+        keys[end - size : end].reshape(shape)
+        for shape, size, end in zip(leaves, sizes, accumulate(sizes), strict=True)
+    ]
+    return jax.tree.unflatten(structure, parts)
