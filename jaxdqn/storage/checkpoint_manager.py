@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.parallel import multihost
+from jaxdqn.parallel.sharded_transfer import gather
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.checkpoint import Checkpointer, Snapshot, checkpoint_path, set_aside
 from jaxdqn.storage.jsonl import FILES, Record
@@ -96,7 +97,7 @@ class CheckpointManager:
         kept = state if whole else without_replay(state)
         # On accelerators the transfer is the copy.
         copied = self._snapshot(kept) if jax.default_backend() == "cpu" else key_data_of(kept)
-        words = to_host(copied) if jax.process_count() == 1 else multihost.gather(copied)
+        words = to_host(copied) if jax.process_count() == 1 else gather(copied)
         self._saved, self._saved_at = chunk, self._clock()
         if self._checkpointer is None:
             return
@@ -201,7 +202,9 @@ class CheckpointManager:
             best = restore_params(checkpoint_path(self._run, step) / "best", target)
         else:
             best = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target)
-        return best if jax.process_count() == 1 else jax.device_put(multihost.agree(best))
+        return (
+            best if jax.process_count() == 1 else jax.device_put(multihost.broadcast_arrays(best))
+        )
 
     def cut_back(self, restored: Restored | None) -> None:
         """Cut the records back to those of a checkpoint; without one, put them away.

@@ -278,7 +278,7 @@ def test_uneven_devices_are_said_before_anything_passes(monkeypatch):
         multihost.multihost_utils, "process_allgather", lambda _: pytest.fail("something passed")
     )
     message = (
-        "devices=6: must be as many in each process, but there are 2 in process 0, 1 in process 1, "
+        "devices=6: must be equal in all processes, but there are 2 in process 0, 1 in process 1, "
         "3 in process 2; this is process 0 of 3"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -399,7 +399,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxdqn.parallel import multihost
 jax.config.update("jax_num_cpu_devices", 4)
 multihost.join(sys.argv[1], 2, int(sys.argv[2]))
-multihost._PIECE = 40  # so that everything passes in many pieces
+multihost._PIECE_BYTES = 40  # so that everything passes in many pieces
 lead = jax.process_index() == 0
 mesh = Mesh(np.asarray(jax.devices()).reshape(4, 2), ("a", "b"))
 rng = np.random.default_rng(0)
@@ -416,12 +416,12 @@ leaves = {
 values = {name: value for name, (value, _) in leaves.items()}
 layouts = {name: NamedSharding(mesh, spec) for name, (_, spec) in leaves.items()}
 shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), values)
-made = multihost.broadcast_sharded(values if lead else shapes, layouts)
+made = broadcast_sharded(values if lead else shapes, layouts)
 for name, array in made.items():
     assert array.sharding == layouts[name], name
     for shard in array.addressable_shards:
         assert np.asarray(shard.data).tobytes() == values[name][shard.index].tobytes(), name
-back = multihost.gather(made)
+back = gather(made)
 assert (back is not None) == lead
 for name in values if lead else ():
     assert back[name].tobytes() == values[name].tobytes(), name
@@ -439,10 +439,10 @@ for act, kind, said in ((refuse, ValueError, "no"), (fail, OSError, "disk full")
         assert said in str(error)
     else:
         raise AssertionError(kind)
-assert multihost.agree(np.float32(-0.0 if lead else 1.0)).tobytes() == np.float32(-0.0).tobytes()
-assert multihost.first_reason(None) is None
-assert multihost.first_reason(None if lead else "SIGTERM") == "SIGTERM"
-assert multihost.first_reason("SIGINT" if lead else "deadline") == "SIGINT"
+assert multihost.broadcast_arrays(np.float32(-0.0 if lead else 1.0)).tobytes() == np.float32(-0.0).tobytes()
+assert multihost.first_stop_reason(None) is None
+assert multihost.first_stop_reason(None if lead else "SIGTERM") == "SIGTERM"
+assert multihost.first_stop_reason("SIGINT" if lead else "deadline") == "SIGINT"
 assert len(multihost.host_names()) == 2
 multihost.check_same({"seed": 0})
 try:
@@ -624,7 +624,7 @@ REFUSED = {
     "uneven": (
         [["--devices", "3", *UNEVEN], ["--devices", "3", *UNEVEN, "--virtual-devices", "1"]],
         [2, 2],
-        "devices=3: must be as many in each process, but there are 2 in process 0, 1 in process 1",
+        "devices=3: must be equal in all processes, but there are 2 in process 0, 1 in process 1",
     ),
     "directory in use": ([[]] * 2, [2, 2], "must be a new or an empty directory"),
 }
