@@ -24,7 +24,7 @@ ITERATIONS = 100
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow), 8])
 def replicas(request):
-    """A hundred iterations over devices."""
+    """A run of a hundred iterations over devices."""
     config = config_over(request.param, epsilon_ladder=7.0)
     trainer = trainer_over_devices(config)
     state = quick_jit(trainer.init)(jax.random.key(0))
@@ -32,7 +32,7 @@ def replicas(request):
     return config, chunk, state, *chunk(state)
 
 
-def test_pmap_is_shard_map_to_the_bit(replicas):
+def test_pmap_equals_shard_map_bitwise(replicas):
     config, _, start, end, metrics = replicas
     mapped = jax.jit(trainer_over_devices(config, "pmap").chunk(ITERATIONS))
     other_end, other_metrics = mapped(start)
@@ -54,7 +54,7 @@ def test_pmap_fills_the_replay_as_shard_map_does():
     for mapping in MAPPINGS:
         trainer = trainer_over_devices(config_over(2), mapping)
         loaded = quick_jit(trainer.preload)(jax.random.key(0), rows)
-        # Of the eight environments each device has four, in their order.
+        # Each device has four of the eight environments, in their order.
         stored = np.moveaxis(np.asarray(loaded.replay.storage.obs[:, :5]), 0, 1)
         np.testing.assert_array_equal(stored.reshape(5, 8, 2), rows.obs[:, 0])
         states.append((loaded, quick_jit(trainer.refill)(loaded)))
@@ -62,7 +62,7 @@ def test_pmap_fills_the_replay_as_shard_map_does():
 
 
 @pytest.mark.parametrize("replicas", [2], indirect=True)
-def test_replicas_stay_the_same_for_a_thousand_iterations(replicas):
+def test_replicas_stay_equal_for_a_thousand_iterations(replicas):
     _, chunk, _, state, _ = replicas
     for _ in range(9):
         state, _ = chunk(state)
@@ -71,7 +71,7 @@ def test_replicas_stay_the_same_for_a_thousand_iterations(replicas):
     assert counter_int(slice_of(state.counters.gradient_steps, 0)) == 10 * ITERATIONS
 
 
-def test_every_device_holds_the_same_learner(replicas):
+def test_learned_state_is_equal_on_all_devices(replicas):
     config, _, start, end, _ = replicas
     for shared in ("agent", "hyper", "counters"):
         for leaf in jax.tree.leaves(getattr(end, shared)):
@@ -90,7 +90,7 @@ def test_every_device_holds_the_same_learner(replicas):
     assert min(moved) > 0
 
 
-def test_every_device_sees_other_experience(replicas):
+def test_experience_differs_between_devices(replicas):
     config, _, start, end, _ = replicas
     per_device = config.num_envs // config.devices
     for state in (start, end):
@@ -124,7 +124,7 @@ def test_counts_are_over_all_devices(replicas):
     assert metrics.loss.shape == ()
 
 
-def test_schedule_and_ladder_are_over_all_devices(replicas):
+def test_schedule_and_exploration_ladder_are_over_all_devices(replicas):
     *_, metrics = replicas
     epsilon = 1 - 0.95 * np.minimum(8 * np.arange(ITERATIONS) / 500, 1)
     ladder = epsilon[:, None] ** (1 + np.arange(8) / 7 * 7.0)
@@ -132,10 +132,10 @@ def test_schedule_and_ladder_are_over_all_devices(replicas):
 
 
 @pytest.mark.parametrize("compression", ["none", pytest.param("int8", marks=pytest.mark.slow)])
-def test_a_users_own_optimizer_is_given_the_mean_gradient(compression):
-    """So replicas stay equal, and compression keeps what it has yet to send."""
+def test_a_custom_optimizer_receives_the_mean_gradient(compression):
+    """Replicas stay equal, and compression keeps its residual."""
 
-    def own(hyper):
+    def custom(hyper):
         keep = optax.GradientTransformation(
             lambda params: jax.tree.map(jnp.zeros_like, params),
             lambda updates, state, params=None: (updates, updates),
@@ -145,7 +145,7 @@ def test_a_users_own_optimizer_is_given_the_mean_gradient(compression):
     def trainer_with(compression):
         config = config_over(2, compression=compression)
         trainer = make_trainer(
-            config, environment=noisy(), optimizer=own, collectives=device_collectives(2)
+            config, environment=noisy(), optimizer=custom, collectives=device_collectives(2)
         )
         return across_devices(trainer, jax.devices()[:2])
 
@@ -161,7 +161,7 @@ def test_a_users_own_optimizer_is_given_the_mean_gradient(compression):
     shared = end.agent._replace(opt_state=opt_state)
     for leaf in jax.tree.leaves(shared):
         np.testing.assert_array_equal(leaf[0], leaf[1])
-    # The optimiser sees the tree of the parameters.
+    # The optimiser receives a gradient with the tree of the parameters.
     assert jax.tree.structure(opt_state[0]) == jax.tree.structure(end.agent.params)
     assert all(leaf.any() for leaf in jax.tree.leaves(opt_state[0]))
 
@@ -181,15 +181,15 @@ def test_no_device_copies_its_ring(mapping, iterations):
         mapped = trainer_over_devices(config_over(2, replay_capacity=capacity), mapping)
         state, chunk = compiled_chunk(mapped, iterations, quick_jit)
         memory = chunk.memory_analysis()
-        assert memory.alias_size_in_bytes >= tree_bytes(state.replay.storage) / 2  # of a device
+        assert memory.alias_size_in_bytes >= tree_bytes(state.replay.storage) / 2  # per device
         temporary.append(memory.temp_size_in_bytes)
     assert temporary[0] <= temporary[1] + 1024
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", [1, 2])
-def test_split_layers_step_as_whole_ones_do(data):
-    """One iteration from each of 20 states of a run, over data x model devices and over data."""
+def test_sharded_layers_step_as_replicated_ones(data):
+    """One iteration from each of 20 states, on data x model devices and on data devices."""
     config = config_over(data, hidden_sizes=(32, 1024))
     plain = trainer_over_devices(config)
     split = make_mapped_trainer(
