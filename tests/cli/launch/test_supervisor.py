@@ -1,11 +1,13 @@
 """Flags of a run over several processes, and explanations of the runtime's messages."""
 
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from jaxdqn.cli import run
+from jaxdqn.cli.launch import supervisor
 from jaxdqn.cli.launch.rendezvous import ProcessSpec
 from jaxdqn.cli.launch.runtime_errors import Timeouts, explain_abort
 from tests.processes import ROOT
@@ -50,6 +52,26 @@ def test_the_parent_does_not_import_jax():
         "import sys, jaxdqn.cli.run, jaxdqn.cli.launch.supervisor; sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+class StartedError(Exception):
+    """Raised in place of a start."""
+
+
+def test_a_worker_is_started_from_the_installed_package(monkeypatch):
+    commands = []
+
+    def start(command, **_):
+        commands.append(command)
+        raise StartedError
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", start)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StartedError):
+        supervisor.supervise(["cartpole"], None, TIMEOUTS)
+    assert commands == [[sys.executable, "-m", "jaxdqn", "run", "cartpole"]]
+    # Without a worker the signals are handled as before.
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 ABORT_MESSAGES = {
