@@ -19,7 +19,13 @@ from jaxdqn.cli.backend import (
     use_cpu_threads,
 )
 from jaxdqn.cli.flags import parse, run_command
-from jaxdqn.cli.launch.supervisor import Timeouts, check_timeouts, is_worker, place_of, supervise
+from jaxdqn.cli.launch.supervisor import (
+    Timeouts,
+    check_timeouts,
+    is_worker,
+    process_spec,
+    supervise,
+)
 from jaxdqn.config.config import Config
 from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
 from jaxdqn.monitoring.tables import population_tables
@@ -98,14 +104,14 @@ def _main(argv: Sequence[str]) -> int:
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
         raise ValueError("resume=True: must come with --out, the run to go on with")
-    place = place_of(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
+    spec = process_spec(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
     timeouts = Timeouts(flags.heartbeat_seconds, flags.initialization_seconds)
     check_timeouts(timeouts)
-    many = place is not None or flags.multi_host
+    many = spec is not None or flags.multi_host
     if many and flags.explain:
         raise ValueError("explain=True: must come without coordinator and multi_host")
     if many and not is_worker():
-        return supervise(argv, place, timeouts)
+        return supervise(argv, spec, timeouts)
     out = default_out(name or "run", config) if flags.out is None else Path(flags.out)
     if flags.out is not None and not many and not (flags.resume and is_run(out)):
         check_unused(out)
@@ -121,7 +127,7 @@ def _main(argv: Sequence[str]) -> int:
     if many:
         from jaxdqn.cli.launch.worker import join
 
-        leads = join(place, timeouts)
+        leads = join(spec, timeouts)
     keep_compiled_programs()
     from jaxdqn.monitoring.terminal import make_progress_logger
     from jaxdqn.run.runner import run

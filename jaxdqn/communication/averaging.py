@@ -1,4 +1,4 @@
-"""Periodic averaging (local SGD): replicas step alone, then take the mean of their parameters."""
+"""Periodic averaging (local SGD): replicas step independently, then average parameters."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from jaxdqn.types import AgentState, Array, PyTree
 def make_average(
     config: Config, collectives: Collectives
 ) -> Callable[[AgentState], tuple[AgentState, Array]]:
-    """Make ``average(learner) -> (learner, gap)``, which all replicas call together.
+    """Make ``average(agent_state) -> (agent_state, gap)``, which all replicas call together.
 
-    The parameters become their mean over replicas (Stich 2019, "Local SGD
-    converges fast and communicates little"), and by ``average_moments`` the
-    optimiser's moments too. A target network that has just been replaced becomes
-    the averaged parameters; one that moves by Polyak steps is averaged itself. The
-    gap is the replicas' distance from the mean before, root mean square over
+    The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD
+    converges fast and communicates little"); with ``average_moments`` the optimiser's
+    moments are too. A target network that was replaced in this step becomes the averaged
+    parameters; one that follows by Polyak steps is averaged itself. The gap is the
+    distance of the replicas from their mean before averaging, root mean square over
     replicas, divided by the norm of the mean.
 
-    A step that the guard undid leaves a replica's counts behind: that of steps to the
-    next target, and those of the optimiser ([] int32: Adam's, a schedule's). The
-    furthest speaks for all. So besides what is averaged each replica sends 4 bytes for
-    its distance and for each count.
+    If the guard undid a step of one replica, that replica's counts lag: the steps since
+    its target was replaced, and the optimiser's counts ([] int32: Adam's, a schedule's).
+    All replicas take the largest count. For this each replica sends 4 bytes for its
+    distance and 4 for each count, in addition to the averaged arrays.
     """
     polyak, every = config.target_tau is not None, config.average_every or 1
 
-    def average(learner: AgentState) -> tuple[AgentState, Array]:
-        params = _mean(learner.params, collectives)
-        distance = _square(jax.tree.map(jnp.subtract, learner.params, params))
-        own = [learner.since_target, *filter(_is_count, jax.tree.leaves(learner.opt_state))]
-        distances, counts = _gather_numbers(distance, own, collectives)
+    def average(agent_state: AgentState) -> tuple[AgentState, Array]:
+        params = _mean(agent_state.params, collectives)
+        distance = _square(jax.tree.map(jnp.subtract, agent_state.params, params))
+        opt_counts = filter(_is_count, jax.tree.leaves(agent_state.opt_state))
+        local_counts = [agent_state.since_target, *opt_counts]
+        distances, counts = _gather_numbers(distance, local_counts, collectives)
         gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(params), _TINY))
         if config.algorithm == "pqn":
-            target, since = (), learner.since_target
+            target, since = (), agent_state.since_target
         elif polyak:
-            target, since = _mean(learner.target_params, collectives), learner.since_target
+            target, since = _mean(agent_state.target_params, collectives), agent_state.since_target
         else:
             since = agreed_count(counts[:, 0], every, config.target_period)
             target = jax.tree.map(
-                lambda new, old: jnp.where(since == 0, new, old), params, learner.target_params
+                lambda new, old: jnp.where(since == 0, new, old), params, agent_state.target_params
             )
-        opt_state = learner.opt_state
+        opt_state = agent_state.opt_state
         if config.average_moments:
             opt_state = _mean(opt_state, collectives)
         opt_state = _with_counts(opt_state, jnp.max(counts[:, 1:], axis=0))
@@ -57,15 +58,17 @@ def make_average(
 
 
 def agreed_count(counts: Array, every: int, period: int) -> Array:
-    """Return the gradient steps since the target was replaced, of all replicas; 0 if it is now.
+    """Return the common number of gradient steps since the target was replaced.
 
-    The furthest replica speaks for all: that which undid no step, or fewest.
+    This is the count of the replica that undid the fewest steps, rounded up to a multiple
+    of ``every``; 0 if the target is replaced now.
 
     Args:
-      counts: [D] int32, each replica's own, at the end of ``every`` steps.
+      counts: [D] int32, the count of each replica after ``every`` steps.
       every: gradient steps between averagings, a divisor of ``period``.
       period: gradient steps between replacements.
     """
+    # A count of 0 means that the replica has just completed its period.
     furthest = jnp.max(jnp.where(counts == 0, period, counts))
     return (furthest + every - 1) // every * every % period
 
@@ -91,16 +94,16 @@ def _is_count(leaf: Array) -> bool:
 def _with_counts(tree: PyTree, counts: Array) -> PyTree:
     """Replace the counts in a tree, in the order of its leaves."""
     leaves, structure = jax.tree.flatten(tree)
-    agreed = iter(counts)
+    new_counts = iter(counts)
     return jax.tree.unflatten(
-        structure, [next(agreed) if _is_count(leaf) else leaf for leaf in leaves]
+        structure, [next(new_counts) if _is_count(leaf) else leaf for leaf in leaves]
     )
 
 
 def _gather_numbers(
     number: Array, counts: list[Array], collectives: Collectives
 ) -> tuple[Array, Array]:
-    """Gather a float32 [D] and the int32s [D, n] of each replica by one collective."""
+    """All-gather one float32 -> [D] and n int32 -> [D, n] of each replica in one collective."""
     word = jax.lax.bitcast_convert_type(number, jnp.int32)
     words = collectives.all_gather(jnp.stack([word, *counts]))
     return jax.lax.bitcast_convert_type(words[:, 0], jnp.float32), words[:, 1:]

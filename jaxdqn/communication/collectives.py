@@ -14,13 +14,13 @@ DEVICE_AXIS = "devices"
 
 
 def device_collectives(size: int, *, deterministic: bool = False) -> Collectives:
-    """Return the collectives of a trainer that ``across_devices`` will map over ``size``.
+    """Return the collectives of a trainer to be mapped over ``size`` devices.
 
     Args:
-      size: D
-      deterministic: average by gathering and then adding up in the order of the
-        devices: the same to the bit however they are divided over processes, at D
-        times the bytes received.
+      size: D; 1 gives ``identity_collectives``.
+      deterministic: average by an all-gather and a sum in the order of the devices. The
+        result is bitwise identical for every division of the devices into processes; each
+        device receives D times the bytes.
     """
     if size == 1:
         return identity_collectives
@@ -46,21 +46,22 @@ def device_collectives(size: int, *, deterministic: bool = False) -> Collectives
 
 
 class Collectives(NamedTuple):
-    """How one device speaks to its peers; identity when it has none."""
+    """Collective operations of one data-parallel replica; the identity if there is only one."""
 
     mean: Callable[[PyTree], PyTree]
     sum: Callable[[PyTree], PyTree]
     max: Callable[[PyTree], PyTree]
     index: Callable[[], Array]  # type: ignore[assignment]
-    """``index() -> [] int32``, this device's place among its peers."""
+    """``index() -> [] int32``, the index of this replica."""
     size: int
+    """D, the number of replicas."""
     all_gather: Callable[[PyTree], PyTree]
-    """leaves [...] -> [D, ...], every device's, in their order."""
+    """Leaves [...] -> [D, ...]: the leaves of all replicas, in their order."""
     all_to_all: Callable[[PyTree], PyTree]
-    """leaves [D, ...] -> [D, ...]: slice i goes to device i, and comes from it."""
+    """Leaves [D, ...] -> [D, ...]: slice i is sent to replica i; the new slice i comes from it."""
 
 
-def _same(tree: PyTree) -> PyTree:
+def _identity(tree: PyTree) -> PyTree:
     return tree
 
 
@@ -69,12 +70,12 @@ def _with_axis(tree: PyTree) -> PyTree:
 
 
 identity_collectives = Collectives(
-    mean=_same,
-    sum=_same,
-    max=_same,
+    mean=_identity,
+    sum=_identity,
+    max=_identity,
     index=lambda: jnp.int32(0),
     size=1,
     all_gather=_with_axis,
-    all_to_all=_same,
+    all_to_all=_identity,
 )
-"""The collectives of a device without peers."""
+"""The collectives of a single replica."""

@@ -1,4 +1,4 @@
-"""Gradients averaged over devices in few bytes; what one step loses, later ones send."""
+"""Compressed averaging of gradients over devices, with error feedback."""
 
 from __future__ import annotations
 
@@ -15,55 +15,56 @@ from jaxdqn.types import Array, PyTree
 
 KINDS = ("bfloat16", "int8", "top_k")
 _BLOCK = 256
-"""Elements, at most, that share a scale."""
+"""Largest number of elements that share a scale."""
 _LEVELS = 127.0
+"""Largest int8 code."""
 
 
 class ResidualState(NamedTuple):
-    """What a device has yet to send: unlike other states, not the same in every replica."""
+    """Compression error that a device has not sent yet; differs between replicas."""
 
     residual: Array
-    """[D*c] float32 (``top_k``: [n]), in units of this device's own gradient."""
+    """[D*c] float32 (``top_k``: [n]), in units of this device's gradient."""
 
 
 class Layout(NamedTuple):
-    """How n elements are divided: D slices, one for each device, of blocks."""
+    """Division of n elements into D slices, one for each device, of equal blocks."""
 
     blocks: int
-    """In a slice."""
+    """Blocks in a slice."""
     block: int
-    """Elements."""
+    """Elements in a block."""
 
 
 class _Code(NamedTuple):
     encode: Callable[[Array], Array]
-    """[..., c] float32 -> [..., bytes or words], what a collective carries."""
+    """[..., c] float32 -> [..., bytes or words], the input of a collective."""
     decode: Callable[[Array], Array]
-    """Back to [..., c] float32."""
+    """The inverse, -> [..., c] float32."""
 
 
 def compressed_mean(
     kind: str, collectives: Collectives, *, top_k_fraction: float = 0.01
 ) -> optax.GradientTransformation:
-    """Average updates over devices, sent in a short form with error feedback.
+    """Average updates over devices in compressed form, with error feedback.
 
-    Each device adds to its gradient what it could not send before (Seide et al.
-    2014, section 3; Karimireddy et al. 2019, algorithm 2), so that over any number
-    of steps the sum of what is applied is the sum of the true means, less the
-    mean of the residuals. All tensors go as one vector:
+    Each device adds the residual of earlier steps, which it could not send, to its
+    gradient (Seide et al. 2014, section 3; Karimireddy et al. 2019, algorithm 2). So over
+    any number of steps the sum of the applied means is the sum of the true means less the
+    mean of the residuals. All tensors are sent as one vector:
 
-    * ``bfloat16``, ``int8``: slice i of every device goes to device i, which adds
-      them up in float32 and sends their mean, encoded once more, to all. What the
-      second encoding loses goes to the residual of that device (cf. Tang et al.
-      2019, "DoubleSqueeze"). int8 has a float32 scale for each block of at most 256
-      elements (Dettmers 2016; Alistarh et al. 2017).
-    * ``top_k``: every device sends all others its k largest elements and where they
-      are (Aji and Heafield 2017; Lin et al. 2018): 8k bytes to each of D - 1.
+    * ``bfloat16``, ``int8``: slice i of every device is sent to device i (all-to-all),
+      which adds the slices up in float32, encodes their mean again and sends it to all
+      (all-gather). The error of the second encoding is added to the residual of device i
+      (cf. Tang et al. 2019, "DoubleSqueeze"). int8 has one float32 scale for each block of
+      at most 256 elements (Dettmers 2016; Alistarh et al. 2017).
+    * ``top_k``: every device sends its k largest elements and their indices to all others
+      (Aji and Heafield 2017; Lin et al. 2018): 8k bytes to each of D - 1 devices.
 
-    All replicas decode the same codes and so apply the same to the bit; sums are
-    made in a fixed order, so that ``deterministic`` asks for nothing more. An input
-    that is not finite gives a mean and a residual that are not: the guard, which
-    undoes optimiser states too, takes both back.
+    All replicas decode the same codes, so their updates are bitwise identical. Sums are
+    made in a fixed order, so ``deterministic`` changes nothing. A non-finite input makes
+    the mean and the residual non-finite; the guard then restores the optimiser state,
+    which includes the residual.
 
     Args:
       kind: ``bfloat16``, ``int8`` or ``top_k``.
@@ -71,7 +72,7 @@ def compressed_mean(
       top_k_fraction: k = ceil(top_k_fraction * n) of n elements, at least 1.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the constraint.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
@@ -86,21 +87,21 @@ def compressed_mean(
         updates: PyTree, state: ResidualState, params: PyTree | None = None
     ) -> tuple[PyTree, ResidualState]:
         leaves, structure = jax.tree.flatten(updates)
-        wanted = _flatten(leaves, state.residual.size) + state.residual
+        to_send = _flatten(leaves, state.residual.size) + state.residual
         if kind == "top_k":
-            k = top_k_count(top_k_fraction, wanted.size)
-            mean, residual = _sparse_mean(wanted, k, collectives)
+            k = top_k_count(top_k_fraction, to_send.size)
+            mean, residual = _sparse_mean(to_send, k, collectives)
         else:
             size = sum(leaf.size for leaf in leaves)
             code = _BFLOAT16 if kind == "bfloat16" else _int8(layout(kind, size, collectives.size))
-            mean, residual = _coded_mean(wanted, code, collectives)
-        return jax.tree.unflatten(structure, _divide(mean, leaves)), ResidualState(residual)
+            mean, residual = _coded_mean(to_send, code, collectives)
+        return jax.tree.unflatten(structure, _unflatten(mean, leaves)), ResidualState(residual)
 
     return optax.GradientTransformation(init, update)
 
 
 def layout(kind: str, size: int, devices: int) -> Layout:
-    """Return how ``size`` elements are divided, with the least padding at the end."""
+    """Return the division of ``size`` elements with the least padding at the end."""
     if kind == "bfloat16":
         return Layout(1, -(-size // devices))
     blocks = max(1, -(-size // (devices * _BLOCK)))
@@ -108,7 +109,7 @@ def layout(kind: str, size: int, devices: int) -> Layout:
 
 
 def top_k_count(fraction: float, size: int) -> int:
-    """Return how many of ``size`` elements ``top_k`` sends."""
+    """Return k, the number of ``size`` elements that ``top_k`` sends."""
     return max(1, math.ceil(fraction * size))
 
 
@@ -118,43 +119,50 @@ def _padded(kind: str, size: int, devices: int) -> int:
     return devices * math.prod(layout(kind, size, devices))
 
 
-def _coded_mean(wanted: Array, code: _Code, collectives: Collectives) -> tuple[Array, Array]:
-    """Average [D*c] by two collectives of codes; return the mean and the residual, [D*c]."""
+def _coded_mean(to_send: Array, code: _Code, collectives: Collectives) -> tuple[Array, Array]:
+    """Average [D*c] by an all-to-all and an all-gather of codes.
+
+    Returns the mean and this device's residual, [D*c] each.
+    """
     size = collectives.size
-    slices = wanted.reshape(size, -1)
-    sent = code.encode(slices)
-    share = jnp.sum(code.decode(collectives.all_to_all(sent)), axis=0) / size
-    share_sent = code.encode(share)
-    mean = code.decode(collectives.all_gather(share_sent))
-    residual = slices - code.decode(sent)
-    # A part of the mean is D times as much of one device's gradient.
-    lost = size * (share - code.decode(share_sent))
-    return mean.ravel(), residual.at[collectives.index()].add(lost).ravel()
+    slices = to_send.reshape(size, -1)
+    codes = code.encode(slices)
+    # [c], this device's slice of the mean.
+    slice_mean = jnp.sum(code.decode(collectives.all_to_all(codes)), axis=0) / size
+    mean_codes = code.encode(slice_mean)
+    mean = code.decode(collectives.all_gather(mean_codes))
+    residual = slices - code.decode(codes)
+    # An error of the mean is D times as large in units of one device's gradient.
+    mean_error = size * (slice_mean - code.decode(mean_codes))
+    return mean.ravel(), residual.at[collectives.index()].add(mean_error).ravel()
 
 
-def _sparse_mean(wanted: Array, k: int, collectives: Collectives) -> tuple[Array, Array]:
-    """Average the k largest of [n] of each device; return the mean and the residual, [n]."""
-    # What is not finite comes first, so that all see it.
-    size = jnp.where(jnp.isfinite(wanted), jnp.abs(wanted), jnp.inf)
+def _sparse_mean(to_send: Array, k: int, collectives: Collectives) -> tuple[Array, Array]:
+    """Average the k largest elements of [n] of each device.
+
+    Returns the mean and this device's residual, [n] each.
+    """
+    # Non-finite elements rank first, so that every replica receives them.
+    size = jnp.where(jnp.isfinite(to_send), jnp.abs(to_send), jnp.inf)
     _, indices = jax.lax.top_k(size, k)
-    values = jax.lax.bitcast_convert_type(wanted[indices], jnp.int32)
+    values = jax.lax.bitcast_convert_type(to_send[indices], jnp.int32)
     packets = collectives.all_gather(jnp.stack([indices, values]))
 
-    # Device by device: a scatter with repeated indices adds up in any order on a GPU, and the
-    # replicas would part.
+    # One device after the other: on a GPU a scatter with repeated indices adds up in an
+    # arbitrary order, and the replicas would no longer be identical.
     def add(total: Array, packet: Array) -> tuple[Array, None]:
         values = jax.lax.bitcast_convert_type(packet[1], jnp.float32)
         return total.at[packet[0]].add(values, unique_indices=True), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros_like(wanted), packets)
-    return total / collectives.size, wanted.at[indices].set(0.0, unique_indices=True)
+    total, _ = jax.lax.scan(add, jnp.zeros_like(to_send), packets)
+    return total / collectives.size, to_send.at[indices].set(0.0, unique_indices=True)
 
 
 def _encode_bfloat16(values: Array) -> Array:
-    # Not the conversion alone: the compiler may take one to bfloat16 and back for none, and
-    # nothing would be left for the residual.
+    # The compiler may remove a conversion to bfloat16 and back, and the residual would then
+    # be zero; it does not remove reduce_precision.
     rounded = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
-    # As whole numbers: XLA:CPU widens collectives of bfloat16 to float32.
+    # As uint16, since XLA:CPU widens collectives of bfloat16 to float32.
     return jax.lax.bitcast_convert_type(rounded.astype(jnp.bfloat16), jnp.uint16)
 
 
@@ -166,12 +174,12 @@ _BFLOAT16 = _Code(_encode_bfloat16, _decode_bfloat16)
 
 
 def _int8(shape: Layout) -> _Code:
-    """Return the code of blocks, each followed by the four bytes of its scale."""
+    """Return the int8 code: each block is followed by the four bytes of its scale."""
 
     def encode(values: Array) -> Array:
         blocks = values.reshape(*values.shape[:-1], *shape)
         scale = jnp.max(jnp.abs(blocks), axis=-1, keepdims=True) / _LEVELS
-        # Blocks of zeros, or next to it, are sent as zeros; written so that NaN is not.
+        # Blocks of (nearly) zeros are sent as zeros. A NaN scale fails the comparison and stays.
         scale = jnp.where(scale < jnp.finfo(jnp.float32).tiny, 0.0, scale)
         steps = blocks * jnp.where(scale == 0, 0.0, 1.0 / scale)
         codes = jnp.round(steps).astype(jnp.int8)
@@ -188,14 +196,14 @@ def _int8(shape: Layout) -> _Code:
 
 
 def _flatten(leaves: list[Array], size: int) -> Array:
-    """Return all leaves as one float32 vector of ``size`` elements, zeros at its end."""
+    """Return all leaves as one float32 vector, padded with zeros to ``size`` elements."""
     flat = [leaf.ravel().astype(jnp.float32) for leaf in leaves]
     missing = size - sum(leaf.size for leaf in leaves)
     return jnp.concatenate([*flat, jnp.zeros(missing, jnp.float32)])
 
 
-def _divide(flat: Array, like: list[Array]) -> list[Array]:
-    """Return the leaves of which ``_flatten`` made ``flat``."""
+def _unflatten(flat: Array, like: list[Array]) -> list[Array]:
+    """Invert ``_flatten``: return leaves of the shapes and dtypes of ``like``."""
     leaves, start = [], 0
     for leaf in like:
         part = flat[start : start + leaf.size]

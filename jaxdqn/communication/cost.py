@@ -1,4 +1,4 @@
-"""What devices send each other: predicted from a configuration, read from a compiled program."""
+"""Communication volume: predicted from a configuration or read from a compiled program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CommunicationBytes(NamedTuple):
 
     gradients: float
     parameters: float
-    """Of online and, with Polyak steps, target network."""
+    """Of the online network and, with Polyak steps, the target network."""
     moments: float
 
     @property
@@ -29,7 +29,7 @@ class CommunicationBytes(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective of a compiled program, or its arrays of one type."""
+    """One collective of a compiled program; one entry for each dtype that it carries."""
 
     op: str
     """``all-reduce``, ``all-gather``, ``all-to-all``, ``reduce-scatter`` or
@@ -37,22 +37,21 @@ class Collective(NamedTuple):
     dtype: str
     """As HLO writes it: ``f32``, ``s8``, ``u16`` ..."""
     elements: int
-    """Of the result on one device."""
+    """Elements of the result on one device."""
     group: int
-    """Devices that take part together."""
+    """Number of devices that take part together."""
     sent: float
-    """Bytes that each device sends, by a ring."""
+    """Bytes that each device sends with a ring algorithm."""
 
 
 def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationBytes:
-    """Return what each replica sends for the learning of a configuration.
+    """Return the bytes that each replica sends for one gradient step of a configuration.
 
-    Counted as in ring algorithms (Patarasuk and Yuan 2009), which send least: of n
-    bytes in each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all
-    n (D-1)/D, an all-gather n (D-1). Left out are single numbers: one float for
-    each step under the guard, one with prioritised replay (the greatest weight), one for each
-    iteration of PQN (the share of valid rows), some
-    words (a distance and counts) for each averaging, the metrics of a chunk.
+    Bytes are those of ring algorithms (Patarasuk and Yuan 2009), which send the fewest: with
+    n bytes on each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all n (D-1)/D,
+    an all-gather n (D-1). Single numbers are not counted: one float a step with the guard,
+    one with prioritised replay (the largest weight), one an iteration of PQN (the share of
+    valid rows), a few words an averaging (a distance and counts), the metrics of a chunk.
 
     Args:
       num_params: parameters of the network, float32.
@@ -64,37 +63,38 @@ def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationByt
     if config.average_every is not None:
         networks = 1 if config.target_tau is None else 2
         moments = _MOMENTS[config.optimizer] if config.average_moments else 0
-        once = plain / config.average_every
-        return CommunicationBytes(0.0, networks * once, moments * once)
+        per_step = plain / config.average_every
+        return CommunicationBytes(0.0, networks * per_step, moments * per_step)
     if config.compression == "none":
         return CommunicationBytes(plain, 0.0, 0.0)
     if config.compression == "top_k":
         packet = 2 * _FLOAT * top_k_count(config.top_k_fraction, num_params)
         return CommunicationBytes(float(packet * (devices - 1)), 0.0, 0.0)
     slice_bytes = _slice_bytes(config.compression, layout(config.compression, num_params, devices))
-    # A slice to each of the others, and one's own share of the mean to each of them.
+    # The all-to-all sends a slice to each other device; the all-gather sends this device's
+    # slice of the mean to each of them.
     return CommunicationBytes(float(2 * slice_bytes * (devices - 1)), 0.0, 0.0)
 
 
 def collectives_in(hlo: str) -> list[Collective]:
     """Return the collectives in the text of a compiled program, in its order.
 
-    Each is counted once, as often as it stands there: compile what runs once, a
-    single gradient step, and not a loop of many.
+    A collective inside a loop is counted once, so compile a single gradient step and not
+    a loop of many.
 
     Args:
       hlo: ``jax.jit(function).lower(...).compile().as_text()``.
 
     Raises:
       ValueError: if a collective names neither its groups nor, in the program's
-        first line, the number of all devices.
+        first line, the total number of devices.
     """
     header = re.findall(r"(?:num_partitions|replica_count)=(\d+)", hlo.partition("\n")[0])
-    everyone = math.prod(map(int, header)) if header else None
+    num_devices = math.prod(map(int, header)) if header else None
     found = []
     for match in _INSTRUCTION.finditer(hlo):
         shape, op, start, rest = match.group("shape", "op", "start", "rest")
-        group = _group_size(op, rest, everyone)
+        group = _group_size(op, rest, num_devices)
         for dtype, elements in _elements(_result(shape, op, started=bool(start))).items():
             size = elements * _item_bytes(dtype)
             found.append(Collective(op, dtype, elements, group, _SENT[op](size, group)))
@@ -108,7 +108,7 @@ _SENT: dict[str, Callable[[float, int], float]] = {
     "reduce-scatter": lambda size, group: size * (group - 1),
     "collective-permute": lambda size, group: size,
 }
-"""Bytes sent, of the bytes of the result and the devices in a group."""
+"""Bytes sent, as a function of the bytes of the result and the devices in a group."""
 _INSTRUCTION = re.compile(
     rf"^\s*(?:ROOT )?%?[\w.-]+ = (?P<shape>\(.*?\)|\S+) (?P<op>{'|'.join(_SENT)})(?P<start>-start)?"
     r"\((?P<rest>.*)$",
@@ -118,7 +118,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 
 
 def _mean_bytes(size: int, devices: int, *, deterministic: bool) -> float:
-    """Return what a mean of ``size`` bytes sends; gathered whole if it is deterministic."""
+    """Return the bytes sent by a mean of ``size`` bytes; an all-gather if deterministic."""
     if deterministic:
         return float(size * (devices - 1))
     return 2 * size * (devices - 1) / devices
@@ -130,28 +130,28 @@ def _slice_bytes(kind: str, shape: Layout) -> int:
     return shape.blocks * (shape.block + _FLOAT)
 
 
-def _group_size(op: str, rest: str, everyone: int | None) -> int:
-    """Return how many devices take part, from what follows the operation's name."""
+def _group_size(op: str, rest: str, num_devices: int | None) -> int:
+    """Return the number of devices that take part, from the text after the operation's name."""
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
         return len(set(re.findall(r"\d+", pairs.group(1))))
     if groups := re.search(r"replica_groups=\[\d+,(\d+)\]<=", rest):
         return int(groups.group(1))
     if groups := re.search(r"replica_groups=\{\{(.*?)\}\}", rest):
         return max(len(group.split(",")) for group in groups.group(1).split("},{"))
-    if everyone is None:
+    if num_devices is None:
         raise ValueError(f"hlo={op!r}: must name the devices that take part, or how many there are")
-    return everyone
+    return num_devices
 
 
 def _result(shape: str, op: str, *, started: bool) -> str:
-    """Return the shape of the result alone, where an operation that starts shows its input too."""
+    """Return the shape of the result; that of a started operation also contains its input."""
     if not started or op == "all-reduce":
         return shape
     return _parts(shape)[1]
 
 
 def _parts(shape: str) -> list[str]:
-    """Return the parts of a tuple's shape."""
+    """Split the shape of a tuple into the shapes of its parts."""
     parts, depth = [""], 0
     for character in shape.strip()[1:-1]:
         depth += (character in "([{") - (character in ")]}")
@@ -163,7 +163,7 @@ def _parts(shape: str) -> list[str]:
 
 
 def _elements(shape: str) -> dict[str, int]:
-    """Return the elements of each type in an array's shape or a tuple's."""
+    """Return the number of elements of each dtype in the shape of an array or a tuple."""
     totals: dict[str, int] = {}
     for dtype, dimensions in _ARRAY.findall(shape):
         count = math.prod(int(length) for length in dimensions.split(",") if length)

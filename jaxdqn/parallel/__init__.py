@@ -1,4 +1,4 @@
-"""Mappings: each takes a trainer and gives a trainer."""
+"""Mappings over devices and learners: each takes a trainer and returns a trainer."""
 
 from jaxdqn.communication.collectives import device_collectives
 from jaxdqn.parallel.data_parallel import across_devices

@@ -1,4 +1,4 @@
-"""Build the trainer of a configuration, mapped over its devices."""
+"""Build the trainer of a configuration, mapped over its devices or learners."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from jaxdqn.types import Trainer
 
 
 def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
-    """Make the trainer of a configuration, spread over its devices.
+    """Make the trainer of a configuration and apply the mapping it asks for.
+
+    Args:
+        config: the run.
+        parts: keyword arguments of ``make_trainer``, such as ``environment``.
 
     Raises:
         ValueError: as ``make_trainer``, or if there are too few devices.
     """
-    if config.learners > 1:
-        devices = run_devices(config) if config.devices > 1 else []
-        alone = make_trainer(config, **parts)
-        return population(alone, config.learners, devices=devices, how=config.population)
-    if config.devices == 1:
-        return make_trainer(config, **parts)
-    devices = run_devices(config)
-    collectives = device_collectives(config.replicas, deterministic=config.deterministic)
+    devices = run_devices(config) if config.devices > 1 else []
     if config.model_devices > 1:
-        split = partial(split_network, model_devices=config.model_devices)
-        trainer = make_trainer(config, collectives=collectives, around_network=split, **parts)
-        return across_mesh(trainer, devices, config.model_devices)
+        parts["around_network"] = partial(split_network, model_devices=config.model_devices)
+    # Identity for a single replica: one device, a population, or a mesh of one replica.
+    collectives = device_collectives(config.replicas, deterministic=config.deterministic)
     trainer = make_trainer(config, collectives=collectives, **parts)
+    if config.learners > 1:
+        return population(trainer, config.learners, devices=devices, how=config.population)
+    if config.devices == 1:
+        return trainer
+    if config.model_devices > 1:
+        return across_mesh(trainer, devices, config.model_devices)
     return across_devices(trainer, devices, mapping=config.mapping)
 
 
@@ -44,8 +47,8 @@ def run_devices(config: Config) -> list[jax.Device]:
     """
     devices = jax.devices()
     if config.devices > len(devices):
-        here = f"the {len(devices)} {devices[0].platform} devices here"
+        available = f"the {len(devices)} {devices[0].platform} devices here"
         if devices[0].platform == "cpu":
-            here += f"; --virtual-devices {config.devices} makes as many of the CPU"
-        raise ValueError(f"devices={config.devices}: must be at most {here}")
+            available += f"; --virtual-devices {config.devices} splits the CPU into as many"
+        raise ValueError(f"devices={config.devices}: must be at most {available}")
     return devices[: config.devices]

@@ -14,8 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdqn.communication.collectives import DEVICE_AXIS
 from jaxdqn.types import Array, Hyper, Metrics, PyTree, Row, Trainer, TrainState
 
-SPLIT, WHOLE = PartitionSpec(DEVICE_AXIS), PartitionSpec()
-"""How an array is laid out over devices: an axis [D], a slice on each, or the same on all."""
+SHARDED = PartitionSpec(DEVICE_AXIS)
+"""Layout of an array with a leading axis [D], one slice on each device."""
+
+REPLICATED = PartitionSpec()
+"""Layout of an array that every device holds in full."""
 
 
 def across_devices(
@@ -24,50 +27,52 @@ def across_devices(
     *,
     mapping: Literal["shard_map", "pmap"] = "shard_map",
 ) -> Trainer:
-    """Spread a trainer over devices: the same step on each, on its own environments and replay.
+    """Map a trainer over devices; each has its own environments and replay.
 
-    Every leaf of the state gains a leading axis [D], one slice on each device;
-    parameters, optimiser state and counters hold the same in each. Metrics are
-    over all devices and gain no axis. Both mappings run the same body on a state
-    of the same layout, and agree to the bit.
+    Every leaf of the state gains a leading axis [D], one slice on each device.
+    The slices of the parameters, the optimiser state and the counters are equal.
+    Metrics are reduced over all devices and gain no axis. Both mappings run the
+    same body on a state of the same layout; their results are bitwise identical.
 
     Args:
-      trainer: made with ``device_collectives(len(devices))``, and not mapped yet.
+      trainer: an unmapped trainer made with ``device_collectives(len(devices))``.
       devices: D distinct devices.
-      mapping: ``shard_map`` is JAX's own way; ``pmap`` is built on it by now, and is
-        here for those who compare.
+      mapping: ``shard_map`` is JAX's standard mapping. ``pmap`` is the older interface,
+        which JAX now builds on ``shard_map``; it is offered for comparison.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the constraint.
     """
     check_distinct(devices)
     if mapping not in ("shard_map", "pmap"):
         raise ValueError(f"mapping={mapping!r}: must be one of shard_map, pmap")
-    check_made_for(trainer, len(devices))
-    mapped = partial(by_shard_map, _mesh(devices)) if mapping == "shard_map" else _by_pmap(devices)
+    check_replicas(trainer, len(devices))
+    mapped = partial(shard_mapped, _mesh(devices)) if mapping == "shard_map" else _pmapped(devices)
 
     def sharding(state: PyTree) -> PyTree:
         return jax.tree.map(lambda _: state_sharding(devices), state)
 
-    return spread(trainer, mapped, len(devices))._replace(sharding=sharding)
+    return map_trainer(trainer, mapped, len(devices))._replace(sharding=sharding)
 
 
 def check_distinct(devices: Sequence[jax.Device]) -> None:
-    """Refuse devices that are none, or the same twice.
+    """Check that there is at least one device and that none occurs twice.
 
     Raises:
-      ValueError: if so.
+      ValueError: otherwise.
     """
     if len(set(devices)) != len(devices) or not devices:
         raise ValueError(f"devices={list(devices)}: must be one or more distinct devices")
 
 
-def check_made_for(trainer: Trainer, replicas: int, model_devices: int = 1) -> None:
-    """Refuse a trainer that is mapped, or whose replicas are more or fewer than it will have.
+def check_replicas(trainer: Trainer, replicas: int, model_devices: int = 1) -> None:
+    """Check that a trainer is unmapped and was made for this number of replicas.
+
+    A trainer made for another number would run, but its replicas would not exchange
+    gradients, or would divide the environments and the batch wrongly.
 
     Raises:
-      ValueError: if so. It would train all the same, but not what was asked for: replicas
-        that were made alone never speak, and learn alike or apart.
+      ValueError: otherwise.
     """
     if trainer.mapped:
         raise ValueError("trainer.mapped=True: must be False, as make_trainer makes it")
@@ -77,23 +82,23 @@ def check_made_for(trainer: Trainer, replicas: int, model_devices: int = 1) -> N
             config += f", model_devices={model_devices}"
         collectives = f", collectives=device_collectives({replicas})" if replicas > 1 else ""
         raise ValueError(
-            f"trainer.replicas={trainer.replicas}: must be {replicas}, as many as it is mapped "
-            f"over; make it by make_trainer(config{collectives}) with Config({config})"
+            f"trainer.replicas={trainer.replicas}: must be {replicas}, the number of replicas it "
+            f"is mapped over; make it by make_trainer(config{collectives}) with Config({config})"
         )
 
 
-def spread(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], size: int) -> Trainer:
-    """Map the functions of a trainer.
+def map_trainer(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], size: int) -> Trainer:
+    """Map each function of a trainer over replicas.
 
     Args:
-      trainer: of one replica.
-      mapped: ``mapped(function, in_specs, out_specs)``; the specs say of each argument
-        and result whether it is split over replicas, with an axis [D] outside.
+      trainer: the trainer of one replica.
+      mapped: ``mapped(function, in_specs, out_specs)``. The specs give the layout of each
+        argument and result; a ``SHARDED`` one has a leading axis [D] outside the mapping.
       size: D
     """
 
     def init(key: Array, hyper: Hyper | None = None) -> TrainState:
-        return mapped(trainer.init, (WHOLE, WHOLE), SPLIT)(key, hyper)
+        return mapped(trainer.init, (REPLICATED, REPLICATED), SHARDED)(key, hyper)
 
     def preload(key: Array, rows: Row, hyper: Hyper | None = None) -> TrainState:
         # The environments are divided over the devices, [I, K, E] -> [D, I, K, E/D].
@@ -102,36 +107,43 @@ def spread(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], size: in
             return jnp.moveaxis(parts, 2, 0)
 
         divided = jax.tree.map(divide, rows)
-        return mapped(trainer.preload, (WHOLE, SPLIT, WHOLE), SPLIT)(key, divided, hyper)
+        specs = (REPLICATED, SHARDED, REPLICATED)
+        return mapped(trainer.preload, specs, SHARDED)(key, divided, hyper)
 
     def chunk(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-        # The scan runs inside: one over a mapped step copies the ring.
+        # The scan runs inside the mapping: a scan over a mapped step copies the ring.
         run = trainer.chunk(iterations)
-        return mapped(in_a_loop(run) if iterations == 1 else run, (SPLIT,), (SPLIT, WHOLE))
+        looped = single_pass_loop(run) if iterations == 1 else run
+        return mapped(looped, (SHARDED,), (SHARDED, REPLICATED))
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        looped = single_pass_loop(trainer.step)
+        return mapped(looped, (SHARDED,), (SHARDED, REPLICATED))(state)
 
     return trainer._replace(
         init=init,
-        step=lambda state: mapped(in_a_loop(trainer.step), (SPLIT,), (SPLIT, WHOLE))(state),
-        refill=lambda state: mapped(trainer.refill, (SPLIT,), SPLIT)(state),
+        step=step,
+        refill=lambda state: mapped(trainer.refill, (SHARDED,), SHARDED)(state),
         preload=preload,
         chunk=chunk,
         mapped=True,
     )
 
 
-def in_a_loop(
+def single_pass_loop(
     function: Callable[[TrainState], tuple[TrainState, Metrics]],
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
-    """Call a function as the only pass of a loop that the compiler does not take away.
+    """Wrap a function in a loop of one pass that the compiler does not remove.
 
-    Without a loop around it, a step on arrays whose axis [1] comes off and on, or which are
-    slices of others, copies each array of the ring several times (XLA:CPU, JAX 0.10 and 0.11).
+    Without a loop around it, XLA copies each array of the ring several times in a step whose
+    arrays lose and gain an axis [1], or are slices of others (XLA:CPU, JAX 0.10 and 0.11).
     """
 
     def looped(state: TrainState) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(function, state)[1]
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        passes = jax.lax.optimization_barrier(jnp.int32(1))  # or it would be seen to be one
+        # The compiler removes a loop that it knows to have one pass; the barrier hides the 1.
+        passes = jax.lax.optimization_barrier(jnp.int32(1))
         _, state, metrics = jax.lax.while_loop(
             lambda carry: carry[0] < passes,
             lambda carry: (carry[0] + 1, *function(carry[1])),
@@ -143,12 +155,12 @@ def in_a_loop(
 
 
 def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
-    """Return how ``across_devices`` lays out every leaf of the state."""
-    return NamedSharding(_mesh(devices), SPLIT)
+    """Return the sharding that ``across_devices`` gives every leaf of the state."""
+    return NamedSharding(_mesh(devices), SHARDED)
 
 
 def first_replica(tree: PyTree) -> PyTree:
-    """Return what the first device of this process holds of leaves [D, ...], not copied."""
+    """Return the slices of leaves [D, ...] on this process's first device, without a copy."""
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
 
 
@@ -156,7 +168,7 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (DEVICE_AXIS,))
 
 
-def by_shard_map(
+def shard_mapped(
     mesh: Mesh,
     function: Callable[..., Any],
     in_specs: tuple[PartitionSpec, ...],
@@ -164,19 +176,20 @@ def by_shard_map(
 ) -> Callable[..., Any]:
     """Map a function of one replica's arrays over the mesh's ``DEVICE_AXIS``.
 
-    Split arrays have an axis [D] outside of it. Other axes of the mesh are the compiler's.
+    ``SHARDED`` arrays have a leading axis [D] outside the mapping. The compiler handles
+    the other axes of the mesh.
     """
 
     def body(*arguments: PyTree) -> PyTree:
-        inside = [
-            _drop_axis(argument) if spec == SPLIT else argument
+        local = [
+            _drop_axis(argument) if spec == SHARDED else argument
             for argument, spec in zip(arguments, in_specs, strict=True)
         ]
-        results = function(*inside)
+        results = function(*local)
         if isinstance(out_specs, PartitionSpec):
-            return _add_axis(results) if out_specs == SPLIT else results
+            return _add_axis(results) if out_specs == SHARDED else results
         return tuple(
-            _add_axis(result) if spec == SPLIT else result
+            _add_axis(result) if spec == SHARDED else result
             for result, spec in zip(results, out_specs, strict=True)
         )
 
@@ -191,12 +204,12 @@ def by_shard_map(
     )
 
 
-def _by_pmap(devices: Sequence[jax.Device]) -> Callable[..., Callable[..., Any]]:
-    """Return what maps as ``by_shard_map`` does."""
+def _pmapped(devices: Sequence[jax.Device]) -> Callable[..., Callable[..., Any]]:
+    """Return the counterpart of ``shard_mapped`` by ``jax.pmap``."""
 
     def axes(specs: Any) -> Any:
         if isinstance(specs, PartitionSpec):
-            return 0 if specs == SPLIT else None
+            return 0 if specs == SHARDED else None
         return tuple(map(axes, specs))
 
     def mapped(
@@ -209,10 +222,10 @@ def _by_pmap(devices: Sequence[jax.Device]) -> Callable[..., Callable[..., Any]]
             in_axes=(0, *axes(in_specs)),
             out_axes=axes(out_specs),
         )
-        # At least one argument must be split. And a function of its own: to jit the mapped one
-        # is to lose the donation asked for.
-        place = jnp.arange(len(devices), dtype=jnp.int32)
-        return lambda *arguments: by_pmap(place, *arguments)
+        # pmap needs at least one mapped argument. Jitting the pmapped function directly drops
+        # buffer donation, hence the wrapper.
+        indices = jnp.arange(len(devices), dtype=jnp.int32)
+        return lambda *arguments: by_pmap(indices, *arguments)
 
     return mapped
 
@@ -222,5 +235,5 @@ def _add_axis(tree: PyTree) -> PyTree:
 
 
 def _drop_axis(tree: PyTree) -> PyTree:
-    # Not leaf[0], a dynamic slice, which would copy the ring.
+    # leaf[0] would be a dynamic slice, which copies the ring.
     return jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), tree)

@@ -13,13 +13,13 @@ from jaxdqn.types import Array, Hyper
 
 
 class RunKeys(NamedTuple):
-    """The independent streams of randomness of a run; of a population, keys [P]."""
+    """Independent random keys of a run; for a population, each field has shape [P]."""
 
     train: Array
     evaluate: Array
-    """The same episodes at every evaluation, so that differences are the policy's."""
+    """The same at every evaluation: all run the same episodes, so returns differ by policy."""
     confirm: Array
-    """Folded with a count: fresh episodes every time."""
+    """Folded with a count: every confirmation runs fresh episodes."""
 
 
 def run_keys(seed: int) -> RunKeys:
@@ -28,7 +28,7 @@ def run_keys(seed: int) -> RunKeys:
 
 
 def learner_keys(config: Config) -> RunKeys:
-    """Return the keys of a configuration: of each learner of a population those of its seed."""
+    """Return the keys of a configuration; for a population, keys [P] by each learner's seed."""
     each = [run_keys(config.seed + index) for index in range(config.num_seeds)]
     if config.learners == 1:
         return each[0]
@@ -36,9 +36,10 @@ def learner_keys(config: Config) -> RunKeys:
 
 
 def learner_hypers(config: Config) -> Hyper | None:
-    """Return the hyper-parameters of each learner of a population: leaves [P].
+    """Return the hyper-parameters of each learner of a population, leaves [P].
 
-    The seeds of a combination of the sweep stand together. None for one learner.
+    The learners of one combination of the sweep, one for each seed, are contiguous.
+    None for a single learner.
     """
     if config.learners == 1:
         return None

@@ -1,10 +1,9 @@
-"""Model parallelism: the wide layers of each replica split over several devices.
+"""Model parallelism: the wide layers of each replica sharded over several devices.
 
-The mesh has two axes. Over the data axis the step is mapped by hand, as
-``across_devices`` does. The model axis is left to the compiler, which is told
-where parameters and activations lie and puts in the all-reduces that the network
-then needs (Megatron's layout, Shoeybi et al. 2019, section 3, found by GSPMD,
-Xu et al. 2021).
+The mesh has two axes. Over the data axis the step is mapped explicitly, as in
+``across_devices``. The model axis is left to the compiler: it is given the shardings
+of parameters and activations and inserts the all-reduces that the network needs
+(Megatron's layout, Shoeybi et al. 2019, section 3, derived by GSPMD, Xu et al. 2021).
 """
 
 from __future__ import annotations
@@ -20,39 +19,63 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdqn.communication.collectives import DEVICE_AXIS
 from jaxdqn.parallel.data_parallel import (
-    WHOLE,
-    by_shard_map,
+    REPLICATED,
     check_distinct,
-    check_made_for,
-    spread,
+    check_replicas,
+    map_trainer,
+    shard_mapped,
 )
 from jaxdqn.tree import is_small, pack
 from jaxdqn.types import Array, Network, Params, PyTree, QOutput, Trainer, TrainState
 
 MODEL_AXIS = "model"
-SPLIT_WIDTH = 512
-"""The shortest side of a matrix that is split: each device's part of a product stays large."""
+MIN_SPLIT_WIDTH = 512
+"""Shortest side of a matrix that is sharded, so that each device's product stays large."""
 
 
 def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: int) -> Trainer:
-    """Spread a trainer over replicas, and the wide layers of each over its devices.
+    """Map a trainer over replicas and shard the wide layers of each over its devices.
 
     Every leaf of the state gains a leading axis [D]. The layers that ``layer_specs``
-    names are split in the parameters, the target network and the optimiser's
-    moments; everything else is the same on all devices of a replica, which act and
-    remember alike.
+    selects are sharded in the parameters, the target network and the optimiser's
+    moments. Everything else is replicated over the devices of a replica, so acting
+    and replay are the same on all of them.
 
     Args:
-      trainer: made with ``device_collectives(D)`` and, as ``around_network``,
-        ``split_network``, and not mapped yet.
-      devices: D * ``model_devices`` distinct ones. Those of a replica stand together:
-        they speak several times a step.
+      trainer: an unmapped trainer made with ``device_collectives(D)`` and with
+        ``split_network`` as ``around_network``.
+      devices: D * ``model_devices`` distinct devices. Those of one replica are contiguous:
+        they communicate several times in each step.
       model_devices: devices of a replica, at least 2.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right; also if no
-        layer is wide enough to be split.
+      ValueError: naming the argument, its value and the constraint; also if no layer is
+        wide enough to be sharded.
     """
+    _check_mesh_devices(devices, model_devices)
+    replicas = len(devices) // model_devices
+    check_replicas(trainer, replicas, model_devices)
+    mesh = Mesh(np.asarray(devices).reshape(replicas, model_devices), (DEVICE_AXIS, MODEL_AXIS))
+
+    def sharding(state: TrainState) -> PyTree:
+        return jax.tree.map(
+            lambda spec: NamedSharding(mesh, PartitionSpec(DEVICE_AXIS, *spec)),
+            state_specs(_replica_shapes(state), model_devices),
+        )
+
+    constrained = _constrain_states(trainer, model_devices)
+    mapped = map_trainer(constrained, partial(shard_mapped, mesh), replicas)
+    state = _replica_shapes(jax.eval_shape(mapped.init, jax.random.key(0)))
+    if not any(jax.tree.leaves(layer_specs(state.agent.params, model_devices))):
+        raise ValueError(
+            f"model_devices={model_devices}: must be 1 unless the network has a matrix of more "
+            f"than 16,384 elements with a side of at least {MIN_SPLIT_WIDTH} that it divides (as "
+            "with hidden_sizes=4096,4096); there is nothing to split"
+        )
+    return mapped._replace(sharding=sharding)
+
+
+def _check_mesh_devices(devices: Sequence[jax.Device], model_devices: int) -> None:
     check_distinct(devices)
     if model_devices < 2 or len(devices) % model_devices:
         raise ValueError(
@@ -64,53 +87,42 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
             raise ValueError(
                 f"model_devices={model_devices}: must be a divisor of the devices of each process"
             )
-    check_made_for(trainer, len(devices) // model_devices, model_devices)
-    mesh = Mesh(np.asarray(devices).reshape(-1, model_devices), (DEVICE_AXIS, MODEL_AXIS))
 
-    def pinned(state: TrainState) -> TrainState:
+
+def _constrain_states(trainer: Trainer, model_devices: int) -> Trainer:
+    """Constrain the sharding of every state that a trainer's functions take or return."""
+
+    def constrained(state: TrainState) -> TrainState:
         return jax.lax.with_sharding_constraint(state, state_specs(state, model_devices))
 
-    def pinning(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Pin the state that a function gives, alone or first of a pair, and one it takes."""
+    def constraining(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function that returns a state, or a pair whose first element is one."""
 
-        def with_pins(first: Any, *others: Any) -> Any:
-            results = function(pinned(first) if isinstance(first, TrainState) else first, *others)
+        def wrapped(first: Any, *others: Any) -> Any:
+            first = constrained(first) if isinstance(first, TrainState) else first
+            results = function(first, *others)
             if isinstance(results, TrainState):
-                return pinned(results)
-            return pinned(results[0]), results[1]
+                return constrained(results)
+            return constrained(results[0]), results[1]
 
-        return with_pins
+        return wrapped
 
-    def sharding(state: TrainState) -> PyTree:
-        return jax.tree.map(
-            lambda spec: NamedSharding(mesh, PartitionSpec(DEVICE_AXIS, *spec)),
-            state_specs(_inside(state), model_devices),
-        )
-
-    one = trainer._replace(
-        init=pinning(trainer.init),
-        step=pinning(trainer.step),
-        refill=pinning(trainer.refill),
-        preload=pinning(trainer.preload),
-        chunk=lambda iterations: pinning(trainer.chunk(iterations)),
+    return trainer._replace(
+        init=constraining(trainer.init),
+        step=constraining(trainer.step),
+        refill=constraining(trainer.refill),
+        preload=constraining(trainer.preload),
+        chunk=lambda iterations: constraining(trainer.chunk(iterations)),
     )
-    mapped = spread(one, partial(by_shard_map, mesh), len(devices) // model_devices)
-    state = _inside(jax.eval_shape(mapped.init, jax.random.key(0)))
-    if not any(jax.tree.leaves(layer_specs(state.agent.params, model_devices))):
-        raise ValueError(
-            f"model_devices={model_devices}: must be 1 unless the network has a matrix of more "
-            f"than 16,384 elements with a side of at least {SPLIT_WIDTH} that divides (as "
-            "hidden_sizes=4096,4096); there is nothing to split"
-        )
-    return mapped._replace(sharding=sharding)
 
 
 def split_network(network: Network, model_devices: int) -> Network:
-    """Make a network that says how it lies on the model axis of the mesh it runs on.
+    """Return the network with sharding constraints for the model axis of its mesh.
 
-    The wide layers are split, what goes in and what comes out is whole; so are
-    gradients, and nothing around the network is divided by a compiler that was told
-    of the layers alone. Off the mesh it is the network as it was.
+    The wide layers are sharded; the inputs and outputs, and so the gradients of the
+    outputs, are replicated. Without these constraints the compiler, given the layers'
+    shardings only, would also divide the computation around the network. Outside a
+    mesh the network is unchanged.
     """
 
     def init(key: Array, obs: Array) -> Params:
@@ -121,8 +133,8 @@ def split_network(network: Network, model_devices: int) -> Network:
         params: Params, key: Array, carry: PyTree, obs: Array, first: Array
     ) -> tuple[QOutput, PyTree]:
         params = _constrain(params, layer_specs(params, model_devices))
-        obs, carry = _constrain((obs, carry), WHOLE)
-        return _constrain(network.apply(params, key, carry, obs, first), WHOLE)
+        obs, carry = _constrain((obs, carry), REPLICATED)
+        return _constrain(network.apply(params, key, carry, obs, first), REPLICATED)
 
     return network._replace(init=init, apply=apply)
 
@@ -130,29 +142,30 @@ def split_network(network: Network, model_devices: int) -> Network:
 def layer_specs(params: Params, model_devices: int) -> PyTree:
     """Return the ``PartitionSpec`` over ``MODEL_AXIS`` of each parameter.
 
-    Split are the matrices [in, out] that ``pack_small`` leaves apart, above 16 384
-    elements, on a side of at least ``SPLIT_WIDTH`` that divides. They are taken in the
-    order of their paths, a network's ``head`` last. After a layer that was split by
-    columns, whose output thus lies in parts, a layer is split by rows, so that each
-    device takes in the part it has and only the products are added up; otherwise by
-    columns; and where that side is too short by the other. Matrices of one layer (its
-    noise) lie as the first. All else is whole: convolutions, biases, small matrices.
+    Sharded are the matrices [in, out] of more than 16 384 elements (those that
+    ``pack_small`` leaves separate), along a side of at least ``MIN_SPLIT_WIDTH`` that
+    ``model_devices`` divides. They are visited in the order of their paths, a network's
+    ``head`` last. A layer is sharded by columns, [in, out/M], and its output is then
+    sharded too. The layer after it is sharded by rows, [in/M, out]: each device multiplies
+    the part it holds, and one all-reduce adds up the products. Where the preferred side
+    is too short, the other is used. Further matrices of a layer (its noise) follow the
+    first. All else is replicated: convolutions, biases, small matrices.
     """
     named = jax.tree.leaves_with_path(params)
     structure = jax.tree.structure(params)
-    specs, in_parts = [WHOLE] * len(named), False
+    specs, input_is_sharded = [REPLICATED] * len(named), False
     by_layer: dict[Any, PartitionSpec] = {}
-    for index in sorted(range(len(named)), key=lambda index: _place(named[index][0])):
+    for index in sorted(range(len(named)), key=lambda index: _layer_order(named[index][0])):
         path, leaf = named[index]
         if leaf.ndim != 2 or is_small(leaf):
             continue
         if path[:-1] in by_layer:
             specs[index] = by_layer[path[:-1]]
             continue
-        for side in (0, 1) if in_parts else (1, 0):
-            if leaf.shape[side] >= SPLIT_WIDTH and leaf.shape[side] % model_devices == 0:
+        for side in (0, 1) if input_is_sharded else (1, 0):
+            if leaf.shape[side] >= MIN_SPLIT_WIDTH and leaf.shape[side] % model_devices == 0:
                 specs[index] = PartitionSpec(*[None] * side, MODEL_AXIS)
-                in_parts = side == 1
+                input_is_sharded = side == 1
                 break
         by_layer[path[:-1]] = specs[index]
     return jax.tree.unflatten(structure, specs)
@@ -161,8 +174,8 @@ def layer_specs(params: Params, model_devices: int) -> PyTree:
 def state_specs(state: TrainState, model_devices: int) -> TrainState:
     """Return the ``PartitionSpec`` over ``MODEL_AXIS`` of each leaf of one replica's state.
 
-    The optimiser's moments lie as the parameters do: whatever in its state has the
-    structure and shapes of the parameters, or of what ``pack`` makes of them.
+    The optimiser's moments are sharded as the parameters are: every subtree of its state
+    with the structure and shapes of the parameters, or of ``pack(params)``.
     """
     params = state.agent.params
     specs = layer_specs(params, model_devices)
@@ -172,27 +185,26 @@ def state_specs(state: TrainState, model_devices: int) -> TrainState:
         for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(specs), strict=True)
         if not is_small(leaf)
     ]
-    alike = (
-        (_form(params), specs),
-        (_form(packed), {"small": jax.tree.map(_whole, packed["small"]), "large": large}),
-    )
+    packed_specs = {"small": jax.tree.map(_replicated, packed["small"]), "large": large}
+    known = ((_structure_and_shapes(params), specs), (_structure_and_shapes(packed), packed_specs))
 
     def specs_of(tree: PyTree) -> PyTree | None:
-        return next((specs for form, specs in alike if _form(tree) == form), None)
+        form = _structure_and_shapes(tree)
+        return next((specs for known_form, specs in known if known_form == form), None)
 
     moments = jax.tree.map(
-        lambda tree: specs_of(tree) or _whole(tree),
+        lambda tree: specs_of(tree) or _replicated(tree),
         state.agent.opt_state,
         is_leaf=lambda tree: specs_of(tree) is not None,
     )
-    whole = jax.tree.map(_whole, state)
+    replicated = jax.tree.map(_replicated, state)
     target = specs if jax.tree.leaves(state.agent.target_params) else ()
-    agent = whole.agent._replace(params=specs, target_params=target, opt_state=moments)
-    return whole._replace(agent=agent)
+    agent = replicated.agent._replace(params=specs, target_params=target, opt_state=moments)
+    return replicated._replace(agent=agent)
 
 
-def first_split_replica(tree: PyTree) -> PyTree:
-    """Return this process's first replica of leaves [D, ...], split over its devices as it is."""
+def first_sharded_replica(tree: PyTree) -> PyTree:
+    """Return this process's first replica of leaves [D, ...], still sharded over its devices."""
 
     def of_leaf(leaf: Array) -> Array:
         sharding = _replica_sharding(leaf.sharding)
@@ -204,26 +216,29 @@ def first_split_replica(tree: PyTree) -> PyTree:
 
 
 def replica_shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Return shape and sharding of what ``first_split_replica`` makes of a leaf, or its shape."""
+    """Return shape and sharding of ``first_sharded_replica(leaf)``, for a leaf or its shape."""
     sharding = _replica_sharding(leaf.sharding)
     return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
 
 
-def within_replica(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:
-    """Run a function of parameters and of whole arrays on the devices of one replica.
+def on_replica(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:
+    """Return ``function`` mapped to run on the devices of one replica.
 
     Args:
-      function: ``(params, *others)``
-      params: as ``first_split_replica`` gives them, or their shapes.
+      function: ``(params, *others)``; the other arguments are replicated.
+      params: as ``first_sharded_replica`` returns them, or their shapes with shardings.
     """
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    return lambda *arguments: by_shard_map(mesh, function, (WHOLE,) * len(arguments), WHOLE)(
-        *arguments
-    )
+
+    def mapped(*arguments: Any) -> Any:
+        in_specs = (REPLICATED,) * len(arguments)
+        return shard_mapped(mesh, function, in_specs, REPLICATED)(*arguments)
+
+    return mapped
 
 
 def _replica_sharding(sharding: Any) -> NamedSharding:
-    """Return how this process's first replica holds a leaf [D, ...], without the axis."""
+    """Return the sharding of this process's first replica of a leaf [D, ...], without the axis."""
     here = jax.process_index()
     rows = sharding.mesh.devices
     row = next(row for row in rows if all(device.process_index == here for device in row))
@@ -237,22 +252,22 @@ def _constrain(tree: PyTree, specs: PyTree) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, specs)
 
 
-def _inside(state: PyTree) -> PyTree:
+def _replica_shapes(state: PyTree) -> PyTree:
     """Return the shapes of one replica's state."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
 
 
-def _whole(_: Any) -> PartitionSpec:
-    return WHOLE
+def _replicated(_: Any) -> PartitionSpec:
+    return REPLICATED
 
 
-def _form(tree: PyTree) -> Any:
+def _structure_and_shapes(tree: PyTree) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     return structure, [getattr(leaf, "shape", None) for leaf in leaves]
 
 
-def _place(path: Any) -> Any:
-    """Return what sorts parameters as their layers follow: ``Dense_2`` before ``Dense_10``."""
+def _layer_order(path: Any) -> Any:
+    """Return a sort key that orders parameters by layer: ``Dense_2`` before ``Dense_10``."""
     names = [jax.tree_util.keystr((key,), simple=True) for key in path]
     parts = [re.split(r"(\d+)", name) for name in names]
     natural = [

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.config.config import Config
-from jaxdqn.parallel import multihost
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
-from jaxdqn.parallel.model_parallel import replica_shape, within_replica
+from jaxdqn.parallel.model_parallel import on_replica, replica_shape
+from jaxdqn.parallel.sharded_transfer import broadcast_sharded
 from jaxdqn.storage.state import lacks_replay, restore_keys, snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EvalInfo, make_evaluator
 from jaxdqn.types import Array, Counters, Metrics, Params, PyTree, Row, Trainer, TrainState
@@ -71,7 +71,7 @@ def compile_programs(
 
     def evaluate_all(params: Params, key: Array, count: Array) -> EvalInfo:
         if config.model_devices > 1:
-            return within_replica(evaluate_one, params_shape)(params, key, count)
+            return on_replica(evaluate_one, params_shape)(params, key, count)
         if trainer.over_learners is None:
             return evaluate_one(params, key, count)
         counts = jnp.full(key.shape, count)
@@ -118,7 +118,7 @@ def compile_programs(
         if lacks_replay(words):
             shape, out = without_replay(shape), None if out is None else without_replay(out)
         if jax.process_count() > 1:
-            words = multihost.broadcast_sharded(words, out)
+            words = broadcast_sharded(words, out)
         return later(lambda words: restore_keys(words, shape), out_shardings=out)(words)
 
     init, run_chunk, evaluate_params, copy, snapshot = compiled

@@ -22,7 +22,7 @@ from jaxdqn.monitoring.records import (
 from jaxdqn.parallel import multihost
 from jaxdqn.parallel.data_parallel import first_replica
 from jaxdqn.parallel.learners import RunKeys
-from jaxdqn.parallel.model_parallel import first_split_replica
+from jaxdqn.parallel.model_parallel import first_sharded_replica
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
@@ -327,7 +327,7 @@ class HostLoop:
     ) -> EvalInfo:
         started = time.perf_counter()
         # Processes might differ in the last bit, and must not decide differently.
-        info = multihost.agree(jax.device_get(evaluate(params, key, np.int32(count))))
+        info = multihost.broadcast_arrays(jax.device_get(evaluate(params, key, np.int32(count))))
         self._progress.eval_seconds += time.perf_counter() - started
         return info
 
@@ -358,7 +358,7 @@ class HostLoop:
 
 def _agreed(asked: StopRequest) -> bool:
     """Say on every process whether any of them has been asked to end."""
-    why = multihost.first_reason(asked.why)
+    why = multihost.first_stop_reason(asked.why)
     if why is not None:
         asked.because(why)
     return why is not None
@@ -369,7 +369,7 @@ def learned_params(config: Config, state: TrainState) -> Params:
     if config.learners > 1 or config.devices == 1:
         return state.agent.params
     if config.model_devices > 1:
-        return first_split_replica(state.agent.params)
+        return first_sharded_replica(state.agent.params)
     return first_replica(state.agent.params)
 
 

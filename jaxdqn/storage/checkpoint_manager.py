@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.parallel import multihost
+from jaxdqn.parallel.sharded_transfer import gather
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.checkpoint import Checkpointer, Snapshot, checkpoint_path, rename_damaged
 from jaxdqn.storage.jsonl import FILES, Record
@@ -113,7 +114,7 @@ class CheckpointManager:
         saved = state if self._config.replay_in_checkpoint else without_replay(state)
         # On accelerators the transfer to the host is the copy.
         copied = self._snapshot(saved) if jax.default_backend() == "cpu" else with_key_data(saved)
-        arrays = to_host(copied) if jax.process_count() == 1 else multihost.gather(copied)
+        arrays = to_host(copied) if jax.process_count() == 1 else gather(copied)
         self._saved, self._saved_at = chunk, self._clock()
         if self._checkpointer is None:
             return
@@ -223,7 +224,9 @@ class CheckpointManager:
             best = restore_params(checkpoint_path(self._run, step) / "best", target)
         else:
             best = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target)
-        return best if jax.process_count() == 1 else jax.device_put(multihost.agree(best))
+        return (
+            best if jax.process_count() == 1 else jax.device_put(multihost.broadcast_arrays(best))
+        )
 
     def truncate_records(self, restored: Restored | None) -> None:
         """Truncate the files of records to their lengths at a checkpoint.

@@ -1,4 +1,4 @@
-"""Periodic averaging against a hand-run of two replicas, and against the all-reduce."""
+"""Periodic averaging against two replicas computed by hand, and against the all-reduce."""
 
 import itertools
 
@@ -32,7 +32,7 @@ def averaged(config, optimizer=None, environment=None, mapping="shard_map"):
 
 
 def doubling(hyper):
-    """An optimiser that leaves device 0 where it is and doubles device 1 at every step.
+    """An optimiser that leaves the parameters of device 0 and doubles those of device 1.
 
     Its moment counts steps on device 1 only.
     """
@@ -45,7 +45,7 @@ def doubling(hyper):
 
 
 def by_hand(steps, every, *, period=None, tau=None, moments=False):
-    """Follow two replicas of one parameter, 1 at the start, under ``doubling``.
+    """Compute two replicas of one parameter, initially 1, under ``doubling``.
 
     Returns each replica's parameter, target and moment [2], and the gaps.
     """
@@ -70,7 +70,7 @@ def by_hand(steps, every, *, period=None, tau=None, moments=False):
 
 
 CASES = [
-    # In an iteration of four gradient steps: at its end, twice, and after every step.
+    # Within an iteration of four gradient steps: at its end, twice, and after every step.
     {"gradient_steps": 4, "average_every": 4, "target_period": 4},
     {"gradient_steps": 4, "average_every": 2, "target_period": 2, "average_moments": True},
     {"gradient_steps": 4, "average_every": 1, "target_period": 3},
@@ -85,7 +85,7 @@ CASES = [
 @pytest.mark.parametrize(
     "case", [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])], ids=str
 )
-def test_replicas_go_as_by_hand(case):
+def test_replicas_follow_the_computation_by_hand(case):
     config = tiny(devices=DEVICES, **case)
     trainer = averaged(config, doubling)
     iterations = 8 // config.gradient_steps
@@ -104,7 +104,7 @@ def test_replicas_go_as_by_hand(case):
             jax.tree.leaves(start.agent.params), jax.tree.leaves(leaves), strict=True
         ):
             np.testing.assert_array_equal(last[0], last[1])
-            # The factors are short binary fractions, but not the Polyak steps'.
+            # The factors are exact in binary, except those of Polyak steps.
             for replica, factor in enumerate(factors):
                 np.testing.assert_allclose(last[replica], factor * first[0], rtol=1e-6)
     assert int(metrics.averagings) == len(gaps) == 8 // config.average_every
@@ -114,7 +114,7 @@ def test_replicas_go_as_by_hand(case):
 
 
 @pytest.mark.slow
-def test_replicas_part_between_averagings_and_a_step_alone_does_not_average():
+def test_replicas_differ_between_averagings_and_a_single_step_does_not_average():
     trainer = averaged(tiny(devices=DEVICES, average_every=4, target_period=4))
     start = quick_jit(trainer.init)(jax.random.key(0))
     state, metrics = quick_jit(trainer.step)(start)
@@ -127,7 +127,7 @@ def test_replicas_part_between_averagings_and_a_step_alone_does_not_average():
 
 
 @pytest.mark.slow
-def test_replicas_are_equal_after_a_chunk_and_moments_if_asked():
+def test_replicas_are_equal_after_a_chunk_and_moments_on_request():
     for moments, mapping in ((False, "shard_map"), (True, "pmap")):
         config = tiny(devices=DEVICES, average_every=8, target_period=16, average_moments=moments)
         trainer = averaged(config, mapping=mapping)
@@ -140,7 +140,7 @@ def test_replicas_are_equal_after_a_chunk_and_moments_if_asked():
         state = jax.tree.leaves(end.agent.opt_state)
         equal = [bool((leaf[0] == leaf[1]).all()) for leaf in state]
         assert all(equal) == moments
-        # Both have learned: neither replica's data is left out.
+        # Both replicas have learned.
         for first, last in zip(
             jax.tree.leaves(start.agent.params), jax.tree.leaves(end.agent.params), strict=True
         ):
@@ -148,7 +148,7 @@ def test_replicas_are_equal_after_a_chunk_and_moments_if_asked():
 
 
 @pytest.mark.slow
-def test_averaging_at_every_step_is_the_all_reduce_under_plain_gradient_descent():
+def test_averaging_at_every_step_equals_the_all_reduce_for_plain_gradient_descent():
     """One iteration from each of twenty states of a run."""
     values = {"devices": DEVICES, "learning_rate": 0.05, "target_period": 7, "loss": "huber"}
 
@@ -164,7 +164,7 @@ def test_averaging_at_every_step_is_the_all_reduce_under_plain_gradient_descent(
         expected, _ = reduced_step(state)
         learned, metrics = local_step(state)
         assert float(metrics.gap_sum) > 0
-        # mean(p - a g_i) and p - a mean(g_i): each rounds a few numbers of the size of p.
+        # mean(p - a g_i) and p - a mean(g_i) each round a few numbers of the size of p.
         for ours, theirs, before in zip(
             jax.tree.leaves((learned.agent.params, learned.agent.target_params)),
             jax.tree.leaves((expected.agent.params, expected.agent.target_params)),
@@ -180,15 +180,15 @@ def test_averaging_at_every_step_is_the_all_reduce_under_plain_gradient_descent(
 
 
 @pytest.mark.slow
-def test_a_replica_undoes_its_own_step_and_all_agree_in_the_end():
+def test_a_replica_can_undo_its_step_and_all_agree_after_averaging():
     config = tiny(devices=DEVICES, average_every=2, target_period=4, guard="skip")
     trainer = averaged(config, environment=poisoned(30, limit=1000))
     state = quick_jit(trainer.init)(jax.random.key(0))
     step, chunk = quick_jit(trainer.step), quick_jit(trainer.chunk(2))
-    alone = 0
+    undone_by_one = 0
     for _ in range(60):
         after, _ = step(state)
-        stays = [
+        unchanged = [
             all(
                 (old[replica] == new[replica]).all()
                 for old, new in zip(
@@ -199,38 +199,38 @@ def test_a_replica_undoes_its_own_step_and_all_agree_in_the_end():
             )
             for replica in range(DEVICES)
         ]
-        alone += stays[0] != stays[1]
+        undone_by_one += unchanged[0] != unchanged[1]
         state, _ = chunk(state)
         counts = [leaf for leaf in jax.tree.leaves(state.agent.opt_state) if leaf.shape == (2,)]
         assert len(counts) == 1
         for leaf in (*jax.tree.leaves(state.agent._replace(opt_state=())), *counts):
             np.testing.assert_array_equal(leaf[0], leaf[1])
-    assert alone > 0
+    assert undone_by_one > 0
     assert not not_finite(state.agent)
 
 
 @pytest.mark.parametrize(("every", "period"), [(1, 1), (1, 3), (2, 4), (3, 3), (2, 6)])
-def test_replicas_agree_on_the_steps_to_the_target(every, period):
+def test_replicas_agree_on_the_steps_since_the_target_was_replaced(every, period):
     for start in range(0, period, every):
         for kept in itertools.product(range(every + 1), repeat=2):
             counts = [(start + steps) % period for steps in kept]
             agreed = int(agreed_count(jnp.asarray(counts, jnp.int32), every, period))
             if max(kept) == 0:
-                assert agreed == start  # nobody took a step
+                assert agreed == start  # no replica took a step
             elif min(kept) > 0 or start > 0:
                 assert agreed == (start + every) % period
             else:
-                # One has replaced it and undone everything since: all replace it again.
+                # One has replaced its target and undone all steps since: all replace it again.
                 assert agreed == 0
-            # Whoever replaced its own is never left with it.
+            # If one replica has replaced its target, all replace theirs.
             if any(count == 0 for count in counts):
                 assert agreed == 0
 
 
 @pytest.mark.parametrize("moments", [False, True])
-def test_gap_is_the_distance_over_the_norm_and_counts_are_the_furthest(moments):
+def test_the_gap_is_relative_to_the_norm_and_counts_become_the_largest(moments):
     config = tiny(devices=2, average_every=1, average_moments=moments)
-    learner = AgentState(
+    agent_state = AgentState(
         params={"a": jnp.float32([3.0]), "b": jnp.full((150, 150), 2.0)},
         target_params={"a": jnp.float32([0.0]), "b": jnp.zeros((150, 150))},
         opt_state={
@@ -244,17 +244,17 @@ def test_gap_is_the_distance_over_the_norm_and_counts_are_the_furthest(moments):
 
     def shifted(scale):
         return jax.tree.map(
-            lambda leaf: leaf * scale if leaf.dtype == jnp.float32 else leaf, learner
+            lambda leaf: leaf * scale if leaf.dtype == jnp.float32 else leaf, agent_state
         )
 
-    def behind(learner, name):
-        state = learner.opt_state
-        return learner._replace(opt_state={**state, name: state[name] - 2})
+    def with_lower_count(agent_state, name):
+        state = agent_state.opt_state
+        return agent_state._replace(opt_state={**state, name: state[name] - 2})
 
     both = jax.tree.map(
         lambda *leaves: jnp.stack(leaves),
-        behind(shifted(0.5), "count"),
-        behind(shifted(1.5), "schedule"),
+        with_lower_count(shifted(0.5), "count"),
+        with_lower_count(shifted(1.5), "schedule"),
     )
     average = make_average(config, device_collectives(2))
     after, gap = jax.vmap(average, axis_name=DEVICE_AXIS)(both)
@@ -262,14 +262,14 @@ def test_gap_is_the_distance_over_the_norm_and_counts_are_the_furthest(moments):
     for replica in range(2):
         ours = jax.tree.map(lambda leaf: leaf[replica], after)  # noqa: B023
         mu = jnp.float32([1.0 if moments else 0.5 + replica])
-        wanted = learner._replace(opt_state={**learner.opt_state, "mu": mu})
-        jax.tree.map(np.testing.assert_array_equal, ours, wanted)
+        expected = agent_state._replace(opt_state={**agent_state.opt_state, "mu": mu})
+        jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
 
-def test_alone_there_is_no_gap():
+def test_a_single_replica_has_no_gap():
     config = tiny()
     params = {"a": jnp.arange(3.0)}
-    learner = AgentState(params, params, (), jnp.int32(1))
-    after, gap = make_average(config, identity_collectives)(learner)
+    agent_state = AgentState(params, params, (), jnp.int32(1))
+    after, gap = make_average(config, identity_collectives)(agent_state)
     assert float(gap) == 0.0
-    jax.tree.map(np.testing.assert_array_equal, after, learner)
+    jax.tree.map(np.testing.assert_array_equal, after, agent_state)

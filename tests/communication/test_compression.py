@@ -1,4 +1,4 @@
-"""Compressed means against a slow NumPy twin, and what error feedback promises."""
+"""Compressed means against a slow NumPy twin, and the properties of error feedback."""
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ from tests.training.test_guard import poisoned
 FRACTION = 0.05
 PARTS = {"small": (401,), "large": (40, 30)}
 SIZE = 401 + 1200
-"""A multiple of nothing: slices and blocks are padded."""
+"""Not a multiple of devices or blocks, so that slices and blocks are padded."""
 
 
 QUICK = [kind if kind == "int8" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-"""The others compile the same program but for the code."""
+"""The other kinds compile the same program except for the code."""
 
 
 def mean_over(kind, devices, shapes=PARTS, fraction=FRACTION):
@@ -44,7 +44,7 @@ def mean_over(kind, devices, shapes=PARTS, fraction=FRACTION):
 
 
 def as_tree(flat):
-    """[D, n] in the parts of ``PARTS``, in the order in which the link flattens them."""
+    """Divide [D, n] into ``PARTS``, in the order in which the transformation flattens them."""
     large, small = flat[:, :1200], flat[:, 1200:]
     return {"small": jnp.asarray(small), "large": jnp.asarray(large.reshape(-1, 40, 30))}
 
@@ -55,7 +55,7 @@ def as_flat(tree):
 
 
 def random_gradients(devices, size=SIZE, seed=0):
-    """Elements of very different sizes from place to place, as gradients are."""
+    """Return elements whose magnitudes differ widely, as those of gradients do."""
     rng = np.random.default_rng(seed)
     spread = np.exp(2 * rng.normal(size=size))
     return (rng.normal(size=(devices, size)) * spread).astype(np.float32)
@@ -76,7 +76,7 @@ def through_int8(values, block):
 
 
 def twin_of_codes(kind, gradients, residuals):
-    """Two passes of codes, device by device: the mean and the new residuals."""
+    """Encode twice, device by device; return the mean and the new residuals."""
     devices, size = gradients.shape
     blocks = -(-size // (devices * 256)) if kind == "int8" else 1
     block = -(-size // (devices * blocks))
@@ -85,67 +85,67 @@ def twin_of_codes(kind, gradients, residuals):
     def through(values):
         return through_int8(values, block) if kind == "int8" else through_bfloat16(values)
 
-    wanted = np.zeros((devices, devices * length), np.float32)
-    wanted[:, :size] = gradients
-    wanted += residuals
-    mean, left = np.zeros(devices * length, np.float32), np.zeros_like(wanted)
+    to_send = np.zeros((devices, devices * length), np.float32)
+    to_send[:, :size] = gradients
+    to_send += residuals
+    mean, unsent = np.zeros(devices * length, np.float32), np.zeros_like(to_send)
     for owner in range(devices):
         part = slice(owner * length, (owner + 1) * length)
-        arrived = np.stack([through(wanted[device, part]) for device in range(devices)])
-        share = arrived.sum(axis=0) / np.float32(devices)
-        mean[part] = through(share)
-        left[:, part] = wanted[:, part] - arrived
-        left[owner, part] += devices * (share - mean[part])
-    return mean[:size], left
+        received = np.stack([through(to_send[device, part]) for device in range(devices)])
+        slice_mean = received.sum(axis=0) / np.float32(devices)
+        mean[part] = through(slice_mean)
+        unsent[:, part] = to_send[:, part] - received
+        unsent[owner, part] += devices * (slice_mean - mean[part])
+    return mean[:size], unsent
 
 
 def twin_of_top_k(gradients, residuals, fraction=FRACTION):
     devices, size = gradients.shape
     k = max(1, int(np.ceil(fraction * size)))
-    wanted = gradients + residuals
-    mean, left = np.zeros(size, np.float32), wanted.copy()
+    to_send = gradients + residuals
+    mean, unsent = np.zeros(size, np.float32), to_send.copy()
     for device in range(devices):
-        chosen = np.argsort(-np.abs(wanted[device]), kind="stable")[:k]
-        mean[chosen] += wanted[device, chosen]
-        left[device, chosen] = 0
-    return mean / np.float32(devices), left
+        largest = np.argsort(-np.abs(to_send[device]), kind="stable")[:k]
+        mean[largest] += to_send[device, largest]
+        unsent[device, largest] = 0
+    return mean / np.float32(devices), unsent
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("devices", [2, 4])
-def test_exchange_is_its_numpy_twin(kind, devices):
+def test_the_compressed_mean_equals_its_numpy_twin(kind, devices):
     step, size = mean_over(kind, devices)
     residuals = np.zeros((devices, size), np.float32)
     for number in range(4):
         gradients = random_gradients(devices, seed=number)
         mean, after = step(as_tree(gradients), residuals)
         if kind == "top_k":
-            expected, left = twin_of_top_k(gradients, residuals)
+            expected, unsent = twin_of_top_k(gradients, residuals)
         else:
-            expected, left = twin_of_codes(kind, gradients, residuals)
-        # The compiler may fuse a product and a sum, which then round once.
+            expected, unsent = twin_of_codes(kind, gradients, residuals)
+        # The compiler may fuse a product and a sum, which are then rounded once.
         largest = np.abs(gradients).max()
         for replica in as_flat(mean):
             np.testing.assert_allclose(replica, expected, rtol=1e-6, atol=1e-7 * largest)
-        np.testing.assert_allclose(after, left, rtol=1e-6, atol=1e-6 * largest)
-        assert np.abs(left).max() > 1e-3 * largest
+        np.testing.assert_allclose(after, unsent, rtol=1e-6, atol=1e-6 * largest)
+        assert np.abs(unsent).max() > 1e-3 * largest
         residuals = np.asarray(after)
 
 
 def bound_on_residual(kind, devices, gradients):
-    """Return what no element of a residual exceeds, and no residual's norm, in any step."""
+    """Return upper bounds of the elements and of the norm of a residual, at any step."""
     largest = np.abs(gradients).max()
     norm = np.linalg.norm(gradients, axis=-1).max()
     if kind == "top_k":
-        # Karimireddy et al. 2019, lemma 3, of a code that keeps a share of the square.
+        # Karimireddy et al. 2019, lemma 3, for a code that keeps a share of the squared norm.
         return np.inf, 2 * np.sqrt(1 - FRACTION) / FRACTION * norm
-    # e <= loss (g + e), of one's own code and D times of that of the mean.
+    # e <= loss (g + e): the error of the device's code plus D times that of the mean's code.
     loss = (1 + devices) * (1 / 254 if kind == "int8" else 2**-8)
     return loss / (1 - loss) * largest, np.inf
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_applied_adds_up_to_the_true_means_less_a_bounded_residual(kind):
+def test_applied_means_add_up_to_the_true_means_less_a_bounded_residual(kind):
     devices, steps = 4, 300
     step, size = mean_over(kind, devices)
     residuals = jnp.zeros((devices, size), jnp.float32)
@@ -153,28 +153,28 @@ def test_what_was_applied_adds_up_to_the_true_means_less_a_bounded_residual(kind
     constant = random_gradients(devices)
     gradients = constant * rng.choice([0.5, 1.0, 2.0], size=(steps, devices, 1)).astype(np.float32)
     elements, norm = bound_on_residual(kind, devices, gradients.reshape(-1, SIZE))
-    applied, wanted = np.zeros(SIZE), np.zeros(SIZE)
+    applied, true = np.zeros(SIZE), np.zeros(SIZE)
     for number in range(steps):
         mean, residuals = step(as_tree(gradients[number]), residuals)
         applied += as_flat(mean)[0]
-        wanted += gradients[number].mean(axis=0)
+        true += gradients[number].mean(axis=0)
         assert np.abs(residuals).max() <= elements * 1.001
         assert np.linalg.norm(residuals, axis=1).max() <= norm * 1.001
         if number in (2, steps - 1):
             missing = np.asarray(residuals, np.float64)[:, :SIZE].mean(axis=0)
             scale = np.abs(gradients).max() * (number + 1)
-            np.testing.assert_allclose(applied + missing, wanted, atol=2e-7 * scale)
-    # Were it lost and not fed back, the sum would be as far off as one step is.
+            np.testing.assert_allclose(applied + missing, true, atol=2e-7 * scale)
+    # Without error feedback the mean error would be that of a single step.
     mean, _ = step(as_tree(constant), jnp.zeros_like(residuals))
     one_step = np.linalg.norm(as_flat(mean)[0] - constant.mean(axis=0))
-    off = np.linalg.norm(applied - wanted) / steps
+    mean_error = np.linalg.norm(applied - true) / steps
     assert one_step > 0
-    assert off < 0.2 * one_step
+    assert mean_error < 0.2 * one_step
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_seen_by_every_replica(kind, value):
+def test_a_non_finite_element_reaches_every_replica(kind, value):
     step, size = mean_over(kind, 4, shapes={"a": (1000,)}, fraction=0.001)
     gradients = random_gradients(4, size=1000)
     gradients[2, 777] = value
@@ -184,7 +184,7 @@ def test_what_is_not_finite_is_seen_by_every_replica(kind, value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_to_send_is_nothing(kind):
+def test_zero_gradients_give_zero_mean_and_residual(kind):
     step, size = mean_over(kind, 2)
     zeros = np.zeros((2, SIZE), np.float32)
     mean, residuals = step(as_tree(zeros), jnp.zeros((2, size)))
@@ -192,7 +192,7 @@ def test_nothing_to_send_is_nothing(kind):
     assert not np.asarray(residuals).any()
 
 
-def test_a_block_next_to_zero_waits_in_the_residual():
+def test_a_block_of_tiny_values_stays_in_the_residual():
     step, size = mean_over("int8", 2, shapes={"a": (1024,)})
     gradients = np.full((2, 1024), 1e-37, np.float32)
     mean, residuals = step({"a": jnp.asarray(gradients)}, jnp.zeros((2, size)))
@@ -200,12 +200,12 @@ def test_a_block_next_to_zero_waits_in_the_residual():
     np.testing.assert_array_equal(residuals, gradients)
 
 
-def test_whole_steps_of_a_scale_are_sent_exactly():
+def test_integer_multiples_of_the_scale_are_sent_exactly():
     step, size = mean_over("int8", 2, shapes={"a": (1024,)})
     rng = np.random.default_rng(0)
-    whole = rng.integers(-126, 127, size=1024)
-    whole[::256] = 127  # in each block the largest, of which the scale is made
-    same = np.stack([whole, whole]).astype(np.float32) * 2.0**-9
+    integers = rng.integers(-126, 127, size=1024)
+    integers[::256] = 127  # the largest element of each block, which determines the scale
+    same = np.stack([integers, integers]).astype(np.float32) * 2.0**-9
     mean, residuals = step({"a": jnp.asarray(same)}, jnp.zeros((2, size)))
     np.testing.assert_array_equal(mean["a"], same)
     assert not np.asarray(residuals).any()
@@ -214,7 +214,7 @@ def test_whole_steps_of_a_scale_are_sent_exactly():
 def test_eight_bits_of_significand_are_sent_exactly():
     step, size = mean_over("bfloat16", 2, shapes={"a": (1000,)})
     rng = np.random.default_rng(0)
-    # Sums and halves of even numbers up to 128 need no more than eight bits.
+    # Sums and halves of even numbers up to 128 need at most eight bits.
     values = (2 * rng.integers(-64, 65, size=(2, 1000))).astype(np.float32)
     mean, residuals = step({"a": jnp.asarray(values)}, jnp.zeros((2, size)))
     np.testing.assert_array_equal(mean["a"][0], values.mean(axis=0))
@@ -222,7 +222,7 @@ def test_eight_bits_of_significand_are_sent_exactly():
 
 
 @pytest.mark.parametrize("devices", [2, 4])
-def test_all_of_top_k_is_the_exact_mean(devices):
+def test_top_k_of_all_elements_is_the_exact_mean(devices):
     step, size = mean_over("top_k", devices, fraction=1.0)
     gradients = random_gradients(devices)
     mean, residuals = step(as_tree(gradients), jnp.zeros((devices, size)))
@@ -234,7 +234,7 @@ def test_all_of_top_k_is_the_exact_mean(devices):
     assert not np.asarray(residuals).any()
 
 
-def test_one_element_at_least_is_sent():
+def test_at_least_one_element_is_sent():
     step, size = mean_over("top_k", 2, shapes={"a": (7,)}, fraction=1e-6)
     gradients = jnp.asarray([[0, 0, -5, 0, 1, 0, 0], [0, 3, 0, 0, 0, 0, 2]], jnp.float32)
     mean, residuals = step({"a": gradients}, jnp.zeros((2, size)))
@@ -244,38 +244,38 @@ def test_one_element_at_least_is_sent():
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8"])
 @pytest.mark.parametrize(("size", "devices"), [(1, 8), (450, 4), (5_000, 8), (1_000_000, 8)])
-def test_slices_hold_everything_and_little_else(kind, size, devices):
+def test_slices_hold_all_elements_with_little_padding(kind, size, devices):
     blocks, block = layout(kind, size, devices)
-    held = devices * blocks * block
-    assert size <= held < size + devices * blocks
+    capacity = devices * blocks * block
+    assert size <= capacity < size + devices * blocks
     if kind == "int8":
         assert block <= 256
         assert blocks == max(1, -(-size // (devices * 256)))
 
 
-def test_compression_is_refused_where_there_is_none_such():
+def test_invalid_arguments_of_compression_are_rejected():
     with pytest.raises(ValueError, match="kind='int4': must be one of bfloat16, int8, top_k"):
         compressed_mean("int4", identity_collectives)
     with pytest.raises(ValueError, match=r"top_k_fraction=1.5: must be above 0 and at most 1"):
         compressed_mean("top_k", identity_collectives, top_k_fraction=1.5)
 
 
-def test_residual_is_the_first_link_and_is_not_flushed():
+def test_the_residual_is_the_first_state_and_is_not_flushed_to_zero():
     config = tiny(devices=2, compression="bfloat16")
     optimizer = make_optimizer(config, identity_collectives)(hyper_from(config))
-    params = {"a": jnp.zeros((3, 4)), "b": jnp.zeros(20_000)}  # one packed, one left as it is
+    params = {"a": jnp.zeros((3, 4)), "b": jnp.zeros(20_000)}  # one packed, one not
     gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3e-35 * 1.001), params)
     state = optimizer.init(params)
     _, state = quick_jit(optimizer.update)(gradients, state, params)
     assert isinstance(state[0], ResidualState)
     residual = np.asarray(state[0].residual)
     expected = np.float32(3e-35 * 1.001) - through_bfloat16(np.float32(3e-35 * 1.001))
-    assert 0 < abs(expected) < 1e-36  # below what ``flush_tiny`` takes for zero
-    # The code of the mean, which is exact, adds nothing.
+    assert 0 < abs(expected) < 1e-36  # below the threshold of ``flush_tiny``
+    # The code of the mean is exact here and adds nothing.
     np.testing.assert_allclose(residual, np.full(20_012, expected), rtol=1e-5)
 
 
-def test_without_compression_program_and_state_are_the_plain_ones():
+def test_without_compression_program_and_state_are_those_of_optax():
     config = tiny(devices=2, clip_norm=1.0)
     hyper, collectives = hyper_from(config), device_collectives(2)
     plain = pack_small(
@@ -289,14 +289,16 @@ def test_without_compression_program_and_state_are_the_plain_ones():
     ours = make_optimizer(config, collectives)(hyper)
     params = {"a": jnp.zeros((3, 4)), "b": jnp.zeros(20_000)}
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(plain.init(params))
-    mesh, whole = Mesh(np.asarray(jax.devices()[:2]), (DEVICE_AXIS,)), PartitionSpec()
+    mesh, replicated = Mesh(np.asarray(jax.devices()[:2]), (DEVICE_AXIS,)), PartitionSpec()
 
     def program(optimizer):
         def update(gradients):
             with jax.numpy_dtype_promotion("standard"):
                 return optimizer.update(gradients, optimizer.init(params), params)
 
-        mapped = jax.shard_map(update, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+        mapped = jax.shard_map(
+            update, mesh=mesh, in_specs=replicated, out_specs=replicated, check_vma=False
+        )
         return jax.jit(mapped).lower(params).as_text()
 
     assert program(ours) == program(plain)
@@ -311,8 +313,8 @@ def compressed_trainer(kind, mapping="shard_map", environment=None, **overrides)
     return across_devices(trainer, jax.devices()[:2], mapping=mapping)
 
 
-def residual_of(learner):
-    return np.asarray(learner.opt_state[0].residual)
+def residual_of(agent_state):
+    return np.asarray(agent_state.opt_state[0].residual)
 
 
 @pytest.mark.parametrize("kind", QUICK)
@@ -321,8 +323,8 @@ def test_replicas_stay_identical_while_residuals_differ(kind):
     start = quick_jit(trainer.init)(jax.random.key(0))
     end, metrics = quick_jit(trainer.chunk(1_000))(start)
     assert int(metrics.gradient_steps) == 1_000
-    apart = end.agent._replace(opt_state=end.agent.opt_state[1:])
-    for leaf in jax.tree.leaves((apart, end.counters)):
+    shared = end.agent._replace(opt_state=end.agent.opt_state[1:])
+    for leaf in jax.tree.leaves((shared, end.counters)):
         np.testing.assert_array_equal(leaf[0], leaf[1])
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.agent.params, end.agent.params)
     assert min(jax.tree.leaves(moved)) > 0
@@ -332,7 +334,7 @@ def test_replicas_stay_identical_while_residuals_differ(kind):
 
 
 @pytest.mark.slow
-def test_both_mappings_compress_to_the_same_bits():
+def test_compression_is_bitwise_identical_with_both_mappings():
     ends = []
     for mapping in ("shard_map", "pmap"):
         trainer = compressed_trainer("int8", mapping)
@@ -343,7 +345,7 @@ def test_both_mappings_compress_to_the_same_bits():
 
 
 @pytest.mark.parametrize("kind", QUICK)
-def test_guard_takes_back_the_residual_too(kind):
+def test_the_guard_restores_the_residual_too(kind):
     trainer = compressed_trainer(kind, environment=poisoned(30, limit=1000), guard="skip")
     state = quick_jit(trainer.init)(jax.random.key(0))
     step, undone = quick_jit(trainer.step), 0

@@ -1,4 +1,4 @@
-"""Bytes sent: predicted, read from compiled programs, and what each saving costs in learning."""
+"""Bytes sent, predicted and read from compiled programs; learning with each saving."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ from tests.toys import noisy, quick_jit, tiny
 ROOT = Path(__file__).resolve().parents[2]
 WIDE = (200, 100)
 NUM_PARAMS = 2 * 200 + 200 + 200 * 100 + 100 + 100 * 2 + 2
-"""With one tensor that is too large to be packed with the others."""
+"""One tensor of these is too large to be packed with the others."""
 
 
 def config_of(**overrides):
@@ -49,16 +49,18 @@ def state_of(config):
 
 
 def compiled(config, function, *arguments):
-    """Return the compiled program of a function that every device runs on the same arrays."""
+    """Return the compiled program of a function mapped over devices with replicated arrays."""
     mesh = Mesh(np.asarray(jax.devices()[: config.devices]), (DEVICE_AXIS,))
-    whole = PartitionSpec()
-    mapped = jax.shard_map(function, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+    replicated = PartitionSpec()
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=replicated, out_specs=replicated, check_vma=False
+    )
     return quick_jit(mapped).lower(*arguments).compile().as_text()
 
 
 @functools.cache
 def learning(**overrides):
-    """Return the collectives of one gradient step, and what was predicted of it."""
+    """Return the collectives of one gradient step and the predicted bytes."""
     config = config_of(**overrides)
     agent, _ = agent_of(config)
     size = config.batch_per_device
@@ -82,13 +84,13 @@ KINDS = ("none", "bfloat16", "int8", "top_k")
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gradient_step_sends_what_is_predicted(kind, devices):
+def test_a_gradient_step_sends_the_predicted_bytes(kind, devices):
     found, predicted = learning(devices=devices, compression=kind)
     assert sent(found) == predicted.total == predicted.gradients > 0
     assert {each.group for each in found} == {devices}
 
 
-def test_collectives_carry_the_small_type():
+def test_collectives_use_the_compressed_dtype():
     for devices in (2, 4, 8):
         types = {
             kind: {(each.op, each.dtype) for each in learning(devices=devices, compression=kind)[0]}
@@ -97,48 +99,48 @@ def test_collectives_carry_the_small_type():
         assert types["none"] == {("all-reduce", "f32")}
         assert types["bfloat16"] == {("all-to-all", "u16"), ("all-gather", "u16")}
         assert types["int8"] == {("all-to-all", "s8"), ("all-gather", "s8")}
-        # Indices, and the words of their values.
+        # Indices, and values as 32-bit words.
         assert types["top_k"] == {("all-gather", "s32")}
         assert len(learning(devices=devices, compression="int8")[0]) == 2
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
-def test_compression_sends_a_part_of_the_bytes(devices):
-    parts = {
+def test_compression_sends_a_fraction_of_the_bytes(devices):
+    fractions = {
         kind: sent(learning(devices=devices, compression=kind)[0])
         / sent(learning(devices=devices, compression="none")[0])
         for kind in KINDS
     }
-    assert parts["int8"] <= 0.30
-    assert parts["bfloat16"] == pytest.approx(0.5, abs=0.001)
-    # An index and a value of a hundredth of the elements to everyone: fraction times D.
-    assert parts["top_k"] == pytest.approx(0.01 * devices, rel=0.01)
+    assert fractions["int8"] <= 0.30
+    assert fractions["bfloat16"] == pytest.approx(0.5, abs=0.001)
+    # Index and value of a hundredth of the elements to every device: the fraction times D.
+    assert fractions["top_k"] == pytest.approx(0.01 * devices, rel=0.01)
 
 
 @pytest.mark.parametrize("num_params", [450, 5_000, 135_782, 10**8])
 @pytest.mark.parametrize("devices", [2, 4, 8])
-def test_int8_saves_as_much_for_any_network(num_params, devices):
-    plain, short = (
+def test_int8_saves_as_much_for_networks_of_any_size(num_params, devices):
+    plain, compressed = (
         bytes_per_gradient_step(tiny(devices=devices, num_envs=8, compression=kind), num_params)
         for kind in ("none", "int8")
     )
-    assert short.total <= 0.30 * plain.total
+    assert compressed.total <= 0.30 * plain.total
 
 
 @pytest.mark.parametrize("devices", [2, 4])
-def test_the_deterministic_mean_is_a_gather_of_everything(devices):
+def test_the_deterministic_mean_is_an_all_gather(devices):
     found, predicted = learning(devices=devices, deterministic=True)
     assert {each.op for each in found} == {"all-gather"}
     assert sent(found) == predicted.total == 4 * NUM_PARAMS * (devices - 1)
 
 
 def averaging(**overrides):
-    """Return the collectives of one averaging: the single numbers, and the rest."""
+    """Return the bytes of one averaging: of single numbers, and of arrays."""
     config = config_of(average_every=8, target_period=8, **overrides)
     _, collectives = agent_of(config)
     average = make_average(config, collectives)
     found = collectives_in(compiled(config, average, state_of(config)))
-    # A distance, and counts: of steps to the target, of Adam, of a schedule.
+    # A distance and counts: steps since the target was replaced, of Adam, of a schedule.
     numbers = [each for each in found if each.elements <= 4 * config.devices]
     rest = [each for each in found if each not in numbers]
     return config, sent(numbers), sent(rest)
@@ -149,7 +151,7 @@ def test_averaging_every_eight_steps_sends_an_eighth_of_the_parameters(devices):
     config, numbers, rest = averaging(devices=devices)
     predicted = bytes_per_gradient_step(config, NUM_PARAMS)
     assert rest / 8 == predicted.total == predicted.parameters
-    # The parameters are as many as the gradients.
+    # There are as many parameters as gradients.
     assert rest / 8 <= sent(learning(devices=devices, compression="none")[0]) / 8
     assert 0 < numbers <= 12 * (devices - 1)
 
@@ -163,7 +165,7 @@ def test_averaging_every_eight_steps_sends_an_eighth_of_the_parameters(devices):
         ({"target_tau": 0.01}, 2),
     ],
 )
-def test_moments_and_moving_targets_are_counted_apart(options, copies):
+def test_moments_and_polyak_targets_are_counted_separately(options, copies):
     config, _, rest = averaging(devices=2, **options)
     predicted = bytes_per_gradient_step(config, NUM_PARAMS)
     assert rest / 8 == predicted.total == 4 * NUM_PARAMS * copies / 8
@@ -179,7 +181,7 @@ def test_between_averagings_nothing_is_sent():
 
 def test_one_replica_sends_nothing():
     assert bytes_per_gradient_step(tiny(), 1_000).total == 0
-    # Learners of a population do not speak to each other.
+    # Learners of a population do not communicate.
     assert bytes_per_gradient_step(tiny(devices=2, num_seeds=4), 1_000).total == 0
 
 
@@ -212,7 +214,7 @@ LINES = {
     ],
     "%cps = (pred[6]{0}, pred[6]{0}, u32[], u32[]) collective-permute-start(%x), "
     "source_target_pairs={{0,1},{1,0}}": [("collective-permute", "pred", 6, 2, 6)],
-    # Ends, users and names of collectives are none.
+    # The end, the users and the name of a collective are not collectives.
     "%d = s8[40]{0} all-gather-done(%ags)": [],
     "%g = u16[1,3]{1,0} get-tuple-element(%all-to-all), index=0": [],
     '%m = f32[2]{0} add(%all-reduce, %x), metadata={op_name="all-reduce(x)"}': [],
@@ -220,12 +222,12 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.partition(", ")[0])
-def test_each_form_of_a_collective_is_read(line):
+def test_each_form_of_a_collective_is_parsed(line):
     text = f"HloModule jit_f, num_partitions=8\n\nENTRY %main {{\n  {line}\n}}\n"
     assert collectives_in(text) == [Collective(*expected) for expected in LINES[line]]
 
 
-def test_a_collective_of_nobody_is_refused():
+def test_a_collective_without_a_number_of_devices_is_rejected():
     line = "HloModule f\n  %a = f32[4]{0} all-reduce(%x), replica_groups={}, to_apply=%add\n"
     with pytest.raises(ValueError, match="hlo='all-reduce': must name the devices"):
         collectives_in(line)
@@ -249,7 +251,7 @@ def test_each_saving_still_solves_cartpole(saving, tmp_path):
         out = tmp_path / str(seed)
         subprocess.run(
             [
-                *(sys.executable, "-m", "experiments.run", "cartpole", "--seed", str(seed)),
+                *(sys.executable, "-m", "jaxdqn", "run", "cartpole", "--seed", str(seed)),
                 *("--virtual-devices", "2", "--devices", "2", *SAVINGS[saving]),
                 *("--out", str(out)),
             ],

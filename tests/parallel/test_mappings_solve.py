@@ -1,4 +1,4 @@
-"""Every way to spread a run over devices solves CartPole, from the command line."""
+"""CartPole is solved with every mapping over devices, from the command line."""
 
 import json
 import os
@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUR = ("--virtual-devices", "4", "--devices", "4")
-WAYS = {
+MAPPING_FLAGS = {
     "shard_map": (*FOUR, "--mapping", "shard_map"),
     "pmap": (*FOUR, "--mapping", "pmap"),
-    # The preset's own layer of 64 is too small to split, and refused.
+    # The preset's layer of 64 is too small to be sharded, which is an error.
     "data x model": (
         *("--virtual-devices", "4", "--mesh", "data=2,model=2"),
         *("--hidden-sizes", "512", "64"),
@@ -23,11 +23,15 @@ WAYS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MAPPING_FLAGS)
 def test_cartpole_is_solved_over_devices(way, tmp_path):
     out = tmp_path / "run"
     subprocess.run(
-        [*(sys.executable, "-m", "experiments.run", "cartpole", *WAYS[way]), "--out", str(out)],
+        [
+            *(sys.executable, "-m", "jaxdqn", "run", "cartpole", *MAPPING_FLAGS[way]),
+            "--out",
+            str(out),
+        ],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "NPROC"},
         check=True,
@@ -36,8 +40,8 @@ def test_cartpole_is_solved_over_devices(way, tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["solved"]
     config = json.loads((out / "config.json").read_text())
-    asked = {name: config[name] for name in ("devices", "mapping", "model_devices", "accumulate")}
-    assert asked == {
+    used = {name: config[name] for name in ("devices", "mapping", "model_devices", "accumulate")}
+    assert used == {
         "devices": 2 if way == "accumulated" else 4,
         "mapping": "pmap" if way == "pmap" else "shard_map",
         "model_devices": 2 if way == "data x model" else 1,

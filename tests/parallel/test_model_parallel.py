@@ -1,4 +1,4 @@
-"""Layers split over the devices of a replica: where they lie, what is sent, what a run keeps."""
+"""Layers sharded over the devices of a replica: layout, communication and resumed runs."""
 
 import dataclasses
 import json
@@ -28,15 +28,16 @@ from jaxdqn.run.runner import run
 from jaxdqn.storage.params import restore_params
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
-from tests.parallel.test_mapping_laws import assert_identical, assert_near, lowered, slice_of
+from tests.parallel.cases import compiled_chunk
 from tests.run.test_run import compiled_once  # noqa: F401 (a fixture)
 from tests.toys import noisy, quick_jit, tiny
+from tests.trees import assert_identical, assert_near, slice_of
 
-WHOLE, COLUMNS, ROWS = PartitionSpec(), PartitionSpec(None, "model"), PartitionSpec("model")
+REPLICATED, COLUMNS, ROWS = PartitionSpec(), PartitionSpec(None, "model"), PartitionSpec("model")
 
 
 def wide(**overrides):
-    """Return a configuration whose only split layer is [32, 1024], by columns."""
+    """Return a configuration whose only sharded layer is [32, 1024], by columns."""
     values = {
         "num_envs": 8,
         "batch_size": 16,
@@ -49,7 +50,7 @@ def wide(**overrides):
 
 
 def kernels(**shapes):
-    """Return parameters, as shapes, of which only the kernels are given."""
+    """Return the shapes of parameters that are kernels only."""
     return {
         name: {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for name, shape in shapes.items()
     }
@@ -58,29 +59,29 @@ def kernels(**shapes):
 @pytest.mark.parametrize(
     ("shapes", "expected"),
     [
-        # By columns, then by rows, in turns; a head comes last though its name sorts first.
+        # By columns and by rows in turns; the head is last, although its name sorts first.
         (
             {"Dense_0": (1024, 1024), "Dense_1": (1024, 1024), "Dense_2": (1024, 1024)},
             [COLUMNS, ROWS, COLUMNS],
         ),
         ({"head": (4096, 18), "torso": (4096, 4096)}, [ROWS, COLUMNS]),
-        # The tenth after the second, not after the first.
+        # In numerical order: 2, 9, 10.
         (
             {"Dense_10": (1024, 1024), "Dense_2": (1024, 1024), "Dense_9": (1024, 1024)},
             [COLUMNS, COLUMNS, ROWS],
         ),
-        # The other side where one is too short, and then what that gives counts.
+        # The other side where the preferred one is too short; it determines the next layer.
         ({"Dense_0": (400, 4096), "Dense_1": (4096, 4096)}, [COLUMNS, ROWS]),
         ({"Dense_0": (4096, 400), "Dense_1": (4096, 4096)}, [ROWS, COLUMNS]),
-        # Small, narrow, odd, or no matrix.
-        ({"small": (16, 1024)}, [WHOLE]),
-        ({"narrow": (500, 500)}, [WHOLE]),
-        ({"odd": (513, 513)}, [WHOLE]),
-        ({"convolution": (8, 8, 512, 512)}, [WHOLE]),
-        ({"bias": (65536,)}, [WHOLE]),
+        # Small, narrow, of odd size, or not a matrix.
+        ({"small": (16, 1024)}, [REPLICATED]),
+        ({"narrow": (500, 500)}, [REPLICATED]),
+        ({"odd": (513, 513)}, [REPLICATED]),
+        ({"convolution": (8, 8, 512, 512)}, [REPLICATED]),
+        ({"bias": (65536,)}, [REPLICATED]),
     ],
 )
-def test_layers_are_split_by_the_rules(shapes, expected):
+def test_layers_are_sharded_by_the_rules(shapes, expected):
     specs = layer_specs(kernels(**shapes), 2)
     assert [spec["kernel"] for spec in specs.values()] == expected
 
@@ -94,7 +95,7 @@ def mesh():
     return trainer, init(jax.random.key(0))
 
 
-def own_adam(hyper):
+def custom_adam(hyper):
     return optax.chain(optax.clip(1.0), optax.adam(1e-3, nesterov=True))
 
 
@@ -104,42 +105,42 @@ def own_adam(hyper):
         ({}, 2),
         ({"optimizer": "rmsprop", "clip_norm": 1.0}, 1),
         ({"learning_rate_schedule": "linear", "optimizer": "radam"}, 2),
-        (own_adam, 2),
+        (custom_adam, 2),
     ],
 )
-def test_moments_lie_as_their_parameters_do(optimizer, moments):
+def test_moments_are_sharded_like_their_parameters(optimizer, moments):
     overrides, parts = ({}, {"optimizer": optimizer}) if callable(optimizer) else (optimizer, {})
     trainer = make_mapped_trainer(wide(**overrides), environment=noisy(), **parts)
     state = jax.eval_shape(trainer.init, jax.random.key(0))
     layout = trainer.sharding(state)
-    split = PartitionSpec("devices", None, "model")
+    sharded = PartitionSpec("devices", None, "model")
     for part, count in (("params", 1), ("target_params", 1), ("opt_state", moments)):
         leaves = jax.tree.leaves(getattr(state.agent, part))
-        places = jax.tree.leaves(getattr(layout.agent, part))
+        specs = jax.tree.leaves(getattr(layout.agent, part))
         found = [
-            leaf.shape for leaf, place in zip(leaves, places, strict=True) if place.spec == split
+            leaf.shape for leaf, spec in zip(leaves, specs, strict=True) if spec.spec == sharded
         ]
         assert found == [(2, 32, 1024)] * count
     others = jax.tree.leaves((layout._replace(agent=()), layout.agent.since_target))
-    assert {place.spec for place in others} == {PartitionSpec("devices")}
+    assert {sharding.spec for sharding in others} == {PartitionSpec("devices")}
 
 
-def test_each_device_holds_its_part_and_the_rest_whole(mesh):
+def test_each_device_holds_its_shard_and_a_copy_of_the_rest(mesh):
     trainer, state = mesh
     plain = make_trainer(wide(devices=1, model_devices=1), environment=noisy())
-    alone = quick_jit(plain.init)(jax.random.key(0))
+    unsharded = quick_jit(plain.init)(jax.random.key(0))
     kernel = state.agent.params["params"]["torso"]["Dense_1"]["kernel"]
-    expected = np.asarray(alone.agent.params["params"]["torso"]["Dense_1"]["kernel"])
-    places = [[jax.devices()[0], jax.devices()[1]], [jax.devices()[2], jax.devices()[3]]]
+    expected = np.asarray(unsharded.agent.params["params"]["torso"]["Dense_1"]["kernel"])
+    rows = [[jax.devices()[0], jax.devices()[1]], [jax.devices()[2], jax.devices()[3]]]
     for shard in kernel.addressable_shards:
-        part = next(row.index(shard.device) for row in places if shard.device in row)
+        part = next(row.index(shard.device) for row in rows if shard.device in row)
         assert shard.data.shape == (1, 32, 512)
         columns = expected[:, 512 * part : 512 * (part + 1)]
         np.testing.assert_allclose(shard.data[0], columns, atol=1e-7)
     for leaf in jax.tree.leaves(state._replace(agent=())):
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             parts = {shard.device: np.asarray(shard.data) for shard in leaf.addressable_shards}
-            for row in places:
+            for row in rows:
                 np.testing.assert_array_equal(parts[row[0]], parts[row[1]])
     small = 2 * 32 + 32 + 1024 + 1024 * 2 + 2
     taken = bytes_per_device(trainer, state)
@@ -171,11 +172,13 @@ COLLECTIVE = re.compile(
     ],
 )
 def test_no_weights_are_gathered_and_no_ring_is_copied(overrides):
-    """What is sent is sums: of activations, of gradients over replicas, of small gradients."""
+    """Only sums are sent: of activations, of gradients over replicas, of small gradients."""
     temporary = []
     for capacity in (1_000_000, 10_000):
         config = wide(replay_capacity=capacity, **overrides)
-        state, chunk = lowered(make_mapped_trainer(config, environment=noisy()), 2, quick_jit)
+        state, chunk = compiled_chunk(
+            make_mapped_trainer(config, environment=noisy()), 2, quick_jit
+        )
         memory = chunk.memory_analysis()
         assert memory.alias_size_in_bytes >= tree_bytes(state.replay.storage) / 2
         temporary.append(memory.temp_size_in_bytes)
@@ -186,11 +189,11 @@ def test_no_weights_are_gathered_and_no_ring_is_copied(overrides):
     for shapes, kind in found:
         if kind == "all-gather":
             for shape in re.findall(r"\[([\d,]*)\]", shapes):
-                # The gradient of a bias or of a small matrix, to be packed with others.
+                # The gradient of a bias or of a small matrix, which is packed with others.
                 assert np.prod([int(side) for side in shape.split(",")]) <= 2048, shapes
 
 
-def test_off_the_mesh_a_split_network_is_the_network_itself():
+def test_outside_a_mesh_a_split_network_equals_the_network():
     config = wide(devices=1, model_devices=1)
     network = make_network(config, noisy().spec)
     hyper = hyper_from(config)
@@ -205,7 +208,7 @@ def test_off_the_mesh_a_split_network_is_the_network_itself():
 
 
 @pytest.mark.parametrize(
-    ("model_devices", "devices", "hidden_sizes", "complaint"),
+    ("model_devices", "devices", "hidden_sizes", "message"),
     [
         (2, 4, (256, 256), r"model_devices=2: must be 1 unless the network has a matrix"),
         (3, 6, (32, 1024), r"model_devices=3: must be 1 unless the network has a matrix"),
@@ -213,7 +216,7 @@ def test_off_the_mesh_a_split_network_is_the_network_itself():
         (2, 3, (32, 1024), r"model_devices=2: .* a divisor of the 3 devices"),
     ],
 )
-def test_what_cannot_be_split_is_refused(model_devices, devices, hidden_sizes, complaint):
+def test_a_mesh_that_cannot_be_used_is_rejected(model_devices, devices, hidden_sizes, message):
     replicas = max(1, devices // model_devices)
     config = wide(
         devices=replicas,
@@ -223,13 +226,13 @@ def test_what_cannot_be_split_is_refused(model_devices, devices, hidden_sizes, c
         batch_size=8 * replicas,
     )
     trainer = make_trainer(config, environment=noisy(), collectives=device_collectives(replicas))
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         across_mesh(trainer, jax.devices()[:devices], model_devices)
     with pytest.raises(ValueError, match="distinct"):
         across_mesh(trainer, jax.devices()[:1] * 4, 2)
 
 
-def test_a_replica_over_two_processes_is_refused():
+def test_a_replica_over_two_processes_is_rejected():
     class Device(NamedTuple):
         id: int
         process_index: int
@@ -240,7 +243,7 @@ def test_a_replica_over_two_processes_is_refused():
         across_mesh(trainer, devices, 2)
 
 
-def test_the_first_replica_is_taken_as_it_lies(mesh):
+def test_the_first_replica_stays_sharded(mesh):
     _, state = mesh
     params = learned_params(wide(), state)
     assert_identical(params, slice_of(state.agent.params, 0))
@@ -250,10 +253,12 @@ def test_the_first_replica_is_taken_as_it_lies(mesh):
 
 
 class Killed(BaseException):
-    """Ends a run at once, as a kill does."""
+    """Ends a run at once, like a kill signal."""
 
 
 def killing(chunk):
+    """Return a logger that ends the run at a chunk."""
+
     def log(kind, record):
         if kind == "metrics" and record["chunk"] == chunk:
             raise Killed
@@ -264,7 +269,7 @@ def killing(chunk):
 @pytest.mark.usefixtures("compiled_once")
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [4, 2], ids=["2 x 2", "1 x 2"])
-def test_a_run_on_a_mesh_goes_on_to_the_bit(tmp_path, devices):
+def test_a_run_on_a_mesh_resumes_bitwise(tmp_path, devices):
     config = wide(
         devices=devices,
         total_rows=32 + 240,
@@ -302,8 +307,8 @@ def test_a_run_on_a_mesh_goes_on_to_the_bit(tmp_path, devices):
 
 
 @pytest.mark.slow
-def test_every_device_of_a_mesh_stays_alike_and_learns_as_replicas_do(mesh):
-    """Over 300 iterations; then the devices of both replicas still hold one learner."""
+def test_the_devices_of_a_mesh_stay_equal_and_learn_as_replicas(mesh):
+    """After 300 iterations the devices of both replicas still hold the same parameters."""
     trainer, state = mesh
     layout = trainer.sharding(state)
     chunk = jax.jit(trainer.chunk(100), out_shardings=(layout, None))
@@ -319,7 +324,7 @@ def test_every_device_of_a_mesh_stays_alike_and_learns_as_replicas_do(mesh):
     other = quick_jit(plain.init)(jax.random.key(0))
     for _ in range(3):
         other, expected = jax.jit(plain.chunk(100))(other)
-    # The trajectories may part; what is counted of them may not.
+    # The trajectories may differ by now; their counts may not.
     assert_near(metrics.rows, expected.rows, 0)
     assert_near(metrics.gradient_steps, expected.gradient_steps, 0)
     assert float(metrics.loss) == pytest.approx(float(expected.loss), rel=0.2)

@@ -1,4 +1,4 @@
-"""Populations: each learner is a run of its own, and nothing passes between them."""
+"""Runs of populations: each learner equals a separate run, and how they are reported."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,11 +23,8 @@ from jaxdqn.monitoring.terminal import (
     evaluation_line,
     make_progress_logger,
     progress_items,
-    seeds_of,
 )
-from jaxdqn.parallel import across_devices, device_collectives, population
 from jaxdqn.parallel.learners import learner_keys
-from jaxdqn.replay import tree_bytes
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
@@ -36,80 +32,69 @@ from jaxdqn.run.runner import run
 from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import read_lines, write_json
 from jaxdqn.training.evaluation import EvalInfo
-from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Counter, Counters, Metrics
 from tests.cli.test_cli import SMALL
-from tests.parallel.test_mapping_laws import assert_identical
 from tests.run.test_run import (
     collector,
     compiled_once,  # noqa: F401 (a fixture)
 )
-from tests.toys import noisy, quick_jit, tiny
+from tests.toys import noisy, tiny
+from tests.trees import assert_identical, slice_of
 
-OF_A_RUN = ("eval_return_mean", "best_eval_return_mean")
+RESULTS = ("eval_return_mean", "best_eval_return_mean")
 NAN = math.nan
 
 
 def small(**overrides):
-    """Return a configuration of four chunks of 100 rows with an evaluation after each two."""
+    """Return a configuration of four chunks of 100 rows, evaluated after every second one."""
     return tiny(**{"total_rows": 432, "eval_episodes": 6, "eval_every": 200, **overrides})
 
 
-def slice_of(tree, index):
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def alone(config, learner):
-    """Return the configuration of one learner of a population."""
+def config_of_learner(config, learner):
+    """Return the configuration of a separate run of one learner of a population."""
     identity = learner_identity(config, learner)
     del identity["learner"]
     plain = replace(config, num_seeds=1, sweep=(), devices=1, population="auto")
     return replace(plain, **identity)
 
 
-@pytest.fixture(scope="module")
-def trainer():
-    return make_trainer(tiny(), environment=noisy())
-
-
 SWEPT = small(num_seeds=2, seed=5, sweep=("learning-rate=3e-3,1e29",), checkpoint_every=0)
-"""Two seeds of two learning rates, with one of which nothing stays finite."""
+"""Two seeds of two learning rates; with the larger one nothing stays finite."""
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A population, and each of its learners as a run of its own."""
+    """A population, and each of its learners as a separate run."""
     out = tmp_path_factory.mktemp("runs") / "swept"
     seen, logger = collector()
     together = run(SWEPT, out=out, environment=noisy(), loggers=[logger])
     separate = []
     for learner in range(SWEPT.learners):
-        own, own_logger = collector()
-        # A run of its own would be stopped where it diverges.
-        config = replace(alone(SWEPT, learner), guard="skip")
-        result = run(config, environment=noisy(), loggers=[own_logger])
-        separate.append((result, own.records))
+        records, record_logger = collector()
+        # The default guard would stop a separate run that diverges.
+        config = replace(config_of_learner(SWEPT, learner), guard="skip")
+        result = run(config, environment=noisy(), loggers=[record_logger])
+        separate.append((result, records.records))
     return SimpleNamespace(out=out, together=together, records=seen.records, separate=separate)
 
 
-def test_every_learner_is_the_separate_run_of_its_seed_and_hyper_parameters(swept):
+def test_every_learner_equals_a_separate_run_of_its_seed_and_hyper_parameters(swept):
     rates = [float(result.state.hyper.learning_rate) for result, _ in swept.separate]
     np.testing.assert_allclose(rates, [3e-3, 3e-3, 1e29, 1e29], rtol=1e-6)
     for learner, (result, _) in enumerate(swept.separate):
         assert_identical(slice_of(swept.together.state, learner), result.state)
-        said = swept.together.summary["learners"][learner]
-        assert {name: said[name] for name in OF_A_RUN} == {
-            name: result.summary[name] for name in OF_A_RUN
+        outcome = swept.together.summary["learners"][learner]
+        assert {name: outcome[name] for name in RESULTS} == {
+            name: result.summary[name] for name in RESULTS
         }
-    words = jax.random.key_data(swept.together.state.key).tolist()
-    # A seed is the same in every combination.
-    assert words[0] == words[2]
-    assert words[1] == words[3] != words[0]
+    key_data = jax.random.key_data(swept.together.state.key).tolist()
+    # A seed has the same key in every combination.
+    assert key_data[0] == key_data[2]
+    assert key_data[1] == key_data[3] != key_data[0]
 
 
-def test_learners_that_diverge_are_named_and_leave_the_others_as_they_are(swept):
-    # To the bit: the test above. These learned nothing more, and the others did.
+def test_diverged_learners_are_named_and_do_not_affect_the_others(swept):
+    # The test above shows that the results are bitwise identical to separate runs.
     summary = swept.together.summary
     diverged = [one["diverged_at_chunk"] for one in summary["learners"]]
     assert diverged == [None, None, 1, 1]
@@ -123,7 +108,7 @@ def test_learners_that_diverge_are_named_and_leave_the_others_as_they_are(swept)
         (3, 1e29),
     ]
     assert "diverged in chunk 1: learner 2, seed 5" in events[0]["message"]
-    # What is said of all learners is of those in which it is finite.
+    # Means over learners leave out those in which the value is not finite.
     for record in read_lines(swept.out / "metrics.jsonl"):
         assert record["loss"] is not None
         assert None in record["learners"]["loss"]
@@ -140,8 +125,8 @@ def test_the_records_of_a_population_hold_those_of_the_separate_runs(swept):
         together = [record for name, record in swept.records if name == kind]
         separate = [[r for name, r in records if name == kind] for _, records in swept.separate]
         assert len(together) == {"metrics": 4, "evaluation": 2}[kind]
-        for place, record in enumerate(together):
-            each = [records[place] for records in separate]
+        for index, record in enumerate(together):
+            each = [records[index] for records in separate]
             for count in ("rows", "env_steps", "gradient_steps"):
                 assert record[count] == sum(one[count] for one in each)
             np.testing.assert_allclose(
@@ -150,11 +135,11 @@ def test_the_records_of_a_population_hold_those_of_the_separate_runs(swept):
             if kind == "metrics":
                 for name in ("return_mean", "length_mean", "loss", "grad_norm", "epsilon"):
                     values = np.array(record["learners"][name])
-                    alone_values = np.array([one[name] for one in each])
-                    # Of what diverged, infinite or not a number depends on the order of sums.
+                    separate_values = np.array([one[name] for one in each])
+                    # Whether a diverged value is infinite or NaN depends on the order of sums.
                     finite = np.isfinite(values)
-                    np.testing.assert_array_equal(finite, np.isfinite(alone_values))
-                    np.testing.assert_allclose(values[finite], alone_values[finite], rtol=1e-6)
+                    np.testing.assert_array_equal(finite, np.isfinite(separate_values))
+                    np.testing.assert_allclose(values[finite], separate_values[finite], rtol=1e-6)
             else:
                 assert record["learners"] == [one["return_mean"] for one in each]
 
@@ -229,7 +214,7 @@ def follow(config, returns, skipped=None):
 SCRIPTED = dict(num_seeds=3, eval_every=1, log_every=100, total_rows=432, solve_return=8.0)
 
 
-def test_what_has_diverged_is_never_the_best_nor_solved():
+def test_a_diverged_learner_is_never_best_or_solved():
     returns = [[1, 5, 2], [2, 9, 1], [3, 9, 1], [2, 9, 1]]
     host, summary, _ = follow(tiny(**SCRIPTED), returns, [[0, 1, 0]] + [[0, 0, 0]] * 3)
     assert (summary["best_learner"], summary["best_eval_return_mean"]) == (0, 3.0)
@@ -239,7 +224,7 @@ def test_what_has_diverged_is_never_the_best_nor_solved():
     assert [one["seconds_to_solve"] for one in summary["learners"]] == [None] * 3
 
 
-def test_a_return_that_is_not_finite_does_not_lead():
+def test_a_learner_with_a_non_finite_return_does_not_lead():
     returns = [[NAN, 1, 2], [NAN, NAN, NAN], [NAN, 4, 3], [NAN, 1, 1]]
     _, summary, records = follow(tiny(**SCRIPTED), returns)
     leaders = [record["leader"] for kind, record in records if kind == "evaluation"]
@@ -252,7 +237,7 @@ def test_a_return_that_is_not_finite_does_not_lead():
     assert (means[0], means[2]) == (1.5, 3.5)
 
 
-def test_under_skip_a_learner_diverges_when_no_step_of_a_chunk_is_taken():
+def test_with_guard_skip_a_learner_diverges_when_a_chunk_undoes_every_step():
     returns = [[1, 2, 3]] * 4
     skipped = [[0, 4, 5], [0, 0, 0], [0, 5, 0], [0, 0, 0]]
     _, summary, records = follow(tiny(**SCRIPTED, guard="skip"), returns, skipped)
@@ -261,7 +246,7 @@ def test_under_skip_a_learner_diverges_when_no_step_of_a_chunk_is_taken():
     assert events == [2, 1]
 
 
-def test_the_run_ends_when_all_have_solved_and_not_before():
+def test_the_run_ends_when_all_learners_have_solved():
     config = tiny(**SCRIPTED, stop_when_solved=True)
     returns = [[9, 1, 1], [9, 9, 1], [1, 1, 9], [9, 9, 9]]
     host, summary, records = follow(config, returns)
@@ -274,7 +259,7 @@ def test_the_run_ends_when_all_have_solved_and_not_before():
     assert host.ended_by(StopRequest()) == "solution"
 
 
-def test_learners_that_have_diverged_are_not_waited_for():
+def test_the_run_does_not_wait_for_diverged_learners():
     config = tiny(**SCRIPTED, stop_when_solved=True)
     returns = [[9, 1, 1], [9, 9, 1], [1, 1, 1], [1, 1, 1]]
     _, summary, records = follow(config, returns, [[0, 0, 5], [0, 0, 5], [0, 0, 5], [0, 0, 5]])
@@ -283,9 +268,9 @@ def test_learners_that_have_diverged_are_not_waited_for():
 
 
 @pytest.mark.slow
-def test_a_checkpoint_from_before_the_first_evaluation_goes_on(tmp_path):
+def test_a_checkpoint_before_the_first_evaluation_resumes(tmp_path):
     config = small(num_seeds=2, population="map", eval_every=300, checkpoint_every=100)
-    whole = run(config, environment=noisy())
+    uninterrupted = run(config, environment=noisy())
 
     class Killed(BaseException):
         pass
@@ -298,116 +283,12 @@ def test_a_checkpoint_from_before_the_first_evaluation_goes_on(tmp_path):
     with pytest.raises(Killed):
         run(config, out=tmp_path / "out", environment=noisy(), loggers=[killer])
     resumed = run(config, out=tmp_path / "out", resume=True, environment=noisy())
-    assert_identical(resumed.state, whole.state)
-    assert_identical(resumed.best_params, whole.best_params)
-    for one, other in zip(resumed.summary["learners"], whole.summary["learners"], strict=True):
-        assert one == other
+    assert_identical(resumed.state, uninterrupted.state)
+    assert_identical(resumed.best_params, uninterrupted.best_params)
+    assert resumed.summary["learners"] == uninterrupted.summary["learners"]
 
 
-def test_hyper_parameters_are_given_to_each_learner_from_python(trainer):
-    many = population(trainer, 3, how="vmap")
-    gammas = jnp.float32([0.5, 0.9, 0.99])
-    hyper = jax.tree.map(lambda leaf: jnp.full(3, leaf), hyper_from(tiny()))
-    keys = jnp.stack([jax.random.key(index) for index in (7, 7, 8)])
-    state = quick_jit(many.init)(keys, hyper._replace(gamma=gammas))
-    np.testing.assert_array_equal(state.hyper.gamma, gammas)
-    _, metrics = quick_jit(many.chunk(5))(state)
-    # The same key acts alike and learns otherwise, by its gamma.
-    obs = state.replay.storage.obs
-    np.testing.assert_array_equal(obs[0], obs[1])
-    assert (obs[0] != obs[2]).any()
-    assert metrics.loss[0] != metrics.loss[1]
-    # What is the same for all need not be given.
-    assert jax.eval_shape(many.init, keys).hyper.gamma.shape == (3,)
-
-
-@pytest.mark.parametrize(
-    ("how", "learners", "iterations"),
-    [
-        ("map", 4, 1),
-        pytest.param("map", 4, 3, marks=pytest.mark.slow),
-        pytest.param("map", 4, None, marks=pytest.mark.slow),
-        pytest.param("map", 1, 1, marks=pytest.mark.slow),
-        pytest.param("map", 1, 3, marks=pytest.mark.slow),
-        pytest.param("vmap", 4, 1, marks=pytest.mark.slow),
-        pytest.param("vmap", 4, 3, marks=pytest.mark.slow),
-    ],
-)
-def test_the_rings_are_not_copied(how, learners, iterations):
-    """By map one of several learners' is, once a chunk (or step), whatever their number."""
-    temporary, rings = [], []
-    for capacity in (1_024, 262_144):
-        trainer = make_trainer(tiny(replay_capacity=capacity), environment=noisy())
-        many = population(trainer, learners, how=how)
-        state = jax.eval_shape(many.init, jax.random.split(jax.random.key(0), learners))
-        chunk = many.step if iterations is None else many.chunk(iterations)
-        chunk = quick_jit(chunk, donate_argnums=0).lower(state).compile()
-        memory = chunk.memory_analysis()
-        assert memory.alias_size_in_bytes >= tree_bytes(state.replay)
-        temporary.append(memory.temp_size_in_bytes)
-        rings.append(tree_bytes(state.replay) // learners)
-    copied = rings[1] - rings[0] if how == "map" and learners > 1 else 0
-    assert abs(temporary[1] - temporary[0] - copied) < 4_096
-
-
-def test_what_cannot_be_a_population_is_refused(trainer):
-    with pytest.raises(ValueError, match="how='both': must be one of auto, vmap, map"):
-        population(trainer, 4, how="both")
-    with pytest.raises(ValueError, match="size=3: must be a multiple of the 2 devices"):
-        population(trainer, 3, devices=jax.devices()[:2])
-    with pytest.raises(ValueError, match="size=0"):
-        population(trainer, 0)
-    with pytest.raises(ValueError, match="must be distinct"):
-        population(trainer, 4, devices=jax.devices()[:1] * 2)
-    many = population(trainer, 4)
-    over_one = across_devices(trainer, jax.devices()[:1])
-    for mapped in (many, over_one):
-        with pytest.raises(ValueError, match=r"^trainer\.mapped=True: must be False, of one"):
-            population(mapped, 2)
-    pair = make_trainer(tiny(devices=2), environment=noisy(), collectives=device_collectives(2))
-    with pytest.raises(ValueError, match=r"trainer\.replicas=2: must be 1.*Config\(devices=1\)"):
-        population(pair, 2)
-    keys = jax.random.split(jax.random.key(0), 4)
-    with pytest.raises(ValueError, match=r"hyper: must have a leading axis of the 4 learners"):
-        many.init(keys, hyper_from(tiny()))
-    with pytest.raises(ValueError, match=r"key: must have a leading axis of the 4 learners"):
-        many.init(keys[:3])
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"sweep": ("hidden_sizes=16,32",)}, "hidden_sizes.*must be of a traced scalar"),
-        ({"sweep": ("learning_rat=1e-3",)}, "nearest: learning_rate"),
-        ({"sweep": ("gamma=0.9,1.5",)}, "gamma=1.5: must be between 0 and 1"),
-        ({"sweep": ("gamma=0.9,high",)}, "with numbers"),
-        ({"sweep": ("gamma=0.9,0.8", "gamma=0.7")}, "the only one of gamma"),
-        ({"sweep": ("clip_norm=1,2",)}, "give clip_norm a value too"),
-        ({"num_seeds": 3, "devices": 2}, "devices=2: must be a divisor of the 3 learners"),
-        ({"num_seeds": 2, "guard": "rollback"}, "guard='rollback': must be off, skip or stop"),
-        ({"num_seeds": 2, "population": "both"}, "population='both': must be one of"),
-        ({"num_seeds": 0}, "num_seeds=0: must be at least 1"),
-        ({"population": "map"}, "population='map': must be auto with one learner"),
-    ],
-)
-def test_a_configuration_that_cannot_be_a_population_is_refused(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        tiny(**overrides)
-
-
-def test_the_learners_of_a_sweep_are_every_combination_with_every_seed():
-    config = tiny(seed=3, num_seeds=2, sweep=("--learning-rate=1e-3,3e-4", "gamma=0.9,0.99"))
-    identities = [learner_identity(config, index) for index in range(config.learners)]
-    assert config.learners == 8
-    assert identities[0] == {"learner": 0, "seed": 3, "learning_rate": 1e-3, "gamma": 0.9}
-    assert identities[3] == {"learner": 3, "seed": 4, "learning_rate": 1e-3, "gamma": 0.99}
-    assert identities[7] == {"learner": 7, "seed": 4, "learning_rate": 3e-4, "gamma": 0.99}
-    assert seeds_of(config) == (
-        "seeds 3 to 4 of each of --learning-rate=1e-3,3e-4 x gamma=0.9,0.99"
-    )
-
-
-def test_a_chunk_of_a_population_is_averaged_over_learners_that_are_finite():
+def test_metrics_of_a_chunk_are_averaged_over_the_finite_learners():
     ones = np.ones(3, np.float32)
     metrics = Metrics(*[ones] * len(Metrics._fields))._replace(
         episodes=np.int32([1, 10, 0]),
@@ -415,13 +296,13 @@ def test_a_chunk_of_a_population_is_averaged_over_learners_that_are_finite():
         loss=np.float32([1, NAN, 3]),
     )
     record = chunk_record(metrics, 2.0)
-    # (8 / 1 + 20 / 10) / 2: a learner counts once, however many episodes it had.
+    # (8 / 1 + 20 / 10) / 2: every learner has the same weight, for any number of episodes.
     assert (record["return_mean"], record["episodes"]) == (5.0, 11)
     assert record["loss"] == 2.0
     np.testing.assert_array_equal(record["learners"]["return_mean"], [8.0, 2.0, NAN])
 
 
-def test_progress_shows_the_range_over_learners_and_how_many_have_solved(capsys):
+def test_progress_shows_the_range_over_learners_and_the_number_solved(capsys):
     metrics = {
         "rows": 100, "env_steps": 90, "seconds": 1.0, "env_steps_per_second": 1.0,
         "gradient_steps_per_second": 1.0, "loss": 1.0, "epsilon": 0.1, "return_mean": 2.0,
@@ -447,7 +328,7 @@ def standing(learner, seed, best, **more):
     return {**values, **more}
 
 
-def test_the_table_of_learners_has_the_best_first_and_the_diverged_last():
+def test_the_table_of_learners_lists_the_best_first_and_the_diverged_last():
     learners = [
         standing(0, 0, 10.0, gamma=0.9),
         standing(1, 0, 99.0, gamma=0.5, diverged_at_chunk=2),
@@ -464,7 +345,7 @@ def test_the_table_of_learners_has_the_best_first_and_the_diverged_last():
     assert population_tables(learners) == learner_table(learners)
 
 
-def test_the_table_of_a_sweep_is_over_seeds():
+def test_the_table_of_a_sweep_averages_over_seeds():
     learners = [
         standing(0, 0, 10.0, gamma=0.9),
         standing(1, 1, 20.0, gamma=0.9, seconds_to_solve=1.0),
@@ -480,7 +361,7 @@ def test_the_table_of_a_sweep_is_over_seeds():
 
 
 class Panel:
-    """Keeps what is drawn."""
+    """Axes that record what is drawn."""
 
     def __init__(self):
         self.lines, self.bars = [], []
@@ -492,7 +373,7 @@ class Panel:
         self.bars.append((xs, ys, look))
 
 
-def test_a_curve_has_a_line_for_each_learner_over_the_steps_of_one(tmp_path):
+def test_curves_have_one_line_for_each_learner_over_its_own_steps(tmp_path):
     records = [
         {"purpose": "evaluate", "env_steps": 200, "seconds": 1.0, "return_mean": 3.0,
          "return_std": 1.0, "episodes": 4, "learners": [2.0, 4.0]},
@@ -509,7 +390,7 @@ def test_a_curve_has_a_line_for_each_learner_over_the_steps_of_one(tmp_path):
     assert [xs for xs, _, _ in each] == [[100, 200]] * 2
     np.testing.assert_array_equal([ys for _, ys, _ in each], [[2.0, 5.0], [4.0, NAN]])
     assert [bars[:2] for bars in panel.bars] == [([100, 200], [3.0, 5.0])]
-    # In time the learners go together.
+    # Over time all learners share one axis.
     panel = Panel()
     curves._draw(panel, tmp_path, tiny(num_seeds=2), "seconds", "", "C0")
     assert panel.lines[0][0] == [1.0, 2.0]
@@ -525,32 +406,32 @@ def test_a_population_from_the_command_line_to_its_evaluation_and_curves(
     argv = ["--num-seeds", "2", "--sweep", "learning-rate=1e-3,3e-3", "gamma=0.9"]
     argv += [*SMALL, "--total-rows", "600", "--out", "there"]
     assert run_command.main([*argv, "--explain"]) == 0
-    said = capsys.readouterr().out
-    assert "population of 4" in said
-    assert "learners (P/D)        4" in said
+    output = capsys.readouterr().out
+    assert "population of 4" in output
+    assert "learners (P/D)        4" in output
     assert run_command.main(argv) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "(0 of 4 learners)" in said.out
-    assert "learning_rate  gamma  seeds  best return" in said.out
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "(0 of 4 learners)" in captured.out
+    assert "learning_rate  gamma  seeds  best return" in captured.out
     summary = json.loads(Path("there/summary.json").read_text())
     assert summary["mapping"] == "population of 4"
     assert len(summary["learners"]) == 4
     assert evaluate.main(["there", "--episodes", "3"]) == 0
     best = summary["learners"][summary["best_learner"]]
-    said = capsys.readouterr().out
-    assert f"parameters of learner {best['learner']}, seed {best['seed']}, learning_rate" in said
+    output = capsys.readouterr().out
+    assert f"parameters of learner {best['learner']}, seed {best['seed']}, learning_rate" in output
     assert plot.main(["there", "there", "--out", "curves.png"]) == 0
     assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
     for which in ("best", "last"):
         assert load_policy("there", which)(np.zeros(4, np.float32)) in (0, 1)
 
 
-def test_a_policy_is_of_one_learner_on_one_device_however_it_was_trained(swept, tmp_path):
+def test_a_loaded_policy_is_of_one_learner_on_one_device(swept, tmp_path):
     shutil.copytree(swept.out, tmp_path / "out")
-    spread = {"devices": 4, "model_devices": 2, "average_every": 1, "average_moments": True}
-    spread |= {"num_seeds": 1, "sweep": (), "population": "auto"}
-    config = replace(read_config(swept.out), **spread)
+    mapped = {"devices": 4, "model_devices": 2, "average_every": 1, "average_moments": True}
+    mapped |= {"num_seeds": 1, "sweep": (), "population": "auto"}
+    config = replace(read_config(swept.out), **mapped)
     write_json(tmp_path / "out" / "config.json", to_dict(config))
     for directory in (swept.out, tmp_path / "out"):
         found, _, params = load_run(directory, environment=noisy())

@@ -1,1 +1,5 @@
-"""Launch a run over several processes."""
+"""Launch a run over several processes.
+
+``supervisor`` is the parent of one process, ``worker`` the run itself; ``rendezvous`` connects
+the parents.
+"""

@@ -1,8 +1,9 @@
-"""The processes of a run meet before it begins, and hear of each other's end. Imports no JAX.
+"""Connect the parents of all processes before a run, and pass on failures. Imports no JAX.
 
-Process 0 listens at the coordinator's address; each other process connects, says who it is, and
-timeouts. When all are there the port is left to JAX, and the connections stay: a process that fails
-says why, and one that is gone is missed at once. What is sent are lines of JSON.
+Process 0 listens at the coordinator's address. Each other process connects and sends its index,
+the number of processes and its host. When all are connected, process 0 stops listening, since
+JAX uses the port next. The connections stay open: a process that fails sends the cause, and a
+process that disconnects is noticed at once. Messages are lines of JSON.
 """
 
 from __future__ import annotations
@@ -19,22 +20,20 @@ from typing import Any, NamedTuple
 
 from jaxdqn.errors import RunFailed
 
-_LONGEST = 2**20
-"""Bytes of a line."""
+_MAX_LINE_BYTES = 2**20
 
-_SECONDS_TO_SPEAK = 2.0
-"""For what has connected to say who it is: a port that is open is visited by others too."""
+_HELLO_SECONDS = 2.0
+"""Time for a new connection to send its first message; other programs may connect too."""
 
-
-_LATER = 5.0
-"""Seconds to wait longer for process 0's answer than for itself: it may have begun later."""
+_ANSWER_SECONDS = 5.0
+"""Additional time to wait for process 0's answer, since process 0 may have started later."""
 
 
-class Place(NamedTuple):
-    """Where a process stands among the others."""
+class ProcessSpec(NamedTuple):
+    """One process of a run over several processes."""
 
     coordinator: str
-    """HOST:PORT"""
+    """HOST:PORT of process 0."""
     num_processes: int
     process_id: int
 
@@ -46,119 +45,122 @@ class Place(NamedTuple):
 
 
 class Peers:
-    """The connections that stay: of process 0 to all others, of each other to process 0."""
+    """Open connections: of process 0 to all others, of each other process to process 0."""
 
-    def __init__(self, place: Place, links: dict[int, tuple[str, socket.socket]]) -> None:
-        self._place = place
-        self._names = {number: host for number, (host, _) in links.items()}
-        self._links = {number: link for number, (_, link) in links.items()}
+    def __init__(self, spec: ProcessSpec, links: dict[int, tuple[str, socket.socket]]) -> None:
+        self._spec = spec
+        self._hosts = {index: host for index, (host, _) in links.items()}
+        self._links = {index: link for index, (_, link) in links.items()}
 
-    def listen(self, heard: Callable[[str], None]) -> None:
-        """Call ``heard(cause)`` from another thread if a process fails, or is gone."""
-        for number, link in self._links.items():
-            threading.Thread(target=self._follow, args=(number, link, heard), daemon=True).start()
+    def listen(self, on_failure: Callable[[str], None]) -> None:
+        """Call ``on_failure(cause)`` from another thread if a process fails or disconnects."""
+        for index, link in self._links.items():
+            threading.Thread(
+                target=self._follow, args=(index, link, on_failure), daemon=True
+            ).start()
 
     def report(self, cause: str) -> None:
         """Tell all others that this process has failed."""
-        self._pass_on({"failed": cause})
+        self._send_to_all({"failed": cause})
 
     def done(self) -> None:
-        """Tell all others that this process has ended as it should."""
-        self._pass_on({"done": True})
+        """Tell all others that this process has ended normally."""
+        self._send_to_all({"done": True})
 
     def close(self) -> None:
-        """Break the connections."""
+        """Close the connections."""
         for link in self._links.values():
             link.close()
 
-    def _follow(self, number: int, link: socket.socket, heard: Callable[[str], None]) -> None:
+    def _follow(self, index: int, link: socket.socket, on_failure: Callable[[str], None]) -> None:
         link.settimeout(None)
         try:
             with link.makefile("rb") as lines:
                 for line in lines:
-                    said = json.loads(line)
-                    if "done" in said:
+                    message = json.loads(line)
+                    if "done" in message:
                         return
-                    if self._place.process_id == 0:
-                        self._pass_on(said, but=number)
-                    heard(said["failed"])
+                    if self._spec.process_id == 0:
+                        self._send_to_all(message, but=index)
+                    on_failure(message["failed"])
                     return
         except (OSError, ValueError):
             pass
         cause = (
-            f"process {number} on {self._names[number]} is gone: it was killed, or its host or "
+            f"process {index} on {self._hosts[index]} disconnected: it was killed, or its host or "
             "network failed"
         )
-        if self._place.process_id == 0:
-            self._pass_on({"failed": cause}, but=number)
-        heard(cause)
+        if self._spec.process_id == 0:
+            self._send_to_all({"failed": cause}, but=index)
+        on_failure(cause)
 
-    def _pass_on(self, said: dict[str, Any], but: int | None = None) -> None:
-        for number, link in self._links.items():
-            if number != but:
+    def _send_to_all(self, message: dict[str, Any], but: int | None = None) -> None:
+        for index, link in self._links.items():
+            if index != but:
                 with contextlib.suppress(OSError):
-                    _say(link, said)
+                    _send(link, message)
 
 
-def meet(place: Place, seconds: float) -> Peers:
-    """Wait until all processes are there.
+def connect(spec: ProcessSpec, seconds: float) -> Peers:
+    """Wait until all processes are connected.
 
     Raises:
-        RunFailed: naming what is missing or wrong, on every process that has been reached.
+        RunFailed: naming the missing or conflicting process, on every process reached.
     """
-    if place.process_id == 0:
-        return _call(place, time.monotonic() + seconds, seconds)
-    return _answer(place, time.monotonic() + seconds, seconds)
+    if spec.process_id == 0:
+        return _accept_all(spec, time.monotonic() + seconds, seconds)
+    return _connect_to_coordinator(spec, time.monotonic() + seconds, seconds)
 
 
-def _call(place: Place, deadline: float, seconds: float) -> Peers:
-    """Wait at the coordinator's port for the other processes."""
-    here: dict[int, tuple[str, socket.socket]] = {}
-    complaint = None
-    with _listening(place) as listening:
-        while complaint is None and len(here) < place.num_processes - 1:
-            listening.settimeout(max(0.01, deadline - time.monotonic()))
+def _accept_all(spec: ProcessSpec, deadline: float, seconds: float) -> Peers:
+    """Accept the connections of all other processes at the coordinator's port."""
+    links: dict[int, tuple[str, socket.socket]] = {}
+    error = None
+    with _listen(spec) as server:
+        while error is None and len(links) < spec.num_processes - 1:
+            server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
-                link, _ = listening.accept()
+                link, _ = server.accept()
             except TimeoutError:
-                complaint = _missing(place, set(here), seconds)
+                error = _missing(spec, set(links), seconds)
                 break
             try:
-                said = _hear(link, _SECONDS_TO_SPEAK)
-                number, count, host = _who(said)
+                index, count, host = _parse_hello(_receive(link, _HELLO_SECONDS))
             except (OSError, ValueError):
-                link.close()  # not one of ours
+                link.close()  # another program
                 continue
-            complaint = _objection(place, here, number, count, host)
-            here[number if complaint is None else -1] = (host, link)
-    said = {"met": platform.node()} if complaint is None else {"refused": complaint}
-    for _, link in here.values():
+            error = _conflict(spec, links, index, count, host)
+            # A process that conflicts is told so too; its link must not replace another one.
+            links[index if error is None else -1] = (host, link)
+    answer = {"accepted": platform.node()} if error is None else {"rejected": error}
+    for _, link in links.values():
         with contextlib.suppress(OSError):
-            _say(link, said)
-    peers = Peers(place, here)
-    if complaint is not None:
+            _send(link, answer)
+    peers = Peers(spec, links)
+    if error is not None:
         peers.close()
-        raise RunFailed(complaint)
+        raise RunFailed(error)
     return peers
 
 
-def _who(said: dict[str, Any]) -> tuple[int, int, str]:
-    """Return the number of a process, how many it says there are, and its host.
+def _parse_hello(message: dict[str, Any]) -> tuple[int, int, str]:
+    """Return index, number of processes and host from a process's first message.
 
     Raises:
-        ValueError: if this is not what one of ours says.
+        ValueError: if the message is not that of a process.
     """
-    number, count, host = (said.get(name) for name in ("process_id", "num_processes", "host"))
-    # By its very type: True is an int too. Process 0 does not call itself.
-    if type(number) is not int or type(count) is not int or not isinstance(host, str):
+    index, count, host = (message.get(name) for name in ("process_id", "num_processes", "host"))
+    # type() and not isinstance(), since True is an int too.
+    if type(index) is not int or type(count) is not int or not isinstance(host, str):
         raise ValueError("not a process")
-    if not 0 < number < count:
-        raise ValueError("not a process's number")
-    return number, count, host
+    # Process 0 does not connect to itself.
+    if not 0 < index < count:
+        raise ValueError("not the index of a process")
+    return index, count, host
 
 
-def _listening(place: Place) -> socket.socket:
-    port = place.address[1]
+def _listen(spec: ProcessSpec) -> socket.socket:
+    port = spec.address[1]
     try:
         if socket.has_dualstack_ipv6():
             return socket.create_server(
@@ -167,96 +169,96 @@ def _listening(place: Place) -> socket.socket:
         return socket.create_server(("", port), backlog=1024)
     except OSError as error:
         raise RunFailed(
-            f"coordinator={place.coordinator!r}: port {port} must be free on {platform.node()}, "
-            f"where process 0 runs: {os.strerror(error.errno or 0)}; does another run, or another "
-            "process 0, use it?"
+            f"coordinator={spec.coordinator!r}: port {port} must be free on {platform.node()}, "
+            f"where process 0 runs: {os.strerror(error.errno or 0)}; another run or another "
+            "process 0 may be using it"
         ) from error
 
 
-def _missing(place: Place, here: set[int], seconds: float) -> str:
-    absent = [str(number) for number in range(1, place.num_processes) if number not in here]
-    which = f"process {absent[0]}" if len(absent) == 1 else f"processes {', '.join(absent)}"
+def _missing(spec: ProcessSpec, present: set[int], seconds: float) -> str:
+    absent = [str(index) for index in range(1, spec.num_processes) if index not in present]
+    processes = f"process {absent[0]}" if len(absent) == 1 else f"processes {', '.join(absent)}"
     return (
-        f"num_processes={place.num_processes}: {which} did not join {place.coordinator} within "
-        f"{seconds:g} s (initialization_seconds); not started, or cannot reach it?"
+        f"num_processes={spec.num_processes}: {processes} did not join {spec.coordinator} within "
+        f"{seconds:g} s (initialization_seconds); not started, or unable to reach this address"
     )
 
 
-def _objection(
-    place: Place,
-    here: dict[int, tuple[str, socket.socket]],
-    number: int,
+def _conflict(
+    spec: ProcessSpec,
+    links: dict[int, tuple[str, socket.socket]],
+    index: int,
     count: int,
     host: str,
 ) -> str | None:
-    """Return what is wrong with a process that has come, if anything."""
-    if count != place.num_processes:
+    """Return an error message if a new process conflicts with this one or with another."""
+    if count != spec.num_processes:
         return (
-            f"num_processes={count} in process {number} on {host}: must be {place.num_processes}, "
+            f"num_processes={count} in process {index} on {host}: must be {spec.num_processes}, "
             f"as in process 0 on {platform.node()}"
         )
-    if number in here:
+    if index in links:
         return (
-            f"process_id={number}: must be of one process, not of two, on {here[number][0]} and on "
-            f"{host}"
+            f"process_id={index}: must be unique, but two processes have it, on {links[index][0]} "
+            f"and on {host}"
         )
     return None
 
 
-def _answer(place: Place, deadline: float, seconds: float) -> Peers:
-    """Join process 0."""
-    host, port = place.address
+def _connect_to_coordinator(spec: ProcessSpec, deadline: float, seconds: float) -> Peers:
+    """Connect to process 0, which may not have started yet."""
+    host, port = spec.address
     hello = {
-        "process_id": place.process_id,
-        "num_processes": place.num_processes,
+        "process_id": spec.process_id,
+        "num_processes": spec.num_processes,
         "host": platform.node(),
     }
-    why = "nothing answered"
+    reason = "nothing answered"
     while time.monotonic() < deadline:
         try:
             link = socket.create_connection((host, port), timeout=deadline - time.monotonic())
         except OSError as error:
-            why = error.strerror or str(error)
+            reason = error.strerror or str(error)
             time.sleep(0.2)
             continue
         try:
-            _say(link, hello)
-            said = _hear(link, deadline - time.monotonic() + _LATER)
+            _send(link, hello)
+            answer = _receive(link, deadline - time.monotonic() + _ANSWER_SECONDS)
         except (OSError, ValueError):
-            said = {}
-        if "met" in said:
-            return Peers(place, {0: (said["met"], link)})
+            answer = {}
+        if "accepted" in answer:
+            return Peers(spec, {0: (answer["accepted"], link)})
         link.close()
-        if "refused" in said:
-            raise RunFailed(said["refused"])
-        why = "what answers there does not wait for this process; a run that has begun?"
+        if "rejected" in answer:
+            raise RunFailed(answer["rejected"])
+        reason = "the program there does not expect this process; has the run already started?"
         time.sleep(1.0)
     raise RunFailed(
-        f"coordinator={place.coordinator!r}: must be where process 0 waits; process "
-        f"{place.process_id} on {platform.node()} could not join it within {seconds:g} s "
-        f"(initialization_seconds): {why}"
+        f"coordinator={spec.coordinator!r}: must be the address where process 0 listens; process "
+        f"{spec.process_id} on {platform.node()} could not join within {seconds:g} s "
+        f"(initialization_seconds): {reason}"
     )
 
 
-def _say(link: socket.socket, said: dict[str, Any]) -> None:
-    link.sendall(json.dumps(said).encode() + b"\n")
+def _send(link: socket.socket, message: dict[str, Any]) -> None:
+    link.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _hear(link: socket.socket, seconds: float) -> dict[str, Any]:
-    """Return the next line.
+def _receive(link: socket.socket, seconds: float) -> dict[str, Any]:
+    """Return the next message.
 
     Raises:
-        OSError, ValueError: if none comes in time, or it is not one of ours.
+        OSError, ValueError: if none arrives in time or it is not a JSON object.
     """
     deadline, data = time.monotonic() + seconds, b""
     while not data.endswith(b"\n"):
         link.settimeout(max(0.01, deadline - time.monotonic()))
-        # A byte at a time, so that what follows the line is left for who reads on.
+        # One byte at a time: bytes after the line belong to the next reader of the socket.
         byte = link.recv(1)
-        if not byte or len(data) > _LONGEST:
-            raise ValueError("cut short")
+        if not byte or len(data) > _MAX_LINE_BYTES:
+            raise ValueError("incomplete line")
         data += byte
-    said = json.loads(data)
-    if not isinstance(said, dict):
+    message = json.loads(data)
+    if not isinstance(message, dict):
         raise ValueError("not an object")
-    return said
+    return message

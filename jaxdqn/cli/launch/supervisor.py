@@ -1,8 +1,8 @@
-"""The parent of one process among several. Imports no JAX.
+"""Parent of one process among several. Imports no JAX.
 
-Where the runtime that joins the processes fails it aborts, and says why in its own way. So the
-run is a child: the parent sees to it that all processes are there, starts it, hands on signals,
-and says in one line why it ended.
+When one process fails, JAX's distributed runtime aborts the others with messages of its own.
+Therefore each process of a run is a child of a small parent. The parents connect before the run
+starts; each starts its worker, forwards signals, and reports in one line why the worker ended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import queue
-import re
 import signal
 import subprocess
 import sys
@@ -19,67 +18,61 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import IO, NamedTuple
+from typing import IO
 
 from jaxdqn.cli.flags import FAILED, REFUSED
-from jaxdqn.cli.launch.rendezvous import Peers, Place, meet
+from jaxdqn.cli.launch.rendezvous import Peers, ProcessSpec, connect
+from jaxdqn.cli.launch.runtime_errors import Timeouts, explain_abort, is_abort_message
 from jaxdqn.errors import RunFailed
 
-LOST = 75
+LOST_CONTACT = 75
 """Exit code of a worker that lost contact with the others."""
 
 LIFELINE = "JAXDQN_WORKER_LIFELINE"
 """Environment variable of a worker: a file descriptor that closes when its parent ends."""
 
-HOSTS = "jaxdqn-hosts "
-"""Begins the line by which a worker tells its parent who runs where."""
+HOSTS_PREFIX = "jaxdqn-hosts "
+"""Start of the line by which a worker tells its parent the host of each process."""
 
-_GRACE = 5.0
-"""Seconds for a worker to end by itself when another process has failed."""
+_EXIT_SECONDS = 5.0
+"""Time for a worker to end by itself after another process has failed."""
 
-_PATIENCE = 3.0
-"""Seconds to wait for another process to say that it failed, where this one lost contact."""
+_CAUSE_SECONDS = 3.0
+"""Time to wait for another process to report its failure after this one lost contact."""
 
-_REFUSED = "refused"
+_REJECTED = "rejected its configuration"
 
-_GO_ON = "with --resume, all processes started again go on from the last checkpoint"
-
-
-class Timeouts(NamedTuple):
-    """Time-outs in seconds."""
-
-    heartbeat: int
-    initialization: int
+_RESUME_ADVICE = "start all processes again with --resume to continue from the last checkpoint"
 
 
 def is_worker() -> bool:
-    """Say whether this process was started by ``supervise``."""
+    """Return whether this process was started by ``supervise``."""
     return LIFELINE in os.environ
 
 
-def place_of(
+def process_spec(
     coordinator: str | None, num_processes: int | None, process_id: int | None, multi_host: bool
-) -> Place | None:
-    """Return where this process stands, or None if it is alone or JAX is to find out.
+) -> ProcessSpec | None:
+    """Return the process described by the flags; None for a single process or ``multi_host``.
 
     Raises:
-        ValueError: naming the flag, its value and what would be right.
+        ValueError: naming the flag, its value and the constraint.
     """
-    named = {
+    flags = {
         "coordinator": coordinator,
         "num_processes": num_processes,
         "process_id": process_id,
     }
-    given = {name: value for name, value in named.items() if value is not None}
-    if not given:
+    present = [name for name, value in flags.items() if value is not None]
+    if not present:
         return None
     if multi_host:
         raise ValueError(
-            f"multi_host=True: must come without {', '.join(given)}; JAX finds the cluster itself"
+            f"multi_host=True: must be given without {', '.join(present)}; JAX detects the cluster"
         )
     if coordinator is None or num_processes is None or process_id is None:
-        absent = ", ".join(name for name in named if name not in given)
-        raise ValueError(f"{', '.join(given)}: must come with {absent}")
+        absent = ", ".join(name for name in flags if name not in present)
+        raise ValueError(f"{', '.join(present)}: must be given with {absent}")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
@@ -92,11 +85,11 @@ def place_of(
         raise ValueError(
             f"process_id={process_id}: must be from 0 to {num_processes - 1}, below num_processes"
         )
-    return Place(coordinator, num_processes, process_id)
+    return ProcessSpec(coordinator, num_processes, process_id)
 
 
 def check_timeouts(timeouts: Timeouts) -> None:
-    """Refuse time-outs that are out of range.
+    """Check that time-outs are in range.
 
     Raises:
         ValueError: naming the flag and its value.
@@ -107,74 +100,83 @@ def check_timeouts(timeouts: Timeouts) -> None:
         raise ValueError(f"initialization_seconds={timeouts.initialization}: must be at least 1")
 
 
-def supervise(argv: Sequence[str], place: Place | None, timeouts: Timeouts) -> int:
+def supervise(argv: Sequence[str], spec: ProcessSpec | None, timeouts: Timeouts) -> int:
     """Run the command as a child, one process among several, and return its exit code.
 
     Args:
         argv: the command's arguments.
-        place: where this process stands; None where JAX finds out.
+        spec: this process; None in a cluster that JAX detects.
         timeouts: time-outs.
 
     Raises:
-        RunFailed: in one line, if not all processes meet, or one fails in a way that it
-            cannot tell itself.
+        RunFailed: with one line, if not all processes connect, or if one fails in a way that
+            it cannot report itself.
     """
-    peers = None if place is None else meet(place, timeouts.initialization)
-    return _Parent(argv, place, timeouts, peers).run()
+    peers = None if spec is None else connect(spec, timeouts.initialization)
+    return _Supervisor(argv, spec, timeouts, peers).run()
 
 
-class _Parent:
-    """A worker in progress as its parent sees it."""
+class _Supervisor:
+    """Parent of a running worker."""
 
     def __init__(
-        self, argv: Sequence[str], place: Place | None, timeouts: Timeouts, peers: Peers | None
+        self,
+        argv: Sequence[str],
+        spec: ProcessSpec | None,
+        timeouts: Timeouts,
+        peers: Peers | None,
     ) -> None:
-        self._place, self._timeouts, self._peers = place, timeouts, peers
+        self._spec, self._timeouts, self._peers = spec, timeouts, peers
+        # Events are the worker's exit code or the cause of another process's failure.
         self._events: queue.Queue[int | str] = queue.Queue()
-        self._held_back: list[str] = []
+        self._abort_lines: list[str] = []
         self._last_error: str | None = None
-        self._index = None if place is None else place.process_id
-        self._names: list[str] = []
+        self._index = None if spec is None else spec.process_id
+        self._hosts: list[str] = []
+        # The write end stays open for as long as this process lives.
         lifeline, self._held_open = os.pipe()
-        before = self._hand_on_signals()
+        handlers_before = self._forward_signals()
         try:
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "experiments.run", *argv],
+                [sys.executable, "-m", "jaxdqn", "run", *argv],
                 env={**os.environ, LIFELINE: str(lifeline)},
                 pass_fds=(lifeline,),
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                # Ctrl-C in a terminal goes to the parent alone, which hands it on.
+                # Ctrl-C in a terminal reaches the parent only, which forwards it.
                 start_new_session=True,
             )
         except BaseException:
-            for number, handler in before.items():
+            for number, handler in handlers_before.items():
                 signal.signal(number, handler)
             raise
         os.close(lifeline)
 
     def run(self) -> int:
-        """Wait for the worker's end and say what it was."""
+        """Wait for the end of the worker and report it."""
         assert self._worker.stderr is not None
-        pump = threading.Thread(target=self._pump, args=(self._worker.stderr,), daemon=True)
-        pump.start()
-        threading.Thread(target=self._wait, args=(pump,), daemon=True).start()
+        reader = threading.Thread(
+            target=self._forward_stderr, args=(self._worker.stderr,), daemon=True
+        )
+        reader.start()
+        threading.Thread(target=self._wait_for_worker, args=(reader,), daemon=True).start()
         if self._peers is not None:
             self._peers.listen(self._events.put)
-        code, cause = self._until_the_end()
+        code, cause = self._wait_for_end()
         if code != 0:
-            return self._conclude(code, cause)
+            return self._report_failure(code, cause)
         if self._peers is not None:
             self._peers.done()
         return 0
 
-    def _until_the_end(self) -> tuple[int, str | None]:
-        """Return the worker's exit code, and the cause that another process gave, if one did."""
+    def _wait_for_end(self) -> tuple[int, str | None]:
+        """Return the worker's exit code, and the cause if another process reported one."""
         cause: str | None = None
         code: int | None = None
         deadline: float | None = None
-        while code is None or (cause is None and self._is_echo(code)):
+        # A worker that ended because another one failed waits for that one's report.
+        while code is None or (cause is None and self._is_consequence(code)):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
                 event = self._events.get(timeout=left)
@@ -185,118 +187,86 @@ class _Parent:
                 deadline = None
                 continue
             if isinstance(event, int):
-                code, deadline = event, time.monotonic() + _PATIENCE
+                code, deadline = event, time.monotonic() + _CAUSE_SECONDS
                 if self._peers is None:
                     break
             elif cause is None:
-                cause, deadline = event, time.monotonic() + _GRACE
+                cause, deadline = event, time.monotonic() + _EXIT_SECONDS
         return code, cause
 
-    def _conclude(self, code: int, cause: str | None) -> int:
+    def _report_failure(self, code: int, cause: str | None) -> int:
+        """Tell the others why the worker ended; return its code or raise ``RunFailed``."""
         if code in (REFUSED, FAILED, 130) and self._last_error is not None:
-            # It has said so itself.
-            self._report(f"{_REFUSED if code == REFUSED else 'ended'}: {self._last_error}")
+            # The worker has printed its error itself.
+            kind = _REJECTED if code == REFUSED else "failed"
+            self._report(f"{kind}: {self._last_error}")
             return code
         if cause is not None:
-            advice = "" if f" {_REFUSED}: " in cause else f"; {_GO_ON}"
-            raise RunFailed(f"{cause}; {self._self()} cannot go on without it{advice}")
-        said = translate("".join(self._held_back), self._names, self._place, self._timeouts)
-        if said is not None:
-            self._report(f"ended: {said}")
-            advice = f"; {_GO_ON}" if self._names else ""  # else it has not begun
-            raise RunFailed(f"{said}; {self._self()} cannot go on{advice}")
-        sys.stderr.writelines(self._held_back)
-        what = f"ended with code {code}"
-        if code == LOST:
-            what = "lost contact with the others"
-        elif code < 0:
-            what = f"was killed by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                what += " (by the kernel, if its host was out of memory)"
-        self._report(what)
-        raise RunFailed(f"{self._self()} {what}; {_GO_ON}")
+            advice = "" if f" {_REJECTED}: " in cause else f"; {_RESUME_ADVICE}"
+            raise RunFailed(f"{cause}; {self._describe()} cannot continue without it{advice}")
+        text = "".join(self._abort_lines)
+        explanation = explain_abort(text, self._hosts, self._spec, self._timeouts)
+        if explanation is not None:
+            self._report(f"failed: {explanation}")
+            # Without the hosts the run has not started, and there is nothing to resume.
+            advice = f"; {_RESUME_ADVICE}" if self._hosts else ""
+            raise RunFailed(f"{explanation}; {self._describe()} cannot continue{advice}")
+        sys.stderr.writelines(self._abort_lines)
+        outcome = _describe_exit(code)
+        self._report(outcome)
+        raise RunFailed(f"{self._describe()} {outcome}; {_RESUME_ADVICE}")
 
-    def _is_echo(self, code: int) -> bool:
-        """Say whether a worker ended because another did."""
-        return code == LOST or (code == -signal.SIGABRT and bool(self._held_back))
+    def _is_consequence(self, code: int) -> bool:
+        """Return whether the worker ended because another process did."""
+        return code == LOST_CONTACT or (code == -signal.SIGABRT and bool(self._abort_lines))
 
-    def _report(self, what: str) -> None:
+    def _report(self, outcome: str) -> None:
         if self._peers is not None:
-            self._peers.report(f"{self._self()} {what}")
+            self._peers.report(f"{self._describe()} {outcome}")
 
-    def _self(self) -> str:
-        which = "this process" if self._index is None else f"process {self._index}"
-        return f"{which} on {platform.node()}"
+    def _describe(self) -> str:
+        process = "this process" if self._index is None else f"process {self._index}"
+        return f"{process} on {platform.node()}"
 
-    def _pump(self, stream: IO[str]) -> None:
-        """Pass on what the worker says, but for what its runtime says when it aborts."""
+    def _forward_stderr(self, stream: IO[str]) -> None:
+        """Forward the worker's standard error, except the runtime's message when it aborts."""
         for line in stream:
-            if line.startswith(HOSTS):
-                said = json.loads(line[len(HOSTS) :])
-                self._index, self._names = said["index"], said["names"]
-            elif self._held_back or _FATAL.match(line):
-                self._held_back.append(line)
+            if line.startswith(HOSTS_PREFIX):
+                message = json.loads(line[len(HOSTS_PREFIX) :])
+                self._index, self._hosts = message["index"], message["hosts"]
+            elif self._abort_lines or is_abort_message(line):
+                self._abort_lines.append(line)
             elif not line.startswith("[Gloo] Rank"):
                 if line.startswith("error: "):
                     self._last_error = line[len("error: ") :].strip()
                 sys.stderr.write(line)
                 sys.stderr.flush()
 
-    def _wait(self, pump: threading.Thread) -> None:
+    def _wait_for_worker(self, reader: threading.Thread) -> None:
         code = self._worker.wait()
-        pump.join(timeout=2.0)
+        reader.join(timeout=2.0)
         self._events.put(code)
 
-    def _hand_on_signals(self) -> dict[int, signal.Handlers]:
-        def hand_on(number: int, frame: FrameType | None) -> None:
+    def _forward_signals(self) -> dict[int, signal.Handlers]:
+        """Forward SIGINT and SIGTERM to the worker; return the previous handlers."""
+
+        def forward(number: int, frame: FrameType | None) -> None:
             worker = getattr(self, "_worker", None)
             if worker is not None and worker.poll() is None:
                 worker.send_signal(number)
 
         return {
-            number: signal.signal(number, hand_on)  # type: ignore[misc]
+            number: signal.signal(number, forward)  # type: ignore[misc]
             for number in (signal.SIGINT, signal.SIGTERM)
         }
 
 
-_FATAL = re.compile(r"[EF]\d{4} \d\d:\d\d:\d\d.*(coordination_service|client\.h)")
-
-
-def translate(
-    text: str, names: Sequence[str], place: Place | None, timeouts: Timeouts
-) -> str | None:
-    """Return in plain words what the runtime says as it aborts; None if that is not known.
-
-    Args:
-        text: its lines.
-        names: the host of each process, as far as they are known.
-        place: of this process.
-        timeouts: the time-outs in force.
-    """
-
-    def who(number: int) -> str:
-        return f"process {number}" + (f" on {names[number]}" if number < len(names) else "")
-
-    where = "the coordinator" if place is None else place.coordinator
-    silent = re.search(r"[Tt]ask:? ?(\d+) heartbeat timeout", text) or re.search(
-        r"stopped sending heartbeats\):\s+(?:\S*task:)?(\d+)", text
-    )
-    if silent:
-        return (
-            f"{who(int(silent[1]))} has not answered for {timeouts.heartbeat} s "
-            "(heartbeat_seconds): it was killed, or its host or network failed"
-        )
-    twice = re.search(r"(\d+) unexpectedly tried to connect", text)
-    if twice:
-        return (
-            f"process_id={twice[1]}: two processes have it, or one was started again while the "
-            "run went on"
-        )
-    if "RegisterTask" in text and "DEADLINE_EXCEEDED" in text:
-        return (
-            f"not all processes joined {where} within {timeouts.initialization} s "
-            "(initialization_seconds): one was not started, or cannot reach it"
-        )
-    if "Failed to send RPC to coordination service" in text or "PollForError" in text:
-        return f"{who(0)}, the coordinator, is gone: it was killed, or its host or network failed"
-    return None
+def _describe_exit(code: int) -> str:
+    if code == LOST_CONTACT:
+        return "lost contact with the other processes"
+    if code >= 0:
+        return f"ended with code {code}"
+    outcome = f"was killed by {signal.Signals(-code).name}"
+    if code == -signal.SIGKILL:
+        outcome += " (by the kernel, if its host was out of memory)"
+    return outcome

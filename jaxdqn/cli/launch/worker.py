@@ -1,4 +1,4 @@
-"""One process among several: the run itself, the child of ``jaxdqn.cli.launch``."""
+"""One process among several: the run itself, a child of ``jaxdqn.cli.launch.supervisor``."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from jaxdqn.cli.flags import FAILED, run_command
-from jaxdqn.cli.launch.rendezvous import Place
-from jaxdqn.cli.launch.supervisor import HOSTS, LIFELINE, LOST, Timeouts
+from jaxdqn.cli.launch.rendezvous import ProcessSpec
+from jaxdqn.cli.launch.runtime_errors import Timeouts
+from jaxdqn.cli.launch.supervisor import HOSTS_PREFIX, LIFELINE, LOST_CONTACT
 
-_LINGER = 60.0
-"""Seconds to wait, contact lost, for the runtime to say which process failed and abort."""
+_ABORT_SECONDS = 60.0
+"""Time after lost contact in which the runtime names the failed process and aborts."""
 
 _CONTACT = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination|aborted", re.I)
 
 
 def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
-    """Run the command and return its exit code, or end the process with it if it is not 0.
+    """Run the command and return 0, or end the process at once with a non-zero exit code.
 
-    JAX would wait, at the interpreter's end, for the other processes, which wait for this one.
+    A normal exit would block: at the interpreter's end JAX waits for the other processes,
+    and those wait for this one.
     """
     _end_with_parent()
     try:
         code = run_command(command, argv)
     except BaseException as error:
         if _lost_contact(error):
-            time.sleep(_LINGER)
-            code = LOST
+            time.sleep(_ABORT_SECONDS)
+            code = LOST_CONTACT
         else:
             traceback.print_exc()
-            # The last line is what the other processes are told.
-            what = " ".join(traceback.format_exception_only(error)[-1].split())
-            print(f"error: {what}", file=sys.stderr)
+            # The supervisor sends the last line to the other processes.
+            message = " ".join(traceback.format_exception_only(error)[-1].split())
+            print(f"error: {message}", file=sys.stderr)
             code = FAILED
     if code:
         with contextlib.suppress(OSError):
@@ -48,32 +50,37 @@ def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     return 0
 
 
-def join(place: Place | None, timeouts: Timeouts) -> bool:
-    """Join the other processes, say who is where, and return whether this one leads."""
+def join(spec: ProcessSpec | None, timeouts: Timeouts) -> bool:
+    """Join the other processes and return whether this one is the coordinator.
+
+    The parent is told the host of each process; the coordinator prints them.
+    """
     from jaxdqn.parallel import multihost
 
     multihost.join(
-        *(place or ()),
+        *(spec or ()),
         heartbeat_seconds=timeouts.heartbeat,
         initialization_seconds=timeouts.initialization,
     )
     import jax
 
-    names = multihost.host_names()
-    print(HOSTS + json.dumps({"index": jax.process_index(), "names": names}), file=sys.stderr)
+    hosts = multihost.host_names()
+    message = {"index": jax.process_index(), "hosts": hosts}
+    print(HOSTS_PREFIX + json.dumps(message), file=sys.stderr)
     if multihost.is_coordinator():
-        each = ", ".join(f"{index} on {name}" for index, name in enumerate(names))
+        each = ", ".join(f"{index} on {host}" for index, host in enumerate(hosts))
         devices = f"{jax.device_count()} {jax.devices()[0].platform} devices"
-        print(f"{len(names)} processes with {devices}: {each}", flush=True)
+        print(f"{len(hosts)} processes with {devices}: {each}", flush=True)
     return multihost.is_coordinator()
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, however that was."""
+    """End this process when its parent ends for any reason."""
     lifeline = int(os.environ[LIFELINE])
 
     def watch() -> None:
-        os.read(lifeline, 1)  # nothing is ever written
+        # Nothing is ever written: read returns when the parent's end of the pipe closes.
+        os.read(lifeline, 1)
         os._exit(FAILED)
 
     threading.Thread(target=watch, daemon=True).start()
