@@ -93,7 +93,7 @@ def purejaxrl(channel: Channel, path: str, gradient_steps: int) -> None:
 
 
 def purejaxql(channel: Channel, path: str, gradient_steps: int) -> None:
-    """Drive ``make_train`` of purejaxql's ``pqn_minatar.py``; each measurement is a complete run."""
+    """Drive purejaxql's ``make_train`` (pqn_minatar.py); each measurement is a complete run."""
     hydra: Any = types.ModuleType("hydra")
     hydra.main = lambda **_: lambda function: function
     omegaconf: Any = types.ModuleType("omegaconf")
