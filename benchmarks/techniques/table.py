@@ -44,7 +44,7 @@ register(
     Technique(
         name="vectorised-environments",
         principle="vmap over environments: one program steps E environments",
-        good_for="throughput of acting, use of the whole device, and less correlated data",
+        good_for="throughput of acting, full use of the device, and less correlated data",
         costs="E times the environment state; more rows between gradient steps",
         measured_on="acting only (network, environment, replay): K=1, default network",
         measure=measure_vectorised,
