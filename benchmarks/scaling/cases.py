@@ -203,14 +203,13 @@ def measure_communication(plan: Plan) -> list[dict[str, Any]]:
             }
             cases = {form: prepare(each, effort.iterations) for form, each in by_form.items()}
             times, size = _times(cases, effort), _parameters(single)
-            float32_bytes = bytes_per_gradient_step(by_form["float32"], size).total
+            float32 = by_form["float32"]
+            float32_bytes = bytes_per_gradient_step(float32, size).total
             for form, config in by_form.items():
                 sent = bytes_per_gradient_step(config, size).total
                 # An accumulated gradient learns from more rows: compare rows learned per second.
-                learned = config.rows_per_gradient_step / by_form["float32"].rows_per_gradient_step
-                speed_up = Interval(
-                    *(learned * value for value in ratio(times["float32"], times[form]))
-                )
+                learned = config.rows_per_gradient_step / float32.rows_per_gradient_step
+                gain = ratio(times["float32"], times[form])
                 rows.append(
                     {
                         "setting": setting,
@@ -219,7 +218,7 @@ def measure_communication(plan: Plan) -> list[dict[str, Any]]:
                         "bytes sent": f"{sent:,.0f}",
                         "of float32": f"{sent / float32_bytes:.3f}",
                         "us/gradient step": microseconds(times[form]),
-                        "speed-up": speed_up,
+                        "speed-up": Interval(*(learned * value for value in gain)),
                     }
                 )
     return rows
