@@ -24,7 +24,7 @@ def fake(monkeypatch):
 
 
 @pytest.fixture
-def some(fake, capsys):
+def recorded(fake, capsys):
     """Return a results file with three seeds."""
     assert study(seeds=3) == 0
     capsys.readouterr()

@@ -247,7 +247,7 @@ def test_a_report_that_cannot_be_written_does_not_stop_a_study(fake, capsys):
     assert "error: report: out='study/report.md': must be writable" in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_one_clear_line(some, capsys):
+def test_a_report_that_cannot_be_written_is_one_clear_line(recorded, capsys):
     Path("study/report.md").unlink()
     Path("study/report.md").mkdir()
     assert __main__.main(["--report", "--out", "study"]) == 2

@@ -23,24 +23,24 @@ from tests.studies import SMALL, cells_of, lines, study
 
 
 @pytest.mark.parametrize("kept", [1, 300, -2])
-def test_a_truncated_last_line_is_removed_and_its_seed_trained_again(kept, some, fake, capsys):
-    *complete, last = some.read_bytes().splitlines(keepends=True)
-    some.write_bytes(b"".join(complete) + last[:kept])
+def test_a_truncated_last_line_is_removed_and_its_seed_trained_again(kept, recorded, fake, capsys):
+    *complete, last = recorded.read_bytes().splitlines(keepends=True)
+    recorded.write_bytes(b"".join(complete) + last[:kept])
     # A dry run does not change the file.
     assert study("--dry-run", seeds=3) == 0
     assert "seeds 0-1 done" in capsys.readouterr().out
-    assert some.read_bytes() == b"".join(complete) + last[:kept]
+    assert recorded.read_bytes() == b"".join(complete) + last[:kept]
     assert study(seeds=3) == 0
     assert "the last line was truncated and is removed" in capsys.readouterr().out
-    assert some.read_bytes() == b"".join(complete) + last
+    assert recorded.read_bytes() == b"".join(complete) + last
 
 
-def test_a_last_line_without_its_line_break_is_kept(some, fake):
-    before = some.read_bytes()
-    some.write_bytes(before[:-1])
+def test_a_last_line_without_its_line_break_is_kept(recorded, fake):
+    before = recorded.read_bytes()
+    recorded.write_bytes(before[:-1])
     assert study(seeds=4) == 0
     assert fake.seeds[1:] == [[3]]
-    assert some.read_bytes().startswith(before)
+    assert recorded.read_bytes().startswith(before)
     assert [result["seed"] for result in lines()] == [0, 1, 2, 3]
 
 
@@ -77,40 +77,54 @@ def damaged(lines, kind):
         ("a line twice", "line 2 has the same cell and seed as line 1"),
     ],
 )
-def test_a_damaged_line_is_an_error_that_names_the_line(kind, message, some, fake, capsys):
-    text = "\n".join(damaged(some.read_text().splitlines(), kind)) + "\n"
-    some.write_text(text)
+def test_a_damaged_line_is_an_error_that_names_the_line(kind, message, recorded, fake, capsys):
+    text = "\n".join(damaged(recorded.read_text().splitlines(), kind)) + "\n"
+    recorded.write_text(text)
     for more in ([], ["--report"], ["--dry-run"]):
         assert study(*more, seeds=5) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: results='study/results.jsonl': must ")
         assert message in line
-    assert some.read_text() == text
+    assert recorded.read_text() == text
     assert len(fake.made) == 1
 
 
-def test_results_that_do_not_fit_on_the_disk_leave_the_file_unchanged(some, monkeypatch):
-    before, stored = some.read_bytes(), read_results(some).results
+def test_results_that_do_not_fit_on_the_disk_leave_the_file_unchanged(recorded, monkeypatch):
+    before, stored = recorded.read_bytes(), read_results(recorded).results
     write = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) // 2]))
     with pytest.raises(RunFailed, match="No space left"):
-        append_results(some, stored)
-    assert some.read_bytes() == before
+        append_results(recorded, stored)
+    assert recorded.read_bytes() == before
 
 
-def test_results_of_earlier_versions_lack_training_returns_and_are_read(some, capsys):
-    results = [json.loads(line) for line in some.read_text().splitlines()]
+def test_results_of_earlier_versions_lack_training_returns_and_are_read(recorded, capsys):
+    results = [json.loads(line) for line in recorded.read_text().splitlines()]
     for result in results:
         del result["training_return"]
-    some.write_text("".join(json.dumps(result) + "\n" for result in results))
+    recorded.write_text("".join(json.dumps(result) + "\n" for result in results))
     assert __main__.main(["--report", "--out", "study"]) == 0
     assert "best 0.50\n" in Path("study/report.md").read_text()
 
 
-def test_repair_does_not_change_a_complete_file(some):
-    before = some.stat().st_mtime_ns
-    assert repair(some, read_results(some)) is None
-    assert some.stat().st_mtime_ns == before
+def test_results_with_former_field_names_belong_to_the_same_cell(recorded, fake, capsys):
+    results = [json.loads(line) for line in recorded.read_text().splitlines()]
+    for result in results:
+        result["total_steps"] = result.pop("total_rows")
+        for name in ("total", "warmup", "epsilon_decay"):
+            result["config"][f"{name}_steps"] = result["config"].pop(f"{name}_rows")
+    text = "".join(json.dumps(result) + "\n" for result in results)
+    recorded.write_text(text)
+    assert study(seeds=4) == 0
+    assert fake.seeds[1:] == [[3]]
+    assert recorded.read_text().startswith(text)
+    assert "4 seeds" in Path("study/report.md").read_text()
+
+
+def test_repair_does_not_change_a_complete_file(recorded):
+    before = recorded.stat().st_mtime_ns
+    assert repair(recorded, read_results(recorded)) is None
+    assert recorded.stat().st_mtime_ns == before
     assert read_results(Path("nowhere")).results == []
 
 
