@@ -235,8 +235,8 @@ def _check(path: Path) -> list[dict[str, Any]]:
         work = Work(1e-6 * row["silent, us"]["median"], row["parameters"])
         predicted = 1e6 * step_seconds(work, link, row["D"], form="float32")
         actual = row["us/gradient step"]["median"]
-        error = f"{predicted / actual - 1:+.0%}"
-        checked.append([row["setting"], row["D"], actual, predicted, error])
+        deviation = f"{predicted / actual - 1:+.0%}"
+        checked.append([row["setting"], row["D"], actual, predicted, deviation])
     headers = ["setting", "D", "measured, us", "predicted, us", "off"]
     print(
         f"\nsteps with an all-reduce: strong scaling, then weak scaling. The link is fitted to "
