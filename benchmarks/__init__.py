@@ -1,1 +1,5 @@
-"""Benchmarks: how fast, where the time goes, and against whom. Each is a command."""
+"""Benchmarks of speed, memory and scaling, and comparisons with other libraries.
+
+Each is a command: ``python -m benchmarks.NAME``, for NAME one of throughput, startup, reliability,
+scaling, scaling.model, replay, versus and techniques.
+"""

@@ -1,4 +1,7 @@
-"""Benchmark cases that run in processes of their own."""
+"""Benchmark cases that run in separate processes.
+
+The number of XLA's CPU threads is fixed when a process starts; a comparison over it needs several.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,21 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing import alternating
+
 CPU_THREADS = 1
-"""Of XLA in jaxdqn, as ``jaxdqn run`` chooses for the matched work."""
+"""XLA threads of jaxdqn, as ``jaxdqn run`` chooses for the matched work."""
 
 
 class Process:
-    """A library in a process of its own; between requests it waits."""
+    """A library in a separate process that waits for requests."""
 
     def __init__(self, command: Sequence[str], cpu_threads: int | None = None) -> None:
-        """Start ``command``; ``cpu_threads`` are XLA's on CPU, as many as cores if None."""
+        """Start ``command`` with this number of XLA threads on CPU; None takes one per core."""
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
         environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
         if cpu_threads is not None:
@@ -35,14 +40,14 @@ class Process:
         )
 
     @classmethod
-    def own(cls, gradient_steps: int, cpu_threads: int | None, *more: str) -> Process:
-        """Start jaxdqn at the matched work; ``more`` are arguments of the driver."""
+    def jaxdqn(cls, gradient_steps: int, cpu_threads: int | None, *arguments: str) -> Process:
+        """Start jaxdqn on the matched work; ``arguments`` are further ones of the driver."""
         command = [
             sys.executable,
             "-m",
             "benchmarks.versus.jaxdqn_driver",
             str(gradient_steps),
-            *more,
+            *arguments,
         ]
         return cls(command, cpu_threads)
 
@@ -55,30 +60,30 @@ class Process:
         gradient_steps: int,
         cpu_threads: int | None = None,
     ) -> Process:
-        """Start a peer in an interpreter that has it."""
+        """Start a peer in an interpreter that has it installed."""
         driver = Path(__file__).parent / "versus" / "peers.py"
-        # -P: the driver's directory is not searched for the peer's imports.
+        # -P keeps the driver's directory out of sys.path, where it could shadow the peer's imports.
         return cls([python, "-P", str(driver), name, argument, str(gradient_steps)], cpu_threads)
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the peer's next message; one with ``missing`` means there are no more."""
+        """Wait for the next message; one with ``missing`` is the last and gives the reason."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
         self._errors.seek(0)
-        said = [text for text in self._errors.read().splitlines() if text.strip()]
-        return {"missing": f"it ended: {said[-1].strip() if said else 'silently'}"}
+        lines = [text for text in self._errors.read().splitlines() if text.strip()]
+        return {"missing": f"the process ended: {lines[-1].strip() if lines else 'no message'}"}
 
     def measure(self) -> dict[str, Any]:
-        """Have the peer do its work once."""
+        """Request the work once and return the answer."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print("go", file=self._process.stdin, flush=True)
         return self.receive()
 
     def close(self) -> None:
-        """End the peer."""
+        """End the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -90,3 +95,23 @@ class Process:
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()
+
+
+def alternate_processes(
+    processes: Mapping[str, Process], *, rounds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Wait until all processes are ready, measure each once per round, and end them.
+
+    Returns:
+        The answers of each process, [rounds].
+    """
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in processes}
+    try:
+        for process in processes.values():
+            process.receive()
+        for name in alternating(processes, rounds):
+            answers[name].append(processes[name].measure())
+    finally:
+        for process in processes.values():
+            process.close()
+    return answers

@@ -1,10 +1,9 @@
-"""Measure what safety costs: ``python -m benchmarks.reliability``.
+"""Measure the cost of checkpoints and of the numerical guard: ``python -m benchmarks.reliability``.
 
-A checkpoint of a large replay: the time for which training is blocked against one
-copy of the state in memory, the chunk after it against a chunk as usual (a copy of
-the ring would show there), and how much slower chunks are while it is written. The
-numerical guard: iterations with it against iterations without, and the operations
-that it adds to the compiled step.
+Checkpoints of a large replay: the time for which training is blocked, relative to one copy of the
+state in memory; the chunk after a checkpoint, relative to a usual chunk (a copy of the ring would
+show there); and the slowdown of chunks while the checkpoint is written. The guard: iterations with
+it relative to iterations without, and the operations that it adds to the compiled step.
 """
 
 from __future__ import annotations
@@ -16,11 +15,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.configs import BREAKOUT, matched, sized
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
-from benchmarks.timing import OF_MEDIAN, compile_apart, compile_cold, median_interval, spread
+from benchmarks.timing import MEDIANS, RATIOS, compile_cold, compile_timed, ratio, spread
 from jaxdqn.cli.flags import parse, run_command
+
+CHUNK = 400
+"""Iterations of a chunk."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,13 +31,13 @@ class Flags:
     gigabytes: float = 1.0
     """Size of the replay that is saved."""
     rounds: int = 7
-    """Checkpoints, and alternations of the guard."""
+    """Number of checkpoints, and of comparisons with and without the guard."""
     directory: str | None = None
-    """Where to write the checkpoints, which are removed; by default the system's place."""
+    """Directory for the checkpoints, which are removed; by default that of temporary files."""
     quick: bool = False
-    """A fiftieth of the size and three rounds: figures to look at, not to keep."""
+    """A fiftieth of the size and three rounds: a first look, not a measurement."""
     json: str | None = None
-    """File to write the measurements to, such as benchmarks/results/safety.json."""
+    """File for the measurements, such as benchmarks/results/safety.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,128 +60,155 @@ def _main(argv: Sequence[str]) -> None:
     print(describe(report["stamp"]))
     report["checkpoint"] = measure_checkpoints(gigabytes, rounds, flags.directory)
     report["guard"] = measure_guard(rounds, iterations=200 if flags.quick else 5_000)
-    print(f"medians (least-greatest); of ratios the median and {OF_MEDIAN}")
+    print(f"{MEDIANS}; {RATIOS}")
     print(format_table(["measured", "value", "bar"], _rows(report)))
     if flags.json is not None:
         write_json(flags.json, report)
         print(f"measurements in {flags.json}")
 
 
+class _Checkpointed(NamedTuple):
+    """Compiled functions and the state that checkpoints are taken of."""
+
+    config: Any
+    state: Any
+    chunk: Any
+    snapshot: Any
+    copy: Any
+
+
 def measure_checkpoints(gigabytes: float, rounds: int, directory: str | None) -> dict[str, Any]:
-    """Save a state of this size again and again between chunks of training."""
+    """Save a state of this size repeatedly between chunks of training."""
+    import jax
+
+    from jaxdqn.replay import tree_bytes
+
+    training = _prepare_checkpointed(gigabytes)
+    shape = jax.eval_shape(lambda: training.state)
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        seconds, moved = _save_repeatedly(training, rounds, Path(scratch))
+    return {
+        "state_bytes": tree_bytes(shape),
+        "replay_bytes": tree_bytes(shape.replay),
+        "rounds": rounds,
+        "chunks_that_moved_the_ring": moved,
+        "copy_seconds": spread(seconds["copy"]),
+        "blocked_seconds": spread(seconds["blocked"]),
+        "write_seconds": spread(seconds["write"]),
+        "chunk_seconds": spread(seconds["usual"]),
+        "blocked_over_copy": ratio(seconds["blocked"], seconds["copy"]),
+        "next_chunk_over_usual": ratio(seconds["next"], seconds["usual"]),
+        "chunk_while_writing_over_usual": ratio(seconds["while"], seconds["usual"]),
+    }
+
+
+def _prepare_checkpointed(gigabytes: float) -> _Checkpointed:
+    """Compile training with a replay of this size."""
     import jax
     import jax.numpy as jnp
 
-    from benchmarks import workloads
     from jaxdqn.config.config import replace
-    from jaxdqn.replay import tree_bytes
-    from jaxdqn.storage.checkpoint_manager import CheckpointManager
     from jaxdqn.storage.state import snapshot_key_data
     from jaxdqn.training import trainer as training
 
-    # Breakout's rows take 64 bytes with their flags, actions, rewards and place among the starts.
-    config = workloads.sized("Breakout-MinAtar", num_envs=64, batch_size=32)
-    per_row = _bytes_per_row(config)
-    capacity = int(gigabytes * 1e9 / per_row) // 64 * 64
+    # A row of Breakout takes 64 bytes with its flags, action, reward and entry in the list of
+    # starts.
+    config = sized(BREAKOUT, num_envs=64, batch_size=32)
+    capacity = int(gigabytes * 1e9 / _bytes_per_row(config)) // 64 * 64
     config = replace(config, replay_capacity=capacity, total_rows=10 * capacity)
     trainer = training.make_trainer(config)
     state = jax.block_until_ready(jax.jit(trainer.init)(jax.random.key(0)))
-    chunk, _ = compile_apart(trainer.chunk(400), state, donate=(0,))
-    snapshot, _ = compile_apart(snapshot_key_data, state)
-    copy, _ = compile_apart(lambda state: jax.tree.map(jnp.copy, state), state)
+    chunk, _ = compile_timed(trainer.chunk(CHUNK), state, donate=(0,))
+    snapshot, _ = compile_timed(snapshot_key_data, state)
+    copy, _ = compile_timed(lambda state: jax.tree.map(jnp.copy, state), state)
+    state, _ = jax.block_until_ready(chunk(state))
+    return _Checkpointed(config, state, chunk, snapshot, copy)
+
+
+def _save_repeatedly(
+    training: _Checkpointed, rounds: int, directory: Path
+) -> tuple[dict[str, list[float]], int]:
+    """Train and save; return the seconds of each phase, and the chunks that moved the ring."""
+    import jax
+
+    from jaxdqn.storage.checkpoint_manager import CheckpointManager
 
     def timed(function: Any, *args: Any) -> tuple[float, Any]:
         start = time.perf_counter()
         result = jax.block_until_ready(function(*args))
         return time.perf_counter() - start, result
 
-    taken: dict[str, list[float]] = {
-        name: [] for name in ("copy", "blocked", "write", "usual", "next", "while")
-    }
-    state, _ = chunk(state)
-    jax.block_until_ready(state)
-    moved = 0
+    phases = ("copy", "blocked", "write", "usual", "next", "while")
+    seconds: dict[str, list[float]] = {name: [] for name in phases}
+    state, moved = training.state, 0
     host = {"last": None, "judged": -1, "best": None}
-    with tempfile.TemporaryDirectory(dir=directory) as place:
-        checkpoints = CheckpointManager(
-            Path(place), config, snapshot, jax.eval_shape(lambda: state)
-        )
-        for turn in range(rounds):
-            seconds, copied = timed(copy, state)
-            del copied
-            taken["copy"].append(seconds)
-            seconds, (state, _) = timed(chunk, state)
-            taken["usual"].append(seconds)
-            params = state.agent.params
-            started = time.perf_counter()
-            checkpoints.save(turn + 1, state, best=params, last=params, host=host)
-            taken["blocked"].append(time.perf_counter() - started)
-            during: list[float] = []
-            del params
-            place_before = _address(state)
-            while not during or checkpoints.busy:
-                seconds, (state, _) = timed(chunk, state)
-                during.append(seconds)
-                moved += _address(state) != place_before
-            checkpoints.wait()
-            taken["write"].append(time.perf_counter() - started)
-            taken["next"].append(during[0])
-            # The last chunk may outlast the writing.
-            taken["while"].append(spread(during[:-1] or during).median)
-    return {
-        "state_bytes": tree_bytes(jax.eval_shape(lambda: state)),
-        "replay_bytes": tree_bytes(jax.eval_shape(lambda: state.replay)),
-        "rounds": rounds,
-        "chunks_that_moved_the_ring": moved,
-        "copy_seconds": spread(taken["copy"]),
-        "blocked_seconds": spread(taken["blocked"]),
-        "write_seconds": spread(taken["write"]),
-        "chunk_seconds": spread(taken["usual"]),
-        "blocked_over_copy": _ratio(taken["blocked"], taken["copy"]),
-        "next_chunk_over_usual": _ratio(taken["next"], taken["usual"]),
-        "chunk_while_writing_over_usual": _ratio(taken["while"], taken["usual"]),
-    }
+    checkpoints = CheckpointManager(
+        directory, training.config, training.snapshot, jax.eval_shape(lambda: state)
+    )
+    for index in range(rounds):
+        duration, copied = timed(training.copy, state)
+        del copied
+        seconds["copy"].append(duration)
+        duration, (state, _) = timed(training.chunk, state)
+        seconds["usual"].append(duration)
+        started = time.perf_counter()
+        params = state.agent.params
+        checkpoints.save(index + 1, state, best=params, last=params, host=host)
+        seconds["blocked"].append(time.perf_counter() - started)
+        del params
+        during: list[float] = []
+        address = _ring_address(state)
+        while not during or checkpoints.busy:
+            duration, (state, _) = timed(training.chunk, state)
+            during.append(duration)
+            moved += _ring_address(state) != address
+        checkpoints.wait()
+        seconds["write"].append(time.perf_counter() - started)
+        seconds["next"].append(during[0])
+        # The last chunk may end after the checkpoint is written.
+        seconds["while"].append(spread(during[:-1] or during).median)
+    return seconds, moved
 
 
 def measure_guard(rounds: int, iterations: int) -> dict[str, Any]:
-    """Time iterations with and without the guard, and count the operations of both.
+    """Time iterations with and without the guard, and count the operations of both steps.
 
-    In processes of one XLA thread each, as ``jaxdqn run`` chooses for the matched work.
+    Each runs in a process with one XLA thread, as ``jaxdqn run`` chooses for the matched work.
     """
-    import jax
+    from benchmarks.processes import CPU_THREADS, Process, alternate_processes
 
-    from benchmarks.processes import CPU_THREADS, Process
-    from benchmarks.workloads import matched
-    from jaxdqn.training import trainer as training
-
-    operations = {}
-    for name in ("off", "skip"):
-        trainer = training.make_trainer(matched(guard=name))
-        state = jax.eval_shape(trainer.init, jax.random.key(0))
-        text = jax.jit(trainer.step, donate_argnums=0).lower(state).compile().as_text()
-        assert text is not None
-        # Of the entry computation: each is a loop, a product or a copy of its own.
-        entry = text[text.index("ENTRY ") :]
-        operations[name] = len(re.findall(r" = .*? (?:fusion|dot|call|copy|while|reduce)\(", entry))
-    processes = {name: Process.own(iterations, CPU_THREADS, name) for name in ("off", "skip")}
-    seconds: dict[str, list[float]] = {name: [] for name in processes}
-    try:
-        for process in processes.values():
-            process.receive()
-        for turn in range(max(rounds, 9)):
-            for name in list(processes)[:: 1 if turn % 2 == 0 else -1]:
-                seconds[name].append(processes[name].measure()["seconds"])
-    finally:
-        for process in processes.values():
-            process.close()
+    guards = ("off", "skip")
+    operations = {guard: _count_operations(matched(guard=guard)) for guard in guards}
+    answers = alternate_processes(
+        {guard: Process.jaxdqn(iterations, CPU_THREADS, guard) for guard in guards},
+        rounds=max(rounds, 9),
+    )
+    seconds = {guard: [each["seconds"] for each in answers[guard]] for guard in guards}
     return {
         "iteration_seconds": {
             name: spread([value / iterations for value in values])
             for name, values in seconds.items()
         },
-        "on_over_off": _ratio(seconds["skip"], seconds["off"]),
+        "on_over_off": ratio(seconds["skip"], seconds["off"]),
         "operations": operations,
     }
+
+
+def _count_operations(config: Any) -> int:
+    """Count the operations in the entry computation of the compiled step.
+
+    Each is a loop, a product or a copy that XLA runs separately.
+    """
+    import jax
+
+    from jaxdqn.training import trainer as training
+
+    trainer = training.make_trainer(config)
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    text = jax.jit(trainer.step, donate_argnums=0).lower(state).compile().as_text()
+    assert text is not None
+    entry = text[text.index("ENTRY ") :]
+    return len(re.findall(r" = .*? (?:fusion|dot|call|copy|while|reduce)\(", entry))
 
 
 def _bytes_per_row(config: Any) -> float:
@@ -194,15 +224,11 @@ def _bytes_per_row(config: Any) -> float:
     return tree_bytes(jax.eval_shape(replay.init, row)) / config.replay_capacity
 
 
-def _address(state: Any) -> int:
-    """Return where the ring's observations are."""
+def _ring_address(state: Any) -> int:
+    """Return the memory address of the ring's observations."""
     import jax
 
     return jax.tree.leaves(state.replay.storage.obs)[0].unsafe_buffer_pointer()
-
-
-def _ratio(over: Sequence[float], under: Sequence[float]) -> Any:
-    return median_interval([a / b for a, b in zip(over, under, strict=True)])
 
 
 def _rows(report: dict[str, Any]) -> list[list[Any]]:
@@ -210,20 +236,20 @@ def _rows(report: dict[str, Any]) -> list[list[Any]]:
     extra = guarded["operations"]["skip"] - guarded["operations"]["off"]
     return [
         ["state, bytes", f"{saved['state_bytes']:,}", ""],
-        ["one copy of it in memory, s", saved["copy_seconds"], ""],
+        ["one copy of the state in memory, s", saved["copy_seconds"], ""],
         ["training blocked by a checkpoint, s", saved["blocked_seconds"], ""],
-        ["  over one copy", saved["blocked_over_copy"], "<= 2"],
-        ["until it is on the disk, s", saved["write_seconds"], ""],
-        ["a chunk of 400 iterations, s", saved["chunk_seconds"], ""],
+        ["  relative to one copy", saved["blocked_over_copy"], "<= 2"],
+        ["until the checkpoint is on disk, s", saved["write_seconds"], ""],
+        [f"a chunk of {CHUNK} iterations, s", saved["chunk_seconds"], ""],
         ["chunks that moved the ring", str(saved["chunks_that_moved_the_ring"]), "0"],
-        ["the chunk after a checkpoint over one before", saved["next_chunk_over_usual"], ""],
+        ["chunk after a checkpoint / chunk before", saved["next_chunk_over_usual"], ""],
         [
-            "a chunk while it is written over one before",
+            "chunk during the write / chunk before",
             saved["chunk_while_writing_over_usual"],
             "",
         ],
-        ["an iteration with the guard over one without", guarded["on_over_off"], "<= 1.05"],
-        ["operations the guard adds to a step", str(extra), ""],
+        ["iteration with the guard / without", guarded["on_over_off"], "<= 1.05"],
+        ["operations that the guard adds to a step", str(extra), ""],
     ]
 
 

@@ -18,7 +18,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "gymnax", "numpy")
 
 
 def stamp() -> dict[str, Any]:
-    """Return on what machine, with what versions and when something is measured."""
+    """Return the machine, the versions and the time of a measurement."""
     import jax
 
     import jaxdqn
@@ -41,7 +41,7 @@ def stamp() -> dict[str, Any]:
 
 
 def describe(stamped: Mapping[str, Any]) -> str:
-    """Return a stamp as one line."""
+    """Format a stamp in one line."""
     return (
         f"{stamped['device_kind']} ({stamped['processor']}, {stamped['cores']} cores, load "
         f"{stamped['load_average']}), jax {stamped['versions']['jax']}, "
@@ -50,10 +50,10 @@ def describe(stamped: Mapping[str, Any]) -> str:
 
 
 def check_writable(path: str | None) -> None:
-    """Refuse, before anything is measured, a file that could not be written.
+    """Check before measuring that a file can be written.
 
     Raises:
-      ValueError: saying why.
+        ValueError: if it cannot; the message gives the reason.
     """
     if path is None:
         return
@@ -72,14 +72,14 @@ def check_writable(path: str | None) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` as JSON, making the directory; an old file is replaced."""
+    """Write JSON; create the directory and replace an existing file."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return an aligned table: first column to the left, the others to the right."""
+    """Format an aligned table: the first column to the left, the others to the right."""
     cells = [list(headers), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
 
@@ -91,13 +91,13 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def format_markdown(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table in Markdown."""
+    """Format a table in Markdown."""
     lines = [list(headers), ["---"] * len(headers), *([_cell(v) for v in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def short(value: float) -> str:
-    """Return three significant digits, more before the point, never an exponent."""
+    """Format with three significant digits, all digits before the point, and no exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -109,7 +109,7 @@ def _cell(value: Any) -> str:
 
 
 def _plain(content: Any) -> Any:
-    """Return named tuples as dictionaries, so that JSON keeps their names."""
+    """Convert named tuples to dictionaries, so that JSON keeps their field names."""
     if hasattr(content, "_asdict"):
         return {name: _plain(value) for name, value in content._asdict().items()}
     if isinstance(content, Mapping):
@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout, marked where it has changes; unknown outside one."""
+    """Return the commit of the checkout, with a mark if it has changes; unknown outside one."""
     root = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--exclude=*"]
     try:

@@ -1,8 +1,8 @@
-"""Measure how long a start takes, and what a long run keeps: ``python -m benchmarks.startup``.
+"""Measure start-up times and the memory of a long run: ``python -m benchmarks.startup``.
 
-From the command to ``--help``, to ``import jaxdqn`` and to the first chunk of the CartPole
-preset, with a compilation cache that is empty (cold) and one that is not (warm). And the
-resident memory and the speed of a run of ten times the length, in its first and last tenth.
+Start-up: the time of ``--help``, of ``import jaxdqn``, and until the first chunk of the CartPole
+preset with an empty compilation cache (cold) and a filled one (warm). Long run: resident memory
+and speed in the first and in the last tenth of four million rows.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
-from benchmarks.timing import spread
+from benchmarks.timing import MEDIANS, spread
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.errors import RunFailed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     rounds: int = 3
-    """Starts of each kind."""
+    """Measurements of each start."""
     quick: bool = False
-    """One start of each kind and a short run: figures to look at, not to keep."""
+    """One measurement of each start and a short run: a first look, not a measurement."""
     json: str | None = None
-    """File to write the measurements to, such as benchmarks/results/startup.json."""
+    """File for the measurements, such as benchmarks/results/startup.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,9 +47,9 @@ def _main(argv: Sequence[str]) -> None:
     report: dict[str, Any] = {"stamp": stamp()}
     print(describe(report["stamp"]))
     rounds = 1 if flags.quick else flags.rounds
-    with tempfile.TemporaryDirectory() as place:
-        report["starts"] = measure_starts(rounds, Path(place))
-        report["long_run"] = measure_long_run(100_000 if flags.quick else 4_000_000, Path(place))
+    with tempfile.TemporaryDirectory() as scratch:
+        report["starts"] = measure_starts(rounds, Path(scratch))
+        report["long_run"] = measure_long_run(100_000 if flags.quick else 4_000_000, Path(scratch))
     starts, run = report["starts"], report["long_run"]
     rows = [
         ["--help, s", starts["help"], "< 0.5"],
@@ -56,42 +57,43 @@ def _main(argv: Sequence[str]) -> None:
         ["first chunk after the command, cold, s", starts["cold"], "< 10"],
         ["first chunk after the command, warm, s", starts["warm"], "< 5"],
         ["resident memory, first tenth, MB", run["megabytes_first"], ""],
-        ["resident memory, last tenth, MB", run["megabytes_last"], "as the first"],
+        ["resident memory, last tenth, MB", run["megabytes_last"], "equal to first"],
         ["environment steps/s, first tenth", run["steps_per_second_first"], ""],
-        ["environment steps/s, last tenth", run["steps_per_second_last"], "as the first"],
+        ["environment steps/s, last tenth", run["steps_per_second_last"], "equal to first"],
     ]
-    print("medians (least-greatest)")
+    print(MEDIANS)
     print(format_table(["measured", "value", "bar"], rows))
     if flags.json is not None:
         write_json(flags.json, report)
         print(f"measurements in {flags.json}")
 
 
-def measure_starts(rounds: int, place: Path) -> dict[str, Any]:
-    """Start the commands again and again, each kind once a round."""
-    taken: dict[str, list[float]] = {name: [] for name in ("help", "import", "cold", "warm")}
-    for turn in range(rounds):
+def measure_starts(rounds: int, directory: Path) -> dict[str, Any]:
+    """Time each kind of start once per round."""
+    seconds: dict[str, list[float]] = {name: [] for name in ("help", "import", "cold", "warm")}
+    for index in range(rounds):
         start = time.perf_counter()
-        _command("-m", "experiments.run", "--help").communicate()
-        taken["help"].append(time.perf_counter() - start)
+        _command("-m", "jaxdqn", "run", "--help").communicate()
+        seconds["help"].append(time.perf_counter() - start)
         start = time.perf_counter()
         _command("-c", "import jaxdqn").communicate()
-        taken["import"].append(time.perf_counter() - start)
+        seconds["import"].append(time.perf_counter() - start)
         for kind in ("cold", "warm"):
-            taken[kind].append(_first_chunk(place / f"{kind}-{turn}", place / f"cache-{turn}"))
-    return {name: spread(values) for name, values in taken.items()}
+            out, cache = directory / f"{kind}-{index}", directory / f"cache-{index}"
+            seconds[kind].append(_first_chunk(out, cache))
+    return {name: spread(values) for name, values in seconds.items()}
 
 
-def measure_long_run(rows: int, place: Path) -> dict[str, float]:
-    """Train a small agent for long, and look at its memory and speed as it goes."""
+def measure_long_run(rows: int, directory: Path) -> dict[str, float]:
+    """Train a small agent for many rows; sample its memory and speed during training."""
     import psutil
 
     from jaxdqn.storage.jsonl import read_lines
 
-    out = place / "long"
+    out = directory / "long"
     flags = ["--total-rows", str(rows), "--log-every", str(rows // 100), "--eval-every", "0"]
     flags += ["--no-stop-when-solved", "--checkpoint-every", "0", "--out", str(out)]
-    process = _command("-m", "experiments.run", "cartpole", *flags)
+    process = _command("-m", "jaxdqn", "run", "cartpole", *flags)
     resident: list[tuple[int, float]] = []
     while process.poll() is None:
         chunks = len(read_lines(out / "metrics.jsonl"))
@@ -99,7 +101,7 @@ def measure_long_run(rows: int, place: Path) -> dict[str, float]:
             resident.append((chunks, psutil.Process(process.pid).memory_info().rss / 1e6))
         time.sleep(0.1)
     speeds = [record["env_steps_per_second"] for record in read_lines(out / "metrics.jsonl")]
-    # The last chunk may be followed by the evaluation.
+    # Samples after the last chunk may include the final evaluation: leave them out.
     first = [size for chunks, size in resident if 5 < chunks <= 15]
     last = [size for chunks, size in resident if 85 <= chunks < 98]
     return {
@@ -112,17 +114,17 @@ def measure_long_run(rows: int, place: Path) -> dict[str, float]:
 
 
 def _first_chunk(out: Path, cache: Path) -> float:
-    """Return the seconds from the command to the first line of its metrics."""
+    """Return the seconds from the command to its first line of metrics."""
     start = time.perf_counter()
     flags = ["cartpole", "--out", str(out)]
-    process = _command("-m", "experiments.run", *flags, JAX_COMPILATION_CACHE_DIR=str(cache))
+    process = _command("-m", "jaxdqn", "run", *flags, JAX_COMPILATION_CACHE_DIR=str(cache))
     metrics = out / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
         time.sleep(0.01)
     seconds = time.perf_counter() - start
     process.communicate()
     if process.returncode:
-        raise ValueError(f"the command failed with exit code {process.returncode}")
+        raise RunFailed(f"jaxdqn run cartpole: exit code {process.returncode}")
     return seconds
 
 

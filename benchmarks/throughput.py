@@ -1,14 +1,26 @@
-"""Measure throughput, and where the time goes: ``python -m benchmarks.throughput``."""
+"""Measure throughput and the time of each part: ``python -m benchmarks.throughput``."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from benchmarks.configs import BREAKOUT, CARTPOLE, sized
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
-from benchmarks.timing import OF_MEDIAN, Interval, alternate, compile_cold, ratio, spread
+from benchmarks.timing import (
+    MEDIANS,
+    RATIOS,
+    Effort,
+    Interval,
+    alternate,
+    compile_cold,
+    microseconds,
+    ratio,
+    spread,
+    verdict,
+)
 from jaxdqn.cli.flags import parse, run_command
 
 PARTS = ("keys", "environment", "act", "add", "sample", "learn")
@@ -19,7 +31,7 @@ Section = Literal["settings", "ring", "acting"]
 
 
 class Setting(NamedTuple):
-    """The sizes of a run."""
+    """Sizes of a run."""
 
     env: str
     num_envs: int
@@ -28,17 +40,6 @@ class Setting(NamedTuple):
     batch_size: int
 
 
-class Effort(NamedTuple):
-    """How long to measure."""
-
-    rounds: int
-    seconds: float
-    """Of one measurement."""
-    iterations: int
-    """In one call of a compiled scan."""
-
-
-CARTPOLE, BREAKOUT = "CartPole-v1", "Breakout-MinAtar"
 SETTINGS = (
     Setting(CARTPOLE, 10, 1, 1, 128),
     Setting(CARTPOLE, 32, 1, 1, 128),
@@ -52,25 +53,25 @@ SETTINGS = (
 )
 QUICK_SETTINGS = (SETTINGS[0], SETTINGS[5])
 FULL = Effort(rounds=7, seconds=0.5, iterations=200)
-QUICK = Effort(rounds=3, seconds=0.05, iterations=50)
+QUICK = Effort(rounds=3, seconds=0.05, iterations=50, quick=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     quick: bool = False
-    """A few settings, briefly: figures to look at, not to keep."""
+    """Fewer settings, measured briefly: a first look, not a measurement."""
     json: str | None = None
-    """File to write the measurements to, such as benchmarks/results/throughput.json."""
+    """File for the measurements, such as benchmarks/results/throughput.json."""
     sections: tuple[Section, ...] = ("settings", "ring", "acting")
-    """settings: speed and where the time goes; ring: a large ring over a small one;
-    acting: acting, environment and ring over environment and forward pass alone."""
+    """settings: throughput and the time of each part; ring: a large ring relative to a small one;
+    acting: acting, environment and ring relative to environment and forward pass."""
 
 
 def measure_setting(setting: Setting, effort: Effort) -> dict[str, Any]:
-    """Measure one setting: throughput, compilation, and each part of an iteration alone."""
+    """Measure throughput, compilation and each part of an iteration for one setting."""
     from benchmarks import workloads
 
-    config = workloads.sized(**setting._asdict())
+    config = sized(**setting._asdict())
     learning = workloads.prepare_learning(config, effort.iterations)
     parts = workloads.prepare_parts(config, effort.iterations)
     cases = {"iteration": learning.case}
@@ -78,7 +79,7 @@ def measure_setting(setting: Setting, effort: Effort) -> dict[str, Any]:
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
     _, metrics = learning.case.run()
     iteration = spread(times["iteration"])
-    each = {
+    part_times = {
         name: spread([1e6 * count * time for time in times[name]])
         for name, (_, count) in parts.items()
     }
@@ -89,36 +90,34 @@ def measure_setting(setting: Setting, effort: Effort) -> dict[str, Any]:
         "gradient_steps_per_second": config.gradient_steps_per_iteration / iteration.median,
         "compile_seconds": learning.compile_seconds,
         "us_per_iteration": Interval(*(1e6 * value for value in iteration)),
-        "us_of_parts_alone": each,
-        "us_of_parts_summed": sum(part.median for part in each.values()),
+        "us_of_parts_alone": part_times,
+        "us_of_parts_summed": sum(part.median for part in part_times.values()),
     }
 
 
 def measure_ring(env: str, effort: Effort, *, small: int, large: int) -> dict[str, Any]:
-    """Measure an iteration (E=10, B=128) with a full ring of ``large`` rows over ``small``."""
+    """Measure an iteration (E=10, B=128) with a full ring of ``large`` rows and of ``small``."""
     from benchmarks import workloads
 
     cases = {}
     for rows in (small, large):
-        config = workloads.sized(env, num_envs=10, replay_capacity=rows, warmup_rows=rows)
+        config = sized(env, num_envs=10, replay_capacity=rows, warmup_rows=rows)
         cases[str(rows)] = workloads.prepare_learning(config, effort.iterations).case
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
     return {
         "env": env,
         "rows": [small, large],
-        "us_per_iteration": {
-            rows: Interval(*(1e6 * value for value in spread(took))) for rows, took in times.items()
-        },
+        "us_per_iteration": {rows: microseconds(seconds) for rows, seconds in times.items()},
         "ratio": ratio(times[str(large)], times[str(small)]),
         "bar": RING_BAR,
     }
 
 
 def measure_acting(env: str, effort: Effort, *, num_envs: int) -> dict[str, Any]:
-    """Measure acting, environment and ring over environment and forward pass alone."""
+    """Measure acting, environment and ring, and environment and forward pass only."""
     from benchmarks import workloads
 
-    config = workloads.sized(env, num_envs=num_envs)
+    config = sized(env, num_envs=num_envs)
     cases = {
         "whole": workloads.prepare_acting(config, effort.iterations).case,
         "bare": workloads.prepare_bare_acting(config, effort.iterations).case,
@@ -127,9 +126,7 @@ def measure_acting(env: str, effort: Effort, *, num_envs: int) -> dict[str, Any]
     return {
         "env": env,
         "num_envs": num_envs,
-        "us_per_vector_step": {
-            name: Interval(*(1e6 * value for value in spread(took))) for name, took in times.items()
-        },
+        "us_per_vector_step": {name: microseconds(seconds) for name, seconds in times.items()},
         "rows_per_second": num_envs / spread(times["whole"]).median,
         "ratio": ratio(times["whole"], times["bare"]),
         "bar": ACTING_BAR,
@@ -137,7 +134,7 @@ def measure_acting(env: str, effort: Effort, *, num_envs: int) -> dict[str, Any]
 
 
 def settings_table(measured: Sequence[dict[str, Any]]) -> str:
-    """Return the table of settings: throughput, then microseconds of each part alone."""
+    """Format the settings: throughput, then the microseconds of each part."""
     headers = ["environment", "E", "K", "M", "B", "env steps/s", "gradient steps/s", "compile s"]
     headers += ["us/iteration", *PARTS, "parts"]
     rows = [
@@ -156,13 +153,13 @@ def settings_table(measured: Sequence[dict[str, Any]]) -> str:
 
 
 def ring_table(measured: Sequence[dict[str, Any]]) -> str:
-    """Return the table of iteration times by the rows of the ring."""
+    """Format the iteration times by the size of the ring."""
     rows = [
         [
             each["env"],
             *(f"{count:,}: {each['us_per_iteration'][str(count)]}" for count in each["rows"]),
             each["ratio"],
-            _verdict(each["ratio"], each["bar"]),
+            verdict(each["ratio"], each["bar"], higher_is_better=False),
         ]
         for each in measured
     ]
@@ -170,7 +167,7 @@ def ring_table(measured: Sequence[dict[str, Any]]) -> str:
 
 
 def acting_table(measured: Sequence[dict[str, Any]]) -> str:
-    """Return the table of acting with and without what makes it a run."""
+    """Format the times of acting with and without exploration, counters and ring."""
     rows = [
         [
             each["env"],
@@ -179,7 +176,7 @@ def acting_table(measured: Sequence[dict[str, Any]]) -> str:
             each["us_per_vector_step"]["whole"],
             each["us_per_vector_step"]["bare"],
             each["ratio"],
-            _verdict(each["ratio"], each["bar"]),
+            verdict(each["ratio"], each["bar"], higher_is_better=False),
         ]
         for each in measured
     ]
@@ -198,58 +195,67 @@ def _main(argv: Sequence[str]) -> None:
     compile_cold()
     effort = QUICK if flags.quick else FULL
     report: dict[str, Any] = {"stamp": stamp(), "effort": effort}
-    print(
-        describe(report["stamp"]),
-        f"medians (least-greatest); of ratios the median and {OF_MEDIAN}",
-        sep="\n",
-    )
-    if "settings" in flags.sections:
-        report["settings"] = [
-            _said(measure_setting(setting, effort))
-            for setting in (QUICK_SETTINGS if flags.quick else SETTINGS)
-        ]
-        print("\nan iteration, and its parts each alone in a scan, in us")
-        print(settings_table(report["settings"]))
-        _keep(flags.json, report)
-    if "ring" in flags.sections:
-        large = 100_000 if flags.quick else 1_000_000
-        report["ring"] = [
-            _said(measure_ring(env, effort, small=10_000, large=large))
-            for env in (CARTPOLE, BREAKOUT)
-        ]
-        print("\na learning iteration by the rows of a full ring, E=10, K=1, M=1, B=128")
-        print(ring_table(report["ring"]))
-        _keep(flags.json, report)
-    if "acting" in flags.sections:
-        report["acting"] = [
-            _said(measure_acting(env, effort, num_envs=1024)) for env in (CARTPOLE, BREAKOUT)
-        ]
-        print("\nacting, environment and ring over environment and forward pass alone")
-        print(acting_table(report["acting"]))
-        _keep(flags.json, report)
+    print(describe(report["stamp"]), f"{MEDIANS}; {RATIOS}", sep="\n")
+    for section, (measure, title, table) in SECTIONS.items():
+        if section in flags.sections:
+            report[section] = [_progress(measured) for measured in measure(effort)]
+            print(f"\n{title}", table(report[section]), sep="\n")
+            _save(flags.json, report)
     if flags.json is not None:
         print(f"\nmeasurements in {flags.json}")
 
 
-def _keep(path: str | None, report: dict[str, Any]) -> None:
-    """Write what is measured so far: a long run that is ended keeps it."""
+def _settings(effort: Effort) -> Iterator[dict[str, Any]]:
+    for setting in QUICK_SETTINGS if effort.quick else SETTINGS:
+        yield measure_setting(setting, effort)
+
+
+def _rings(effort: Effort) -> Iterator[dict[str, Any]]:
+    large = 100_000 if effort.quick else 1_000_000
+    for env in (CARTPOLE, BREAKOUT):
+        yield measure_ring(env, effort, small=10_000, large=large)
+
+
+def _acting(effort: Effort) -> Iterator[dict[str, Any]]:
+    for env in (CARTPOLE, BREAKOUT):
+        yield measure_acting(env, effort, num_envs=1024)
+
+
+class _SectionParts(NamedTuple):
+    """Measurement, title and table of a section."""
+
+    measure: Callable[[Effort], Iterator[dict[str, Any]]]
+    title: str
+    table: Callable[[Sequence[dict[str, Any]]], str]
+
+
+SECTIONS: dict[Section, _SectionParts] = {
+    "settings": _SectionParts(
+        _settings, "an iteration, and each of its parts in a separate scan, in us", settings_table
+    ),
+    "ring": _SectionParts(
+        _rings, "a learning iteration by the size of a full ring, E=10, K=1, M=1, B=128", ring_table
+    ),
+    "acting": _SectionParts(
+        _acting,
+        "acting, environment and ring, relative to environment and forward pass",
+        acting_table,
+    ),
+}
+
+
+def _save(path: str | None, report: dict[str, Any]) -> None:
+    """Write the measurements so far, so that an interrupted benchmark keeps them."""
     if path is not None:
         write_json(path, report)
 
 
-def _said(measured: dict[str, Any]) -> dict[str, Any]:
-    """Show that a measurement is done, where someone is watching."""
+def _progress(measured: dict[str, Any]) -> dict[str, Any]:
+    """Print on a terminal that a measurement is done, and return it."""
     if sys.stderr.isatty():
         sizes = [str(measured[name]) for name in Setting._fields if name in measured]
         print("measured", *sizes, file=sys.stderr)
     return measured
-
-
-def _verdict(measured: Interval, bar: float) -> str:
-    """Say whether the whole interval is within the bar, beyond it, or neither."""
-    if measured.high <= bar:
-        return f"<= {bar}: reached"
-    return f"<= {bar}: missed" if measured.low > bar else f"<= {bar}: undecided"
 
 
 if __name__ == "__main__":

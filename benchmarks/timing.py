@@ -1,6 +1,6 @@
-"""Timing: alternate what is compared, wait before reading the clock, say on what machine.
+"""Timing: alternate the cases of a comparison, and read the clock after the result is computed.
 
-Imports JAX only where it is used, so that a command's ``--help`` is quick.
+Imports JAX only where it is used, so that ``--help`` of a command is fast.
 """
 
 from __future__ import annotations
@@ -8,17 +8,34 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.report import short
 
-OF_MEDIAN = "its interval over the alternations (95 % from six on, below that least-greatest)"
-"""What ``median_interval`` gives, in words, for the tables."""
+Name = TypeVar("Name")
+
+MEDIANS = "medians (minimum-maximum)"
+"""Caption of ``spread`` in tables."""
+RATIOS = "ratios: median (95 % interval over the rounds; minimum-maximum below six rounds)"
+"""Caption of ``median_interval`` in tables."""
+
+
+class Effort(NamedTuple):
+    """Amount of measurement."""
+
+    rounds: int
+    """Measurements of each case."""
+    seconds: float
+    """Approximate minimum duration of one measurement."""
+    iterations: int
+    """Iterations in one call of a compiled scan."""
+    quick: bool = False
+    """Leave out the larger cases."""
 
 
 class Interval(NamedTuple):
-    """A median and the ends of an interval around it."""
+    """Median and the ends of an interval around it."""
 
     median: float
     low: float
@@ -29,25 +46,30 @@ class Interval(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Something to time."""
+    """Work to time."""
 
     run: Callable[[], Any]
-    """Does its work and returns arrays to wait for; compiled before."""
+    """Do the work once and return arrays to wait for; must be compiled already."""
     work: float = 1.0
-    """Units of work that one call does."""
+    """Units of work per call."""
 
 
 def spread(values: Sequence[float]) -> Interval:
-    """Return the median, least and greatest of ``values``."""
+    """Return the median, minimum and maximum."""
     return Interval(statistics.median(values), min(values), max(values))
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the median and its interval between order statistics.
+def microseconds(seconds: Sequence[float]) -> Interval:
+    """Return the median, minimum and maximum of times in microseconds."""
+    return Interval(*(1e6 * value for value in spread(seconds)))
 
-    The k-th least and k-th greatest value, with the largest k for which the
-    binomial distribution gives the interval ``confidence`` whatever the values'
-    distribution. With fewer than six values no k does: then least and greatest.
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Return the median and its distribution-free confidence interval.
+
+    The ends are the k-th smallest and k-th largest value, for the largest k whose coverage, by the
+    binomial distribution, is at least ``confidence``. Below six values no k suffices at 0.95; the
+    ends are then the minimum and the maximum.
     """
     ordered, n = sorted(values), len(values)
     rank, below = 1, 0.0
@@ -66,20 +88,20 @@ def alternate(
     clock: Callable[[], float] = time.perf_counter,
     wait: Callable[[Any], Any] | None = None,
 ) -> dict[str, list[float]]:
-    """Time every case once a round; return seconds per unit of work, [rounds] each.
+    """Time every case once per round; return seconds per unit of work, [rounds] for each case.
 
-    The order is reversed every other round, so a machine that speeds up or
-    slows down favours none. Each case runs twice beforehand: once to warm up,
-    and once to find how many calls a measurement takes.
+    Each case runs twice before the first round: once to warm up, and once to choose the number of
+    calls per measurement.
 
     Args:
-      rounds: measurements of each case.
-      seconds: that one measurement lasts, at least about.
-      wait: blocks until what ``run`` returned is computed;
-        ``jax.block_until_ready`` by default.
+        cases: cases by name.
+        rounds: measurements of each case.
+        seconds: approximate minimum duration of one measurement.
+        clock: returns the time in seconds.
+        wait: blocks until the result of ``run`` is computed; ``jax.block_until_ready`` by default.
 
     Raises:
-      ValueError: if there is no round.
+        ValueError: if ``rounds`` is below 1.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: must be at least 1")
@@ -97,22 +119,40 @@ def alternate(
         measure(case, 1)
         calls[name] = max(1, math.ceil(seconds / max(measure(case, 1), 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in range(rounds):
-        for name in list(cases)[:: 1 if turn % 2 == 0 else -1]:
-            took = measure(cases[name], calls[name])
-            times[name].append(took / (calls[name] * cases[name].work))
+    for name in alternating(cases, rounds):
+        duration = measure(cases[name], calls[name])
+        times[name].append(duration / (calls[name] * cases[name].work))
     return times
 
 
-def ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
-    """Return the ratio of two cases' times, formed round by round."""
-    return median_interval([a / b for a, b in zip(over, under, strict=True)])
+def alternating(names: Iterable[Name], rounds: int) -> Iterator[Name]:
+    """Yield every name once per round, in reversed order every other round.
+
+    A machine that gradually becomes faster or slower then favours no case.
+    """
+    order = list(names)
+    for index in range(rounds):
+        yield from order if index % 2 == 0 else reversed(order)
 
 
-def compile_apart(
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Interval:
+    """Return the ratio of two cases' times, computed round by round."""
+    return median_interval([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def verdict(measured: Interval, bar: float, *, higher_is_better: bool) -> str:
+    """Compare an interval with a bar; it is undecided if the bar lies inside the interval."""
+    if higher_is_better:
+        sign, reached, missed = ">=", measured.low >= bar, measured.high < bar
+    else:
+        sign, reached, missed = "<=", measured.high <= bar, measured.low > bar
+    return f"{sign} {bar:g}: {'reached' if reached else 'missed' if missed else 'undecided'}"
+
+
+def compile_timed(
     function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
 ) -> tuple[Callable[..., Any], float]:
-    """Trace and compile a function for ``args``; return it and the seconds it took."""
+    """Trace and compile a function for ``args``; return it and the seconds of compilation."""
     import jax
 
     start = time.perf_counter()
@@ -121,7 +161,7 @@ def compile_apart(
 
 
 def compile_cold() -> None:
-    """Have every later compilation done anew, not read from a cache on disk."""
+    """Disable the compilation cache on disk, so that compilation is timed from a cold start."""
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)

@@ -1,1 +1,1 @@
-"""The command line: train, evaluate, plot."""
+"""Experiments: entries of the commands for a checkout, and the study definitions in studies/."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.techniques.__main__ import main
+from jaxdqn.cli.compare import main
 
 if __name__ == "__main__":
     sys.exit(main())

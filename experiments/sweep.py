@@ -5,5 +5,5 @@ import sys
 from jaxdqn.cli.study.__main__ import main
 
 if __name__ == "__main__":
-    print("experiments.sweep is now experiments.study", file=sys.stderr)
+    print("experiments.sweep: renamed; use jaxdqn study", file=sys.stderr)
     sys.exit(main())

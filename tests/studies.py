@@ -1,4 +1,4 @@
-"""Studies whose runs are made at once, for the tests of ``jaxdqn study``."""
+"""Studies with runs that do not train, for the tests of ``jaxdqn study``."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,15 @@ SMALL = [
 
 
 class FakeRun:
-    """Writes the files of a run at once; a seed returns half its number, and then its number."""
+    """Write the files of a run without training.
+
+    A seed's return is half its number in the first evaluation and its number in the second.
+    """
 
     def __init__(self):
         self.made = []
         self.before = lambda config, loggers: None
-        """Called when a run begins; what it returns interrupts the run."""
+        """Called when a run starts; a reason that it returns interrupts the run."""
 
     def __call__(self, config, *, out, resume, preset, loggers):
         assert resume
@@ -31,9 +34,10 @@ class FakeRun:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(to_json(to_dict(config)))
         (out / "checkpoints" / "000000000001").mkdir(parents=True, exist_ok=True)
-        why = self.before(config, loggers)
-        summary = self.summary(config, preset) | {"interrupted": why is not None, "ended_by": why}
-        if why is None:
+        reason = self.before(config, loggers)
+        ending = {"interrupted": reason is not None, "ended_by": reason}
+        summary = self.summary(config, preset) | ending
+        if reason is None:
             (out / "evaluations.jsonl").write_text(self.evaluations(config))
             (out / "metrics.jsonl").write_text(self.metrics(config))
         (out / "summary.json").write_text(to_json(summary))
@@ -45,7 +49,7 @@ class FakeRun:
 
     @property
     def seeds(self):
-        """Of each run, in the order of their begin."""
+        """Seeds of each run, in the order of their starts."""
         return [
             list(range(made.config.seed, made.config.seed + made.config.num_seeds))
             for made in self.made
@@ -54,9 +58,9 @@ class FakeRun:
     @staticmethod
     def summary(config, preset):
         seeds = range(config.seed, config.seed + config.num_seeds)
-        fate = {"seconds_to_solve": None, "diverged_at_chunk": None}
+        common = {"seconds_to_solve": None, "diverged_at_chunk": None}
         learners = [
-            {"seed": seed, "eval_return_mean": seed, "best_eval_return_mean": seed + 0.5, **fate}
+            {"seed": seed, "eval_return_mean": seed, "best_eval_return_mean": seed + 0.5, **common}
             for seed in seeds
         ]
         if len(seeds) == 1:
@@ -83,7 +87,7 @@ class FakeRun:
 
     @staticmethod
     def metrics(config):
-        """Twenty chunks; a seed returns the chunk's number and its own, in the last nothing."""
+        """Twenty chunks; a seed's return is the chunk's number plus its own, none in the last."""
         seeds, lines = np.arange(config.seed, config.seed + config.num_seeds), []
         for chunk in range(20):
             rows = int(config.total_rows * (chunk + 1) / 20) * len(seeds)

@@ -1,6 +1,6 @@
-"""Measure replays, uniform and prioritised, and flashbax's beside them where it is installed.
+"""Measure uniform and prioritised replays: ``python -m benchmarks.replay``.
 
-``python -m benchmarks.replay``; ``pip install flashbax`` for the peer.
+The replays of flashbax are measured beside them if it is installed (``pip install flashbax``).
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 from benchmarks.replay.cases import (
     PARTS,
     ROWS,
+    E,
     Replays,
     bytes_per_transition,
-    own,
-    peer,
-    peer_is_installed,
+    flashbax_is_installed,
+    make_flashbax_replays,
+    make_replays,
     prepare,
 )
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
-from benchmarks.timing import OF_MEDIAN, Interval, alternate, compile_cold, ratio, spread
+from benchmarks.timing import MEDIANS, RATIOS, alternate, compile_cold, microseconds, ratio
 from jaxdqn.cli.flags import parse, run_command
 
 HEADERS = ["rows", "capacity", "B", "replay", *PARTS, "flashbax", "over flashbax"]
@@ -31,19 +32,19 @@ BYTES = ["rows", "uniform", "prioritised", "pairs, unpacked", "of them"]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     quick: bool = False
-    """The smallest sizes, briefly: figures to look at, not to keep."""
+    """The smallest sizes, measured briefly: a first look, not a measurement."""
     rows: tuple[str, ...] = tuple(ROWS)
-    """Kinds of rows, by the beginning of their names."""
+    """Kinds of rows, by the first letters of their names."""
     capacities: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7)
-    """Rows that a replay holds; kinds of large rows stop before the largest."""
+    """Rows of a replay; the largest capacities are skipped for large rows."""
     batches: tuple[int, ...] = (32, 128, 512, 4096)
-    """Rows of a batch."""
+    """Batch sizes."""
     parts: bool = True
-    """Measure add, draw and update alone too, not only all together."""
+    """Measure add, draw and update separately too, not only together."""
     rounds: int = 9
-    """Alternations."""
+    """Rounds of measurement; each measures every case once."""
     json: str | None = None
-    """File to write the measurements to, such as benchmarks/results/replay.json."""
+    """File for the measurements, such as benchmarks/results/replay.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,14 +62,14 @@ def _main(argv: Sequence[str]) -> None:
     stamped = stamp()
     print(describe(stamped))
     print(
-        f"microseconds, medians (least-greatest): adding {10} rows, drawing B, writing B "
-        f"priorities, and all of it in one loop; of ratios the median and {OF_MEDIAN}"
+        f"microseconds of adding {E} rows (add), drawing B rows (draw), writing B priorities "
+        f"(update), and all three in one loop (together); {MEDIANS}; {RATIOS}"
     )
-    if not peer_is_installed():
+    if not flashbax_is_installed():
         print("flashbax is not installed: it is not measured")
     sizes = bytes_per_transition()
     report: dict[str, Any] = {"stamp": stamped, "bytes": sizes, "times": []}
-    print("\nbytes of a transition")
+    print("\nbytes per transition")
     print(format_table(BYTES, [[row[name] for name in BYTES] for row in sizes]))
     print()
     for row in measure(flags):
@@ -85,48 +86,50 @@ def _check(flags: Flags) -> None:
     for name in ("capacities", "batches"):
         for value in getattr(flags, name):
             if value < 32 or (name == "capacities" and value % 10):
-                raise ValueError(f"{name}={value}: must be 32 at least, capacities multiples of 10")
+                raise ValueError(f"{name}={value}: must be at least 32; capacities multiples of 10")
     if flags.rounds < 1:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
     for start in flags.rows:
         if not any(name.startswith(start) for name in ROWS):
-            raise ValueError(f"rows={start!r}: must begin one of {', '.join(ROWS)}")
+            raise ValueError(f"rows={start!r}: must be the start of one of {', '.join(ROWS)}")
 
 
 def measure(flags: Flags) -> Iterator[dict[str, Any]]:
-    """Measure every kind, capacity, batch and replay that the flags name."""
+    """Measure every kind of rows, capacity, batch and replay that the flags select."""
     for name, kind in ROWS.items():
         if not any(name.startswith(start) for start in flags.rows):
             continue
         for capacity in flags.capacities:
             for batch in flags.batches:
-                if capacity > kind.most or batch > capacity:
+                if capacity > kind.max_capacity or batch > capacity:
                     continue
                 for prioritized in (False, True):
-                    what = {"rows": name, "capacity": capacity, "B": batch}
-                    what["replay"] = "prioritised" if prioritized else "uniform"
-                    made = {"own": own(kind, capacity, batch, prioritized=prioritized)}
-                    if peer_is_installed():
-                        made["flashbax"] = peer(kind, capacity, batch, prioritized=prioritized)
-                    yield {**what, **_measure_one(made, batch, flags)}
+                    sizes = {"rows": name, "capacity": capacity, "B": batch}
+                    sizes["replay"] = "prioritised" if prioritized else "uniform"
+                    makers = {"jaxdqn": make_replays}
+                    if flashbax_is_installed():
+                        makers["flashbax"] = make_flashbax_replays
+                    replays = {
+                        library: make(kind, capacity, batch, prioritized=prioritized)
+                        for library, make in makers.items()
+                    }
+                    yield {**sizes, **_measure_one(replays, batch, flags)}
 
 
-def _measure_one(made: dict[str, Replays], batch: int, flags: Flags) -> dict[str, Any]:
-    seconds = 0.02 if flags.quick else 0.1
+def _measure_one(replays: dict[str, Replays], batch: int, flags: Flags) -> dict[str, Any]:
+    duration = 0.02 if flags.quick else 0.1
     repetitions = 20 if flags.quick else 200
     parts = PARTS if flags.parts else ("together",)
     cases = {
-        part: prepare(made["own"], part, batch, repetitions)
+        part: prepare(replays["jaxdqn"], part, batch, repetitions)
         for part in parts
-        if part != "update" or made["own"].update is not None
+        if part != "update" or replays["jaxdqn"].update is not None
     }
-    if "flashbax" in made:
-        cases["flashbax"] = prepare(made["flashbax"], "together", batch, repetitions)
-    times = alternate(cases, rounds=flags.rounds, seconds=seconds)
-    row: dict[str, Any] = {
-        name: Interval(*(1e6 * value for value in spread(took))) for name, took in times.items()
-    }
-    if "flashbax" in made:
+    if "flashbax" in replays:
+        cases["flashbax"] = prepare(replays["flashbax"], "together", batch, repetitions)
+    times = alternate(cases, rounds=flags.rounds, seconds=duration)
+    row: dict[str, Any] = {name: microseconds(seconds) for name, seconds in times.items()}
+    if "flashbax" in replays:
         row["over flashbax"] = ratio(times["together"], times["flashbax"])
     return row
 

@@ -1,4 +1,4 @@
-"""What ``benchmarks.replay`` times: this library's replays, and flashbax's where installed."""
+"""Cases of ``benchmarks.replay``: the replays of this library and those of flashbax."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 from benchmarks.timing import Case
 
 E = 10
-"""Environments, each of which adds a row at a time."""
+"""Environments; each adds one row at a time."""
 EPISODE = 50
-"""Rows of an episode."""
+"""Rows per episode."""
 
 
 class RowKind(NamedTuple):
-    """What a row observes."""
+    """Observation of a row."""
 
     shape: tuple[int, ...]
     dtype: str
-    most: int
-    """Rows that are still measured; more take too much memory."""
+    max_capacity: int
+    """Largest replay that is measured; a larger one needs too much memory."""
 
 
 ROWS = {
@@ -29,29 +29,29 @@ ROWS = {
     "uint8 (84,84)": RowKind((84, 84), "uint8", 10**5),
 }
 PARTS = ("add", "draw", "update", "together")
-"""``update`` is the write of priorities alone, ``together`` all in one loop."""
+"""``update`` writes priorities; ``together`` does all three in one loop."""
 
 
 class Replays(NamedTuple):
-    """A replay in the terms of this benchmark."""
+    """Replay under the interface of this benchmark."""
 
     state: Any
-    """full"""
+    """State of a full replay."""
     add: Callable[[Any, Any], Any]
-    """``add(state, number) -> state``: E rows that depend on a number [] int32"""
+    """``add(state, number) -> state``: add E rows that depend on a number [] int32."""
     sample: Callable[[Any, Any], tuple[Any, Any]]
-    """``sample(key, state) -> (arrays read, indices)``"""
+    """``sample(key, state) -> (batch, indices)``"""
     update: Callable[[Any, Any, Any], Any] | None
-    """``update(state, indices, priorities) -> state``; None where draws are uniform"""
+    """``update(state, indices, priorities) -> state``; None for a uniform replay."""
 
 
-def peer_is_installed() -> bool:
-    """Return whether flashbax can be measured too."""
+def flashbax_is_installed() -> bool:
+    """Return whether flashbax can be measured."""
     return importlib.util.find_spec("flashbax") is not None
 
 
 def observations(kind: RowKind, number: Any, dtype: str) -> Any:
-    """Return observations [E, ...] that depend on a number, as the environments' would."""
+    """Return observations [E, ...] that depend on the number of the vector step."""
     import jax.numpy as jnp
 
     size = 1
@@ -63,8 +63,8 @@ def observations(kind: RowKind, number: Any, dtype: str) -> Any:
     return (pattern < 2) if kind.dtype == "bool" and dtype == "bool" else pattern.astype(dtype)
 
 
-def own(kind: RowKind, capacity: int, batch: int, *, prioritized: bool) -> Replays:
-    """Make this library's replay, full."""
+def make_replays(kind: RowKind, capacity: int, batch: int, *, prioritized: bool) -> Replays:
+    """Make a full replay of this library."""
     import jax
     import jax.numpy as jnp
 
@@ -99,8 +99,10 @@ def own(kind: RowKind, capacity: int, batch: int, *, prioritized: bool) -> Repla
     )
 
 
-def peer(kind: RowKind, capacity: int, batch: int, *, prioritized: bool) -> Replays:
-    """Make flashbax's flat buffer, full: booleans are kept as uint8, as it has no packing."""
+def make_flashbax_replays(
+    kind: RowKind, capacity: int, batch: int, *, prioritized: bool
+) -> Replays:
+    """Make a full flat buffer of flashbax, which has no bit packing: booleans become uint8."""
     import flashbax
     import jax
     import jax.numpy as jnp
@@ -121,10 +123,10 @@ def peer(kind: RowKind, capacity: int, batch: int, *, prioritized: bool) -> Repl
     def sample(key: Any, state: Any) -> tuple[Any, Any]:
         drawn = buffer.sample(state, key)
         first, second = drawn.experience.first, drawn.experience.second
-        read = (first, second["obs"])
+        pair = (first, second["obs"])
         if not prioritized:
-            return read, jnp.zeros(batch, jnp.int32)
-        return (read, drawn.probabilities), drawn.indices
+            return pair, jnp.zeros(batch, jnp.int32)
+        return (pair, drawn.probabilities), drawn.indices
 
     example = jax.tree.map(lambda leaf: leaf[0], rows(jnp.int32(0)))
     state = _filled(buffer.init(example), lambda s, n: buffer.add(s, rows(n)), capacity)
@@ -137,41 +139,41 @@ def peer(kind: RowKind, capacity: int, batch: int, *, prioritized: bool) -> Repl
 
 
 def prepare(replays: Replays, part: str, batch: int, repetitions: int) -> Case:
-    """Compile a part, repeated in a scan with its state donated."""
+    """Compile repetitions of a part in a scan with its state donated."""
     import jax
     import jax.numpy as jnp
 
-    from benchmarks.timing import compile_apart
+    from benchmarks.timing import compile_timed
     from benchmarks.workloads import carried
 
     def once(carry: Any, key: Any) -> tuple[Any, None]:
-        state, number, indices, sink = carry
+        state, number, indices, checksum = carry
         if part in ("add", "together"):
             state = replays.add(state, number)
         if part in ("draw", "together"):
-            read, indices = replays.sample(key, state)
-            sink = sink + _read(read)
+            drawn, indices = replays.sample(key, state)
+            checksum = checksum + _checksum(drawn)
         if replays.update is not None and part in ("update", "together"):
             noise = (jnp.arange(batch, dtype=jnp.int32) * 37 + number) % 97
-            # What is read goes into what is written, so that neither is left out.
-            priorities = 0.1 + noise.astype(jnp.float32) + jnp.minimum(jnp.abs(sink), 1e-9)
+            # The priorities depend on the drawn rows: XLA can remove neither.
+            priorities = 0.1 + noise.astype(jnp.float32) + jnp.minimum(jnp.abs(checksum), 1e-9)
             state = replays.update(state, indices, priorities)
-        return (state, number + 1, indices, sink), None
+        return (state, number + 1, indices, checksum), None
 
     def run(carry: Any) -> tuple[Any, Any]:
-        # The same numbers from call to call would do, but keys would draw the same again.
+        # Keys must differ between calls, or each call would draw the same rows.
         keys = jax.random.split(jax.random.key(carry[1]), repetitions)
         return jax.lax.scan(once, carry, keys)
 
     _, indices = jax.jit(replays.sample)(jax.random.key(0), replays.state)
     state = jax.tree.map(jnp.copy, replays.state)
     carry = (state, jnp.int32(1_000), indices, jnp.float32(0))
-    compiled, _ = compile_apart(run, carry, donate=(0,))
+    compiled, _ = compile_timed(run, carry, donate=(0,))
     return Case(carried(compiled, carry), repetitions)
 
 
-def _read(tree: Any) -> Any:
-    """Return a number that depends on everything in a tree."""
+def _checksum(tree: Any) -> Any:
+    """Return a number that depends on every element of a tree."""
     import jax
     import jax.numpy as jnp
 
@@ -179,6 +181,7 @@ def _read(tree: Any) -> Any:
 
 
 def _filled(state: Any, add: Callable[[Any, Any], Any], capacity: int) -> Any:
+    """Add rows until the replay is full."""
     import jax
     import jax.numpy as jnp
 
@@ -190,7 +193,7 @@ def _filled(state: Any, add: Callable[[Any, Any], Any], capacity: int) -> Any:
 
 
 def bytes_per_transition() -> list[dict[str, Any]]:
-    """Return what a transition takes here, and in a buffer of unpacked pairs of observations."""
+    """Return the bytes per transition here and in a buffer of unpacked pairs of observations."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -209,7 +212,7 @@ def bytes_per_transition() -> list[dict[str, Any]]:
         sizes = dict(
             num_envs=E, rows_per_env=slots, rows_per_add=1, batch_size=32, frame_stack=stack
         )
-        # Two observations, an action, a reward, a discount.
+        # Two observations, and four bytes each for action, reward and discount.
         pair = 2 * int(np.prod(shape)) * stack * np.dtype(dtype).itemsize + 12
         uniform = replay_bytes(make_uniform(**sizes), example) / (slots * E)
         prioritized = replay_bytes(make_prioritized(**sizes), example) / (slots * E)

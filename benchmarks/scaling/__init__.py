@@ -1,1 +1,1 @@
-"""Scaling over devices and populations."""
+"""Scaling over devices and populations: ``python -m benchmarks.scaling``."""

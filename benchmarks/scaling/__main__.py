@@ -1,8 +1,8 @@
 """Measure how training scales over devices and learners: ``python -m benchmarks.scaling``.
 
-Real devices are used where there are accelerators. Otherwise the CPU is divided
-into virtual devices: they share its cores, so that what they show is the overhead
-of mapping and communication, and a speed-up only up to the number of cores.
+Accelerators are used if there are any. Otherwise the CPU is divided into virtual devices. These
+share its cores: they show the overhead of mapping and communication, and a speed-up only up to the
+number of cores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.scaling.cases import Section, measure_section
-from benchmarks.scaling.effort import FULL, QUICK, Effort
-from benchmarks.timing import OF_MEDIAN, compile_cold
+from benchmarks.scaling.plan import FULL, QUICK, Plan
+from benchmarks.timing import MEDIANS, RATIOS, compile_cold
 from jaxdqn.cli.flags import parse, run_command
 
 SECTIONS: tuple[Section, ...] = (
@@ -36,33 +36,33 @@ HEADERS: dict[str, list[str]] = {
                    "over one by one"],
 }  # fmt: skip
 NEED_SEVERAL: tuple[Section, ...] = ("link", "strong", "weak", "communication", "model")
-"""Sections that compare devices with each other."""
+"""Sections that need at least two devices."""
 TITLES: dict[str, str] = {
-    "unmapped": "the mapped program on one device over the one that is not mapped",
-    "link": "an all-reduce alone",
+    "unmapped": "the program mapped over one device, relative to the unmapped program",
+    "link": "one all-reduce",
     "strong": "strong scaling: one batch and one set of environments, divided over D devices",
-    "weak": "weak scaling: as much on every device",
-    "communication": "what replicas send for a gradient step, each device, and what it brings",
+    "weak": "weak scaling: the same batch and number of environments on every device",
+    "communication": "bytes that a device sends per gradient step, and the resulting speed-up",
     "model": "wide layers (2 x 4096) divided over devices",
-    "population": "learners, all together and each, over as many runs one after the other on one "
-    "XLA thread; each setting a process of its own",
+    "population": "P learners in one program, relative to P runs one after another on one XLA "
+    "thread; each setting in a separate process",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     quick: bool = False
-    """Fewer sizes, briefly: figures to look at, not to keep."""
+    """Fewer sizes, measured briefly: a first look, not a measurement."""
     sections: tuple[Section, ...] = SECTIONS
-    """What to measure."""
+    """Sections to measure."""
     virtual_devices: int = 8
-    """Devices to make of the CPU where there is no accelerator."""
+    """Number of virtual devices of the CPU, used if there is no accelerator."""
     rounds: int | None = None
-    """Alternations; by default 9, or 3 when quick."""
+    """Rounds of measurement; by default 9, with --quick 3."""
     json: str | None = None
-    """File to write the measurements to, such as benchmarks/results/scaling.json."""
+    """File for the measurements, such as benchmarks/results/scaling.json."""
     plot: str | None = None
-    """File to draw the scaling to, such as scaling.png."""
+    """Picture of the scaling, such as scaling.png."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,25 +78,25 @@ def _main(argv: Sequence[str]) -> None:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
     if flags.virtual_devices < 1:
         raise ValueError(f"virtual_devices={flags.virtual_devices}: must be at least 1")
-    effort, virtual = _effort_here(flags)
+    plan, virtual = _plan_for_devices(flags)
     compile_cold()
     stamped = stamp()
     kind = "virtual devices, which share the cores" if virtual else "devices"
     print(
         describe(stamped),
-        f"{stamped['devices']} {kind}; medians (least-greatest); of ratios the median and "
-        f"{OF_MEDIAN}",
+        f"{stamped['devices']} {kind}; {MEDIANS}; {RATIOS}",
         sep="\n",
     )
+    effort = {**plan.effort._asdict(), "devices": plan.devices, "learners": plan.learners}
     report: dict[str, Any] = {"stamp": stamped, "virtual": virtual, "effort": effort}
     for section in flags.sections:
         if sys.stderr.isatty():
             print(f"measuring {section}", file=sys.stderr)
         print(f"\n{TITLES[section]}")
-        if reason := why_not(section, stamped):
+        if reason := unavailable(section, stamped):
             print(f"skipped: {reason}")
         else:
-            rows = report[section] = measure_section(section, effort)
+            rows = report[section] = measure_section(section, plan)
             headers = HEADERS[section]
             print(format_table(headers, [[row[name] for name in headers] for row in rows]))
         if flags.json is not None:
@@ -105,72 +105,76 @@ def _main(argv: Sequence[str]) -> None:
         draw(report, Path(flags.plot))
 
 
-def why_not(section: Section, stamped: Mapping[str, Any]) -> str | None:
-    """Say why a section cannot be measured on the machine of a stamp; None if it can."""
+def unavailable(section: Section, stamped: Mapping[str, Any]) -> str | None:
+    """Return the reason why a section cannot be measured on this machine, or None."""
     if section in NEED_SEVERAL and stamped["devices"] == 1:
-        here = f"there is one {stamped['platform']} device"
+        reason = f"needs at least two devices, and there is one {stamped['platform']} device"
         if stamped["platform"] == "cpu":
-            here += "; --virtual-devices 2 makes as many of the CPU"
-        return f"it takes two devices or more, and {here}"
+            reason += "; --virtual-devices 2 divides the CPU into two"
+        return reason
     if section == "population" and stamped["platform"] == "tpu":
-        return "each setting is a process of its own, and processes cannot share a TPU"
+        return "each setting needs a separate process, and processes cannot share a TPU"
     return None
 
 
-def _effort_here(flags: Flags) -> tuple[Effort, bool]:
-    """Return the effort for the devices there are, and whether these are virtual."""
+def _plan_for_devices(flags: Flags) -> tuple[Plan, bool]:
+    """Return the plan for the available devices, and whether these are virtual."""
     import jax
 
     if "population" in flags.sections:
-        # Its processes need room on a GPU, of which JAX would take most at its start.
+        # Several processes share a GPU; by default JAX would preallocate most of its memory.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # The number of CPU devices counts only where there are no others.
+    # This has no effect on accelerators.
     jax.config.update("jax_num_cpu_devices", flags.virtual_devices)
-    effort = QUICK if flags.quick else FULL
-    most = len(jax.devices())
-    effort = effort._replace(
-        rounds=flags.rounds or effort.rounds,
-        devices=tuple(count for count in effort.devices if count <= most),
+    plan = QUICK if flags.quick else FULL
+    available = len(jax.devices())
+    plan = plan._replace(
+        effort=plan.effort._replace(rounds=flags.rounds or plan.effort.rounds),
+        devices=tuple(count for count in plan.devices if count <= available),
     )
-    return effort, jax.devices()[0].platform == "cpu"
+    return plan, jax.devices()[0].platform == "cpu"
 
 
 def draw(report: dict[str, Any], out: Path) -> None:
-    """Draw speed-ups by devices, and populations by their size."""
+    """Draw speed-ups over the number of devices, and populations over their size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
-    what = "virtual devices (they share the cores)" if report["virtual"] else "devices"
-    for panel, (section, column) in zip(
-        panels, (("strong", "speed-up over 1"), ("weak", "rows learned/s over 1")), strict=False
-    ):
-        rows = report.get(section, [])
-        for setting in dict.fromkeys(row["setting"] for row in rows):
-            _curve(panel, [row for row in rows if row["setting"] == setting], "D", column, setting)
-        most = max((row["D"] for row in rows), default=1)
-        panel.plot([1, most], [1, most], color="0.7", linestyle=":", label="ideal")
-        panel.set(title=f"{section} scaling", xlabel=what, ylabel=column)
-        panel.set_yscale("log", base=2)
-        panel.yaxis.set_major_formatter("{x:g}")
-    rows = report.get("population", [])
-    for devices, how in dict.fromkeys((row["devices"], row["how"]) for row in rows):
-        chosen = [row for row in rows if (row["devices"], row["how"]) == (devices, how)]
-        label = how if devices == 1 else f"{how}, {devices} devices"
-        _curve(panels[2], chosen, "P", "over one by one", label)
-    panels[2].set(title="populations", xlabel="learners", ylabel="over one by one")
-    for panel in panels:
+    strong, weak, population = figure.subplots(1, 3)
+    devices = "virtual devices (they share the cores)" if report["virtual"] else "devices"
+    _draw_devices(strong, report.get("strong", []), "strong scaling", "speed-up over 1")
+    _draw_devices(weak, report.get("weak", []), "weak scaling", "rows learned/s over 1")
+    for panel in (strong, weak):
+        panel.set_xlabel(devices)
+    _draw_populations(population, report.get("population", []))
+    for panel in (strong, weak, population):
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.grid(alpha=0.3)
         if panel.has_data():
-            aside = (
-                {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if panel is panels[2] else {}
-            )
-            panel.legend(fontsize="x-small", **aside)
+            beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+            panel.legend(fontsize="x-small", **(beside if panel is population else {}))
     figure.savefig(out, dpi=120)
+
+
+def _draw_devices(panel: Any, rows: Sequence[dict[str, Any]], title: str, column: str) -> None:
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        _curve(panel, [row for row in rows if row["setting"] == setting], "D", column, setting)
+    largest = max((row["D"] for row in rows), default=1)
+    panel.plot([1, largest], [1, largest], color="0.7", linestyle=":", label="ideal")
+    panel.set(title=title, ylabel=column)
+    panel.set_yscale("log", base=2)
+    panel.yaxis.set_major_formatter("{x:g}")
+
+
+def _draw_populations(panel: Any, rows: Sequence[dict[str, Any]]) -> None:
+    for devices, how in dict.fromkeys((row["devices"], row["how"]) for row in rows):
+        chosen = [row for row in rows if (row["devices"], row["how"]) == (devices, how)]
+        label = how if devices == 1 else f"{how}, {devices} devices"
+        _curve(panel, chosen, "P", "over one by one", label)
+    panel.set(title="populations", xlabel="learners", ylabel="over one by one")
 
 
 def _curve(panel: Any, rows: Sequence[dict[str, Any]], x: str, y: str, label: str) -> None:

@@ -1,8 +1,8 @@
 """Predict how training scales over devices: ``python -m benchmarks.scaling.model``.
 
-From what one device was measured to take for a gradient step, the gradient's size,
-and the link between devices, the model gives the time of a step on D of them, and
-says from where on each saving in communication pays. ``docs/scaling.md`` derives it.
+From the measured time of a gradient step on one device, the size of the gradient and the link
+between devices, the model predicts the time of a step on D devices, and the number of devices from
+which each form of communication is faster. ``docs/scaling.md`` derives it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ FORMS = ("float32", "bfloat16", "int8", "average")
 
 
 class Link(NamedTuple):
-    """What lies between two neighbouring devices."""
+    """Link between two neighbouring devices."""
 
     bytes_per_second: float
     latency: float
-    """Seconds for a message of no length, its launch included."""
+    """Seconds per empty message, including its launch."""
 
 
 class Work(NamedTuple):
-    """A gradient step on one device."""
+    """Gradient step on one device."""
 
     seconds: float
-    """Its computation."""
+    """Seconds of computation."""
     parameters: int
-    """Float32 numbers in the gradient."""
+    """Number of float32 values in the gradient."""
     coding: float = 0.0
     """Seconds to encode and decode a compressed gradient."""
 
@@ -42,7 +42,7 @@ class Work(NamedTuple):
 def ring_seconds(size: float, devices: int, link: Link) -> float:
     """Return the seconds of an all-reduce of ``size`` bytes by a ring (Patarasuk and Yuan 2009).
 
-    It takes 2 (D-1) messages one after the other, each of 1/D of the bytes.
+    The ring sends 2 (D-1) messages one after another, each with 1/D of the bytes.
     """
     if devices == 1:
         return 0.0
@@ -51,17 +51,21 @@ def ring_seconds(size: float, devices: int, link: Link) -> float:
 
 
 def step_seconds(work: Work, link: Link, devices: int, *, form: str, every: int = 8) -> float:
-    """Return the seconds of a gradient step on D devices, on average.
+    """Return the mean seconds of a gradient step on D devices.
 
-    Communication is not hidden behind computation: a gradient of this size is
-    complete before any of it is sent.
+    Communication does not overlap with computation: a gradient of this size is complete before any
+    part of it is sent.
 
     Args:
-      form: ``float32`` all-reduce, the same compressed as ``bfloat16`` or ``int8``, or
-        ``average``: parameters, every ``every`` steps.
+        work: gradient step on one device.
+        link: link between devices.
+        devices: D.
+        form: ``float32`` for an all-reduce of the gradient, ``bfloat16`` or ``int8`` for a
+            compressed one, ``average`` for an all-reduce of the parameters.
+        every: gradient steps between two averagings.
 
     Raises:
-      ValueError: if there is no such form.
+        ValueError: if there is no such form.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
@@ -76,21 +80,28 @@ def step_seconds(work: Work, link: Link, devices: int, *, form: str, every: int 
 
 
 def efficiency(work: Work, link: Link, devices: int, *, form: str, every: int = 8) -> float:
-    """Return one device's time over that of D with as much work each (weak scaling)."""
+    """Return the efficiency of weak scaling: the step time of one device over that of D devices."""
     return work.seconds / step_seconds(work, link, devices, form=form, every=every)
 
 
 def pays_from(
     work: Work, link: Link, form: str, *, every: int = 8, gain: float = 1.05
 ) -> int | None:
-    """Return the least D, a power of two up to 4096, at which a form gains over float32.
+    """Return the smallest D, a power of two up to 4096, at which a form is faster than float32.
 
     Args:
-      gain: by what factor; by default five per cent.
+        work: gradient step on one device.
+        link: link between devices.
+        form: form of communication, as in ``step_seconds``.
+        every: gradient steps between two averagings.
+        gain: required speed-up.
+
+    Returns:
+        D, or None if no such D exists.
     """
     for power in range(1, 13):
-        plain = step_seconds(work, link, 2**power, form="float32")
-        if plain >= gain * step_seconds(work, link, 2**power, form=form, every=every):
+        float32 = step_seconds(work, link, 2**power, form="float32")
+        if float32 >= gain * step_seconds(work, link, 2**power, form=form, every=every):
             return 2**power
     return None
 
@@ -98,19 +109,20 @@ def pays_from(
 def longest_step_worth_saving(
     link: Link, parameters: int, devices: int, gain: float = 1.05
 ) -> float:
-    """Return the seconds of computation above which an all-reduce costs less than ``gain``."""
+    """Return the step time above which removing the all-reduce would gain less than ``gain``."""
     return ring_seconds(4.0 * parameters, devices, link) / (gain - 1)
 
 
 def fit_link(points: Sequence[tuple[float, int, float]]) -> Link:
-    """Fit a link to measured all-reduces by least squares.
+    """Fit latency and speed of a link to measured all-reduces by least squares.
 
     Args:
-      points: (bytes, devices, seconds) of each; at least two of different sizes.
+        points: (bytes, devices, seconds) of each all-reduce, of at least two sizes.
 
     Raises:
-      ValueError: if the points do not tell latency and speed apart.
+        ValueError: if the points do not determine latency and speed.
     """
+    # Model: seconds = a * latency + b * seconds_per_byte; solve the normal equations.
     rows = [(2 * (d - 1), 2 * (d - 1) / d * size, t) for size, d, t in points]
     aa = sum(a * a for a, _, _ in rows)
     ab = sum(a * b for a, b, _ in rows)
@@ -119,35 +131,35 @@ def fit_link(points: Sequence[tuple[float, int, float]]) -> Link:
     bt = sum(b * t for _, b, t in rows)
     determinant = aa * bb - ab * ab
     if determinant <= 1e-12 * aa * bb:
-        raise ValueError(f"points={list(points)}: must have two sizes or more")
+        raise ValueError(f"points={list(points)}: must have at least two sizes")
     latency = (at * bb - bt * ab) / determinant
     per_byte = (bt * aa - at * ab) / determinant
     if per_byte <= 0:
-        raise ValueError(f"points={list(points)}: must take longer the more bytes there are")
+        raise ValueError(f"points={list(points)}: must take longer for more bytes")
     return Link(1 / per_byte, max(0.0, latency))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     step_us: float = 280.0
-    """Microseconds of a gradient step's computation on one device."""
+    """Microseconds of computation per gradient step on one device."""
     parameters: int = 10_934
-    """Numbers in the gradient."""
+    """Number of values in the gradient."""
     coding_us: float = 20.0
     """Microseconds to encode and decode a compressed gradient."""
     gigabytes_per_second: float = 100.0
     """Speed of the link between neighbouring devices."""
     latency_us: float = 5.0
-    """Microseconds for a message of no length."""
+    """Microseconds per empty message."""
     every: int = 8
-    """Gradient steps between averagings."""
+    """Gradient steps between two averagings."""
     devices: tuple[int, ...] = (8, 64, 512)
-    """Device counts to predict for."""
+    """Numbers of devices to predict."""
     check: str | None = None
-    """A file of ``python -m benchmarks.scaling --json``: compare its steps with the model's, the
-    link fitted to its all-reduces."""
+    """File written by ``python -m benchmarks.scaling --json``: fit the link to its all-reduces and
+    compare its measured steps with the predictions."""
     json: str | None = None
-    """File to write the predictions to."""
+    """File for the predictions."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,37 +170,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="python -m benchmarks.scaling.model", description=__doc__)
     check_writable(flags.json)
-    for name in ("step_us", "parameters", "gigabytes_per_second", "every"):
-        if getattr(flags, name) <= 0:
-            raise ValueError(f"{name}={getattr(flags, name)}: must be above 0")
-    for name in ("coding_us", "latency_us"):
-        if getattr(flags, name) < 0:
-            raise ValueError(f"{name}={getattr(flags, name)}: must be at least 0")
-    if any(count < 1 for count in flags.devices):
-        raise ValueError(f"devices={flags.devices}: must be at least 1 each")
+    _check_flags(flags)
     work = Work(1e-6 * flags.step_us, flags.parameters, 1e-6 * flags.coding_us)
     link = Link(1e9 * flags.gigabytes_per_second, 1e-6 * flags.latency_us)
-    rows = [
-        [
-            count,
-            *(
-                f"{efficiency(work, link, count, form=form, every=flags.every):.1%}"
-                for form in FORMS
-            ),
-        ]
-        for count in flags.devices
-    ]
-    print("efficiency of weak scaling: one device's time over that of D with as much work each")
+    rows = _efficiency_rows(work, link, flags)
+    print("efficiency of weak scaling: step time of one device / step time of D devices")
     print(format_table(["D", *FORMS[:-1], f"average every {flags.every}"], rows))
     print()
     for form in FORMS[1:]:
         count = pays_from(work, link, form, every=flags.every)
-        where = "nowhere up to 4096 devices" if count is None else f"from {count} devices on"
-        print(f"{form}: gains 5 % over float32 {where}")
-    most = max(flags.devices)
-    if most > 1:
-        seconds = longest_step_worth_saving(link, flags.parameters, most)
-        print(f"on {most} devices a step of more than {1e3 * seconds:.3g} ms has nothing to save")
+        where = "at no number up to 4096" if count is None else f"from {count} devices"
+        print(f"{form}: at least 5 % faster than float32 {where}")
+    largest = max(flags.devices)
+    if largest > 1:
+        seconds = longest_step_worth_saving(link, flags.parameters, largest)
+        print(
+            f"on {largest} devices: above {1e3 * seconds:.3g} ms per step, communication costs "
+            "less than 5 %"
+        )
     report: dict[str, Any] = {"work": work, "link": link, "efficiency": rows}
     if flags.check is not None:
         report["check"] = _check(Path(flags.check))
@@ -196,8 +195,29 @@ def _main(argv: Sequence[str]) -> None:
         write_json(flags.json, report)
 
 
+def _check_flags(flags: Flags) -> None:
+    """Raise if a flag is out of range."""
+    for name in ("step_us", "parameters", "gigabytes_per_second", "every"):
+        if getattr(flags, name) <= 0:
+            raise ValueError(f"{name}={getattr(flags, name)}: must be above 0")
+    for name in ("coding_us", "latency_us"):
+        if getattr(flags, name) < 0:
+            raise ValueError(f"{name}={getattr(flags, name)}: must be at least 0")
+    if any(count < 1 for count in flags.devices):
+        raise ValueError(f"devices={flags.devices}: must each be at least 1")
+
+
+def _efficiency_rows(work: Work, link: Link, flags: Flags) -> list[list[Any]]:
+    """Return the efficiency of each form of communication, one row per number of devices."""
+    rows: list[list[Any]] = []
+    for count in flags.devices:
+        shares = [efficiency(work, link, count, form=form, every=flags.every) for form in FORMS]
+        rows.append([count, *(f"{share:.1%}" for share in shares)])
+    return rows
+
+
 def _check(path: Path) -> list[dict[str, Any]]:
-    """Print steps as the model has them, with the link fitted to all-reduces, and as measured."""
+    """Print measured steps beside predictions with a link fitted to the measured all-reduces."""
     try:
         measured = json.loads(path.read_text())
         points = [
@@ -214,13 +234,14 @@ def _check(path: Path) -> list[dict[str, Any]]:
     for row in steps:
         work = Work(1e-6 * row["silent, us"]["median"], row["parameters"])
         predicted = 1e6 * step_seconds(work, link, row["D"], form="float32")
-        took = row["us/gradient step"]["median"]
-        checked.append([row["setting"], row["D"], took, predicted, f"{predicted / took - 1:+.0%}"])
+        actual = row["us/gradient step"]["median"]
+        deviation = f"{predicted / actual - 1:+.0%}"
+        checked.append([row["setting"], row["D"], actual, predicted, deviation])
     headers = ["setting", "D", "measured, us", "predicted, us", "off"]
     print(
-        f"\nsteps with all-reduces by a link of {link.bytes_per_second / 1e9:.3g} GB/s and "
-        f"{1e6 * link.latency:.3g} us a message, as fitted to all-reduces alone; first strong, "
-        "then weak scaling"
+        f"\nsteps with an all-reduce: strong scaling, then weak scaling. The link is fitted to "
+        f"the all-reduces: {link.bytes_per_second / 1e9:.3g} GB/s, {1e6 * link.latency:.3g} us per "
+        "message"
     )
     print(format_table(headers, checked))
     return [dict(zip(headers, row, strict=True)) for row in checked]

@@ -1,9 +1,9 @@
-"""Time learners trained together and one by one, each setting in a process of its own.
+"""Time learners trained together and one by one, each setting in a separate process.
 
-How many threads XLA uses on CPU, and of how many devices it is made, is settled when a
-process starts, and both change what one learner alone takes: hence processes. Each settles
-them as ``jaxdqn run`` does. ``python -m benchmarks.scaling.population WORK`` is one;
-between requests, a line each, it waits.
+The number of XLA's CPU threads and of virtual devices is fixed when a process starts, and both
+change the speed of a single learner. Each process chooses them as ``jaxdqn run`` does.
+``python -m benchmarks.scaling.population WORK`` is one such process: it compiles, then trains once
+for every line on its standard input.
 """
 
 from __future__ import annotations
@@ -19,96 +19,101 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.processes import Process
-from benchmarks.timing import Case, Interval, ratio, spread
+from benchmarks.timing import Case, Interval, alternating, ratio, spread
 from jaxdqn.config.config import from_dict, to_dict
 from jaxdqn.errors import RunFailed
 
 if TYPE_CHECKING:
-    from benchmarks.scaling.effort import Effort
+    from benchmarks.scaling.plan import Plan
+    from benchmarks.timing import Effort
     from jaxdqn.config.config import Config
 
 _Setting = tuple[str, int]
-"""How learners are trained, and on how many devices."""
+"""Mapping of the learners, and number of devices."""
 _BASELINE: _Setting = ("one by one", 1)
-_LONGER = 2
-"""A process that has waited starts cold, so one measurement lasts so many times the effort's."""
+_DURATION_FACTOR = 2
+"""Factor on the duration of a measurement: a process that has waited starts with cold caches."""
 
 
-class _Started:
-    """A process that has compiled its program."""
+class _LearnerProcess:
+    """Process that trains learners and has compiled its program."""
 
     def __init__(
         self, stack: ExitStack, config: Config, effort: Effort, cpu_threads: int | None = None
     ) -> None:
-        """Start it, and have ``stack`` end it; ``cpu_threads`` as ``jaxdqn run`` has them."""
+        """Start the process and register its end with ``stack``.
+
+        Without ``cpu_threads`` it chooses their number as ``jaxdqn run`` does.
+        """
         work = {
             "config": to_dict(config),
             "iterations": effort.iterations,
-            "seconds": _LONGER * effort.seconds,
+            "seconds": _DURATION_FACTOR * effort.seconds,
             "cpu_threads": cpu_threads,
         }
         self._process = Process(
             [sys.executable, "-m", "benchmarks.scaling.population", json.dumps(work)]
         )
         stack.callback(self._process.close)
-        self._what = f"{config.learners} learners on {config.devices} devices"
+        self._name = f"{config.learners} learners on {config.devices} devices"
         self.compile_seconds: float = self._checked(self._process.receive())["compile_seconds"]
 
     def rate(self) -> float:
-        """Measure once; return gradient steps/s of all its learners."""
+        """Measure once; return the gradient steps/s of all learners."""
         answer = self._checked(self._process.measure())
         return answer["gradient_steps"] / answer["seconds"]
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
         if "missing" in answer:
-            raise RunFailed(f"the process of {self._what}: {answer['missing']}")
+            raise RunFailed(f"{self._name}: {answer['missing']}")
         return answer
 
 
-def measure_population(alone: Config, effort: Effort) -> list[dict[str, Any]]:
-    """Measure P learners in one program against P runs one after the other.
+def measure_population(single: Config, plan: Plan) -> list[dict[str, Any]]:
+    """Measure P learners in one program, relative to P runs one after another.
 
-    Of runs one after the other a process has one at a time, so their gradient steps/s are
-    one learner's; of two processes of P/2 runs each, those of two side by side.
+    A process that makes runs one after another has one learner at a time, so the gradient steps/s
+    of its P runs are those of one learner. Likewise, two processes with P/2 runs each have the
+    speed of two concurrent learners.
 
     Args:
-      alone: one learner on one device.
-      effort: its ``devices`` say whether there are two to divide learners among.
+        single: configuration of one learner on one device.
+        plan: amount of measurement, population sizes, and available numbers of devices.
 
     Raises:
-      RunFailed: if a process ends.
+        RunFailed: if a process ends.
     """
-    rows = []
+    effort, rows = plan.effort, []
     with ExitStack() as stack:
-        one = _Started(stack, alone, effort)
-        singles: dict[_Setting, list[_Started]] = {_BASELINE: [one]}
+        one = _LearnerProcess(stack, single, effort)
+        singles: dict[_Setting, list[_LearnerProcess]] = {_BASELINE: [one]}
         if _threads_matter():
-            all_cores = _Started(stack, alone, effort, os.cpu_count())
+            all_cores = _LearnerProcess(stack, single, effort, os.cpu_count())
             singles["one by one, all cores", 1] = [all_cores]
-        pairs: dict[_Setting, list[_Started]] = {}
-        for size in effort.learners:
+        pairs: dict[_Setting, list[_LearnerProcess]] = {}
+        for size in plan.learners:
             if size == 1:
                 rows += _rows(size, singles, effort.rounds)
                 continue
             if not pairs:
-                pairs["two processes", 1] = [one, _Started(stack, alone, effort)]
-            # Those of one size at a time: each holds its learners' replay.
-            with ExitStack() as of_this_size:
+                pairs["two processes", 1] = [one, _LearnerProcess(stack, single, effort)]
+            # Processes of one size at a time: each holds the replays of all its learners.
+            with ExitStack() as size_stack:
                 together = {
-                    (how, devices): [_Started(of_this_size, config, effort)]
-                    for (how, devices), config in _populations(alone, size, effort).items()
+                    (how, devices): [_LearnerProcess(size_stack, config, effort)]
+                    for (how, devices), config in _populations(single, size, plan).items()
                 }
                 rows += _rows(size, {**singles, **together, **pairs}, effort.rounds)
     return rows
 
 
-def _populations(alone: Config, size: int, effort: Effort) -> dict[_Setting, Config]:
-    """Return the ways to train so many learners in one program."""
+def _populations(single: Config, size: int, plan: Plan) -> dict[_Setting, Config]:
+    """Return the configurations that train ``size`` learners in one program."""
     hows: tuple[Literal["map", "vmap"], ...] = ("map", "vmap")
     return {
-        (how, devices): dataclasses.replace(alone, num_seeds=size, population=how, devices=devices)
+        (how, devices): dataclasses.replace(single, num_seeds=size, population=how, devices=devices)
         for devices in (1, 2)
-        if devices <= effort.devices[-1]
+        if devices <= plan.devices[-1]
         for how in hows
     }
 
@@ -120,20 +125,19 @@ def _threads_matter() -> bool:
 
 
 def _rows(
-    size: int, settings: Mapping[_Setting, Sequence[_Started]], rounds: int
+    size: int, settings: Mapping[_Setting, Sequence[_LearnerProcess]], rounds: int
 ) -> list[dict[str, Any]]:
-    """Alternate settings, the order reversed every other round; return a row for each."""
+    """Measure every setting once per round; return a row for each."""
     seconds: dict[_Setting, list[float]] = {setting: [] for setting in settings}
-    for turn in range(rounds):
-        for setting in list(settings)[:: 1 if turn % 2 == 0 else -1]:
-            processes = settings[setting]
-            with ThreadPoolExecutor(len(processes)) as pool:
-                rates = list(pool.map(lambda process: process.rate(), processes))
-            seconds[setting].append(1.0 / sum(rates))
+    for setting in alternating(settings, rounds):
+        processes = settings[setting]
+        with ThreadPoolExecutor(len(processes)) as pool:
+            rates = list(pool.map(lambda process: process.rate(), processes))
+        seconds[setting].append(1.0 / sum(rates))
     rows = []
     for (how, devices), processes in settings.items():
-        took = seconds[how, devices]
-        rates = [1.0 / each for each in took]
+        setting_seconds = seconds[how, devices]
+        rates = [1.0 / each for each in setting_seconds]
         rows.append(
             {
                 "P": size,
@@ -142,15 +146,15 @@ def _rows(
                 "compile s": processes[0].compile_seconds,
                 "gradient steps/s": spread(rates),
                 "of each learner": Interval(*(rate / size for rate in spread(rates))),
-                "over one by one": ratio(seconds[_BASELINE], took),
+                "over one by one": ratio(seconds[_BASELINE], setting_seconds),
             }
         )
     return rows
 
 
 def main() -> None:
-    """Compile the program, then run it for some seconds for every line read."""
-    # Several processes may share a GPU, of which JAX would take most at its start.
+    """Compile the program, then run it for some seconds for every line on standard input."""
+    # Several processes may share a GPU; by default JAX would preallocate most of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
@@ -172,15 +176,15 @@ def main() -> None:
 
 
 def _measure(case: Case, seconds: float) -> dict[str, float]:
-    """Repeat a case for at least so long, each call awaited as a run awaits its chunk."""
+    """Repeat a case for at least this long; wait for each call, as a run does for its chunks."""
     import jax
 
-    start, steps, took = time.perf_counter(), 0.0, 0.0
-    while steps == 0 or took < seconds:
+    start, steps, elapsed = time.perf_counter(), 0.0, 0.0
+    while steps == 0 or elapsed < seconds:
         jax.block_until_ready(case.run())
         steps += case.work
-        took = time.perf_counter() - start
-    return {"seconds": took, "gradient_steps": steps}
+        elapsed = time.perf_counter() - start
+    return {"seconds": elapsed, "gradient_steps": steps}
 
 
 if __name__ == "__main__":

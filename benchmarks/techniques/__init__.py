@@ -1,1 +1,1 @@
-"""Measured speed-up of every acceleration technique."""
+"""Measured speed-up of every acceleration technique: ``jaxdqn compare``."""

@@ -1,4 +1,4 @@
-"""Measure what each technique brings, as one table: ``jaxdqn compare``."""
+"""Measure the speed-up of each acceleration technique: ``jaxdqn compare``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.report import (
     stamp,
     write_json,
 )
-from benchmarks.timing import OF_MEDIAN, compile_cold
+from benchmarks.timing import RATIOS, compile_cold
 from jaxdqn.cli.flags import parse, run_command
 
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ DESCRIBED = ("technique", "principle", "good for", "costs", "measured on")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     only: tuple[str, ...] = ()
-    """Techniques to measure; all by default."""
+    """Techniques to measure; by default all."""
     quick: bool = False
-    """Fewer cases, briefly: figures to look at, not to keep."""
+    """Fewer cases, measured briefly: a first look, not a measurement."""
     json: str | None = None
-    """File to write the measurements to, such as benchmarks/results/techniques.json."""
+    """File for the measurements, such as benchmarks/results/techniques.json."""
     markdown: str | None = None
-    """File to write the tables to, in Markdown."""
+    """File for the tables in Markdown."""
 
 
 def measured_rows(technique: Technique, results: Sequence[Result]) -> list[list[Any]]:
-    """Return the lines of a technique in the table of what is measured."""
+    """Return the rows of a technique in the table of speed-ups."""
     return [
         [technique.name, result.case, result.against, result.speed_up, result.of]
         for result in results
@@ -47,7 +47,7 @@ def measured_rows(technique: Technique, results: Sequence[Result]) -> list[list[
 
 
 def described_row(technique: Technique) -> list[str]:
-    """Return the line of a technique in the table of what it is."""
+    """Return the row of a technique in the table of descriptions."""
     return [
         technique.name,
         technique.principle,
@@ -57,12 +57,14 @@ def described_row(technique: Technique) -> list[str]:
     ]
 
 
-def as_markdown(where: str, techniques: Sequence[Technique], rows: Sequence[Sequence[Any]]) -> str:
-    """Return both tables in Markdown, with the machine they were measured on."""
+def as_markdown(
+    machine: str, techniques: Sequence[Technique], rows: Sequence[Sequence[Any]]
+) -> str:
+    """Format both tables in Markdown, with the machine of the measurement."""
     described = [described_row(technique) for technique in techniques]
     return "\n\n".join(
         [
-            f"Measured on {where}. Speed-up: the median in one run and {OF_MEDIAN}.",
+            f"Measured on {machine}. Speed-up {RATIOS}.",
             format_markdown(MEASURED, rows),
             format_markdown(DESCRIBED, described),
         ]
@@ -79,9 +81,9 @@ def _main(argv: Sequence[str]) -> None:
     check_writable(flags.json)
     check_writable(flags.markdown)
     from benchmarks.techniques import table  # noqa: F401 (registers the techniques)
-    from benchmarks.techniques.registry import FULL, QUICK, chosen
+    from benchmarks.techniques.registry import FULL, QUICK, select_techniques
 
-    techniques = chosen(flags.only)
+    techniques = select_techniques(flags.only)
     compile_cold()
     effort = QUICK if flags.quick else FULL
     stamped = stamp()
@@ -95,20 +97,21 @@ def _main(argv: Sequence[str]) -> None:
         described = dict(zip(DESCRIBED, described_row(technique), strict=True))
         report.append({**described, "results": results})
         if flags.json is not None:
-            # After each, so that a long run that is ended keeps what it has.
+            # After each technique, so that an interrupted benchmark keeps its results.
             write_json(flags.json, {"stamp": stamped, "effort": effort, "techniques": report})
-    print(f"speed-up: the median and {OF_MEDIAN}\n")
-    print(format_table(MEASURED, rows))
-    print()
+    print(f"speed-up {RATIOS}\n\n{format_table(MEASURED, rows)}\n")
     for technique in techniques:
-        print(f"{technique.name}: {technique.principle}")
-        print(f"  good for: {technique.good_for}")
-        print(f"  costs: {technique.costs}")
-        print(f"  measured on: {technique.measured_on}")
+        print(_description(technique))
     if flags.markdown is not None:
         target = Path(flags.markdown)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(as_markdown(describe(stamped), techniques, rows) + "\n")
+
+
+def _description(technique: Technique) -> str:
+    name, *texts = described_row(technique)
+    lines = [f"  {title}: {text}" for title, text in zip(DESCRIBED[1:], texts, strict=True)]
+    return "\n".join([name, *lines])
 
 
 if __name__ == "__main__":

@@ -1,35 +1,38 @@
-"""Variants of the algorithm."""
+"""Measurements of the variants of DQN."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.techniques.registry import Effort, Result, faster, learning_cases
-from benchmarks.workloads import BREAKOUT, CARTPOLE, matched
+from benchmarks.configs import BREAKOUT, CARTPOLE, matched
+from benchmarks.techniques.registry import Result, learning_cases, speed_ups
+from benchmarks.timing import Effort
 from jaxdqn.config.config import Config
 from jaxdqn.config.presets import preset
 
 
 def measure_n_step(effort: Effort) -> list[Result]:
+    """Measure n-step returns for several N."""
     configs = {f"N={n}": matched(n_step=n) for n in ((1, 3) if effort.quick else (1, 3, 5, 10))}
-    return faster(learning_cases(configs, effort), effort, of="gradient steps")
+    return speed_ups(learning_cases(configs, effort), effort, of="gradient steps")
 
 
 def measure_variant(**fields: Any) -> Callable[[Effort], list[Result]]:
-    """Return what measures a variant of the algorithm against plain DQN, on two environments."""
+    """Return a measurement of a variant relative to plain DQN, on two environments."""
 
-    def measured(effort: Effort) -> list[Result]:
+    def measure(effort: Effort) -> list[Result]:
         results = []
         for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
-            configs = {f"{env} plain": matched(env), f"{env} with it": matched(env, **fields)}
-            results += faster(learning_cases(configs, effort), effort, of="gradient steps")
+            configs = {f"{env} plain": matched(env), f"{env} variant": matched(env, **fields)}
+            results += speed_ups(learning_cases(configs, effort), effort, of="gradient steps")
         return results
 
-    return measured
+    return measure
 
 
 def measure_distributional(effort: Effort) -> list[Result]:
+    """Measure C51, QR-DQN and IQN relative to DQN."""
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
         losses = {"C51": "categorical", "QR-DQN": "quantile", "IQN": "implicit_quantile"}
@@ -38,12 +41,12 @@ def measure_distributional(effort: Effort) -> list[Result]:
         brief = effort._replace(
             iterations=max(1, effort.iterations // (5 if env == BREAKOUT else 1))
         )
-        results += faster(learning_cases(configs, brief), brief, of="gradient steps")
+        results += speed_ups(learning_cases(configs, brief), brief, of="gradient steps")
     return results
 
 
 def measure_pqn(effort: Effort) -> list[Result]:
-    """Compare whole iterations of the same rows, gradient steps and batch."""
+    """Measure PQN relative to DQN, with equal rows, gradient steps and batch per iteration."""
     size: dict[str, Any] = {"num_envs": 16, "rollout_length": 8}
     size = size if effort.quick else preset_size("pqn", BREAKOUT)
     passes: dict[str, Any] = {"minibatches": 4 if effort.quick else 32, "epochs": 2}
@@ -60,10 +63,10 @@ def measure_pqn(effort: Effort) -> list[Result]:
         effort._replace(iterations=2),
         lambda config: config.rows_per_iteration,
     )
-    return faster(cases, effort, of="rows acted and learned from twice")
+    return speed_ups(cases, effort, of="rows acted and learned from twice")
 
 
 def preset_size(name: str, env: str) -> dict[str, Any]:
-    """Return the environments and steps of an iteration of a preset."""
+    """Return the environments and vector steps per iteration of a preset."""
     config = preset(name, env=env)
     return {"num_envs": config.num_envs, "rollout_length": config.rollout_length}

@@ -1,4 +1,4 @@
-"""Techniques of several devices."""
+"""Measurements of the techniques over several devices and learners."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from typing import Any
 
 import jax
 
-from benchmarks.techniques.registry import Effort, Result
-from benchmarks.timing import Interval
+from benchmarks.techniques.registry import Result
+from benchmarks.timing import Effort, Interval
 
 
 def _scaling_rows(section: str, effort: Effort) -> list[dict[str, Any]]:
     """Return the rows of a section of ``benchmarks.scaling``.
 
-    On CPU by a process of its own, since the number of virtual devices is settled
-    when JAX starts; accelerators are there already, and are not shared.
+    On CPU they are measured in a separate process, since the number of virtual devices is fixed
+    when JAX starts. Accelerators are used in this process, since processes cannot share them.
     """
-    from benchmarks.scaling import cases
-    from benchmarks.scaling import effort as efforts
+    from benchmarks.scaling import plan as plans
+    from benchmarks.scaling.cases import measure_section
 
     if jax.default_backend() != "cpu":
-        most = jax.device_count()
-        chosen = efforts.QUICK if effort.quick else efforts.FULL
-        devices = tuple(count for count in chosen.devices if count <= most)
-        return cases.measure_section(section, chosen._replace(devices=devices))  # type: ignore[arg-type]
+        plan = plans.QUICK if effort.quick else plans.FULL
+        devices = tuple(count for count in plan.devices if count <= jax.device_count())
+        return measure_section(section, plan._replace(devices=devices))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "scaling.json"
         command = [sys.executable, "-m", "benchmarks.scaling", "--sections", section]
@@ -42,11 +41,16 @@ def _scaling_rows(section: str, effort: Effort) -> list[dict[str, Any]]:
 def measure_scaled(
     section: str, case: Sequence[str], against: str, column: str, of: str
 ) -> Callable[[Effort], list[Result]]:
-    """Make a measurement of the rows of a section: each one's ratio, but for those of 1.
+    """Return a measurement that takes its results from a section of ``benchmarks.scaling``.
+
+    The baseline, a ratio of exactly 1, is not a result.
 
     Args:
-      case: columns that name a row.
-      column: of the ratio.
+        section: section of the benchmark.
+        case: columns that name a row.
+        against: name of the baseline.
+        column: column of the ratio.
+        of: unit of work.
     """
 
     def measure(effort: Effort) -> list[Result]:

@@ -6,42 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks import workloads
-from benchmarks.timing import Case, Interval, alternate, ratio
+from benchmarks.timing import Case, Effort, Interval, alternate, ratio
 from jaxdqn.config.config import Config
 from jaxdqn.errors import suggest
 
-
-class Effort(NamedTuple):
-    """How long to measure."""
-
-    rounds: int
-    seconds: float
-    """Of one measurement, at least about."""
-    iterations: int
-    """In one call of a compiled scan."""
-    quick: bool
-    """Whether to leave out the larger cases."""
-
-
-FULL = Effort(rounds=9, seconds=0.3, iterations=200, quick=False)
-
-
+FULL = Effort(rounds=9, seconds=0.3, iterations=200)
 QUICK = Effort(rounds=3, seconds=0.05, iterations=50, quick=True)
 
 
 class Result(NamedTuple):
-    """One case of a technique against what it is compared with."""
+    """Speed-up of one case of a technique over its baseline."""
 
     case: str
     against: str
+    """Baseline."""
     speed_up: Interval
-    """How many times faster; below 1 it is slower."""
+    """Rate over the rate of the baseline; below 1 the case is slower."""
     of: str
-    """What is counted a second."""
+    """Unit of work that the rates count."""
 
 
 class Technique(NamedTuple):
-    """A way to make training fast, or something that training may need and what it costs."""
+    """Technique that makes training faster, or a variant of training and its cost."""
 
     name: str
     principle: str
@@ -55,10 +41,10 @@ TECHNIQUES: dict[str, Technique] = {}
 
 
 def register(technique: Technique) -> None:
-    """Add a technique to the table.
+    """Add a technique to the registry.
 
     Raises:
-      ValueError: if a field is empty, or the name is taken.
+        ValueError: if a field is empty or the name is already registered.
     """
     for field, value in technique._asdict().items():
         if not value:
@@ -68,11 +54,11 @@ def register(technique: Technique) -> None:
     TECHNIQUES[technique.name] = technique
 
 
-def chosen(names: Sequence[str]) -> list[Technique]:
-    """Return the techniques of these names, or all.
+def select_techniques(names: Sequence[str]) -> list[Technique]:
+    """Return the named techniques, or all if no name is given.
 
     Raises:
-      ValueError: if there is no such technique, with the nearest names.
+        ValueError: if there is no such technique; the message gives the nearest names.
     """
     for name in names:
         if name not in TECHNIQUES:
@@ -80,14 +66,16 @@ def chosen(names: Sequence[str]) -> list[Technique]:
     return [TECHNIQUES[name] for name in names or TECHNIQUES]
 
 
-def faster(
+def speed_ups(
     cases: Mapping[str, Case], effort: Effort, *, of: str, against: str | None = None
 ) -> list[Result]:
-    """Time cases in turn; return the speed-up of each over the one named ``against``.
+    """Time the cases alternately; return the speed-up of each over the baseline.
 
     Args:
-      cases: their work is counted in what is compared.
-      against: the first case by default.
+        cases: cases by name, their work in units of ``of``.
+        effort: amount of measurement.
+        of: unit of work.
+        against: name of the baseline; None takes the first case.
     """
     against = against or next(iter(cases))
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
@@ -106,7 +94,9 @@ def learning_cases(
     """Compile learning iterations of each configuration.
 
     Args:
-      work: units of an iteration; gradient steps by default.
+        configs: configurations by name.
+        effort: amount of measurement.
+        work: returns the units of work per iteration; by default gradient steps.
     """
     cases = {}
     for name, config in configs.items():

@@ -1,1 +1,1 @@
-"""Comparison with other libraries."""
+"""Comparison with other libraries at matched work: ``python -m benchmarks.versus``."""

@@ -1,8 +1,8 @@
-"""Drive jaxdqn at a peer's work in a process of its own, as ``peers.py`` drives the peers.
+"""Drive jaxdqn on the work of a peer in a separate process, as ``peers.py`` drives the peers.
 
 ``python -m benchmarks.versus.jaxdqn_driver GRADIENT_STEPS [GUARD] [WORK]`` writes the same lines
-of JSON; WORK is ``matched`` or ``pqn``. A process of its own, since ``NPROC`` sets the number of
-XLA's CPU threads when a process starts.
+of JSON; WORK is ``matched`` or ``pqn``. The process is separate because ``NPROC`` sets the number
+of XLA's CPU threads when a process starts.
 """
 
 from __future__ import annotations
@@ -10,38 +10,42 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxdqn.config.config import Config
+
+
+def _config(work: str, guard: Any) -> Config:
+    """Return the configuration of a work."""
+    from benchmarks.configs import matched
+    from jaxdqn.config.presets import preset
+
+    epsilon: dict[str, Any] = {"epsilon_schedule": "constant", "epsilon_end": 0.05}
+    if work == "pqn":
+        return preset("pqn", env="Breakout-MinAtar", total_rows=10_000_000, guard=guard, **epsilon)
+    return matched(
+        replay_capacity=10_000,
+        learning_rate=2.5e-4,
+        loss="squared",
+        target_period=50,
+        guard=guard,
+        **epsilon,
+    )
 
 
 def main() -> None:
-    """Compile, then do the work once for every line read."""
+    """Compile, then do the work once for every line on standard input."""
     import jax
 
     from benchmarks import workloads
     from benchmarks.timing import compile_cold
-    from benchmarks.workloads import matched
     from jaxdqn.config.config import Config
-    from jaxdqn.config.presets import preset
 
     compile_cold()
     guard = sys.argv[2] if len(sys.argv) > 2 else Config().guard
     work = sys.argv[3] if len(sys.argv) > 3 else "matched"
-    pqn = preset(
-        "pqn", env="Breakout-MinAtar", total_rows=10_000_000, epsilon_schedule="constant",
-        epsilon_end=0.05, guard=guard,
-    )  # fmt: skip
-    config = (
-        pqn
-        if work == "pqn"
-        else matched(
-            replay_capacity=10_000,
-            learning_rate=2.5e-4,
-            loss="squared",
-            target_period=50,
-            epsilon_schedule="constant",
-            epsilon_end=0.05,
-            guard=guard,
-        )
-    )
+    config = _config(work, guard)
     iterations = int(sys.argv[1]) // config.gradient_steps_per_iteration
     prepared = workloads.prepare_learning(config, iterations)
     jax.block_until_ready(prepared.case.run())

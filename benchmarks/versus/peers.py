@@ -1,17 +1,15 @@
-"""Drive a peer at the matched work, in the peer's own interpreter.
+"""Drive a peer on the matched work, in the peer's interpreter. Imports nothing of this project.
 
-``benchmarks.versus`` starts this file once for each peer: ``peers.py PEER
-ARGUMENT GRADIENT_STEPS``, the last being the work of one measurement. It uses the
-peer through its public entry, and speaks in lines of JSON: first
-``{"compile_seconds": ..., "versions": ...}`` (or ``{"missing": ..., "get": ...}``),
-then after every line ``go`` that it reads
-``{"seconds": ..., "env_steps": ..., "gradient_steps": ...}``. Compilation is that of
-the run; of a peer that compiles as it goes, all until it has first learned.
+``benchmarks.versus`` starts this file once per peer: ``peers.py PEER ARGUMENT GRADIENT_STEPS``,
+the last being the work of one measurement. It calls the public entry of the peer and writes lines
+of JSON: first ``{"compile_seconds": ..., "versions": ...}`` (or ``{"missing": ..., "get": ...}``),
+then ``{"seconds": ..., "env_steps": ..., "gradient_steps": ...}`` for every line ``go`` that it
+reads. ``compile_seconds`` is the compilation of the run; for a peer that compiles on demand it is
+the time until the first learning is done.
 
-The matched work is CartPole-v1, batch 128, a ring of 10 000, a gradient step
-every 10 environment steps, an MLP of 120 and 84 units, Adam, and epsilon at
-its final 0.05. For purejaxql it is PQN as published: Breakout-MinAtar, 128 environments, 32
-steps, 32 minibatches, 2 epochs. It imports nothing of this project.
+The matched work is CartPole-v1, batch 128, a replay of 10 000, one gradient step per 10 environment
+steps, an MLP of 120 and 84 units, Adam, and epsilon at its final value 0.05. For purejaxql it is
+PQN as published: Breakout-MinAtar, 128 environments, 32 steps, 32 minibatches, 2 epochs.
 """
 
 from __future__ import annotations
@@ -45,31 +43,31 @@ _PACKAGES = ("jax", "gymnax", "flashbax", "gymnasium", "torch", "stable_baseline
 
 
 class Missing(Exception):
-    """The peer is not there; the arguments say what is missing and how to get it."""
+    """The peer is unavailable; the arguments are the missing part and its source."""
 
 
-class Line:
-    """The line to ``benchmarks.versus``: standard output, which the peer may not write to."""
+class Channel:
+    """Channel to ``benchmarks.versus`` on standard output; output of the peer goes to stderr."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
-    def say(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """Send a message."""
         print(json.dumps(message), file=self._out, flush=True)
 
     def ready(self, compile_seconds: float) -> None:
-        """Say that the peer can be timed."""
-        self.say(compile_seconds=compile_seconds, versions=_versions())
+        """Report that the peer is ready for measurement."""
+        self.send(compile_seconds=compile_seconds, versions=_versions())
 
-    def asked(self) -> bool:
-        """Wait for the next request; false when there are no more."""
+    def wait_for_request(self) -> bool:
+        """Wait for the next request; return False at the end of the requests."""
         return sys.stdin.readline().strip() == "go"
 
 
-def purejaxrl(line: Line, path: str, gradient_steps: int) -> None:
-    """Drive purejaxrl's ``make_train`` (10 environments): a call is a whole short run."""
+def purejaxrl(channel: Channel, path: str, gradient_steps: int) -> None:
+    """Drive purejaxrl's ``make_train`` (10 environments); each measurement is a complete run."""
     module = _load_file(path, "purejaxrl", {"wandb": types.ModuleType("wandb")})
     env_steps = gradient_steps * ENV_STEPS_PER_GRADIENT_STEP
     config = {
@@ -82,7 +80,7 @@ def purejaxrl(line: Line, path: str, gradient_steps: int) -> None:
         "EPSILON_ANNEAL_TIME": 25e4,
         "TARGET_UPDATE_INTERVAL": TARGET_PERIOD,
         "LR": LEARNING_RATE,
-        # It learns as soon as the buffer holds a batch.
+        # Learning starts once the buffer holds a batch.
         "LEARNING_STARTS": 0,
         "TRAINING_INTERVAL": ENV_STEPS_PER_GRADIENT_STEP,
         "LR_LINEAR_DECAY": False,
@@ -91,17 +89,17 @@ def purejaxrl(line: Line, path: str, gradient_steps: int) -> None:
         "ENV_NAME": "CartPole-v1",
         "WANDB_MODE": "disabled",
     }
-    _whole_runs(line, module.make_train(config), env_steps, "updates")
+    _complete_runs(channel, module.make_train(config), env_steps, "updates")
 
 
-def purejaxql(line: Line, path: str, gradient_steps: int) -> None:
-    """Drive purejaxql's ``make_train`` of ``pqn_minatar.py``: a call is a whole short run."""
+def purejaxql(channel: Channel, path: str, gradient_steps: int) -> None:
+    """Drive purejaxql's ``make_train`` (pqn_minatar.py); each measurement is a complete run."""
     hydra: Any = types.ModuleType("hydra")
     hydra.main = lambda **_: lambda function: function
     omegaconf: Any = types.ModuleType("omegaconf")
     omegaconf.OmegaConf = None
-    stand_ins = {"hydra": hydra, "omegaconf": omegaconf, "wandb": types.ModuleType("wandb")}
-    module = _load_file(path, "purejaxql", stand_ins)
+    replacements = {"hydra": hydra, "omegaconf": omegaconf, "wandb": types.ModuleType("wandb")}
+    module = _load_file(path, "purejaxql", replacements)
     minibatches, epochs, num_envs, steps = 32, 2, 128, 32
     env_steps = gradient_steps // (minibatches * epochs) * num_envs * steps
     config = {
@@ -124,31 +122,31 @@ def purejaxql(line: Line, path: str, gradient_steps: int) -> None:
         "TEST_DURING_TRAINING": False,
         "WANDB_MODE": "disabled",
     }
-    _whole_runs(line, module.make_train(config), env_steps, "grad_steps")
+    _complete_runs(channel, module.make_train(config), env_steps, "grad_steps")
 
 
-def stable_baselines3(line: Line, num_envs: str, gradient_steps: int) -> None:
-    """Drive Stable-Baselines3's DQN; a call is ``learn`` continued."""
+def stable_baselines3(channel: Channel, num_envs: str, gradient_steps: int) -> None:
+    """Drive Stable-Baselines3's DQN; each measurement continues ``learn``."""
     package = _import("stable_baselines3", "stable-baselines3")
-    _stable_baselines(line, package.DQN, num_envs, gradient_steps, device="cpu")
+    _stable_baselines(channel, package.DQN, num_envs, gradient_steps, device="cpu")
 
 
-def sbx(line: Line, num_envs: str, gradient_steps: int) -> None:
-    """Drive SBX's DQN; a call is ``learn`` continued."""
-    _stable_baselines(line, _import("sbx", "sbx-rl").DQN, num_envs, gradient_steps)
+def sbx(channel: Channel, num_envs: str, gradient_steps: int) -> None:
+    """Drive SBX's DQN; each measurement continues ``learn``."""
+    _stable_baselines(channel, _import("sbx", "sbx-rl").DQN, num_envs, gradient_steps)
 
 
-def cleanrl(line: Line, path: str, gradient_steps: int) -> None:
-    """Drive CleanRL's ``dqn_jax.py``: the script runs once, held up where it reports its speed."""
+def cleanrl(channel: Channel, path: str, gradient_steps: int) -> None:
+    """Drive CleanRL's ``dqn_jax.py``; the script runs once, paused where it logs its speed."""
     _import("torch", "torch")
     script = _existing(path, "https://github.com/vwxyzjn/cleanrl (cleanrl/dqn_jax.py)")
     root = script.resolve().parent.parent
     if not (root / "cleanrl_utils").is_dir():
-        raise Missing(f"cleanrl_utils beside {path}", "git clone the whole repository")
+        raise Missing(f"cleanrl_utils beside {path}", "git clone the repository")
     sys.path.insert(0, str(root))
-    _fit_vector_env()
+    _emulate_gymnasium_0_29()
     module: Any = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = _make_holding_writer(line, gradient_steps)
+    module.SummaryWriter = _make_pausing_writer(channel, gradient_steps)
     sys.modules["torch.utils.tensorboard"] = module
     flags = {
         "total-timesteps": 10**9,
@@ -165,35 +163,37 @@ def cleanrl(line: Line, path: str, gradient_steps: int) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-def _whole_runs(line: Line, train: Callable[..., Any], env_steps: int, counted: str) -> None:
-    """Measure a pure ``train(key)``, which is a whole run, a seed at a time.
+def _complete_runs(
+    channel: Channel, train: Callable[..., Any], env_steps: int, counter: str
+) -> None:
+    """Measure a pure function ``train(key)`` that makes a complete run; each run has a new seed.
 
-    ``counted`` is the metric that says how many gradient steps a run has taken.
+    ``counter`` is the metric that counts the gradient steps of a run.
     """
     jax: Any = sys.modules["jax"]
     start = time.perf_counter()
     run = jax.jit(train).lower(jax.random.PRNGKey(0)).compile()
     compile_seconds = time.perf_counter() - start
     jax.block_until_ready(run(jax.random.PRNGKey(0)))
-    line.ready(compile_seconds)
+    channel.ready(compile_seconds)
     seed = 1
-    while line.asked():
+    while channel.wait_for_request():
         key = jax.block_until_ready(jax.random.PRNGKey(seed))
         start = time.perf_counter()
         out = jax.block_until_ready(run(key))
         seconds = time.perf_counter() - start
-        learned = int(out["metrics"][counted][-1])
-        line.say(seconds=seconds, env_steps=env_steps, gradient_steps=learned)
+        updates = int(out["metrics"][counter][-1])
+        channel.send(seconds=seconds, env_steps=env_steps, gradient_steps=updates)
         seed += 1
 
 
 def _stable_baselines(
-    line: Line, learner: Any, num_envs: str, gradient_steps: int, **options: Any
+    channel: Channel, algorithm: Any, num_envs: str, gradient_steps: int, **options: Any
 ) -> None:
     envs = int(num_envs or 1)
     make_vec_env = _import("stable_baselines3", "stable-baselines3").common.env_util.make_vec_env
     warmup = 4 * BATCH_SIZE
-    model = learner(
+    model = algorithm(
         "MlpPolicy",
         make_vec_env("CartPole-v1", n_envs=envs, seed=0),
         learning_rate=LEARNING_RATE,
@@ -211,8 +211,8 @@ def _stable_baselines(
     )
     start = time.perf_counter()
     model.learn(2 * warmup, log_interval=None)
-    line.ready(time.perf_counter() - start)
-    while line.asked():
+    channel.ready(time.perf_counter() - start)
+    while channel.wait_for_request():
         before, updates = model.num_timesteps, model._n_updates
         start = time.perf_counter()
         model.learn(
@@ -221,21 +221,21 @@ def _stable_baselines(
             log_interval=None,
         )
         seconds = time.perf_counter() - start
-        line.say(
+        channel.send(
             seconds=seconds,
             env_steps=model.num_timesteps - before,
             gradient_steps=model._n_updates - updates,
         )
 
 
-def _make_holding_writer(line: Line, gradient_steps: int) -> Callable[..., Any]:
-    """Make a stand-in for the script's log writer that waits for requests.
+def _make_pausing_writer(channel: Channel, gradient_steps: int) -> Callable[..., Any]:
+    """Make a replacement of the script's log writer that waits for requests.
 
-    The script logs its speed every 100 steps, last of what it logs, with the
-    loss fetched from the device just before.
+    Every 100 steps the script logs the loss, which waits for the device, and then its speed. The
+    writer therefore measures between two logs of the speed.
     """
     start = time.perf_counter()
-    began: list[tuple[float, int]] = []
+    started: list[tuple[float, int]] = []
 
     class Writer:
         def add_text(self, *args: Any) -> None:
@@ -245,24 +245,24 @@ def _make_holding_writer(line: Line, gradient_steps: int) -> Callable[..., Any]:
             if name != "charts/SPS":
                 return
             now = time.perf_counter()
-            if not began:
-                line.ready(now - start)
+            if not started:
+                channel.ready(now - start)
             else:
-                since, first = began[-1]
+                since, first = started[-1]
                 if step - first < gradient_steps * ENV_STEPS_PER_GRADIENT_STEP:
                     return
                 steps = step - first
-                learned = steps // ENV_STEPS_PER_GRADIENT_STEP
-                line.say(seconds=now - since, env_steps=steps, gradient_steps=learned)
-            if not line.asked():
+                updates = steps // ENV_STEPS_PER_GRADIENT_STEP
+                channel.send(seconds=now - since, env_steps=steps, gradient_steps=updates)
+            if not channel.wait_for_request():
                 raise SystemExit
-            began.append((time.perf_counter(), step))
+            started.append((time.perf_counter(), step))
 
     return lambda *args, **kwargs: Writer()
 
 
-def _fit_vector_env() -> None:
-    """Let gymnasium 1's vector environments answer as 0.29's did, for which the script is."""
+def _emulate_gymnasium_0_29() -> None:
+    """Give vector environments of gymnasium 1 the interface of 0.29, which the script expects."""
     vector = _import("gymnasium", "gymnasium").vector
     if not hasattr(vector, "AutoresetMode"):
         return
@@ -282,7 +282,7 @@ def _fit_vector_env() -> None:
     vector.SyncVectorEnv = SyncVectorEnv
 
 
-def _load_file(path: str, name: str, stand_ins: dict[str, Any]) -> Any:
+def _load_file(path: str, name: str, replacements: dict[str, Any]) -> Any:
     file = _existing(path, _SOURCES[name])
     jax = _import("jax", "jax")
     for package in ("gymnax", "flashbax") if name == "purejaxrl" else ("gymnax",):
@@ -290,7 +290,7 @@ def _load_file(path: str, name: str, stand_ins: dict[str, Any]) -> Any:
             raise Missing(package, f"pip install {package}")
     if not hasattr(jax, "tree_map"):
         jax.tree_map = jax.tree.map
-    sys.modules.update(stand_ins)
+    sys.modules.update(replacements)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
@@ -301,7 +301,7 @@ def _load_file(path: str, name: str, stand_ins: dict[str, Any]) -> Any:
 
 def _existing(path: str, source: str) -> Path:
     if not Path(path).is_file():
-        raise Missing(f"{path or 'its file'}: no such file", f"{source}, given as PEER=FILE")
+        raise Missing(f"{path or 'its file'}: no such file", f"{source}, as --peer PEER=FILE")
     return Path(path)
 
 
@@ -322,7 +322,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-PEERS: dict[str, Callable[[Line, str, int], None]] = {
+PEERS: dict[str, Callable[[Channel, str, int], None]] = {
     "purejaxrl": purejaxrl,
     "purejaxql": purejaxql,
     "sb3": stable_baselines3,
@@ -332,13 +332,13 @@ PEERS: dict[str, Callable[[Line, str, int], None]] = {
 
 
 def main(name: str, argument: str, gradient_steps: str) -> None:
-    """Drive one peer until its requests end."""
-    line = Line()
+    """Drive one peer until the requests end."""
+    channel = Channel()
     try:
-        PEERS[name](line, argument, int(gradient_steps))
+        PEERS[name](channel, argument, int(gradient_steps))
     except Missing as missing:
-        what, how = missing.args
-        line.say(missing=what, get=how)
+        part, source = missing.args
+        channel.send(missing=part, get=source)
 
 
 if __name__ == "__main__":

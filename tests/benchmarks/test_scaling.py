@@ -1,4 +1,4 @@
-"""Scaling over devices: what is measured, and the model of it."""
+"""Scaling over devices: the measured sections, and the model."""
 
 import json
 import os
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scaling import __main__, cases, model, population
-from benchmarks.scaling import effort as effort_module
+from benchmarks import configs
+from benchmarks.scaling import __main__, cases, model, plan, population
 from benchmarks.scaling.model import Link, Work
+from benchmarks.timing import Effort
 from jaxdqn.config.config import replace
 from jaxdqn.errors import RunFailed
 
@@ -19,13 +20,13 @@ WORK = Work(seconds=1e-3, parameters=1_000_000, coding=1e-4)
 LINK = Link(bytes_per_second=1e9, latency=1e-5)
 
 
-def test_a_ring_by_hand():
-    # Of 4 devices: 6 messages of a quarter of 4 MB, 1 ms each at 1 GB/s, and 10 us before each.
+def test_the_time_of_a_ring_agrees_with_a_hand_calculation():
+    # 4 devices: 6 messages of a quarter of 4 MB, each 1 ms at 1 GB/s after a latency of 10 us.
     assert model.ring_seconds(4e6, 4, LINK) == pytest.approx(6 * (1e-5 + 1e-3))
     assert model.ring_seconds(4e6, 1, LINK) == 0
 
 
-def test_a_step_by_hand():
+def test_the_time_of_a_step_agrees_with_a_hand_calculation():
     def step(form, **more):
         return model.step_seconds(WORK, LINK, 4, form=form, **more)
 
@@ -34,16 +35,16 @@ def test_a_step_by_hand():
     assert step("int8") == pytest.approx(1e-3 + 1e-4 + 6 * (1e-5 + 0.25390625e-3))
     assert step("average", every=6) == pytest.approx(1e-3 + 1.01e-3)
     assert model.efficiency(WORK, LINK, 4, form="float32") == pytest.approx(1 / 7.06)
-    # Alone nothing is sent, and nothing encoded.
+    # One device sends and encodes nothing.
     for form in model.FORMS:
         assert model.step_seconds(WORK, LINK, 1, form=form) == 1e-3
     with pytest.raises(ValueError, match=r"^form='int4': must be one of"):
         step("int4")
 
 
-def test_where_a_saving_pays():
+def test_the_number_of_devices_from_which_a_form_is_faster():
     assert model.pays_from(WORK, LINK, "int8") == 2
-    # 40 bytes: there is nothing to compress, but there are messages to spare.
+    # 40 bytes: compression saves nothing, fewer messages do.
     tiny = WORK._replace(parameters=10)
     assert model.pays_from(tiny, LINK, "int8") is None
     assert model.pays_from(tiny, LINK, "average") == 4
@@ -53,7 +54,7 @@ def test_where_a_saving_pays():
     assert model.efficiency(slow, LINK, 4, form="float32") == pytest.approx(1 / 1.05)
 
 
-def test_a_link_is_found_again_from_all_reduces_over_it():
+def test_a_link_is_recovered_from_its_all_reduces():
     points = [
         (size, devices, model.ring_seconds(size, devices, LINK))
         for size in (4e3, 4e6)
@@ -62,19 +63,19 @@ def test_a_link_is_found_again_from_all_reduces_over_it():
     found = model.fit_link(points)
     assert found.bytes_per_second == pytest.approx(1e9)
     assert found.latency == pytest.approx(1e-5)
-    with pytest.raises(ValueError, match="two sizes or more"):
+    with pytest.raises(ValueError, match="at least two sizes"):
         model.fit_link(points[:1])
 
 
-def test_the_check_holds_predictions_against_measurements(tmp_path, capsys):
+def test_the_check_compares_predictions_with_measurements(tmp_path, capsys):
     def of(median):
         return {"median": median, "low": median, "high": median}
 
     def row(devices, silent):
         work = Work(1e-6 * silent, 1_000_000)
-        took = 1e6 * model.step_seconds(work, LINK, devices, form="float32")
+        predicted = 1e6 * model.step_seconds(work, LINK, devices, form="float32")
         return {"setting": "x", "D": devices, "silent, us": of(silent), "parameters": 1_000_000,
-                "us/gradient step": of(2 * took)}  # fmt: skip
+                "us/gradient step": of(2 * predicted)}  # fmt: skip
 
     link = [
         {
@@ -93,17 +94,17 @@ def test_the_check_holds_predictions_against_measurements(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--step-us", "0"], "step_us=0.0: must be above 0"),
         (["--latency-us", "-1"], "latency_us=-1.0: must be at least 0"),
-        (["--devices", "0"], "devices=(0,): must be at least 1 each"),
+        (["--devices", "0"], "devices=(0,): must each be at least 1"),
         (["--check", "nowhere.json"], "must be a file of benchmarks.scaling"),
     ],
 )
-def test_the_model_refuses_what_makes_no_sense(arguments, said, capsys):
+def test_the_model_rejects_invalid_flags(arguments, message, capsys):
     assert model.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,16 +114,16 @@ def test_the_model_refuses_what_makes_no_sense(arguments, said, capsys):
         for name in __main__.SECTIONS
     ],
 )
-def test_every_section_measures_what_its_table_shows(section, monkeypatch):
-    effort = effort_module.Effort(1, 0.0, 8, (1, 2), (1, 2))
-    small = cases._sized("CartPole-v1", num_envs=2, batch_size=64, hidden_sizes=(8,))
-    wide = replace(small, hidden_sizes=(512, 64))  # narrower layers cannot be split
-    # For the processes of populations, which so compile in half the time.
+def test_every_section_measures_the_columns_of_its_table(section, monkeypatch):
+    small_plan = plan.Plan(Effort(1, 0.0, 8), (1, 2), (1, 2))
+    small = cases.divisible("CartPole-v1", num_envs=2, batch_size=64, hidden_sizes=(8,))
+    wide = replace(small, hidden_sizes=(512, 64))  # narrower layers are not split
+    # The processes of populations compile in half the time without optimisation.
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     monkeypatch.setattr(cases, "_settings", lambda: {"small": small})
-    monkeypatch.setattr(cases, "_matched", lambda: small)
-    monkeypatch.setattr(cases, "_sized", lambda *_, **__: wide)
-    rows = cases.measure_section(section, effort)
+    monkeypatch.setattr(configs, "matched", lambda: small)
+    monkeypatch.setattr(cases, "divisible", lambda *_, **__: wide)
+    rows = cases.measure_section(section, small_plan)
     assert all(set(__main__.HEADERS[section]) <= set(row) for row in rows)
     _EXPECTED[section](rows)
 
@@ -145,18 +146,18 @@ def _check_communication(rows):
 
 def _check_model(rows):
     assert [row["data x model"] for row in rows] == ["1 x 1", "2 x 1", "1 x 2"]
-    whole, replica, half = (int(row["parameter bytes/device"].replace(",", "")) for row in rows)
-    assert whole == replica
-    assert half < 0.6 * whole
+    single, replica, half = (int(row["parameter bytes/device"].replace(",", "")) for row in rows)
+    assert single == replica
+    assert half < 0.6 * single
 
 
 def _check_population(rows):
-    alone = ["one by one", "one by one, all cores"][: 2 if (os.cpu_count() or 1) > 1 else 1]
+    single = ["one by one", "one by one, all cores"][: 2 if (os.cpu_count() or 1) > 1 else 1]
     together = [("map", 1), ("vmap", 1), ("map", 2), ("vmap", 2), ("two processes", 1)]
     found = [(row["P"], row["how"], row["devices"]) for row in rows]
     assert found == [
-        *((1, how, 1) for how in alone),
-        *((2, how, 1) for how in alone),
+        *((1, how, 1) for how in single),
+        *((2, how, 1) for how in single),
         *((2, how, devices) for how, devices in together),
     ]
     assert all(row["compile s"] > 0 for row in rows)
@@ -180,7 +181,7 @@ def _equal(found, wanted):
     assert found == wanted
 
 
-class _FakeProcess(population._Started):
+class _FakeProcess(population._LearnerProcess):
     def __init__(self, *rates):
         self.compile_seconds = 1.5
         self._rates = list(rates)
@@ -189,7 +190,7 @@ class _FakeProcess(population._Started):
         return self._rates.pop(0)
 
 
-def test_processes_side_by_side_add_up_and_all_is_held_against_one_by_one():
+def test_concurrent_processes_add_up_and_ratios_are_relative_to_one_by_one():
     settings = {
         ("one by one", 1): [_FakeProcess(100.0, 200.0, 100.0)],
         ("map", 2): [_FakeProcess(150.0, 300.0, 150.0)],
@@ -204,18 +205,21 @@ def test_processes_side_by_side_add_up_and_all_is_held_against_one_by_one():
     assert pair["over one by one"] == pytest.approx((1, 1, 1))
 
 
-def test_a_process_that_ends_ends_the_command_with_what_it_said(monkeypatch):
-    config = cases._sized("CartPole-v1", num_envs=2, num_seeds=4)
-    effort = effort_module.Effort(1, 0.0, 8, (1,), (4,))
+def test_a_process_that_ends_fails_the_command_with_its_message(monkeypatch):
+    config = cases.divisible("CartPole-v1", num_envs=2, num_seeds=4)
+    effort = Effort(1, 0.0, 8)
     monkeypatch.setattr(population.sys, "executable", "/bin/false")
-    with ExitStack() as stack, pytest.raises(RunFailed, match=r"4 learners on 1 devices: it ended"):
-        population._Started(stack, config, effort)
+    with (
+        ExitStack() as stack,
+        pytest.raises(RunFailed, match=r"4 learners on 1 devices: the proc"),
+    ):
+        population._LearnerProcess(stack, config, effort)
 
 
-def test_where_there_is_one_device_what_compares_several_is_skipped(monkeypatch, capsys, tmp_path):
-    effort = effort_module.QUICK._replace(devices=(1,))
+def test_sections_that_need_several_devices_are_skipped_on_one(monkeypatch, capsys, tmp_path):
+    one_device = plan.QUICK._replace(devices=(1,))
     stamped = {**__main__.stamp(), "devices": 1, "platform": "cpu"}
-    monkeypatch.setattr(__main__, "_effort_here", lambda _: (effort, True))
+    monkeypatch.setattr(__main__, "_plan_for_devices", lambda _: (one_device, True))
     monkeypatch.setattr(__main__, "compile_cold", lambda: None)
     monkeypatch.setattr(__main__, "stamp", lambda: stamped)
     measured = []
@@ -225,14 +229,14 @@ def test_where_there_is_one_device_what_compares_several_is_skipped(monkeypatch,
     out = tmp_path / "scaling.json"
     assert __main__.main(["--json", str(out)]) == 0
     assert measured == ["unmapped", "population"]
-    said = capsys.readouterr().out
-    assert said.count("skipped: it takes two devices or more, and there is one cpu device") == 5
+    output = capsys.readouterr().out
+    assert output.count("skipped: needs at least two devices, and there is one cpu device") == 5
     assert "link" not in json.loads(out.read_text())
     stamped["platform"] = "tpu"
-    assert "share a TPU" in __main__.why_not("population", stamped)
+    assert "share a TPU" in __main__.unavailable("population", stamped)
 
 
-def test_the_command_goes_on_with_one_device():
+def test_the_command_succeeds_with_one_device():
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.scaling", "--quick", "--virtual-devices", "1"),
@@ -244,9 +248,9 @@ def test_the_command_goes_on_with_one_device():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("there is one cpu device; --virtual-devices 2 makes as many") == 2
+    assert done.stdout.count("there is one cpu device; --virtual-devices 2 divides") == 2
 
 
-def test_no_virtual_device_is_refused(capsys):
+def test_zero_virtual_devices_are_rejected(capsys):
     assert __main__.main(["--virtual-devices", "0"]) == 2
     assert "virtual_devices=0: must be at least 1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The members of the family under the mappings: each runs, learns, and keeps its replicas equal."""
+"""Members of the family under the mappings: each runs, learns, and keeps its replicas equal."""
 
 import jax
 import jax.numpy as jnp
@@ -64,4 +64,4 @@ def test_every_member_learns_under_every_mapping(member, mapping):
         if config.replicas > 1:
             np.testing.assert_array_equal(after[0], after[1])
         else:
-            assert (np.asarray(after[0]) != np.asarray(after[1])).any(), "learners that are one"
+            assert (np.asarray(after[0]) != np.asarray(after[1])).any(), "identical learners"

@@ -1,4 +1,4 @@
-"""Each preset reaches its known result, over five seeds; the results are recorded."""
+"""Known results of the presets over five seeds, recorded in benchmarks/results/learning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEEDS = range(5)
 
 def _record(name: str, summaries: list[dict], **more: object) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    kept = (
+    fields = (
         "seed", "env_steps", "gradient_steps", "train_seconds", "compile_seconds", "solved",
         "seconds_to_solve", "eval_return_mean", "best_eval_return_mean", "best_fresh_return_mean",
     )  # fmt: skip
@@ -32,24 +32,24 @@ def _record(name: str, summaries: list[dict], **more: object) -> None:
         "device": summaries[0]["device_kind"],
         "machine": platform.machine(),
         **more,
-        "seeds": [{field: summary[field] for field in kept} for summary in summaries],
+        "seeds": [{field: summary[field] for field in fields} for summary in summaries],
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _train(
-    name: str, place: Path, seeds: range = SEEDS, more: Sequence[str] = ()
+    name: str, directory: Path, seeds: range = SEEDS, more: Sequence[str] = ()
 ) -> tuple[list[dict], np.ndarray]:
-    """Train a preset on each seed; return summaries and the best policies' fresh returns.
+    """Train a preset on each seed; return summaries and the fresh returns of the best policies.
 
-    Each seed is a process of the command line's: the clocks and the records are of
-    the library as its users run it, not of a test's settings and virtual devices.
+    Each seed is a separate process of the command line. Times and records are then those of a
+    user's run, without the settings and the virtual devices of the tests.
     """
     environment = {key: value for key, value in os.environ.items() if key != "NPROC"}
     summaries = []
     for seed in seeds:
-        out = place / f"{name}-{seed}"
-        command = [sys.executable, "-m", "experiments.run", name]
+        out = directory / f"{name}-{seed}"
+        command = [sys.executable, "-m", "jaxdqn", "run", name]
         subprocess.run(
             [*command, "--seed", str(seed), "--out", str(out), *more],
             cwd=ROOT,
@@ -62,8 +62,10 @@ def _train(
 
 
 def frozen_lake_optimum(steps: int = 100) -> float:
-    """Return the best probability of reaching the goal within the time limit, by backward
-    induction over the slippery 4x4 map."""
+    """Return the highest probability of reaching the goal within the time limit.
+
+    Computed by backward induction over the slippery 4x4 map.
+    """
     desc = "SFFFFHFHFFFHHFFG"
     moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
 
@@ -90,7 +92,7 @@ def frozen_lake_optimum(steps: int = 100) -> float:
 
 
 def deep_sea_optimum(size: int = 8) -> float:
-    """Return the value of going right always, by backward induction over the grid."""
+    """Return the optimal return, that of always moving right, by backward induction."""
     value = np.zeros(size)
     for _ in range(size):
         left = np.array([value[max(c - 1, 0)] for c in range(size)])
@@ -101,12 +103,12 @@ def deep_sea_optimum(size: int = 8) -> float:
     return float(value[0])
 
 
-def test_frozen_lake_optimum_is_the_known_one():
+def test_the_frozen_lake_optimum_has_its_known_value():
     assert frozen_lake_optimum(1_000) == pytest.approx(14 / 17, abs=1e-3)
     assert 0.7 < frozen_lake_optimum() < 14 / 17
 
 
-def test_deep_sea_optimum_is_the_reward_less_the_cost_of_moving():
+def test_the_deep_sea_optimum_is_the_reward_minus_the_cost_of_moving():
     assert deep_sea_optimum() == pytest.approx(0.99)
 
 
@@ -130,7 +132,7 @@ def test_preset_reaches_its_known_result(name, bar, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_memory_a_memory_chain_is_chance(tmp_path):
+def test_plain_dqn_is_at_chance_on_a_memory_chain(tmp_path):
     summaries, returns = _train("dqn", tmp_path, more=["--env", "MemoryChain-bsuite"])
     _record("memorychain-dqn", summaries, bar="chance, 0", mean=float(returns.mean()))
     assert np.abs(returns).max() < 0.15, returns.tolist()

@@ -1,1 +1,1 @@
-"""Studies: presets, environments and seeds, resumable, with a report."""
+"""Studies: presets on environments over seeds, resumable, with a report."""

@@ -1,7 +1,7 @@
 """Train presets on environments with several seeds each: ``jaxdqn study``.
 
-Results go to one file, and what is there is not run again. The report follows the protocol of
-rliable (Agarwal et al. 2021): interquartile means with stratified bootstrap intervals.
+Results are appended to one file; what it contains is not trained again. The report follows the
+protocol of rliable (Agarwal et al. 2021): interquartile means with stratified bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -12,56 +12,63 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+import tyro
 
 from jaxdqn.cli.backend import is_small, keep_compiled_programs, use_cpu_threads
 from jaxdqn.cli.flags import FAILED, parse, run_command
 from jaxdqn.cli.study.cells import make_cell
-from jaxdqn.cli.study.jobs import Study, complain, jobs_of, run_jobs
+from jaxdqn.cli.study.definition import read_definition
+from jaxdqn.cli.study.jobs import Study, jobs_of, print_error, run_jobs
 from jaxdqn.cli.study.results import REPORT, RESULTS, done_seeds, read_results, repair
-from jaxdqn.cli.study.settings import PLACE, read_settings, seeds_text
+from jaxdqn.cli.study.settings import EXECUTION_FIELDS, read_settings, seeds_text
 from jaxdqn.config.presets import ALGORITHMS, TASKS, preset
 from jaxdqn.storage.directory import lock, unwritable_error
 from jaxdqn.storage.jsonl import Record
 
-_DESCRIPTION = """Train presets on environments, with several seeds of each pair (a cell) in one
-program on the device, and report interquartile means over seeds. Results are appended to
-OUT/results.jsonl when a run of seeds ends; the same command, or one with more presets,
-environments or seeds, runs what is not there yet. Ctrl-C, SIGTERM or --max-seconds ends the study
-with everything written; the same command goes on with the run in flight. Every run uses up its
-budget, solved or not. A run's own directory is in OUT/cells; its checkpoints are removed when its
-results are written. To train seeds anew, remove their lines and that directory. Presets: {tasks};
-{algorithms}."""
+_DESCRIPTION = """Train presets on environments, several seeds each, and report interquartile means
+over seeds. A preset on an environment is a cell; its seeds train together in one program on the
+device. Results are appended to OUT/results.jsonl when a run ends. The same command, or one with
+more presets, environments or seeds, trains only what is missing. Ctrl-C, SIGTERM or --max-seconds
+stops the study with all its data on disk; repeat the command to resume the interrupted run. Every
+run trains for its complete budget, solved or not. Run directories are in OUT/cells; checkpoints
+are removed when the results are recorded. To train seeds again, remove their lines from
+results.jsonl and their run directory. Presets: {tasks}; {algorithms}."""
 
 
-_STATES = {"new": "to run", "begun": "begun", "ended": "ended, to be recorded"}
+_STATES = {"new": "to run", "started": "started", "finished": "finished, not recorded"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     out: str
-    """Directory of the study: results.jsonl, report.md, curves.png and the runs, in cells/."""
+    """Directory of the study: results.jsonl, report.md, curves.png, and the runs in cells/."""
+    definition: str | None = None
+    """TOML file with the values of presets, envs, seeds, first_seed, total_rows, seeds_at_once
+    and a table [settings], as in experiments/studies/. A flag replaces the value of the file."""
     presets: tuple[str, ...] = ()
     """Presets to train."""
     envs: tuple[str, ...] = ()
-    """Environments to train each of them on."""
+    """Environments to train each preset on."""
     seeds: int = 5
-    """How many seeds each preset has on each environment."""
+    """Number of seeds of each preset on each environment."""
     first_seed: int = 0
-    """The first of them; the others follow it."""
+    """First seed; the others follow consecutively."""
     total_rows: int | None = None
-    """Rows of each seed; by default what each preset says."""
+    """Rows per seed; by default the value of each preset."""
     set: tuple[str, ...] = ()
-    """Fields of the configuration, as NAME=VALUE, of every cell; they make it another cell. For
-    curves of as many points give eval_every, in rows."""
+    """Configuration fields of every cell, as NAME=VALUE. Cells with different fields are different
+    cells. For curves with equally many points set eval_every, in rows."""
     seeds_at_once: int | None = None
-    """Most seeds to train in one program; by default all, which takes the most memory."""
+    """Maximum number of seeds per program; by default all, which needs the most memory."""
     max_seconds: float | None = None
-    """Wall-clock seconds after which the study ends as on SIGTERM."""
+    """Wall-clock seconds after which the study stops as on SIGTERM."""
     dry_run: bool = False
-    """List the cells and what there is of each, and train nothing."""
+    """List the cells and their state, and train nothing."""
     report: bool = False
-    """Only write report.md and curves.png anew, of all results; with presets and envs say what is
-    not run of them."""
+    """Only write report.md and curves.png, from all results. With presets and envs the report also
+    lists what is missing of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    description = _DESCRIPTION.format(tasks=", ".join(TASKS), algorithms=", ".join(ALGORITHMS))
-    flags = parse(Flags, argv, prog="jaxdqn study", description=description)
+    flags = read_flags(argv)
     study = read_study(flags)
     if flags.dry_run:
         print("\n".join(listing(study, read_results(study.out / RESULTS).results)))
@@ -86,40 +92,56 @@ def _main(argv: Sequence[str]) -> int:
             lock(study.out, stack)
         except OSError as error:
             raise unwritable_error(study.out, error) from error
-        return _go_on(study, flags)
+        return _run_study(study, flags)
+
+
+def read_flags(argv: Sequence[str]) -> Flags:
+    """Parse the command line; with ``--definition`` its file replaces the defaults.
+
+    Raises:
+        UsageError: if a flag or a value is invalid.
+        ValueError: if the definition is invalid.
+    """
+    description = _DESCRIPTION.format(tasks=", ".join(TASKS), algorithms=", ".join(ALGORITHMS))
+    options: dict[str, Any] = {"prog": "jaxdqn study", "description": description}
+    flags = parse(Flags, argv, **options)
+    if flags.definition is None:
+        return flags
+    defaults = Flags(out=tyro.MISSING, **read_definition(flags.definition))
+    return parse(Flags, argv, default=defaults, **options)
 
 
 def read_study(flags: Flags) -> Study:
-    """Return what the flags ask for.
+    """Return the study that the flags describe.
 
     Raises:
-        ValueError: naming the flag, its value and what would be right.
+        ValueError: if a flag is invalid; the message names it, its value and the constraint.
     """
     _check(flags)
     overrides = read_settings(flags.set)
     for name in flags.presets:
-        preset(name)  # refuses one that there is not
+        preset(name)  # raises if there is no such preset
     seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
     at_once = seeds[: flags.seeds_at_once]
-    cells, refused = [], {}
+    cells, invalid = [], {}
     for env in flags.envs:
         for name in flags.presets:
             try:
                 cells.append(make_cell(name, env, at_once, overrides, flags.total_rows))
             except ValueError as error:
-                refused[f"{name} on {env}"] = str(error)
-    if refused and not cells:
-        raise ValueError(next(iter(refused.values())))
+                invalid[f"{name} on {env}"] = str(error)
+    if invalid and not cells:
+        raise ValueError(next(iter(invalid.values())))
     if cells and all(cell.config.devices == 1 and is_small(cell.config) for cell in cells):
         use_cpu_threads(cells[0].config, None)
     limits = _limits(flags.envs)
     return Study(
-        Path(flags.out), cells, refused, limits, seeds, flags.seeds_at_once, flags.max_seconds
+        Path(flags.out), cells, invalid, limits, seeds, flags.seeds_at_once, flags.max_seconds
     )
 
 
 def listing(study: Study, results: Sequence[Record]) -> list[str]:
-    """Return a line for each cell that says what there is of it."""
+    """Return one line per cell: its rows and the state of its seeds."""
     lines = []
     for cell in study.cells:
         done = done_seeds(cell, results) & set(study.seeds)
@@ -129,11 +151,11 @@ def listing(study: Study, results: Sequence[Record]) -> list[str]:
             for job in jobs_of(study, cell, results)
         ]
         lines.append(f"{cell}, {cell.config.total_rows:,} rows: {'; '.join(states)}")
-    return lines + [f"{name}: refused: {why}" for name, why in study.refused.items()]
+    return lines + [f"{name}: invalid: {message}" for name, message in study.invalid.items()]
 
 
 def _check(flags: Flags) -> None:
-    """Refuse flags that are out of range, or do not go together."""
+    """Raise if a flag is out of range or flags contradict each other."""
     for name in ("seeds", "seeds_at_once", "total_rows"):
         value = getattr(flags, name)
         if value is not None and value < 1:
@@ -144,16 +166,16 @@ def _check(flags: Flags) -> None:
         )
     if flags.max_seconds is not None and not 0 < flags.max_seconds < math.inf:
         raise ValueError(f"max_seconds={flags.max_seconds}: must be above 0 and finite")
-    all_there_is = flags.report and not flags.presets and not flags.envs
+    all_results = flags.report and not flags.presets and not flags.envs
     for name in ("presets", "envs"):
         values = getattr(flags, name)
-        if not values and not all_there_is:
-            raise ValueError(f"{name}=(): must be at least one")
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise ValueError(f"{name}={twice[0]!r}: must be named once")
+        if not values and not all_results:
+            raise ValueError(f"{name}=(): must contain at least one name")
+        repeated = [value for value in values if values.count(value) > 1]
+        if repeated:
+            raise ValueError(f"{name}={repeated[0]!r}: must be named once")
     if flags.dry_run and flags.report:
-        raise ValueError("report=True: must come without dry_run")
+        raise ValueError("report=True: must not be combined with dry_run")
     out = Path(flags.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out={flags.out!r}: must be a directory, not a file")
@@ -162,7 +184,7 @@ def _check(flags: Flags) -> None:
 
 
 def _limits(names: Sequence[str]) -> dict[str, int | None]:
-    """Return the time limit of the episodes of each environment.
+    """Return the time limit of episodes on each environment.
 
     Raises:
         ValueError: if there is no such environment.
@@ -174,36 +196,36 @@ def _limits(names: Sequence[str]) -> dict[str, int | None]:
     return {name: envs.make(name).spec.max_episode_steps for name in names}
 
 
-def _go_on(study: Study, flags: Flags) -> int:
-    """Run what there is no result of, and report; return the exit code."""
+def _run_study(study: Study, flags: Flags) -> int:
+    """Train what has no result, write the report, and return the exit code."""
     file = study.out / RESULTS
     stored = read_results(file)
-    repaired = repair(file, stored)
-    if repaired is not None:
-        print(repaired)
+    message = repair(file, stored)
+    if message is not None:
+        print(message)
     jobs = [job for cell in study.cells for job in jobs_of(study, cell, stored.results)]
-    for name, why in study.refused.items():
-        complain(name, why)
-    print(f"cells: {len(study.cells)}, of {seeds_text(study.seeds)}; runs to make: {len(jobs)}")
+    for name, reason in study.invalid.items():
+        print_error(name, reason)
+    print(f"cells: {len(study.cells)}, {seeds_text(study.seeds)} each; runs to make: {len(jobs)}")
     keep_compiled_programs()
     outcome = run_jobs(study, jobs, lambda: _report(study, flags, read_results(file).results))
     _report(study, flags, read_results(file).results)
     print(f"report in {study.out / REPORT}")
     if outcome.ended_by is not None:
         print(
-            f"interrupted ({outcome.ended_by}), runs left: {outcome.left} of {len(jobs)}; the same "
-            "command goes on"
+            f"interrupted ({outcome.ended_by}), runs left: {outcome.left} of {len(jobs)}; repeat "
+            "the command to resume"
         )
-    return FAILED if outcome.failed or study.refused else 0
+    return FAILED if outcome.failed or study.invalid else 0
 
 
 def _report(study: Study, flags: Flags, results: Sequence[Record]) -> None:
-    from jaxdqn.cli.study.report import Asked, write_report
+    from jaxdqn.cli.study.report import Request, write_report
 
     settings = read_settings(flags.set)
-    elsewhere = {name: value for name, value in settings.items() if name in PLACE}
-    asked = Asked(study.cells, study.seeds, flags.out, flags.seeds_at_once, elsewhere)
-    write_report(results, asked)
+    execution = {name: value for name, value in settings.items() if name in EXECUTION_FIELDS}
+    request = Request(study.cells, study.seeds, flags.out, flags.seeds_at_once, execution)
+    write_report(results, request)
 
 
 if __name__ == "__main__":

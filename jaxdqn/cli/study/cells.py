@@ -1,4 +1,4 @@
-"""The cells of a study, each a preset on an environment, and the runs that their seeds take.
+"""Cells of a study, each a preset on an environment, and the runs that train their seeds.
 
 Imports no JAX.
 """
@@ -14,25 +14,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxdqn.cli.study.settings import PLACE, label, ranges
+from jaxdqn.cli.study.settings import EXECUTION_FIELDS, label, ranges
 from jaxdqn.config.config import Config, replace, to_dict
 from jaxdqn.config.presets import preset
 from jaxdqn.storage.directory import SUMMARY, is_run
 
 CELLS = "cells"
-"""Directory, in that of a study, of the runs."""
+"""Subdirectory of a study that holds its runs."""
 CHECKPOINTS = "checkpoints"
-"""Directory, in that of a run, of what it goes on from."""
+"""Subdirectory of a run that holds its checkpoints."""
 
 
 class Cell(NamedTuple):
-    """What is trained with several seeds."""
+    """A preset on an environment, trained with several seeds."""
 
     preset: str
     config: Config
-    """Of the first seeds; ``Group`` says which run."""
+    """Configuration of the first seeds; ``Group`` names the seeds of each run."""
     settings: dict[str, Any]
-    """Fields of ``--set`` that are not the preset's own, but for ``PLACE``; plain values."""
+    """Fields of ``--set`` that differ from the preset, without ``EXECUTION_FIELDS``; plain
+    values."""
 
     @property
     def env(self) -> str:
@@ -40,7 +41,7 @@ class Cell(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The same for two cells if they are the same cell."""
+        """Identity of the cell: equal for equal cells."""
         return key_of(self.preset, to_dict(self.config))
 
     def __str__(self) -> str:
@@ -48,12 +49,12 @@ class Cell(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Seeds that are trained together, in a run directory of their own."""
+    """Seeds that one run trains together, with the directory of that run."""
 
     seeds: range
     directory: Path
-    state: Literal["new", "begun", "ended"]
-    """begun: it has a checkpoint; ended: what it came to can be read."""
+    state: Literal["new", "started", "finished"]
+    """started: the run has a checkpoint; finished: its summary can be read."""
 
 
 def make_cell(
@@ -62,49 +63,53 @@ def make_cell(
     """Make a cell.
 
     Args:
-        name: of the preset.
-        env: of the environment.
-        seeds: that run at once at first.
-        overrides: fields of the configuration, as ``read_settings`` gives them.
-        total_rows: rows of each seed; the preset's own if None.
+        name: preset.
+        env: environment.
+        seeds: seeds of the first run.
+        overrides: configuration fields, as returned by ``read_settings``.
+        total_rows: rows per seed; None takes the preset's value.
 
     Raises:
-        ValueError: if there is no such preset, or the configuration is refused.
+        ValueError: if the preset does not exist or the configuration is invalid.
     """
-    own = preset(name, env=env)
-    # Runs that end when they are solved would have curves of different lengths.
+    base = preset(name, env=env)
+    # Runs that stop when solved would have curves of different lengths.
     values = {**overrides, "stop_when_solved": False}
     if total_rows is not None:
         values["total_rows"] = total_rows
-    config = replace(own, **values, seed=seeds.start, num_seeds=len(seeds))
+    config = replace(base, **values, seed=seeds.start, num_seeds=len(seeds))
     plain = to_dict(config)
     settings = {
         field: plain[field]
         for field in sorted(overrides)
-        if field not in PLACE and getattr(own, field) != overrides[field]
+        if field not in EXECUTION_FIELDS and getattr(base, field) != overrides[field]
     }
     return Cell(name, config, settings)
 
 
 def key_of(name: str, fields: Mapping[str, Any]) -> str:
-    """Return what is the same for two cells if they are the same cell.
+    """Return the identity of a cell: equal for equal cells.
 
     Args:
-        name: of the preset.
-        fields: of the configuration, as ``to_dict`` gives them; what is missing, since a later
-            version added it, has its default.
+        name: preset.
+        fields: configuration, as returned by ``to_dict``. A missing field, one that a later
+            version added, has its default.
     """
-    whole = {**_defaults(), **fields}
-    told = {field: _as_float(value) for field, value in whole.items() if field not in PLACE}
-    text = json.dumps([name, told], sort_keys=True)
+    complete = {**_defaults(), **fields}
+    identifying = {
+        field: _as_float(value)
+        for field, value in complete.items()
+        if field not in EXECUTION_FIELDS
+    }
+    text = json.dumps([name, identifying], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def group_config(cell: Cell, seeds: range, max_seconds: float | None) -> Config:
-    """Return the configuration of a run of some of a cell's seeds.
+    """Return the configuration of a run that trains some seeds of a cell.
 
     Raises:
-        ValueError: if it is refused.
+        ValueError: if the configuration is invalid.
     """
     population = cell.config.population if len(seeds) > 1 else "auto"
     return replace(
@@ -119,54 +124,57 @@ def group_config(cell: Cell, seeds: range, max_seconds: float | None) -> Config:
 def groups_of(
     cell: Cell, missing: Iterable[int], out: Path, seeds_at_once: int | None
 ) -> list[Group]:
-    """Return the runs that bring in the missing seeds of a cell; one that has begun goes on.
+    """Return the runs that train the missing seeds of a cell, existing runs included.
+
+    A started run is resumed only if it trains no other seeds, and no more than ``seeds_at_once``.
 
     Args:
         missing: seeds without a result.
         out: directory of the study.
-        seeds_at_once: most seeds of a run; any number if None.
+        seeds_at_once: maximum number of seeds per run; None means no limit.
     """
-    wanted, groups = set(missing), []
-    for group in _found(cell, out):
+    remaining, groups = set(missing), []
+    for group in _existing_groups(cell, out):
         seeds = set(group.seeds)
-        if group.state == "ended":
-            fits = bool(seeds & wanted)
+        if group.state == "finished":
+            usable = bool(seeds & remaining)
         else:
-            fits = seeds <= wanted and len(seeds) <= (seeds_at_once or len(seeds))
-        if fits:
+            usable = seeds <= remaining and len(seeds) <= (seeds_at_once or len(seeds))
+        if usable:
             groups.append(group)
-            wanted -= seeds
-    for seeds_in_row in ranges(wanted):
-        step = seeds_at_once or len(seeds_in_row)
-        for first in seeds_in_row[::step]:
-            seeds_together = range(first, min(first + step, seeds_in_row.stop))
+            remaining -= seeds
+    for consecutive in ranges(remaining):
+        step = seeds_at_once or len(consecutive)
+        for first in consecutive[::step]:
+            seeds_together = range(first, min(first + step, consecutive.stop))
             groups.append(Group(seeds_together, _directory(cell, out, seeds_together), "new"))
     return sorted(groups, key=lambda group: group.seeds.start)
 
 
-def _found(cell: Cell, out: Path) -> list[Group]:
-    """Return the runs of a cell that have ended, then those that have begun, the larger first."""
+def _existing_groups(cell: Cell, out: Path) -> list[Group]:
+    """Return the runs of a cell on disk: finished ones first, then started ones, largest first."""
     name = re.compile(rf"{re.escape(f'{cell.preset}-{cell.env}')}-s(\d+)-(\d+)-{cell.key}")
-    places = out / CELLS
-    found = []
-    for place in sorted(places.iterdir()) if places.is_dir() else ():
-        match = name.fullmatch(place.name)
-        if match and is_run(place):
+    runs = out / CELLS
+    groups = []
+    for directory in sorted(runs.iterdir()) if runs.is_dir() else ():
+        match = name.fullmatch(directory.name)
+        if match and is_run(directory):
             seeds = range(int(match[1]), int(match[2]) + 1)
-            found.append(Group(seeds, place, _state(place)))
-    # Without a checkpoint there is nothing to go on from.
-    found = [group for group in found if group.state != "new"]
-    return sorted(found, key=lambda group: (group.state != "ended", -len(group.seeds)))
+            groups.append(Group(seeds, directory, _state(directory)))
+    # A run without a checkpoint cannot be resumed: it counts as new.
+    groups = [group for group in groups if group.state != "new"]
+    return sorted(groups, key=lambda group: (group.state != "finished", -len(group.seeds)))
 
 
-def _state(place: Path) -> Literal["new", "begun", "ended"]:
+def _state(directory: Path) -> Literal["new", "started", "finished"]:
     with contextlib.suppress(OSError, ValueError):
-        summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
         if isinstance(summary, dict) and summary.get("interrupted") is False:
-            return "ended"
-    checkpoints = place / CHECKPOINTS
-    finished = checkpoints.is_dir() and any(x.name.isdigit() for x in checkpoints.iterdir())
-    return "begun" if finished else "new"
+            return "finished"
+    checkpoints = directory / CHECKPOINTS
+    # The directory of an unfinished checkpoint does not have a number as its name.
+    complete = checkpoints.is_dir() and any(x.name.isdigit() for x in checkpoints.iterdir())
+    return "started" if complete else "new"
 
 
 def _directory(cell: Cell, out: Path, seeds: range) -> Path:

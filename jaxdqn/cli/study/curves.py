@@ -1,4 +1,4 @@
-"""The learning curves of a study: a panel for each environment, a line for each preset."""
+"""Learning curves of a study: one panel per environment, one line per preset."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from jaxdqn.storage.jsonl import Record
 
 CURVES = "curves.png"
 
-# Okabe and Ito's colours, which the colour-blind tell apart, without their yellow, which is pale
-# on white; after these seven the lines are dashed, then dotted.
+# Okabe and Ito's palette, readable with colour blindness, without its yellow, which is too pale on
+# white. Further lines repeat the seven colours dashed, then dotted.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 _LINES = ("-", "--", ":", "-.")
 _PER_ROW = 3
 _SIZE = (4.2, 3.2)
-"""Inches of a panel."""
+"""Width and height of a panel, in inches."""
 _CHARACTERS = 50
-"""Of the legend, below a panel."""
+"""Width of the legend below one panel, in characters."""
 
 
 def styles() -> list[tuple[str, str]]:
-    """Return (line style, colour) for lines, in the order in which they are used."""
+    """Return the pairs (line style, colour) in the order of their use."""
     return list(itertools.product(_LINES, _COLOURS))
 
 
@@ -36,18 +36,18 @@ def draw_curves(
     *,
     dpi: int = 120,
 ) -> None:
-    """Draw the interquartile mean over seeds, and its interval as a band, over the rows.
+    """Draw the interquartile mean over seeds against the rows, with its interval as a band.
 
     Args:
-        rows: by label, the results of each environment.
-        envs: a panel each.
-        out: the picture to write; its suffix says its format.
+        rows: results by label and environment.
+        envs: environments, one panel each.
+        out: picture to write; the suffix selects the format.
         dpi: dots per inch.
 
     Raises:
         ValueError: if ``out`` cannot be written.
     """
-    # The figure alone, not pyplot: no window system is asked for, no global state kept.
+    # Not pyplot, which needs a window system and keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -72,7 +72,7 @@ def draw_curves(
 
 
 def _add_legend(figure: Any, handles: Mapping[str, Any], across: int) -> None:
-    """Add a legend below the panels, where it hides no line, as wide as they are at most."""
+    """Add a legend below the panels, where it covers no line, at most as wide as the panels."""
     if not handles:
         return
     characters = 4 + max(map(len, handles))
@@ -86,9 +86,9 @@ def _add_legend(figure: Any, handles: Mapping[str, Any], across: int) -> None:
 
 
 def _draw(panel: Any, curve: Curve, line: str, colour: str) -> Any:
-    """Draw a curve and its band; return the line, for the legend."""
+    """Draw a curve and its band; return the line for the legend."""
     middle, low, high = zip(*curve.estimates, strict=True)
-    # Of few evaluations the points are to be seen, of one there is nothing else.
+    # Mark the points of short curves; a single evaluation has no line at all.
     marker = "o" if len(curve.rows) < 25 else None
     (drawn,) = panel.plot(
         curve.rows, middle, color=colour, linestyle=line, marker=marker, markersize=3
@@ -98,7 +98,7 @@ def _draw(panel: Any, curve: Curve, line: str, colour: str) -> Any:
 
 
 def _finish(panel: Any, env: str | None) -> None:
-    """Title a panel and label its axes; without an environment it stays empty."""
+    """Set the title and the axis labels of a panel; hide it if it has no environment."""
     from matplotlib.ticker import EngFormatter
 
     if env is None:
@@ -109,7 +109,7 @@ def _finish(panel: Any, env: str | None) -> None:
         panel.text(0.5, 0.5, "not run", ha="center", va="center", transform=panel.transAxes)
         panel.set(xticks=[], yticks=[])
         return
-    panel.set_xlabel("rows of a seed (environment steps and resets)", fontsize="small")
+    panel.set_xlabel("rows per seed (environment steps and resets)", fontsize="small")
     panel.set_ylabel("greedy return, IQM and 95 % interval", fontsize="small")
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(alpha=0.3)

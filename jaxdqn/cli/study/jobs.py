@@ -1,6 +1,6 @@
-"""The runs of a study, one after the other, until they are done or something asks to end.
+"""Runs of a study, one after another, until all are done or the study is asked to stop.
 
-Imports JAX only where a run begins.
+Imports JAX only when a run starts.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from jaxdqn.storage.jsonl import Record
 
 
 class Study(NamedTuple):
-    """What is asked for, checked."""
+    """Validated request: the cells and seeds to train."""
 
     out: Path
-    """Its directory."""
+    """Directory of the study."""
     cells: Sequence[Cell]
-    refused: Mapping[str, str]
-    """By preset and environment, why these cannot be trained together."""
+    invalid: Mapping[str, str]
+    """Error message of each preset and environment whose configuration is invalid."""
     limits: Mapping[str, int | None]
-    """By environment, steps after which an episode is truncated."""
+    """Environment steps after which an episode is truncated, by environment."""
     seeds: range
     seeds_at_once: int | None
-    """Most seeds of a run."""
+    """Maximum number of seeds per run."""
     max_seconds: float | None
-    """Wall-clock seconds after which it ends."""
+    """Wall-clock seconds after which the study stops."""
 
 
 class Job(NamedTuple):
-    """A run to make."""
+    """One run to make."""
 
     cell: Cell
     group: Group
@@ -55,22 +55,22 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of jobs."""
+    """Result of a sequence of jobs."""
 
     failed: int
     left: int
-    """Not begun, or interrupted."""
+    """Jobs not started or interrupted."""
     ended_by: str | None
-    """What ended the study before its end: a signal's name, or ``deadline``."""
+    """Reason of an early end: the name of a signal, or ``deadline``."""
 
 
-class Heard(NamedTuple):
-    """What is known of signals."""
+class Signals(NamedTuple):
+    """Signals received while a study runs."""
 
-    why: Callable[[], str | None]
-    """Returns the name of one that came, or None; call it between runs."""
+    received: Callable[[], str | None]
+    """Return the name of a signal received so far, or None; to be called between runs."""
     logger: Logger
-    """Of a run: passes on to it what came before it could listen."""
+    """Logger of a run that forwards to it a signal received before it could listen."""
 
 
 def jobs_of(study: Study, cell: Cell, results: Sequence[Record]) -> list[Job]:
@@ -81,31 +81,32 @@ def jobs_of(study: Study, cell: Cell, results: Sequence[Record]) -> list[Job]:
 
 
 def run_jobs(study: Study, jobs: Sequence[Job], report: Callable[[], None]) -> Outcome:
-    """Make runs and append their results; one that fails is told in a line, and passed over.
+    """Make the runs in order and append their results; report a failed run and continue.
 
     Args:
-        study: what is asked for.
-        jobs: the runs, in their order.
-        report: called when one has ended and another follows, since a study may take days.
+        study: the request.
+        jobs: runs to make.
+        report: called after each run but the last, since a study may take days.
     """
     limit, failed = study.max_seconds, 0
     deadline = None if limit is None else time.perf_counter() + limit
-    with signals_heard() as heard:
-        for place, job in enumerate(jobs):
+    with receive_signals() as signals:
+        for index, job in enumerate(jobs):
             seconds = None if deadline is None else deadline - time.perf_counter()
-            ended_by = heard.why() or ("deadline" if seconds is not None and seconds <= 0 else None)
+            expired = seconds is not None and seconds <= 0
+            ended_by = signals.received() or ("deadline" if expired else None)
             if ended_by is None:
-                print(f"run {place + 1} of {len(jobs)}: {job}", flush=True)
+                print(f"run {index + 1} of {len(jobs)}: {job}", flush=True)
                 try:
-                    ended_by = _run(study, job, seconds, heard.logger)
-                except _failures() as error:
+                    ended_by = _run(study, job, seconds, signals.logger)
+                except _run_errors() as error:
                     failed += 1
-                    complain(str(job), str(error))
-                # What a run held on the device would be in the next one's way.
+                    print_error(str(job), str(error))
+                # Free the device memory of this run before the next one allocates.
                 gc.collect()
             if ended_by is not None:
-                return Outcome(failed, len(jobs) - place, ended_by)
-            if place + 1 < len(jobs):
+                return Outcome(failed, len(jobs) - index, ended_by)
+            if index + 1 < len(jobs):
                 _report_so_far(report)
     return Outcome(failed, 0, None)
 
@@ -113,75 +114,80 @@ def run_jobs(study: Study, jobs: Sequence[Job], report: Callable[[], None]) -> O
 def _report_so_far(report: Callable[[], None]) -> None:
     try:
         report()
-    except ValueError as error:  # at the end it is a failure; until then the study goes on
-        complain("report", str(error))
+    except ValueError as error:  # fails the command only for the final report
+        print_error("report", str(error))
 
 
-def complain(name: str, why: str) -> None:
-    """Say in a line why a cell cannot be trained."""
-    line = " ".join(why.split())
+def print_error(name: str, message: str) -> None:
+    """Print on stderr, in one line, why a cell cannot be trained."""
+    line = " ".join(message.split())
     if "RESOURCE_EXHAUSTED" in line:
-        line = f"too little memory, try fewer --seeds-at-once: {line[:200]}"
+        line = f"not enough memory, try fewer --seeds-at-once: {line[:200]}"
     print(f"error: {name}: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def signals_heard() -> Iterator[Heard]:
-    """Hold back SIGINT and SIGTERM inside the ``with`` block, in which runs hold them back too."""
-    with stop_on_signals() as asked:
+def receive_signals() -> Iterator[Signals]:
+    """Intercept SIGINT and SIGTERM inside the ``with`` block, as each run does for itself."""
+    with stop_on_signals() as request:
         if threading.current_thread() is not threading.main_thread():
-            yield Heard(lambda: asked.why, Logger(lambda kind, record: None, lambda: None))
+            yield Signals(lambda: request.why, Logger(lambda kind, record: None, lambda: None))
             return
-        passed_on: list[str] = []
+        forwarded: list[str] = []
 
-        def pass_on(kind: str, record: Record) -> None:
-            # Between chunks a run listens; one that came while it was being set up came here.
-            if kind == "metrics" and asked.why is not None and not passed_on:
-                passed_on.append(asked.why)
-                signal.raise_signal(signal.Signals[asked.why])
+        def forward(kind: str, record: Record) -> None:
+            # A run handles signals once it trains. A signal that came during its setup was
+            # handled here; raise it again, once, at the run's first chunk.
+            if kind == "metrics" and request.why is not None and not forwarded:
+                forwarded.append(request.why)
+                signal.raise_signal(signal.Signals[request.why])
 
-        with _every_signal() as numbers:
+        with _signal_numbers() as numbers:
 
-            def why() -> str | None:
+            def received() -> str | None:
                 for number in numbers():
                     if number in (signal.SIGINT, signal.SIGTERM):
-                        asked.because(signal.Signals(number).name)
-                return asked.why
+                        request.because(signal.Signals(number).name)
+                return request.why
 
-            yield Heard(why, Logger(pass_on, lambda: None))
+            yield Signals(received, Logger(forward, lambda: None))
 
 
 @contextlib.contextmanager
-def _every_signal() -> Iterator[Callable[[], bytes]]:
-    """Give what returns the numbers of the signals since the last call, whoever handled them.
+def _signal_numbers() -> Iterator[Callable[[], bytes]]:
+    """Yield a function that returns the signal numbers since its last call, by any handler.
 
-    A run is silent about one that came when it had used up its budget: hence the pipe, into which
-    Python writes each.
+    A run that had already finished its budget does not report a signal. Python writes every signal
+    number into this pipe, whichever handler is installed.
     """
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
     def numbers() -> bytes:
         with contextlib.suppress(BlockingIOError):
-            return ours.recv(4096)
+            return reader.recv(4096)
         return b""
 
     try:
         yield numbers
     finally:
         signal.set_wakeup_fd(before)
-        ours.close()
-        theirs.close()
+        reader.close()
+        writer.close()
 
 
 def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> str | None:
-    """Train, unless that is done, and append the results; return what interrupted it."""
+    """Train a group unless it is finished, then append its results.
+
+    Returns:
+        The reason of an interruption, or None.
+    """
     from jaxdqn.run.runner import run
 
     cell, group = job
-    if group.state != "ended":
+    if group.state != "finished":
         config = group_config(cell, group.seeds, max_seconds)
         result = run(
             config,
@@ -200,7 +206,7 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
         if result["seed"] not in done
     ]
     append_results(file, results)
-    # There is nothing to go on with, and they hold a replay for each seed.
+    # A recorded run is never resumed, and its checkpoints hold one replay per seed.
     shutil.rmtree(group.directory / CHECKPOINTS, ignore_errors=True)
     finals = [result["final_return"] for result in results]
     text = ", ".join("none" if value is None else f"{value:.2f}" for value in finals)
@@ -208,8 +214,8 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
     return None
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what ends a run and not the study."""
+def _run_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that end a run but not the study."""
     import jax
 
     return ValueError, RunFailed, jax.errors.JaxRuntimeError

@@ -1,6 +1,6 @@
-"""The report of a study: a table of final returns, each seed's, and what the runs took.
+"""Report of a study: final returns as a table and per seed, learning curves, and run times.
 
-The interquartile means and intervals follow the protocol of rliable (Agarwal et al. 2021).
+Interquartile means and intervals follow the protocol of rliable (Agarwal et al. 2021).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from jaxdqn.cli.study.statistics import estimate
 from jaxdqn.storage.jsonl import Record
 
 _SEED_NOTE = (
-    "Greedy, in the last and in the best evaluation; and exploring, as the training episodes of "
-    "the last tenth of the rows were."
+    "Final and best: mean return of the last and of the best greedy evaluation. Exploring: mean "
+    "return of the training episodes in the last tenth of the rows."
 )
 _TIME_NOTE = (
-    "Wall-clock seconds of training and evaluation, of all the seeds of a run together; "
-    "compilation, of the run's last start, comes on top. Steps are counted over all its seeds."
+    "Wall-clock seconds of training and evaluation, over all seeds of a run. The compilation time "
+    "is not included; it is that of the run's last start. Steps are counted over all seeds."
 )
 
 
 class Entry(NamedTuple):
-    """A cell with what is known of it."""
+    """A cell with its results."""
 
     preset: str
     env: str
@@ -35,86 +35,88 @@ class Entry(NamedTuple):
     total_rows: int
     key: str
     results: Sequence[Record]
-    """Of one seed each, ascending."""
+    """One per seed, in ascending order of seeds."""
     missing: Sequence[int]
-    """Seeds that are asked for and have no result, ascending."""
+    """Requested seeds without a result, ascending."""
 
 
-class Asked(NamedTuple):
-    """What a study is asked to have."""
+class Request(NamedTuple):
+    """The requested cells and seeds, and the flags that commands in the report repeat."""
 
     cells: Sequence[Cell]
     seeds: range
     out: str
     """Directory of the study."""
     seeds_at_once: int | None = None
-    elsewhere: Mapping[str, Any] = {}
-    """Settings that do not make a cell another one; commands repeat them."""
+    execution: Mapping[str, Any] = {}
+    """Settings among ``EXECUTION_FIELDS``, which do not identify a cell."""
 
 
-def write_report(results: Sequence[Record], asked: Asked) -> None:
+def write_report(results: Sequence[Record], request: Request) -> None:
     """Write ``report.md`` and ``curves.png`` into the directory of a study.
 
     Raises:
-        ValueError: if there is nothing to report, or it cannot be written.
+        ValueError: if there is nothing to report or a file cannot be written.
     """
-    entries = entries_of(results, asked)
+    entries = entries_of(results, request)
     if not entries:
-        raise ValueError(f"out={asked.out!r}: must have results, or cells must be asked for")
-    out = Path(asked.out)
+        raise ValueError(f"out={request.out!r}: must contain results; or name presets and envs")
+    out = Path(request.out)
     curves = {
         name: {env: entry.results for env, entry in row.items()}
         for name, row in rows_of(entries).items()
     }
     draw_curves(curves, _envs(entries), out / CURVES)
     try:
-        (out / REPORT).write_text(markdown(entries, asked), encoding="utf-8")
+        (out / REPORT).write_text(markdown(entries, request), encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"out={str(out / REPORT)!r}: must be writable: {error.strerror}"
         ) from error
 
 
-def entries_of(results: Sequence[Record], asked: Asked) -> list[Entry]:
-    """Return the cells that are asked for, then those which only the results know."""
+def entries_of(results: Sequence[Record], request: Request) -> list[Entry]:
+    """Return the requested cells, then the cells that occur only in the results."""
     by_key: dict[str, list[Record]] = {}
     for result in sorted(results, key=lambda result: result["seed"]):
         by_key.setdefault(key_of(result["preset"], result["config"]), []).append(result)
     entries = []
-    for cell in asked.cells:
+    for cell in request.cells:
         found = by_key.pop(cell.key, [])
-        missing = sorted(set(asked.seeds) - {result["seed"] for result in found})
-        about = (cell.preset, cell.env, cell.settings, cell.config.total_rows, cell.key)
-        entries.append(Entry(*about, found, missing))
+        missing = sorted(set(request.seeds) - {result["seed"] for result in found})
+        identity = (cell.preset, cell.env, cell.settings, cell.config.total_rows, cell.key)
+        entries.append(Entry(*identity, found, missing))
     for key, found in by_key.items():
         names = ("preset", "env", "settings", "total_rows")
-        preset, env, settings, steps = (found[0][name] for name in names)
-        entries.append(Entry(preset, env, settings, steps, key, found, []))
+        preset, env, settings, total_rows = (found[0][name] for name in names)
+        entries.append(Entry(preset, env, settings, total_rows, key, found, []))
     return entries
 
 
 def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
-    """Return the rows of the table: by label, the entry of each environment.
+    """Return the rows of the table: entries by label and environment.
 
-    A label tells no more than it must: not the settings that all have, and the budget, and then
-    the configuration's hash, only where a preset with its settings is there more than once on an
-    environment.
+    Labels are as short as possible. They omit the settings shared by all entries. They add the
+    number of rows, and then the configuration's hash, only where a preset with its settings occurs
+    more than once on an environment.
     """
     shared = shared_settings(entries)
-    alike: dict[str, list[Entry]] = {}
-    for entry in entries:
+
+    def label_of(entry: Entry, *details: str) -> str:
         own = {name: value for name, value in entry.settings.items() if name not in shared}
-        alike.setdefault(label(entry.preset, own), []).append(entry)
+        return label(entry.preset, own, *details)
+
+    same_label: dict[str, list[Entry]] = {}
+    for entry in entries:
+        same_label.setdefault(label_of(entry), []).append(entry)
     rows: dict[str, dict[str, Entry]] = {}
-    for members in alike.values():
-        # The same of all members.
-        own = {name: value for name, value in members[0].settings.items() if name not in shared}
+    for members in same_label.values():
         for detail in range(3):
             split: dict[str, dict[str, Entry]] = {}
             for entry in members:
-                more = (f"total_rows={entry.total_rows}", f"configuration {entry.key}")[:detail]
-                name = label(entry.preset, own, *more)
-                split.setdefault(name, {}).setdefault(entry.env, entry)
+                details = (f"total_rows={entry.total_rows}", f"configuration {entry.key}")[:detail]
+                split.setdefault(label_of(entry, *details), {}).setdefault(entry.env, entry)
+            # setdefault keeps the first of two entries under one label: all must be present.
             if sum(map(len, split.values())) == len(members):
                 break
         rows |= split
@@ -122,7 +124,7 @@ def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
 
 
 def shared_settings(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return the settings that all entries have."""
+    """Return the settings shared by all entries."""
     first, *others = (entry.settings for entry in entries)
     return {
         name: value
@@ -131,35 +133,35 @@ def shared_settings(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def markdown(entries: Sequence[Entry], asked: Asked) -> str:
+def markdown(entries: Sequence[Entry], request: Request) -> str:
     """Return the report as Markdown."""
     rows, envs = rows_of(entries), _envs(entries)
-    table = [[name, *(_cell(env, row, asked) for env in envs)] for name, row in rows.items()]
+    table = [[name, *(_cell(env, row, request) for env in envs)] for name, row in rows.items()]
     counts = " or ".join(map(str, sorted(_values(entries, "eval_episodes"))))
     episodes = f"{counts} greedy episodes" if counts else "greedy episodes"
-    each = [_seeds(name, entry, asked) for name, row in rows.items() for entry in row.values()]
+    seeds = [_seeds(name, entry, request) for name, row in rows.items() for entry in row.values()]
     parts = [
         "# Study",
-        "Return at the end of training: the interquartile mean over seeds [its 95 % bootstrap "
-        "interval]. The return of a seed is the undiscounted mean over the "
+        "Return at the end of training: interquartile mean over seeds [95 % bootstrap interval]. "
+        "The return of a seed is the mean undiscounted return of the "
         f"{episodes} of its last evaluation.{_shared(entries)}",
         _table(["", *(_column(env, entries) for env in envs)], table),
         _protocol(entries, envs),
         f"![Learning curves]({CURVES})",
         "## Each seed",
         _SEED_NOTE,
-        "\n".join(each),
+        "\n".join(seeds),
         "## Time",
         _times(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _cell(env: str, row: Mapping[str, Entry], asked: Asked) -> str:
-    """Return a cell of the table of returns."""
+def _cell(env: str, row: Mapping[str, Entry], request: Request) -> str:
+    """Return one cell of the table of returns."""
     entry = row.get(env)
     if entry is None or not entry.results:
-        return f"not run: `{_command(env, row if entry is None else {env: entry}, asked)}`"
+        return f"not run: `{_command(env, row if entry is None else {env: entry}, request)}`"
     returns = _numbers(entry.results, "final_return")
     if not returns:
         return f"no return ({_count(len(entry.results))})"
@@ -168,71 +170,74 @@ def _cell(env: str, row: Mapping[str, Entry], asked: Asked) -> str:
     return f"{middle:.2f}{interval} ({_count(len(returns))})"
 
 
-def _command(env: str, row: Mapping[str, Entry], asked: Asked) -> str:
-    """Return the command that runs on ``env`` what is missing there, or was run on the others."""
-    like = next(iter(row.values()))
-    steps = {entry.total_rows for entry in row.values()}
+def _command(env: str, row: Mapping[str, Entry], request: Request) -> str:
+    """Return the command that trains the missing seeds on ``env``.
+
+    For an environment without an entry these are the seeds of the row's other environments.
+    """
+    example = next(iter(row.values()))
+    total_rows = {entry.total_rows for entry in row.values()}
     seeds = {seed for entry in row.values() for seed in (entry.missing or _seeds_of(entry))}
     return command_of(
-        like.preset,
+        example.preset,
         env,
-        # Those between them that have results are passed over.
+        # The command skips the seeds in this range that have results.
         range(min(seeds), max(seeds) + 1),
-        {**like.settings, **asked.elsewhere},
-        out=asked.out,
-        total_rows=steps.pop() if len(steps) == 1 else None,
-        seeds_at_once=asked.seeds_at_once,
+        {**example.settings, **request.execution},
+        out=request.out,
+        total_rows=total_rows.pop() if len(total_rows) == 1 else None,
+        seeds_at_once=request.seeds_at_once,
     )
 
 
-def _seeds(name: str, entry: Entry, asked: Asked) -> str:
-    """Return the values of a cell, one for each seed, and what of it is not run."""
+def _seeds(name: str, entry: Entry, request: Request) -> str:
+    """Return the returns of each seed of an entry, and the command for its missing seeds."""
     lines = [f"- {name}, {entry.env}, {entry.total_rows:,} rows"]
     returns = _numbers(entry.results, "final_return")
     if returns:
         lines[0] += f": mean {sum(returns) / len(returns):.2f}"
     for result in entry.results:
         final, best = (_number(result[when]) for when in ("final_return", "best_return"))
-        line = f"  - seed {result['seed']}: {final}, at best {best}"
+        line = f"  - seed {result['seed']}: final {final}, best {best}"
         if result.get("training_return") is not None:
             line += f", exploring {result['training_return']:.2f}"
         if result["diverged_at_chunk"] is not None:
             line += f"; diverged in chunk {result['diverged_at_chunk']}"
         lines.append(line)
     if entry.missing:
-        command = _command(entry.env, {entry.env: entry}, asked)
+        command = _command(entry.env, {entry.env: entry}, request)
         lines.append(f"  - {seeds_text(entry.missing)} not run: `{command}`")
     return "\n".join(lines)
 
 
 def _protocol(entries: Sequence[Entry], envs: Sequence[str]) -> str:
-    """Return which episodes the returns are of."""
-    lines, cut = [], False
+    """Return the time limits of the episodes."""
+    lines, minatar = [], False
     for env in envs:
         for limit in _limits(env, entries):
             lines.append(f"- {env}: an episode ends after at most {limit:,} environment steps.")
-            cut |= env.endswith("-MinAtar")
+            minatar |= env.endswith("-MinAtar")
     if not lines:
         return ""
-    text = "Episodes are gymnax's, with its time limits:\n\n" + "\n".join(lines)
-    if cut:
+    text = "Episodes have the time limits of gymnax:\n\n" + "\n".join(lines)
+    if minatar:
         text += (
-            "\n\ngymnax cuts the episodes of MinAtar: these returns do not compare with those of "
-            "episodes under another limit, or none."
+            "\n\ngymnax truncates the episodes of MinAtar: these returns are not comparable with "
+            "returns under another time limit or none."
         )
     return text
 
 
 def _times(rows: Mapping[str, Mapping[str, Entry]]) -> str:
-    """Return a table of what each run took."""
-    head = ("preset", "environment", "seeds together", "seconds", "of which training",
-            "compilation", "environment steps/s", "gradient steps/s", "on")  # fmt: skip
+    """Return a table of the time and speed of each run."""
+    head = ("preset", "environment", "seeds per run", "seconds", "of which training",
+            "compilation", "environment steps/s", "gradient steps/s", "device")  # fmt: skip
     lines = []
     for name, row in rows.items():
         for entry in row.values():
             runs = {result["run"]: result for result in entry.results}
             lines += [[name, entry.env, *_time(run)] for run in runs.values()]
-    return f"{_TIME_NOTE}\n\n{_table(head, lines)}" if lines else "Nothing has run."
+    return f"{_TIME_NOTE}\n\n{_table(head, lines)}" if lines else "No results."
 
 
 def _time(run: Record) -> list[str]:
@@ -252,7 +257,7 @@ def _time(run: Record) -> list[str]:
 
 def _shared(entries: Sequence[Entry]) -> str:
     texts = [f"`{name}={as_text(value)}`" for name, value in shared_settings(entries).items()]
-    return f" All are with {', '.join(texts)}." if texts else ""
+    return f" Common settings: {', '.join(texts)}." if texts else ""
 
 
 def _column(env: str, entries: Sequence[Entry]) -> str:
@@ -261,7 +266,7 @@ def _column(env: str, entries: Sequence[Entry]) -> str:
 
 
 def _limits(env: str, entries: Iterable[Entry]) -> list[int]:
-    """Return the time limits, in environment steps, of the episodes on an environment."""
+    """Return the time limits of episodes on an environment, in environment steps."""
     limits = _values([entry for entry in entries if entry.env == env], "max_episode_steps")
     return sorted(limit for limit in limits if limit is not None)
 

@@ -1,4 +1,4 @@
-"""The results of a study: a line of ``results.jsonl`` for each preset, environment and seed.
+"""Results of a study: one line of ``results.jsonl`` per preset, environment and seed.
 
 Imports no JAX.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdqn.cli.study.cells import Cell, key_of
-from jaxdqn.cli.study.settings import PLACE
+from jaxdqn.cli.study.settings import EXECUTION_FIELDS
 from jaxdqn.config.config import Config, to_dict
 from jaxdqn.errors import RunFailed
 from jaxdqn.storage.directory import SUMMARY, read_config
@@ -24,86 +24,100 @@ RESULTS = "results.jsonl"
 REPORT = "report.md"
 
 _NUMBER = (int, float)
-_OR_NONE = (int, float, type(None))
+_NUMBER_OR_NONE = (int, float, type(None))
 _FIELDS: dict[str, Any] = {
     "preset": str, "env": str, "seed": int, "total_rows": int, "settings": dict,
     "config_hash": str, "config": dict, "versions": dict, "device_kind": str, "devices": int,
     "max_episode_steps": (int, type(None)), "eval_episodes": int, "curve": dict,
-    "final_return": _OR_NONE, "best_return": _OR_NONE,
+    "final_return": _NUMBER_OR_NONE, "best_return": _NUMBER_OR_NONE,
     "diverged_at_chunk": (int, type(None)), "run": str, "population": int,
     "train_seconds": _NUMBER, "eval_seconds": _NUMBER, "compile_seconds": _NUMBER,
     "env_steps_per_second": _NUMBER, "gradient_steps_per_second": _NUMBER,
 }  # fmt: skip
-"""What a result holds. ``curve`` has ``rows``, of this seed, and ``return_mean``, null where it
-was not finite; from ``run`` on it is of all ``population`` seeds that were trained together."""
-_LATER: dict[str, Any] = {"training_return": _OR_NONE}
-"""What results have that were written since there is such a field."""
+"""Fields of a result and their types.
+
+``curve`` has ``rows``, counted for this seed, and ``return_mean``, null where it was not finite.
+``run`` and the fields after it describe the complete run, of ``population`` seeds.
+"""
+_OPTIONAL_FIELDS: dict[str, Any] = {"training_return": _NUMBER_OR_NONE}
+"""Fields that results of earlier versions lack."""
+_RENAMED = {
+    "total_steps": "total_rows",
+    "warmup_steps": "warmup_rows",
+    "epsilon_decay_steps": "epsilon_decay_rows",
+}
+"""Present name of each field that results of earlier versions name otherwise."""
 
 
-class Stored(NamedTuple):
-    """What a results file holds."""
+class StoredResults(NamedTuple):
+    """Content of a results file."""
 
     results: list[Record]
-    whole: int
-    """Bytes up to the end of the last line that is whole."""
+    valid_bytes: int
+    """Bytes up to the end of the last complete line."""
     size: int
-    """Bytes."""
-    ends: bool
-    """Whether the last whole line ends with a line break."""
+    """Bytes of the file."""
+    ends_with_newline: bool
+    """False if the last complete line lacks its line break."""
 
 
-def read_results(file: Path) -> Stored:
-    """Read a results file; a last line that is cut short is left out, no file is an empty one.
+def read_results(file: Path) -> StoredResults:
+    """Read a results file. A truncated last line is ignored; a missing file has no results.
 
     Raises:
-        ValueError: naming the line, if one is damaged or repeats another.
+        ValueError: if a line is damaged or repeats another; the message names the line.
     """
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        return Stored([], 0, 0, True)
+        return StoredResults([], 0, 0, True)
     except OSError as error:
         raise ValueError(f"results={str(file)!r}: must be readable: {error.strerror}") from error
     *lines, rest = data.split(b"\n")
-    whole, ends = len(data) - len(rest), True
+    valid_bytes, ends_with_newline = len(data) - len(rest), True
     with contextlib.suppress(ValueError):
-        _result(rest)
-        # Whole but for its line break: an editor may leave it out.
-        whole, ends = len(data), False
+        _parse_result(rest)
+        # The last line is complete but for its line break, which an editor may omit.
+        valid_bytes, ends_with_newline = len(data), False
         lines.append(rest)
+    return StoredResults(_parse_lines(file, lines), valid_bytes, len(data), ends_with_newline)
+
+
+def _parse_lines(file: Path, lines: Sequence[bytes]) -> list[Record]:
+    """Parse the lines of a results file, and check that each cell and seed occurs once."""
     results: list[Record] = []
-    seen: dict[tuple[str, int], int] = {}
+    line_of: dict[tuple[str, int], int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            result = _result(line)
+            result = _parse_result(line)
         except ValueError as error:
             raise ValueError(
-                f"results={str(file)!r}: must be results; line {number}: {error}"
+                f"results={str(file)!r}: must contain valid results; line {number}: {error}"
             ) from error
-        name = (key_of(result["preset"], result["config"]), result["seed"])
-        if name in seen:
+        identity = (key_of(result["preset"], result["config"]), result["seed"])
+        if identity in line_of:
             raise ValueError(
-                f"results={str(file)!r}: must hold each result once; line {number} is of the same "
-                f"cell and seed as line {seen[name]}"
+                f"results={str(file)!r}: must contain each result once; line {number} has the same "
+                f"cell and seed as line {line_of[identity]}"
             )
-        seen[name] = number
+        line_of[identity] = number
         results.append(result)
-    return Stored(results, whole, len(data), ends)
+    return results
 
 
-def repair(file: Path, stored: Stored) -> str | None:
-    """Make a results file end with a whole line; return what was done, in words.
+def repair(file: Path, stored: StoredResults) -> str | None:
+    """Make a results file end with a complete line; return a message if it was changed.
 
     Raises:
-        RunFailed: if it cannot be written.
+        RunFailed: if the file cannot be written.
     """
     try:
-        if stored.whole < stored.size:
-            os.truncate(file, stored.whole)
-            return f"{file}: the last line was cut short, and is dropped"
-        if not stored.ends:
+        if stored.valid_bytes < stored.size:
+            os.truncate(file, stored.valid_bytes)
+            return f"{file}: the last line was truncated and is removed"
+        if not stored.ends_with_newline:
             with file.open("ab") as opened:
                 opened.write(b"\n")
     except OSError as error:
@@ -112,10 +126,10 @@ def repair(file: Path, stored: Stored) -> str | None:
 
 
 def append_results(file: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Append results, all of them or none, and return when they are on the disk.
+    """Append all results or none, and return when they are on disk.
 
     Raises:
-        RunFailed: if they cannot be written.
+        RunFailed: if the file cannot be written.
     """
     data = "".join(to_json(dict(result)) + "\n" for result in results).encode()
     try:
@@ -132,7 +146,10 @@ def append_results(file: Path, results: Sequence[Mapping[str, Any]]) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise RunFailed(f"{file}: {error.strerror}; what was trained is kept") from error
+        raise RunFailed(
+            f"{file}: {error.strerror}; the trained runs are kept, repeat the command to record "
+            "their results"
+        ) from error
 
 
 def done_seeds(cell: Cell, results: Sequence[Record]) -> set[int]:
@@ -143,25 +160,25 @@ def done_seeds(cell: Cell, results: Sequence[Record]) -> set[int]:
     }
 
 
-def results_of(place: Path, cell: Cell, max_episode_steps: int | None) -> list[Record]:
-    """Return the results of a run that has ended, one for each seed.
+def results_of(directory: Path, cell: Cell, max_episode_steps: int | None) -> list[Record]:
+    """Return the results of a finished run, one per seed.
 
     Args:
-        place: the run directory.
-        cell: whose run it is.
+        directory: directory of the run.
+        cell: cell that the run belongs to.
         max_episode_steps: environment steps after which its episodes are truncated.
 
     Raises:
-        ValueError: if the run's files cannot be read.
+        ValueError: if the files of the run cannot be read.
     """
-    config = read_config(place)
+    config = read_config(directory)
     try:
-        summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
-        records = read_lines(place / FILES["evaluation"])
+        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+        records = read_lines(directory / FILES["evaluation"])
         evaluations = [record for record in records if record["purpose"] == "evaluate"]
-        chunks = read_lines(place / FILES["metrics"])
-        common = _of_run(place.name, config, summary, cell, max_episode_steps)
-        alone = {**summary, "diverged_at_chunk": None}
+        chunks = read_lines(directory / FILES["metrics"])
+        common = _common_fields(directory.name, config, summary, cell, max_episode_steps)
+        single = {**summary, "diverged_at_chunk": None}
         return [
             {
                 **common,
@@ -172,22 +189,25 @@ def results_of(place: Path, cell: Cell, max_episode_steps: int | None) -> list[R
                 "diverged_at_chunk": learner["diverged_at_chunk"],
                 "curve": _curve(evaluations, index, config.learners),
             }
-            for index, learner in enumerate(summary.get("learners") or [alone])
+            for index, learner in enumerate(summary.get("learners") or [single])
         ]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"run={str(place)!r}: must be a run that has ended; move it away to run its seeds "
-            f"anew: {error!r}"
+            f"run={str(directory)!r}: must be a finished run; move it elsewhere to train its seeds "
+            f"again: {error!r}"
         ) from error
 
 
-def _of_run(
+def _common_fields(
     name: str, config: Config, summary: Record, cell: Cell, max_episode_steps: int | None
 ) -> Record:
-    """Return what the results of all seeds of a run have in common."""
-    fields = {field: value for field, value in to_dict(config).items() if field not in PLACE}
-    told = ("versions", "device_kind", "devices", "eval_episodes", "train_seconds", "eval_seconds",
-            "compile_seconds", "env_steps_per_second", "gradient_steps_per_second")  # fmt: skip
+    """Return the fields that the results of all seeds of a run share."""
+    fields = {
+        field: value for field, value in to_dict(config).items() if field not in EXECUTION_FIELDS
+    }
+    copied = ("versions", "device_kind", "devices", "eval_episodes", "train_seconds",
+              "eval_seconds", "compile_seconds", "env_steps_per_second",
+              "gradient_steps_per_second")  # fmt: skip
     return {
         "preset": cell.preset,
         "env": config.env,
@@ -198,13 +218,15 @@ def _of_run(
         "max_episode_steps": max_episode_steps,
         "run": name,
         "population": config.learners,
-        **{field: summary[field] for field in told},
+        **{field: summary[field] for field in copied},
     }
 
 
 def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
-    """Return a learner's evaluations; their rows are counted over all learners, which have as many
-    each."""
+    """Return the learning curve of one learner.
+
+    The records count rows over all learners, which have equally many.
+    """
     returns = [
         record["learners"][index] if learners > 1 else record["return_mean"]
         for record in evaluations
@@ -216,42 +238,55 @@ def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
 
 
 def _training_return(chunks: Sequence[Record], index: int, learners: int) -> float | None:
-    """Return the mean over the chunks of the last tenth of a learner's rows: exploring, at the last
-    epsilon, as most curves of MinAtar are published."""
-    late = [chunk for chunk in chunks if chunk["rows"] > 0.9 * chunks[-1]["rows"]]
+    """Return the mean training return of one learner over the last tenth of its rows.
+
+    These episodes explore with the final epsilon, as in most published curves of MinAtar.
+    """
+    last_tenth = [chunk for chunk in chunks if chunk["rows"] > 0.9 * chunks[-1]["rows"]]
     means = [
         chunk["learners"]["return_mean"][index] if learners > 1 else chunk["return_mean"]
-        for chunk in late
+        for chunk in last_tenth
     ]
-    ended = [mean for mean in means if mean is not None]
-    return sum(ended) / len(ended) if ended else None
+    # A chunk in which no episode ended has no mean.
+    known = [mean for mean in means if mean is not None]
+    return sum(known) / len(known) if known else None
 
 
-def _result(line: bytes) -> Record:
-    """Read a line.
+def _parse_result(line: bytes) -> Record:
+    """Parse and check a line.
 
     Raises:
-        ValueError: if it is no result.
+        ValueError: if it is not a result.
     """
     try:
         result = json.loads(line)
     except ValueError:
-        raise ValueError("it is no JSON") from None
+        raise ValueError("not valid JSON") from None
     if not isinstance(result, dict):
-        raise ValueError("it is no JSON object")
-    for name, kind in (_FIELDS | _LATER).items():
-        if name not in result and name in _LATER:
+        raise ValueError("not a JSON object")
+    result = _with_present_names(result)
+    for name, kind in (_FIELDS | _OPTIONAL_FIELDS).items():
+        if name not in result and name in _OPTIONAL_FIELDS:
             continue
         if name not in result:
             raise ValueError(f"{name} is missing")
         value = result[name]
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{name}={value!r}")
-    rows, returns = (result["curve"].get(name) for name in ("rows", "return_mean"))
+            raise ValueError(f"{name}={value!r}: wrong type")
+    _check_curve(result["curve"])
+    return {**result, "config": _with_present_names(result["config"])}
+
+
+def _with_present_names(fields: Record) -> Record:
+    """Return the fields under their present names."""
+    return {_RENAMED.get(name, name): value for name, value in fields.items()}
+
+
+def _check_curve(curve: Record) -> None:
+    rows, returns = (curve.get(name) for name in ("rows", "return_mean"))
     if not isinstance(rows, list) or not isinstance(returns, list) or len(rows) != len(returns):
         raise ValueError("curve must have as many rows as return_mean")
     if not all(isinstance(x, _NUMBER) for x in rows):
         raise ValueError("curve.rows must be numbers")
-    if not all(isinstance(x, _OR_NONE) for x in returns):
+    if not all(isinstance(x, _NUMBER_OR_NONE) for x in returns):
         raise ValueError("curve.return_mean must be numbers")
-    return result

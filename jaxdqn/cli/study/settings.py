@@ -1,4 +1,4 @@
-"""What makes one cell of a study another, as text: ``gamma=0.9``, ``seeds 0-4``, a command.
+"""Settings, seeds and commands of a study as text: ``gamma=0.9``, ``seeds 0-4``.
 
 Imports no JAX.
 """
@@ -14,30 +14,34 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from jaxdqn.config.config import Config
 from jaxdqn.errors import suggest
 
-PLACE = (
+EXECUTION_FIELDS = (
     "seed", "num_seeds", "population", "devices", "model_devices", "mapping", "checkpoint_every",
     "keep", "max_seconds", "replay_in_checkpoint",
 )  # fmt: skip
-"""Fields that say which seeds run, where and for how long: with others a cell is another one."""
+"""Fields that choose which seeds run, on which devices and for how long.
 
-_BY_FLAG = {"env": "envs", "seed": "first-seed", "num_seeds": "seeds",
+They do not identify a cell; every other field does.
+"""
+
+_FLAG_OF = {"env": "envs", "seed": "first-seed", "num_seeds": "seeds",
             "total_rows": "total-rows", "max_seconds": "max-seconds"}  # fmt: skip
-_NEVER = {
-    "sweep": "each value is a cell of its own; start the command once with each",
-    "stop_when_solved": "every run uses up its budget, so that they compare",
+_UNSUPPORTED = {
+    "sweep": "each value is a separate cell; run the command once per value",
+    "stop_when_solved": "every run trains for its complete budget, which makes runs comparable",
 }
 
 
 def ranges(seeds: Iterable[int]) -> list[range]:
-    """Return ascending ranges that together hold the seeds."""
+    """Return the seeds as ascending ranges of consecutive numbers."""
     ordered = sorted(set(seeds))
-    parts = itertools.groupby(enumerate(ordered), lambda item: item[1] - item[0])
-    each = [[seed for _, seed in part] for _, part in parts]
-    return [range(part[0], part[-1] + 1) for part in each]
+    # Consecutive numbers have the same difference from their index.
+    runs = itertools.groupby(enumerate(ordered), lambda item: item[1] - item[0])
+    consecutive = [[seed for _, seed in run] for _, run in runs]
+    return [range(seeds[0], seeds[-1] + 1) for seeds in consecutive]
 
 
 def seeds_text(seeds: Iterable[int]) -> str:
-    """Return seeds as text: ``seed 3``, ``seeds 0-4, 7``."""
+    """Format seeds: ``seed 3``, ``seeds 0-4, 7``."""
     parts = ranges(seeds)
     text = ", ".join(
         str(part.start) if len(part) == 1 else f"{part.start}-{part[-1]}" for part in parts
@@ -45,14 +49,14 @@ def seeds_text(seeds: Iterable[int]) -> str:
     return f"seed{'s' if sum(map(len, parts)) > 1 else ''} {text}"
 
 
-def label(name: str, settings: Mapping[str, Any], *more: str) -> str:
-    """Return how a preset with settings is called: ``dqn (gamma=0.9)``."""
-    texts = [*(f"{field}={as_text(value)}" for field, value in settings.items()), *more]
-    return f"{name} ({', '.join(texts)})" if texts else name
+def label(preset: str, settings: Mapping[str, Any], *details: str) -> str:
+    """Return the display name of a preset with settings: ``dqn (gamma=0.9)``."""
+    texts = [*(f"{field}={as_text(value)}" for field, value in settings.items()), *details]
+    return f"{preset} ({', '.join(texts)})" if texts else preset
 
 
 def command_of(
-    name: str,
+    preset: str,
     env: str,
     seeds: range,
     settings: Mapping[str, Any],
@@ -61,8 +65,8 @@ def command_of(
     total_rows: int | None = None,
     seeds_at_once: int | None = None,
 ) -> str:
-    """Return the command that runs a cell."""
-    words = ["jaxdqn", "study", "--presets", name, "--envs", env]
+    """Return the command that trains a cell."""
+    words = ["jaxdqn", "study", "--presets", preset, "--envs", env]
     words += ["--first-seed", str(seeds.start), "--seeds", str(len(seeds))]
     if total_rows is not None:
         words += ["--total-rows", str(total_rows)]
@@ -74,16 +78,16 @@ def command_of(
 
 
 def as_text(value: Any) -> str:
-    """Return a value as ``read_settings`` reads it."""
+    """Format a value in the form that ``read_settings`` parses."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def read_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Read fields of the configuration from texts NAME=VALUE, each by its type.
+    """Parse configuration fields given as NAME=VALUE, each value by the type of its field.
 
     Raises:
-        ValueError: naming the text, if it is not of that form, there is no such field, or the
-            value is not of its type.
+        ValueError: if a text is malformed, names no field, or has a value of the wrong type; the
+            message names the text.
     """
     kinds = get_type_hints(Config)
     settings: dict[str, Any] = {}
@@ -94,14 +98,14 @@ def read_settings(texts: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"set={text!r}: must be NAME=VALUE, as in gamma=0.9")
         if name not in kinds:
             raise ValueError(
-                f"set={text!r}: must be of a field; nearest: {suggest(name, list(kinds))}"
+                f"set={text!r}: must name a field; nearest: {suggest(name, list(kinds))}"
             )
-        if name in _BY_FLAG:
-            raise ValueError(f"set={text!r}: must be left to --{_BY_FLAG[name]}")
-        if name in _NEVER:
-            raise ValueError(f"set={text!r}: must be left out, {_NEVER[name]}")
+        if name in _FLAG_OF:
+            raise ValueError(f"set={text!r}: must be given as --{_FLAG_OF[name]}")
+        if name in _UNSUPPORTED:
+            raise ValueError(f"set={text!r}: must be omitted: {_UNSUPPORTED[name]}")
         if name in settings:
-            raise ValueError(f"set={text!r}: must be the only one of {name}")
+            raise ValueError(f"set={text!r}: must be the only setting of {name}")
         try:
             settings[name] = _read_value(kinds[name], value.strip())
         except ValueError as error:
@@ -110,13 +114,17 @@ def read_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_value(kind: Any, text: str) -> Any:
-    """Return the value of a field of type ``kind``; raise what it must be."""
+    """Parse the value of a field of type ``kind``.
+
+    Raises:
+        ValueError: if the text is not of that type; the message is the constraint.
+    """
     kinds = (kind,) if kind in (bool, int, float, str) else get_args(kind)
     if get_origin(kind) is tuple:
         try:
             return tuple(int(part) for part in text.split(",") if part.strip())
         except ValueError:
-            raise ValueError("whole numbers with commas between, as in 64,64") from None
+            raise ValueError("whole numbers separated by commas, as in 64,64") from None
     if get_origin(kind) is Literal:
         if text not in kinds:
             raise ValueError(f"one of {', '.join(kinds)}")
@@ -127,9 +135,9 @@ def _read_value(kind: Any, text: str) -> Any:
         if text not in ("True", "False"):
             raise ValueError("True or False")
         return text == "True"
-    for number, what in ((int, "a whole number"), (float, "a number")):
+    for number, constraint in ((int, "a whole number"), (float, "a number")):
         if number in kinds:
             with contextlib.suppress(ValueError):
                 return number(text)
-            raise ValueError(what)
+            raise ValueError(constraint)
     return text

@@ -1,8 +1,8 @@
-"""Statistics over seeds, after the protocol of rliable (Agarwal et al. 2021). Imports no JAX.
+"""Statistics over seeds by the protocol of rliable (Agarwal et al. 2021). Imports no JAX.
 
-The interquartile mean, with a 95 % interval of a percentile bootstrap. It is stratified: each
-preset on each environment draws from its own seeds. rliable itself is not needed. The draws are
-seeded, so that the same results give the same report.
+The estimate is the interquartile mean with a 95 % percentile bootstrap interval. The bootstrap is
+stratified: each preset on each environment resamples its own seeds. The random generator is
+seeded, so the same results always give the same report. rliable itself is not a dependency.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from jaxdqn.storage.jsonl import Record
 
 REPETITIONS = 10_000
-"""Draws of the bootstrap."""
-_ENDS = (2.5, 97.5)
-"""Percentiles between which the interval lies."""
+"""Bootstrap samples."""
+_PERCENTILES = (2.5, 97.5)
+"""Ends of the interval."""
 
 
 class Estimate(NamedTuple):
-    """An interquartile mean and the ends of its interval."""
+    """Interquartile mean and the ends of its interval."""
 
     iqm: float
     low: float
@@ -30,18 +30,18 @@ class Estimate(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Estimates at the T evaluations that all seeds of a cell have."""
+    """Estimates at the T evaluations shared by all seeds of a cell."""
 
     rows: list[int]
-    """[T] rows of each seed until then"""
+    """[T] rows of one seed before each evaluation"""
     estimates: list[Estimate]
     """[T]"""
 
 
 def iqm(values: Any) -> Any:
-    """Return the mean of the middle half: of n values n//4 are cut off at each end.
+    """Return the mean of the middle half: drop the n//4 smallest and the n//4 largest of n values.
 
-    This is ``scipy.stats.trim_mean(values, 0.25, axis=-1)``.
+    Equal to ``scipy.stats.trim_mean(values, 0.25, axis=-1)``.
 
     Args:
         values: [..., n]
@@ -55,28 +55,28 @@ def iqm(values: Any) -> Any:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return the interquartile mean of seeds and its bootstrap interval.
+    """Return the interquartile mean over seeds and its bootstrap interval.
 
     Args:
-        values: [n], one of each seed; without any the estimate is NaN.
+        values: [n], one per seed; the estimate is NaN if there is none.
     """
-    given = np.asarray(values, np.float64)
-    if not given.size:
+    sample = np.asarray(values, np.float64)
+    if not sample.size:
         return Estimate(math.nan, math.nan, math.nan)
-    draws = np.random.default_rng(0).integers(0, given.size, (REPETITIONS, given.size))
-    low, high = np.percentile(iqm(given[draws]), _ENDS)
-    return Estimate(float(iqm(given)), float(low), float(high))
+    draws = np.random.default_rng(0).integers(0, sample.size, (REPETITIONS, sample.size))
+    low, high = np.percentile(iqm(sample[draws]), _PERCENTILES)
+    return Estimate(float(iqm(sample)), float(low), float(high))
 
 
 def curve_of(results: Sequence[Record]) -> Curve:
-    """Return the estimates over the seeds of a cell, at the evaluations that all of them have.
+    """Return the estimates over the seeds of a cell, at the evaluations shared by all of them.
 
     Args:
-        results: of one seed each, as ``sweep_results`` describes them.
+        results: one per seed, with the fields listed in ``study.results``.
     """
     curves = [result["curve"] for result in results]
-    each = [dict(zip(curve["rows"], curve["return_mean"], strict=True)) for curve in curves]
-    common = sorted(set(each[0]).intersection(*each)) if each else []
-    # A return that was not finite is null, and left out.
-    known = [[one[row] for one in each if one[row] is not None] for row in common]
-    return Curve(common, [estimate(values) for values in known])
+    by_rows = [dict(zip(curve["rows"], curve["return_mean"], strict=True)) for curve in curves]
+    common = sorted(set(by_rows[0]).intersection(*by_rows)) if by_rows else []
+    # A return that was not finite is recorded as null and omitted here.
+    finite = [[seed[row] for seed in by_rows if seed[row] is not None] for row in common]
+    return Curve(common, [estimate(values) for values in finite])

@@ -1,4 +1,4 @@
-"""A directory of its own for each test, and runs that are made at once."""
+"""A separate directory for each test, and runs that do not train."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from tests.studies import FakeRun, study
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    """Set what the command would leave set."""
+    """Set the variable that the command would set and leave behind."""
     monkeypatch.setenv("NPROC", "1")
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Neither train nor draw, which takes longer than all the rest."""
+    """Replace training and drawing, the slow parts of a study."""
     fake = FakeRun()
     monkeypatch.setattr("jaxdqn.run.runner.run", fake)
     monkeypatch.setattr("jaxdqn.cli.study.report.draw_curves", fake.draw)
@@ -24,8 +24,8 @@ def fake(monkeypatch):
 
 
 @pytest.fixture
-def some(fake, capsys):
-    """A results file of three seeds."""
+def recorded(fake, capsys):
+    """Return a results file with three seeds."""
     assert study(seeds=3) == 0
     capsys.readouterr()
     return Path("study/results.jsonl")

@@ -1,4 +1,4 @@
-"""The report of a study: means, intervals, curves, and what is not run."""
+"""Report of a study: means, intervals, curves, and missing cells with their commands."""
 
 import itertools
 import re
@@ -31,20 +31,20 @@ def test_the_interquartile_mean_is_scipys_trimmed_mean(count):
     np.testing.assert_allclose(iqm(values), stats.trim_mean(values, 0.25, axis=-1), rtol=1e-12)
 
 
-def test_the_interval_is_that_of_all_samples_there_are():
-    # Of four values 4^4 samples can be drawn, all alike likely.
+def test_the_interval_agrees_with_the_enumeration_of_all_samples():
+    # Four values have 4^4 samples, all equally likely.
     values = [1.0, 2.0, 4.0, 8.0]
     samples = [sorted(sample) for sample in itertools.product(values, repeat=4)]
     every = np.asarray([(sample[1] + sample[2]) / 2 for sample in samples])
     middle, low, high = estimate(values)
     assert middle == 3.0
     for end, share in ((low, 0.025), (high, 0.975)):
-        # A discrete distribution jumps: the end is a value at which it passes the share.
+        # The distribution is discrete: at the end of the interval it steps past the share.
         assert np.mean(every < end) <= share + 0.005
         assert np.mean(every <= end) >= share - 0.005
 
 
-def test_the_interval_against_a_loop_and_against_scipys():
+def test_the_interval_agrees_with_a_loop_and_with_scipy():
     values = np.random.default_rng(5).normal(size=12)
     _, low, high = estimate(values)
     generator = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def test_the_interval_against_a_loop_and_against_scipys():
     np.testing.assert_allclose([low, high], [peer.low, peer.high], atol=0.05 * width)
 
 
-def test_a_curve_is_of_the_evaluations_that_all_seeds_have():
+def test_a_curve_has_the_evaluations_shared_by_all_seeds():
     def result(rows, returns):
         return {"curve": {"rows": rows, "return_mean": returns}}
 
@@ -79,7 +79,7 @@ def test_a_curve_is_of_the_evaluations_that_all_seeds_have():
     assert curve_of([]).rows == []
 
 
-def test_the_report_tells_every_cell_and_every_seed(fake):
+def test_the_report_has_every_cell_and_every_seed(fake):
     assert study(envs=("Breakout-MinAtar",), seeds=5) == 0
     assert study(envs=("CartPole-v1",), presets=("c51",), seeds=1) == 0
     text = Path("study/report.md").read_text()
@@ -94,15 +94,15 @@ def test_the_report_tells_every_cell_and_every_seed(fake):
     assert "| 0.00 (1 seed) |" in rows["| c51"]
     assert "- dqn, Breakout-MinAtar, 1,000,000 rows: mean 2.00" in text
     for seed in range(5):
-        assert f"  - seed {seed}: {seed}.00, at best {seed}.50" in text
-    assert "gymnax cuts the episodes of MinAtar" in text
+        assert f"  - seed {seed}: final {seed}.00, best {seed}.50" in text
+    assert "gymnax truncates the episodes of MinAtar" in text
     assert (
         "| dqn | Breakout-MinAtar | 5 | 10.0 | 8.0 | 1.0 | 1,234 | 567 | abacus, jax 0.10, "
         "jaxdqn 0.1 |" in text
     )
 
 
-def test_what_is_not_run_is_told_with_the_command_that_runs_it(fake, capsys):
+def test_the_report_gives_the_command_for_each_missing_cell(fake, capsys):
     assert study("--total-rows", "6000", "--set", "gamma=0.9", "hidden_sizes=32,32") == 0
     more = ["--total-rows", "6000", "--set", "hidden_sizes=32,32", "gamma=0.9"]
     more += ["--seeds-at-once", "3", "--report"]
@@ -110,9 +110,9 @@ def test_what_is_not_run_is_told_with_the_command_that_runs_it(fake, capsys):
     text = Path("study/report.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| iqn"))
     assert row.startswith("| iqn | not run: `jaxdqn study ")
-    assert "All are with `gamma=0.9`, `hidden_sizes=32,32`." in text
+    assert "Common settings: `gamma=0.9`, `hidden_sizes=32,32`." in text
     commands = re.findall(r"not run: `(.*?)`", text)
-    assert len(commands) == 3  # of the whole cell twice: in the table, and with its seeds
+    assert len(commands) == 3  # the missing cell occurs twice: in the table, and with its seeds
     assert "seeds 2-3 not run" in text
     assert len(fake.made) == 1
     for command in commands:
@@ -120,12 +120,12 @@ def test_what_is_not_run_is_told_with_the_command_that_runs_it(fake, capsys):
         assert words[:2] == ["jaxdqn", "study"]
         assert __main__.main(words[2:]) == 0
     assert fake.seeds[1:] in ([[0, 1, 2], [3], [2, 3]], [[2, 3], [0, 1, 2], [3]])
-    # All that was asked for is there.
+    # Everything requested is recorded.
     assert study(*more, presets=("dqn", "iqn"), seeds=4) == 0
     assert "not run" not in Path("study/report.md").read_text()
 
 
-def test_a_gap_in_the_table_is_told_with_its_command_too(fake):
+def test_the_report_gives_the_command_for_a_gap_in_the_table(fake):
     assert study(seeds=3) == 0
     assert study(envs=("Catch-bsuite",), presets=("c51",), seeds=1) == 0
     assert __main__.main(["--report", "--out", "study"]) == 0
@@ -140,7 +140,7 @@ def test_a_gap_in_the_table_is_told_with_its_command_too(fake):
     ]
 
 
-def test_cells_of_one_preset_are_told_apart_by_no_more_than_they_must(fake):
+def test_labels_of_one_preset_have_only_the_details_that_tell_them_apart(fake):
     assert study(seeds=1) == 0
     assert study("--set", "gamma=0.9", seeds=1, envs=("CartPole-v1", "Catch-bsuite")) == 0
     assert study("--total-rows", "5000", seeds=1) == 0
@@ -152,19 +152,19 @@ def test_cells_of_one_preset_are_told_apart_by_no_more_than_they_must(fake):
 
 
 def rows_of_table():
-    """The labels in the report's first table."""
+    """Return the labels in the report's first table."""
     table = Path("study/report.md").read_text().split("| ---", 1)[1].split("\n\n")[0]
     return [line.split(" | ")[0][2:] for line in table.splitlines()[1:]]
 
 
-def test_settings_that_all_cells_have_are_told_once(fake):
+def test_settings_shared_by_all_cells_are_printed_once(fake):
     assert study("--set", "gamma=0.9", "n_step=2", seeds=1) == 0
     assert study("--set", "gamma=0.9", "n_step=4", seeds=1) == 0
     assert rows_of_table() == ["dqn (n_step=4)", "dqn (n_step=2)"]
-    assert "All are with `gamma=0.9`." in Path("study/report.md").read_text()
+    assert "Common settings: `gamma=0.9`." in Path("study/report.md").read_text()
 
 
-def test_the_report_is_the_same_each_time_and_needs_only_the_file(fake, monkeypatch):
+def test_the_report_is_reproduced_from_the_results_file(fake, monkeypatch):
     monkeypatch.setattr("jaxdqn.cli.study.report.draw_curves", draw_curves)
     assert study(seeds=7) == 0
     made = [Path("study", name).read_bytes() for name in ("report.md", "curves.png")]
@@ -176,18 +176,18 @@ def test_the_report_is_the_same_each_time_and_needs_only_the_file(fake, monkeypa
     assert len(fake.made) == 1
 
 
-def test_a_seed_that_diverged_or_has_no_return_is_told(fake):
+def test_a_seed_that_diverged_or_has_no_return_is_reported(fake):
     assert study(seeds=3) == 0
     results = lines()
     results[1] |= {"final_return": None, "best_return": None, "diverged_at_chunk": 4}
     Path("study/results.jsonl").write_text("".join(to_json(line) + "\n" for line in results))
     assert __main__.main(["--report", "--out", "study"]) == 0
     text = Path("study/report.md").read_text()
-    assert "  - seed 1: no return, at best no return, exploring 19.00; diverged in" in text
+    assert "  - seed 1: final no return, best no return, exploring 19.00; diverged in" in text
     assert "| 1.00 [0.00, 2.00] (2 seeds) |" in text
 
 
-def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeypatch):
+def test_curves_have_one_panel_per_environment_and_a_legend_that_covers_none(monkeypatch):
     drawn = []
     monkeypatch.setattr(
         matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure)
@@ -209,7 +209,7 @@ def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeyp
     assert "rows" in panels[0].get_xlabel()
     lines = panels[0].lines
     assert [line.get_ydata().tolist() for line in lines[:2]] == [[0, 2], [1, 3]]
-    # Each is told from all others by its colour and its dashes, in every panel alike.
+    # Colour and dashes identify each line, equally in every panel.
     looks = [(line.get_linestyle(), line.get_color()) for line in lines]
     assert looks == styles()[:9]
     assert len(set(looks)) == 9
@@ -223,14 +223,14 @@ def test_curves_have_a_panel_an_environment_and_a_legend_that_hides_none(monkeyp
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
 
 
-def test_there_is_a_report_while_a_study_goes_on(fake):
+def test_the_report_is_written_after_each_run(fake):
     reports = []
 
-    def look(config, loggers):
+    def read_report(config, loggers):
         file = Path("study/report.md")
         reports.append(file.read_text() if file.exists() else "")
 
-    fake.before = look
+    fake.before = read_report
     envs = ("CartPole-v1", "Acrobot-v1", "Catch-bsuite")
     assert study(seeds=1, envs=envs) == 0
     assert len(reports) == len(envs)
@@ -247,7 +247,7 @@ def test_a_report_that_cannot_be_written_does_not_stop_a_study(fake, capsys):
     assert "error: report: out='study/report.md': must be writable" in capsys.readouterr().err
 
 
-def test_a_report_that_cannot_be_written_is_refused_in_a_line(some, capsys):
+def test_a_report_that_cannot_be_written_is_one_clear_line(recorded, capsys):
     Path("study/report.md").unlink()
     Path("study/report.md").mkdir()
     assert __main__.main(["--report", "--out", "study"]) == 2

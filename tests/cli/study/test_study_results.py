@@ -1,4 +1,4 @@
-"""The results file of a study: what is written, and what becomes of damage."""
+"""Results file of a study: its content, and the handling of damaged lines."""
 
 import json
 import os
@@ -23,36 +23,36 @@ from tests.studies import SMALL, cells_of, lines, study
 
 
 @pytest.mark.parametrize("kept", [1, 300, -2])
-def test_a_last_line_that_was_cut_short_is_dropped_and_its_seed_run_again(kept, some, fake, capsys):
-    *whole, last = some.read_bytes().splitlines(keepends=True)
-    some.write_bytes(b"".join(whole) + last[:kept])
-    # Who only looks leaves it as it is.
+def test_a_truncated_last_line_is_removed_and_its_seed_trained_again(kept, recorded, fake, capsys):
+    *complete, last = recorded.read_bytes().splitlines(keepends=True)
+    recorded.write_bytes(b"".join(complete) + last[:kept])
+    # A dry run does not change the file.
     assert study("--dry-run", seeds=3) == 0
     assert "seeds 0-1 done" in capsys.readouterr().out
-    assert some.read_bytes() == b"".join(whole) + last[:kept]
+    assert recorded.read_bytes() == b"".join(complete) + last[:kept]
     assert study(seeds=3) == 0
-    assert "the last line was cut short, and is dropped" in capsys.readouterr().out
-    assert some.read_bytes() == b"".join(whole) + last
+    assert "the last line was truncated and is removed" in capsys.readouterr().out
+    assert recorded.read_bytes() == b"".join(complete) + last
 
 
-def test_a_last_line_without_its_line_break_is_kept(some, fake):
-    before = some.read_bytes()
-    some.write_bytes(before[:-1])
+def test_a_last_line_without_its_line_break_is_kept(recorded, fake):
+    before = recorded.read_bytes()
+    recorded.write_bytes(before[:-1])
     assert study(seeds=4) == 0
     assert fake.seeds[1:] == [[3]]
-    assert some.read_bytes().startswith(before)
+    assert recorded.read_bytes().startswith(before)
     assert [result["seed"] for result in lines()] == [0, 1, 2, 3]
 
 
 def damaged(lines, kind):
     result = json.loads(lines[1])
-    if kind == "cut short":
+    if kind == "truncated":
         lines[1] = lines[1][:100]
-    elif kind == "no object":
+    elif kind == "not an object":
         lines[1] = "[1, 2]"
-    elif kind == "a field lacks":
+    elif kind == "a missing field":
         del result["final_return"]
-    elif kind == "a word for a number":
+    elif kind == "a word instead of a number":
         result["seed"] = "one"
     elif kind == "a curve of two lengths":
         result["curve"]["rows"].append(1)
@@ -60,62 +60,76 @@ def damaged(lines, kind):
         result["curve"]["return_mean"][0] = "high"
     elif kind == "a line twice":
         result = json.loads(lines[0])
-    if kind not in ("cut short", "no object"):
+    if kind not in ("truncated", "not an object"):
         lines[1] = json.dumps(result)
     return lines
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
-        ("cut short", "line 2: it is no JSON"),
-        ("no object", "line 2: it is no JSON object"),
-        ("a field lacks", "line 2: final_return is missing"),
-        ("a word for a number", "line 2: seed='one'"),
+        ("truncated", "line 2: not valid JSON"),
+        ("not an object", "line 2: not a JSON object"),
+        ("a missing field", "line 2: final_return is missing"),
+        ("a word instead of a number", "line 2: seed='one': wrong type"),
         ("a curve of two lengths", "line 2: curve must have as many rows as return_mean"),
         ("words in the curve", "line 2: curve.return_mean must be numbers"),
-        ("a line twice", "line 2 is of the same cell and seed as line 1"),
+        ("a line twice", "line 2 has the same cell and seed as line 1"),
     ],
 )
-def test_other_damage_is_refused_with_its_line(kind, said, some, fake, capsys):
-    text = "\n".join(damaged(some.read_text().splitlines(), kind)) + "\n"
-    some.write_text(text)
+def test_a_damaged_line_is_an_error_that_names_the_line(kind, message, recorded, fake, capsys):
+    text = "\n".join(damaged(recorded.read_text().splitlines(), kind)) + "\n"
+    recorded.write_text(text)
     for more in ([], ["--report"], ["--dry-run"]):
         assert study(*more, seeds=5) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: results='study/results.jsonl': must ")
-        assert said in line
-    assert some.read_text() == text
+        assert message in line
+    assert recorded.read_text() == text
     assert len(fake.made) == 1
 
 
-def test_results_that_do_not_fit_on_the_disk_leave_the_file_as_it_was(some, monkeypatch):
-    before, stored = some.read_bytes(), read_results(some).results
+def test_results_that_do_not_fit_on_the_disk_leave_the_file_unchanged(recorded, monkeypatch):
+    before, stored = recorded.read_bytes(), read_results(recorded).results
     write = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[: len(data) // 2]))
     with pytest.raises(RunFailed, match="No space left"):
-        append_results(some, stored)
-    assert some.read_bytes() == before
+        append_results(recorded, stored)
+    assert recorded.read_bytes() == before
 
 
-def test_results_from_before_there_were_training_returns_are_read(some, capsys):
-    results = [json.loads(line) for line in some.read_text().splitlines()]
+def test_results_of_earlier_versions_lack_training_returns_and_are_read(recorded, capsys):
+    results = [json.loads(line) for line in recorded.read_text().splitlines()]
     for result in results:
         del result["training_return"]
-    some.write_text("".join(json.dumps(result) + "\n" for result in results))
+    recorded.write_text("".join(json.dumps(result) + "\n" for result in results))
     assert __main__.main(["--report", "--out", "study"]) == 0
-    assert "at best 0.50\n" in Path("study/report.md").read_text()
+    assert "best 0.50\n" in Path("study/report.md").read_text()
 
 
-def test_a_file_that_is_whole_is_not_touched_by_repair(some):
-    before = some.stat().st_mtime_ns
-    assert repair(some, read_results(some)) is None
-    assert some.stat().st_mtime_ns == before
+def test_results_with_former_field_names_belong_to_the_same_cell(recorded, fake, capsys):
+    results = [json.loads(line) for line in recorded.read_text().splitlines()]
+    for result in results:
+        result["total_steps"] = result.pop("total_rows")
+        for name in ("total", "warmup", "epsilon_decay"):
+            result["config"][f"{name}_steps"] = result["config"].pop(f"{name}_rows")
+    text = "".join(json.dumps(result) + "\n" for result in results)
+    recorded.write_text(text)
+    assert study(seeds=4) == 0
+    assert fake.seeds[1:] == [[3]]
+    assert recorded.read_text().startswith(text)
+    assert "4 seeds" in Path("study/report.md").read_text()
+
+
+def test_repair_does_not_change_a_complete_file(recorded):
+    before = recorded.stat().st_mtime_ns
+    assert repair(recorded, read_results(recorded)) is None
+    assert recorded.stat().st_mtime_ns == before
     assert read_results(Path("nowhere")).results == []
 
 
 def scripted(config, trainer, keys, state_shape):
-    """Programs of two learners that compile nothing; the return is 10 * learner + chunks."""
+    """Return programs of two learners without compilation; the return is 10 * learner + chunks."""
 
     def state(chunks):
         rows = chunks * config.iterations_per_chunk * config.rows_per_iteration
@@ -140,12 +154,12 @@ def scripted(config, trainer, keys, state_shape):
     return Programs(**fields | {"evaluate_one": evaluate, "copy": np.array})
 
 
-def test_results_are_what_the_host_loop_writes(monkeypatch, capsys):
+def test_results_agree_with_the_records_of_the_host_loop(monkeypatch, capsys):
     monkeypatch.setattr("jaxdqn.run.runner.compile_programs", scripted)
     argv = ["--total-rows", "632", "--set", *SMALL, "checkpoint_every=0"]
     assert study(*argv) == 0
     assert "recorded seeds 0-1: return 6.00, 16.00" in capsys.readouterr().out
-    # Six chunks of 100 rows, and an evaluation after each two.
+    # Six chunks of 100 rows, with an evaluation after every second one.
     for seed, result in enumerate(lines()):
         assert (result["seed"], result["population"], result["eval_episodes"]) == (seed, 2, 4)
         assert result["curve"] == {
@@ -161,26 +175,26 @@ def test_results_are_what_the_host_loop_writes(monkeypatch, capsys):
 def test_a_small_study_from_end_to_end(capsys):
     argv = ["--total-rows", "600", "--set", *SMALL]
     assert study(*argv) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "recorded seeds 0-1: return" in said.out
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "recorded seeds 0-1: return" in output.out
     first, second = lines()
     assert cells_of([first, second]) == [("dqn", "CartPole-v1", 0), ("dqn", "CartPole-v1", 1)]
     for result in (first, second):
         assert len(result["curve"]["rows"]) >= 3
-        # 600 rows, of which the last chunk may make more.
+        # 600 rows; the last chunk may exceed them.
         assert 600 <= result["curve"]["rows"][-1] < 700
         assert result["curve"]["return_mean"][-1] == result["final_return"]
         assert max(result["curve"]["return_mean"]) == result["best_return"]
         assert result["env_steps_per_second"] > 0
     assert first["curve"]["return_mean"] != second["curve"]["return_mean"]
     assert "(2 seeds)" in Path("study/report.md").read_text()
-    place = Path("study/cells", first["run"])
-    assert (read_config(place).num_seeds, (place / "checkpoints").exists()) == (2, False)
+    directory = Path("study/cells", first["run"])
+    assert (read_config(directory).num_seeds, (directory / "checkpoints").exists()) == (2, False)
     assert {path.name for path in Path("study").iterdir()} == {
         ".lock", "cells", "curves.png", "report.md", "results.jsonl",
     }  # fmt: skip
-    # It is there: nothing is compiled.
+    # Everything is recorded: nothing is compiled.
     before = time.perf_counter()
     assert study(*argv) == 0
     assert "runs to make: 0" in capsys.readouterr().out
@@ -189,20 +203,20 @@ def test_a_small_study_from_end_to_end(capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_study_comes_to_the_same_results_as_one_that_was_not():
+def test_a_study_killed_and_resumed_has_the_results_of_an_uninterrupted_one():
     long = ["--presets", "dqn", "pqn", "--envs", "CartPole-v1", "--seeds", "2"]
     long += ["--total-rows", "81920", "--set", "eval_every=20480", "eval_episodes=8"]
     long += ["log_every=4096", "hidden_sizes=16"]
-    whole = python("-m", "experiments.study", *long, "--out", "whole")
-    _, err = whole.communicate(timeout=300)
-    assert whole.returncode == 0, err
+    uninterrupted = python("-m", "jaxdqn", "study", *long, "--out", "uninterrupted")
+    _, err = uninterrupted.communicate(timeout=300)
+    assert uninterrupted.returncode == 0, err
 
     def rows():
         return sum(len(file.read_text()) for file in Path().glob("killed/cells/*/metrics.jsonl"))
 
     for kills in range(4):
         before = rows()
-        process = python("-m", "experiments.study", *long, "--out", "killed")
+        process = python("-m", "jaxdqn", "study", *long, "--out", "killed")
         while kills < 3 and process.poll() is None and rows() <= before:
             time.sleep(0.05)
         if kills < 3:
@@ -212,13 +226,13 @@ def test_a_killed_study_comes_to_the_same_results_as_one_that_was_not():
         assert process.returncode == 0, err
         assert ("interrupted (SIGTERM)" in out) == (kills < 3)
 
-    clocks = ("seconds", "per_second")
+    timings = ("seconds", "per_second")
 
-    def told(out):
+    def reproducible(out):
         return [
-            {name: value for name, value in line.items() if not name.endswith(clocks)}
+            {name: value for name, value in line.items() if not name.endswith(timings)}
             for line in lines(out)
         ]
 
-    assert told("killed") == told("whole")
-    assert len(told("whole")) == 4
+    assert reproducible("killed") == reproducible("uninterrupted")
+    assert len(reproducible("killed")) == 4
