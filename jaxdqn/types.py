@@ -25,12 +25,15 @@ Every period, schedule and budget says which of the three it counts.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxdqn.config.options import SWEEPABLE
 
 Array = jax.Array
 PyTree = Any
@@ -255,25 +258,18 @@ class Agent(NamedTuple):
     """``initial_carry(E) -> carry``"""
 
 
-class Hyper(NamedTuple):
-    """The scalars that a population may sweep: float32 leaves, traced, never shapes."""
+class Hyper(namedtuple("_Hyper", SWEEPABLE)):  # type: ignore[misc]
+    """Scalars that a population may sweep: traced float32 leaves [], in a population [P].
 
-    learning_rate: Array
-    gamma: Array
-    epsilon_start: Array
-    epsilon_end: Array
-    temperature: Array
-    huber_delta: Array
-    clip_value: Array
-    clip_norm: Array
-    target_tau: Array
-    priority_exponent: Array
-    importance_exponent: Array
-    """at the start of the run"""
-    entropy_temperature: Array
-    munchausen_scale: Array
-    munchausen_clip: Array
-    trace_decay: Array
+    Its fields are the options declared as sweepable in ``jaxdqn.config.options``, in order of
+    declaration; the help of an option explains its field.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Array: ...
 
 
 class Counter(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxdqn.config.config import Config, replace
+from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.errors import suggest
 
 TASKS: dict[str, Config] = {
@@ -282,6 +283,7 @@ def preset(name: str, **overrides: Any) -> Config:
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: must be one of {suggest(name, list(PRESETS))}")
+    overrides = warn_of_former_names(overrides, stacklevel=2)
     config = PRESETS[name]
     if name in ALGORITHMS and isinstance(overrides.get("env"), str):
         config = for_task(name, overrides["env"])

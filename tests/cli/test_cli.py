@@ -205,17 +205,6 @@ def test_virtual_devices_are_of_the_cpu_in_a_real_process():
     assert out == "3 cpu\n", err
 
 
-def test_every_field_is_a_flag_with_help(capsys):
-    with pytest.raises(SystemExit) as ended:
-        run.main(["--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
-    for name in (*vars(Config()), "out", "explain"):
-        assert f"--{name.replace('_', '-')}" in text
-    # The help of a field is its docstring.
-    assert "Polyak step taken every gradient step" in " ".join(text.replace("│", " ").split())
-
-
 def test_default_directories_do_not_collide(monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda form: "now")
     first = run.default_out("cartpole", Config())
@@ -292,18 +281,6 @@ def python(*argv, encoding="utf-8"):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def test_help_does_not_wait_for_jax():
-    code = (
-        "import sys\nfrom experiments.run import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'jax', 'numpy', 'gymnax', 'matplotlib', 'orbax'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
-    )
-    process = python("-c", code)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
 
 
 def test_a_misspelt_flag_ends_a_real_process_without_traceback():

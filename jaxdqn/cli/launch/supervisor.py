@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO, NamedTuple
 
-from jaxdqn.cli.flags import FAILED, REFUSED
+from jaxdqn.cli.flags import FAILED, USAGE_ERROR
 from jaxdqn.cli.launch.rendezvous import Peers, Place, meet
 from jaxdqn.errors import RunFailed
 
@@ -193,9 +193,9 @@ class _Parent:
         return code, cause
 
     def _conclude(self, code: int, cause: str | None) -> int:
-        if code in (REFUSED, FAILED, 130) and self._last_error is not None:
+        if code in (USAGE_ERROR, FAILED, 130) and self._last_error is not None:
             # It has said so itself.
-            self._report(f"{_REFUSED if code == REFUSED else 'ended'}: {self._last_error}")
+            self._report(f"{_REFUSED if code == USAGE_ERROR else 'ended'}: {self._last_error}")
             return code
         if cause is not None:
             advice = "" if f" {_REFUSED}: " in cause else f"; {_GO_ON}"
