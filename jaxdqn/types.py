@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -258,18 +258,30 @@ class Agent(NamedTuple):
     """``initial_carry(E) -> carry``"""
 
 
-class Hyper(namedtuple("_Hyper", SWEEPABLE)):  # type: ignore[misc]
+if TYPE_CHECKING:
+
+    class _Scalars(tuple[Array, ...]):
+        """Named tuple of arrays whose fields only the running program knows."""
+
+        _fields: ClassVar[tuple[str, ...]]
+
+        def __new__(cls, **values: Array) -> Self: ...
+        def __getattr__(self, name: str) -> Array: ...
+        def _replace(self, **values: Array) -> Self: ...
+        def _asdict(self) -> dict[str, Array]: ...
+
+else:
+    _Scalars = namedtuple("_Scalars", SWEEPABLE)
+
+
+class Hyper(_Scalars):
     """Scalars that a population may sweep: traced float32 leaves [], in a population [P].
 
-    Its fields are the options declared as sweepable in ``jaxdqn.config.options``, in order of
+    The fields are the options declared as sweepable in ``jaxdqn.config.options``, in order of
     declaration; the help of an option explains its field.
     """
 
     __slots__ = ()
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Array: ...
 
 
 class Counter(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jaxdqn.config.loss_registry import LOSSES
-from jaxdqn.config.option import Choices, choices_text, rules
-from jaxdqn.config.options import Options
+from jaxdqn.config.option import Choices, choices_text
+from jaxdqn.config.options import RULES, Options
 from jaxdqn.errors import reject
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def validate_algorithm(config: Config) -> None:
 
 def _validate_enabled(config: Config) -> None:
     """Check that every option without effect has its default."""
-    for name, rule in rules(Options).items():
+    for name, rule in RULES.items():
         value, default = getattr(config, name), default_of(name)
         if value != default and not is_enabled(config, rule.only_with):
             reject(name, value, f"{default} unless {choices_text(rule.only_with)}")
@@ -122,7 +122,7 @@ def _validate_replay_ratio(config: Config) -> None:
 
 def _validate_pqn(config: Config) -> None:
     """Check the options of learning from the rows just acted, without a replay."""
-    for name, rule in rules(Options).items():
+    for name, rule in RULES.items():
         value, default = getattr(config, name), default_of(name)
         if rule.only_with.get("algorithm") == ("dqn",) and value != default:
             reject(name, value, f"{default} with algorithm='pqn', which has no replay and no "

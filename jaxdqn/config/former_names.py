@@ -7,12 +7,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from jaxdqn.config.option import rules
-from jaxdqn.config.options import Options
+from jaxdqn.config.options import RULES
 
-FORMER_NAMES = {
-    rule.formerly: name for name, rule in rules(Options).items() if rule.formerly is not None
-}
+FORMER_NAMES = {rule.formerly: name for name, rule in RULES.items() if rule.formerly is not None}
 """Current name by former name."""
 
 T = TypeVar("T")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Collection, Mapping
-from functools import cache
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -107,7 +106,7 @@ def option(
         everyday=everyday,
         formerly=formerly,
     )
-    return cast(T, dataclasses.field(default=default, metadata={"rule": rule}))
+    return dataclasses.field(default=default, metadata={"rule": rule})
 
 
 def _choices(values: Mapping[str, Any] | None) -> Choices:
@@ -117,7 +116,6 @@ def _choices(values: Mapping[str, Any] | None) -> Choices:
     }
 
 
-@cache
 def rules(options: type[Any]) -> dict[str, Rule]:
     """Return the rule of each field of a dataclass, in the order of declaration."""
     return {field.name: field.metadata.get("rule", Rule()) for field in dataclasses.fields(options)}

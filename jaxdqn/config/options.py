@@ -337,8 +337,12 @@ class Options:
     other; auto chooses vmap on accelerators and map on CPU."""
 
 
+RULES = rules(Options)
+"""Rule of each option, in order of declaration."""
+
+
 def _names(attribute: str) -> tuple[str, ...]:
-    return tuple(name for name, rule in rules(Options).items() if getattr(rule, attribute))
+    return tuple(name for name, rule in RULES.items() if getattr(rule, attribute))
 
 
 SWEEPABLE = _names("sweepable")

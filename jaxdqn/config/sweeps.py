@@ -9,8 +9,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from jaxdqn.config.algorithm_rules import default_of, is_enabled
-from jaxdqn.config.option import choices_text, rules
-from jaxdqn.config.options import PARALLEL_OPTIONS, SWEEPABLE, Options
+from jaxdqn.config.option import choices_text
+from jaxdqn.config.options import PARALLEL_OPTIONS, RULES, SWEEPABLE
 from jaxdqn.errors import reject, suggest
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def validate_sweep(config: Config) -> None:
 
 
 def _reject_name(text: str, name: str) -> None:
-    if name in rules(Options):
+    if name in RULES:
         reject("sweep", text, f"of a traced scalar: {', '.join(SWEEPABLE)}; other fields change "
                "shapes or the program and need a run for each value")  # fmt: skip
     reject("sweep", text, f"of a field; nearest: {suggest(name, list(SWEEPABLE))}")
@@ -65,7 +65,7 @@ def _reject_name(text: str, name: str) -> None:
 def _validate_enabled(config: Config, text: str, name: str) -> None:
     if getattr(config, name) is None:
         reject("sweep", text, f"of an option in use: give {name} a value too")
-    choices = rules(Options)[name].swept_with
+    choices = RULES[name].swept_with
     if not is_enabled(config, choices):
         reject("sweep", text, f"of an option in use: {name} needs {choices_text(choices)}")
 

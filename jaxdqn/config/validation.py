@@ -8,8 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxdqn.config.algorithm_rules import validate_algorithm
-from jaxdqn.config.option import rules
-from jaxdqn.config.options import Options
+from jaxdqn.config.options import RULES, Options
 from jaxdqn.config.parallel_rules import validate_parallel
 from jaxdqn.config.sweeps import validate_sweep
 from jaxdqn.errors import reject
@@ -47,7 +46,7 @@ def _kinds() -> dict[str, Any]:
 
 def _validate_type(name: str, value: Any, kind: Any) -> None:
     """Check a value against the annotation ``kind`` of its field and the registered choices."""
-    choices = rules(Options)[name].choices
+    choices = RULES[name].choices
     if choices is not None and (not isinstance(value, str) or value not in choices):
         reject(name, value, f"one of {', '.join(choices)}")
     if get_origin(kind) is Literal:
@@ -90,7 +89,7 @@ def _validate_number(name: str, value: Any) -> None:
 
 
 def _validate_ranges(config: Config) -> None:
-    for name, rule in rules(Options).items():
+    for name, rule in RULES.items():
         value = getattr(config, name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             constraint = rule.violated(value)

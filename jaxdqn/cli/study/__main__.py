@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from jaxdqn.cli.aliases import current_settings
 from jaxdqn.cli.backend import is_small, keep_compiled_programs, use_cpu_threads
 from jaxdqn.cli.flags import FAILED, parse, run_command
 from jaxdqn.cli.study.cells import make_cell
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     description = _DESCRIPTION.format(tasks=", ".join(TASKS), algorithms=", ".join(ALGORITHMS))
     flags = parse(Flags, argv, prog="jaxdqn study", description=description)
+    flags = dataclasses.replace(flags, set=current_settings(flags.set))
     study = read_study(flags)
     if flags.dry_run:
         print("\n".join(listing(study, read_results(study.out / RESULTS).results)))
