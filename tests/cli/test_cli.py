@@ -140,7 +140,7 @@ def test_flags_override_the_preset_and_all_reach_the_configuration():
         ),
         (
             ["--virtual-devices", "4"],
-            "virtual_devices=4: must be at most devices=1, which the run uses; to use them say "
+            "virtual_devices=4: must be at most devices=1, which the run uses; to use all of them add "
             "--devices 4",
         ),
         (["--virtual-devices", "4", "--mesh", "data=2"], "must be at most devices=2"),
