@@ -42,9 +42,9 @@ def test_a_former_flag_may_be_spelt_with_underscores(capsys):
 @pytest.mark.parametrize(("former", "current"), NAMES)
 def test_both_flags_at_once_are_rejected_by_name(former, current, capsys):
     assert run.main([former, "40000", f"{current}=50000"]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == (
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
         f"error: {former}: must be left out, it is now {current}, which is given too\n"
     )
 
@@ -73,9 +73,9 @@ def test_a_stored_configuration_under_former_names_gives_the_defaults():
 def test_the_study_accepts_the_former_flag(capsys):
     argv = ["--out", "s", "--presets", "dqn", "--envs", "CartPole-v1", "--dry-run"]
     assert study.main([*argv, "--total-steps", "40000"]) == 0
-    said = capsys.readouterr()
-    assert "40,000 rows" in said.out
-    assert said.err == "--total-steps is now --total-rows\n"
+    captured = capsys.readouterr()
+    assert "40,000 rows" in captured.out
+    assert captured.err == "--total-steps is now --total-rows\n"
 
 
 def test_settings_of_a_study_accept_former_names(capsys):
@@ -86,9 +86,9 @@ def test_settings_of_a_study_accept_former_names(capsys):
     )
     argv = ["--out", "s", "--presets", "dqn", "--envs", "CartPole-v1", "--dry-run"]
     assert study.main([*argv, "--set", "warmup_steps=2048"]) == 0
-    said = capsys.readouterr()
-    assert "warmup_rows=2048" in said.out
-    assert said.err == "warmup_steps is now warmup_rows\n"
+    captured = capsys.readouterr()
+    assert "warmup_rows=2048" in captured.out
+    assert captured.err == "warmup_steps is now warmup_rows\n"
 
 
 def test_settings_of_a_study_under_both_names_are_rejected_by_name(capsys):

@@ -27,9 +27,9 @@ def printed(capsys, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             run.main(argv)
         assert ended.value.code == 0
-        said = capsys.readouterr()
-        assert said.err == ""
-        return said.out
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        return captured.out
 
     return run_help
 

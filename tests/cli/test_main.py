@@ -22,19 +22,19 @@ def test_the_commands_are_those_that_the_documentation_lists():
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_lists_every_command_in_lines_that_fit(flag, capsys):
     assert main([flag]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
+    captured = capsys.readouterr()
+    assert captured.err == ""
     for name, command in COMMANDS.items():
-        assert f"  {name}" in said.out
-        assert command.summary in said.out
-    assert max(map(len, said.out.splitlines())) <= 80
+        assert f"  {name}" in captured.out
+        assert command.summary in captured.out
+    assert max(map(len, captured.out.splitlines())) <= 80
 
 
 def test_no_command_prints_the_list_as_an_error(capsys):
     assert main([]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("usage: jaxdqn COMMAND")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: jaxdqn COMMAND")
 
 
 def test_the_version_is_that_of_the_package(capsys):
@@ -49,7 +49,10 @@ def test_the_version_is_that_of_the_package(capsys):
         ("evalute", "evalute: no such command; nearest: evaluate"),
         ("zzz", "zzz: no such command; jaxdqn --help lists them"),
         ("--resume", "--resume: no such command; jaxdqn --help lists them"),
-        ("cartpole", "cartpole: no such command; jaxdqn --help lists them"),
+        (
+            "cartpole",
+            "cartpole: no such command, but a preset; to train it: jaxdqn run cartpole",
+        ),
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_nearest(name, ending, capsys):
