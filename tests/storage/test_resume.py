@@ -494,7 +494,7 @@ def test_a_last_checkpoint_that_fails_leaves_what_was_learned(tmp_path, monkeypa
 
 def test_going_on_where_nothing_began_needs_a_preset(tmp_path, capsys):
     assert run_command.main(["--resume", "--out", str(tmp_path / "nothing")]) == 2
-    assert "to begin one, name a preset" in capsys.readouterr().err
+    assert "to start one, name a preset" in capsys.readouterr().err
     assert not (tmp_path / "nothing").exists()
     assert run_command.main(["--from", str(tmp_path / "none.json")]) == 2
     (tmp_path / "list.json").write_text("[]")
