@@ -1,7 +1,7 @@
 """jaxdqn: DQN training on accelerators, as pure functions and mappings over them.
 
-Names are imported when first used, so that ``import jaxdqn`` and the command
-line's ``--help`` do not wait for JAX.
+Public names are imported at first use, so that ``import jaxdqn`` and ``jaxdqn run --help`` do not
+wait for JAX.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxdqn.training.hyper import hyper_from
     from jaxdqn.training.trainer import make_trainer, train
 
-_HOME = {
+_MODULES = {  # module of each public name, and after a colon its name there if it differs
     "Config": "config",
     "PRESETS": "config.presets",
     "across_devices": "parallel",
@@ -72,9 +72,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _HOME[name].partition(":")
+    module, _, attribute = _MODULES[name].partition(":")
     return getattr(import_module(f"{__name__}.{module}"), attribute or name)
 
 

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A subcommand."""
+
+    module: str
+    """Module with a function ``main(argv) -> exit code``."""
+    summary: str
+
 
 COMMANDS = {
-    "run": ("jaxdqn.cli.run", "train, or resume a run"),
-    "evaluate": ("jaxdqn.cli.evaluate", "evaluate a run over fresh episodes, and draw one"),
-    "plot": ("jaxdqn.cli.plot", "draw learning curves of runs"),
-    "explain": ("jaxdqn.cli.explain", "print shapes, bytes and schedules of a run; train nothing"),
-    "replay": ("jaxdqn.cli.replay", "write the replay of a run to a file"),
-    "study": ("jaxdqn.cli.study.__main__", "train presets on environments over several seeds"),
-    "compare": ("jaxdqn.cli.compare", "measure the speed-up of each acceleration technique"),
+    "run": Command("jaxdqn.cli.run", "train, or resume a run"),
+    "evaluate": Command("jaxdqn.cli.evaluate", "evaluate a run, and draw an episode"),
+    "plot": Command("jaxdqn.cli.plot", "draw learning curves of runs"),
+    "explain": Command("jaxdqn.cli.explain", "print shapes, bytes and schedules of a run"),
+    "replay": Command("jaxdqn.cli.replay", "write the replay of a run to a file"),
+    "study": Command("jaxdqn.cli.study.__main__", "train presets on environments over seeds"),
+    "compare": Command("jaxdqn.cli.compare", "measure the speed-up of each technique"),
 }
-"""Module and summary of each command."""
+
+_USAGE_ERROR = 2
 
 
 def usage() -> str:
     """Return the list of commands."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: jaxdqn COMMAND [arguments]",
             "",
             "Train deep Q-networks in JAX.",
             "",
-            "commands:",
+            "Commands:",
             *lines,
             "",
-            "jaxdqn COMMAND --help describes a command.",
+            "jaxdqn COMMAND --help describes a command; jaxdqn --version prints the version.",
         ]
     )
 
@@ -39,22 +51,33 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else 2
+    if not arguments:
+        print(usage(), file=sys.stderr)
+        return _USAGE_ERROR
     name, *rest = arguments
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
     if name == "--version":
         from jaxdqn import __version__
 
-        print(__version__)
+        print(f"jaxdqn {__version__}")
         return 0
     if name not in COMMANDS:
-        from jaxdqn.errors import suggest
+        print(f"error: {_unknown(name)}", file=sys.stderr)
+        return _USAGE_ERROR
+    return import_module(COMMANDS[name].module).main(rest)
 
-        nearest = suggest(name, list(COMMANDS))
-        print(f"error: {name!r}: no such command; nearest: {nearest}", file=sys.stderr)
-        return 2
-    return import_module(COMMANDS[name][0]).main(rest)
+
+def _unknown(name: str) -> str:
+    from jaxdqn.config.presets import PRESETS
+
+    if name in PRESETS:
+        return f"{name}: no such command, but a preset; to train it: jaxdqn run {name}"
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    if near:
+        return f"{name}: no such command; nearest: {near[0]}"
+    return f"{name}: no such command; jaxdqn --help lists them"
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Errors that the library raises, and their wording. Imports nothing of the library."""
+"""Exceptions of the library and the wording of their messages. Imports nothing of the library."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NoReturn
 
 
 class RunFailed(RuntimeError):
-    """A run cannot go on; what it wrote until then is whole."""
+    """A run stopped because of an error; everything written before it is complete."""
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return the known names nearest to ``name``, or all of them, as text."""
+    """Return the known names nearest to ``name`` as text, or all of them if none is near."""
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)
 
 
-def refuse(name: str, value: Any, constraint: str) -> None:
-    """Raise the ``ValueError`` of a field whose value is not what it must be."""
+def reject(name: str, value: Any, constraint: str) -> NoReturn:
+    """Raise the ``ValueError`` of a field: ``name=value: must be constraint``."""
     raise ValueError(f"{name}={value!r}: must be {constraint}")

@@ -25,12 +25,15 @@ Every period, schedule and budget states which of the three it counts.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxdqn.config.options import SWEEPABLE
 
 Array = jax.Array
 PyTree = Any
@@ -255,25 +258,30 @@ class Agent(NamedTuple):
     """``initial_carry(E) -> carry``"""
 
 
-class Hyper(NamedTuple):
-    """The scalars that a population may sweep: float32 leaves, traced, never shapes."""
+if TYPE_CHECKING:
 
-    learning_rate: Array
-    gamma: Array
-    epsilon_start: Array
-    epsilon_end: Array
-    temperature: Array
-    huber_delta: Array
-    clip_value: Array
-    clip_norm: Array
-    target_tau: Array
-    priority_exponent: Array
-    importance_exponent: Array
-    """at the start of the run"""
-    entropy_temperature: Array
-    munchausen_scale: Array
-    munchausen_clip: Array
-    trace_decay: Array
+    class _Scalars(tuple[Array, ...]):
+        """Named tuple of arrays whose fields only the running program knows."""
+
+        _fields: ClassVar[tuple[str, ...]]
+
+        def __new__(cls, **values: Array) -> Self: ...
+        def __getattr__(self, name: str) -> Array: ...
+        def _replace(self, **values: Array) -> Self: ...
+        def _asdict(self) -> dict[str, Array]: ...
+
+else:
+    _Scalars = namedtuple("_Scalars", SWEEPABLE)
+
+
+class Hyper(_Scalars):
+    """Scalars that a population may sweep: traced float32 leaves [], in a population [P].
+
+    The fields are the options declared as sweepable in ``jaxdqn.config.options``, in order of
+    declaration; the help of an option explains its field.
+    """
+
+    __slots__ = ()
 
 
 class Counter(NamedTuple):

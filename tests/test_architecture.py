@@ -10,8 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = (
-    ("types", "errors"),
-    ("tree", "config"),
+    ("errors",),
+    ("config",),
+    ("types",),
+    ("tree",),
     ("losses", "envs", "communication"),
     ("networks", "replay"),
     ("agent",),

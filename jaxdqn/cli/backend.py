@@ -1,4 +1,4 @@
-"""Set up JAX before a command uses it: CPU threads, devices, compilation cache."""
+"""Configuration of JAX before its first use: CPU threads, devices, compilation cache."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from pathlib import Path
 from jaxdqn.config.config import Config
 
 SMALL = 2**21
-"""Multiply-adds of a batch; measured on 2 cores: with 1.3 million one thread is 1.7 times as
-fast as two, with 2.1 million as fast, with 8.5 million 0.7 times."""
+"""Multiply-adds of a batch below which one thread is faster than two. Measured on 2 cores, one
+thread is 1.7 times as fast as two with 1.3 million, 1.0 times with 2.1 and 0.7 times with 8.5."""
 
 
-def use_cpu_threads(config: Config, asked: int | None) -> None:
-    """Settle how many threads XLA uses on CPU; call before JAX computes anything.
+def use_cpu_threads(config: Config, threads: int | None) -> None:
+    """Set the number of threads of XLA on CPU; call before JAX computes anything.
 
-    By default one for small dense networks: their operations take microseconds, which
-    handing them from core to core would double (``jaxdqn compare --only
-    cpu-threads``). An ``NPROC`` that is set already counts for more.
+    The default is one thread for small dense networks: their operations take microseconds, and
+    passing them between cores would double that (``jaxdqn compare --only cpu-threads``). An
+    environment variable ``NPROC`` takes precedence.
 
     Raises:
-        ValueError: if fewer than one is asked for.
+        ValueError: if ``threads`` is below 1.
     """
-    if asked is not None and asked < 1:
-        raise ValueError(f"cpu_threads={asked}: must be at least 1")
-    if asked is None and config.devices == 1 and is_small(config):
-        asked = 1
-    if asked is not None:
-        os.environ.setdefault("NPROC", str(asked))
+    if threads is not None and threads < 1:
+        raise ValueError(f"cpu_threads={threads}: must be at least 1")
+    if threads is None and config.devices == 1 and is_small(config):
+        threads = 1
+    if threads is not None:
+        os.environ.setdefault("NPROC", str(threads))
 
 
 def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
-    """Settle what devices JAX finds; call before it computes anything.
+    """Set the devices that JAX finds and their memory; call before JAX computes anything.
 
     Args:
-        virtual: CPU devices to make.
-        memory_fraction: share of a GPU's memory to take at the start.
+        virtual: number of virtual CPU devices to create.
+        memory_fraction: fraction of the memory of a GPU to allocate at the start.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ValueError: if a value is out of range.
     """
     if virtual is not None and virtual < 1:
         raise ValueError(f"virtual_devices={virtual}: must be at least 1")
@@ -47,21 +47,21 @@ def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
         if not 0 < memory_fraction <= 1:
             raise ValueError(f"memory_fraction={memory_fraction}: must be above 0 and at most 1")
         os.environ["XLA_CLIENT_MEM_FRACTION"] = str(memory_fraction)
-        # Its former name, beside which XLA refuses the new one.
+        # XLA rejects the new name if the former one is set too.
         os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)
     if virtual is not None:
         import jax
 
-        # Where there are accelerators too, the CPU's devices are what was asked for.
+        # Without this, JAX would choose an accelerator over the virtual devices.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", virtual)
 
 
 def devices_of_mesh(mesh: str) -> dict[str, int]:
-    """Return the fields of a configuration that a mesh such as ``data=2,model=2`` stands for.
+    """Return the options that a mesh such as ``data=2,model=2`` sets.
 
     Raises:
-        ValueError: if it is not of that form.
+        ValueError: if ``mesh`` does not have that form.
     """
     sizes: dict[str, int] = {}
     for part in mesh.split(","):
@@ -78,34 +78,34 @@ def devices_of_mesh(mesh: str) -> dict[str, int]:
 
 
 def check_virtual_devices(virtual: int | None, config: Config) -> None:
-    """Refuse to make more devices of the CPU than a run uses.
+    """Check that a run uses all virtual devices.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming both numbers.
     """
     if virtual is not None and virtual > config.devices:
         raise ValueError(
             f"virtual_devices={virtual}: must be at most devices={config.devices}, which the run "
-            f"uses; to use them say --devices {virtual}"
+            f"uses; to use all of them add --devices {virtual}"
         )
 
 
 def is_small(config: Config) -> bool:
-    """Say whether a batch is fewer multiply-adds in the hidden layers than threads pay for."""
+    """Return whether one thread is faster: dense layers of few multiply-adds for a batch."""
     convolutions = config.network in ("minatar", "nature") or config.env.endswith("-MinAtar")
     if convolutions and config.network != "mlp":
         return False
     weights = sum(a * b for a, b in itertools.pairwise(config.hidden_sizes))
     if config.loss == "implicit_quantile" and config.hidden_sizes:
-        weights += config.quantiles * config.hidden_sizes[-1] ** 2  # the head, once for each
+        weights += config.quantiles * config.hidden_sizes[-1] ** 2  # the head, for each quantile
     return weights * max(config.batch_per_device, config.envs_per_device) < SMALL
 
 
 def keep_compiled_programs() -> None:
-    """Keep compiled programs on disk, so that the next start is faster.
+    """Cache compiled programs on disk, so that later starts are faster.
 
-    They lie in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache directory
-    where that can be written.
+    The directory is ``$JAX_COMPILATION_CACHE_DIR``, or a directory in the user's cache if that is
+    writable.
     """
     import jax
 
@@ -115,7 +115,7 @@ def keep_compiled_programs() -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError:
-            return  # a start without a cache is only slower
+            return  # without a cache the start is slower, nothing else
         jax.config.update("jax_compilation_cache_dir", str(directory))
-    # The programs of a run are few and each is worth keeping.
+    # A run compiles few programs, and each is worth caching.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

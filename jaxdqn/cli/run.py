@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxdqn.cli.aliases import current_flags
 from jaxdqn.cli.backend import (
     check_virtual_devices,
     devices_of_mesh,
@@ -18,7 +19,8 @@ from jaxdqn.cli.backend import (
     set_up_devices,
     use_cpu_threads,
 )
-from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.cli.flags import parse, run_command, terminal_columns
+from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.launch.supervisor import (
     Timeouts,
     check_timeouts,
@@ -27,6 +29,8 @@ from jaxdqn.cli.launch.supervisor import (
     supervise,
 )
 from jaxdqn.config.config import Config
+from jaxdqn.config.option import option
+from jaxdqn.config.options import Options
 from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
 from jaxdqn.monitoring.tables import population_tables
 from jaxdqn.storage.directory import (
@@ -40,53 +44,59 @@ from jaxdqn.storage.directory import (
 
 DEFAULT_PRESET = "cartpole"
 
-_DESCRIPTION = """Train a DQN agent. PRESET, if given, comes first and sets the defaults shown
-below. It is a task, {tasks}; or an algorithm, {algorithms}, with the settings of the task that
---env names. The run directory receives config.json, metrics.jsonl,
-evaluations.jsonl, events.jsonl, summary.json, curve.png, checkpoints/ and the parameters best/ and
-last/. Ctrl-C or SIGTERM ends the run at the next chunk, with everything written, and --resume goes
-on with it."""
+_SUMMARY = (
+    "Train a DQN agent. PRESET comes first and sets the defaults of the flags, as in "
+    "`jaxdqn run rainbow --env Breakout-MinAtar --seed 3`."
+)
+_NOTES: dict[str, dict[str, str] | str] = {
+    "Presets": {
+        "tasks": ", ".join(TASKS),
+        "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
+    },
+    "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
+    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C or SIGTERM ends the run at "
+    "the next chunk with all files written; --resume continues it.",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(Config):
-    out: str | None = None
-    """Directory of the run, new or empty; by default runs/PRESET-ENV-sSEED-TIME."""
-    resume: bool = False
-    """Go on, from its newest checkpoint, with the run that has begun in --out; begin it if none
-    has. Without a PRESET the run's own configuration gives the defaults."""
-    from_: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Take the defaults from a config.json instead of a preset: repeat that run."""
-    cpu_threads: int | None = None
-    """Threads that XLA uses on CPU; by default one for small dense networks, which is faster, and
-    as many as cores for others."""
-    mesh: str | None = None
-    """Devices by their use, as data=2,model=2: so many replicas, each split over so many devices;
-    sets devices and model_devices, which may be left out."""
-    virtual_devices: int | None = None
-    """Devices to make of the CPU, to develop on one machine what is to run on several devices."""
-    memory_fraction: float | None = None
-    """Share of a GPU's memory that JAX takes at its start (0.75 by default), so that several
-    processes fit on one; see docs/sharing.md."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, for a run over several processes: each is started with this and the
-    next two flags, and --devices counts the devices of all; see docs/cluster.md."""
-    num_processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """Which of them this is, from 0; process 0 writes the files."""
-    multi_host: bool = False
-    """Instead of those three: let JAX find the other processes, on Slurm, Kubernetes and Cloud
-    TPU."""
-    heartbeat_seconds: int = 10
-    """After so long without a sign of life from a process the others end; at most 30."""
-    initialization_seconds: int = 30
-    """How long the processes wait for each other at the start."""
-    explain: bool = False
-    """Say what would run, its shapes, bytes and schedules, and allocate nothing."""
+class Flags(Options):
+    """Flags of ``jaxdqn run``: the options, and those of the process."""
 
-    def __post_init__(self) -> None:
-        """Accept anything: ``config_from`` validates."""
+    out: str | None = option(None, group="Run", everyday=True)
+    """Run directory, new or empty; by default runs/PRESET-ENV-sSEED-TIME."""
+    resume: bool = option(False, group="Run", everyday=True)
+    """Resume the run in --out from its newest checkpoint, or start one if there is none. Without a
+    PRESET, the configuration of that run gives the defaults."""
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = option(None, group="Run")
+    """Take the defaults from a config.json instead of a preset, to repeat a run."""
+    explain: bool = option(False, group="Run")
+    """Print the shapes, bytes and schedules of the run, and exit without allocating memory."""
+    cpu_threads: int | None = option(None, group="Devices")
+    """Threads of XLA on CPU. By default one for small dense networks, which is faster, and one for
+    each core otherwise."""
+    mesh: str | None = option(None, group="Devices")
+    """Devices by use: data=2,model=3 is 2 replicas, each split over 3 devices. Replaces devices
+    and model_devices."""
+    virtual_devices: int | None = option(None, group="Devices")
+    """Number of virtual CPU devices to create, to try several devices on one machine."""
+    memory_fraction: float | None = option(None, group="Devices")
+    """Fraction of the memory of a GPU that JAX allocates at its start (0.75 by default), so that
+    several processes fit on one GPU; see docs/sharing.md."""
+    coordinator: str | None = option(None, group="Hosts")
+    """HOST:PORT of process 0, for a run over several processes. Start each process with this flag
+    and the next two; --devices counts the devices of all processes. See docs/cluster.md."""
+    num_processes: int | None = option(None, group="Hosts")
+    """Number of processes."""
+    process_id: int | None = option(None, group="Hosts")
+    """Index of this process, from 0; process 0 writes the files."""
+    multi_host: bool = option(False, group="Hosts")
+    """Let JAX find the other processes, on Slurm, Kubernetes and Cloud TPU; replaces the three
+    flags above."""
+    heartbeat_seconds: int = option(10, group="Hosts")
+    """Seconds without a heartbeat of a process after which the others end; at most 30."""
+    initialization_seconds: int = option(30, group="Hosts")
+    """Seconds that the processes wait for each other at the start."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,11 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+    argv = current_flags(argv, [field.name for field in dataclasses.fields(Flags)])
     name, flags = read_flags(argv)
     config = config_from(flags)
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
-        raise ValueError("resume=True: must come with --out, the run to go on with")
+        raise ValueError("resume=True: must come with --out, the run to resume")
     spec = process_spec(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
     timeouts = Timeouts(flags.heartbeat_seconds, flags.initialization_seconds)
     check_timeouts(timeouts)
@@ -133,7 +144,7 @@ def _main(argv: Sequence[str]) -> int:
     from jaxdqn.run.runner import run
 
     if leads and flags.resume and not is_run(out):
-        print(f"no run in {out} yet: it begins")
+        print(f"no run in {out} yet: starting one")
     result = run(
         config,
         out=out,
@@ -148,12 +159,12 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
-    """Return the preset's name and the flags.
+    """Return the name of the preset and the flags.
 
-    The name is None where a file or the run that goes on gives the defaults.
+    The name is None if a file or the run to resume gives the defaults.
 
     Raises:
-        Refused, ValueError: if the preset, a flag or a value is not understood.
+        UsageError, ValueError: if the preset, a flag or a value is invalid.
     """
     name, rest = None, list(argv)
     if rest and not rest[0].startswith("-"):
@@ -163,13 +174,13 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
         flags = _parse(rest, preset(name, env=flags.env))
     if flags.from_ is not None:
         if name is not None or flags.resume:
-            what = f"preset {name!r}" if name is not None else "--resume"
-            raise ValueError(f"from={flags.from_!r}: must not come with {what}")
+            other = f"preset {name!r}" if name is not None else "--resume"
+            raise ValueError(f"from={flags.from_!r}: must not come with {other}")
         return None, _parse(rest, _configuration(Path(flags.from_)))
     if name is None and flags.resume and flags.out is not None:
         if not is_run(flags.out):
             raise ValueError(
-                f"out={flags.out!r}: must be a run to go on with; to begin one, name a preset"
+                f"out={flags.out!r}: must be a run to resume; to start one, name a preset"
             )
         return None, _parse(rest, read_config(flags.out))
     return name or DEFAULT_PRESET, flags
@@ -184,37 +195,46 @@ def _configuration(path: Path) -> Config:
 
 
 def _parse(argv: Sequence[str], defaults: Config) -> Flags:
-    def parsed(values: dict[str, Any]) -> Flags:
-        return parse(
-            Flags,
-            argv,
-            default=Flags(**values),
-            prog="jaxdqn run [PRESET]",
-            description=_DESCRIPTION.format(
-                tasks=", ".join(TASKS), algorithms=", ".join(ALGORITHMS)
-            ),
-        )
-
-    flags = parsed(_values(defaults))
+    values = _values(defaults)
+    _print_requested_help(argv, Flags(**values))
+    flags = parse(Flags, argv, default=Flags(**values))
     if flags.mesh is None:
         return flags
     sizes: dict[str, Any] = devices_of_mesh(flags.mesh)
-    # Once more, to tell what is asked for from what is a default: no number of devices is 0.
-    asked = parsed(_values(defaults) | dict.fromkeys(sizes, 0))
+    # Parse again with impossible defaults, to tell explicit numbers of devices from defaults.
+    explicit = parse(Flags, argv, default=Flags(**(values | dict.fromkeys(sizes, 0))))
     for name, size in sizes.items():
-        if getattr(asked, name) not in (0, size):
+        if getattr(explicit, name) not in (0, size):
             raise ValueError(
-                f"{name}={getattr(asked, name)}: must be {size} with mesh={flags.mesh!r}, or be "
-                "left out"
+                f"{name}={getattr(explicit, name)}: must be {size} with mesh={flags.mesh!r}, or "
+                "be left out"
             )
     return dataclasses.replace(flags, **sizes)
+
+
+def _print_requested_help(argv: Sequence[str], defaults: Flags) -> None:
+    """Print the help and exit, if the arguments ask for it."""
+    kind = requested_help(argv)
+    if kind is None:
+        return
+    print(
+        help_text(
+            defaults,
+            usage="jaxdqn run [PRESET] [flags]",
+            summary=_SUMMARY,
+            notes=_NOTES,
+            complete=kind == "complete",
+            columns=terminal_columns(),
+        )
+    )
+    raise SystemExit(0)
 
 
 def config_from(flags: Flags) -> Config:
     """Return the validated configuration.
 
     Raises:
-        ValueError: naming the field, its value and what would be right.
+        ValueError: naming the field, its value and the constraint.
     """
     return Config(**_values(flags))
 
@@ -231,7 +251,7 @@ def default_out(name: str, config: Config) -> Path:
 
 
 def outcome(summary: dict[str, Any]) -> str:
-    """Return a summary as a few lines for a person."""
+    """Return a summary of a run as a few lines of text."""
     if summary["solved"]:
         solved = f"solved in {summary['seconds_to_solve']:.2f} s"
     else:
@@ -240,7 +260,7 @@ def outcome(summary: dict[str, Any]) -> str:
     if learners and summary["solve_return"] is not None:
         solved += f" ({summary['learners_solved']} of {len(learners)} learners)"
     if summary["interrupted"]:
-        solved += f", interrupted ({summary['ended_by']}); --resume goes on"
+        solved += f", interrupted ({summary['ended_by']}); --resume continues it"
     return (
         f"{solved}: greedy return {summary['eval_return_mean']:.2f} at the end, "
         f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes"
@@ -255,8 +275,8 @@ def outcome(summary: dict[str, Any]) -> str:
     )
 
 
-def _values(config: Config) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+def _values(options: Options) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
 
 
 if __name__ == "__main__":

@@ -1,201 +1,169 @@
-"""What the options of an algorithm must be together. Imports no JAX."""
+"""Relations between the options of an algorithm. Imports no JAX."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from jaxdqn.config.loss_registry import LOSSES
-from jaxdqn.errors import refuse
+from jaxdqn.config.option import Choices, choices_text
+from jaxdqn.config.options import RULES, Options
+from jaxdqn.errors import reject
 
 if TYPE_CHECKING:
     from jaxdqn.config.config import Config
 
-COUNT_LIMIT = 2**30
-_OUR_LOSSES = tuple(LOSSES)
-_CATEGORICAL = ("categorical",)
-_DISTRIBUTIONAL = ("quantile", "implicit_quantile")
-_CELLS = ("lstm", "gru")
-_SOFT = ("soft", "munchausen")
-IN_USE: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "huber_delta": ("loss", ("huber", *_DISTRIBUTIONAL)),
-    "temperature": ("exploration", ("boltzmann",)),
-    "epsilon_start": ("epsilon_schedule", ("linear", "exponential")),
-    "priority_exponent": ("replay", ("prioritized",)),
-    "importance_exponent": ("replay", ("prioritized",)),
-    "entropy_temperature": ("bootstrap", _SOFT),
-    "munchausen_scale": ("bootstrap", ("munchausen",)),
-    "munchausen_clip": ("bootstrap", ("munchausen",)),
-    "noisy_sigma": ("noisy", (True,)),
-    "atoms": ("loss", _CATEGORICAL),
-    "value_min": ("loss", _CATEGORICAL),
-    "value_max": ("loss", _CATEGORICAL),
-    "quantiles": ("loss", _DISTRIBUTIONAL),
-    "top_k_fraction": ("compression", ("top_k",)),
-    "minibatches": ("algorithm", ("pqn",)),
-    "epochs": ("algorithm", ("pqn",)),
-    "trace_decay": ("algorithm", ("pqn",)),
-    "recurrent_size": ("recurrent", _CELLS),
-    "sequence_length": ("recurrent", _CELLS),
-    "burn_in": ("recurrent", _CELLS),
-    "rescale_values": ("recurrent", _CELLS),
-}
-"""Of an option: the choice that uses it, and which of its values do. A sweep over it, or, but for
-the first three, any value that is not its default, is refused without them."""
-_ALWAYS_TAKEN = ("huber_delta", "temperature", "epsilon_start")
-_OF_REPLAY = (
-    "gradient_steps", "replay_ratio", "batch_size", "accumulate", "n_step", "double", "bootstrap",
-    "target_period", "target_tau", "replay", "replay_capacity", "warmup_rows", "replay_from",
-    "replay_in_checkpoint",
-)  # fmt: skip
-"""Fields that say how rows are kept and drawn, and targets made of them."""
+_BUILT_IN_LOSSES = tuple(LOSSES)
 
 
-def default_of(config: Config, name: str) -> Any:
-    """Return the default of a field."""
-    return getattr(type(config), name)  # a dataclass keeps it so
+def default_of(name: str) -> Any:
+    """Return the default of an option."""
+    return getattr(Options, name)  # a dataclass keeps defaults as class attributes
 
 
-def uses(config: Config, choice: str, users: tuple[Any, ...]) -> bool:
-    """Say whether ``config`` chooses one of ``users``, which use an option."""
-    value = getattr(config, choice)
-    if choice != "loss" or value in _OUR_LOSSES:
-        return value in users
-    # A loss that is not ours has the options of its head, and may read any hyper-parameter.
-    return LOSSES[value].head in users or "huber" in users
+def is_enabled(config: Config, choices: Choices) -> bool:
+    """Return whether ``config`` has one of the values that an option needs; True if it needs none.
+
+    A loss that is not built in has the options of its head, and may read any hyper-parameter.
+    """
+    for name, values in choices.items():
+        value = getattr(config, name)
+        if name == "loss" and value not in _BUILT_IN_LOSSES:
+            if LOSSES[value].head not in values and "huber" not in values:
+                return False
+        elif value not in values:
+            return False
+    return True
 
 
 def validate_algorithm(config: Config) -> None:
-    """Check replay or PQN, exploration, and what the family's options are together.
+    """Check the options of DQN with its replay or of PQN, then those that both share.
 
     Raises:
-        ValueError: naming the field, its value and what would be right.
+        ValueError: naming the field, its value and the constraint.
     """
     if config.algorithm == "pqn":
         _validate_pqn(config)
     else:
         _validate_replay(config)
+        _validate_warmup(config)
+        _validate_replay_ratio(config)
+    _validate_exploration(config)
+    _validate_enabled(config)
+    _validate_network(config)
+    if config.recurrent != "none":
+        _validate_recurrent(config)
+    if config.bootstrap != "greedy":
+        _validate_bootstrap(config)
+
+
+def _validate_enabled(config: Config) -> None:
+    """Check that every option without effect has its default."""
+    for name, rule in RULES.items():
+        value, default = getattr(config, name), default_of(name)
+        if value != default and not is_enabled(config, rule.only_with):
+            reject(name, value, f"{default} unless {choices_text(rule.only_with)}")
+
+
+def _validate_exploration(config: Config) -> None:
     if config.epsilon_schedule == "exponential":
         for name in ("epsilon_start", "epsilon_end"):
             if getattr(config, name) == 0:
-                refuse(name, 0.0, "above 0 with epsilon_schedule='exponential'")
+                reject(name, 0.0, "above 0 with epsilon_schedule='exponential'")
     if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
-        refuse("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
-    for name, (choice, users) in IN_USE.items():
-        if name in _ALWAYS_TAKEN or getattr(config, name) == default_of(config, name):
-            continue
-        if not uses(config, choice, users):
-            wanted = " or ".join(f"{choice}={user!r}" for user in users)
-            refuse(name, getattr(config, name), f"{default_of(config, name)} unless {wanted}")
-    _validate_family(config)
+        reject("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
 
 
 def _validate_replay(config: Config) -> None:
-    per_add = config.rows_per_iteration
-    if config.replay_capacity % per_add:
-        below = config.replay_capacity // per_add * per_add
-        refuse(
-            "replay_capacity",
-            config.replay_capacity,
-            f"a multiple of num_envs*rollout_length={per_add}, such as {below or per_add}",
-        )
+    """Check the capacity of the replay and the size of a batch."""
+    capacity, rows_per_add = config.replay_capacity, config.rows_per_iteration
+    if capacity % rows_per_add:
+        below = capacity // rows_per_add * rows_per_add
+        reject("replay_capacity", capacity, f"a multiple of num_envs*rollout_length={rows_per_add},"
+               f" such as {below or rows_per_add}")  # fmt: skip
     reach = config.reach + config.frame_stack + config.rollout_length
     if config.replay_rows <= reach:
-        names = "n_step" if config.recurrent == "none" else "burn_in+sequence_length+n_step-1"
-        refuse(
-            "replay_capacity",
-            config.replay_capacity,
-            f"above num_envs*({names}+frame_stack+rollout_length)={config.num_envs * reach}",
-        )
-    if config.replay_capacity >= COUNT_LIMIT:
-        refuse("replay_capacity", config.replay_capacity, f"below {COUNT_LIMIT}")
-    drawn = config.batch_size * config.accumulate
-    if drawn > config.replay_capacity:
-        refuse(
-            "batch_size",
-            config.batch_size,
-            f"at most replay_capacity={config.replay_capacity} with accumulate="
-            f"{config.accumulate}: more than can be sampled",
-        )
-    warmup_rows = config.warmup_iterations * per_add
-    if drawn > warmup_rows:
-        refuse(
-            "batch_size",
-            config.batch_size,
-            f"at most warmup_rows={config.warmup_rows} with accumulate={config.accumulate}: "
-            "more than can be sampled when learning starts",
-        )
-    if warmup_rows <= config.reach * config.num_envs:
-        names = "n_step" if config.recurrent == "none" else "(burn_in+sequence_length+n_step-1)"
-        refuse(
-            "warmup_rows",
-            config.warmup_rows,
-            f"above {names}*num_envs={config.reach * config.num_envs}",
-        )
-    if config.total_rows <= warmup_rows:
-        refuse("total_rows", config.total_rows, f"above the {warmup_rows} rows of warm-up")
-    if config.replay_ratio is not None:
-        steps = config.gradient_steps_for_ratio()
-        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-            unit = config.rows_per_gradient_step / per_add
-            rows = "batch_size*accumulate"
-            rows += "" if config.recurrent == "none" else "*sequence_length"
-            refuse(
-                "replay_ratio",
-                config.replay_ratio,
-                f"a multiple of {rows}/(num_envs*rollout_length)={unit:g}",
-            )
+        reject("replay_capacity", capacity, f"above num_envs*({_reach_text(config)}+frame_stack+"
+               f"rollout_length)={config.num_envs * reach}")  # fmt: skip
+    if config.batch_size * config.accumulate > capacity:
+        reject("batch_size", config.batch_size, f"at most replay_capacity={capacity} with "
+               f"accumulate={config.accumulate}: more than can be sampled")  # fmt: skip
+
+
+def _validate_warmup(config: Config) -> None:
+    """Check that a batch can be sampled when learning starts, within the budget."""
+    rows = config.warmup_iterations * config.rows_per_iteration
+    if config.batch_size * config.accumulate > rows:
+        reject("batch_size", config.batch_size, f"at most warmup_rows={config.warmup_rows} with "
+               f"accumulate={config.accumulate}: more than can be sampled when learning "
+               "starts")  # fmt: skip
+    if rows <= config.reach * config.num_envs:
+        reach = _reach_text(config)
+        reach = f"({reach})" if "+" in reach else reach
+        reject("warmup_rows", config.warmup_rows, f"above {reach}*num_envs="
+               f"{config.reach * config.num_envs}")  # fmt: skip
+    if config.total_rows <= rows:
+        reject("total_rows", config.total_rows, f"above the {rows} rows of warm-up")
+
+
+def _reach_text(config: Config) -> str:
+    return "n_step" if config.recurrent == "none" else "burn_in+sequence_length+n_step-1"
+
+
+def _validate_replay_ratio(config: Config) -> None:
+    if config.replay_ratio is None:
+        return
+    steps = config.gradient_steps_for_ratio()
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+        unit = config.rows_per_gradient_step / config.rows_per_iteration
+        length = "" if config.recurrent == "none" else "*sequence_length"
+        reject("replay_ratio", config.replay_ratio, f"a multiple of batch_size*accumulate{length}/"
+               f"(num_envs*rollout_length)={unit:g}")  # fmt: skip
 
 
 def _validate_pqn(config: Config) -> None:
-    """Check what learns from the rows just acted."""
-    for name in _OF_REPLAY:
-        if getattr(config, name) != default_of(config, name):
-            refuse(name, getattr(config, name), f"{default_of(config, name)} with algorithm='pqn', "
-                    "which has no replay and no target network")  # fmt: skip
+    """Check the options of learning from the rows just acted, without a replay."""
+    for name, rule in RULES.items():
+        value, default = getattr(config, name), default_of(name)
+        if rule.only_with.get("algorithm") == ("dqn",) and value != default:
+            reject(name, value, f"{default} with algorithm='pqn', which has no replay and no "
+                   "target network")  # fmt: skip
     if LOSSES[config.loss].head != "linear":
-        refuse("loss", config.loss, "of a TD error (huber, squared) with algorithm='pqn'")
+        reject("loss", config.loss, "of a TD error (huber, squared) with algorithm='pqn'")
     if config.noisy:
-        refuse("noisy", True, "False with algorithm='pqn'")
+        reject("noisy", True, "False with algorithm='pqn'")
     rows = config.envs_per_device * config.rollout_length
     if rows % config.minibatches:
-        refuse("minibatches", config.minibatches, f"a divisor of the {rows} rows that a device "
-                "acts in an iteration (num_envs*rollout_length/devices)")  # fmt: skip
+        reject("minibatches", config.minibatches, f"a divisor of the {rows} rows that a device "
+               "acts in an iteration (num_envs*rollout_length/devices)")  # fmt: skip
     if config.total_rows < config.rows_per_iteration:
-        refuse("total_rows", config.total_rows, f"at least the {config.rows_per_iteration} rows "
-                "of an iteration")  # fmt: skip
+        reject("total_rows", config.total_rows, f"at least the {config.rows_per_iteration} rows "
+               "of an iteration")  # fmt: skip
 
 
-def _validate_family(config: Config) -> None:
-    """Check what loss, bootstrap and network are together."""
+def _validate_network(config: Config) -> None:
     if config.layer_norm and config.network == "mlp" and not config.hidden_sizes:
-        refuse("layer_norm", True, "False with network='mlp' and no hidden_sizes: there is no "
-                "activation")  # fmt: skip
-    if config.munchausen_clip > 0:
-        refuse("munchausen_clip", config.munchausen_clip, "at most 0")
-    if config.atoms < 2:
-        refuse("atoms", config.atoms, "at least 2")
+        reject("layer_norm", True, "False with network='mlp' and no hidden_sizes: there is no "
+               "activation")  # fmt: skip
     if config.value_max <= config.value_min:
-        refuse("value_max", config.value_max, f"above value_min={config.value_min}")
-    if config.burn_in < 0:
-        refuse("burn_in", config.burn_in, "at least 0")
-    if config.recurrent != "none":
-        _validate_recurrent(config)
-    if config.bootstrap == "greedy":
-        return
+        reject("value_max", config.value_max, f"above value_min={config.value_min}")
+
+
+def _validate_bootstrap(config: Config) -> None:
+    """Check the options of the soft and the Munchausen target."""
     if config.double:
-        refuse("double", True, f"False with bootstrap={config.bootstrap!r}, which chooses no "
-                "action")  # fmt: skip
+        reject("double", True, f"False with bootstrap={config.bootstrap!r}, which chooses no "
+               "action")  # fmt: skip
     if config.n_step > 1:
-        refuse("n_step", config.n_step, f"1 with bootstrap={config.bootstrap!r}, whose entropy "
-                "and bonus belong to every step")  # fmt: skip
+        reject("n_step", config.n_step, f"1 with bootstrap={config.bootstrap!r}: entropy and bonus "
+               "are terms of every step")  # fmt: skip
     if LOSSES[config.loss].head == "categorical":
-        refuse("loss", config.loss, f"another with bootstrap={config.bootstrap!r}, such as "
-                "'quantile'")  # fmt: skip
+        reject("loss", config.loss, f"one without fixed atoms, such as 'quantile', with "
+               f"bootstrap={config.bootstrap!r}")  # fmt: skip
 
 
 def _validate_recurrent(config: Config) -> None:
-    """Check what is learned from sequences."""
-    wanted = {
+    """Check the options of learning from sequences."""
+    required = {
         "algorithm": "dqn",
         "replay": "uniform",
         "bootstrap": "greedy",
@@ -203,12 +171,13 @@ def _validate_recurrent(config: Config) -> None:
         "noisy": False,
         "replay_from": None,
     }
-    for name, value in wanted.items():
+    for name, value in required.items():
         if getattr(config, name) != value:
-            refuse(name, getattr(config, name), f"{value} with recurrent={config.recurrent!r}")
+            reject(name, getattr(config, name), f"{value} with recurrent={config.recurrent!r}")
     head = LOSSES[config.loss].head
     if head == "implicit_quantile":
-        refuse("loss", config.loss, f"another with recurrent={config.recurrent!r}")
+        reject("loss", config.loss, "one without sampled quantiles, such as 'quantile', with "
+               f"recurrent={config.recurrent!r}")  # fmt: skip
     if config.rescale_values and head != "linear":
-        refuse("rescale_values", True, f"False with loss={config.loss!r}: only single values are "
-                "rescaled")  # fmt: skip
+        reject("rescale_values", True, f"False with loss={config.loss!r}: only values of a linear "
+               "head can be rescaled")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The losses that a configuration may name. Imports no JAX."""
+"""Registry of losses that a configuration may name. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ HEADS: tuple[Head, ...] = ("linear", "categorical", "quantile", "implicit_quanti
 
 
 class Loss(NamedTuple):
-    """A loss and the head that gives what it needs."""
+    """A loss function and the network head that it needs."""
 
     function: str | Callable[..., Any]
-    """``function(example, hyper) -> (loss [], abs_td [])`` of one ``jaxdqn.losses.Example``, or
-    where it is, as ``module:name``. The second is the raw priority of a prioritised replay."""
+    """``function(example, hyper) -> (loss [], abs_td [])`` for one ``jaxdqn.losses.Example``, or
+    its location ``module:name``. ``abs_td`` is the raw priority of a prioritised replay."""
     head: Head = "linear"
 
     def load(self) -> Callable[..., Any]:
-        """Return the function."""
+        """Return the function, imported if it is given by its location."""
         if not isinstance(self.function, str):
             return self.function
         module, _, name = self.function.partition(":")
@@ -36,15 +36,15 @@ LOSSES: dict[str, Loss] = {
 
 
 def register_loss(name: str, function: str | Callable[..., Any], head: Head = "linear") -> None:
-    """Let configurations name a loss of your own: ``Config(loss=name)``.
+    """Register a loss, so that ``Config(loss=name)`` is accepted.
 
     Args:
-      name: not taken yet.
-      function: as ``Loss`` has it.
-      head: what the network says of each action.
+      name: an identifier that is not registered yet.
+      function: see ``Loss.function``.
+      head: output of the network for each action.
 
     Raises:
-      ValueError: naming the argument, its value and what would be right.
+      ValueError: naming the argument, its value and the constraint.
     """
     if not name.isidentifier() or name in LOSSES:
         raise ValueError(f"name={name!r}: must be an identifier and none of {', '.join(LOSSES)}")

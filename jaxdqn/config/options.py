@@ -1,25 +1,355 @@
-"""Options of a run. Imports no JAX."""
+"""Options of a run: each field with its default, its rule and its help. Imports no JAX.
+
+``Options`` is never validated, so that the command line can hold flags before they are checked;
+``Config`` is.
+"""
 
 from __future__ import annotations
 
-SWEEPABLE = (
-    "learning_rate", "gamma", "epsilon_start", "epsilon_end", "temperature", "huber_delta",
-    "clip_value", "clip_norm", "target_tau", "priority_exponent", "importance_exponent",
-    "entropy_temperature", "munchausen_scale", "munchausen_clip",
-    "trace_decay",
-)  # fmt: skip
-"""Fields that are traced scalars of the step (``jaxdqn.types.Hyper``)."""
+import dataclasses
+from typing import Literal
+
+from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.config.option import option, rules
+
+COUNT_LIMIT = 2**30
+"""Counts below it, and sums of two, fit in int32."""
+
+_HUBER_LOSSES = ("huber", "quantile", "implicit_quantile")
+_QUANTILE_LOSSES = ("quantile", "implicit_quantile")
+_CELLS = ("lstm", "gru")
 
 
-OF_REPLICAS = ("mapping", "average_every", "average_moments", "compression", "top_k_fraction")
-"""Fields that say how replicas learn together; one alone has their defaults."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of one training run. Sizes and budgets are totals over all devices.
+
+    A *row* is one environment advanced or reset once; an *environment step* is
+    a row that is not a reset; a *gradient step* is one optimiser update.
+    """
+
+    env: str = option("CartPole-v1", group="Run", everyday=True)
+    """Environment, by its gymnax name."""
+    seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)
+    """Seed of all random numbers of the run."""
+    total_rows: int = option(
+        200_000, group="Run", at_least=1, everyday=True, formerly="total_steps"
+    )
+    """Budget in rows; the run ends with the first chunk that reaches it."""
+    max_seconds: float | None = option(None, group="Run", above=0, everyday=True)
+    """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM."""
+    log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
+    """Rows in a chunk, rounded up to whole iterations. Metrics are logged and signals are handled
+    once a chunk."""
+    deterministic: bool = option(False, group="Run")
+    """Repeat a run bitwise on the same kind and number of devices with the same versions. On GPU
+    scatters become slower; several devices use an all-gather in place of an all-reduce."""
+
+    algorithm: Literal["dqn", "pqn"] = option("dqn", group="Algorithm")
+    """dqn: DQN and its variants, from a replay. pqn: PQN, which learns from the rows just acted,
+    without replay and target network (Gallici et al. 2024)."""
+    num_envs: int = option(32, group="Algorithm", at_least=1, everyday=True)
+    """Number of environments, stepped together."""
+    rollout_length: int = option(1, group="Algorithm", at_least=1)
+    """K: vector steps in an iteration."""
+    gradient_steps: int = option(
+        1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
+    )
+    """M: gradient steps in an iteration, after its K vector steps."""
+    replay_ratio: float | None = option(
+        None, group="Algorithm", above=0, only_with={"algorithm": "dqn"}
+    )
+    """Rows learned from for each row acted; replaces gradient_steps."""
+    batch_size: int = option(
+        128, group="Algorithm", at_least=1, everyday=True, only_with={"algorithm": "dqn"}
+    )
+    """Rows in a minibatch."""
+    accumulate: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
+    """Minibatches whose gradients are averaged into one gradient step."""
+    gamma: float = option(0.99, group="Algorithm", between=(0, 1), sweepable=True, everyday=True)
+    """Discount of one environment step."""
+    n_step: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
+    """N: rewards summed before the bootstrap."""
+    double: bool = option(False, group="Algorithm", only_with={"algorithm": "dqn"})
+    """Choose the bootstrap action by the online network (van Hasselt et al. 2016)."""
+    target_period: int = option(
+        100, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
+    )
+    """Gradient steps between replacements of the target network."""
+    target_tau: float | None = option(
+        None,
+        group="Algorithm",
+        above=0,
+        at_most=1,
+        sweepable=True,
+        only_with={"algorithm": "dqn"},
+    )
+    """Step size of a Polyak average of the target network at every gradient step; replaces
+    target_period."""
+    minibatches: int = option(32, group="PQN", at_least=1, only_with={"algorithm": "pqn"})
+    """Gradient steps in a pass over the rows of an iteration."""
+    epochs: int = option(2, group="PQN", at_least=1, only_with={"algorithm": "pqn"})
+    """Passes over the rows of an iteration."""
+    trace_decay: float = option(
+        0.65, group="PQN", between=(0, 1), sweepable=True, only_with={"algorithm": "pqn"}
+    )
+    """lambda of the returns: 0 bootstraps after one step, 1 at the end of the rows."""
+
+    loss: str = option("huber", group="Loss", choices=LOSSES)
+    """huber or squared, of TD errors; categorical (C51, Bellemare et al. 2017), quantile (QR-DQN,
+    Dabney et al. 2018a) or implicit_quantile (IQN, Dabney et al. 2018b), of return distributions;
+    or the name under which your own loss is registered."""
+    huber_delta: float = option(
+        1.0, group="Loss", above=0, sweepable=True, swept_with={"loss": _HUBER_LOSSES}
+    )
+    """Error at which the Huber loss changes from quadratic to linear; huber and the quantile
+    losses only."""
+    atoms: int = option(51, group="Loss", at_least=2, only_with={"loss": "categorical"})
+    """Z: number of returns that support a distribution, from value_min to value_max."""
+    value_min: float = option(-10.0, group="Loss", only_with={"loss": "categorical"})
+    """Lowest return of a distribution."""
+    value_max: float = option(10.0, group="Loss", only_with={"loss": "categorical"})
+    """Highest return of a distribution."""
+    quantiles: int = option(32, group="Loss", at_least=1, only_with={"loss": _QUANTILE_LOSSES})
+    """Z: number of quantiles of a distribution; for IQN, the number drawn each time."""
+    bootstrap: Literal["greedy", "soft", "munchausen"] = option(
+        "greedy", group="Loss", only_with={"algorithm": "dqn"}
+    )
+    """Bootstrap target. greedy: max Q; soft: entropy-regularised value of the softmax policy;
+    munchausen: soft plus a log-policy bonus (Vieillard et al. 2020)."""
+    entropy_temperature: float = option(
+        0.03,
+        group="Loss",
+        above=0,
+        sweepable=True,
+        only_with={"bootstrap": ("soft", "munchausen")},
+    )
+    """Temperature of the softmax policy of the bootstrap target, in units of Q."""
+    munchausen_scale: float = option(
+        0.9, group="Loss", above=0, sweepable=True, only_with={"bootstrap": "munchausen"}
+    )
+    """Factor of the log-policy bonus."""
+    munchausen_clip: float = option(
+        -1.0, group="Loss", at_most=0, sweepable=True, only_with={"bootstrap": "munchausen"}
+    )
+    """Lower clip of the scaled log-policy, before the factor."""
+
+    optimizer: Literal["adam", "rmsprop", "radam"] = option("adam", group="Optimiser")
+    """Gradient transformation."""
+    learning_rate: float = option(1e-3, group="Optimiser", above=0, sweepable=True, everyday=True)
+    """Initial learning rate."""
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", group="Optimiser"
+    )
+    """Schedule of the learning rate over all gradient steps of the run; linear and cosine end at
+    zero."""
+    adam_epsilon: float = option(1e-8, group="Optimiser", above=0)
+    """Epsilon in the denominator of the optimiser."""
+    clip_value: float | None = option(None, group="Optimiser", above=0, sweepable=True)
+    """Clip each element of the gradient to this absolute value."""
+    clip_norm: float | None = option(None, group="Optimiser", above=0, sweepable=True)
+    """Clip the gradient to this global norm."""
+    normalize_gradients: bool = option(False, group="Optimiser")
+    """Scale every gradient to global norm 1."""
+
+    exploration: Literal["epsilon_greedy", "boltzmann"] = option(
+        "epsilon_greedy", group="Exploration"
+    )
+    """Exploration policy: uniformly random actions with probability epsilon, or a softmax of Q."""
+    epsilon_start: float = option(
+        1.0,
+        group="Exploration",
+        between=(0, 1),
+        sweepable=True,
+        swept_with={"epsilon_schedule": ("linear", "exponential")},
+    )
+    """Epsilon when learning starts."""
+    epsilon_end: float = option(0.05, group="Exploration", between=(0, 1), sweepable=True)
+    """Epsilon after epsilon_decay_rows."""
+    epsilon_decay_rows: int = option(
+        50_000, group="Exploration", at_least=1, formerly="epsilon_decay_steps"
+    )
+    """Rows after the warm-up over which epsilon falls."""
+    epsilon_schedule: Literal["linear", "exponential", "constant"] = option(
+        "linear", group="Exploration"
+    )
+    """Schedule of epsilon; constant stays at epsilon_end."""
+    epsilon_repeat: float = option(0.0, group="Exploration", between=(0, 1))
+    """Probability, multiplied by epsilon, of repeating the previous action before any other choice,
+    so that random behaviour persists (cf. Dabney et al. 2021); for sparse rewards, with
+    epsilon_greedy only."""
+    epsilon_ladder: float | None = option(None, group="Exploration", at_least=0)
+    """Exponent alpha of a ladder over environments, epsilon^(1 + alpha i/(E-1))
+    (Horgan et al. 2018, eq. 1, with alpha = 7)."""
+    temperature: float = option(
+        1.0,
+        group="Exploration",
+        above=0,
+        sweepable=True,
+        swept_with={"exploration": "boltzmann"},
+    )
+    """Softmax temperature, in units of Q; boltzmann only."""
+    noisy: bool = option(False, group="Exploration")
+    """Explore by learned noise in the parameters of the dense layers (NoisyNet, Fortunato et al.
+    2018). For noise without epsilon, set epsilon_schedule to constant and epsilon_end to 0."""
+    noisy_sigma: float = option(0.5, group="Exploration", above=0, only_with={"noisy": True})
+    """sigma_0, the initial noise."""
+
+    replay: Literal["uniform", "prioritized"] = option(
+        "uniform", group="Replay", only_with={"algorithm": "dqn"}
+    )
+    """Draws from the replay: uniform, or in proportion to priorities (Schaul et al. 2016)."""
+    priority_exponent: float = option(
+        0.6,
+        group="Replay",
+        between=(0, 1),
+        sweepable=True,
+        only_with={"replay": "prioritized"},
+    )
+    """alpha: the priority of a row is |TD error|^alpha."""
+    importance_exponent: float = option(
+        0.4,
+        group="Replay",
+        between=(0, 1),
+        sweepable=True,
+        only_with={"replay": "prioritized"},
+    )
+    """Initial beta: the importance weights correct this share of the bias of prioritised draws.
+    It rises to 1, a full correction, over the budget."""
+    replay_capacity: int = option(
+        32_768,
+        group="Replay",
+        at_least=1,
+        below=COUNT_LIMIT,
+        only_with={"algorithm": "dqn"},
+    )
+    """Rows stored; a multiple of num_envs * rollout_length."""
+    warmup_rows: int = option(
+        1_024,
+        group="Replay",
+        at_least=1,
+        only_with={"algorithm": "dqn"},
+        formerly="warmup_steps",
+    )
+    """Least number of rows acted at random before learning; rounded up to whole iterations."""
+    replay_from: str | None = option(None, group="Replay", only_with={"algorithm": "dqn"})
+    """File of ``jaxdqn replay`` whose rows fill the replay before the rows of the warm-up."""
+    frame_stack: int = option(1, group="Replay", at_least=1)
+    """S: frames stacked into one observation."""
+
+    network: Literal["auto", "mlp", "minatar", "nature"] = option("auto", group="Network")
+    """Torso; auto chooses by the shape of the observation."""
+    hidden_sizes: tuple[int, ...] = option((128, 128), group="Network")
+    """Widths of the layers of the MLP torso. Without layers Q is linear, and with one-hot
+    observations a table."""
+    dueling: bool = option(False, group="Network")
+    """Compute Q from a value stream and an advantage stream, each with the last dense layer of the
+    torso (Wang et al. 2016)."""
+    layer_norm: bool = option(False, group="Network")
+    """Normalise the input of each activation (Ba et al. 2016)."""
+    convolution: Literal["auto", "lax", "patches"] = option("auto", group="Network")
+    """Implementation of convolutions; the parameters are the same."""
+    precision: Literal["float32", "bfloat16"] = option("float32", group="Network")
+    """Compute type of the network; parameters and losses are float32."""
+    recurrent: Literal["none", "lstm", "gru"] = option("none", group="Recurrent network")
+    """Recurrent cell after the torso, trained on sequences of rows (R2D2, Kapturowski et al.
+    2019)."""
+    recurrent_size: int = option(
+        128, group="Recurrent network", at_least=1, only_with={"recurrent": _CELLS}
+    )
+    """Width of the cell."""
+    sequence_length: int = option(
+        16, group="Recurrent network", at_least=1, only_with={"recurrent": _CELLS}
+    )
+    """Rows of a sequence that are learned from; batch_size counts sequences."""
+    burn_in: int = option(4, group="Recurrent network", at_least=0, only_with={"recurrent": _CELLS})
+    """Rows before them that only update the state of the cell."""
+    rescale_values: bool = option(False, group="Recurrent network", only_with={"recurrent": _CELLS})
+    """Learn values on a compressed scale, h(x) = sign(x)(sqrt(|x| + 1) - 1) + 0.001 x
+    (Pohlen et al. 2018)."""
+
+    eval_episodes: int = option(100, group="Evaluation", at_least=1)
+    """Greedy episodes in an evaluation, each in its own environment."""
+    eval_every: int = option(
+        20_000, group="Evaluation", at_least=0, below=COUNT_LIMIT, everyday=True
+    )
+    """Rows between evaluations, rounded to whole chunks; 0 evaluates at the end only."""
+    solve_return: float | None = option(None, group="Evaluation")
+    """Mean greedy return that counts as solved, confirmed by fresh episodes."""
+    stop_when_solved: bool = option(False, group="Evaluation", everyday=True)
+    """End the run when it is solved."""
+
+    checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
+    """Rows between checkpoints, rounded to whole chunks; 0 makes none. By default a checkpoint is
+    made every five minutes."""
+    keep: int = option(2, group="Checkpoints", at_least=1)
+    """Number of newest checkpoints kept, in addition to the best one."""
+    replay_in_checkpoint: bool = option(True, group="Checkpoints", only_with={"algorithm": "dqn"})
+    """Save the replay in checkpoints. Without it checkpoints are small, but resuming is not exact:
+    the replay is filled again by acting for as long as the warm-up."""
+
+    guard: Literal["off", "skip", "rollback", "stop"] = option("stop", group="Non-finite values")
+    """Treatment of a gradient step whose loss, gradient or parameters are not finite. skip undoes
+    it and continues; stop undoes it and ends the run; rollback restores the last checkpoint and
+    multiplies the learning rate by rollback_factor, at most rollback_limit times."""
+    rollback_factor: float = option(0.5, group="Non-finite values", above=0, below=1)
+    """Factor on the learning rate at each rollback."""
+    rollback_limit: int = option(5, group="Non-finite values", at_least=1)
+    """Number of rollbacks after which the run stops."""
+
+    devices: int = option(1, group="Devices", at_least=1, parallel=True, everyday=True)
+    """Number of devices. One learner divides its environments, batch and replay among them; several
+    learners are divided among them."""
+    model_devices: int = option(1, group="Devices", at_least=1, parallel=True)
+    """Number of those devices among which the wide layers of each replica are split."""
+    mapping: Literal["shard_map", "pmap"] = option(
+        "shard_map", group="Data parallelism", replicas_only=True
+    )
+    """Mapping of the step over devices; both compute the same."""
+    average_every: int | None = option(
+        None, group="Data parallelism", at_least=1, replicas_only=True
+    )
+    """Local SGD: gradient steps that each device takes on its own parameters before all average
+    them. By default gradients are averaged at every step instead."""
+    average_moments: bool = option(False, group="Data parallelism", replicas_only=True)
+    """Average the moments of the optimiser together with the parameters."""
+    compression: Literal["none", "bfloat16", "int8", "top_k"] = option(
+        "none", group="Data parallelism", replicas_only=True
+    )
+    """Compression of gradients sent between devices, with error feedback."""
+    top_k_fraction: float = option(
+        0.01,
+        group="Data parallelism",
+        above=0,
+        at_most=1,
+        replicas_only=True,
+        only_with={"compression": "top_k"},
+    )
+    """Fraction of the elements of the gradient that top_k sends."""
+
+    num_seeds: int = option(1, group="Population", at_least=1, parallel=True, everyday=True)
+    """Number of independent learners in one program, with seeds seed, seed + 1, ..."""
+    sweep: tuple[str, ...] = option((), group="Population", parallel=True)
+    """Hyper-parameters to sweep, each as NAME=VALUE,VALUE,...; every combination is trained with
+    every seed, all in one program."""
+    population: Literal["auto", "vmap", "map"] = option("auto", group="Population", parallel=True)
+    """Execution of several learners on a device: vmap steps them together, map one after the
+    other; auto chooses vmap on accelerators and map on CPU."""
 
 
-OF_MANY = ("sweep", "num_seeds", "population", "devices", "model_devices", *OF_REPLICAS)
-"""Fields whose defaults make of a configuration that of one learner on one device."""
+RULES = rules(Options)
+"""Rule of each option, in order of declaration."""
 
 
-def read_sweep(text: str) -> tuple[str, tuple[float, ...]]:
-    """Return the name and the values in ``NAME=VALUE,VALUE,...``."""
-    name, _, values = text.partition("=")
-    return name.strip().lstrip("-").replace("-", "_"), tuple(map(float, values.split(",")))
+def _names(attribute: str) -> tuple[str, ...]:
+    return tuple(name for name, rule in RULES.items() if getattr(rule, attribute))
+
+
+SWEEPABLE = _names("sweepable")
+"""Options that are traced scalars of the training step, the fields of ``jaxdqn.types.Hyper``."""
+
+REPLICA_OPTIONS = _names("replicas_only")
+"""Options of data-parallel replicas; a single replica has their defaults."""
+
+PARALLEL_OPTIONS = _names("parallel")
+"""Options whose defaults make a configuration that of one learner on one device."""

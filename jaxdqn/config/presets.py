@@ -1,4 +1,4 @@
-"""Configurations: one for each known result, and one for each member of the family.
+"""Presets: a configuration for each task, and the changes to it that make each algorithm.
 
 Imports no JAX.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from jaxdqn.config.config import Config, replace
+from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.errors import suggest
 
 TASKS: dict[str, Config] = {
-    # The squared loss here and below: where most rows are far from a terminal one, the
-    # Huber loss follows the median target, and values of tens or hundreds run away.
+    # The squared loss here and below: if most rows are far from a terminal one, the Huber loss
+    # follows the median target, and values of tens or hundreds diverge.
     "cartpole": Config(
         loss="squared",
         total_rows=600_000,
@@ -39,7 +40,8 @@ TASKS: dict[str, Config] = {
         log_every=15_000,
         eval_every=30_000,
     ),
-    # No action pays before the goal is found, and independent random ones never find it.
+    # Rewards do not depend on actions until the goal is found, and independent random actions do
+    # not find it: epsilon_repeat makes random behaviour persist.
     "mountaincar": Config(
         env="MountainCar-v0",
         loss="squared",
@@ -77,8 +79,8 @@ TASKS: dict[str, Config] = {
         warmup_rows=6_400,
         eval_every=40_000,
     ),
-    # One-hot positions and no hidden layer: a table. Slippery ice asks for averaging, so the
-    # learning rate falls to zero and the replay keeps half of the run.
+    # One-hot positions and no hidden layer: a table. The transitions are random and need
+    # averaging, so the learning rate falls to zero and the replay holds half of the run.
     "frozenlake": Config(
         env="FrozenLake-misc",
         loss="squared",
@@ -96,7 +98,8 @@ TASKS: dict[str, Config] = {
         eval_every=100_000,
         eval_episodes=1_000,
     ),
-    # What is shown at the start is asked for six steps later; in between nothing tells.
+    # The first observation determines the right action six steps later, and the observations in
+    # between carry no information.
     "memorychain": Config(
         env="MemoryChain-bsuite",
         loss="squared",
@@ -129,7 +132,7 @@ TASKS: dict[str, Config] = {
         eval_every=100_000,
     ),
 }
-"""One known result each; see docs/status.md for what each has been measured to reach."""
+"""Preset of each task; docs/status.md has the measured results."""
 
 _RAINBOW: dict[str, dict[str, Any]] = {
     "double": {"double": True},
@@ -137,19 +140,20 @@ _RAINBOW: dict[str, dict[str, Any]] = {
     "n-step": {"n_step": 3},
     "per": {"replay": "prioritized"},
     "c51": {"loss": "categorical"},
-    # By noise alone: without epsilon.
+    # Exploration by noise only: epsilon is 0.
     "noisy": {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0},
 }
-"""The six parts of Rainbow (Hessel et al. 2018), each a member of the family of its own."""
+"""The six components of Rainbow (Hessel et al. 2018), each an algorithm too."""
 
 
 def _rainbow(without: str | None = None) -> dict[str, Any]:
-    parts = (part for name, part in _RAINBOW.items() if name != without)
-    return {field: value for part in parts for field, value in part.items()}
+    components = (fields for name, fields in _RAINBOW.items() if name != without)
+    return {field: value for fields in components for field, value in fields.items()}
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {f"rainbow-no-{name}": _rainbow(name) for name in _RAINBOW}
-"""Rainbow without each of its parts."""
+"""Rainbow without one of its components."""
+
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dqn": {},
     **_RAINBOW,
@@ -162,10 +166,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "recurrent": {"recurrent": "lstm"},
     "fast": {},
 }
-"""What each member of the family changes in plain DQN."""
+"""Fields that each algorithm changes in plain DQN."""
 
-# The authors' settings, but for the reward scale of 0.1 that they have on CartPole, and for the
-# length of the run on MinAtar.
+# Settings of the authors (Gallici et al. 2024), except their reward scale of 0.1 on CartPole and
+# their budget on MinAtar.
 _PQN: dict[str, Any] = {
     "algorithm": "pqn",
     "loss": "squared",
@@ -205,8 +209,8 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Found on two CPU cores, by the seconds that Breakout takes to a return of 10: 11 and 11 (two
-# seeds), where the breakout preset takes 23 and 21, PQN 24 and 13.
+# Tuned on two CPU cores for the seconds to a return of 10 on Breakout: 11 and 11 for two seeds,
+# compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
 _FAST: dict[str, Any] = {
     "num_envs": 64,
     "batch_size": 64,
@@ -229,59 +233,80 @@ _RETURNS = {
     "MountainCar-v0": (-100.0, 0.0),
     "MinAtar": (0.0, 30.0),
 }
-"""Range of discounted returns, for distributions on fixed atoms; of others that of the paper."""
+"""Range of discounted returns, for distributions on fixed atoms. Other environments have the range
+of the paper (Bellemare et al. 2017), -10 to 10."""
 
 
 def for_task(algorithm: str, env: str) -> Config:
-    """Return a member of the family with the settings of a task's preset, or of one like it.
+    """Return an algorithm with the settings of the preset of a task.
+
+    An environment without a preset gets the settings of Breakout if it is a MinAtar game, and the
+    defaults otherwise.
 
     Raises:
-        ValueError: if there is no such algorithm.
+        ValueError: if the algorithm is unknown.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(
             f"algorithm={algorithm!r}: must be one of {suggest(algorithm, list(ALGORITHMS))}"
         )
     if algorithm == "pqn":
-        task = _PQN_TASKS["MinAtar" if env.endswith("-MinAtar") else "CartPole-v1"]
-        if env not in _PQN_TASKS and not env.endswith("-MinAtar"):
-            task = {**task, "solve_return": None, "stop_when_solved": False}
-        return Config(**{**_PQN, **task, "env": env})
-    like = {config.env: config for config in TASKS.values()}
-    base = like.get(env, like["Breakout-MinAtar"] if env.endswith("-MinAtar") else Config())
+        return _pqn(env)
+    by_env = {config.env: config for config in TASKS.values()}
+    base = by_env.get(env, by_env["Breakout-MinAtar"] if _is_minatar(env) else Config())
     if algorithm == "fast":
-        return replace(base, env=env, **(_FAST if env.endswith("-MinAtar") else {}))
-    plain = _PLAIN if algorithm != "recurrent" or base.recurrent == "none" else {}
+        return replace(base, env=env, **(_FAST if _is_minatar(env) else {}))
+    becomes_recurrent = algorithm == "recurrent" and base.recurrent == "none"
+    plain = _PLAIN if algorithm != "recurrent" or becomes_recurrent else {}
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
-    if algorithm == "recurrent" and base.recurrent == "none":
-        values["batch_size"] = max(1, base.batch_size // 8)  # of sequences
-    wide = _RETURNS.get(env, (0.0, 0.0))
-    if values.get("loss") in ("quantile", "implicit_quantile") and wide[1] - wide[0] >= 100:
-        # With a delta of 1 errors of values near 100 all pull alike, and values run away.
-        values |= {"huber_delta": 10.0, "quantiles": 8}
-    if values.get("loss") == "categorical":
-        family = "MinAtar" if env.endswith("-MinAtar") else env
-        bounds = _RETURNS.get(family)
-        if bounds is not None:
-            values |= {"value_min": bounds[0], "value_max": bounds[1]}
-    return replace(base, **values)
+    if becomes_recurrent:
+        # A batch counts sequences, which have several rows each.
+        values["batch_size"] = max(1, base.batch_size // 8)
+    return replace(base, **values, **_distribution(values.get("loss"), env))
+
+
+def _is_minatar(env: str) -> bool:
+    return env.endswith("-MinAtar")
+
+
+def _pqn(env: str) -> Config:
+    task = _PQN_TASKS["MinAtar" if _is_minatar(env) else "CartPole-v1"]
+    if env not in _PQN_TASKS and not _is_minatar(env):
+        task = {**task, "solve_return": None, "stop_when_solved": False}
+    return Config(**{**_PQN, **task, "env": env})
+
+
+def _distribution(loss: str | None, env: str) -> dict[str, Any]:
+    """Return the options of a distributional loss that fit the range of returns."""
+    low_high = _RETURNS.get("MinAtar" if _is_minatar(env) else env)
+    if low_high is None:
+        return {}
+    low, high = low_high
+    if loss == "categorical":
+        return {"value_min": low, "value_max": high}
+    if loss in ("quantile", "implicit_quantile") and high - low >= 100:
+        # With values near 100 most errors exceed a delta of 1 and have equal gradients, so that
+        # values diverge.
+        return {"huber_delta": 10.0, "quantiles": 8}
+    return {}
 
 
 PRESETS: dict[str, Config] = TASKS | {name: for_task(name, "CartPole-v1") for name in ALGORITHMS}
-"""The tasks, and the algorithms on CartPole; ``preset`` gives these for other environments."""
+"""The tasks, and the algorithms on CartPole; ``preset`` builds these for other environments."""
 
 
 def preset(name: str, **overrides: Any) -> Config:
-    """Return a preset's configuration with some fields replaced.
+    """Return the configuration of a preset with some fields replaced.
 
-    That of an algorithm (``rainbow``) has the settings of the environment's task.
+    An algorithm, such as ``rainbow``, has the settings of the task of the environment.
 
     Raises:
-        ValueError: if there is no such preset, with the nearest names, or a
-            field is unknown or its value refused.
+        ValueError: if the preset is unknown, with the nearest names, or if a field is unknown or
+            its value invalid.
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: must be one of {suggest(name, list(PRESETS))}")
+    overrides = warn_of_former_names(overrides, stacklevel=2)
     config = PRESETS[name]
     if name in ALGORITHMS and isinstance(overrides.get("env"), str):
         config = for_task(name, overrides["env"])

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
-from jaxdqn.config.options import OF_MANY
+from jaxdqn.config.options import PARALLEL_OPTIONS
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.params import PARAMETERS, restore_params
 from jaxdqn.storage.restore import newest_intact
@@ -117,7 +117,7 @@ def load_run(
 
 def _alone(config: Config) -> Config:
     """Return the configuration of one learner on one device: what its network is, stays."""
-    return dataclasses.replace(config, **{name: getattr(Config, name) for name in OF_MANY})
+    return dataclasses.replace(config, **{name: getattr(Config, name) for name in PARALLEL_OPTIONS})
 
 
 def observation_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:

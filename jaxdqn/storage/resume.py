@@ -11,7 +11,7 @@ import jax
 
 from jaxdqn import envs
 from jaxdqn.config.config import Config, from_dict, replace, to_dict
-from jaxdqn.config.options import OF_REPLICAS
+from jaxdqn.config.options import REPLICA_OPTIONS
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
 from jaxdqn.storage.jsonl import Record
@@ -55,7 +55,7 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
     for name in new:
         if name in (*CHANGEABLE, *DEVICE_FIELDS) or old[name] == new[name]:
             continue
-        if name in OF_REPLICAS and after.replicas == 1:
+        if name in REPLICA_OPTIONS and after.replicas == 1:
             continue
         reason = ""
         if name == "total_rows":
@@ -94,7 +94,7 @@ def device_changes(before: Config, after: Config) -> list[str]:
         if after.replicas == 1:
             changes += [
                 f"{name} was {getattr(before, name)}, is {getattr(after, name)}"
-                for name in OF_REPLICAS
+                for name in REPLICA_OPTIONS
                 if getattr(before, name) != getattr(after, name)
             ]
         if before.compression != "none":

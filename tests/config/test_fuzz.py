@@ -1,4 +1,4 @@
-"""Configurations that are accepted do run."""
+"""Random configurations that validation accepts can be trained."""
 
 import jax
 import numpy as np
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from jaxdqn.config.config import Config
 from jaxdqn.parallel.build import make_mapped_trainer
-from tests.config.test_config import PLAUSIBLE, check_refused_or_sound
+from tests.config.cases import PLAUSIBLE, check_rejected_or_consistent
 from tests.toys import noisy, quick_jit
 
 RUNS = 60
@@ -20,7 +20,7 @@ def test_accepted_configurations_run_two_chunks_with_finite_numbers():
     @settings(max_examples=2_000, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(PLAUSIBLE)
     def collect(overrides):
-        if check_refused_or_sound(overrides) and overrides not in accepted:
+        if check_rejected_or_consistent(overrides) and overrides not in accepted:
             accepted.append(overrides)
 
     collect()

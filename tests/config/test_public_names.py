@@ -1,4 +1,4 @@
-"""The names that the package promises."""
+"""Public names of the package: they resolve, are documented, and are known to type checkers."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ def test_every_public_name_resolves_and_is_documented(name):
         return
     docstring = inspect.getdoc(value)
     assert docstring, f"{name} has no docstring"
-    # A dataclass without a docstring is given its signature for one.
+    # Python gives a dataclass without a docstring its signature as the docstring.
     assert not docstring.startswith(f"{name}(")
     assert value.__name__ == name or name == "make_env"
 
@@ -30,9 +30,9 @@ def test_public_names_are_unique_and_listed():
     assert set(jaxdqn.__all__) <= set(dir(jaxdqn))
 
 
-def test_the_names_told_to_type_checkers_are_the_public_ones():
+def test_type_checkers_see_exactly_the_public_names():
     tree = ast.parse(Path(jaxdqn.__file__).read_text())
-    told = {
+    declared = {
         alias.asname or alias.name
         for block in tree.body
         if isinstance(block, ast.If)
@@ -40,16 +40,16 @@ def test_the_names_told_to_type_checkers_are_the_public_ones():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert told == set(jaxdqn.__all__)
+    assert declared == set(jaxdqn.__all__)
 
 
-def test_a_star_import_gives_them_all():
+def test_a_star_import_gives_all_public_names():
     namespace: dict = {}
     exec("from jaxdqn import *", namespace)
     assert set(jaxdqn.__all__) <= set(namespace)
 
 
-def test_an_unknown_name_is_an_attribute_error():
+def test_an_unknown_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="make_trianer"):
         _ = jaxdqn.make_trianer
 

@@ -172,7 +172,7 @@ def test_records_shorter_than_at_the_checkpoint_are_an_error(tmp_path):
 
 def test_resuming_where_no_run_has_started_needs_a_preset(tmp_path, capsys):
     assert run_command.main(["--resume", "--out", str(tmp_path / "nothing")]) == 2
-    assert "to begin one, name a preset" in capsys.readouterr().err
+    assert "to start one, name a preset" in capsys.readouterr().err
     assert not (tmp_path / "nothing").exists()
     assert run_command.main(["--from", str(tmp_path / "none.json")]) == 2
     (tmp_path / "list.json").write_text("[]")

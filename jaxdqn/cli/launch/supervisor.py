@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
-from jaxdqn.cli.flags import FAILED, REFUSED
+from jaxdqn.cli.flags import FAILED, USAGE_ERROR
 from jaxdqn.cli.launch.rendezvous import Peers, ProcessSpec, connect
 from jaxdqn.cli.launch.runtime_errors import Timeouts, explain_abort, is_abort_message
 from jaxdqn.errors import RunFailed
@@ -196,9 +196,9 @@ class _Supervisor:
 
     def _report_failure(self, code: int, cause: str | None) -> int:
         """Tell the others why the worker ended; return its code or raise ``RunFailed``."""
-        if code in (REFUSED, FAILED, 130) and self._last_error is not None:
+        if code in (USAGE_ERROR, FAILED, 130) and self._last_error is not None:
             # The worker has printed its error itself.
-            kind = _REJECTED if code == REFUSED else "failed"
+            kind = _REJECTED if code == USAGE_ERROR else "failed"
             self._report(f"{kind}: {self._last_error}")
             return code
         if cause is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import tyro
 
+from jaxdqn.cli.aliases import current_settings
 from jaxdqn.cli.backend import is_small, keep_compiled_programs, use_cpu_threads
 from jaxdqn.cli.flags import FAILED, parse, run_command
 from jaxdqn.cli.study.cells import make_cell
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     flags = read_flags(argv)
+    flags = dataclasses.replace(flags, set=current_settings(flags.set))
     study = read_study(flags)
     if flags.dry_run:
         print("\n".join(listing(study, read_results(study.out / RESULTS).results)))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import apart  # noqa: F401 (a fixture)
+from tests.cli.test_cli import empty_directory  # noqa: F401 (a fixture)
 from tests.studies import FakeRun, study
 
 

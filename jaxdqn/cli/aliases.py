@@ -1,0 +1,64 @@
+"""Former names of flags and settings, accepted for one release. Imports no JAX."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+
+from jaxdqn.config.former_names import FORMER_NAMES
+
+
+def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return the arguments with former flags replaced by current ones, each reported on stderr.
+
+    Args:
+        argv: arguments of a command.
+        names: fields that the command has as flags.
+
+    Raises:
+        ValueError: if a flag is given under both names.
+    """
+    flags = [token if token.startswith("--") else "" for token in argv]
+    former = [name for name, current in FORMER_NAMES.items() if current in names]
+    return _renamed(argv, flags, former)
+
+
+def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return settings NAME=VALUE of ``--set`` with former names replaced, as ``current_flags``.
+
+    Raises:
+        ValueError: if a setting is given under both names.
+    """
+    return tuple(_renamed(texts, texts, FORMER_NAMES))
+
+
+def _renamed(
+    tokens: Sequence[str], candidates: Sequence[str], former: Collection[str]
+) -> list[str]:
+    """Return the tokens renamed; candidates hold the same tokens, or "" where none is a name."""
+    given = {_field_of(candidate): _head_of(candidate) for candidate in candidates}
+    renamed = []
+    for token, candidate in zip(tokens, candidates, strict=True):
+        name = _field_of(candidate)
+        if name not in former:
+            renamed.append(token)
+            continue
+        head, current = _head_of(token), FORMER_NAMES[name]
+        if current in given:
+            raise ValueError(
+                f"{head}: must be left out, it is now {given[current]}, which is given too"
+            )
+        new = f"--{current.replace('_', '-')}" if head.startswith("--") else current
+        print(f"{head} is now {new}", file=sys.stderr)
+        renamed.append(new + token[len(head) :])
+    return renamed
+
+
+def _head_of(token: str) -> str:
+    """Return the part of ``--some-field=value`` before the equals sign."""
+    return token.partition("=")[0]
+
+
+def _field_of(token: str) -> str:
+    """Return the field that ``--some-field``, ``--some-field=value`` or ``field=value`` names."""
+    return _head_of(token).strip().lstrip("-").replace("-", "_")

@@ -1,0 +1,65 @@
+"""Former names of options, accepted for one release. Imports no JAX."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from jaxdqn.config.options import RULES
+
+FORMER_NAMES = {rule.formerly: name for name, rule in RULES.items() if rule.formerly is not None}
+"""Current name by former name."""
+
+T = TypeVar("T")
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with former names replaced by current ones.
+
+    Raises:
+        ValueError: if an option is given under both names.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in values.items():
+        current = FORMER_NAMES.get(name, name)
+        if current != name and current in values:
+            raise ValueError(
+                f"{name}={value!r}: must be left out, it is now {current}, which is given too"
+            )
+        renamed[current] = value
+    return renamed
+
+
+def warn_of_former_names(values: Mapping[str, Any], *, stacklevel: int) -> dict[str, Any]:
+    """Return ``values`` under current names, with a ``DeprecationWarning`` for each former one.
+
+    Args:
+        values: options by name.
+        stacklevel: frames between this function and the code that the warning names.
+
+    Raises:
+        ValueError: if an option is given under both names.
+    """
+    renamed = current_names(values)
+    for name in values:
+        if name in FORMER_NAMES:
+            warnings.warn(
+                f"{name} is now {FORMER_NAMES[name]}",
+                DeprecationWarning,
+                stacklevel=stacklevel + 1,
+            )
+    return renamed
+
+
+def accept_former_names(options: type[T]) -> type[T]:
+    """Let the constructor of a dataclass of options accept former names; a class decorator."""
+    init = options.__init__
+
+    @functools.wraps(init)
+    def renamed(self: Any, **values: Any) -> None:
+        init(self, **warn_of_former_names(values, stacklevel=2))
+
+    options.__init__ = renamed  # type: ignore[method-assign, assignment]
+    return options

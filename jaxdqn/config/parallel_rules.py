@@ -1,0 +1,80 @@
+"""Relations between the options of devices, replicas and populations. Imports no JAX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxdqn.config.algorithm_rules import default_of
+from jaxdqn.config.options import REPLICA_OPTIONS
+from jaxdqn.errors import reject
+
+if TYPE_CHECKING:
+    from jaxdqn.config.config import Config
+
+
+def validate_parallel(config: Config) -> None:
+    """Check devices, replicas and learners.
+
+    Raises:
+        ValueError: naming the field, its value and the constraint.
+    """
+    _validate_devices(config)
+    if config.learners > 1:
+        _validate_population(config)
+    elif config.population != "auto":
+        reject("population", config.population, "auto with one learner (num_seeds=1, no sweep)")
+    _validate_replicas(config)
+
+
+def _validate_devices(config: Config) -> None:
+    if config.devices % config.model_devices:
+        reject("model_devices", config.model_devices, f"a divisor of devices={config.devices}")
+    if config.model_devices == 1:
+        return
+    if config.compression != "none":
+        reject("compression", config.compression, "none with model_devices above 1: compression "
+               "makes one vector of the gradient and would gather its split parts")  # fmt: skip
+    if config.mapping == "pmap":
+        reject("mapping", "pmap", "shard_map with model_devices above 1")
+
+
+def _validate_population(config: Config) -> None:
+    if config.learners % config.devices:
+        reject("devices", config.devices, f"a divisor of the {config.learners} learners")
+    if config.model_devices > 1:
+        reject("model_devices", config.model_devices, "1 with several learners")
+    if config.guard == "rollback":
+        reject("guard", "rollback", "off, skip or stop with several learners")
+    if config.replay_from is not None:
+        reject("replay_from", config.replay_from, "left out with several learners")
+
+
+def _validate_replicas(config: Config) -> None:
+    if config.replicas == 1:
+        for name in REPLICA_OPTIONS:
+            value, default = getattr(config, name), default_of(name)
+            if value != default:
+                reject(name, value, f"{default} without data-parallel replicas, which need one "
+                       "learner and devices above 1")  # fmt: skip
+    for name in ("num_envs", "batch_size") if config.algorithm == "dqn" else ("num_envs",):
+        if getattr(config, name) % config.replicas:
+            divisor = "devices" if config.model_devices == 1 else "devices/model_devices"
+            reject(name, getattr(config, name), f"a multiple of {divisor}={config.replicas}")
+    if config.average_every is not None:
+        _validate_averaging(config, config.average_every)
+    elif config.average_moments:
+        reject("average_moments", True, "left False unless average_every is given")
+
+
+def _validate_averaging(config: Config, every: int) -> None:
+    """Check local SGD: parameters averaged every so many gradient steps."""
+    steps = config.gradient_steps_per_iteration
+    if every % steps and steps % every:
+        reject("average_every", every, f"a multiple or a divisor of the {steps} gradient steps "
+               "of an iteration")  # fmt: skip
+    if config.compression != "none":
+        reject("compression", config.compression, "none with average_every, which sends no "
+               "gradients")  # fmt: skip
+    if config.has_periodic_target and config.target_period % every:
+        reject("target_period", config.target_period, f"a multiple of average_every={every}, so "
+               "that the target network holds averaged parameters")  # fmt: skip

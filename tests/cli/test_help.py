@@ -1,0 +1,162 @@
+"""Help of ``jaxdqn run``: everyday flags first, all flags in chapters on request, without JAX."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from jaxdqn.cli import run
+from jaxdqn.cli.help import field_docs, help_text
+from jaxdqn.config.config import Config
+from jaxdqn.config.option import option, rules
+from jaxdqn.config.options import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def printed(capsys, monkeypatch):
+    """Return a function that runs ``jaxdqn run`` with arguments and returns the help it prints."""
+
+    def run_help(*argv, columns=80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as ended:
+            run.main(argv)
+        assert ended.value.code == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        return captured.out
+
+    return run_help
+
+
+def flags_in(text):
+    """Return the flags that open an entry of a help, in order."""
+    flags = re.findall(r"^  --(?:\[no-\])?([a-z-]+)", text, re.MULTILINE)
+    return [flag.replace("-", "_") for flag in flags]
+
+
+def chapter(text, title):
+    """Return the lines of a chapter as one line."""
+    lines = text[text.index(f"\n{title}:\n") :].strip().split("\n\n")[0].splitlines()[1:]
+    return " ".join(" ".join(lines).split())
+
+
+def test_the_short_help_shows_the_everyday_flags_first(printed):
+    text = printed("--help")
+    everyday = [name for name, rule in rules(run.Flags).items() if rule.everyday]
+    assert flags_in(text) == [*everyday, "help_all"]
+    assert 10 <= len(everyday) <= 15
+    assert {"seed", "env", "total_rows", "learning_rate", "out", "resume"} <= set(everyday)
+    assert text.index("Everyday flags:") < text.index("Presets:")
+    assert len(text.splitlines()) <= 60
+    assert text == printed("-h")
+
+
+def test_the_complete_help_shows_every_flag_once_in_the_chapter_of_its_declaration(printed):
+    text = printed("--help-all")
+    assert sorted(flags_in(text)) == sorted(
+        [*(name.rstrip("_") for name in rules(run.Flags)), "help_all"]
+    )
+    for name in (*vars(Config()), "out", "explain"):
+        assert name in flags_in(text)
+    for name, rule in rules(run.Flags).items():
+        flag = name.rstrip("_").replace("_", "-")
+        assert re.search(rf"--(\[no-\])?{flag}\b", chapter(text, rule.group)), name
+
+
+def test_the_help_of_a_field_is_its_docstring(printed):
+    text = chapter(printed("--help-all"), "Run")
+    doc = field_docs(Options)["deterministic"]
+    assert doc.startswith("Repeat a run bitwise")
+    assert doc in text
+
+
+def test_the_defaults_are_those_of_the_preset(printed):
+    assert "--batch-size INT Rows in a minibatch. (default: 128)" in chapter(
+        printed("--help"), "Everyday flags"
+    )
+    assert "--batch-size INT Rows in a minibatch. (default: 64)" in chapter(
+        printed("breakout", "--help"), "Everyday flags"
+    )
+
+
+def test_an_option_names_the_choice_that_enables_it(printed):
+    text = printed("--help-all")
+    assert "Only with --loss categorical." in chapter(text, "Loss")
+    assert "Only with --noisy." in chapter(text, "Exploration")
+    assert "--algorithm dqn" not in text  # the default enables it
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 300])
+def test_no_line_is_longer_than_the_terminal(printed, columns):
+    lines = printed("--help-all", columns=columns).splitlines()
+    assert max(map(len, lines)) <= min(columns, 110)
+
+
+def test_flags_of_every_kind_are_shown_by_their_values():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Flags:
+        size: int = option(3, group="Sizes", everyday=True)
+        """Number of ``things``; replaces other_size."""
+        other_size: float | None = option(0.5, group="Sizes")
+        """Optional."""
+        widths: tuple[int, ...] = option((8, 4), group="Sizes", only_with={"kind": "b"})
+        """Widths."""
+        kind: Literal["a", "b"] = option("a", group="Kinds")
+        fast: bool = option(True, group="Kinds")
+        """Fast."""
+
+    def text(complete):
+        return help_text(
+            Flags(),
+            usage="tool [flags]",
+            summary="A tool.",
+            notes={"Files": "one.txt"},
+            complete=complete,
+            columns=80,
+        )
+
+    assert (
+        text(True)
+        == """\
+usage: tool [flags]
+
+A tool.
+
+Sizes:
+  --size INT              Number of things; replaces --other-size. (default: 3)
+  --other-size FLOAT|None
+                          Optional. (default: 0.5)
+  --widths [INT ...]      Widths. Only with --kind b. (default: 8 4)
+
+Kinds:
+  --kind {a,b}            (default: a)
+  --[no-]fast             Fast. (default: on)
+
+Help:
+  -h, --help              Print the everyday flags.
+  --help-all              Print all 5 flags, in chapters.
+
+Files:
+  one.txt"""
+    )
+    assert flags_in(text(False)) == ["size", "help_all"]
+
+
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_help_does_not_wait_for_jax(flag):
+    code = (
+        "import sys\nfrom experiments.run import main\n"
+        f"try:\n    main(['{flag}'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'jax', 'numpy', 'gymnax', 'matplotlib', 'orbax'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (result.returncode, result.stderr) == (0, "")
