@@ -11,13 +11,16 @@ import tyro
 
 from jaxdqn.cli.flags import parse, run_command
 
+_DESCRIPTION = """Draw the learning curves of runs into one picture: the return in training and in
+evaluations, over environment steps and over wall-clock time."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories."""
-    out: str
-    """Picture to write; its suffix says its format."""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    """Picture to write, in the format of its suffix: .png, .pdf, .svg and others."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = parse(Flags, argv, prog="jaxdqn plot", description=__doc__)
+    flags = parse(Flags, argv, prog="jaxdqn plot", description=_DESCRIPTION)
     if not flags.runs:
         raise ValueError("runs=(): must be at least one run directory")
     from jaxdqn.monitoring.curves import plot_runs

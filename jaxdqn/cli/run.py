@@ -20,6 +20,7 @@ from jaxdqn.cli.backend import (
 )
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.launch.supervisor import Timeouts, check_timeouts, is_worker, place_of, supervise
+from jaxdqn.cli.parts import file_name, take_references
 from jaxdqn.config.config import Config
 from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
 from jaxdqn.monitoring.tables import population_tables
@@ -76,6 +77,10 @@ class Flags(Config):
     """After so long without a sign of life from a process the others end; at most 30."""
     initialization_seconds: int = 30
     """How long the processes wait for each other at the start."""
+    environment: str | None = None
+    """Environment of your own, as MODULE:FUNCTION or FILE.py:FUNCTION, instead of --env: the
+    function takes no arguments and returns an Environment. --network and --optimizer take such
+    references, too. The current directory is importable; the run directory remembers them."""
     explain: bool = False
     """Say what would run, its shapes, bytes and schedules, and allocate nothing."""
 
@@ -93,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    name, flags = read_flags(argv)
+    arguments, parts = take_references(argv)
+    name, flags = read_flags(arguments, own_environment="environment" in parts)
     config = config_from(flags)
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
@@ -106,7 +112,8 @@ def _main(argv: Sequence[str]) -> int:
         raise ValueError("explain=True: must come without coordinator and multi_host")
     if many and not is_worker():
         return supervise(argv, place, timeouts)
-    out = default_out(name or "run", config) if flags.out is None else Path(flags.out)
+    env = file_name(parts["environment"]) if "environment" in parts else config.env
+    out = default_out(name or "run", config, env) if flags.out is None else Path(flags.out)
     if flags.out is not None and not many and not (flags.resume and is_run(out)):
         check_unused(out)
     use_cpu_threads(config, flags.cpu_threads)
@@ -114,7 +121,7 @@ def _main(argv: Sequence[str]) -> int:
     if flags.explain:
         from jaxdqn.cli.explain import explain
 
-        print(explain(config, name or "custom"))
+        print(explain(config, name or "custom", parts))
         return 0
 
     leads = True
@@ -133,6 +140,7 @@ def _main(argv: Sequence[str]) -> int:
         out=out,
         resume=flags.resume,
         preset=name,
+        **parts,
         loggers=[make_progress_logger(config)] if leads else [],
     )
     if leads:
@@ -141,10 +149,11 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
+def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[str | None, Flags]:
     """Return the preset's name and the flags.
 
-    The name is None where a file or the run that goes on gives the defaults.
+    The name is None where a file or the run that goes on gives the defaults, and where the run
+    has its own environment: without a preset its defaults are those of ``Config``.
 
     Raises:
         Refused, ValueError: if the preset, a flag or a value is not understood.
@@ -152,7 +161,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
     name, rest = None, list(argv)
     if rest and not rest[0].startswith("-"):
         name = rest.pop(0)
-    flags = _parse(rest, preset(name or DEFAULT_PRESET))
+    plain = own_environment and name is None
+    flags = _parse(rest, Config() if plain else preset(name or DEFAULT_PRESET))
     if name in ALGORITHMS and flags.env != PRESETS[name].env:
         flags = _parse(rest, preset(name, env=flags.env))
     if flags.from_ is not None:
@@ -166,7 +176,7 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
                 f"out={flags.out!r}: must be a run to go on with; to begin one, name a preset"
             )
         return None, _parse(rest, read_config(flags.out))
-    return name or DEFAULT_PRESET, flags
+    return None if plain else name or DEFAULT_PRESET, flags
 
 
 def _configuration(path: Path) -> Config:
@@ -213,10 +223,16 @@ def config_from(flags: Flags) -> Config:
     return Config(**_values(flags))
 
 
-def default_out(name: str, config: Config) -> Path:
-    """Return a run directory that does not exist yet."""
+def default_out(name: str, config: Config, env: str | None = None) -> Path:
+    """Return a run directory that does not exist yet.
+
+    Args:
+        name: of the preset.
+        config: the run.
+        env: name of the environment, if it is not ``config.env``.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{name}-{config.env}-s{config.seed}-{stamp}"
+    base = Path("runs") / f"{name}-{env or config.env}-s{config.seed}-{stamp}"
     out, count = base, 1
     while out.exists():
         count += 1

@@ -1,7 +1,8 @@
 """The files that a run leaves behind, and how they are read again.
 
-``config.json``, ``summary.json``, ``metrics.jsonl`` (a line a chunk),
-``evaluations.jsonl``, ``curve.png``, and the parameters ``best/`` and ``last/``.
+``config.json``, ``parts.json`` (if the run has parts of the user's own), ``summary.json``,
+``metrics.jsonl`` (a line a chunk), ``evaluations.jsonl``, ``curve.png``, and the parameters
+``best/`` and ``last/``.
 """
 
 from __future__ import annotations
@@ -11,18 +12,16 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.storage.jsonl import write_json
 
-if TYPE_CHECKING:
-    # The command line looks at directories before it waits for JAX.
-    pass
-
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
+PARTS = "parts.json"
 _LOCK = ".lock"
 
 
@@ -63,11 +62,17 @@ def put_away(file: Path) -> None:
     os.truncate(file, 0)
 
 
-def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Path:
+def create(
+    path: str | os.PathLike[str],
+    config: Config,
+    stack: ExitStack,
+    parts: Mapping[str, Any] | None = None,
+) -> Path:
     """Make a run directory, lock it, and write the configuration into it.
 
     Args:
         stack: holds the lock.
+        parts: record of the run's own parts, as ``storage.parts`` makes it.
 
     Raises:
         ValueError: if something is there already, or it cannot be written.
@@ -77,6 +82,9 @@ def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Pa
         path.mkdir(parents=True, exist_ok=True)
         lock(path, stack)
         check_unused(path)
+        if parts:
+            # Before the configuration, which makes the directory one of a run.
+            write_json(path / PARTS, dict(parts))
         write_json(path / CONFIG, to_dict(config))
     except OSError as error:
         raise unwritable(path, error) from error
