@@ -14,7 +14,7 @@ import tyro
 
 from jaxdqn.cli.backend import keep_compiled_programs
 from jaxdqn.cli.flags import parse, run_command
-from jaxdqn.cli.parts import PartFlags
+from jaxdqn.cli.parts import PolicyParts, references
 from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import SUMMARY, read_config
 
@@ -25,7 +25,7 @@ _MAX_FRAMES = 2_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(PartFlags):
+class Flags:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     episodes: int = 100
@@ -38,6 +38,7 @@ class Flags(PartFlags):
     video: Annotated[str | None, tyro.conf.arg(aliases=["--gif"], metavar="FILE")] = None
     """Draw one episode into this file, a .gif or an .mp4; MP4 needs pip install
     "jaxdqn[video]"."""
+    parts: tyro.conf.OmitArgPrefixes[PolicyParts] = dataclasses.field(default_factory=PolicyParts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def _main(argv: Sequence[str]) -> None:
     for name, minimum in (("episodes", 1), ("seed", 0)):
         if getattr(flags, name) < minimum:
             raise ValueError(f"{name}={getattr(flags, name)}: must be at least {minimum}")
-    references = flags.references()
+    parts = references(flags.parts)
     config = read_config(flags.run)
     if flags.video is not None:
         from jaxdqn.envs.video import check_video_path
@@ -65,7 +66,7 @@ def _main(argv: Sequence[str]) -> None:
 
     keep_compiled_programs()
     learner = _learner(flags, config)
-    config, trainer, params = load_run(flags.run, flags.which, **references)
+    config, trainer, params = load_run(flags.run, flags.which, **parts)
     if flags.video is not None:
         from jaxdqn.envs.video import require_drawable
 

@@ -14,27 +14,37 @@ from jaxdqn.storage.parts import NAMES, check_reference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PartFlags:
-    """Flags of a command that reads a run with its own environment and network."""
+class PolicyParts:
+    """Only for a run with its own environment or network that was not started with such a
+    reference, or whose reference has changed: the run directory remembers it."""
 
     environment: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
-    """The run's own environment, as MODULE:FUNCTION or FILE.py:FUNCTION, where a function without
-    arguments returns an Environment. Not needed if the run was started with such a reference: the
-    run directory remembers it."""
+    """The run's own environment, as MODULE:FUNCTION or FILE.py:FUNCTION; the function takes no
+    arguments and returns an Environment."""
     network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
-    """The run's own network, in the same form; the function returns a flax module or a Network."""
+    """The run's own network; the function returns a flax module or a Network."""
 
-    def references(self) -> dict[str, str | None]:
-        """Return the references by part.
 
-        Raises:
-            ValueError: if one is malformed.
-        """
-        references = {name: getattr(self, name, None) for name in NAMES if hasattr(self, name)}
-        for name, reference in references.items():
-            if reference is not None:
-                check_reference(name, reference)
-        return references
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunParts(PolicyParts):
+    __doc__ = PolicyParts.__doc__
+
+    optimizer: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own optimizer; the function returns a function hyper ->
+    optax.GradientTransformation."""
+
+
+def references(parts: PolicyParts) -> dict[str, str | None]:
+    """Return the references by part.
+
+    Raises:
+        ValueError: if one is malformed.
+    """
+    by_name: dict[str, str | None] = dataclasses.asdict(parts)
+    for name, reference in by_name.items():
+        if reference is not None:
+            check_reference(name, reference)
+    return by_name
 
 
 def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -50,7 +60,7 @@ def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         ValueError, UsageError: if a reference is malformed, or a part is given twice.
     """
     remaining: list[str] = []
-    references: dict[str, str] = {}
+    found: dict[str, str] = {}
     arguments = list(argv)
     while arguments:
         argument = arguments.pop(0)
@@ -67,11 +77,11 @@ def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         if name != "environment" and ":" not in value:
             remaining += [flag, value]
             continue
-        if name in references:
+        if name in found:
             raise UsageError(f"{flag}: must be given once")
         check_reference(name, value)
-        references[name] = value
-    return remaining, references
+        found[name] = value
+    return remaining, found
 
 
 def file_name(reference: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from jaxdqn.cli.flags import parse, run_command
-from jaxdqn.cli.parts import PartFlags
+from jaxdqn.cli.parts import RunParts, references
 from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import read_config
 
@@ -20,16 +20,14 @@ _DESCRIPTION = """Write the replay in the newest checkpoint of a run to a file. 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(PartFlags):
+class Flags:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     to: Annotated[str, tyro.conf.arg(metavar="FILE")]
     """File to write: a NumPy .npz archive of the rows in the order of time. It must not exist."""
     learner: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Index of the learner, from 0; only for a run of several (--num-seeds, --sweep)."""
-    optimizer: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
-    """The run's own optimizer, in the same form; the function returns a function hyper ->
-    optax.GradientTransformation."""
+    parts: tyro.conf.OmitArgPrefixes[RunParts] = dataclasses.field(default_factory=RunParts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="jaxdqn replay", description=_DESCRIPTION)
-    references = flags.references()
+    own = references(flags.parts)
     config, to = read_config(flags.run), Path(flags.to)
     _check_file(to)
     _check_run(flags.run, config)
@@ -51,7 +49,7 @@ def _main(argv: Sequence[str]) -> None:
     from jaxdqn.storage.parts import read_parts, resolve_parts
     from jaxdqn.storage.resume import read_state
 
-    parts = resolve_parts(references, read_parts(flags.run), run=flags.run)
+    parts = resolve_parts(own, read_parts(flags.run), run=flags.run)
     restored, spec = read_state(flags.run, config, **parts.objects)
     if not restored.meta["replay"]:
         raise ValueError(

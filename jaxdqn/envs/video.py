@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from jaxdqn.envs.base import EpisodeState
 from jaxdqn.envs.gymnax import DRAWABLE
@@ -134,21 +135,34 @@ def _titled(frame: np.ndarray, title: str) -> Image.Image:
     size = max(width, _MIN_WIDTH), height + _TITLE_HEIGHT
     canvas = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), _PAPER)
     canvas.paste(image, ((canvas.width - width) // 2, _TITLE_HEIGHT))
-    ImageDraw.Draw(canvas).text((8, 6), title, fill=_INK)
+    ImageDraw.Draw(canvas).text((8, 4), title, fill=_INK, font=ImageFont.load_default(14))
     return canvas
 
 
 def _encode_gif(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
-    first, file = next(frames), io.BytesIO()
-    first.save(
+    indexed, file = map(_indexed, frames), io.BytesIO()
+    next(indexed).save(
         file,
         format="GIF",
         save_all=True,
-        append_images=frames,
+        append_images=indexed,
         duration=round(1000 / frames_per_second),
         loop=0,
     )
     return file.getvalue()
+
+
+def _indexed(frame: Image.Image) -> Image.Image:
+    """Return a frame with a palette, exact for up to 256 colours."""
+    counted: Any = frame.getcolors(256)
+    if counted is None:
+        return frame.quantize(256)
+    codes = np.asarray(frame).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    colours = np.array(sorted(r << 16 | g << 8 | b for _, (r, g, b) in counted))
+    image = Image.fromarray(np.searchsorted(colours, codes).astype(np.uint8))
+    palette = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1)
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    return image
 
 
 def _encode_mp4(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
