@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -32,10 +33,20 @@ def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="jaxdqn plot", description=_DESCRIPTION)
     if not flags.runs:
         raise ValueError("runs=(): must be at least one run directory")
+    _check_suffix(flags.out)
     from jaxdqn.monitoring.curves import plot_runs
 
     plot_runs(flags.runs, flags.out)
     print(f"curves in {flags.out}")
+
+
+def _check_suffix(out: str) -> None:
+    """Check that matplotlib can write the format of a file; without a suffix it would add one."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if Path(out).suffix.lower().removeprefix(".") not in FigureCanvasBase.filetypes:
+        known = ", ".join(f".{suffix}" for suffix in sorted(FigureCanvasBase.filetypes))
+        raise ValueError(f"out={out!r}: must end in one of {known}")
 
 
 if __name__ == "__main__":

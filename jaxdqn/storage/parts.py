@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -164,11 +164,8 @@ def _import_module(name: str, reference: str, target: str, directory: Path) -> M
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{target}.".startswith(f"{error.name}."):
-            raise _invalid(
-                name,
-                reference,
-                f"name a module; there is no {error.name} in {directory} or installed",
-            ) from error
+            where = f"neither in {directory} nor installed"
+            raise _invalid(name, reference, f"name a module; {error.name} is {where}") from error
         raise _cannot_import(name, reference, target, error) from error
     except ImportError as error:
         raise _cannot_import(name, reference, target, error) from error
@@ -229,12 +226,26 @@ def _is_part(name: str, part: Any) -> bool:
 
     from jaxdqn.types import Environment, Network
 
-    checks: dict[str, Callable[[Any], bool]] = {
-        "environment": lambda part: isinstance(part, Environment),
-        "network": lambda part: isinstance(part, linen.Module | Network),
-        "optimizer": callable,
-    }
-    return checks[name](part)
+    if name == "environment":
+        return isinstance(part, Environment)
+    if name == "network":
+        return isinstance(part, linen.Module | Network)
+    return not isinstance(part, linen.Module) and _is_optimizer(part)
+
+
+def _is_optimizer(part: Any) -> bool:
+    import optax
+
+    from jaxdqn.config.config import Config
+    from jaxdqn.training.hyper import hyper_from
+
+    if not callable(part):
+        return False
+    try:
+        inspect.signature(part).bind(None)
+    except TypeError:
+        return False
+    return isinstance(part(hyper_from(Config())), optax.GradientTransformation)
 
 
 def _invalid(name: str, reference: str, constraint: str) -> ValueError:
