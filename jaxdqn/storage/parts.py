@@ -27,7 +27,7 @@ EXPECTED = {
     "network": "a flax module or a jaxdqn Network",
     "optimizer": "an optimizer, a function hyper -> optax.GradientTransformation",
 }
-"""Return value of the function that a reference names, by part."""
+"""By part, the return value of the function that a reference names."""
 
 
 class OwnParts(NamedTuple):
@@ -49,7 +49,7 @@ def resolve_parts(
 
     Args:
         given: by name (``NAMES``), an object, a reference ``MODULE:FUNCTION`` or
-            ``FILE.py:FUNCTION``, or None. Other parts than these names are not resolved.
+            ``FILE.py:FUNCTION``, or None.
         remembered: content of the run's ``parts.json``; supplies each part given as None.
         run: the run directory, for messages.
 
@@ -85,7 +85,7 @@ def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") 
 
     Raises:
         ValueError: if the reference is malformed, the module, file or function does not exist,
-            or the function needs arguments or returns something else than ``EXPECTED``.
+            or the function needs arguments or does not return what ``EXPECTED`` describes.
     """
     check_reference(name, reference)
     target, _, attribute = reference.rpartition(":")
@@ -144,7 +144,7 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
     from jaxdqn import envs  # imports JAX
 
     if "environment" not in record and config.env not in envs.names():
-        # The run is older than this file, or its program registered the environment itself.
+        # The run is older than this file, or its program registered the environment with gymnax.
         record["environment"] = None
     return record
 
