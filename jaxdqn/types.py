@@ -85,6 +85,9 @@ class Environment(NamedTuple):
     step: Callable[[Array, PyTree, Array], tuple[PyTree, TimeStep]]
     """``step(key, env_state, action) -> (env_state, timestep)``"""
     spec: EnvSpec
+    render: Callable[[PyTree], Any] | None = None
+    """``render(env_state) -> frame``, uint8 [height, width, 3], called on the host outside jit;
+    None if the environment cannot be drawn."""
 
 
 class Row(NamedTuple):

@@ -1,6 +1,6 @@
 """Measure each acceleration technique: ``jaxdqn compare``.
 
-The techniques are part of the benchmarks, which are not installed with the package.
+The measurements are part of the benchmarks, which the installed package does not contain.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _main(argv: Sequence[str]) -> int:
         if error.name is None or error.name.partition(".")[0] != "benchmarks":
             raise
         raise ValueError(
-            "compare: needs the benchmarks, which come with a checkout of the repository and not "
-            "with the package; run it there, as jaxdqn compare or python -m experiments.compare"
+            "compare: must be run in a checkout of the repository, since it uses the benchmarks, "
+            "which the installed package does not contain: python -m experiments.compare"
         ) from None
     return benchmark.main(argv)
 

@@ -1,9 +1,9 @@
-"""Say what a configuration would run, without running it."""
+"""Describe a run without running it: ``jaxdqn explain [PRESET] [flags]``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,62 +14,88 @@ from jaxdqn.monitoring.terminal import planned_rows, seeds_of
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
 from jaxdqn.replay.memory import devices_sharing_memory, free_bytes
-from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_replay_bytes
+from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, working_replay_bytes
 from jaxdqn.run.summary import algorithm, mapping_of
+from jaxdqn.storage.parts import resolve_parts
+from jaxdqn.types import EnvSpec, TrainState
+
+_HELP = """usage: jaxdqn explain [PRESET] [flags of jaxdqn run]
+
+Print the algorithm, shapes, bytes per device, cadence, schedules and evaluations of a run, as
+`jaxdqn run` with the same arguments would run it. Nothing is trained, allocated or written.
+
+jaxdqn run --help lists the presets and the flags."""
 
 
-def explain(config: Config, preset: str) -> str:
+def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None) -> str:
     """Return shapes, bytes per device, cadence and schedules as text; allocate nothing.
 
+    Args:
+        config: the run.
+        preset: its name, shown as it is.
+        parts: the run's own environment, network or optimizer, as objects or references.
+
     Raises:
-        ValueError: if the configuration is refused.
+        ValueError: if the configuration is invalid, or a reference cannot be resolved.
     """
-    trainer = make_mapped_trainer(config)
+    trainer = make_mapped_trainer(config, **resolve_parts(parts or {}).objects)
     state = jax.eval_shape(trainer.init, learner_keys(config).train)
     spec = trainer.environment.spec
-    device = jax.devices()[0]
     taken = bytes_per_device(trainer, state)
-    working = working_replay_bytes(config, taken)
-    sizes = {
-        "replay": taken.replay,
-        **({"a learner's in turn": working - taken.replay} if working > taken.replay else {}),
-        "parameters": taken.parameters,
-        "target and optimiser": taken.target + taken.optimizer,
-        "environments": taken.environments,
-        "the whole state": taken.state,
-    }
-    each = config.learners // config.devices if config.learners > 1 else 1
-    sections: dict[str, dict[str, Any]] = {
-        "run": {
-            "preset": preset,
-            "algorithm": algorithm(config),
-            "environment": f"{spec.name}, {spec.num_actions} actions, episodes of at most "
-            f"{spec.max_episode_steps or 'any number of'} steps",
-            "seed": seeds_of(config),
-            "devices": f"{config.devices} x {device.device_kind}, mapping: {mapping_of(config)}",
-        },
-        "shapes, on each device": {
-            **({"learners (P/D)": each} if config.learners > 1 else {}),
-            "observation": f"{spec.obs_dtype}{list(observation_shape(config, spec))}",
-            "acting (E)": config.envs_per_device,
-            "replay (T, E)": "none"
-            if config.algorithm == "pqn"
-            else f"[{config.replay_rows}, {config.envs_per_device}]",
-            "batch (B)": _batch(config),
-            # float32 whatever the precision
-            "parameters": f"{taken.parameters // 4 // each:,}"
-            + (" of each learner" if config.learners > 1 else ""),
-        },
-        "bytes, on each device": {
-            **{name: f"{size:,}" for name, size in sizes.items()},
-            "free": _free(working, config.devices, device),
-            **_sent(bytes_sent(config, state)),
-        },
+    sections = {
+        "run": _run(config, preset, spec),
+        "shapes, on each device": _shapes(config, spec, taken),
+        "bytes, on each device": _bytes(config, state, taken),
         "cadence": _cadence(config),
         "schedules": _schedules(config),
         "evaluation": _evaluation(config),
     }
     return "\n\n".join(_section(title, lines) for title, lines in sections.items())
+
+
+def _run(config: Config, preset: str, spec: EnvSpec) -> dict[str, Any]:
+    limit = spec.max_episode_steps
+    episodes = "without a time limit" if limit is None else f"of at most {limit} steps"
+    return {
+        "preset": preset,
+        "algorithm": algorithm(config),
+        "environment": f"{spec.name}, {spec.num_actions} actions, episodes {episodes}",
+        "seed": seeds_of(config),
+        "devices": f"{config.devices} x {jax.devices()[0].device_kind}, "
+        f"mapping: {mapping_of(config)}",
+    }
+
+
+def _shapes(config: Config, spec: EnvSpec, taken: DeviceBytes) -> dict[str, Any]:
+    learners = config.learners // config.devices if config.learners > 1 else 1
+    ring = f"[{config.replay_rows}, {config.envs_per_device}]"
+    count = taken.parameters // 4 // learners  # float32, whatever the compute precision
+    return {
+        **({"learners (P/D)": learners} if config.learners > 1 else {}),
+        "observation": f"{spec.obs_dtype}{list(observation_shape(config, spec))}",
+        "acting (E)": config.envs_per_device,
+        "replay (T, E)": "none" if config.algorithm == "pqn" else ring,
+        "batch (B)": _batch(config),
+        "parameters": f"{count:,}" + (" of each learner" if config.learners > 1 else ""),
+    }
+
+
+def _bytes(config: Config, state: TrainState, taken: DeviceBytes) -> dict[str, str]:
+    working = working_replay_bytes(config, taken)
+    sizes = {
+        "replay": taken.replay,
+        # A population trained in turn works on a copy of one learner's replay.
+        **({"one learner's copy": working - taken.replay} if working > taken.replay else {}),
+        "parameters": taken.parameters,
+        "target and optimiser": taken.target + taken.optimizer,
+        "environments": taken.environments,
+        "complete state": taken.state,
+    }
+    return {
+        **{name: f"{size:,}" for name, size in sizes.items()},
+        "free": _free(working, config.devices, jax.devices()[0]),
+        **_sent(bytes_sent(config, state)),
+    }
 
 
 def _batch(config: Config) -> str:
@@ -79,20 +105,20 @@ def _batch(config: Config) -> str:
     if config.recurrent == "none":
         return batch
     return (
-        f"{batch} of sequences: {config.burn_in} rows of burn-in, {config.sequence_length} learned "
-        f"from, {config.n_step} to bootstrap from"
+        f"{batch} of sequences: {config.burn_in} rows of burn-in, {config.sequence_length} rows to "
+        f"learn from, {config.n_step} to bootstrap from"
     )
 
 
 def _free(needed: int, devices: int, device: Any) -> str:
-    """Return the bytes free, and whether the replay needs more."""
+    """Return the free bytes as text, with a remark if the replay needs more."""
     free, sharing = free_bytes(device), devices_sharing_memory(devices, device)
     shared = f", shared by the {sharing} devices" if sharing > 1 else ""
     return f"{free:,}{shared}" + (", too few" if needed * sharing > free else "")
 
 
 def _sent(size: float | None) -> dict[str, str]:
-    """Return the line that says what replicas send each other, if there are several."""
+    """Return the line of the bytes that replicas communicate; none for a single replica."""
     return {} if size is None else {"sent, each step": f"{size:,.0f} by each replica"}
 
 
@@ -102,12 +128,12 @@ def _cadence(config: Config) -> dict[str, Any]:
     return {
         "an iteration": f"{rows} rows ({config.num_envs} environments x {config.rollout_length} "
         f"steps), then {steps} gradient steps of {config.rows_per_gradient_step} rows",
-        "replay ratio": f"{learned / rows:g} rows learned from for each row acted",
+        "replay ratio": f"{learned / rows:g} rows sampled for each row acted",
         "warm-up": f"{config.warmup_iterations} iterations, "
-        f"{config.warmup_iterations * rows:,} rows, at random",
+        f"{config.warmup_iterations * rows:,} rows of random actions",
         "chunks": f"{config.num_chunks} of {config.iterations_per_chunk} iterations, "
         f"{config.iterations_per_chunk * rows:,} rows",
-        "in all": f"{planned_rows(config):,} rows (environment steps and resets), "
+        "total": f"{planned_rows(config):,} rows (environment steps and resets), "
         f"{config.total_gradient_steps * config.learners:,} gradient steps",
     }
 
@@ -123,9 +149,9 @@ def _schedules(config: Config) -> dict[str, Any]:
     if config.epsilon_ladder is not None:
         epsilon += f", to the power of 1 + {config.epsilon_ladder:g} i/(E-1) in environment i"
     if config.exploration == "boltzmann":
-        epsilon = f"softmax at temperature {config.temperature:g}, with epsilon {epsilon}"
+        epsilon = f"softmax at temperature {config.temperature:g}, and epsilon {epsilon}"
     if config.noisy:
-        epsilon += f", and noise in the parameters, of {config.noisy_sigma:g} at the start"
+        epsilon += f", and parameter noise, initially {config.noisy_sigma:g}"
     rate = f"{config.learning_rate:g}, {config.learning_rate_schedule}"
     if config.learning_rate_schedule != "constant":
         rate += f" to 0 over {config.total_gradient_steps:,} gradient steps"
@@ -134,7 +160,7 @@ def _schedules(config: Config) -> dict[str, Any]:
     elif config.target_tau is None:
         target = f"replaced every {config.target_period:,} gradient steps"
     else:
-        target = f"moved by {config.target_tau:g} every gradient step"
+        target = f"Polyak step of {config.target_tau:g} every gradient step"
     return {
         "exploration": epsilon,
         "learning rate": f"{rate} ({config.optimizer})",
@@ -155,7 +181,9 @@ def _priorities(config: Config) -> dict[str, str]:
 
 def _evaluation(config: Config) -> dict[str, Any]:
     rows = config.chunks_per_evaluation * config.iterations_per_chunk * config.rows_per_iteration
-    solved = "no bar" if config.solve_return is None else f"at {config.solve_return:g}, confirmed"
+    solved = "no criterion"
+    if config.solve_return is not None:
+        solved = f"at return {config.solve_return:g}, confirmed by a second evaluation"
     if config.stop_when_solved:
         solved += "; then the run ends"
     return {
@@ -171,9 +199,13 @@ def _section(title: str, lines: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``jaxdqn run ... --explain`` and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        print(_HELP)
+        return 0
     from jaxdqn.cli.run import main as run
 
-    return run([*(sys.argv[1:] if argv is None else argv), "--explain"])
+    return run([*arguments, "--explain"])
 
 
 if __name__ == "__main__":

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from jaxdqn.cli.flags import parse, run_command
 
+_DESCRIPTION = """Draw the learning curves of runs into one picture: the return in training and in
+evaluations, over environment steps and over wall-clock time."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories."""
-    out: str
-    """Picture to write; its suffix says its format."""
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    """Picture to write, in the format of its suffix: .png, .pdf, .svg and others."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +30,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = parse(Flags, argv, prog="jaxdqn plot", description=__doc__)
+    flags = parse(Flags, argv, prog="jaxdqn plot", description=_DESCRIPTION)
     if not flags.runs:
         raise ValueError("runs=(): must be at least one run directory")
+    _check_suffix(flags.out)
     from jaxdqn.monitoring.curves import plot_runs
 
     plot_runs(flags.runs, flags.out)
     print(f"curves in {flags.out}")
+
+
+def _check_suffix(out: str) -> None:
+    """Check that matplotlib can write the format of a file; without a suffix it would add one."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if Path(out).suffix.lower().removeprefix(".") not in FigureCanvasBase.filetypes:
+        known = ", ".join(f".{suffix}" for suffix in sorted(FigureCanvasBase.filetypes))
+        raise ValueError(f"out={out!r}: must end in one of {known}")
 
 
 if __name__ == "__main__":

@@ -11,18 +11,23 @@ from typing import Annotated
 import tyro
 
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.cli.parts import RunParts, references
+from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import read_config
+
+_DESCRIPTION = """Write the replay in the newest checkpoint of a run to a file. jaxdqn run
+--replay-from FILE starts a run with its rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    run: Annotated[str, tyro.conf.Positional]
-    """Directory of the run; its newest checkpoint is read."""
-    to: str
-    """File to write, which must not exist: a NumPy .npz archive of the rows in the order of time.
-    ``jaxdqn run --replay-from FILE`` starts from it."""
-    learner: int | None = None
-    """Which learner's replay, counted from 0; for a run of several (--num-seeds, --sweep)."""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run directory."""
+    to: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    """File to write: a NumPy .npz archive of the rows in the order of time. It must not exist."""
+    learner: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Index of the learner, from 0; only for a run of several (--num-seeds, --sweep)."""
+    parts: tyro.conf.OmitArgPrefixes[RunParts] = dataclasses.field(default_factory=RunParts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,30 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = parse(Flags, argv, prog="jaxdqn replay", description=__doc__)
+    flags = parse(Flags, argv, prog="jaxdqn replay", description=_DESCRIPTION)
+    own = references(flags.parts)
     config, to = read_config(flags.run), Path(flags.to)
-    if to.suffix != ".npz":
-        raise ValueError(f"to={flags.to!r}: must end in .npz")
-    if to.exists():
-        raise ValueError(f"to={flags.to!r}: must not exist")
-    if not to.parent.is_dir():
-        raise ValueError(f"to={flags.to!r}: must be in a directory that exists")
-
-    if config.recurrent != "none":
-        raise ValueError(
-            f"run={flags.run!r}: must be of a run without a recurrent network, whose rows have its "
-            "carries besides"
-        )
-    if config.algorithm == "pqn":
-        raise ValueError(f"run={flags.run!r}: must be of a run with a replay; pqn has none")
+    _check_file(to)
+    _check_run(flags.run, config)
     _check_learner(flags.learner, config.learners)
 
     import jax
 
     from jaxdqn.replay.export import StoredRows, export_rows, write_rows
+    from jaxdqn.storage.parts import read_parts, resolve_parts
     from jaxdqn.storage.resume import read_state
 
-    restored, spec = read_state(flags.run, config)
+    parts = resolve_parts(own, read_parts(flags.run), run=flags.run)
+    restored, spec = read_state(flags.run, config, **parts.objects)
     if not restored.meta["replay"]:
         raise ValueError(
             f"run={flags.run!r}: must have its replay in its checkpoints (replay_in_checkpoint)"
@@ -68,17 +64,36 @@ def _main(argv: Sequence[str]) -> None:
     except OSError as error:
         raise ValueError(f"to={flags.to!r}: must be writable: {error.strerror}") from error
     steps, envs = rows.first.shape
-    whose = "" if flags.learner is None else f" of learner {flags.learner}"
-    print(f"{steps:,} rows of each of {envs} environments of {spec.name}{whose} in {to}")
+    learner = "" if flags.learner is None else f" of learner {flags.learner}"
+    print(f"{steps:,} rows of each of {envs} environments of {spec.name}{learner} in {to}")
+
+
+def _check_file(to: Path) -> None:
+    if to.suffix != ".npz":
+        raise ValueError(f"to={str(to)!r}: must end in .npz")
+    if to.exists():
+        raise ValueError(f"to={str(to)!r}: must not exist")
+    if not to.parent.is_dir():
+        raise ValueError(f"to={str(to)!r}: must be in a directory that exists")
+
+
+def _check_run(run: str, config: Config) -> None:
+    if config.recurrent != "none":
+        raise ValueError(
+            f"run={run!r}: must be a run without a recurrent network; rows with carries cannot be "
+            "exported"
+        )
+    if config.algorithm == "pqn":
+        raise ValueError(f"run={run!r}: must be a run with a replay; pqn has none")
 
 
 def _check_learner(learner: int | None, learners: int) -> None:
     if learners == 1:
         if learner is not None:
-            raise ValueError(f"learner={learner}: must be left out, the run has one learner")
+            raise ValueError(f"learner={learner}: must be omitted; the run has one learner")
     elif learner is None or not 0 <= learner < learners:
         raise ValueError(
-            f"learner={learner}: must be from 0 to {learners - 1}, the run has {learners} learners"
+            f"learner={learner}: must be from 0 to {learners - 1}; the run has {learners} learners"
         )
 
 

@@ -28,6 +28,7 @@ from jaxdqn.cli.launch.supervisor import (
     process_spec,
     supervise,
 )
+from jaxdqn.cli.parts import file_name, take_references
 from jaxdqn.config.config import Config
 from jaxdqn.config.option import option
 from jaxdqn.config.options import Options
@@ -70,6 +71,10 @@ class Flags(Options):
     PRESET, the configuration of that run gives the defaults."""
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = option(None, group="Run")
     """Take the defaults from a config.json instead of a preset, to repeat a run."""
+    environment: str | None = option(None, group="Run")
+    """Your own environment, as MODULE:FUNCTION or FILE.py:FUNCTION, instead of --env. The function
+    takes no arguments and returns an Environment. --network and --optimizer take such references
+    too. The current directory is importable; the run directory records the references."""
     explain: bool = option(False, group="Run")
     """Print the shapes, bytes and schedules of the run, and exit without allocating memory."""
     cpu_threads: int | None = option(None, group="Devices")
@@ -110,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     argv = current_flags(argv, [field.name for field in dataclasses.fields(Flags)])
-    name, flags = read_flags(argv)
+    arguments, parts = take_references(argv)
+    name, flags = read_flags(arguments, own_environment="environment" in parts)
     config = config_from(flags)
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
@@ -123,7 +129,8 @@ def _main(argv: Sequence[str]) -> int:
         raise ValueError("explain=True: must come without coordinator and multi_host")
     if many and not is_worker():
         return supervise(argv, spec, timeouts)
-    out = default_out(name or "run", config) if flags.out is None else Path(flags.out)
+    env = file_name(parts["environment"]) if "environment" in parts else config.env
+    out = default_out(name or "run", config, env) if flags.out is None else Path(flags.out)
     if flags.out is not None and not many and not (flags.resume and is_run(out)):
         check_unused(out)
     use_cpu_threads(config, flags.cpu_threads)
@@ -131,7 +138,7 @@ def _main(argv: Sequence[str]) -> int:
     if flags.explain:
         from jaxdqn.cli.explain import explain
 
-        print(explain(config, name or "custom"))
+        print(explain(config, name or "custom", parts))
         return 0
 
     leads = True
@@ -150,6 +157,7 @@ def _main(argv: Sequence[str]) -> int:
         out=out,
         resume=flags.resume,
         preset=name,
+        **parts,
         loggers=[make_progress_logger(config)] if leads else [],
     )
     if leads:
@@ -158,10 +166,11 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
+def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[str | None, Flags]:
     """Return the name of the preset and the flags.
 
-    The name is None if a file or the run to resume gives the defaults.
+    The name is None if a file or the run to resume gives the defaults. It is also None for a run
+    with its own environment and no preset, whose defaults are those of ``Config``.
 
     Raises:
         UsageError, ValueError: if the preset, a flag or a value is invalid.
@@ -169,7 +178,8 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
     name, rest = None, list(argv)
     if rest and not rest[0].startswith("-"):
         name = rest.pop(0)
-    flags = _parse(rest, preset(name or DEFAULT_PRESET))
+    plain = own_environment and name is None
+    flags = _parse(rest, Config() if plain else preset(name or DEFAULT_PRESET))
     if name in ALGORITHMS and flags.env != PRESETS[name].env:
         flags = _parse(rest, preset(name, env=flags.env))
     if flags.from_ is not None:
@@ -183,7 +193,7 @@ def read_flags(argv: Sequence[str]) -> tuple[str | None, Flags]:
                 f"out={flags.out!r}: must be a run to resume; to start one, name a preset"
             )
         return None, _parse(rest, read_config(flags.out))
-    return name or DEFAULT_PRESET, flags
+    return None if plain else name or DEFAULT_PRESET, flags
 
 
 def _configuration(path: Path) -> Config:
@@ -239,10 +249,16 @@ def config_from(flags: Flags) -> Config:
     return Config(**_values(flags))
 
 
-def default_out(name: str, config: Config) -> Path:
-    """Return a run directory that does not exist yet."""
+def default_out(name: str, config: Config, env: str | None = None) -> Path:
+    """Return a run directory that does not exist yet.
+
+    Args:
+        name: of the preset.
+        config: the run.
+        env: name of the environment, if it is not ``config.env``.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{name}-{config.env}-s{config.seed}-{stamp}"
+    base = Path("runs") / f"{name}-{env or config.env}-s{config.seed}-{stamp}"
     out, count = base, 1
     while out.exists():
         count += 1

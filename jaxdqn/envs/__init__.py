@@ -1,4 +1,4 @@
-"""Environments that live on the device, under one contract: ``jaxdqn.types.Environment``."""
+"""Environments on the device, all with the contract of ``jaxdqn.types.Environment``."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ __all__ = ["EpisodeState", "make", "make_environment", "make_gymnax", "names"]
 
 
 def make(name: str, **kwargs: Any) -> Environment:
-    """Build a registered environment by name, next-step autoreset included.
+    """Build a registered environment by name, with next-step autoreset.
 
     Args:
         name: one of ``names()``.
-        **kwargs: as ``make_gymnax`` takes them.
+        **kwargs: keyword arguments of ``make_gymnax``.
 
     Raises:
-        ValueError: if there is no such environment (with the nearest names), if
-            its actions are continuous, or if its data cannot be had.
+        ValueError: if the name is unknown (the message lists the nearest names), its
+            actions are continuous, or its data cannot be downloaded.
     """
     return make_gymnax(name, **kwargs)

@@ -1,4 +1,4 @@
-"""Stacked observations while acting, as the replay stacks them when sampling."""
+"""Frame stacks while acting, equal to those that the replay gathers when sampling."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxdqn.types import Array
 
 
 def initial_frames(obs: Array, frame_stack: int) -> Any:
-    """Return stacks [E, O, S] that hold ``obs`` [E, O] as the newest frame, zeros before it.
+    """Return stacks [E, O, S] with ``obs`` [E, O] as the newest frame and zeros before it.
 
-    With ``frame_stack`` 1 nothing is stacked and the result is empty.
+    With ``frame_stack`` 1 the result is empty.
     """
     if frame_stack == 1:
         return ()
@@ -21,14 +21,15 @@ def initial_frames(obs: Array, frame_stack: int) -> Any:
 
 
 def push_frame(frames: Any, obs: Array, first: Array) -> Any:
-    """Append ``obs`` [E, O], forgetting older frames where ``first`` [E]; empty stays empty."""
+    """Append ``obs`` [E, O], and clear older frames where ``first`` [E]; empty stays empty."""
     if isinstance(frames, tuple):
         return ()
+    # first[E] -> [E, 1, ..., 1], to broadcast against [E, O, S].
     opens = first.reshape(*first.shape, *(1,) * (frames.ndim - first.ndim))
     kept = jnp.where(opens, jnp.zeros_like(frames), frames)
     return jnp.concatenate([kept[..., 1:], obs[..., None]], axis=-1)
 
 
 def observed(frames: Any, obs: Array) -> Array:
-    """Return what the network sees: the stacks, or ``obs`` where nothing is stacked."""
+    """Return the network input: the stacks, or ``obs`` without frame stacks."""
     return obs if isinstance(frames, tuple) else frames

@@ -1,19 +1,23 @@
-"""Gymnax's environments under the contract of ``jaxdqn.types.Environment``.
+"""Gymnax environments with the contract of ``jaxdqn.types.Environment``.
 
-gymnax takes seconds to import, so it is imported when an environment is made.
+gymnax is slow to import, so it is imported when an environment is made, and without the plotting
+libraries that it imports for pictures only (seaborn and pyplot: three quarters of the time).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.envs.base import with_autoreset
+from jaxdqn.envs.base import Render, with_autoreset
+from jaxdqn.envs.lazy_modules import imported_lazily
 from jaxdqn.errors import suggest
 from jaxdqn.types import Array, Environment
 
@@ -41,13 +45,35 @@ BINARY = frozenset(
         "Pong-misc",
     }
 )
-"""Environments whose observations are zeros and ones, given as bool: a replay packs them."""
+"""Environments whose observations are zeros and ones; they become bool, which a replay packs."""
+
+DRAWABLE = frozenset(
+    {
+        *(BINARY - {"SimpleBandit-bsuite"}),
+        "CartPole-v1",
+        "Acrobot-v1",
+        "MountainCar-v0",
+        "FourRooms-misc",
+        "MetaMaze-misc",
+        "FrozenLake-misc",
+    }
+)
+"""Environments with a ``render`` function."""
+
+
+def import_gymnax() -> ModuleType:
+    """Import gymnax without the plotting libraries, which it imports for its pictures.
+
+    They are still importable, before and after, and gymnax uses the real ones when it draws.
+    """
+    with imported_lazily("matplotlib.pyplot", "seaborn"):
+        import gymnax
+    return gymnax
 
 
 def names() -> list[str]:
     """Return the names of the registered environments with discrete actions."""
-    import gymnax
-
+    gymnax = import_gymnax()
     return [name for name in gymnax.registered_envs if name not in CONTINUOUS]
 
 
@@ -56,10 +82,9 @@ def make_gymnax(
 ) -> Environment:
     """Build a gymnax environment with next-step autoreset.
 
-    It is composed of gymnax's ``step_env``, ``reset_env`` and ``is_truncated``;
-    gymnax's own ``step`` resets within the step that ends an episode.
-    Observations are bool where they are binary or name one of finitely many
-    states (then one-hot), float32 otherwise. The gymnax state is
+    It uses gymnax's ``step_env``, ``reset_env`` and ``is_truncated``, since gymnax's own
+    ``step`` resets within the step that ends an episode. Binary observations are bool, numbers
+    of discrete states are one-hot bool, and all others are float32. The gymnax state is
     ``env_state.inner``.
 
     Args:
@@ -69,9 +94,8 @@ def make_gymnax(
         **env_kwargs: arguments of the environment's constructor.
 
     Raises:
-        ValueError: if there is no such environment (with the nearest names), if
-            its actions are continuous, if an argument is unknown, or if its data
-            cannot be had.
+        ValueError: if the name is unknown (the message lists the nearest names), its
+            actions are continuous, an argument is unknown, or its data cannot be downloaded.
     """
     env, env_params = load(name, params=params, **env_kwargs)
 
@@ -92,7 +116,20 @@ def make_gymnax(
         num_actions=int(env.action_space(env_params).n),
         max_episode_steps=int(env_params.max_steps_in_episode),
         view=_view(name, env, env_params),
+        render=_render(name, env, env_params) if name in DRAWABLE else None,
     )
+
+
+def _render(name: str, env: Any, env_params: Any) -> Render:
+    """Return the drawing function of an environment; it imports Pillow at its first use."""
+
+    @functools.cache
+    def draw() -> Render:
+        from jaxdqn.envs.render import make_render
+
+        return make_render(name, env, env_params)
+
+    return lambda state: draw()(state)
 
 
 def load(
@@ -103,7 +140,7 @@ def load(
     Raises:
         ValueError: as ``make_gymnax``.
     """
-    import gymnax
+    gymnax = import_gymnax()
     from gymnax.environments import spaces
 
     if name not in gymnax.registered_envs:
@@ -125,7 +162,7 @@ def load(
 
 @contextmanager
 def permissive_promotion() -> Iterator[None]:
-    """Trace gymnax's code, which promotes dtypes and ranks freely, as it was written."""
+    """Allow the implicit promotion of dtypes and ranks on which gymnax's code relies."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -138,13 +175,13 @@ def _replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) ->
             raise ValueError(
                 f"params={field!r}: must be fields of {name}; nearest: {suggest(field, known)}"
             )
-        # gymnax selects between parameters and states, which must then agree in dtype.
+        # gymnax selects between parameters and states, so that their dtypes must agree.
         values[field] = float(value) if isinstance(getattr(env_params, field), float) else value
     return env_params.replace(**values)
 
 
 def _view(name: str, env: Any, env_params: Any) -> Callable[[Array], Array]:
-    """Return what turns a gymnax observation into one of a fixed dtype, bool or float32."""
+    """Return the conversion of a gymnax observation to a fixed dtype, bool or float32."""
     from gymnax.environments import spaces
 
     with permissive_promotion():

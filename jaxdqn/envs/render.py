@@ -1,113 +1,61 @@
-"""Animated pictures of episodes, drawn with Pillow: no display, no global plotting state."""
+"""Pictures of gymnax environments, drawn with Pillow: no display, no global plotting state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxdqn.envs.base import EpisodeState
-from jaxdqn.envs.gymnax import BINARY, load, permissive_promotion
+from jaxdqn.envs.base import Render
+from jaxdqn.envs.gymnax import permissive_promotion
 
-_WIDTH, _HEIGHT, _TITLE = 400, 300, 24
-_PAPER, _INK, _FIRST_COLOUR = 0, 1, 2
+WIDTH, HEIGHT = 400, 276
+"""Size of every picture, in pixels."""
 _PALETTE = (
     "ffffff", "222222", "1f77b4", "ff7f0e", "2ca02c", "d62728",
     "9467bd", "8c564b", "e377c2", "17becf", "bcbd22", "7f7f7f",
 )  # fmt: skip
-_BLUE, _ORANGE, _GREEN, _GREY = 2, 3, 4, 11
+_PAPER, _INK, _BLUE, _ORANGE, _GREEN, _GREY = 0, 1, 2, 3, 4, 11
+_FIRST_COLOUR = 2
+"""Index of the first colour of ``_PALETTE`` for the channels of an observation."""
 
 
-def drawable_names() -> list[str]:
-    """Return the names of the environments that ``save_gif`` can draw."""
-    return sorted({*_SKETCHES, *_MAPS, *_GRIDS})
-
-
-def require_drawable(name: str) -> None:
-    """Check that an environment can be drawn, before its episode is played.
-
-    Raises:
-        ValueError: if it cannot.
-    """
-    if name not in drawable_names():
-        raise ValueError(f"env={name!r}: must be one to draw: {', '.join(drawable_names())}")
-
-
-def save_gif(
-    path: str | Path,
-    name: str,
-    env_states: Sequence[EpisodeState],
-    rewards: Sequence[float],
-    *,
-    frames_per_second: int = 20,
-    params: Mapping[str, Any] | None = None,
-    **env_kwargs: Any,
-) -> None:
-    """Write an episode as an animated GIF, one frame a state.
+def make_render(name: str, env: Any, env_params: Any) -> Render:
+    """Make ``render(gymnax_state) -> frame``, uint8 [HEIGHT, WIDTH, 3].
 
     Args:
-        path: the file to write, ending in ``.gif``.
-        name: one of ``drawable_names()``.
-        env_states: the states of ``envs.make(name, ...)``, in order.
-        rewards: the reward that led to each state (0 for the first of an
-            episode); the return so far is written above the picture.
-        frames_per_second: at most 50, what a GIF can show.
-        params: as the environment was made with.
-        **env_kwargs: as the environment was made with.
-
-    Raises:
-        ValueError: if the environment cannot be drawn or an argument is out of range.
+        name: a name of ``gymnax.DRAWABLE``.
+        env: the gymnax environment.
+        env_params: its parameters.
     """
-    require_drawable(name)
-    if Path(path).suffix.lower() != ".gif":
-        raise ValueError(f"path={str(path)!r}: must end in .gif")
-    if not env_states or len(env_states) != len(rewards):
-        raise ValueError(
-            f"rewards: must be as many as env_states, at least one, "
-            f"not {len(rewards)} for {len(env_states)}"
-        )
-    if not 1 <= frames_per_second <= 50:
-        raise ValueError(f"frames_per_second={frames_per_second!r}: must be from 1 to 50")
-    states = jax.device_get([state.inner for state in env_states])
-    env, env_params = load(name, params=params, **env_kwargs)
-    scenes = _scenes(name, env, env_params, states)
-    returns = np.cumsum(np.asarray(rewards, np.float64))
-    frames = [
-        _titled(scene, f"{name}   step {step}   return {total:.4g}")
-        for step, (scene, total) in enumerate(zip(scenes, returns, strict=True))
-    ]
-    frames[0].save(
-        path,
-        save_all=True,
-        append_images=frames[1:],
-        duration=round(1000 / frames_per_second),
-        loop=0,
-    )
-
-
-def _scenes(name: str, env: Any, env_params: Any, states: list[Any]) -> list[Image.Image]:
     if name in _SKETCHES:
-        return [_sketched(_SKETCHES[name], state) for state in states]
+        return lambda state: _pixels(_sketched(_SKETCHES[name], state))
     if name in _MAPS:
-        return [_cells_image(_MAPS[name](env, state)) for state in states]
-    return [_cells_image(_channels(obs)) for obs in _observations(env, env_params, states)]
+        return lambda state: _pixels(_cells_image(_MAPS[name](env, state)))
+    observe = _observe(env, env_params)
+    return lambda state: _pixels(_cells_image(_channels(observe(state))))
 
 
-def _observations(env: Any, env_params: Any, states: list[Any]) -> np.ndarray:
-    """Return gymnax's observation of each state, [L, O]."""
-    key = jax.random.key(0)  # these observations are functions of the state alone
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-    with permissive_promotion():
-        observe = jax.vmap(lambda state: env.observe(key, state, None, env_params))
-        return np.asarray(jax.jit(observe)(stacked))
+def _observe(env: Any, env_params: Any) -> Callable[[Any], np.ndarray]:
+    """Return ``observe(gymnax_state) -> obs`` [height, width, ...], gymnax's observation."""
+
+    @jax.jit
+    def observe(state: Any) -> jax.Array:
+        # The key is not used: these observations are functions of the state.
+        return env.observe(jax.random.key(0), state, None, env_params)
+
+    def run(state: Any) -> np.ndarray:
+        with permissive_promotion():
+            return np.asarray(observe(state))
+
+    return run
 
 
 def _channels(obs: np.ndarray) -> np.ndarray:
-    """Return colour indices [height, width]: the highest channel set wins a cell."""
+    """Return colour indices [height, width]; the highest non-zero channel colours a cell."""
     channels = obs.reshape(*obs.shape[:2], -1) > 0
     numbers = np.arange(channels.shape[-1]) + _FIRST_COLOUR
     return np.max(channels * numbers, axis=-1)
@@ -128,12 +76,13 @@ def _frozen_lake(env: Any, state: Any) -> np.ndarray:
 
 
 def _cells_image(cells: np.ndarray) -> Image.Image:
-    scale = max(1, min(_WIDTH // cells.shape[1], (_HEIGHT - _TITLE - 4) // cells.shape[0]))
+    """Return a picture of colour indices [height, width], a square for each cell."""
+    scale = max(1, min(WIDTH // cells.shape[1], (HEIGHT - 4) // cells.shape[0]))
     image = Image.fromarray(np.kron(cells, np.ones((scale, scale))).astype(np.uint8))
     canvas = _canvas()
-    left = (_WIDTH - image.width) // 2
-    canvas.paste(image, (left, _TITLE))
-    box = (left - 1, _TITLE - 1, left + image.width, _TITLE + image.height)
+    left, top = (WIDTH - image.width) // 2, (HEIGHT - image.height) // 2
+    canvas.paste(image, (left, top))
+    box = (left - 1, top - 1, left + image.width, top + image.height)
     ImageDraw.Draw(canvas).rectangle(box, outline=_INK)
     return canvas
 
@@ -145,24 +94,24 @@ def _sketched(sketch: Callable[[ImageDraw.ImageDraw, Any], None], state: Any) ->
 
 
 def _cart_pole(draw: ImageDraw.ImageDraw, state: Any) -> None:
-    scale = _WIDTH / 5.4  # pixels a metre; the track ends at 2.4 m either side
-    x, y = _WIDTH / 2 + float(state.x) * scale, 230.0
+    scale = WIDTH / 5.4  # pixels per metre; the track ends 2.4 m from the centre
+    x, y = WIDTH / 2 + float(state.x) * scale, 206.0
     tip = x + np.sin(state.theta) * scale, y - np.cos(state.theta) * scale  # the pole is 1 m
-    draw.line((0, y + 12, _WIDTH, y + 12), fill=_INK)
+    draw.line((0, y + 12, WIDTH, y + 12), fill=_INK)
     for end in (-2.4, 2.4):
-        at = _WIDTH / 2 + end * scale
-        draw.line((at, y + 2, at, y + 22), fill=_GREY, width=2)
+        position = WIDTH / 2 + end * scale
+        draw.line((position, y + 2, position, y + 22), fill=_GREY, width=2)
     draw.rectangle((x - 25, y - 12, x + 25, y + 12), fill=_INK)
     draw.line((x, y, *tip), fill=_ORANGE, width=7)
 
 
 def _acrobot(draw: ImageDraw.ImageDraw, state: Any) -> None:
-    scale, pivot = 60.0, np.array([_WIDTH / 2, 160.0])
+    scale, pivot = 60.0, np.array([WIDTH / 2, 136.0])
     first, second = state.joint_angle1, state.joint_angle1 + state.joint_angle2
     elbow = pivot + scale * np.array([np.sin(first), np.cos(first)])  # links of 1 m, down at 0
     tip = elbow + scale * np.array([np.sin(second), np.cos(second)])
     goal = pivot[1] - scale
-    draw.line((0, goal, _WIDTH, goal), fill=_GREEN)
+    draw.line((0, goal, WIDTH, goal), fill=_GREEN)
     draw.line((*pivot, *elbow), fill=_BLUE, width=7)
     draw.line((*elbow, *tip), fill=_ORANGE, width=7)
 
@@ -170,7 +119,7 @@ def _acrobot(draw: ImageDraw.ImageDraw, state: Any) -> None:
 def _mountain_car(draw: ImageDraw.ImageDraw, state: Any) -> None:
     def point(position: float) -> tuple[float, float]:
         height = np.sin(3 * position) * 0.45 + 0.55
-        return (position + 1.2) / 1.8 * _WIDTH, 280 - 200 * height
+        return (position + 1.2) / 1.8 * WIDTH, 256 - 200 * height
 
     draw.line([point(position) for position in np.linspace(-1.2, 0.6, 100)], fill=_INK)
     flag, car = point(0.5), point(float(state.position))
@@ -179,14 +128,13 @@ def _mountain_car(draw: ImageDraw.ImageDraw, state: Any) -> None:
 
 
 def _canvas() -> Image.Image:
-    canvas = Image.new("P", (_WIDTH, _HEIGHT), _PAPER)
+    canvas = Image.new("P", (WIDTH, HEIGHT), _PAPER)
     canvas.putpalette(bytes.fromhex("".join(_PALETTE)))
     return canvas
 
 
-def _titled(scene: Image.Image, title: str) -> Image.Image:
-    ImageDraw.Draw(scene).text((8, 6), title, fill=_INK)
-    return scene
+def _pixels(canvas: Image.Image) -> np.ndarray:
+    return np.asarray(canvas.convert("RGB"))
 
 
 _SKETCHES: dict[str, Callable[[ImageDraw.ImageDraw, Any], None]] = {
@@ -199,5 +147,3 @@ _MAPS: dict[str, Callable[[Any, Any], np.ndarray]] = {
     "MetaMaze-misc": _rooms,
     "FrozenLake-misc": _frozen_lake,
 }
-_GRIDS = BINARY - {"SimpleBandit-bsuite"}
-"""Environments whose binary observation is a picture."""

@@ -1,1 +1,1 @@
-"""Trained policies outside a run."""
+"""Trained policies for use outside a run."""

@@ -1,4 +1,4 @@
-"""A trained policy for plain Python."""
+"""Greedy policies from run directories, as plain Python functions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from jaxdqn.config.config import Config
 from jaxdqn.config.options import PARALLEL_OPTIONS
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.params import PARAMETERS, restore_params
+from jaxdqn.storage.parts import read_parts, resolve_parts
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
@@ -26,27 +27,28 @@ def load_policy(
     run: str | os.PathLike[str],
     which: str = "best",
     *,
-    environment: Environment | None = None,
+    environment: Environment | str | None = None,
     network: Any = None,
 ) -> Callable[[Any], Any]:
     """Load the greedy policy of a run directory.
 
     Args:
         run: the directory.
-        which: ``best`` or ``last`` parameters; of a population those of the learner that
-            was best, or led at the end.
-        environment: your own, if the run had one.
-        network: your own, if the run had one.
+        which: ``best`` or ``last`` parameters. For a population: those of the learner with the
+            best evaluation, or with the best last evaluation.
+        environment: your own, if the run had one: an object, or a reference ``MODULE:FUNCTION``
+            or ``FILE.py:FUNCTION``. A reference that the run was started with is remembered.
+        network: your own, if the run had one; as ``environment``.
 
     Returns:
-        ``policy(obs) -> action``: for one observation [O] an int, for a batch
-        [B, O] an int32 array [B]. Stacked observations are [O, S]. That of a recurrent network
-        remembers what it was called with: ``policy(obs, first)``, with True, or [B] bool, where
-        an observation opens an episode; its first call opens one anyway.
+        ``policy(obs) -> action``: an int for one observation [O], an int32 array [B] for a batch
+        [B, O]. With frame stacks an observation is [O, S]. The policy of a recurrent network
+        keeps its carry between calls: ``policy(obs, first)`` resets it where ``first``, a bool
+        or [B] bool, is True. The first call starts an episode, and so does a change of B.
 
     Raises:
-        ValueError: if the directory or its parameters are not there, or an
-            argument is refused.
+        ValueError: if the directory or its parameters do not exist, an argument is invalid, or
+            the run had an environment or network that must be passed again.
     """
     config, trainer, params = load_run(run, which, environment=environment, network=network)
     spec = trainer.environment.spec
@@ -63,24 +65,23 @@ def load_policy(
     def policy(obs: Any, first: Any = False) -> Any:
         nonlocal carry
         obs = np.asarray(obs, spec.obs_dtype)
-        alone = obs.shape == shape
-        if not alone and obs.shape[1:] != shape:
+        single = obs.shape == shape
+        if not single and obs.shape[1:] != shape:
             raise ValueError(f"obs.shape={obs.shape}: must be {shape} or (B, *{shape})")
-        batch = obs[None] if alone else obs
-        if carry is None or _rows(carry) not in (None, len(batch)):
+        batch = obs[None] if single else obs
+        if carry is None or _batch_size(carry) not in (None, len(batch)):
             carry = agent.initial_carry(len(batch))
-        opens = np.asarray(first, bool)
-        if opens.shape not in ((), (len(batch),)):
-            raise ValueError(f"first.shape={opens.shape}: must be () or ({len(batch)},)")
-        opens = np.broadcast_to(opens, len(batch))
-        actions, carry = greedy(carry, batch, opens)
-        return int(actions[0]) if alone else np.array(actions)
+        first = np.asarray(first, bool)
+        if first.shape not in ((), (len(batch),)):
+            raise ValueError(f"first.shape={first.shape}: must be () or ({len(batch)},)")
+        actions, carry = greedy(carry, batch, np.broadcast_to(first, len(batch)))
+        return int(actions[0]) if single else np.array(actions)
 
     return policy
 
 
-def _rows(carry: PyTree) -> int | None:
-    """Return for how many environments a carry is; None if it is empty."""
+def _batch_size(carry: PyTree) -> int | None:
+    """Return the leading axis of a carry; None if the carry is empty."""
     leaves = jax.tree.leaves(carry)
     return leaves[0].shape[0] if leaves else None
 
@@ -89,37 +90,44 @@ def load_run(
     run: str | os.PathLike[str],
     which: str = "best",
     *,
-    environment: Environment | None = None,
+    environment: Environment | str | None = None,
     network: Any = None,
 ) -> tuple[Config, Trainer, Params]:
-    """Read a run's configuration, rebuild its trainer for one device, restore its parameters.
+    """Read the configuration of a run, rebuild its trainer on one device, restore its parameters.
 
-    Of a population these are one learner's: the best one's, or that of the best last evaluation.
+    For a population these are the parameters of one learner, as in ``load_policy``.
+
+    Args:
+        run: the directory.
+        which: ``best`` or ``last``, as in ``load_policy``.
+        environment: your own, as in ``load_policy``.
+        network: your own, as in ``load_policy``.
 
     Raises:
         ValueError: as ``load_policy``.
     """
     if which not in PARAMETERS:
         raise ValueError(f"which={which!r}: must be one of {', '.join(PARAMETERS)}")
-    config = run_directory.read_config(run)
-    config = _alone(config)
-    trainer = make_trainer(config, environment=environment, network=network)
+    config = _single_learner(run_directory.read_config(run))
+    own = {"environment": environment, "network": network}
+    parts = resolve_parts(own, read_parts(run), run=run)
+    trainer = make_trainer(config, **parts.objects)
     spec = trainer.environment.spec
     obs = jax.ShapeDtypeStruct((1, *observation_shape(config, spec)), spec.obs_dtype)
     init = partial(trainer.agent.init, hyper=hyper_from(config))
     target = jax.eval_shape(init, jax.random.key(0), obs).params
-    place = Path(run)
-    if not (place / run_directory.SUMMARY).exists() or not (place / which).is_dir():
-        # A run that has not ended has them in its checkpoints alone.
-        place = newest_intact(place) or place
-    return config, trainer, restore_params(place / which, target)
+    directory = Path(run)
+    if not (directory / run_directory.SUMMARY).exists() or not (directory / which).is_dir():
+        # The parameters of an unfinished run are only in its checkpoints.
+        directory = newest_intact(directory) or directory
+    return config, trainer, restore_params(directory / which, target)
 
 
-def _alone(config: Config) -> Config:
-    """Return the configuration of one learner on one device: what its network is, stays."""
+def _single_learner(config: Config) -> Config:
+    """Return the configuration of one learner on one device, with the same network."""
     return dataclasses.replace(config, **{name: getattr(Config, name) for name in PARALLEL_OPTIONS})
 
 
 def observation_shape(config: Config, spec: EnvSpec) -> tuple[int, ...]:
-    """Return the shape of what the network sees of one environment: O, or (O, S)."""
+    """Return the shape of one network input: O, or (O, S) with frame stacks."""
     return spec.obs_shape if config.frame_stack == 1 else (*spec.obs_shape, config.frame_stack)

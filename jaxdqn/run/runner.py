@@ -36,6 +36,7 @@ from jaxdqn.storage.checkpoint import checkpoint_path
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record, write_json
 from jaxdqn.storage.params import save_params
+from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts, write_parts
 from jaxdqn.storage.reshard import state_shape
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.storage.resume import check_same_run, device_changes, machine_changes
@@ -60,9 +61,9 @@ def run(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     preset: str | None = None,
-    environment: Environment | None = None,
+    environment: Environment | str | None = None,
     network: Any = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     loggers: Sequence[Logger] = (),
 ) -> RunResult:
     """Train as a configuration says, and report.
@@ -81,7 +82,10 @@ def run(
         out: the run directory to make, or to go on in; None writes nothing.
         resume: go on from the newest checkpoint in ``out`` if a run has begun there.
         preset: the name of the preset, for the summary.
-        environment: your own, instead of ``config.env``.
+        environment: your own, instead of ``config.env``. This and the next two may be
+            references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the function is called without
+            arguments and returns the part. The run directory remembers a reference, so that
+            resuming, ``load_policy`` and the commands need not be given it again.
         network: your own, as ``make_trainer`` takes it.
         optimizer: your own, as ``make_trainer`` takes it.
         loggers: take the records of the run; they are closed at its end.
@@ -109,8 +113,10 @@ def run(
                 loggers = ()
             if out is not None and not goes_on:
                 _on_lead(lambda: run_directory.check_unused(out))
-            parts = {"environment": environment, "network": network, "optimizer": optimizer}
-            trainer = make_mapped_trainer(config, **parts)
+            own = {"environment": environment, "network": network, "optimizer": optimizer}
+            remembered = multihost.broadcast(lambda: read_parts(out) if goes_on and out else {})
+            parts = resolve_parts(own, remembered, run=out or "")
+            trainer = make_mapped_trainer(config, **parts.objects)
             config = replace(config, env=trainer.environment.spec.name)
             keys = learner_keys(config)
             shape = jax.eval_shape(trainer.init, keys.train)
@@ -119,7 +125,7 @@ def run(
             if config.replay_from is not None and not goes_on:
                 rows = _rows_to_begin_with(config, trainer)
             if out is not None:
-                _on_lead(lambda: _open_directory(out, config, goes_on, stack))
+                _on_lead(lambda: _open_directory(out, config, goes_on, stack, parts.record))
                 directory = Path(out)
             given = _Given(config, parts, trainer, keys, shape, directory, preset, rows, goes_on)
             return _run(given, loggers, stack, started)
@@ -172,7 +178,7 @@ class _Given(NamedTuple):
     """What a run is made of, checked."""
 
     config: Config
-    parts: dict[str, Any]
+    parts: OwnParts
     """The caller's own environment, network and optimizer."""
     trainer: Trainer
     keys: Any
@@ -234,11 +240,15 @@ def _rows_to_begin_with(config: Config, trainer: Trainer) -> Any:
 
 
 def _open_directory(
-    out: str | os.PathLike[str], config: Config, goes_on: bool, stack: ExitStack
+    out: str | os.PathLike[str],
+    config: Config,
+    goes_on: bool,
+    stack: ExitStack,
+    parts: Record,
 ) -> None:
     """Make the run directory, or take up that of a run which goes on; hold its lock."""
     if not goes_on:
-        run_directory.create(out, config, stack)
+        run_directory.create(out, config, stack, parts)
         return
     directory = Path(out)
     check_same_run(run_directory.read_config(out), config, directory)
@@ -259,7 +269,7 @@ def _make_checkpoint_manager(given: _Given, programs: Programs) -> CheckpointMan
         programs.snapshot,
         given.state_shape,
         preset=given.preset,
-        shape_under=lambda old: state_shape(old, **given.parts),
+        shape_under=lambda old: state_shape(old, **given.parts.objects),
     )
 
 
@@ -321,6 +331,7 @@ def _take_up(given: _Given) -> None:
     """Make a run directory that of a run which has not ended."""
     assert given.directory is not None
     (given.directory / run_directory.SUMMARY).unlink(missing_ok=True)
+    write_parts(given.directory, given.parts.record)
     write_json(given.directory / run_directory.CONFIG, to_dict(given.config))
 
 

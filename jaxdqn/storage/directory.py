@@ -1,8 +1,8 @@
 """The run directory: create it, lock it, and read its configuration.
 
-It holds ``config.json``, ``summary.json``, ``metrics.jsonl`` (one line per chunk),
-``evaluations.jsonl``, ``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and
-``checkpoints/``.
+It holds ``config.json``, ``parts.json`` (if the run has parts of the user's own),
+``summary.json``, ``metrics.jsonl`` (one line per chunk), ``evaluations.jsonl``,
+``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and ``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.storage.jsonl import write_json
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
+PARTS = "parts.json"
 _LOCK = ".lock"
 
 
@@ -59,11 +62,17 @@ def back_up_and_empty(file: Path) -> None:
     os.truncate(file, 0)
 
 
-def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Path:
+def create(
+    path: str | os.PathLike[str],
+    config: Config,
+    stack: ExitStack,
+    parts: Mapping[str, Any] | None = None,
+) -> Path:
     """Create a run directory, lock it, and write the configuration into it.
 
     Args:
         stack: releases the lock when it is closed.
+        parts: record of the user's own parts, as ``storage.parts`` makes it.
 
     Raises:
         ValueError: if the directory is in use already, or cannot be written.
@@ -73,6 +82,9 @@ def create(path: str | os.PathLike[str], config: Config, stack: ExitStack) -> Pa
         path.mkdir(parents=True, exist_ok=True)
         lock(path, stack)
         check_unused(path)  # again: another run may have started before this one had the lock
+        if parts:
+            # Before the configuration, whose file makes the directory that of a run.
+            write_json(path / PARTS, dict(parts))
         write_json(path / CONFIG, to_dict(config))
     except OSError as error:
         raise unwritable_error(path, error) from error

@@ -40,9 +40,20 @@ def write_json(file: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read the records of a JSON lines file; ignore an incomplete last line."""
+    """Read the records of a JSON lines file; ignore an incomplete last line.
+
+    Raises:
+        ValueError: if a line is not JSON.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    records = []
+    for number, line in enumerate(lines, 1):
+        if line.endswith("\n"):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{file}: line {number} must be JSON: {error}") from error
+    return records

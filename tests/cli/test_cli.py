@@ -224,7 +224,6 @@ def test_a_run_from_the_command_line_to_its_evaluation_and_curves(capsys):
         (evaluate, ["nowhere"], "run='nowhere': must be a run directory"),
         (evaluate, ["nowhere", "--episodes", "0"], "episodes=0: must be at least 1"),
         (evaluate, ["nowhere", "--which", "bst"], "best"),
-        (evaluate, ["nowhere", "--gif", "film.mp4"], "must end in .gif"),
         (plot, ["nowhere", "--out", "x.png"], "run='nowhere': must be a run directory"),
         (plot, ["--out", "x.png"], "at least one run"),
         (plot, ["nowhere"], "--out"),

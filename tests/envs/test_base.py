@@ -1,4 +1,4 @@
-"""The helper that turns a plain reset and step into an environment."""
+"""``make_environment``: from a plain reset and step to an environment."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxdqn.envs.base import with_autoreset
 
 
 def corridor_reset(key):
-    """Start at a random place of a corridor of six cells."""
+    """Start at a random cell of a corridor of six."""
     position = jax.random.randint(key, (), 0, 3)
     return {"position": position, "moves": 0}, jax.nn.one_hot(position, 6)
 
@@ -39,7 +39,7 @@ def clock(**kwargs):
 
 
 def rollout(env, key, actions):
-    """Step through ``actions`` in a scan: the first time step, then one for each action."""
+    """Scan over ``actions``; return the first time step, and the step after each action."""
 
     def body(state, inputs):
         key, action = inputs
@@ -163,7 +163,7 @@ def test_state_is_a_fixed_point_whatever_it_starts_from():
         ({"name": ""}, "name='': must be"),
     ],
 )
-def test_arguments_out_of_range_are_refused(kwargs, message):
+def test_arguments_out_of_range_are_rejected(kwargs, message):
     arguments = {"name": "clock", "num_actions": 2, **kwargs}
     with pytest.raises(ValueError, match=message):
         make_environment(clock_reset, clock_step, **arguments)
@@ -182,12 +182,12 @@ def test_arguments_out_of_range_are_refused(kwargs, message):
         (clock_reset, lambda key, s, a: (s, s, 0.0, jnp.zeros(2, bool)), "terminated of shape"),
     ],
 )
-def test_functions_that_break_the_contract_are_refused(reset, step, message):
+def test_functions_that_break_the_contract_are_rejected(reset, step, message):
     with pytest.raises(ValueError, match=message):
         make_environment(reset, step, name="broken", num_actions=2)
 
 
-def test_a_step_may_judge_truncation_itself():
+def test_a_step_may_report_truncation_itself():
     def step(key, time, action):
         time, obs, reward, terminated = clock_step(key, time, action)
         return time, obs, reward, terminated, time >= 2

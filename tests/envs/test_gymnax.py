@@ -1,4 +1,4 @@
-"""Gymnax's environments, each against gymnax's own functions stepped one by one."""
+"""Gymnax environments, each against gymnax's own functions called step by step."""
 
 import functools
 import subprocess
@@ -16,7 +16,7 @@ from gymnax.utils import load_mnist
 from jaxdqn import envs
 from jaxdqn.envs.gymnax import BINARY, CONTINUOUS, permissive_promotion
 
-# Nothing here runs for long: compile quickly rather than well.
+# These programs run briefly, so compile time matters more than speed.
 quick_jit = functools.partial(
     jax.jit,
     compiler_options={
@@ -37,12 +37,12 @@ TERMINATING = {
     "FrozenLake-misc",
     "DeepSea-bsuite",
 }
-"""Those that end by themselves within LIMIT random steps."""
+"""Environments that terminate within LIMIT random steps."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_download():
-    """Stand in for MNIST, which would be downloaded."""
+    """Replace MNIST, which would be downloaded."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 127, (20, 28, 28), dtype=np.int8)
     labels = rng.integers(0, 10, 20, dtype=np.uint8)
@@ -72,7 +72,7 @@ def scan_steps(env, key, actions):
 
 
 def loop_steps(name, key_reset, keys, actions):
-    """Return the rows that gymnax's parts give in a plain Python loop."""
+    """Return the rows that gymnax's functions give in a plain Python loop."""
     with permissive_promotion():
         env, params = gymnax.make(name)
         params = params.replace(max_steps_in_episode=LIMIT)
@@ -152,17 +152,17 @@ def test_names_are_exactly_the_environments_with_discrete_actions():
 
 
 @pytest.mark.parametrize("name", sorted(CONTINUOUS))
-def test_continuous_actions_are_refused(name):
+def test_continuous_actions_are_rejected(name):
     with pytest.raises(ValueError, match=f"env='{name}': must have discrete actions"):
         envs.make(name)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
+def test_an_unknown_name_is_rejected_with_the_nearest():
     with pytest.raises(ValueError, match=r"env='CartPole-v0': must be one of CartPole-v1"):
         envs.make("CartPole-v0")
 
 
-def test_unknown_arguments_are_refused():
+def test_unknown_arguments_are_rejected():
     with pytest.raises(ValueError, match=r"env='CartPole-v1': must have valid arguments.*gravity"):
         envs.make("CartPole-v1", gravity=1.0)
     with pytest.raises(ValueError, match=r"params='max_steps'.*nearest: max_steps_in_episode"):
@@ -181,7 +181,7 @@ def test_data_that_cannot_be_downloaded_is_a_clear_error(monkeypatch):
 
 
 def test_an_end_at_the_time_limit_is_terminated_not_truncated():
-    env = envs.make("DeepSea-bsuite", size=3)  # sinks a row a step; the limit is the depth
+    env = envs.make("DeepSea-bsuite", size=3)  # sinks one row per step; the limit is the depth
     assert env.spec.max_episode_steps == 3
     _, steps, *_ = scan_steps(env, jax.random.key(0), jnp.zeros(9, jnp.int32))
     np.testing.assert_array_equal(steps.terminated, [0, 0, 1, 0, 0, 0, 1, 0, 0])

@@ -1,4 +1,4 @@
-"""Episodes as animated pictures."""
+"""Pictures of gymnax environments, through the videos that are made of them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from jaxdqn import envs
-from jaxdqn.envs import render
+from jaxdqn.envs.video import require_drawable, save_video
 
 ORANGE, BLUE, RED = (255, 127, 14), (31, 119, 180), (214, 39, 40)
 
 
 def play(name, length, action):
+    """Return an environment, the states of repeating one action, and their rewards."""
     env = envs.make(name)
     step = jax.jit(env.step)
     state, _ = env.reset(jax.random.key(0))
@@ -21,7 +22,7 @@ def play(name, length, action):
         state, timestep = step(key, state, jnp.int32(action))
         states.append(state)
         rewards.append(float(timestep.reward))
-    return states, rewards
+    return env, jax.device_get(states), rewards
 
 
 def frames_of(path):
@@ -39,9 +40,9 @@ def has_colour(frame, colour):
 
 def test_cart_pole_is_drawn_frame_by_frame_and_its_pole_falls_the_right_way(tmp_path):
     path = tmp_path / "cart.gif"
-    states, rewards = play("CartPole-v1", 8, action=0)
+    env, states, rewards = play("CartPole-v1", 8, action=0)
     assert float(states[-1].inner.theta) > 0.1
-    render.save_gif(path, "CartPole-v1", states, rewards)
+    save_video(path, env, states, rewards)
     frames = frames_of(path)
     assert len(frames) == 9
     # Pushed left, the cart moves left and the pole leans right: its top is right of its foot.
@@ -51,8 +52,8 @@ def test_cart_pole_is_drawn_frame_by_frame_and_its_pole_falls_the_right_way(tmp_
 
 def test_breakout_is_drawn_as_its_observation(tmp_path):
     path = tmp_path / "breakout.gif"
-    states, rewards = play("Breakout-MinAtar", 4, action=1)
-    render.save_gif(path, "Breakout-MinAtar", states, rewards)
+    env, states, rewards = play("Breakout-MinAtar", 4, action=1)
+    save_video(path, env, states, rewards)
     frames = frames_of(path)
     assert len(frames) == 5
     cell = 27
@@ -68,19 +69,24 @@ def test_breakout_is_drawn_as_its_observation(tmp_path):
 )
 def test_others_are_drawn_too(name, tmp_path):
     path = tmp_path / "episode.gif"
-    states, rewards = play(name, 6, action=2)
-    render.save_gif(path, name, states, rewards)
+    env, states, rewards = play(name, 6, action=2)
+    save_video(path, env, states, rewards)
     frames = frames_of(path)
     assert len(frames) == 7
     assert not np.array_equal(frames[0][24:], frames[-1][24:])
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="env='SimpleBandit-bsuite': must be one to draw"):
-        render.save_gif(tmp_path / "a.gif", "SimpleBandit-bsuite", [None], [0.0])
-    with pytest.raises(ValueError, match=r"path=.*must end in \.gif"):
-        render.save_gif(tmp_path / "a.png", "CartPole-v1", [None], [0.0])
-    with pytest.raises(ValueError, match="rewards: must be as many as env_states"):
-        render.save_gif(tmp_path / "a.gif", "CartPole-v1", [], [])
-    with pytest.raises(ValueError, match="frames_per_second=0: must be"):
-        render.save_gif(tmp_path / "a.gif", "CartPole-v1", [None], [0.0], frames_per_second=0)
+def test_every_drawable_environment_draws_its_first_state():
+    for name in sorted(envs.gymnax.DRAWABLE):
+        env = envs.make(name)
+        require_drawable(env)
+        if name.endswith("-MinAtar") and name != "Breakout-MinAtar":
+            continue  # slow to compile
+        state, _ = env.reset(jax.random.key(0))
+        frame = env.render(jax.device_get(state))
+        assert (frame.shape, frame.dtype) == ((276, 400, 3), np.uint8), name
+
+
+def test_an_environment_that_cannot_be_drawn_is_rejected():
+    with pytest.raises(ValueError, match=r"env='SimpleBandit-bsuite': must have a render function"):
+        require_drawable(envs.make("SimpleBandit-bsuite"))

@@ -12,7 +12,7 @@ from tests.toys import cycle, tiny, watched_run
 GAMMA = 0.9
 REWARDS = (1.0, 0.0, 2.0)
 LIMIT = 7
-"""No multiple of the cycle's length: the state does not tell the time that is left."""
+"""Not a multiple of the cycle's length, so that the state does not reveal the time left."""
 
 
 def learned_values(environment, **overrides):
@@ -44,23 +44,23 @@ def learned_values(environment, **overrides):
 
 
 def endless_values():
-    """Return the cycle's values by geometric series: one round pays, and recurs by gamma**3."""
+    """Return the cycle's values by a geometric series: each round is discounted by gamma**3."""
     rounds = [sum(GAMMA**k * REWARDS[(s + k) % 3] for k in range(3)) for s in range(3)]
     return np.asarray(rounds) / (1 - GAMMA**3)
 
 
 def values_if_the_limit_were_terminal():
-    """Solve the cycle's values where the seventh step, from state 0, cuts the bootstrap.
+    """Return the cycle's values if the seventh step, from state 0, cut the bootstrap.
 
-    State 0 is left three times an episode, at times 0, 3 and 6, so in a third of
-    its transitions nothing follows.
+    An episode leaves state 0 three times, at times 0, 3 and 6; the last of them, a third of its
+    transitions, would have no successor.
     """
     follows = np.asarray([[0, 2 / 3, 0], [0, 0, 1], [1, 0, 0]])
     return np.linalg.solve(np.eye(3) - GAMMA * follows, REWARDS)
 
 
 def limit_as_terminal(environment):
-    """Make the mistake: report the time limit as a terminal state."""
+    """Return the environment with its time limit reported as a terminal state, the mistake."""
 
     def step(key, state, action):
         state, timestep = environment.step(key, state, action)
@@ -70,14 +70,14 @@ def limit_as_terminal(environment):
     return environment._replace(step=step)
 
 
-def test_a_time_limit_leaves_the_values_those_of_the_endless_problem():
+def test_values_under_a_time_limit_are_those_of_the_endless_problem():
     learned = learned_values(cycle(REWARDS, limit=LIMIT))
     value = endless_values()
     np.testing.assert_allclose(learned[:, 0], value, rtol=0.02)
     np.testing.assert_allclose(learned[:, 1], value - 1, rtol=0.02)
 
 
-def test_a_time_limit_taken_for_a_terminal_state_is_far_off():
+def test_values_are_far_off_if_the_time_limit_is_treated_as_terminal():
     learned = learned_values(limit_as_terminal(cycle(REWARDS, limit=LIMIT)))
     np.testing.assert_allclose(learned[:, 0], values_if_the_limit_were_terminal(), rtol=0.05)
     assert (learned[:, 0] < 0.6 * endless_values()).all()
@@ -93,8 +93,8 @@ def test_nothing_follows_a_terminal_state():
 
 
 @pytest.mark.parametrize("ends", ["truncated", "terminated"])
-def test_returns_of_several_steps_end_as_those_of_one_do(ends):
-    """Acting greedily, since returns of several steps hold the costs of random actions."""
+def test_n_step_returns_end_as_one_step_returns_do(ends):
+    """Act greedily, since n-step returns contain the costs of random actions."""
     several = {"n_step": 3, "epsilon_end": 0.0}
     if ends == "truncated":
         learned = learned_values(cycle(REWARDS, limit=LIMIT), **several)

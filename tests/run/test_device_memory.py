@@ -61,7 +61,7 @@ def test_explain_counts_what_devices_share(explained, monkeypatch):
     monkeypatch.setattr("jaxdqn.cli.explain.free_bytes", lambda device: needed)
     text = explained(config)
     assert f"{needed:,}, shared by the 2 devices\n" in text
-    assert f"a learner's in turn   {taken.replay // 2:,}\n" in text
+    assert f"one learner's copy    {taken.replay // 2:,}\n" in text
     monkeypatch.setattr("jaxdqn.cli.explain.free_bytes", lambda device: needed - 1)
     assert "shared by the 2 devices, too few" in explained(config)
 

@@ -247,7 +247,7 @@ def test_totals_are_right_past_32_bits():
 def test_the_run_directory_holds_what_it_should(finished):
     assert sorted(path.name for path in finished.out.iterdir()) == [
         ".lock", "best", "checkpoints", "config.json", "curve.png", "evaluations.jsonl",
-        "events.jsonl", "last", "metrics.jsonl", "summary.json",
+        "events.jsonl", "last", "metrics.jsonl", "parts.json", "summary.json",
     ]  # fmt: skip
     assert (finished.out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert read_config(finished.out) == Config(**{**vars(finished.config), "env": "noisy"})

@@ -1,0 +1,90 @@
+"""Flags for an environment, a network and an optimiser of the user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxdqn.cli.flags import UsageError
+from jaxdqn.storage.parts import NAMES, check_reference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyParts:
+    """Only for a run with its own environment or network that was not started with such a
+    reference, or whose reference has changed: the run directory remembers it."""
+
+    environment: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own environment, as MODULE:FUNCTION or FILE.py:FUNCTION; the function takes no
+    arguments and returns an Environment."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own network; the function returns a flax module or a Network."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunParts(PolicyParts):
+    __doc__ = PolicyParts.__doc__
+
+    optimizer: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own optimizer; the function returns a function hyper ->
+    optax.GradientTransformation."""
+
+
+def references(parts: PolicyParts) -> dict[str, str | None]:
+    """Return the references by part.
+
+    Raises:
+        ValueError: if one is malformed.
+    """
+    by_name: dict[str, str | None] = dataclasses.asdict(parts)
+    for name, reference in by_name.items():
+        if reference is not None:
+            check_reference(name, reference)
+    return by_name
+
+
+def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Split references to own parts off the arguments of ``jaxdqn run``.
+
+    ``--network`` and ``--optimizer`` are also options of the configuration, with the names of the
+    library's own; a value with a colon is a reference.
+
+    Returns:
+        The other arguments, and the references by part.
+
+    Raises:
+        ValueError, UsageError: if a reference is malformed, or a part is given twice.
+    """
+    remaining: list[str] = []
+    found: dict[str, str] = {}
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--")
+        if flag == name or name not in NAMES:
+            remaining.append(argument)
+            continue
+        if not equals:
+            if not arguments or arguments[0].startswith("--"):
+                remaining.append(argument)  # the parser reports the missing value
+                continue
+            value = arguments.pop(0)
+        if name != "environment" and ":" not in value:
+            remaining += [flag, value]
+            continue
+        if name in found:
+            raise UsageError(f"{flag}: must be given once")
+        check_reference(name, value)
+        found[name] = value
+    return remaining, found
+
+
+def file_name(reference: str) -> str:
+    """Return a name for files of a run whose environment is a reference."""
+    target = reference.rpartition(":")[0]
+    return Path(target).stem if target.endswith(".py") else target.rpartition(".")[2]

@@ -1,0 +1,264 @@
+"""A run's own environment, network and optimiser, and how a run directory remembers them.
+
+``parts.json`` names each part that the user supplied: by its reference, or as null where a
+Python program passed an object, which no file can hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from jaxdqn.storage.directory import PARTS, read_config
+from jaxdqn.storage.jsonl import Record, write_json
+
+NAMES = ("environment", "network", "optimizer")
+EXPECTED = {
+    "environment": "a jaxdqn Environment, as make_environment builds it",
+    "network": "a flax module or a jaxdqn Network",
+    "optimizer": "an optimizer, a function hyper -> optax.GradientTransformation",
+}
+"""By part, the return value of the function that a reference names."""
+
+
+class OwnParts(NamedTuple):
+    """The parts of a run that the user supplied."""
+
+    objects: dict[str, Any]
+    """By name, the part, or None for the configured one: keyword arguments of ``make_trainer``."""
+    record: Record
+    """Content of ``parts.json``: only the parts that the user supplied."""
+
+
+def resolve_parts(
+    given: Mapping[str, Any],
+    remembered: Mapping[str, Any] | None = None,
+    *,
+    run: str | os.PathLike[str] = "",
+) -> OwnParts:
+    """Resolve references to objects, and complete the parts from a run's record.
+
+    Args:
+        given: by name (``NAMES``), an object, a reference ``MODULE:FUNCTION`` or
+            ``FILE.py:FUNCTION``, or None.
+        remembered: content of the run's ``parts.json``; supplies each part given as None.
+        run: the run directory, for messages.
+
+    Raises:
+        ValueError: if a reference cannot be resolved, or a remembered part was an object.
+    """
+    objects: dict[str, Any] = dict(given)
+    record = dict(remembered or {})
+    for name, part in given.items():
+        if isinstance(part, str):
+            record[name] = {"reference": part, "directory": os.getcwd()}
+        elif part is not None:
+            record[name] = None
+            continue
+        if name not in record:
+            continue
+        if record[name] is None:
+            raise ValueError(_missing(name, run))
+        objects[name] = resolve(name, record[name]["reference"], record[name]["directory"])
+    return OwnParts(objects, record)
+
+
+def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") -> Any:
+    """Import the function that a reference names, call it, and return the part.
+
+    The directory becomes importable, as the current directory is under ``python -m``.
+
+    Args:
+        name: one of ``NAMES``.
+        reference: ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``.
+        directory: searched first for the module or the file; if it no longer exists, the
+            current directory is.
+
+    Raises:
+        ValueError: if the reference is malformed, the module, file or function does not exist,
+            or the function needs arguments or does not return what ``EXPECTED`` describes.
+    """
+    check_reference(name, reference)
+    target, _, attribute = reference.rpartition(":")
+    directory = Path(directory if Path(directory).is_dir() else ".").resolve()
+    if target.endswith(".py"):
+        module = _import_file(name, reference, directory / target)
+    else:
+        module = _import_module(name, reference, target, directory)
+    function: Any = module
+    for step in attribute.split("."):
+        if not hasattr(function, step):
+            raise _invalid(name, reference, f"name a function of {target}; it has no {attribute}")
+        function = getattr(function, step)
+    _check_function(name, reference, function)
+    part = function()
+    if not _is_part(name, part):
+        raise _invalid(name, reference, f"return {EXPECTED[name]}, not {type(part).__name__}")
+    return part
+
+
+def check_reference(name: str, reference: str) -> None:
+    """Check the form of a reference, without importing anything.
+
+    Raises:
+        ValueError: if it is not ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``.
+    """
+    target, _, attribute = reference.rpartition(":")
+    dotted = target if not target.endswith(".py") else "file"
+    if not all(step.isidentifier() for step in (*dotted.split("."), *attribute.split("."))):
+        known = "; --env chooses a registered environment" if name == "environment" else ""
+        raise _invalid(name, reference, f"be MODULE:FUNCTION or FILE.py:FUNCTION{known}")
+
+
+def write_parts(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Write the record of a run's own parts; write nothing if it has none."""
+    if record:
+        write_json(Path(run) / PARTS, dict(record))
+
+
+def read_parts(run: str | os.PathLike[str]) -> Record:
+    """Read the record of a run's own parts; it is empty if the run has none.
+
+    Raises:
+        ValueError: if there is no run directory, or a file in it is damaged.
+    """
+    file = Path(run) / PARTS
+    config = read_config(run)
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        record = {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: must be a readable record of own parts: {error}") from error
+    if not isinstance(record, dict) or not all(map(_is_entry, record.items())):
+        raise ValueError(f"{file}: must be a record of own parts: {', '.join(NAMES)}")
+    from jaxdqn import envs  # imports JAX
+
+    if "environment" not in record and config.env not in envs.names():
+        # The run is older than this file, or its program registered the environment with gymnax.
+        record["environment"] = None
+    return record
+
+
+def _is_entry(entry: tuple[str, Any]) -> bool:
+    name, value = entry
+    texts = ("reference", "directory")
+    return name in NAMES and (
+        value is None
+        or (isinstance(value, dict) and all(isinstance(value.get(text), str) for text in texts))
+    )
+
+
+def _import_module(name: str, reference: str, target: str, directory: Path) -> ModuleType:
+    _make_importable(directory)
+    try:
+        return importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{target}.".startswith(f"{error.name}."):
+            where = f"neither in {directory} nor installed"
+            raise _invalid(name, reference, f"name a module; {error.name} is {where}") from error
+        raise _cannot_import(name, reference, target, error) from error
+    except ImportError as error:
+        raise _cannot_import(name, reference, target, error) from error
+
+
+def _import_file(name: str, reference: str, file: Path) -> ModuleType:
+    """Import a file under a name of its path, so that it replaces no other module."""
+    if not file.is_file():
+        raise _invalid(name, reference, f"name a file; there is no {file}")
+    unique = f"{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
+    if unique in sys.modules:
+        return sys.modules[unique]
+    _make_importable(file.parent)
+    spec = importlib.util.spec_from_file_location(unique, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses look their module up while it is executed
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[unique]
+        if isinstance(error, ImportError):
+            raise _cannot_import(name, reference, file.name, error) from error
+        raise
+    return module
+
+
+def _make_importable(directory: Path) -> None:
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    importlib.invalidate_caches()
+
+
+def _check_function(name: str, reference: str, function: Any) -> None:
+    if not callable(function) or _is_part_object(name, function):
+        raise _invalid(
+            name, reference, f"name a function that returns {EXPECTED[name]}, not "
+            f"{type(function).__name__}"
+        )  # fmt: skip
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise _invalid(
+            name, reference, f"name a function without arguments that returns {EXPECTED[name]}"
+        ) from error
+    except ValueError:
+        pass  # a function without a signature, implemented in C
+
+
+def _is_part_object(name: str, value: Any) -> bool:
+    """Return whether a callable is itself a part; an optimizer cannot be told from its factory."""
+    return name != "optimizer" and _is_part(name, value)
+
+
+def _is_part(name: str, part: Any) -> bool:
+    from flax import linen
+
+    from jaxdqn.types import Environment, Network
+
+    if name == "environment":
+        return isinstance(part, Environment)
+    if name == "network":
+        return isinstance(part, linen.Module | Network)
+    return not isinstance(part, linen.Module) and _is_optimizer(part)
+
+
+def _is_optimizer(part: Any) -> bool:
+    import optax
+
+    from jaxdqn.config.config import Config
+    from jaxdqn.training.hyper import hyper_from
+
+    if not callable(part):
+        return False
+    try:
+        inspect.signature(part).bind(None)
+    except TypeError:
+        return False
+    return isinstance(part(hyper_from(Config())), optax.GradientTransformation)
+
+
+def _invalid(name: str, reference: str, constraint: str) -> ValueError:
+    return ValueError(f"{name}={reference!r}: must {constraint}")
+
+
+def _cannot_import(name: str, reference: str, target: str, error: ImportError) -> ValueError:
+    return _invalid(name, reference, f"be importable; importing {target} failed: {error}")
+
+
+def _missing(name: str, run: str | os.PathLike[str]) -> str:
+    return (
+        f"{name}=None: must be given: the run in {os.fspath(run)} has its own {name}, which a "
+        f"Python program passed as an object; pass {name}=... again, or on the command line "
+        f"--{name} MODULE:FUNCTION"
+    )

@@ -1,0 +1,61 @@
+"""gymnax is imported without the plotting libraries, and they still work."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLOTTING = "{'seaborn', 'matplotlib.pyplot'} & set(sys.modules)"
+
+CASES = {
+    "an environment needs neither": (
+        "import sys, jaxdqn\n"
+        "jaxdqn.make_env('CartPole-v1')\n"
+        f"assert 'gymnax' in sys.modules and not {PLOTTING}\n"
+    ),
+    "both import after it": (
+        "import sys, jaxdqn\n"
+        "jaxdqn.make_env('CartPole-v1')\n"
+        "import matplotlib.pyplot as plt\n"
+        "import matplotlib\n"
+        "assert type(plt).__name__ == 'module' and matplotlib.pyplot is plt\n"
+        "assert plt.figure().number == 1\n"
+    ),
+    "both import before it and stay": (
+        "import sys\n"
+        "import matplotlib.pyplot as plt\n"
+        "import jaxdqn\n"
+        "jaxdqn.make_env('CartPole-v1')\n"
+        "assert sys.modules['matplotlib.pyplot'] is plt\n"
+        "from gymnax.environments.misc import rooms\n"
+        "assert rooms.plt is plt\n"
+    ),
+    "gymnax draws with the real ones": (
+        "import sys, jax, jaxdqn\n"
+        "jaxdqn.make_env('FourRooms-misc')\n"
+        "import gymnax\n"
+        "env, params = gymnax.make('FourRooms-misc')\n"
+        "figure, axes = env.render(env.reset(jax.random.key(0), params)[1], params)\n"
+        "import matplotlib.pyplot as plt\n"
+        "assert plt.fignum_exists(figure.number)\n"
+    ),
+    "gymnax's visualiser imports": (
+        "import jaxdqn\n"
+        "jaxdqn.make_env('CartPole-v1')\n"
+        "from gymnax.visualize import Visualizer\n"
+        "from gymnax.visualize import vis_minatar\n"
+        "assert vis_minatar.sns.color_palette('cubehelix', 3)\n"
+        "from gymnax.environments.misc import pong\n"
+        "assert pong.sns.color_palette is vis_minatar.sns.color_palette\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", CASES.values(), ids=CASES)
+def test_in_a_fresh_process(code):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, check=True, env=environment, timeout=120)
