@@ -398,9 +398,15 @@ class Trainer(NamedTuple):
     sharding: Callable[[PyTree], PyTree] | None = None
     """``sharding(state) -> the NamedSharding of each leaf`` of a state, or of its shapes; None
     where everything is on one device."""
-    over_learners: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-    """Of a population: lifts a function of one learner's arrays to all learners' arrays [P, ...],
-    as the step is lifted, and where they are; None for one learner."""
+    params: Callable[[PyTree], Params] = lambda state: state.agent.params
+    """``params(state)``: the online parameters for the host, not copied: those of this process's
+    first replica; for a population, leaves [P]. Given the shapes of a state (with shardings where
+    ``sharding`` is set), return theirs."""
+    counters: Callable[[TrainState], Counters] = lambda state: state.counters
+    """``counters(state)``, traceable: the counters of one replica; for a population, leaves [P]."""
+    over_params: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+    """Lift ``function(params, key, count)`` of one learner to what ``params`` returns, run on the
+    devices that hold it; for a population, to parameters and keys [P] and one count."""
     replicas: int = 1
     """How many replicas speak to each other in the step: ``size`` of its collectives."""
     mapped: bool = False

@@ -115,6 +115,9 @@ def spread(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], size: in
         refill=lambda state: mapped(trainer.refill, (SPLIT,), SPLIT)(state),
         preload=preload,
         chunk=chunk,
+        params=lambda state: first_replica(state.agent.params),
+        # Equal on all replicas.
+        counters=lambda state: jax.tree.map(lambda leaf: leaf[0], state.counters),
         mapped=True,
     )
 
@@ -148,8 +151,14 @@ def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def first_replica(tree: PyTree) -> PyTree:
-    """Return what the first device of this process holds of leaves [D, ...], not copied."""
-    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+    """Return the slice of leaves [D, ...] on the first device of this process; or its shapes."""
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        return leaf.addressable_shards[0].data[0]
+
+    return jax.tree.map(of_leaf, tree)
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

@@ -102,7 +102,18 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
             f"than 16,384 elements with a side of at least {SPLIT_WIDTH} that divides (as "
             "hidden_sizes=4096,4096); there is nothing to split"
         )
-    return mapped._replace(sharding=sharding)
+
+    def over_params(function: Callable[..., Any]) -> Callable[..., Any]:
+        within = _first_replica_mesh(mesh)
+        return lambda *arguments: by_shard_map(within, function, (WHOLE,) * len(arguments), WHOLE)(
+            *arguments
+        )
+
+    return mapped._replace(
+        sharding=sharding,
+        params=lambda state: first_split_replica(state.agent.params),
+        over_params=over_params,
+    )
 
 
 def split_network(network: Network, model_devices: int) -> Network:
@@ -192,10 +203,15 @@ def state_specs(state: TrainState, model_devices: int) -> TrainState:
 
 
 def first_split_replica(tree: PyTree) -> PyTree:
-    """Return this process's first replica of leaves [D, ...], split over its devices as it is."""
+    """Return this process's first replica of leaves [D, ...], split over its devices as it is.
 
-    def of_leaf(leaf: Array) -> Array:
+    Given shapes with shardings, return those of the replica.
+    """
+
+    def of_leaf(leaf: Any) -> Any:
         sharding = _replica_sharding(leaf.sharding)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
         parts = {shard.device: shard.data for shard in leaf.addressable_shards}
         arrays = [parts[device][0] for device in sharding.mesh.devices.flat]
         return jax.make_array_from_single_device_arrays(leaf.shape[1:], sharding, arrays)
@@ -203,32 +219,17 @@ def first_split_replica(tree: PyTree) -> PyTree:
     return jax.tree.map(of_leaf, tree)
 
 
-def replica_shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Return shape and sharding of what ``first_split_replica`` makes of a leaf, or its shape."""
-    sharding = _replica_sharding(leaf.sharding)
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
-
-
-def within_replica(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:
-    """Run a function of parameters and of whole arrays on the devices of one replica.
-
-    Args:
-      function: ``(params, *others)``
-      params: as ``first_split_replica`` gives them, or their shapes.
-    """
-    mesh = jax.tree.leaves(params)[0].sharding.mesh
-    return lambda *arguments: by_shard_map(mesh, function, (WHOLE,) * len(arguments), WHOLE)(
-        *arguments
-    )
-
-
 def _replica_sharding(sharding: Any) -> NamedSharding:
     """Return how this process's first replica holds a leaf [D, ...], without the axis."""
-    here = jax.process_index()
-    rows = sharding.mesh.devices
-    row = next(row for row in rows if all(device.process_index == here for device in row))
-    mesh = Mesh(row[None], sharding.mesh.axis_names)
+    mesh = _first_replica_mesh(sharding.mesh)
     return NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
+
+
+def _first_replica_mesh(mesh: Mesh) -> Mesh:
+    """Return the part of a mesh, [1, M], that holds this process's first replica."""
+    here = jax.process_index()
+    row = next(row for row in mesh.devices if all(device.process_index == here for device in row))
+    return Mesh(row[None], mesh.axis_names)
 
 
 def _constrain(tree: PyTree, specs: PyTree) -> PyTree:

@@ -95,6 +95,11 @@ def population(
     def preload(key: Array, rows: Row, hyper: Hyper | None = None) -> TrainState:
         return begin(trainer.preload, key=key, rows=rows, hyper=hyper)
 
+    def over_params(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, key, count: over_learners(function)(
+            params, key, jnp.full(key.shape, count)
+        )
+
     def chunk(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
         run = trainer.chunk(iterations)
         looped = how == "map" and iterations == 1
@@ -109,7 +114,7 @@ def population(
         sharding=None
         if sharding is None
         else lambda state: jax.tree.map(lambda _: sharding, state),
-        over_learners=over_learners,
+        over_params=over_params,
         mapped=True,
     )
 

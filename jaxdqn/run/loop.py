@@ -20,9 +20,7 @@ from jaxdqn.monitoring.records import (
     of_one,
 )
 from jaxdqn.parallel import multihost
-from jaxdqn.parallel.data_parallel import first_replica
-from jaxdqn.parallel.learners import RunKeys
-from jaxdqn.parallel.model_parallel import first_split_replica
+from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
@@ -31,7 +29,7 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
 from jaxdqn.training.evaluation import EvalInfo
 from jaxdqn.training.guard import not_finite
-from jaxdqn.types import Array, Counter, Counters, Metrics, Params, TrainState, counter_int
+from jaxdqn.types import Array, Counter, Counters, Metrics, Params, Row, TrainState, counter_int
 
 
 class HostLoop:
@@ -54,26 +52,31 @@ class HostLoop:
         self.failure: OSError | None = None
         """Why the last checkpoint could not be written."""
 
-    def start(self, init: Callable[[Array], TrainState] | None = None) -> TrainState:
-        """Begin a run, warm-up included.
+    def start(self, rows: Row | None = None) -> TrainState:
+        """Start a run, warm-up included.
 
         Args:
-            init: instead of the compiled ``Programs.init``.
+            rows: initial content of the replay, leaves [I, K, E, ...].
         """
+        key, hyper = self._keys.train, learner_hypers(self._config)
         self._started = time.perf_counter()
-        state = jax.block_until_ready((init or self._programs.init)(self._keys.train))
+        if rows is None:
+            started = self._programs.init(key, hyper)
+        else:
+            started = self._programs.preload(key, rows, hyper)
+        state, counters = jax.block_until_ready(started)
         self._progress.train_seconds = self._seconds()
-        self._progress.totals = self._totals_of(state)
+        self._progress.totals = _totals(jax.device_get(counters))
         if self._checkpoints is not None and self._config.guard == "rollback":
             self._save(state)  # so that there is something to go back to
         return state
 
     def resume(self, restored: Restored) -> TrainState:
         """Go on from a checkpoint."""
-        state = self._revive(restored)
+        state, totals = self._revive(restored)
         self._progress = Progress(**restored.meta["host"])
-        if not restored.meta["replay"]:
-            self._progress.totals = self._totals_of(state)
+        if totals is not None:
+            self._progress.totals = totals
         # The clock goes on from where it was: time in which nothing ran does not count.
         self._started = time.perf_counter() - self._progress.seconds
         return state
@@ -150,7 +153,7 @@ class HostLoop:
 
     def _judge(self, state: TrainState) -> None:
         """Evaluate the parameters, keep them if they are the best, and confirm a solution."""
-        progress, params = self._progress, learned_params(self._config, state)
+        progress, params = self._progress, self._programs.params(state)
         progress.judged = progress.chunk
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
         means = mean_returns(info)
@@ -216,17 +219,19 @@ class HostLoop:
             },
         )
 
-    def _revive(self, restored: Restored) -> TrainState:
+    def _revive(self, restored: Restored) -> tuple[TrainState, Record | None]:
+        """Return the state of a checkpoint; if its replay had to be refilled, the totals too."""
         assert self._checkpoints is not None
-        state = self._programs.revive(restored.state)
+        state, totals = self._programs.revive(restored.state), None
         if not restored.meta["replay"]:
-            state = self._programs.refill(state)
+            state, counters = self._programs.refill(state)
+            totals = _totals(jax.device_get(counters))
         params = self.last_params(state)
         best = self._checkpoints.read_best(restored.step, params)
-        if self._config.model_devices > 1:  # they were read onto one device
+        if self._config.learners == 1:  # it was read onto one device
             best = jax.device_put(best, jax.tree.map(lambda leaf: leaf.sharding, params))
         self.best_params = None if restored.meta["host"]["best"] is None else best
-        return jax.block_until_ready(state)
+        return jax.block_until_ready(state), totals
 
     def _guard(self, state: TrainState, metrics: Metrics) -> tuple[TrainState, bool]:
         """Do what the configuration asks for after a chunk in which something was not finite.
@@ -300,7 +305,7 @@ class HostLoop:
         """Return the state of a checkpoint with a lower learning rate and other random numbers."""
         assert self._checkpoints is not None
         rollbacks, seconds = self._progress.rollbacks + 1, self._seconds()
-        state = self._revive(restored)
+        state, _ = self._revive(restored)
         self._progress = Progress(**restored.meta["host"])
         since = rollbacks - self._progress.rollbacks
         factor = np.float32(self._config.rollback_factor**since)
@@ -333,17 +338,11 @@ class HostLoop:
 
     def last_params(self, state: TrainState) -> Params:
         """Return the online parameters; of a population those of the learner that leads."""
-        params = learned_params(self._config, state)
+        params = self._programs.params(state)
         if self._config.learners == 1:
             return params
         last = self._progress.last
         return self._copy(params, 0 if last is None else last["leader"])
-
-    def _totals_of(self, state: TrainState) -> Record:
-        counters = state.counters
-        if self._config.replicas > 1:  # which all have the same
-            counters = first_replica(counters)
-        return _totals(jax.device_get(counters))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
@@ -362,15 +361,6 @@ def _agreed(asked: StopRequest) -> bool:
     if why is not None:
         asked.because(why)
     return why is not None
-
-
-def learned_params(config: Config, state: TrainState) -> Params:
-    """Return the online parameters, not copied; of several replicas those of the first."""
-    if config.learners > 1 or config.devices == 1:
-        return state.agent.params
-    if config.model_devices > 1:
-        return first_split_replica(state.agent.params)
-    return first_replica(state.agent.params)
 
 
 def _totals(counters: Counters) -> Record:

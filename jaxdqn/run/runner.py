@@ -293,7 +293,7 @@ def _first_state(
         rows = given.rows
         if rows is None:
             rows = _rows_to_begin_with(given.config, given.trainer)
-        return host.start(lambda key: programs.preload(key, rows)), given.preset
+        return host.start(rows), given.preset
     assert given.directory is not None
     message = f"goes on from {checkpoint_path(given.directory, restored.step)}"
     if not restored.meta["replay"]:

@@ -209,9 +209,10 @@ class Script:
         def evaluate_one(params, key, count):
             return EvalInfo(np.zeros(4), np.full(4, 10))
 
-        names = ("init", "copy", "snapshot", "revive", "refill", "preload", "perturb")
         return Programs(
-            **dict.fromkeys(names), chunk=chunk, evaluate=evaluate, evaluate_one=evaluate_one
+            **dict.fromkeys(Programs._fields)
+            | {"chunk": chunk, "evaluate": evaluate, "evaluate_one": evaluate_one}
+            | {"params": lambda state: state.agent.params}
         )
 
 

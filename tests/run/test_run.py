@@ -114,9 +114,16 @@ class Script:
             value = values[int(params) - 1] if int(params) <= len(values) else 0.0
             return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
 
-        unused = dict.fromkeys(("snapshot", "revive", "refill", "preload", "perturb"))
+        def init(key, hyper):
+            state = self.state(0)
+            return state, state.counters
+
+        unused = dict.fromkeys(
+            ("snapshot", "revive", "refill", "preload", "perturb", "part_of_chunk")
+        )
         return Programs(
-            init=lambda key: self.state(0),
+            init=init,
+            params=lambda state: state.agent.params,
             chunk=chunk,
             evaluate=evaluate,
             evaluate_one=evaluate,

@@ -125,6 +125,9 @@ def scripted(config, trainer, keys, state_shape):
             agent=SimpleNamespace(params=params), counters=Counters(count, count, count)
         )
 
+    def init(key, hyper):
+        return state(0), state(0).counters
+
     def chunk(before):
         after = state(int(before.agent.params["kernel"][0, 0]) + 1)
         metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))
@@ -136,7 +139,8 @@ def scripted(config, trainer, keys, state_shape):
         return EvalInfo(returns, np.full((2, 4), 7))
 
     fields = dict.fromkeys(Programs._fields)
-    fields |= {"init": lambda key: state(0), "chunk": chunk, "evaluate": evaluate}
+    fields |= {"init": init, "chunk": chunk, "evaluate": evaluate}
+    fields |= {"params": lambda state: state.agent.params}
     return Programs(**fields | {"evaluate_one": evaluate, "copy": np.array})
 
 
