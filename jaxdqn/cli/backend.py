@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from pathlib import Path
 
 from jaxdqn.config.config import Config
 
@@ -104,18 +103,13 @@ def is_small(config: Config) -> bool:
 def keep_compiled_programs() -> None:
     """Keep compiled programs on disk, so that the next start is faster.
 
-    They lie in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache directory
-    where that can be written.
+    They are kept in ``$JAX_COMPILATION_CACHE_DIR``, or in the user's cache directory if that can
+    be written.
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = Path(caches) / "jaxdqn" / "xla"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a start without a cache is only slower
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+    from jaxdqn.run.compilation_cache import use_persistent_cache
+
+    use_persistent_cache()
     # The programs of a run are few and each is worth keeping.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.config.config import Config
 from jaxdqn.parallel import multihost
+from jaxdqn.parallel.data_parallel import in_a_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.storage.state import lacks_replay, restore_keys, snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EvalInfo, make_evaluator
@@ -51,8 +52,9 @@ class Programs(NamedTuple):
     perturb: Callable[[TrainState, np.int32, np.float32], TrainState]
     """``perturb(state, count, factor)``: change the random numbers and multiply the learning rate
     by ``factor``; donates the state."""
-    part_of_chunk: Callable[[int], Chunk]
-    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations; compiled at the first call."""
+    part_of_chunk: Callable[[int], Future[Chunk]]
+    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces it, and
+    compiles it in another thread."""
 
 
 class _Layout(NamedTuple):
@@ -159,6 +161,8 @@ def _with_counters(
 
 def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
     chunk = trainer.chunk(iterations)
+    if iterations == 1 and not trainer.mapped:
+        chunk = in_a_loop(chunk)  # otherwise the compiler removes the loop and copies the ring
 
     def run_chunk(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
         state, metrics = chunk(state)
@@ -170,15 +174,16 @@ def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
 
 def _make_part_of_chunk(
     trainer: Trainer, layout: _Layout, options: dict[str, Any] | None
-) -> Callable[[int], Chunk]:
-    compiled: dict[int, Chunk] = {}
-    lock = threading.Lock()
+) -> Callable[[int], Future[Chunk]]:
+    compiled: dict[int, Future[Chunk]] = {}
+    pool, lock = ThreadPoolExecutor(1, "compile"), threading.Lock()
 
-    def part_of_chunk(iterations: int) -> Chunk:
+    def part_of_chunk(iterations: int) -> Future[Chunk]:
         with lock:
             if iterations not in compiled:
-                jitted = _jit_chunk(trainer, iterations, layout)
-                compiled[iterations] = jitted.lower(layout.state).compile(options)
+                # Traced here: another thread would not see the caller's thread-local JAX settings.
+                lowered = _jit_chunk(trainer, iterations, layout).lower(layout.state)
+                compiled[iterations] = pool.submit(lowered.compile, options)
             return compiled[iterations]
 
     return part_of_chunk

@@ -556,8 +556,8 @@ def test_killed_and_resumed_in_other_processes_is_never_stopped(pair, start, tmp
     processes = pair(*flags, "--resume", "--out", one)
     said = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "goes on from" in said[0][0]
-    assert "not the same to the bit" not in said[0][0]
+    assert "resumes from" in said[0][0]
+    assert "not bitwise identical" not in said[0][0]
     codes, lines, _ = ends([start(*alone, whole)])
     assert codes == [0], lines
     assert_same_run(one, whole)

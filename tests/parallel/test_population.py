@@ -221,8 +221,8 @@ def follow(config, returns, skipped=None):
     seen, logger = collector()
     script = Script(config, returns, skipped)
     host = HostLoop(config, script.programs(), script.keys, [logger])
-    host._progress.totals = {"rows": 0, "env_steps": 0, "gradient_steps": 0}
-    host._progress.train_seconds = 1.0
+    host.progress.totals = {"rows": 0, "env_steps": 0, "gradient_steps": 0}
+    host.progress.train_seconds = 1.0
     host.train(script.state(0), StopRequest())
     return host, host.summary(), seen.records
 

@@ -328,7 +328,7 @@ def test_a_run_that_has_ended_goes_on_only_to_end_again(tmp_path):
     assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
     # Without its checkpoints it cannot go on, and is not begun anew in place of them.
     shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
-    with pytest.raises(ValueError, match="must have a checkpoint to go on from"):
+    with pytest.raises(ValueError, match="must have a checkpoint to resume from"):
         run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
     assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
     assert (tmp_path / "run" / "summary.json").exists()
@@ -391,7 +391,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew_and_says_so(tmp_pa
     whole = run(CONFIG, out=tmp_path / "whole", environment=noisy())
     again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
     messages = [record["message"] for kind, record in heard if "message" in record]
-    assert any("starts anew" in message for message in messages)
+    assert any("starts from the beginning" in message for message in messages)
     # What the first attempt wrote down is put away, not lost.
     assert (tmp_path / "run" / "metrics.jsonl.before-1").stat().st_size > 0
     assert_same_run(tmp_path / "whole", tmp_path / "run", whole, again)
@@ -512,7 +512,7 @@ def test_another_machine_is_said_to_be_one(tmp_path, monkeypatch):
     logger = Logger(log=lambda kind, record: heard.append(record), close=lambda: None)
     run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
     (message,) = [record["message"] for record in heard if record.get("event") == "resumed"]
-    assert f"not the same to the bit, for jax was {jax.__version__}, is 9.9" in message
+    assert f"not bitwise identical, since jax was {jax.__version__}, is 9.9" in message
 
 
 def test_two_runs_cannot_have_one_directory(tmp_path):
@@ -555,7 +555,9 @@ def test_a_disk_that_is_full_ends_the_run_with_one_line_and_it_goes_on_later(tmp
         write(place, snapshot)
 
     monkeypatch.setattr(jaxdqn.storage.checkpoint, "write", fills_up)
-    with pytest.raises(RunFailed, match=r"No space left on device.*is whole: go on with resume"):
+    with pytest.raises(
+        RunFailed, match=r"No space left on device.*is complete: continue with resume"
+    ):
         run(CONFIG, out=tmp_path / "run", environment=noisy())
     assert steps_of(tmp_path / "run" / CHECKPOINTS)[0] == 2
     monkeypatch.setattr(jaxdqn.storage.checkpoint, "write", write)
@@ -761,7 +763,7 @@ def test_a_process_killed_at_any_moment_goes_on_from_the_command_line(tmp_path, 
     said, complaint = process.communicate(timeout=120)
     assert process.returncode == 0, complaint
     assert kills
-    assert "goes on from" in said
+    assert "resumes from" in said
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert records(tmp_path / "run", name) == records(tmp_path / "whole", name)
     summaries = [

@@ -128,25 +128,25 @@ def complain(name: str, why: str) -> None:
 @contextlib.contextmanager
 def signals_heard() -> Iterator[Heard]:
     """Hold back SIGINT and SIGTERM inside the ``with`` block, in which runs hold them back too."""
-    with stop_on_signals() as asked:
+    with stop_on_signals() as stop:
         if threading.current_thread() is not threading.main_thread():
-            yield Heard(lambda: asked.why, Logger(lambda kind, record: None, lambda: None))
+            yield Heard(lambda: stop.reason, Logger(lambda kind, record: None, lambda: None))
             return
         passed_on: list[str] = []
 
         def pass_on(kind: str, record: Record) -> None:
             # Between chunks a run listens; one that came while it was being set up came here.
-            if kind == "metrics" and asked.why is not None and not passed_on:
-                passed_on.append(asked.why)
-                signal.raise_signal(signal.Signals[asked.why])
+            if kind == "metrics" and stop.reason is not None and not passed_on:
+                passed_on.append(stop.reason)
+                signal.raise_signal(signal.Signals[stop.reason])
 
         with _every_signal() as numbers:
 
             def why() -> str | None:
                 for number in numbers():
                     if number in (signal.SIGINT, signal.SIGTERM):
-                        asked.because(signal.Signals(number).name)
-                return asked.why
+                        stop.record(signal.Signals(number).name)
+                return stop.reason
 
             yield Heard(why, Logger(pass_on, lambda: None))
 

@@ -277,7 +277,7 @@ def test_a_signal_that_a_run_does_not_tell_of_ends_the_study(fake, capsys):
     def hear_and_finish(config, loggers):
         with stop_on_signals() as asked:
             signal.raise_signal(signal.SIGTERM)
-            assert asked.why == "SIGTERM"
+            assert asked.reason == "SIGTERM"
 
     fake.before = hear_and_finish
     assert study(envs=("CartPole-v1", "Acrobot-v1")) == 0
@@ -294,7 +294,7 @@ def test_a_signal_that_comes_before_a_run_listens_is_passed_on_to_it_once(fake):
         with stop_on_signals() as asked:
             for _ in range(2):  # a second SIGINT would be a KeyboardInterrupt
                 loggers[-1].log("metrics", {})
-                heard.append(asked.why)
+                heard.append(asked.reason)
         return heard[-1]
 
     fake.before = set_up_and_train

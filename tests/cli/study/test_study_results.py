@@ -114,7 +114,7 @@ def test_a_file_that_is_whole_is_not_touched_by_repair(some):
     assert read_results(Path("nowhere")).results == []
 
 
-def scripted(config, trainer, keys, state_shape):
+def scripted(static, config, keys):
     """Programs of two learners that compile nothing; the return is 10 * learner + chunks."""
 
     def state(chunks):
@@ -145,7 +145,7 @@ def scripted(config, trainer, keys, state_shape):
 
 
 def test_results_are_what_the_host_loop_writes(monkeypatch, capsys):
-    monkeypatch.setattr("jaxdqn.run.runner.compile_programs", scripted)
+    monkeypatch.setattr("jaxdqn.run.runner.compiled_programs", scripted)
     argv = ["--total-rows", "632", "--set", *SMALL, "checkpoint_every=0"]
     assert study(*argv) == 0
     assert "recorded seeds 0-1: return 6.00, 16.00" in capsys.readouterr().out
