@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxdqn.config.config import from_dict, to_dict
@@ -17,15 +18,24 @@ from jaxdqn.types import TrainState
 
 
 def first_state(
-    setup: RunSetup, host: HostLoop, checkpoints: CheckpointManager | None
-) -> tuple[TrainState, str | None, list[Record]]:
-    """Return the state to train from, the preset's name, and the events to record.
+    setup: RunSetup,
+    host: HostLoop,
+    checkpoints: CheckpointManager | None,
+    log: Callable[[Record], None],
+) -> tuple[TrainState, str | None]:
+    """Return the state to train from and the preset's name.
+
+    Args:
+        setup: of the run.
+        host: makes the state.
+        checkpoints: of the run, if it makes any.
+        log: takes the events: which checkpoint the run resumes from, and which are damaged.
 
     Raises:
         ValueError: if the run to resume is another, or has ended without a checkpoint.
     """
     if not setup.resuming:
-        return host.start(setup.rows), setup.preset, []
+        return host.start(setup.rows), setup.preset
     assert setup.directory is not None
     assert checkpoints is not None
     restored = _restore(setup, setup.directory, checkpoints)
@@ -33,12 +43,13 @@ def first_state(
         message = (
             f"no checkpoint was finished in {setup.directory}: the run starts from the beginning"
         )
-        events = [{"event": "started", "message": message}]
-        return host.start(setup.read_rows()), setup.preset, events
-    events = [{"event": "damaged", "message": line} for line in restored.skipped]
+        log({"event": "started", "message": message})
+        return host.start(setup.read_rows()), setup.preset
+    for line in restored.skipped:
+        log({"event": "damaged", "message": line})
     message = _resume_message(setup, setup.directory, restored)
-    events.append({"event": "resumed", "chunk": restored.step, "message": message})
-    return host.resume(restored), setup.preset or restored.meta["preset"], events
+    log({"event": "resumed", "chunk": restored.step, "message": message})
+    return host.resume(restored), setup.preset or restored.meta["preset"]
 
 
 def _restore(setup: RunSetup, directory: Path, checkpoints: CheckpointManager) -> Restored | None:

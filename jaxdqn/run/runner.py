@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,9 +130,8 @@ def _train(
     if checkpoints is not None:
         stack.callback(checkpoints.close)
     host = HostLoop(config, programs, setup.keys, loggers, checkpoints)
-    state, preset, events = first_state(setup, host, checkpoints)
-    for event in events:
-        _log(loggers, "event", event)
+    log_event = partial(_log, loggers, "event")
+    state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
     _log(loggers, "summary", summary)
