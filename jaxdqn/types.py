@@ -419,9 +419,15 @@ class Trainer(NamedTuple):
     sharding: Callable[[PyTree], PyTree] | None = None
     """``sharding(state) -> NamedSharding of each leaf``, for a state or its shapes; None on a
     single device."""
-    over_learners: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-    """For a population: maps a function of one learner's arrays over the arrays [P, ...] of all
-    learners, on the same devices as the step; None for one learner."""
+    params: Callable[[PyTree], Params] = lambda state: state.agent.params
+    """``params(state)``: the online parameters for the host, not copied: those of this process's
+    first replica; for a population, leaves [P]. Given the shapes of a state (with shardings if
+    ``sharding`` is set), it returns theirs."""
+    counters: Callable[[TrainState], Counters] = lambda state: state.counters
+    """``counters(state)``, traceable: the counters of one replica; for a population, leaves [P]."""
+    over_params: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+    """Lift ``function(params, key, count)`` of one learner to the result of ``params``, on the
+    devices that hold it; for a population, to parameters and keys [P] and one count."""
     replicas: int = 1
     """Data-parallel replicas that communicate in the step: ``size`` of its collectives"""
     mapped: bool = False

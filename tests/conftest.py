@@ -1,6 +1,9 @@
 """Settings of every test: eight CPU devices, and JAX at its strictest."""
 
+from collections.abc import Iterator
+
 import jax
+import pytest
 from hypothesis import settings
 
 # Before the first array: the devices are counted when the backend starts.
@@ -13,3 +16,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same examples on every machine; no deadline, since the first one compiles.
 settings.register_profile("jaxdqn", derandomize=True, database=None, deadline=None)
 settings.load_profile("jaxdqn")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the programs of runs in this session's own directory, not in the user's."""
+    directory = tmp_path_factory.mktemp("programs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdqn.run.compilation_cache.default_directory", lambda: directory)
+        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from pathlib import Path
 
 from jaxdqn.config.config import Config
 
@@ -109,13 +108,8 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = Path(caches) / "jaxdqn" / "xla"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # without a cache the start is slower, nothing else
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+    from jaxdqn.run.compilation_cache import use_persistent_cache
+
+    use_persistent_cache()
     # A run compiles few programs, and each is worth caching.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

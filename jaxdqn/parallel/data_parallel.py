@@ -126,6 +126,9 @@ def map_trainer(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], siz
         refill=lambda state: mapped(trainer.refill, (SHARDED,), SHARDED)(state),
         preload=preload,
         chunk=chunk,
+        params=lambda state: first_replica(state.agent.params),
+        # Equal on all replicas.
+        counters=lambda state: jax.tree.map(lambda leaf: leaf[0], state.counters),
         mapped=True,
     )
 
@@ -160,8 +163,17 @@ def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def first_replica(tree: PyTree) -> PyTree:
-    """Return the slices of leaves [D, ...] on this process's first device, without a copy."""
-    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data[0], tree)
+    """Return the slices of leaves [D, ...] on this process's first device, without a copy.
+
+    Given shapes, return those of the slices.
+    """
+
+    def of_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        return leaf.addressable_shards[0].data[0]
+
+    return jax.tree.map(of_leaf, tree)
 
 
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:

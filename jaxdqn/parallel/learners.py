@@ -35,15 +35,14 @@ def learner_keys(config: Config) -> RunKeys:
     return jax.tree.map(lambda *keys: jnp.stack(keys * len(config.sweep_points)), *each)
 
 
-def learner_hypers(config: Config) -> Hyper | None:
-    """Return the hyper-parameters of each learner of a population, leaves [P].
+def learner_hypers(config: Config) -> Hyper:
+    """Return the hyper-parameters of a run: leaves [], or [P] for a population.
 
     The learners of one combination of the sweep, one for each seed, are contiguous.
-    None for a single learner.
     """
-    if config.learners == 1:
-        return None
     shared = hyper_from(config)
+    if config.learners == 1:
+        return shared
     each = [
         shared._replace(**{name: jnp.float32(value) for name, value in point.items()})
         for point in config.sweep_points

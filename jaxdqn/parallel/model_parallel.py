@@ -72,7 +72,20 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
             f"than 16,384 elements with a side of at least {MIN_SPLIT_WIDTH} that it divides (as "
             "with hidden_sizes=4096,4096); there is nothing to split"
         )
-    return mapped._replace(sharding=sharding)
+
+    def over_params(function: Callable[..., Any]) -> Callable[..., Any]:
+        def lifted(*arguments: Any) -> Any:
+            in_specs = (REPLICATED,) * len(arguments)
+            replica_mesh = _first_replica_mesh(mesh)
+            return shard_mapped(replica_mesh, function, in_specs, REPLICATED)(*arguments)
+
+        return lifted
+
+    return mapped._replace(
+        sharding=sharding,
+        params=lambda state: first_sharded_replica(state.agent.params),
+        over_params=over_params,
+    )
 
 
 def _check_mesh_devices(devices: Sequence[jax.Device], model_devices: int) -> None:
@@ -204,10 +217,15 @@ def state_specs(state: TrainState, model_devices: int) -> TrainState:
 
 
 def first_sharded_replica(tree: PyTree) -> PyTree:
-    """Return this process's first replica of leaves [D, ...], still sharded over its devices."""
+    """Return this process's first replica of leaves [D, ...], still sharded over its devices.
 
-    def of_leaf(leaf: Array) -> Array:
+    Given shapes with shardings, return those of the replica.
+    """
+
+    def of_leaf(leaf: Any) -> Any:
         sharding = _replica_sharding(leaf.sharding)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
         parts = {shard.device: shard.data for shard in leaf.addressable_shards}
         arrays = [parts[device][0] for device in sharding.mesh.devices.flat]
         return jax.make_array_from_single_device_arrays(leaf.shape[1:], sharding, arrays)
@@ -215,35 +233,17 @@ def first_sharded_replica(tree: PyTree) -> PyTree:
     return jax.tree.map(of_leaf, tree)
 
 
-def replica_shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Return shape and sharding of ``first_sharded_replica(leaf)``, for a leaf or its shape."""
-    sharding = _replica_sharding(leaf.sharding)
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
-
-
-def on_replica(function: Callable[..., Any], params: PyTree) -> Callable[..., Any]:
-    """Return ``function`` mapped to run on the devices of one replica.
-
-    Args:
-      function: ``(params, *others)``; the other arguments are replicated.
-      params: as ``first_sharded_replica`` returns them, or their shapes with shardings.
-    """
-    mesh = jax.tree.leaves(params)[0].sharding.mesh
-
-    def mapped(*arguments: Any) -> Any:
-        in_specs = (REPLICATED,) * len(arguments)
-        return shard_mapped(mesh, function, in_specs, REPLICATED)(*arguments)
-
-    return mapped
-
-
 def _replica_sharding(sharding: Any) -> NamedSharding:
     """Return the sharding of this process's first replica of a leaf [D, ...], without the axis."""
-    here = jax.process_index()
-    rows = sharding.mesh.devices
-    row = next(row for row in rows if all(device.process_index == here for device in row))
-    mesh = Mesh(row[None], sharding.mesh.axis_names)
+    mesh = _first_replica_mesh(sharding.mesh)
     return NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
+
+
+def _first_replica_mesh(mesh: Mesh) -> Mesh:
+    """Return the part of a mesh, [1, M], that holds this process's first replica."""
+    here = jax.process_index()
+    row = next(row for row in mesh.devices if all(device.process_index == here for device in row))
+    return Mesh(row[None], mesh.axis_names)
 
 
 def _constrain(tree: PyTree, specs: PyTree) -> PyTree:

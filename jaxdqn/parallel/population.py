@@ -75,6 +75,11 @@ def population(
         arguments = _per_learner(size, key=key, rows=rows, hyper=hyper)
         return over_learners(trainer.preload)(*arguments)
 
+    def over_params(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, key, count: over_learners(function)(
+            params, key, jnp.full(key.shape, count)
+        )
+
     return trainer._replace(
         init=init,
         step=over_states(trainer.step, one_pass=True),
@@ -84,7 +89,7 @@ def population(
         sharding=None
         if sharding is None
         else lambda state: jax.tree.map(lambda _: sharding, state),
-        over_learners=over_learners,
+        over_params=over_params,
         mapped=True,
     )
 

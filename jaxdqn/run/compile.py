@@ -1,9 +1,11 @@
-"""The compiled programs of a run, and the trainer they are made from."""
+"""Compiled programs of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,146 +14,203 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.config.config import Config
+from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
-from jaxdqn.parallel.model_parallel import on_replica, replica_shape
 from jaxdqn.parallel.sharded_transfer import broadcast_sharded
 from jaxdqn.storage.state import lacks_replay, restore_keys, snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EvalInfo, make_evaluator
-from jaxdqn.types import Array, Counters, Metrics, Params, PyTree, Row, Trainer, TrainState
+from jaxdqn.types import Array, Counters, Hyper, Metrics, Params, PyTree, Row, Trainer, TrainState
+
+Chunk = Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
+"""``chunk(state) -> (state, (metrics, counters))``; donates the state."""
 
 
 class Programs(NamedTuple):
-    """What the host calls. The first block is compiled ahead, so that no clock measures it."""
+    """Programs that the host calls.
 
-    init: Callable[[Array], TrainState]
-    chunk: Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
-    """Donates the state; the counters are those of the new state."""
+    The first block is compiled before the run starts, so that no clock measures its compilation.
+    Counters are returned next to the state, which is donated to the next chunk.
+    """
+
+    init: Callable[[Array, Hyper], tuple[TrainState, Counters]]
+    chunk: Chunk
     evaluate: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate(params, key, count)``; consumes ``key`` folded with ``count``. Of a population
-    leaves [P], and so are the results."""
+    """``evaluate(params, key, count)``; consumes ``key`` folded with ``count``. For a population,
+    all arguments but ``count`` and all results have leaves [P]."""
     copy: Callable[[Params], Params]
     snapshot: Callable[[TrainState], PyTree]
-    """A copy of the state, keys as words."""
+    """Copy of the state, with keys as integers."""
 
+    params: Callable[[TrainState], Params]
+    """``Trainer.params``"""
     revive: Callable[[PyTree], TrainState]
-    """The state of a snapshot's words."""
+    """State restored from a snapshot."""
     evaluate_one: Callable[[Params, Array, np.int32], EvalInfo]
-    """As ``evaluate``, of one learner whatever the population."""
-    refill: Callable[[TrainState], TrainState]
-    preload: Callable[[Array, Row], TrainState]
+    """``evaluate`` for the parameters of one learner."""
+    refill: Callable[[TrainState], tuple[TrainState, Counters]]
+    preload: Callable[[Array, Row, Hyper], tuple[TrainState, Counters]]
     perturb: Callable[[TrainState, np.int32, np.float32], TrainState]
-    """``perturb(state, count, factor)``: other random numbers, and the learning rate times
-    ``factor``; donates the state."""
+    """``perturb(state, count, factor)``: change the random numbers and multiply the learning rate
+    by ``factor``; donates the state."""
+    part_of_chunk: Callable[[int], Future[Chunk]]
+    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces it, and
+    compiles it in another thread."""
+
+
+class _Layout(NamedTuple):
+    """Shapes of arguments (with shardings on several devices), and shardings of results."""
+
+    state: TrainState
+    params: Params
+    state_out: PyTree | None
+    report_out: NamedSharding | None
+    """Replicated: every process reads metrics and counters."""
 
 
 def compile_programs(
     config: Config, trainer: Trainer, keys: RunKeys, state_shape: TrainState
 ) -> Programs:
-    """Compile what every run calls; the rest is compiled when it is first called."""
-    whole_shape = state_shape
-    replicated = config.learners == 1 and config.devices > 1
+    """Compile the programs that every run calls; the others are compiled at their first call."""
+    layout = _layout_of(trainer, state_shape)
+    options = _compiler_options(config)
+    later = partial(jax.jit, compiler_options=options)
+    counted_out = (layout.state_out, layout.report_out)
+    evaluate = _make_evaluate(config, trainer)
+    saved = layout.state if config.replay_in_checkpoint else without_replay(layout.state)
+    init, chunk, evaluate_all, copy, snapshot = _compile_all(
+        (
+            (
+                jax.jit(_with_counters(trainer, trainer.init), out_shardings=counted_out),
+                (keys.train, learner_hypers(config)),
+            ),
+            (_jit_chunk(trainer, config.iterations_per_chunk, layout), (layout.state,)),
+            (
+                jax.jit(trainer.over_params(evaluate)),
+                (layout.params, keys.evaluate, np.int32(0)),
+            ),
+            (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (layout.params,)),
+            (jax.jit(snapshot_key_data), (saved,)),
+        ),
+        options,
+    )
+    return Programs(
+        init=init,
+        chunk=chunk,
+        evaluate=evaluate_all,
+        copy=copy,
+        snapshot=snapshot,
+        params=trainer.params,
+        revive=_make_revive(layout, options),
+        evaluate_one=evaluate_all if config.learners == 1 else later(evaluate),
+        refill=later(_with_counters(trainer, trainer.refill), out_shardings=counted_out),
+        preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
+        perturb=later(_perturb, out_shardings=layout.state_out, donate_argnums=0),
+        part_of_chunk=_make_part_of_chunk(trainer, layout, options),
+    )
+
+
+def _layout_of(trainer: Trainer, state_shape: TrainState) -> _Layout:
+    if trainer.sharding is None:
+        return _Layout(state_shape, trainer.params(state_shape), None, None)
+    state_out = trainer.sharding(state_shape)
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state_shape,
+        state_out,
+    )
+    report_out = NamedSharding(jax.tree.leaves(state_out)[0].mesh, PartitionSpec())
+    return _Layout(state, trainer.params(state), state_out, report_out)
+
+
+def _compile_all(
+    jitted: Sequence[tuple[Any, tuple[Any, ...]]], options: dict[str, Any] | None
+) -> list[Any]:
+    """Compile functions for their arguments.
+
+    XLA compiles without Python's lock, so one program is compiled while the next is traced.
+    """
+    with ThreadPoolExecutor(len(jitted)) as pool:
+        compiling = [
+            pool.submit(function.lower(*arguments).compile, options)
+            for function, arguments in jitted
+        ]
+        return [program.result() for program in compiling]
+
+
+def _make_evaluate(config: Config, trainer: Trainer) -> Callable[[Params, Array, Array], EvalInfo]:
     evaluate = make_evaluator(
         trainer.agent,
         trainer.environment,
         config.eval_episodes,
         frame_stack=config.frame_stack,
     )
-    chunk = trainer.chunk(config.iterations_per_chunk)
+    return lambda params, key, count: evaluate(params, jax.random.fold_in(key, count))
 
-    def chunk_and_totals(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
-        # The counters once more: those in the state are donated to the next chunk.
+
+def _with_counters(
+    trainer: Trainer, function: Callable[..., TrainState]
+) -> Callable[..., tuple[TrainState, Counters]]:
+    """Make a function that returns a state return its counters next to it."""
+
+    def counted(*arguments: Any) -> tuple[TrainState, Counters]:
+        state = function(*arguments)
+        return state, trainer.counters(state)
+
+    return counted
+
+
+def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
+    chunk = trainer.chunk(iterations)
+    if iterations == 1 and not trainer.mapped:
+        chunk = single_pass_loop(
+            chunk
+        )  # otherwise the compiler removes the loop and copies the ring
+
+    def run_chunk(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
         state, metrics = chunk(state)
-        counters = state.counters
-        if replicated:  # which all have the same
-            counters = jax.tree.map(lambda leaf: leaf[0], counters)
-        return state, (metrics, counters)
+        return state, (metrics, trainer.counters(state))
 
-    def evaluate_one(params: Params, key: Array, count: Array) -> EvalInfo:
-        return evaluate(params, jax.random.fold_in(key, count))
+    out = (layout.state_out, layout.report_out)
+    return jax.jit(run_chunk, donate_argnums=0, out_shardings=out)
 
-    def evaluate_all(params: Params, key: Array, count: Array) -> EvalInfo:
-        if config.model_devices > 1:
-            return on_replica(evaluate_one, params_shape)(params, key, count)
-        if trainer.over_learners is None:
-            return evaluate_one(params, key, count)
-        counts = jnp.full(key.shape, count)
-        return trainer.over_learners(evaluate_one)(params, key, counts)
 
-    options = _compiler_options(config)
-    state_out = report_out = None
-    if trainer.sharding is not None:
-        state_out = trainer.sharding(state_shape)
-        report_out = _everywhere(state_out)
-        state_shape = jax.tree.map(_laid_out, state_shape, state_out)
-    params_shape = state_shape.agent.params
-    if replicated:
-        params_shape = jax.tree.map(
-            replica_shape if config.model_devices > 1 else _without_axis, params_shape
-        )
-    evaluation_out = report_out if config.learners > 1 else None
-    saved_shape = state_shape if config.replay_in_checkpoint else without_replay(state_shape)
-    hyper = learner_hypers(config)
-    chunk_out = (state_out, report_out)
-    jitted = (
-        (jax.jit(trainer.init, out_shardings=state_out), (keys.train, hyper)),
-        (jax.jit(chunk_and_totals, donate_argnums=0, out_shardings=chunk_out), (state_shape,)),
-        (
-            jax.jit(evaluate_all, out_shardings=evaluation_out),
-            (params_shape, keys.evaluate, np.int32(0)),
-        ),
-        (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (params_shape,)),
-        (jax.jit(snapshot_key_data), (saved_shape,)),
-    )
-    # XLA compiles outside Python's lock: one program while the next is traced.
-    with ThreadPoolExecutor(len(jitted)) as pool:
-        compiling = [
-            pool.submit(function.lower(*arguments).compile, options)
-            for function, arguments in jitted
-        ]
-        compiled = [program.result() for program in compiling]
+def _make_part_of_chunk(
+    trainer: Trainer, layout: _Layout, options: dict[str, Any] | None
+) -> Callable[[int], Future[Chunk]]:
+    compiled: dict[int, Future[Chunk]] = {}
+    pool, lock = ThreadPoolExecutor(1, "compile"), threading.Lock()
 
-    def later(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=options, **more)
+    def part_of_chunk(iterations: int) -> Future[Chunk]:
+        with lock:
+            if iterations not in compiled:
+                # Traced here: another thread would not see the caller's thread-local JAX settings.
+                lowered = _jit_chunk(trainer, iterations, layout).lower(layout.state)
+                compiled[iterations] = pool.submit(lowered.compile, options)
+            return compiled[iterations]
 
-    def revive(words: PyTree) -> TrainState:
-        shape, out = whole_shape, state_out
-        if lacks_replay(words):
+    return part_of_chunk
+
+
+def _make_revive(layout: _Layout, options: dict[str, Any] | None) -> Callable[[PyTree], TrainState]:
+    def revive(key_data: PyTree) -> TrainState:
+        shape, out = layout.state, layout.state_out
+        if lacks_replay(key_data):
             shape, out = without_replay(shape), None if out is None else without_replay(out)
         if jax.process_count() > 1:
-            words = broadcast_sharded(words, out)
-        return later(lambda words: restore_keys(words, shape), out_shardings=out)(words)
+            key_data = broadcast_sharded(key_data, out)
+        restore = jax.jit(
+            lambda key_data: restore_keys(key_data, shape),
+            out_shardings=out,
+            compiler_options=options,
+        )
+        return restore(key_data)
 
-    init, run_chunk, evaluate_params, copy, snapshot = compiled
-    return Programs(
-        init=lambda key: init(key, hyper),
-        chunk=run_chunk,
-        evaluate=evaluate_params,
-        copy=copy,
-        snapshot=snapshot,
-        revive=revive,
-        evaluate_one=evaluate_params if config.learners == 1 else later(evaluate_one),
-        refill=later(trainer.refill, out_shardings=state_out),
-        preload=later(trainer.preload, out_shardings=state_out),
-        perturb=later(_perturb, out_shardings=state_out, donate_argnums=0),
-    )
-
-
-def _without_axis(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-
-
-def _laid_out(leaf: Any, sharding: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _everywhere(shardings: PyTree) -> NamedSharding:
-    """Return the sharding of what every device of a state is to have."""
-    return NamedSharding(jax.tree.leaves(shardings)[0].mesh, PartitionSpec())
+    return revive
 
 
 def _perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
     fold = jax.random.fold_in
-    # With several devices each has a key of its own.
+    # Each of several devices has its own key.
     fold = fold if state.key.ndim == 0 else jax.vmap(fold, (0, None))
     key = fold(state.key, count)
     hyper = state.hyper._replace(learning_rate=state.hyper.learning_rate * factor)

@@ -1,4 +1,4 @@
-"""What asks a run to end: signals and a deadline, kept until it can."""
+"""Requests to stop a run: signals and a deadline."""
 
 from __future__ import annotations
 
@@ -10,57 +10,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_ASK_TO_END = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether the run has been asked to end; true once it has."""
+    """A request to stop a run; true once it has been made."""
 
     def __init__(self) -> None:
-        self._signal: str | None = None
+        self._reason: str | None = None
         self._deadline = math.inf
 
     def __bool__(self) -> bool:
-        return self.why is not None
+        return self.reason is not None
 
     @property
-    def why(self) -> str | None:
-        """What asked: the signal's name, ``deadline``, or None."""
-        if self._signal is not None:
-            return self._signal
-        if time.perf_counter() >= self._deadline:
-            self._signal = "deadline"
-        return self._signal
+    def reason(self) -> str | None:
+        """The signal's name, ``deadline``, or None before a request."""
+        if self._reason is None and time.perf_counter() >= self._deadline:
+            self._reason = "deadline"
+        return self._reason
 
-    def at(self, deadline: float) -> None:
-        """Ask when ``time.perf_counter()`` is at ``deadline``."""
+    def set_deadline(self, deadline: float) -> None:
+        """Make the request when ``time.perf_counter()`` reaches ``deadline``."""
         self._deadline = deadline
 
-    def because(self, why: str) -> None:
-        """Ask for a reason that is not this process's own."""
-        self._signal = why
+    def record(self, reason: str) -> None:
+        """Record a request from another process."""
+        self._reason = reason
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal; a second interrupt does not wait for the run."""
-        if self._signal is not None and number == signal.SIGINT:
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Record a signal; a second SIGINT raises ``KeyboardInterrupt`` at once."""
+        if self._reason is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signal = signal.Signals(number).name
+        self._reason = signal.Signals(number).name
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Hold back SIGINT and SIGTERM inside the ``with`` block and note that they came.
+    """Turn SIGINT and SIGTERM inside the ``with`` block into a ``StopRequest``.
 
-    Only Python's main thread may handle signals; in another, none are noted.
+    Only Python's main thread may handle signals; in another thread none are recorded.
     """
-    asked = StopRequest()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
-    # None stands for a handler that was not installed from Python: put back the default.
-    before = {number: signal.signal(number, asked.note) for number in _ASK_TO_END}
+    # None stands for a handler that was not installed from Python: restore the default.
+    before = {number: signal.signal(number, stop.handle_signal) for number in _STOP_SIGNALS}
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,19 +1,21 @@
-"""What a run is called: its algorithm, its mapping, and the versions that it runs with."""
+"""Summary of a run: what it trained, on what, and its results."""
 
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import jax
 
 from jaxdqn import __version__
 from jaxdqn.config.config import Config
+from jaxdqn.monitoring.records import learner_identity
+from jaxdqn.run.progress import Progress
 from jaxdqn.storage.jsonl import Record
 
 
 def identity(config: Config, preset: str | None) -> Record:
-    """Return what a summary says of a run before it begins."""
+    """Return the fields of a summary that are known before the run starts."""
     packages = ("jax", "jaxlib", "flax", "optax", "gymnax")
     return {
         "env": config.env,
@@ -27,8 +29,62 @@ def identity(config: Config, preset: str | None) -> Record:
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in packages},
-            "jaxdqn": __version__,
+            "jaxdqn": _own_version(),
         },
+    }
+
+
+def results(config: Config, progress: Progress, fresh: Record | None) -> Record:
+    """Return the results of a run that has been evaluated.
+
+    Args:
+        config: of the run.
+        progress: at its end.
+        fresh: evaluation of the best parameters over fresh episodes, if it was made.
+    """
+    last, best = progress.last, progress.best
+    assert last is not None
+    assert best is not None
+    solved = [seconds for seconds in progress.solved_at if seconds is not None]
+    all_solved = len(solved) == len(progress.solved_at)
+    return {
+        **progress.totals,
+        "train_seconds": progress.train_seconds,
+        "eval_seconds": progress.eval_seconds,
+        "env_steps_per_second": progress.totals["env_steps"] / progress.train_seconds,
+        "gradient_steps_per_second": progress.totals["gradient_steps"] / progress.train_seconds,
+        "eval_return_mean": last["return_mean"],
+        "eval_return_std": last["return_std"],
+        "eval_episodes": config.eval_episodes,
+        "best_eval_return_mean": best["return_mean"],
+        "best_eval_return_std": best["return_std"],
+        "best_eval_rows": best["rows"],
+        "best_fresh_return_mean": None if fresh is None else fresh["return_mean"],
+        "solve_return": config.solve_return,
+        "solved": all_solved,
+        "seconds_to_solve": max(solved) if all_solved else None,
+        "rollbacks": progress.rollbacks,
+        **({} if config.learners == 1 else _learner_results(config, progress, last, best)),
+    }
+
+
+def _learner_results(config: Config, progress: Progress, last: Record, best: Record) -> Record:
+    """Return the results of each learner of a population."""
+    learners = [
+        {
+            **learner_identity(config, index),
+            "eval_return_mean": last["learners"][index],
+            "best_eval_return_mean": progress.best_returns[index],
+            "seconds_to_solve": progress.solved_at[index],
+            "diverged_at_chunk": progress.diverged_at[index],
+        }
+        for index in range(config.learners)
+    ]
+    return {
+        "learners_solved": sum(seconds is not None for seconds in progress.solved_at),
+        "best_learner": best["learner"],
+        "last_learner": last["leader"],
+        "learners": learners,
     }
 
 
@@ -45,7 +101,7 @@ def mapping_of(config: Config) -> str:
 
 
 def algorithm(config: Config) -> str:
-    """Return the algorithm's name, its variants included: ``dqn``, ``double_dueling_c51_3step``."""
+    """Return the algorithm's name with its variants: ``dqn``, ``double_dueling_c51_3step``."""
     bases = {
         "huber": "dqn",
         "squared": "dqn",
@@ -67,3 +123,11 @@ def algorithm(config: Config) -> str:
         [part for part, used in parts.items() if used] + [bases.get(config.loss, config.loss)]
     )
     return name if config.n_step == 1 else f"{name}_{config.n_step}step"
+
+
+def _own_version() -> str:
+    """Return the installed version, or that of a source tree that is not installed."""
+    try:
+        return version("jaxdqn")
+    except PackageNotFoundError:
+        return __version__

@@ -82,7 +82,9 @@ def assert_one_clear_line(captured, parts):
 
 @pytest.mark.parametrize(("argv", "parts"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_clear_line_and_writes_nothing(argv, parts, capsys, monkeypatch):
-    monkeypatch.setattr("jaxdqn.run.runner.compile_programs", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(
+        "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
+    )
     monkeypatch.setattr("jaxdqn.replay.memory.free_bytes", lambda device=None: 10**9)
     Path("used").mkdir()
     Path("used/file").write_text("mine")
@@ -179,7 +181,9 @@ def test_default_directories_do_not_collide(monkeypatch):
 
 
 def test_explain_describes_the_run_and_writes_nothing(capsys, monkeypatch):
-    monkeypatch.setattr("jaxdqn.run.runner.compile_programs", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(
+        "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
+    )
     argv = [*SMALL, "--total-rows", "1000", "--gradient-steps", "3", "--target-period", "100"]
     argv += ["--epsilon-start", "1", "--epsilon-end", "0.05", "--epsilon-schedule", "linear"]
     assert run.main([*argv, "--explain"]) == 0

@@ -23,7 +23,6 @@ from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.model_parallel import layer_specs
 from jaxdqn.replay import tree_bytes
 from jaxdqn.run.device_memory import bytes_per_device
-from jaxdqn.run.loop import learned_params
 from jaxdqn.run.runner import run
 from jaxdqn.storage.params import restore_params
 from jaxdqn.training.hyper import hyper_from
@@ -244,8 +243,8 @@ def test_a_replica_over_two_processes_is_rejected():
 
 
 def test_the_first_replica_stays_sharded(mesh):
-    _, state = mesh
-    params = learned_params(wide(), state)
+    trainer, state = mesh
+    params = trainer.params(state)
     assert_identical(params, slice_of(state.agent.params, 0))
     kernel = params["params"]["torso"]["Dense_1"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 512)}
@@ -289,11 +288,11 @@ def test_a_run_on_a_mesh_resumes_bitwise(tmp_path, devices):
         target = jax.eval_shape(lambda: whole.best_params)
         saved = [restore_params(tmp_path / name / which, target) for name in ("whole", "parts")]
         assert_identical(*saved)
-    assert_identical(saved[0], learned_params(config, whole.state))
+    trainer = make_mapped_trainer(config, environment=noisy())
+    assert_identical(saved[0], trainer.params(whole.state))
     policy = load_policy(tmp_path / "whole", environment=noisy())
     assert policy(np.ones((5, 2))).shape == (5,)
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
-    trainer = make_mapped_trainer(config, environment=noisy())
     taken = bytes_per_device(trainer, whole.state)
     assert summary["parameter_bytes_per_device"] == taken.parameters + taken.target
     assert summary["optimizer_bytes_per_device"] == taken.optimizer

@@ -185,8 +185,8 @@ def test_a_run_killed_and_resumed_in_other_processes_equals_an_uninterrupted_run
     processes = pair(*flags, "--resume", "--out", resumed)
     outputs = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "goes on from" in outputs[0][0]
-    assert "not the same to the bit" not in outputs[0][0]
+    assert "resumes from" in outputs[0][0]
+    assert "not bitwise identical" not in outputs[0][0]
     codes, lines, _ = wait_for([start(*single, uninterrupted)])
     assert codes == [0], lines
     assert_same_run(resumed, uninterrupted)

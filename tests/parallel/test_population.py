@@ -194,9 +194,10 @@ class Script:
         def evaluate_one(params, key, count):
             return EvalInfo(np.zeros(4), np.full(4, 10))
 
-        names = ("init", "copy", "snapshot", "revive", "refill", "preload", "perturb")
         return Programs(
-            **dict.fromkeys(names), chunk=chunk, evaluate=evaluate, evaluate_one=evaluate_one
+            **dict.fromkeys(Programs._fields)
+            | {"chunk": chunk, "evaluate": evaluate, "evaluate_one": evaluate_one}
+            | {"params": lambda state: state.agent.params}
         )
 
 
@@ -205,8 +206,8 @@ def follow(config, returns, skipped=None):
     seen, logger = collector()
     script = Script(config, returns, skipped)
     host = HostLoop(config, script.programs(), script.keys, [logger])
-    host._progress.totals = {"rows": 0, "env_steps": 0, "gradient_steps": 0}
-    host._progress.train_seconds = 1.0
+    host.progress.totals = {"rows": 0, "env_steps": 0, "gradient_steps": 0}
+    host.progress.train_seconds = 1.0
     host.train(script.state(0), StopRequest())
     return host, host.summary(), seen.records
 

@@ -9,7 +9,7 @@ from jaxdqn.cli.explain import explain
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_replay_bytes
-from jaxdqn.run.runner import _check_memory
+from jaxdqn.run.setup import check_memory_of_run
 from tests.toys import noisy, tiny
 
 CASES = {
@@ -36,12 +36,12 @@ def test_the_host_must_have_room_for_the_replay_of_all_its_devices(
         monkeypatch.setattr(
             "jaxdqn.replay.memory.free_bytes", lambda device=None, n=times: n * unit
         )
-        _check_memory(config, trainer, state, saves=saves)
+        check_memory_of_run(config, trainer, state, saves=saves)
         monkeypatch.setattr(
             "jaxdqn.replay.memory.free_bytes", lambda device=None, n=times: n * unit - 1
         )
         with pytest.raises(ValueError, match="replay_capacity: "):
-            _check_memory(config, trainer, state, saves=saves)
+            check_memory_of_run(config, trainer, state, saves=saves)
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from jaxdqn.config.config import Config, to_dict
 from jaxdqn.export.policy import load_policy, load_run
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.parallel.learners import run_keys
+from jaxdqn.run.chunks import totals
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
-from jaxdqn.run.loop import HostLoop, _totals
+from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.runner import run
 from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import read_lines
@@ -114,9 +115,16 @@ class Script:
             value = values[int(params) - 1] if int(params) <= len(values) else 0.0
             return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
 
-        unused = dict.fromkeys(("snapshot", "revive", "refill", "preload", "perturb"))
+        def init(key, hyper):
+            state = self.state(0)
+            return state, state.counters
+
+        unused = dict.fromkeys(
+            ("snapshot", "revive", "refill", "preload", "perturb", "part_of_chunk")
+        )
         return Programs(
-            init=lambda key: self.state(0),
+            init=init,
+            params=lambda state: state.agent.params,
             chunk=chunk,
             evaluate=evaluate,
             evaluate_one=evaluate,
@@ -205,7 +213,7 @@ def test_the_last_chunk_is_evaluated_once_whatever_the_period():
 
 def test_a_run_asked_to_end_before_its_first_chunk_still_reports():
     asked = StopRequest()
-    asked.note(signal.SIGTERM, None)
+    asked.handle_signal(signal.SIGTERM, None)
     host = Script(scripted(), [1.0] * 5).host()
     assert int(train_all(host, asked).agent.params) == 0
     assert host.summary()["rows"] == 0
@@ -239,9 +247,9 @@ def test_a_chunk_reports_scalars_however_long_it_is():
 def test_totals_are_right_past_32_bits():
     rows = 2**31 + 12_345
     counters = Counters(make_counter(rows), make_counter(rows - 7), make_counter(3))
-    assert _totals(counters) == {"rows": rows, "env_steps": rows - 7, "gradient_steps": 3}
+    assert totals(counters) == {"rows": rows, "env_steps": rows - 7, "gradient_steps": 3}
     learners = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), counters)
-    assert _totals(learners)["rows"] == 2 * rows
+    assert totals(learners)["rows"] == 2 * rows
 
 
 def test_the_run_directory_holds_what_it_should(finished):
@@ -254,7 +262,7 @@ def test_the_run_directory_holds_what_it_should(finished):
     assert json.loads((finished.out / "config.json").read_text())["env"] == "noisy"
 
 
-def test_the_summary_has_every_field_and_true_totals(finished):
+def test_the_summary_has_every_field_and_truetotals(finished):
     summary = json.loads((finished.out / "summary.json").read_text())
     assert set(summary) >= SUMMARY_FIELDS
     assert summary == json.loads(json.dumps(finished.result.summary))
@@ -425,7 +433,9 @@ def test_another_thread_leaves_signals_alone():
 
 def test_a_directory_in_use_is_refused_before_anything_is_compiled(tmp_path, monkeypatch):
     (tmp_path / "precious.txt").write_text("mine")
-    monkeypatch.setattr("jaxdqn.run.runner.compile_programs", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(
+        "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
+    )
     seen, logger = collector()
     with pytest.raises(ValueError, match=r"out=.*must be a new or an empty directory"):
         run(small(), out=tmp_path, environment=noisy(), loggers=[logger])

@@ -69,7 +69,9 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_can_be_resumed_later(tmp_
         write(path, snapshot)
 
     monkeypatch.setattr(jaxdqn.storage.checkpoint, "write", fails_from_chunk_3)
-    with pytest.raises(RunFailed, match=r"No space left on device.*is whole: go on with resume"):
+    with pytest.raises(
+        RunFailed, match=r"No space left on device.*is complete: continue with resume"
+    ):
         run(CONFIG, out=tmp_path / "run", environment=noisy())
     assert steps_of(tmp_path / "run" / CHECKPOINTS)[0] == 2
     monkeypatch.setattr(jaxdqn.storage.checkpoint, "write", write)

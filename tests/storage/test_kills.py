@@ -110,7 +110,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts_and_reports_it(tmp_pa
     uninterrupted = run(CONFIG, out=tmp_path / "uninterrupted", environment=noisy())
     again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
     messages = [record["message"] for kind, record in seen if "message" in record]
-    assert any("starts anew" in message for message in messages)
+    assert any("starts from the beginning" in message for message in messages)
     # The records of the first attempt are backed up, not lost.
     assert (tmp_path / "run" / "metrics.jsonl.before-1").stat().st_size > 0
     assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", uninterrupted, again)
@@ -163,7 +163,7 @@ def test_a_process_killed_at_any_moment_resumes_from_the_command_line(tmp_path, 
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert kills
-    assert "goes on from" in output
+    assert "resumes from" in output
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert records(tmp_path / "run", name) == records(tmp_path / "uninterrupted", name)
     summaries = [

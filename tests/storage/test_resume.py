@@ -63,7 +63,7 @@ def test_resuming_a_run_that_has_ended_changes_nothing(tmp_path):
     assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
     # Without checkpoints it cannot be resumed, and it is not restarted either.
     shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
-    with pytest.raises(ValueError, match="must have a checkpoint to go on from"):
+    with pytest.raises(ValueError, match="must have a checkpoint to resume from"):
         run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
     assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
     assert (tmp_path / "run" / "summary.json").exists()
@@ -190,7 +190,7 @@ def test_another_machine_is_reported_on_resume(tmp_path, monkeypatch):
     logger = Logger(log=lambda kind, record: seen.append(record), close=lambda: None)
     run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
     (message,) = [record["message"] for record in seen if record.get("event") == "resumed"]
-    assert f"not the same to the bit, for jax was {jax.__version__}, is 9.9" in message
+    assert f"not bitwise identical, since jax was {jax.__version__}, is 9.9" in message
 
 
 def test_two_runs_cannot_have_one_directory(tmp_path):

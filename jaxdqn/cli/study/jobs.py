@@ -131,24 +131,24 @@ def receive_signals() -> Iterator[Signals]:
     """Intercept SIGINT and SIGTERM inside the ``with`` block, as each run does for itself."""
     with stop_on_signals() as request:
         if threading.current_thread() is not threading.main_thread():
-            yield Signals(lambda: request.why, Logger(lambda kind, record: None, lambda: None))
+            yield Signals(lambda: request.reason, Logger(lambda kind, record: None, lambda: None))
             return
         forwarded: list[str] = []
 
         def forward(kind: str, record: Record) -> None:
             # A run handles signals once it trains. A signal that came during its setup was
             # handled here; raise it again, once, at the run's first chunk.
-            if kind == "metrics" and request.why is not None and not forwarded:
-                forwarded.append(request.why)
-                signal.raise_signal(signal.Signals[request.why])
+            if kind == "metrics" and request.reason is not None and not forwarded:
+                forwarded.append(request.reason)
+                signal.raise_signal(signal.Signals[request.reason])
 
         with _signal_numbers() as numbers:
 
             def received() -> str | None:
                 for number in numbers():
                     if number in (signal.SIGINT, signal.SIGTERM):
-                        request.because(signal.Signals(number).name)
-                return request.why
+                        request.record(signal.Signals(number).name)
+                return request.reason
 
             yield Signals(received, Logger(forward, lambda: None))
 

@@ -280,7 +280,7 @@ def test_a_signal_that_a_run_does_not_report_ends_the_study(fake, capsys):
     def receive_and_finish(config, loggers):
         with stop_on_signals() as request:
             signal.raise_signal(signal.SIGTERM)
-            assert request.why == "SIGTERM"
+            assert request.reason == "SIGTERM"
 
     fake.before = receive_and_finish
     assert study(envs=("CartPole-v1", "Acrobot-v1")) == 0
@@ -297,7 +297,7 @@ def test_a_signal_received_during_the_setup_of_a_run_is_forwarded_to_it_once(fak
         with stop_on_signals() as request:
             for _ in range(2):  # a second SIGINT would be a KeyboardInterrupt
                 loggers[-1].log("metrics", {})
-                received.append(request.why)
+                received.append(request.reason)
         return received[-1]
 
     fake.before = set_up_and_train

@@ -128,7 +128,7 @@ def test_repair_does_not_change_a_complete_file(recorded):
     assert read_results(Path("nowhere")).results == []
 
 
-def scripted(config, trainer, keys, state_shape):
+def scripted(static, config, keys):
     """Return programs of two learners without compilation; the return is 10 * learner + chunks."""
 
     def state(chunks):
@@ -138,6 +138,9 @@ def scripted(config, trainer, keys, state_shape):
         return SimpleNamespace(
             agent=SimpleNamespace(params=params), counters=Counters(count, count, count)
         )
+
+    def init(key, hyper):
+        return state(0), state(0).counters
 
     def chunk(before):
         after = state(int(before.agent.params["kernel"][0, 0]) + 1)
@@ -150,12 +153,13 @@ def scripted(config, trainer, keys, state_shape):
         return EvalInfo(returns, np.full((2, 4), 7))
 
     fields = dict.fromkeys(Programs._fields)
-    fields |= {"init": lambda key: state(0), "chunk": chunk, "evaluate": evaluate}
+    fields |= {"init": init, "chunk": chunk, "evaluate": evaluate}
+    fields |= {"params": lambda state: state.agent.params}
     return Programs(**fields | {"evaluate_one": evaluate, "copy": np.array})
 
 
 def test_results_agree_with_the_records_of_the_host_loop(monkeypatch, capsys):
-    monkeypatch.setattr("jaxdqn.run.runner.compile_programs", scripted)
+    monkeypatch.setattr("jaxdqn.run.runner.compiled_programs", scripted)
     argv = ["--total-rows", "632", "--set", *SMALL, "checkpoint_every=0"]
     assert study(*argv) == 0
     assert "recorded seeds 0-1: return 6.00, 16.00" in capsys.readouterr().out

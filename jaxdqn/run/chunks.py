@@ -1,0 +1,159 @@
+"""Chunks: run undivided, or in parts where one takes long, so that a stop is seen in time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdqn.config.config import Config
+from jaxdqn.parallel import multihost
+from jaxdqn.run.compile import Chunk, Programs
+from jaxdqn.run.interrupt import StopRequest
+from jaxdqn.run.progress import Progress
+from jaxdqn.storage.jsonl import Record
+from jaxdqn.types import SUMMED_METRICS, Counter, Counters, Metrics, TrainState, counter_int
+
+LONG_CHUNK = 1.0
+"""Seconds above which a chunk is run in parts."""
+PART_SECONDS = 0.5
+"""Seconds that a part is to take, by the measured speed."""
+
+
+class ChunkRunner:
+    """Run chunks, and look for a stop request between the parts of a long one.
+
+    The first chunk is undivided, which measures the speed. A smaller program is then compiled in
+    another thread while the next chunk runs. The state after a chunk is bitwise the same however
+    it was divided. So are its metrics, up to the rounding of sums and means.
+    """
+
+    def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
+        self._config, self._programs, self._progress = config, programs, progress
+
+    def run(
+        self, state: TrainState, stop: StopRequest
+    ) -> tuple[TrainState, tuple[Metrics, float] | None]:
+        """Run one chunk, or what is left of one that was stopped inside.
+
+        Returns:
+            The state; and the chunk's metrics and seconds, or None if a stop request came before
+            its end. The finished part is then ``Progress.partial``.
+        """
+        progress = self._progress
+        while True:
+            program, iterations = self._next_program()
+            state = self._call(program, iterations, state)
+            assert progress.partial is not None
+            if progress.partial["iterations"] >= self._config.iterations_per_chunk:
+                break
+            if stop_agreed(stop):
+                return state, None
+        partial, progress.partial = progress.partial, None
+        progress.chunk += 1
+        metrics = {name: np.asarray(value) for name, value in partial["metrics"].items()}
+        return state, (Metrics(**metrics), partial["seconds"])
+
+    def _next_program(self) -> tuple[Chunk, int]:
+        """Return the next program to call, and its iterations."""
+        done = 0 if self._progress.partial is None else self._progress.partial["iterations"]
+        left = self._config.iterations_per_chunk - done
+        part = self._progress.part_iterations
+        if part is not None:
+            last = self._config.iterations_per_chunk % part
+            programs = [self._programs.part_of_chunk(size) for size in (part, last) if size]
+            if done or _are_ready(programs):
+                size = min(part, left)
+                return self._programs.part_of_chunk(size).result(), size
+        if done:
+            return self._programs.part_of_chunk(left).result(), left
+        return self._programs.chunk, left
+
+    def _call(self, program: Chunk, iterations: int, state: TrainState) -> TrainState:
+        """Call a program and add what it did to the progress."""
+        progress, started = self._progress, time.perf_counter()
+        state, report = program(state)
+        metrics, counters = jax.device_get(report)
+        seconds = time.perf_counter() - started
+        progress.train_seconds += seconds
+        progress.totals = totals(counters)
+        if progress.part_iterations is None and iterations == self._config.iterations_per_chunk:
+            progress.part_iterations = multihost.broadcast(lambda: self._part(seconds))
+        plain = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
+        part = {"iterations": iterations, "seconds": seconds, "metrics": plain}
+        progress.partial = part if progress.partial is None else add_parts(progress.partial, part)
+        return state
+
+    def _part(self, seconds: float) -> int | None:
+        """Return the iterations of a part of a chunk that takes this many seconds, if it is long.
+
+        A multiple of the iterations between averagings of the replicas' parameters.
+        """
+        unit = self._config.iterations_per_average
+        units = self._config.iterations_per_chunk // unit
+        parts = -(-seconds // PART_SECONDS)
+        part = max(1, round(units / parts))
+        return part * unit if seconds > LONG_CHUNK and part < units else None
+
+
+def add_parts(first: Record, second: Record) -> Record:
+    """Return two consecutive parts of a chunk as one, as plain values for a checkpoint.
+
+    Args:
+        first: ``iterations``, ``seconds`` and ``metrics``, whose leaves are [], or [P].
+        second: as ``first``.
+    """
+    sizes = first["iterations"], second["iterations"]
+    metrics = {
+        name: _add_metric(name, first["metrics"], second["metrics"], sizes)
+        for name in Metrics._fields
+    }
+    return {
+        "iterations": sum(sizes),
+        "seconds": first["seconds"] + second["seconds"],
+        "metrics": {name: np.asarray(value).tolist() for name, value in metrics.items()},
+    }
+
+
+def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) -> Any:
+    before, after = np.asarray(first[name]), np.asarray(second[name])
+    if name == "lost":  # a property of the last parameters
+        return after
+    if name == "first_skipped":
+        # Counted from the start of the chunk; invalid where nothing was skipped.
+        later = np.asarray(first["gradient_steps"]) + after
+        return np.where(np.asarray(first["skipped"]) > 0, before, later)
+    if name in SUMMED_METRICS:
+        return before.astype(np.float64) + after if before.dtype.kind == "f" else before + after
+    return (before.astype(np.float64) * sizes[0] + after.astype(np.float64) * sizes[1]) / sum(sizes)
+
+
+def stop_agreed(stop: StopRequest) -> bool:
+    """Return on every process whether the run is to stop: True if any process has a request."""
+    reason = multihost.first_stop_reason(stop.reason)
+    if reason is not None:
+        stop.record(reason)
+    return reason is not None
+
+
+def totals(counters: Counters) -> Record:
+    """Return the counts as Python ints, over all learners."""
+
+    def count(counter: Counter) -> int:
+        each = zip(np.ravel(counter.high), np.ravel(counter.low), strict=True)
+        return sum(counter_int(Counter(high, low)) for high, low in each)
+
+    return {
+        "env_steps": count(counters.env_steps),
+        "rows": count(counters.rows),
+        "gradient_steps": count(counters.gradient_steps),
+    }
+
+
+def _are_ready(programs: Sequence[Future[Chunk]]) -> bool:
+    """Return True if programs are compiled; several processes wait, to call the same ones."""
+    return jax.process_count() > 1 or all(program.done() for program in programs)

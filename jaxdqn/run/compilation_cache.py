@@ -1,0 +1,59 @@
+"""JAX's persistent compilation cache: compiled programs kept on disk for later processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+_DIR, _MIN_SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+
+
+def default_directory() -> Path | None:
+    """Return the cache directory of the user for this library; None if it cannot be made."""
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        directory = Path(caches) / "jaxdqn" / "xla"
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # Path.home() raises RuntimeError without a home
+        return None
+    return directory if os.access(directory, os.W_OK | os.X_OK) else None
+
+
+def use_persistent_cache() -> bool:
+    """Keep the programs of this process in ``default_directory()``; return True if it does.
+
+    A directory that the user chose (``JAX_COMPILATION_CACHE_DIR`` or
+    ``jax_compilation_cache_dir``) stays, and ``jax_enable_compilation_cache=False`` turns the
+    cache off: no setting is changed then. Nor is one without a directory to write to.
+    """
+    chosen = getattr(jax.config, _DIR)
+    if not jax.config.jax_enable_compilation_cache:
+        return False
+    directory = default_directory()
+    if directory is None or chosen not in (None, str(directory)):
+        return False
+    if chosen is None:
+        jax.config.update(_DIR, str(directory))
+    return True
+
+
+@contextmanager
+def programs_kept() -> Iterator[None]:
+    """Keep every program that is compiled inside the ``with`` block, however fast it compiled.
+
+    By default JAX keeps those that take above a second. Settings of the user stay, as in
+    ``use_persistent_cache``.
+    """
+    if not use_persistent_cache():
+        yield
+        return
+    before = getattr(jax.config, _MIN_SECONDS)
+    jax.config.update(_MIN_SECONDS, 0.0)
+    try:
+        yield
+    finally:
+        jax.config.update(_MIN_SECONDS, before)

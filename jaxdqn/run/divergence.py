@@ -1,0 +1,132 @@
+"""Divergence: the reaction to a loss, gradient or parameters that are not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxdqn.config.config import Config
+from jaxdqn.errors import RunFailed
+from jaxdqn.monitoring.records import learner_identity
+from jaxdqn.parallel import multihost
+from jaxdqn.run.progress import Progress
+from jaxdqn.run.recorder import Recorder
+from jaxdqn.storage.checkpoint_manager import CheckpointManager
+from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.restore import Restored
+from jaxdqn.training.guard import not_finite
+from jaxdqn.types import Metrics, TrainState
+
+
+class DivergenceHandler:
+    """Do what ``config.guard`` says after a chunk in which a value was not finite.
+
+    Args:
+        config: of the run.
+        progress: of the run.
+        recorder: takes the events.
+        checkpoints: of the run, if it makes any.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        progress: Progress,
+        recorder: Recorder,
+        checkpoints: CheckpointManager | None,
+    ) -> None:
+        self._config, self._progress, self._recorder = config, progress, recorder
+        self._checkpoints = checkpoints
+
+    def needs_handling(self, metrics: Metrics) -> bool:
+        """Return True if a value is not finite and the guard is on, or the run a population."""
+        watched = self._config.guard != "off" or self._config.learners > 1
+        return watched and not is_finite(metrics)
+
+    def handle(self, state: TrainState, metrics: Metrics) -> Restored | None:
+        """Record the divergence; then continue, roll back, or stop the run.
+
+        Returns:
+            The checkpoint to roll back to, or None to continue.
+
+        Raises:
+            RunFailed: naming the gradient step, the tensors and the last good checkpoint.
+        """
+        config, progress = self._config, self._progress
+        if config.learners > 1:
+            self._record_diverged_learners(metrics)
+            if config.guard != "stop" or None in progress.diverged_at:
+                return None
+            described = "every learner has diverged"
+        else:
+            described = self._record_skipped(metrics)
+            if config.guard == "skip" and not metrics.lost:
+                return None
+        limit_reached = progress.rollbacks >= config.rollback_limit
+        if self._checkpoints is not None and config.guard == "rollback" and not limit_reached:
+            self._checkpoints.wait()
+            restored = self._checkpoints.newest(finite=True)
+            if restored is not None:
+                return restored
+        raise self._failure(state, metrics, described)
+
+    def _record_skipped(self, metrics: Metrics) -> str:
+        """Record where the first value of a single learner was not finite; return it as text."""
+        progress, skipped = self._progress, bool(metrics.skipped)
+        before = progress.totals["gradient_steps"] - int(metrics.gradient_steps)
+        first = before + 1 + int(metrics.first_skipped) if skipped else None
+        record = {"event": "not finite", "chunk": progress.chunk, **self._recorder.now()}
+        record |= {"first": first, "skipped": int(metrics.skipped), "guard": self._config.guard}
+        self._recorder.log("event", record)
+        return "no step was undone" if first is None else f"first at gradient step {first:,}"
+
+    def _record_diverged_learners(self, metrics: Metrics) -> None:
+        """Record the learners of a population that diverged in this chunk; the others continue.
+
+        With ``guard="skip"`` a learner continues as long as some of its steps are taken.
+        """
+        progress, config = self._progress, self._config
+        enough = metrics.gradient_steps if config.guard == "skip" else 1
+        diverged = (np.asarray(metrics.skipped) >= enough) | np.asarray(metrics.lost, bool)
+        for index in np.flatnonzero(diverged):
+            if progress.diverged_at[index] is not None:
+                continue
+            progress.diverged_at[index] = progress.chunk
+            learner = learner_identity(config, int(index))
+            named = ", ".join(f"{name} {value:g}" for name, value in learner.items())
+            record = {"event": "not finite", "chunk": progress.chunk, **self._recorder.now()}
+            record |= {**learner, "skipped": int(metrics.skipped[index]), "guard": config.guard}
+            record["message"] = f"diverged in chunk {progress.chunk}: {named}; the others continue"
+            self._recorder.log("event", record)
+
+    def _failure(self, state: TrainState, metrics: Metrics, described: str) -> RunFailed:
+        progress = self._progress
+        tensors = (
+            ", ".join(not_finite(multihost.local_part(state)))
+            or "nothing in the state, whose update was undone"
+        )
+        checkpoint = "no checkpoint"
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+            good = self._checkpoints.newest(finite=True)
+            if good is not None:
+                checkpoint = f"last good checkpoint: {self._checkpoints.path(good.step)}"
+        rollbacks = f"after {progress.rollbacks} rollbacks; " if progress.rollbacks else ""
+        return RunFailed(
+            f"guard={self._config.guard!r}: loss, gradient or parameters not finite in chunk "
+            f"{progress.chunk} ({described}; {np.sum(metrics.skipped)} of "
+            f"{np.sum(metrics.gradient_steps)} steps undone); now not finite: {tensors}; "
+            f"{rollbacks}{checkpoint}"
+        )
+
+
+def rollback_record(step: int, now: Record, state: TrainState) -> Record:
+    """Return the event of a rollback to the checkpoint of a chunk."""
+    rate = float(np.ravel(multihost.local_part(state.hyper.learning_rate))[0])
+    return {"event": "rollback", "chunk": step, **now, "learning_rate": rate}
+
+
+def is_finite(metrics: Metrics) -> bool:
+    """Return True if every gradient step of a chunk was finite, and so are the parameters."""
+    return not (np.any(metrics.skipped) or np.any(metrics.lost)) and bool(
+        np.isfinite([metrics.loss, metrics.grad_norm]).all()
+    )

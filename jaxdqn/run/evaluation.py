@@ -1,0 +1,120 @@
+"""Evaluations of a run: the best parameters, and whether the environment is solved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from jaxdqn.config.config import Config
+from jaxdqn.monitoring.records import evaluation_record, mean_returns, select_learner
+from jaxdqn.parallel import multihost
+from jaxdqn.parallel.learners import RunKeys
+from jaxdqn.run.compile import Programs
+from jaxdqn.run.progress import Progress
+from jaxdqn.run.recorder import Recorder
+from jaxdqn.storage.jsonl import Record
+from jaxdqn.training.evaluation import EvalInfo
+from jaxdqn.types import Array, Params, TrainState
+
+
+class RunEvaluator:
+    """Evaluate the parameters of a run and keep a copy of the best."""
+
+    def __init__(
+        self,
+        config: Config,
+        programs: Programs,
+        keys: RunKeys,
+        progress: Progress,
+        recorder: Recorder,
+    ) -> None:
+        self._config, self._programs, self._keys = config, programs, keys
+        self._progress, self._recorder = progress, recorder
+        self.best_params: Params = None
+        """Of one learner; None before the first evaluation."""
+
+    def evaluate(self, state: TrainState) -> None:
+        """Evaluate the online parameters, keep them if they are the best, confirm a solution."""
+        progress, params = self._progress, self._programs.params(state)
+        progress.judged = progress.chunk
+        info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
+        means = mean_returns(info)
+        leader = progress.leader(means)
+        record = {**evaluation_record(info), **progress.standing(leader)}
+        progress.last = {**self._recorder.now(), **record}
+        self._recorder.log("evaluation", {"purpose": "evaluate", **progress.last})
+        best = None if progress.best is None else progress.best["return_mean"]
+        if best is None or means[leader] > best or not np.isfinite(best):
+            progress.best = {
+                **self._recorder.now(),
+                **evaluation_record(select_learner(info, leader)),
+            }
+            if self._config.learners > 1:
+                progress.best["learner"] = leader
+            self.best_params = self._copy(params, leader)
+        for index, mean in enumerate(means):
+            before = progress.best_returns[index]
+            if np.isfinite(mean) and (before is None or mean > before):
+                progress.best_returns[index] = mean
+        self._confirm(params, means)
+
+    def evaluate_best_on_fresh_episodes(self) -> Record:
+        """Return an evaluation of the best parameters over episodes that did not select them.
+
+        The best of many evaluations is biased upwards by that selection.
+        """
+        key = self._keys.confirm if self._config.learners == 1 else self._keys.confirm[0]
+        info = self._timed(self._programs.evaluate_one, self.best_params, key, 0)
+        return {**self._recorder.now(), **evaluation_record(info)}
+
+    def last_params(self, state: TrainState) -> Params:
+        """Return the online parameters; for a population, those of the leading learner."""
+        params = self._programs.params(state)
+        if self._config.learners == 1:
+            return params
+        last = self._progress.last
+        return self._copy(params, 0 if last is None else last["leader"])
+
+    def _confirm(self, params: Params, means: Sequence[float]) -> None:
+        """Confirm on fresh episodes that learners have solved the environment."""
+        progress = self._progress
+        candidates = [
+            index
+            for index, mean in enumerate(means)
+            if progress.solved_at[index] is None
+            and progress.diverged_at[index] is None
+            and self._solves(mean)
+        ]
+        if not candidates:
+            return
+        # A count of each chunk: no two confirmations play the same episodes.
+        info = self._timed(self._programs.evaluate, params, self._keys.confirm, progress.chunk + 1)
+        confirmed = mean_returns(info)
+        for index in candidates:
+            if self._solves(confirmed[index]):
+                progress.solved_at[index] = self._recorder.seconds
+        standing = progress.standing(progress.leader(confirmed))
+        record = {**self._recorder.now(), **evaluation_record(info), **standing}
+        self._recorder.log("evaluation", {"purpose": "confirm", **record})
+
+    def _solves(self, mean: float) -> bool:
+        threshold = self._config.solve_return
+        return threshold is not None and mean >= threshold
+
+    def _copy(self, params: Params, learner: int) -> Params:
+        """Return a copy of the parameters of one learner, since the state is donated."""
+        if self._config.learners == 1:
+            return self._programs.copy(params)
+        return jax.tree.map(lambda leaf: np.array(leaf[learner]), params)
+
+    def _timed(
+        self, evaluate: Callable[..., EvalInfo], params: Params, key: Array, count: int
+    ) -> EvalInfo:
+        started = time.perf_counter()
+        # Processes might differ in the last bit, and must not decide differently.
+        info = multihost.broadcast_arrays(jax.device_get(evaluate(params, key, np.int32(count))))
+        self._progress.eval_seconds += time.perf_counter() - started
+        return info

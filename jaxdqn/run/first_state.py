@@ -1,0 +1,94 @@
+"""First state of a run: new, or restored from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxdqn.config.config import from_dict, to_dict
+from jaxdqn.run.loop import HostLoop
+from jaxdqn.run.setup import RunSetup, on_coordinator
+from jaxdqn.storage import directory as run_directory
+from jaxdqn.storage.checkpoint import checkpoint_path
+from jaxdqn.storage.checkpoint_manager import CheckpointManager
+from jaxdqn.storage.jsonl import Record, write_json
+from jaxdqn.storage.parts import write_parts
+from jaxdqn.storage.restore import Restored
+from jaxdqn.storage.resume import check_same_run, device_changes, machine_changes
+from jaxdqn.types import TrainState
+
+
+def first_state(
+    setup: RunSetup,
+    host: HostLoop,
+    checkpoints: CheckpointManager | None,
+    log: Callable[[Record], None],
+) -> tuple[TrainState, str | None]:
+    """Return the state to train from and the preset's name.
+
+    Args:
+        setup: of the run.
+        host: makes the state.
+        checkpoints: of the run, if it makes any.
+        log: takes the events: which checkpoint the run resumes from, and which are damaged.
+
+    Raises:
+        ValueError: if the run to resume is another, or has ended without a checkpoint.
+    """
+    if not setup.resuming:
+        return host.start(setup.rows), setup.preset
+    assert setup.directory is not None
+    assert checkpoints is not None
+    restored = _restore(setup, setup.directory, checkpoints)
+    if restored is None:
+        message = (
+            f"no checkpoint was finished in {setup.directory}: the run starts from the beginning"
+        )
+        log({"event": "started", "message": message})
+        return host.start(setup.read_rows()), setup.preset
+    for line in restored.skipped:
+        log({"event": "damaged", "message": line})
+    message = _resume_message(setup, setup.directory, restored)
+    log({"event": "resumed", "chunk": restored.step, "message": message})
+    return host.resume(restored), setup.preset or restored.meta["preset"]
+
+
+def _restore(setup: RunSetup, directory: Path, checkpoints: CheckpointManager) -> Restored | None:
+    """Read the newest checkpoint, if there is one, and cut the records back to it."""
+    restored = checkpoints.newest(
+        lambda meta: check_same_run(meta["config"], setup.config, directory)
+    )
+    if restored is None:
+        on_coordinator(lambda: _check_has_not_ended(directory))
+    checkpoints.truncate_records(restored)
+    on_coordinator(lambda: _reopen(setup, directory))
+    return restored
+
+
+def _resume_message(setup: RunSetup, directory: Path, restored: Restored) -> str:
+    message = f"resumes from {checkpoint_path(directory, restored.step)}"
+    if not restored.meta["replay"]:
+        message += (
+            ", which holds no replay: it is refilled, and the run is not bitwise identical to one "
+            "without a stop"
+        )
+    before = from_dict(restored.meta["config"])
+    changes = [*device_changes(before, setup.config), *machine_changes(restored)]
+    if changes:
+        message += f"; not bitwise identical, since {', '.join(changes)}"
+    return message
+
+
+def _check_has_not_ended(directory: Path) -> None:
+    if (directory / run_directory.SUMMARY).exists():
+        raise ValueError(
+            f"out={str(directory)!r}: must have a checkpoint to resume from; the run there has "
+            "ended and has none"
+        )
+
+
+def _reopen(setup: RunSetup, directory: Path) -> None:
+    """Make a run directory that of a run that has not ended."""
+    (directory / run_directory.SUMMARY).unlink(missing_ok=True)
+    write_parts(directory, setup.parts.record)
+    write_json(directory / run_directory.CONFIG, to_dict(setup.config))

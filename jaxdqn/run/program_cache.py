@@ -1,0 +1,144 @@
+"""Programs of earlier runs of this process, found again by everything that shapes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+
+from jaxdqn.config.config import Config
+from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.parallel.build import make_mapped_trainer
+from jaxdqn.parallel.learners import RunKeys
+from jaxdqn.run.compilation_cache import programs_kept
+from jaxdqn.run.compile import Programs, compile_programs
+from jaxdqn.types import Hyper, Trainer, TrainState
+
+MAX_ENTRIES = 8
+"""Configurations whose programs are kept; the least recently used is dropped."""
+
+HOST_FIELDS = (
+    "seed",
+    "eval_every",
+    "solve_return",
+    "stop_when_solved",
+    "max_seconds",
+    "checkpoint_every",
+    "keep",
+    "rollback_factor",
+    "rollback_limit",
+    "replay_from",
+)
+"""Fields that only the host reads; keys and rows are arguments of the programs."""
+
+_CACHE_SETTINGS = ("jax_compilation_cache_", "jax_persistent_cache_")
+
+
+@dataclasses.dataclass
+class StaticRun:
+    """The part of a run that does not depend on its seed, scalars and directory."""
+
+    trainer: Trainer
+    """Its default hyper-parameters are those of the first run: pass ``hyper`` explicitly."""
+    state_shape: TrainState
+    programs: Programs | None = None
+
+
+_entries: OrderedDict[Hashable, StaticRun] = OrderedDict()
+_lock = threading.Lock()
+
+
+def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRun:
+    """Return the trainer and the state's shapes, of an earlier run if one had the same key.
+
+    Args:
+        config: of the run.
+        keys: of the run.
+        parts: the caller's own environment, network and optimizer, or None.
+
+    Raises:
+        ValueError: as ``make_mapped_trainer``.
+    """
+    key = static_key(config, parts)
+    with _lock:
+        if key in _entries:
+            _entries.move_to_end(key)
+            return _entries[key]
+    trainer = make_mapped_trainer(config, **parts)
+    made = StaticRun(trainer, jax.eval_shape(trainer.init, keys.train))
+    with _lock:
+        _entries[key] = made
+        while len(_entries) > MAX_ENTRIES:
+            _entries.popitem(last=False)
+    return made
+
+
+def compiled_programs(static: StaticRun, config: Config, keys: RunKeys) -> Programs:
+    """Return the programs of a run, compiled if no earlier run has compiled them."""
+    if static.programs is None:
+        with programs_kept():
+            static.programs = compile_programs(config, static.trainer, keys, static.state_shape)
+    return static.programs
+
+
+def clear() -> None:
+    """Drop all programs, for example after a variable that a traced function reads has changed."""
+    with _lock:
+        _entries.clear()
+
+
+def static_key(config: Config, parts: dict[str, Any]) -> Hashable:
+    """Return a key that differs wherever compiled programs may differ.
+
+    It holds every field of the configuration but ``HOST_FIELDS`` and the values of the scalars in
+    ``Hyper``, which are arguments; of those only whether they are None. It also holds the caller's
+    own parts and the function of a registered loss (by equality if they are hashable, else by
+    identity, as ``jax.jit`` treats static arguments), the devices, and all settings of JAX.
+    """
+    fields = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in HOST_FIELDS
+    }
+    for name in Hyper._fields:
+        fields[name] = fields[name] is None
+    fields["sweep"] = len(config.sweep_points)
+    loss = LOSSES[config.loss]
+    settings = tuple(
+        (name, repr(getattr(jax.config, name, None)))
+        for name in sorted(jax.config.values)
+        if not name.startswith(_CACHE_SETTINGS)
+    )
+    return (
+        tuple((name, type(value), value) for name, value in fields.items()),
+        tuple((name, _static(part)) for name, part in sorted(parts.items())),
+        (_static(loss.load()), loss.head),
+        (jax.default_backend(), tuple(jax.devices()), jax.process_count()),
+        jax.sharding.get_abstract_mesh(),
+        settings,
+    )
+
+
+def _static(part: Any) -> Hashable:
+    try:
+        hash(part)
+    except TypeError:
+        return _Identity(part)
+    return type(part), part
+
+
+class _Identity:
+    """Compares by the identity of an object, which it keeps alive."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self._value is other._value

@@ -1,0 +1,39 @@
+"""The run's clock and its records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from jaxdqn.monitoring.loggers import Logger
+from jaxdqn.run.progress import Progress
+from jaxdqn.storage.jsonl import Record
+
+
+class Recorder:
+    """Give records to the loggers, and tell the time on the run's clock.
+
+    The clock counts the seconds in which the run was running, over all its processes in turn.
+    """
+
+    def __init__(self, progress: Progress, loggers: Sequence[Logger]) -> None:
+        self._progress, self._loggers = progress, loggers
+        self._started = time.perf_counter()
+
+    def start_clock(self, at: float = 0.0) -> None:
+        """Set the clock to ``at`` seconds."""
+        self._started = time.perf_counter() - at
+
+    @property
+    def seconds(self) -> float:
+        """Seconds on the run's clock."""
+        return time.perf_counter() - self._started
+
+    def now(self) -> Record:
+        """Return the totals and the seconds, which every record has."""
+        return {**self._progress.totals, "seconds": self.seconds}
+
+    def log(self, kind: str, record: Record) -> None:
+        """Give a record to every logger."""
+        for logger in self._loggers:
+            logger.log(kind, record)

@@ -1,0 +1,151 @@
+"""Checked inputs of a run, before anything is compiled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxdqn.config.config import Config, replace, to_dict
+from jaxdqn.parallel import multihost
+from jaxdqn.parallel.learners import RunKeys, learner_keys
+from jaxdqn.replay import check_memory
+from jaxdqn.replay.export import fold_rows, read_rows
+from jaxdqn.run.device_memory import bytes_per_device, local_devices, working_replay_bytes
+from jaxdqn.run.program_cache import StaticRun, static_run
+from jaxdqn.storage import directory as run_directory
+from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
+from jaxdqn.storage.resume import check_same_run
+from jaxdqn.types import Row, Trainer, TrainState
+
+
+class RunSetup(NamedTuple):
+    """Checked inputs of a run."""
+
+    config: Config
+    parts: OwnParts
+    """The caller's own environment, network and optimizer."""
+    static: StaticRun
+    keys: RunKeys
+    directory: Path | None
+    preset: str | None
+    rows: Row | None
+    """Initial content of the replay, leaves [I, K, E, ...]; None if it starts empty."""
+    resuming: bool
+    """True if a run has been started in the directory."""
+
+    def read_rows(self) -> Row | None:
+        """Return the initial content of the replay that ``config.replay_from`` names, if any."""
+        return self.rows or _read_rows(self.config, self.static.trainer)
+
+
+def set_up(
+    config: Config,
+    parts: dict[str, Any],
+    out: str | os.PathLike[str] | None,
+    *,
+    resume: bool,
+    preset: str | None,
+    stack: ExitStack,
+) -> RunSetup:
+    """Check the inputs of a run, and open its directory.
+
+    Raises:
+        ValueError: as ``run``.
+    """
+    resuming = multihost.broadcast(lambda: resume and out is not None and run_directory.is_run(out))
+    if out is not None and not resuming:
+        on_coordinator(lambda: run_directory.check_unused(out))
+    keys = learner_keys(config)
+    recorded = multihost.broadcast(lambda: read_parts(out) if resuming and out else {})
+    own = resolve_parts(parts, recorded, run=out or "")
+    static = static_run(config, keys, own.objects)
+    config = replace(config, env=static.trainer.environment.spec.name)
+    check_memory_of_run(config, static.trainer, static.state_shape, saves=out is not None)
+    rows = None if resuming else _read_rows(config, static.trainer)
+    directory = None
+    if out is not None:
+        on_coordinator(lambda: _open_directory(out, config, resuming, stack, own.record))
+        directory = Path(out)
+    return RunSetup(config, own, static, keys, directory, preset, rows, resuming)
+
+
+def check_processes(config: Config, *, resume: bool, saves: bool) -> None:
+    """Check that several processes can run a configuration together.
+
+    Raises:
+        ValueError: on every process, or on the one whose inputs differ.
+    """
+    multihost.check_even()
+    multihost.check_same({**to_dict(config), "resume": resume, "saves": saves})
+    count, devices = jax.process_count(), jax.device_count()
+    if config.devices != devices:
+        raise ValueError(
+            f"devices={config.devices}: must be {devices}, all the devices of the {count} processes"
+        )
+    required = {"num_seeds": 1, "sweep": (), "model_devices": 1, "mapping": "shard_map"}
+    for name, wanted in required.items():
+        value = getattr(config, name)
+        if value != wanted:
+            raise ValueError(f"{name}={value!r}: must be {wanted!r} with {count} processes")
+
+
+def on_coordinator(act: Callable[[], Any]) -> None:
+    """Call a function on the coordinator; every process raises what it raises."""
+
+    def call() -> None:
+        act()
+
+    multihost.broadcast(call)
+
+
+def check_memory_of_run(
+    config: Config, trainer: Trainer, state: TrainState, *, saves: bool
+) -> None:
+    """Check that the replay fits in memory; on CPU, its copy for a checkpoint too.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    taken, devices = bytes_per_device(trainer, state), local_devices(config)
+    needed = working_replay_bytes(config, taken)
+    check_memory(needed, devices=devices)
+    copies = saves and config.checkpoint_every != 0 and config.replay_in_checkpoint
+    if copies and jax.default_backend() == "cpu":
+        check_memory(
+            needed + taken.replay,
+            devices=devices,
+            what="the replay and its copy for a checkpoint (replay_in_checkpoint) take",
+        )
+
+
+def _read_rows(config: Config, trainer: Trainer) -> Row | None:
+    if config.replay_from is None:
+        return None
+    return fold_rows(read_rows(config.replay_from), config, trainer.environment.spec)
+
+
+def _open_directory(
+    out: str | os.PathLike[str],
+    config: Config,
+    resuming: bool,
+    stack: ExitStack,
+    parts: Record,
+) -> None:
+    """Make the run directory, or check that of a run to resume; hold its lock."""
+    if not resuming:
+        run_directory.create(out, config, stack, parts)
+        return
+    directory = Path(out)
+    check_same_run(run_directory.read_config(out), config, directory)
+    if config.checkpoint_every == 0:
+        raise ValueError("checkpoint_every=0: must be above 0 to resume a run")
+    try:
+        run_directory.lock(directory, stack)
+    except OSError as error:
+        raise run_directory.unwritable_error(directory, error) from error
