@@ -1,5 +1,5 @@
-# The virtual environment .venv is made from requirements/lock.txt when it is
-# missing, and made anew when the lock changes.
+# .venv is created from requirements/lock.txt if it is missing, and again after the
+# lock file changes.
 .DELETE_ON_ERROR:
 .PHONY: help train test test-slow lint bench lock clean
 
@@ -16,14 +16,14 @@ help:
 	@echo 'make test        the fast tests'
 	@echo 'make test-slow   the tests that train or measure'
 	@echo 'make lint        ruff and mypy'
-	@echo 'make bench       throughput, and where the time goes'
-	@echo 'make lock        resolve requirements/lock.txt again (needs uv; ARGS=--upgrade for the newest)'
+	@echo 'make bench       throughput by part of the iteration'
+	@echo 'make lock        resolve requirements/lock.txt again (needs uv; ARGS=--upgrade for newest versions)'
 	@echo 'make clean       remove .venv and caches'
 	@echo
-	@echo 'The first of these makes .venv by PYTHON=$(PYTHON), which must be Python 3.11 to 3.13.'
+	@echo 'The first target creates .venv with PYTHON=$(PYTHON), which must be Python 3.11 to 3.13.'
 
 train: $(STAMP)
-	$(BIN)/python -m experiments.run $(ARGS)
+	$(BIN)/jaxdqn run $(ARGS)
 
 test: $(STAMP)
 	NPROC=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
