@@ -21,6 +21,7 @@ PAGES = (
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
+_COMMAND = re.compile(r"jaxdqn \w+ \S|python -m \w+\.")
 
 
 def name_of(page: Path) -> str:
@@ -36,12 +37,17 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def inline_code(page: Path) -> list[str]:
     """Return the code spans of a page, outside its fenced blocks."""
-    return _INLINE.findall(_BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return _INLINE.findall(_without_blocks(page))
+
+
+def _without_blocks(page: Path) -> str:
+    return _BLOCK.sub("", page.read_text(encoding="utf-8"))
 
 
 def shell_texts(page: Path) -> list[str]:
-    """Return the command blocks of a page, and the code spans that are a command with arguments."""
-    spans = [span for span in inline_code(page) if re.match(r"(jaxdqn|python -m \w+\S*) \S", span)]
+    """Return the command blocks of a page, and the commands in its tables."""
+    rows = [line for line in _without_blocks(page).splitlines() if line.startswith("|")]
+    spans = [span for row in rows for span in _INLINE.findall(row) if _COMMAND.match(span)]
     return [*blocks(page, ""), *spans]
 
 
@@ -49,7 +55,7 @@ def commands(text: str, directory: Path) -> list[list[str]]:
     """Return the arguments of each ``jaxdqn`` and ``python`` command that bash runs for ``text``.
 
     Bash expands loops, braces and variables; both programs are replaced by one that writes its
-    arguments to a file, and every other program is replaced by one that does nothing.
+    arguments to a file. Every other program does nothing.
     """
     programs, calls = directory / "programs", directory / "calls"
     programs.mkdir(parents=True)
@@ -59,12 +65,10 @@ def commands(text: str, directory: Path) -> list[list[str]]:
     recorder += "json.dump([os.path.basename(sys.argv[0]), *sys.argv[1:]], open(file, 'w'))\n"
     for name in ("jaxdqn", "python"):
         _write_program(programs / name, recorder)
-    for name in ("make", "pip", "bash"):
-        _write_program(programs / name, "#!/bin/sh\n")
     work = directory / "work"
     work.mkdir()
     subprocess.run(
-        ["/bin/bash", "-euc", f"{text}\nwait"],
+        ["/bin/bash", "-euc", f"command_not_found_handle() {{ :; }}\n{text}\nwait"],
         env={"PATH": str(programs), "HOME": os.fspath(directory)},
         cwd=work,
         check=True,

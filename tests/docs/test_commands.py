@@ -107,7 +107,7 @@ def test_loops_braces_and_continued_lines_are_expanded(tmp_path):
         ["run", "cartpole", "--no-such-flag"],
         ["run", "cartpole", "--num-envs", "0"],
         ["study", "--presets", "no-such", "--envs", "CartPole-v1", "--out", "x"],
-        ["plot", "runs/a", "--no-such-flag"],
+        ["plot", "runs/a", "--out", "x.png", "--no-such-flag"],
     ],
 )
 def test_a_wrong_command_is_found(arguments, runs):
