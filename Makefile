@@ -1,5 +1,6 @@
-# The virtual environment .venv is made from requirements/lock.txt when it is
-# missing, and made anew when the lock changes.
+# .venv is created from requirements/lock.txt if it is missing, and again after the
+# lock file changes. The project is installed again after pyproject.toml changes, which
+# declares the jaxdqn command.
 .DELETE_ON_ERROR:
 .PHONY: help train test test-slow lint bench lock clean
 
@@ -9,6 +10,7 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.made-from-lock
+INSTALLED := .venv/.installed
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 help:
@@ -16,27 +18,27 @@ help:
 	@echo 'make test        the fast tests'
 	@echo 'make test-slow   the tests that train or measure'
 	@echo 'make lint        ruff and mypy'
-	@echo 'make bench       throughput, and where the time goes'
-	@echo 'make lock        resolve requirements/lock.txt again (needs uv; ARGS=--upgrade for the newest)'
+	@echo 'make bench       throughput by part of the iteration'
+	@echo 'make lock        resolve requirements/lock.txt again (needs uv; ARGS=--upgrade for newest versions)'
 	@echo 'make clean       remove .venv and caches'
 	@echo
-	@echo 'The first of these makes .venv by PYTHON=$(PYTHON), which must be Python 3.11 to 3.13.'
+	@echo 'The first target creates .venv with PYTHON=$(PYTHON), which must be Python 3.11 to 3.13.'
 
-train: $(STAMP)
-	$(BIN)/python -m experiments.run $(ARGS)
+train: $(INSTALLED)
+	$(BIN)/jaxdqn run $(ARGS)
 
-test: $(STAMP)
+test: $(INSTALLED)
 	NPROC=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(STAMP)
+test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: $(STAMP)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)
+bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
 $(STAMP): requirements/lock.txt
@@ -45,6 +47,9 @@ $(STAMP): requirements/lock.txt
 	  exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
+	@touch $@
+
+$(INSTALLED): $(STAMP) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
