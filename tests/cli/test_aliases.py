@@ -102,4 +102,4 @@ def test_settings_of_a_study_under_both_names_are_rejected_by_name(capsys):
 def test_rows_that_a_study_sets_by_a_flag_are_rejected_in_its_settings(capsys):
     argv = ["--out", "s", "--presets", "dqn", "--envs", "CartPole-v1"]
     assert study.main([*argv, "--set", "total_steps=40000"]) == 2
-    assert "must be left to --total-rows" in capsys.readouterr().err
+    assert "must be given as --total-rows" in capsys.readouterr().err

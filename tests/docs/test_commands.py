@@ -18,10 +18,6 @@ from tests.docs.pages import PAGES, ROOT, commands, name_of, shell_texts
 MODULES = ("benchmarks.", "experiments.", "jaxdqn")
 """Beginnings of the modules whose ``python -m`` commands are checked."""
 
-PENDING: tuple[str, ...] = (
-    "--help-all", "--video", "--environment", "--definition", "runs/corridor",
-)  # fmt: skip
-"""Parts of commands that are documented and not implemented yet."""
 
 
 TEXTS = {
@@ -46,9 +42,7 @@ def runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_command_parses_and_its_configuration_is_valid(text, runs, request):
-    if any(part in text for part in PENDING):
-        request.applymarker(pytest.mark.xfail(reason="documented before its code", strict=True))
+def test_a_command_parses_and_its_configuration_is_valid(text, runs):
     for program, *arguments in commands(text, runs / "shell"):
         check(program, arguments)
 

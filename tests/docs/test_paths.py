@@ -9,9 +9,6 @@ from tests.docs.pages import PAGES, ROOT, inline_code, links, name_of
 CURRENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 """Pages about the code as it is; the changelog names former files too."""
 
-PENDING = ("experiments/studies/",)
-"""Folders that are documented and not created yet."""
-
 _PATH = re.compile(r"(?:jaxdqn|tests|docs|benchmarks|experiments|requirements)/[\w./*-]*")
 
 
@@ -19,7 +16,7 @@ _PATH = re.compile(r"(?:jaxdqn|tests|docs|benchmarks|experiments|requirements)/[
 def test_paths_in_code_spans_exist(page):
     paths = [span for span in inline_code(page) if _PATH.fullmatch(span)]
     missing = [
-        path for path in paths if not any(ROOT.glob(path.rstrip("/"))) and path not in PENDING
+        path for path in paths if not any(ROOT.glob(path.rstrip("/")))
     ]
     assert not missing
 
@@ -43,7 +40,7 @@ def places_to_add():
 )
 def test_the_place_to_add_a_thing_exists(thing, folder, entry, tests):
     folder, tests = folder.strip("`"), tests.strip("`")
-    assert folder in PENDING or (ROOT / folder).is_dir()
+    assert (ROOT / folder).is_dir()
     assert not tests or (ROOT / tests).is_dir()
     for file in re.findall(r"`([\w/]+\.(?:py|md))`", entry):
         assert (ROOT / file).is_file() or (ROOT / folder / file).is_file(), file
