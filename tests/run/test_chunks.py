@@ -238,12 +238,18 @@ def test_short_chunks_are_never_divided():
 @pytest.mark.slow
 def test_max_seconds_ends_a_slow_run_within_a_second_of_the_deadline(tmp_path):
     """Besides the last evaluation, which is not divided, and the checkpoint."""
-    config = replace(
-        tiny(hidden_sizes=(1024, 1024), batch_size=512, replay_capacity=4096),
-        warmup_rows=1024, total_rows=10**6, log_every=400, eval_every=0, eval_episodes=1,
+    config = tiny(
+        hidden_sizes=(1024, 1024),
+        batch_size=512,
+        warmup_rows=1024,
+        replay_capacity=4096,
+        total_rows=10**6,
+        log_every=80,
+        eval_every=0,
+        eval_episodes=1,
         checkpoint_every=None,
-    )  # fmt: skip
-    run(replace(config, total_rows=config.warmup_rows + 400), environment=ENVIRONMENT)
+    )
+    run(replace(config, total_rows=config.warmup_rows + 80), environment=ENVIRONMENT)
     started = time.perf_counter()
     limit = 25.0
     result = run(replace(config, max_seconds=limit), out=tmp_path / "run", environment=ENVIRONMENT)
@@ -251,8 +257,7 @@ def test_max_seconds_ends_a_slow_run_within_a_second_of_the_deadline(tmp_path):
     (saved,) = [line for line in read_lines(tmp_path / "run" / "events.jsonl")
                 if line["event"] == "checkpoint"]  # fmt: skip
     compiled = result.summary["compile_seconds"]
-    chunk = max(line["seconds"] for line in read_lines(tmp_path / "run" / "metrics.jsonl"))
-    assert chunk < limit
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) >= 2
     ended = saved["seconds"] - saved["blocked_seconds"] + compiled
     assert limit - 1.0 < ended < limit + 1.0
     assert time.perf_counter() - started < limit + 10.0
