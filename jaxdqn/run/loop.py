@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -140,19 +141,28 @@ class HostLoop:
     def _finish(self, state: TrainState, stop: StopRequest) -> None:
         """Take the last checkpoint, then make the last evaluations."""
         progress, checkpoints = self.progress, self._checkpoints
-        if checkpoints is not None:
-            # First: a resumed run does not make the last evaluations of the run before.
-            try:
-                if progress.partial is not None or not checkpoints.has_saved(progress.chunk):
-                    self._save(state)
-                checkpoints.wait()
-            except OSError as error:
-                # The parameters are still written, if they can be.
-                self.failure = error
+        # The checkpoint is taken first, since a resumed run does not make the last evaluations of
+        # the run before. It is written meanwhile.
+        with self._noting_failure():
+            if checkpoints is not None and (
+                progress.partial is not None or not checkpoints.has_saved(progress.chunk)
+            ):
+                self._save(state)
         if not progress.evaluated:
             self._evaluator.evaluate(state)
         if not stop_agreed(stop):
             self._fresh = self._evaluator.evaluate_best_on_fresh_episodes()
+        with self._noting_failure():
+            if checkpoints is not None:
+                checkpoints.wait()
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Keep an ``OSError``, so that the parameters are still written, if they can be."""
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
 
     def _save(self, state: TrainState) -> None:
         """Take a checkpoint: copy the state, and let another thread write it."""

@@ -15,6 +15,7 @@ import jax
 from jaxdqn.agent.agent import Optimizer
 from jaxdqn.config.config import Config, to_dict
 from jaxdqn.errors import RunFailed
+from jaxdqn.monitoring.curves import plot_runs
 from jaxdqn.monitoring.loggers import Logger, make_jsonl_logger
 from jaxdqn.parallel import multihost
 from jaxdqn.run.compile import Programs
@@ -191,8 +192,6 @@ def _summary(
 
 
 def _write_results(directory: Path, best: Params, last: Params, summary: Record) -> None:
-    from jaxdqn.monitoring.curves import plot_runs  # matplotlib: not before the run
-
     # As NumPy arrays: orbax rejects arrays of one process among several.
     save_params(directory / "best", jax.device_get(best))
     save_params(directory / "last", jax.device_get(last))

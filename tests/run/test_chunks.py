@@ -1,0 +1,263 @@
+"""Chunks in parts: the same run however its chunks are divided, and a stop seen in time."""
+
+import signal
+import time
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdqn.config.config import replace
+from jaxdqn.parallel.build import make_mapped_trainer
+from jaxdqn.parallel.learners import learner_hypers, learner_keys
+from jaxdqn.run import chunks
+from jaxdqn.run.chunks import ChunkRunner, add_parts
+from jaxdqn.run.compile import compile_programs
+from jaxdqn.run.interrupt import StopRequest
+from jaxdqn.run.progress import Progress
+from jaxdqn.run.runner import run
+from jaxdqn.storage.checkpoint import CHECKPOINTS, steps_of
+from jaxdqn.storage.jsonl import read_lines
+from jaxdqn.types import Counter, Counters, Metrics
+from tests.parallel.test_mapping_laws import assert_identical
+from tests.toys import noisy, tiny
+
+CONFIG = tiny(eval_episodes=6, eval_every=100)
+ENVIRONMENT = noisy()
+"""One for all of these tests, so that their runs share programs."""
+
+
+def a_part(iterations, **metrics):
+    values = {name: 0.0 for name in Metrics._fields} | {"rows": 4 * iterations}
+    return {"iterations": iterations, "seconds": 0.5, "metrics": {**values, **metrics}}
+
+
+def test_parts_add_up_and_average_by_their_iterations():
+    first = a_part(3, gradient_steps=6, skipped=0, lost=1, loss=2.0, return_sum=1.5, episodes=2)
+    second = a_part(1, gradient_steps=2, skipped=1, lost=0, loss=4.0, return_sum=2.0, episodes=1)
+    second["metrics"]["first_skipped"] = 1
+    both = add_parts(first, second)
+    assert (both["iterations"], both["seconds"]) == (4, 1.0)
+    metrics = both["metrics"]
+    assert metrics["rows"] == 16
+    assert metrics["loss"] == 2.5
+    assert (metrics["return_sum"], metrics["episodes"]) == (3.5, 3)
+    # The parameters at the end are those of the second part.
+    assert metrics["lost"] == 0
+    # After the six steps of the first part and one of its own.
+    assert (metrics["skipped"], metrics["first_skipped"]) == (1, 7)
+    assert add_parts(second, first)["metrics"]["first_skipped"] == 1
+
+
+def test_parts_of_a_population_are_added_for_each_learner():
+    first = a_part(1, loss=[1.0, 5.0], skipped=[1, 0], first_skipped=[0, 0], gradient_steps=[2, 2])
+    second = a_part(3, loss=[3.0, 5.0], skipped=[1, 1], first_skipped=[1, 1], gradient_steps=[6, 6])
+    metrics = add_parts(first, second)["metrics"]
+    assert metrics["loss"] == [2.5, 5.0]
+    assert metrics["skipped"] == [2, 1]
+    assert metrics["first_skipped"] == [0, 3]
+
+
+def test_the_size_of_a_part_is_half_a_second_by_the_measured_speed():
+    config = tiny(total_rows=32 + 1_000, log_every=1_000)
+    assert config.iterations_per_chunk == 250
+    runner = ChunkRunner(config, None, Progress.of(1))
+    assert runner._part(0.9) is None
+    assert runner._part(2.0) == 62
+    assert runner._part(1_000.0) == 1
+    averaged = tiny(total_rows=32 + 1_000, log_every=1_000, devices=2, average_every=10)
+    runner = ChunkRunner(averaged, None, Progress.of(1))
+    assert runner._part(2.0) == 60
+    assert runner._part(1_000.0) == 10
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Run chunks after the first in parts of so many iterations, whatever time they take."""
+
+    def divide(iterations):
+        monkeypatch.setattr(ChunkRunner, "_part", lambda self, seconds: iterations)
+        monkeypatch.setattr(chunks, "_are_ready", lambda programs: True)
+
+    return divide
+
+
+def records(out, name):
+    """Return the records of a run but for their times."""
+    return [
+        {key: value for key, value in line.items() if "second" not in key}
+        for line in read_lines(out / name)
+    ]
+
+
+def assert_close_records(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert value == pytest.approx(other[name], rel=1e-5), name
+
+
+@pytest.fixture(scope="module")
+def undivided(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undivided") / "run"
+    return SimpleNamespace(out=out, result=run(CONFIG, out=out, environment=ENVIRONMENT))
+
+
+def test_a_divided_run_is_bitwise_the_undivided_one(undivided, in_parts, tmp_path):
+    assert CONFIG.iterations_per_chunk == 23
+    in_parts(11)  # 11, 11 and 1
+    divided = run(CONFIG, out=tmp_path / "run", environment=ENVIRONMENT)
+    assert_identical(divided.state, undivided.result.state)
+    assert_identical(divided.best_params, undivided.result.best_params)
+    name = "evaluations.jsonl"
+    assert records(tmp_path / "run", name) == records(undivided.out, name)
+    name = "metrics.jsonl"
+    assert_close_records(records(tmp_path / "run", name), records(undivided.out, name))
+
+
+LAYOUTS = {
+    "prioritized": {"replay": "prioritized", "gradient_steps": 2},
+    "replicas": {"devices": 2},
+    "replicas by pmap": {"devices": 2, "mapping": "pmap"},
+    "replicas averaged": {"devices": 2, "average_every": 4},
+    "population by map": {"num_seeds": 2},
+    "population by vmap": {"num_seeds": 2, "population": "vmap"},
+    "one of 1": {},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_chunk_is_bitwise_its_parts_in_every_mapping(overrides):
+    config = tiny(**overrides, total_rows=32 + 4 * 24)
+    unit = config.iterations_per_average
+    assert config.iterations_per_chunk == 24
+    trainer, keys = make_mapped_trainer(config, environment=ENVIRONMENT), learner_keys(config)
+    shape = jax.eval_shape(trainer.init, keys.train)
+    programs = compile_programs(config, trainer, keys, shape)
+    chunked, _ = programs.chunk(programs.init(keys.train, learner_hypers(config))[0])
+    state, _ = programs.init(keys.train, learner_hypers(config))
+    parts = [unit] * (24 // unit) if config.devices == 1 else [unit, 12, 12 - unit]
+    for iterations in parts:
+        state, _ = programs.part_of_chunk(iterations).result()(state)
+    assert_identical(state, chunked)
+
+
+def stopping(monkeypatch, calls):
+    """Send SIGTERM in the given call of a program."""
+    call, counted = ChunkRunner._call, []
+
+    def call_and_stop(self, *arguments):
+        counted.append(arguments)
+        if len(counted) == calls:
+            signal.raise_signal(signal.SIGTERM)
+        return call(self, *arguments)
+
+    monkeypatch.setattr(ChunkRunner, "_call", call_and_stop)
+
+
+def test_a_run_stopped_inside_a_chunk_resumes_as_if_never_stopped(
+    undivided, in_parts, monkeypatch, tmp_path
+):
+    in_parts(8)  # 8, 8 and 7
+    never = run(CONFIG, out=tmp_path / "never", environment=ENVIRONMENT)
+    out = tmp_path / "run"
+    for calls, chunk, stops_at in ((3, 1, 39), (2, 2, 54)):
+        with monkeypatch.context() as patch:
+            stopping(patch, calls)
+            stopped = run(CONFIG, out=out, environment=ENVIRONMENT, resume=True)
+        assert stopped.summary["interrupted"]
+        assert steps_of(out / CHECKPOINTS)[0] == chunk
+        assert len(read_lines(out / "metrics.jsonl")) == chunk
+        assert stopped.summary["rows"] == 32 + 4 * stops_at
+    resumed = run(CONFIG, out=out, environment=ENVIRONMENT, resume=True)
+    assert_identical(resumed.state, never.state)
+    assert_identical(resumed.state, undivided.result.state)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert records(out, name) == records(tmp_path / "never", name)
+    assert resumed.summary["rows"] == undivided.result.summary["rows"]
+
+
+class Sleeper:
+    """Programs that sleep instead of training, so many seconds an iteration."""
+
+    def __init__(self, config, seconds_per_iteration):
+        self.config, self.seconds = config, seconds_per_iteration
+        self.sizes = []
+
+    def chunk_of(self, iterations):
+        def program(state):
+            self.sizes.append(iterations)
+            time.sleep(iterations * self.seconds)
+            rows = Counter(0, state + iterations)
+            metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))
+            return state + iterations, (metrics, Counters(rows, rows, rows))
+
+        return program
+
+    def programs(self):
+        def part_of_chunk(iterations):
+            future = Future()
+            future.set_result(self.chunk_of(iterations))
+            return future
+
+        chunk = self.chunk_of(self.config.iterations_per_chunk)
+        return SimpleNamespace(chunk=chunk, part_of_chunk=part_of_chunk)
+
+
+def test_a_deadline_inside_a_long_chunk_is_kept():
+    config = tiny(total_rows=32 + 10 * 400, log_every=400)
+    assert config.iterations_per_chunk == 100
+    sleeper, progress, stop = Sleeper(config, 0.012), Progress.of(1), StopRequest()
+    runner = ChunkRunner(config, sleeper.programs(), progress)
+    deadline = time.perf_counter() + 2.0
+    stop.set_deadline(deadline)
+    state, report = runner.run(0, stop)
+    assert report is not None
+    state, report = runner.run(state, stop)
+    assert report is None
+    assert 0 <= time.perf_counter() - deadline < 1.0
+    part = progress.part_iterations
+    assert part in (33, 25)
+    assert sleeper.sizes == [100] + [part] * (len(sleeper.sizes) - 1)
+    assert progress.partial["iterations"] == state - 100 == part * (len(sleeper.sizes) - 1)
+    assert progress.chunk == 1
+
+
+def test_short_chunks_are_never_divided():
+    config = tiny(total_rows=32 + 5 * 400, log_every=400)
+    sleeper = Sleeper(config, 0.0)
+    runner, state = ChunkRunner(config, sleeper.programs(), Progress.of(1)), 0
+    for _ in range(5):
+        state, _ = runner.run(state, StopRequest())
+    assert sleeper.sizes == [100] * 5
+
+
+@pytest.mark.slow
+def test_max_seconds_ends_a_slow_run_within_a_second_of_the_deadline(tmp_path):
+    """Besides the last evaluation, which is not divided, and the checkpoint."""
+    config = tiny(
+        hidden_sizes=(1024, 1024),
+        batch_size=512,
+        warmup_rows=1024,
+        replay_capacity=4096,
+        total_rows=10**6,
+        log_every=80,
+        eval_every=0,
+        eval_episodes=1,
+        checkpoint_every=None,
+    )
+    run(replace(config, total_rows=config.warmup_rows + 80), environment=ENVIRONMENT)
+    started = time.perf_counter()
+    limit = 25.0
+    result = run(replace(config, max_seconds=limit), out=tmp_path / "run", environment=ENVIRONMENT)
+    assert result.summary["ended_by"] == "deadline"
+    (saved,) = [line for line in read_lines(tmp_path / "run" / "events.jsonl")
+                if line["event"] == "checkpoint"]  # fmt: skip
+    compiled = result.summary["compile_seconds"]
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) >= 2
+    ended = saved["seconds"] - saved["blocked_seconds"] + compiled
+    assert limit - 1.0 < ended < limit + 1.0
+    assert time.perf_counter() - started < limit + 10.0
