@@ -119,7 +119,9 @@ def test_explain_takes_references_and_has_its_own_help(capsys):
 def test_bad_references_are_one_line_before_anything_is_compiled(
     flags, message, capsys, monkeypatch
 ):
-    monkeypatch.setattr("jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr(
+        "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
+    )
     assert run.main([*SMALL, *flags, "--out", "bad"]) == 2
     assert message in one_line(capsys)
     assert not Path("bad").exists()

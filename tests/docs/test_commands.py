@@ -19,7 +19,6 @@ MODULES = ("benchmarks.", "experiments.", "jaxdqn")
 """Beginnings of the modules whose ``python -m`` commands are checked."""
 
 
-
 TEXTS = {
     f"{name_of(page)} {index}": text
     for page in PAGES

@@ -15,9 +15,7 @@ _PATH = re.compile(r"(?:jaxdqn|tests|docs|benchmarks|experiments|requirements)/[
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_paths_in_code_spans_exist(page):
     paths = [span for span in inline_code(page) if _PATH.fullmatch(span)]
-    missing = [
-        path for path in paths if not any(ROOT.glob(path.rstrip("/")))
-    ]
+    missing = [path for path in paths if not any(ROOT.glob(path.rstrip("/")))]
     assert not missing
 
 
