@@ -146,7 +146,10 @@ def _prepare_part(part: Part, repetitions: int) -> Prepared:
 
 
 def _varied(flag: Array, tree: PyTree) -> PyTree:
-    """Return ``tree``, or zeros if ``flag`` []: it is always false, unknown to the compiler."""
+    """Return ``tree``, or zeros if ``flag`` [] is true.
+
+    The flag is always false, but the compiler cannot know that.
+    """
     return jax.tree.map(lambda leaf: jnp.where(flag, jnp.zeros_like(leaf), leaf), tree)
 
 

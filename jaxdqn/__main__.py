@@ -73,7 +73,7 @@ def _unknown(name: str) -> str:
     from jaxdqn.config.presets import PRESETS
 
     if name in PRESETS:
-        return f"{name}: no such command, but a preset; to train it: jaxdqn run {name}"
+        return f"{name}: a preset, not a command; to train it: jaxdqn run {name}"
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     if near:
         return f"{name}: no such command; nearest: {near[0]}"

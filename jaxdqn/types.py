@@ -198,7 +198,7 @@ class Network(NamedTuple):
     initial_carry: Callable[[int], PyTree]
     """``initial_carry(batch_size) -> carry``"""
     noisy: bool = False
-    """Whether the key draws parameter noise; if so, each environment acts with its own key."""
+    """True if the key draws parameter noise; each environment then acts with a separate key."""
 
 
 class Exploration(NamedTuple):
@@ -264,7 +264,7 @@ class Agent(NamedTuple):
 if TYPE_CHECKING:
 
     class _Scalars(tuple[Array, ...]):
-        """Named tuple of arrays whose fields only the running program knows."""
+        """Named tuple of arrays; its fields, ``SWEEPABLE``, are unknown to type checkers."""
 
         _fields: ClassVar[tuple[str, ...]]
 
@@ -364,7 +364,7 @@ class Metrics(NamedTuple):
     lost: Array
     """int32, 1 if the parameters are not finite at the end of the chunk"""
     averagings: Array
-    """int32, times that the replicas' parameters were averaged; 0 if gradients are averaged."""
+    """int32, number of averagings of the replicas' parameters; 0 if gradients are averaged."""
     gap_sum: Array
     """float32, sum over these averagings of the root-mean-square distance of the replicas from
     their mean, divided by the norm of the mean"""
@@ -373,8 +373,8 @@ class Metrics(NamedTuple):
     """float32, mean over gradient steps"""
     grad_norm: Array
     """float32, mean global norm of the gradient before clipping. Over D devices it is also the mean
-    of the norms of their own gradients; ``clip_norm`` applies to the norm of the mean gradient,
-    which is at most that."""
+    of the norms of the devices' gradients. ``clip_norm`` applies to the norm of the mean
+    gradient, which is not larger."""
     q_mean: Array
     """float32, mean Q of the actions in the batches"""
     epsilon: Array
@@ -422,16 +422,17 @@ class Trainer(NamedTuple):
     params: Callable[[PyTree], Params] = lambda state: state.agent.params
     """``params(state)``: the online parameters for the host, not copied: those of this process's
     first replica; for a population, leaves [P]. Given the shapes of a state (with shardings if
-    ``sharding`` is set), it returns theirs."""
+    ``sharding`` is set), it returns the shapes of the parameters."""
     counters: Callable[[TrainState], Counters] = lambda state: state.counters
     """``counters(state)``, traceable: the counters of one replica; for a population, leaves [P]."""
     over_params: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
-    """Lift ``function(params, key, count)`` of one learner to the result of ``params``, on the
-    devices that hold it; for a population, to parameters and keys [P] and one count."""
+    """``over_params(function)``: map ``function(params, key, count)`` of one learner over the
+    result of ``params``, on the devices that hold it. For a population the mapped function takes
+    parameters [P], keys [P] and one count."""
     replicas: int = 1
-    """Data-parallel replicas that communicate in the step: ``size`` of its collectives"""
+    """Number of data-parallel replicas: ``size`` of the collectives of the step"""
     mapped: bool = False
-    """Whether a mapping made this trainer, so that the leaves of the state have a leading axis
+    """True if a mapping made this trainer: the leaves of the state then have a leading axis
     [D] or [P]"""
 
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 # Before the first array: the devices are counted when the backend starts.
 jax.config.update("jax_num_cpu_devices", 8)
 
-# An implicit widening or broadcast is a mistake until it is written down.
+# Implicit dtype promotion and rank broadcasting are errors; code must convert explicitly.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,7 +1,7 @@
 """Slow NumPy twins of the replay, and the streams of rows for comparing them.
 
 The twins keep the complete history in lists, and find every answer by absolute time. They share
-no code and no idea with the ring that they check.
+no code and no algorithm with the ring that they check.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layout of the code: every import points downwards, and none closes a circle."""
+"""Layout of the code: every import points downwards, and there are no import cycles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLOOR_OF = {chapter: floor for floor, chapters in enumerate(FLOORS) for chapter 
 
 
 def module_name(file: Path, root: Path) -> str:
-    """Return the dotted name of a module, of a package that of its folder."""
+    """Return the dotted name of a module; for a package, that of its folder."""
     parts = file.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -47,8 +47,8 @@ def modules(root: Path) -> dict[str, Path]:
 def imports_of(file: Path, known: set[str], *, top_level: bool) -> set[str]:
     """Return the project's modules that a file imports.
 
-    With ``top_level`` only what is imported when the module is: not inside a function, nor
-    for type checkers alone.
+    With ``top_level``, omit imports that do not run when the file is imported: those inside
+    functions and those under ``TYPE_CHECKING``.
     """
     found: set[str] = set()
 
@@ -102,7 +102,7 @@ def upward_imports(root: Path) -> list[str]:
 
 
 def circle(graph: dict[str, set[str]]) -> list[str] | None:
-    """Return modules that import each other in a circle, or None."""
+    """Return the modules of an import cycle; None if there is none."""
     state: dict[str, int] = {}
     path: list[str] = []
 
@@ -125,7 +125,7 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
 
 
 def import_graph(root: Path) -> dict[str, set[str]]:
-    """Return what each module imports when it is imported, packages on the way included."""
+    """Return the imports that run when each module is imported, its parent packages included."""
     known = modules(root)
     graph = {}
     for module, file in known.items():

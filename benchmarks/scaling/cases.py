@@ -29,8 +29,8 @@ _FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Configuration fields of each form of communication."""
 _FEW_ROUNDS, _ROUNDS_UNMAPPED = 3, 21
-"""Above the first number of rounds the section ``unmapped`` takes the second: its ratio is near 1
-and needs a narrow interval."""
+"""With more rounds than the first number, the section ``unmapped`` takes the second number instead:
+its ratio is near 1 and needs a narrow interval."""
 
 
 def prepare(

@@ -104,8 +104,8 @@ def make_sequence_loss(
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean))``. The rows' ``extras`` are the carries with which they
-    were acted. The ``abs_td`` of a sequence is 0.9 of the maximum and 0.1 of the mean of
+    -> (loss, (abs_td[B], q_mean))``. The ``extras`` of the rows are the carries at the
+    time of acting. The ``abs_td`` of a sequence is 0.9 of the maximum and 0.1 of the mean of
     |TD error| over its rows (section 2.3).
     """
 

@@ -35,7 +35,7 @@ def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
 def _renamed(
     tokens: Sequence[str], candidates: Sequence[str], former: Collection[str]
 ) -> list[str]:
-    """Return the tokens renamed; candidates hold the same tokens, or "" where none is a name."""
+    """Return the tokens renamed; a candidate is its token, or "" if that cannot be a name."""
     given = {_field_of(candidate): _head_of(candidate) for candidate in candidates}
     renamed = []
     for token, candidate in zip(tokens, candidates, strict=True):
@@ -46,7 +46,7 @@ def _renamed(
         head, current = _head_of(token), FORMER_NAMES[name]
         if current in given:
             raise ValueError(
-                f"{head}: must be left out, it is now {given[current]}, which is given too"
+                f"{head}: must be omitted; {given[current]} is its new name and is given too"
             )
         new = f"--{current.replace('_', '-')}" if head.startswith("--") else current
         print(f"{head} is now {new}", file=sys.stderr)

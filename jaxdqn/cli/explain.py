@@ -32,7 +32,7 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
 
     Args:
         config: the run.
-        preset: its name, shown as it is.
+        preset: name of the preset, displayed unchanged.
         parts: the run's own environment, network or optimizer, as objects or references.
 
     Raises:
@@ -128,7 +128,7 @@ def _cadence(config: Config) -> dict[str, Any]:
     return {
         "an iteration": f"{rows} rows ({config.num_envs} environments x {config.rollout_length} "
         f"steps), then {steps} gradient steps of {config.rows_per_gradient_step} rows",
-        "replay ratio": f"{learned / rows:g} rows sampled for each row acted",
+        "replay ratio": f"{learned / rows:g} rows sampled per row collected",
         "warm-up": f"{config.warmup_iterations} iterations, "
         f"{config.warmup_iterations * rows:,} rows of random actions",
         "chunks": f"{config.num_chunks} of {config.iterations_per_chunk} iterations, "

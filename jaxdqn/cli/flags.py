@@ -81,10 +81,10 @@ def run_command(
 
 
 def _complaint(text: str) -> str:
-    """Return the error message from the output of tyro: a box of a title, the message and advice.
+    """Return the error message from the output of tyro: a box with a title, a message and advice.
 
-    Rules separate the parts, of box characters or, if the encoding lacks those, of hyphens. The
-    title may stand in the upper rule.
+    Rules separate the three. They consist of box characters, or of hyphens if the encoding lacks
+    those. The title may be inside the upper rule.
     """
     parts: list[list[str]] = [[]]
     for line in (line.strip("│ ") for line in text.splitlines()):
@@ -97,7 +97,7 @@ def _complaint(text: str) -> str:
 
 def _unknown(token: str, names: list[str]) -> str:
     if not token.startswith("-"):
-        return f"{token!r}: an argument too many, or out of place; see --help"
+        return f"{token!r}: unexpected or out of place; see --help"
     flags = [flag_of(name)[2:] for name in names]
     wanted = token.lstrip("-").partition("=")[0].replace("_", "-")
     near = suggest(wanted, flags).split(", ")

@@ -15,8 +15,8 @@ from jaxdqn.storage.parts import NAMES, check_reference
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyParts:
-    """Only for a run with its own environment or network that was not started with such a
-    reference, or whose reference has changed: the run directory remembers it."""
+    """Needed only if a Python program passed the part as an object, or if the reference has
+    changed since. Otherwise the run directory records the reference."""
 
     environment: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The run's own environment, as MODULE:FUNCTION or FILE.py:FUNCTION; the function takes no
@@ -48,7 +48,7 @@ def references(parts: PolicyParts) -> dict[str, str | None]:
 
 
 def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split references to own parts off the arguments of ``jaxdqn run``.
+    """Separate references to own parts from the arguments of ``jaxdqn run``.
 
     ``--network`` and ``--optimizer`` are also options of the configuration, with the names of the
     library's own; a value with a colon is a reference.

@@ -101,7 +101,7 @@ def compressed_mean(
 
 
 def layout(kind: str, size: int, devices: int) -> Layout:
-    """Return the division of ``size`` elements with the least padding at the end."""
+    """Return the division of ``size`` elements with minimal padding at the end."""
     if kind == "bfloat16":
         return Layout(1, -(-size // devices))
     blocks = max(1, -(-size // (devices * _BLOCK)))

@@ -121,7 +121,7 @@ def _validate_replay_ratio(config: Config) -> None:
 
 
 def _validate_pqn(config: Config) -> None:
-    """Check the options of learning from the rows just acted, without a replay."""
+    """Check the options of PQN, which learns from the newest rows, without a replay."""
     for name, rule in RULES.items():
         value, default = getattr(config, name), default_of(name)
         if rule.only_with.get("algorithm") == ("dqn",) and value != default:

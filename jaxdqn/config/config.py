@@ -97,7 +97,7 @@ class Config(Options):
 
     @property
     def rows_per_iteration(self) -> int:
-        """Rows acted in one iteration, over all devices."""
+        """Rows collected in one iteration, over all devices."""
         return self.num_envs * self.rollout_length
 
     @property

@@ -26,7 +26,7 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
         current = FORMER_NAMES.get(name, name)
         if current != name and current in values:
             raise ValueError(
-                f"{name}={value!r}: must be left out, it is now {current}, which is given too"
+                f"{name}={value!r}: must be omitted; {current} is its new name and is given too"
             )
         renamed[current] = value
     return renamed

@@ -33,11 +33,11 @@ class Rule(NamedTuple):
     """The option has an effect only with one of these values; only its default is accepted
     without them."""
     swept_with: Choices = _ALWAYS
-    """As ``only_with``, but for sweeps of the option alone; a single value is always accepted."""
+    """As ``only_with``, but only for sweeps of the option; a single value is always accepted."""
     sweepable: bool = False
     """The option is a traced float32 scalar of the training step: a field of ``Hyper``."""
     parallel: bool = False
-    """The default stands for one learner on one device."""
+    """The option configures devices or learners; its default is one learner on one device."""
     replicas_only: bool = False
     """The option has an effect only on data-parallel replicas."""
     everyday: bool = False
@@ -62,7 +62,7 @@ class Rule(NamedTuple):
         ]
         if all(holds for _, holds in bounds):
             return None
-        if self.at_least is not None:  # a count, whose upper bound few values come near
+        if self.at_least is not None:  # a count: few values come near its upper bound
             return next(text for text, holds in bounds if not holds)
         return " and ".join(text for text, _ in bounds)
 

@@ -39,14 +39,14 @@ class Options:
     max_seconds: float | None = option(None, group="Run", above=0, everyday=True)
     """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
-    """Rows in a chunk, rounded up to whole iterations. Metrics are logged and signals are handled
-    once a chunk."""
+    """Rows in a chunk, rounded up to complete iterations. Metrics are logged and signals are
+    handled once a chunk."""
     deterministic: bool = option(False, group="Run")
     """Repeat a run bitwise on the same kind and number of devices with the same versions. On GPU
     scatters become slower; several devices use an all-gather in place of an all-reduce."""
 
     algorithm: Literal["dqn", "pqn"] = option("dqn", group="Algorithm")
-    """dqn: DQN and its variants, from a replay. pqn: PQN, which learns from the rows just acted,
+    """dqn: DQN and its variants, from a replay. pqn: PQN, which learns from the newest rows,
     without replay and target network (Gallici et al. 2024)."""
     num_envs: int = option(32, group="Algorithm", at_least=1, everyday=True)
     """Number of environments, stepped together."""
@@ -59,7 +59,7 @@ class Options:
     replay_ratio: float | None = option(
         None, group="Algorithm", above=0, only_with={"algorithm": "dqn"}
     )
-    """Rows learned from for each row acted; replaces gradient_steps."""
+    """Rows sampled for learning per row collected; replaces gradient_steps."""
     batch_size: int = option(
         128, group="Algorithm", at_least=1, everyday=True, only_with={"algorithm": "dqn"}
     )
@@ -231,7 +231,8 @@ class Options:
         only_with={"algorithm": "dqn"},
         formerly="warmup_steps",
     )
-    """Least number of rows acted at random before learning; rounded up to whole iterations."""
+    """Minimum number of rows collected by random actions before learning, rounded up to complete
+    iterations."""
     replay_from: str | None = option(None, group="Replay", only_with={"algorithm": "dqn"})
     """File of ``jaxdqn replay`` whose rows fill the replay before the rows of the warm-up."""
     frame_stack: int = option(1, group="Replay", at_least=1)
@@ -263,7 +264,7 @@ class Options:
     )
     """Rows of a sequence that are learned from; batch_size counts sequences."""
     burn_in: int = option(4, group="Recurrent network", at_least=0, only_with={"recurrent": _CELLS})
-    """Rows before them that only update the state of the cell."""
+    """Rows at the start of a sequence that only update the state of the cell."""
     rescale_values: bool = option(False, group="Recurrent network", only_with={"recurrent": _CELLS})
     """Learn values on a compressed scale, h(x) = sign(x)(sqrt(|x| + 1) - 1) + 0.001 x
     (Pohlen et al. 2018)."""
@@ -273,20 +274,20 @@ class Options:
     eval_every: int = option(
         20_000, group="Evaluation", at_least=0, below=COUNT_LIMIT, everyday=True
     )
-    """Rows between evaluations, rounded to whole chunks; 0 evaluates at the end only."""
+    """Rows between evaluations, rounded to complete chunks; 0 evaluates at the end only."""
     solve_return: float | None = option(None, group="Evaluation")
     """Mean greedy return that counts as solved, confirmed by fresh episodes."""
     stop_when_solved: bool = option(False, group="Evaluation", everyday=True)
     """End the run when it is solved."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
-    """Rows between checkpoints, rounded to whole chunks; 0 makes none. By default a checkpoint is
-    made every five minutes."""
+    """Rows between checkpoints, rounded to complete chunks; 0 makes none. By default a checkpoint
+    is made every five minutes."""
     keep: int = option(2, group="Checkpoints", at_least=1)
     """Number of newest checkpoints kept, in addition to the best one."""
     replay_in_checkpoint: bool = option(True, group="Checkpoints", only_with={"algorithm": "dqn"})
     """Save the replay in checkpoints. Without it checkpoints are small, but resuming is not exact:
-    the replay is filled again by acting for as long as the warm-up."""
+    the replay is refilled by as many iterations of acting as the warm-up has."""
 
     guard: Literal["off", "skip", "rollback", "stop"] = option("stop", group="Non-finite values")
     """Treatment of a gradient step whose loss, gradient or parameters are not finite. skip undoes
@@ -301,7 +302,7 @@ class Options:
     """Number of devices. One learner divides its environments, batch and replay among them; several
     learners are divided among them."""
     model_devices: int = option(1, group="Devices", at_least=1, parallel=True)
-    """Number of those devices among which the wide layers of each replica are split."""
+    """Number of devices over which the wide layers of a replica are split; a divisor of devices."""
     mapping: Literal["shard_map", "pmap"] = option(
         "shard_map", group="Data parallelism", replicas_only=True
     )

@@ -46,7 +46,7 @@ def _validate_population(config: Config) -> None:
     if config.guard == "rollback":
         reject("guard", "rollback", "off, skip or stop with several learners")
     if config.replay_from is not None:
-        reject("replay_from", config.replay_from, "left out with several learners")
+        reject("replay_from", config.replay_from, "omitted with several learners")
 
 
 def _validate_replicas(config: Config) -> None:

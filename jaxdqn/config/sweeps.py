@@ -44,14 +44,14 @@ def validate_sweep(config: Config) -> None:
         if name not in SWEEPABLE:
             _reject_name(text, name)
         if name in names:
-            reject("sweep", text, f"the only one of {name}")
+            reject("sweep", text, f"the only sweep of {name}")
         names.append(name)
         _validate_enabled(config, text, name)
         _validate_values(config, text, name, values)
     if config.seed + config.num_seeds > 2**32:
-        reject("num_seeds", config.num_seeds, "so that seed + num_seeds is at most 2**32")
+        reject("num_seeds", config.num_seeds, "at most 2**32 - seed")
     if config.learners > _LEARNER_LIMIT:
-        reject("num_seeds", config.num_seeds, f"so that there are at most {_LEARNER_LIMIT} "
+        reject("num_seeds", config.num_seeds, f"such that there are at most {_LEARNER_LIMIT} "
                "learners")  # fmt: skip
 
 
@@ -79,4 +79,4 @@ def _validate_values(config: Config, text: str, name: str, values: tuple[float, 
         except ValueError as error:
             raise ValueError(f"sweep={text!r}: {error}") from None
     if len(set(values)) < len(values):
-        reject("sweep", text, "of values that differ")
+        reject("sweep", text, "of distinct values")

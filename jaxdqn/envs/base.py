@@ -221,7 +221,7 @@ def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeD
 
 
 def _merge(fresh: PyTree, stepped: PyTree) -> PyTree:
-    """Return the promoted shapes of what ``reset`` and ``step`` return."""
+    """Return the shapes of (state, obs), with the dtypes of ``reset`` and ``step`` promoted."""
     expected: Any = jax.tree.structure(fresh)
     found: Any = jax.tree.structure(stepped)
     if expected != found:

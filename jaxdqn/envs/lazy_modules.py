@@ -1,4 +1,4 @@
-"""Placeholders for modules that another package imports and hardly ever uses."""
+"""Placeholders for modules that another package imports but rarely uses."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _frames(
 
 
 def _titled(frame: np.ndarray, title: str) -> Image.Image:
-    """Return a frame below its title, enlarged by a whole factor if it is small."""
+    """Return a frame below its title, enlarged by an integer factor if it is small."""
     factor = max(1, _MIN_SIDE // max(frame.shape[:2]))
     height, width = frame.shape[0] * factor, frame.shape[1] * factor
     image = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
@@ -185,7 +185,7 @@ def _encode_mp4(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
             ) as process,
         ):
             assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # the exit code tells
+            with contextlib.suppress(BrokenPipeError):  # the exit code is checked below
                 for frame in chain([first], frames):
                     process.stdin.write(frame.tobytes())
                 process.stdin.close()

@@ -36,7 +36,7 @@ def make_cell(kind: str, size: int) -> nn.RNNCellBase:
 
 
 def from_recurrent_module(module: RecurrentQNetwork) -> Network:
-    """Make a network from a recurrent module; its carry is the state of the cell, at first zero."""
+    """Make a network from a recurrent module; its carry is the cell state, initially zero."""
 
     def initial_carry(batch_size: int) -> PyTree:
         size = module.cell.features

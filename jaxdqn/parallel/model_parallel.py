@@ -1,8 +1,8 @@
 """Model parallelism: the wide layers of each replica sharded over several devices.
 
 The mesh has two axes. Over the data axis the step is mapped explicitly, as in
-``across_devices``. The model axis is left to the compiler: it is given the shardings
-of parameters and activations and inserts the all-reduces that the network needs
+``across_devices``. The compiler handles the model axis: from the shardings of
+parameters and activations it derives the all-reduces that the network needs
 (Megatron's layout, Shoeybi et al. 2019, section 3, derived by GSPMD, Xu et al. 2021).
 """
 
@@ -69,7 +69,7 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
     if not any(jax.tree.leaves(layer_specs(state.agent.params, model_devices))):
         raise ValueError(
             f"model_devices={model_devices}: must be 1 unless the network has a matrix of more "
-            f"than 16,384 elements with a side of at least {MIN_SPLIT_WIDTH} that it divides (as "
+            f"than 16,384 elements with a side of at least {MIN_SPLIT_WIDTH} divisible by it (as "
             "with hidden_sizes=4096,4096); there is nothing to split"
         )
 
@@ -155,14 +155,16 @@ def split_network(network: Network, model_devices: int) -> Network:
 def layer_specs(params: Params, model_devices: int) -> PyTree:
     """Return the ``PartitionSpec`` over ``MODEL_AXIS`` of each parameter.
 
-    Sharded are the matrices [in, out] of more than 16 384 elements (those that
-    ``pack_small`` leaves separate), along a side of at least ``MIN_SPLIT_WIDTH`` that
-    ``model_devices`` divides. They are visited in the order of their paths, a network's
-    ``head`` last. A layer is sharded by columns, [in, out/M], and its output is then
-    sharded too. The layer after it is sharded by rows, [in/M, out]: each device multiplies
-    the part it holds, and one all-reduce adds up the products. Where the preferred side
-    is too short, the other is used. Further matrices of a layer (its noise) follow the
-    first. All else is replicated: convolutions, biases, small matrices.
+    The sharded parameters are matrices [in, out] of more than 16 384 elements (those that
+    ``pack_small`` leaves separate). The sharded side has at least ``MIN_SPLIT_WIDTH`` elements
+    and is divisible by ``model_devices``.
+
+    The matrices are visited in the order of their paths, a network's ``head`` last. A layer
+    is sharded by columns, [in, out/M], and its output is then sharded too. The layer after it
+    is sharded by rows, [in/M, out]: each device multiplies the part it holds, and one
+    all-reduce adds up the products. If the preferred side is too short, the other is used.
+    Further matrices of a layer (its noise) follow the first. All other parameters are
+    replicated: convolutions, biases, small matrices.
     """
     named = jax.tree.leaves_with_path(params)
     structure = jax.tree.structure(params)

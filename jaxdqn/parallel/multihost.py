@@ -1,7 +1,7 @@
 """Several processes that run one program: joining, shared decisions and host data.
 
 Every process runs the same program; ``jax.distributed`` joins their devices into one list. The
-process of index 0 is the coordinator: only it reads and writes files, and it takes all decisions
+process with index 0 is the coordinator: only it reads and writes files, and it takes all decisions
 on the host. Most functions here communicate, so all processes must call them in the same order.
 With one process each function is the identity or only calls its argument.
 """
@@ -23,7 +23,7 @@ _HEAD_BYTES = 1024
 """Size of the first message of a text; a short text fits into it."""
 
 _PIECE_BYTES = 2**26
-"""Size of one transfer, 64 MiB: it takes twice as much memory of each device."""
+"""Size of one transfer, 64 MiB. A transfer takes twice its size in memory of each device."""
 
 
 def join(
@@ -189,7 +189,7 @@ def describe_process() -> str:
 
 
 def local_part(tree: PyTree) -> PyTree:
-    """Return each leaf, reduced to this process's shards if other processes hold some of it.
+    """Return the leaves; of a leaf that spans several processes, only this process's shards.
 
     The shards are concatenated along the first axis; keys become their key data.
     """

@@ -26,9 +26,9 @@ def free_bytes(device: Any = None) -> int:
 
 
 def devices_sharing_memory(devices: int, device: Any = None) -> int:
-    """Return how many of ``devices`` share the memory that ``free_bytes`` reports.
+    """Return the number of ``devices`` that share the memory reported by ``free_bytes``.
 
-    All of them if that is the memory of the host; otherwise each has separate memory: 1.
+    All share the memory of the host. Devices that report their own memory do not share: 1.
     """
     device = device or jax.local_devices()[0]
     return 1 if "bytes_limit" in (device.memory_stats() or {}) else devices

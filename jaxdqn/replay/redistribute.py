@@ -16,7 +16,7 @@ def redistribute(state: Any, devices: int) -> Any:
     """Return the same rows and the same valid starts, divided over ``devices``.
 
     Cannot be jitted. The rings of all devices are written together and have the same position.
-    So every row keeps its slot, and only its device and its environment index there change.
+    So every row keeps its slot; only its device and its environment index on the device change.
 
     Args:
         state: replay state with NumPy leaves [D, ...]. The environments of the D devices are

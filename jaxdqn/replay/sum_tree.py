@@ -153,14 +153,14 @@ def _find(children: Array, strata: Array, offsets: Array) -> tuple[Array, Array]
     child, before = jnp.zeros(strata.shape, jnp.int32), jnp.zeros_like(strata)
     for cumulative in sums:
         # The wanted child is the first whose cumulative sum satisfies one of two conditions.
-        # Both depend on the cumulative sum alone, and a child of zero has the sum of its
+        # Both depend only on the cumulative sum, and a child of zero has the sum of its
         # predecessor: so the first that satisfies one is a positive child. The second condition
         # catches positions that rounding has put at or past the end, and yields the last
         # positive child.
         reached = (((cumulative - strata) - offsets > 0) & (cumulative > 0)) | (
             cumulative >= sums[-1]
         )
-        # Once reached, all later sums are too, so the count of the others is the child's index.
+        # If a sum is reached, all later ones are: the child's index is the count of the others.
         child = child + (~reached).astype(jnp.int32)
         before = jnp.where(reached, before, cumulative)
     return child, before

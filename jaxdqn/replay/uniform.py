@@ -5,8 +5,8 @@ head when it becomes sampleable, N rows after it was written, and leaves at the 
 evicted. A draw is thus one random integer and one gather: no draw is ever invalid, so none is
 rejected or replaced.
 
-Rows enter the queue in the order of their slots, and rows are evicted in the same order. That is
-why those to leave are always at the tail.
+Rows enter the queue in the order of their slots, and rows are evicted in the same order. So the
+rows to evict are always at the tail.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _append(
 ) -> tuple[UniformState, Array]:
     """Append the starts that the newest ``length`` rows made sampleable; also return their number.
 
-    ``tail`` and ``count`` stay those from before the append.
+    ``tail`` and ``count`` are not updated.
     """
     num_slots, num_envs = state.storage.flags.shape
     order = jnp.arange(length, dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""Chunks: run undivided, or in parts where one takes long, so that a stop is seen in time."""
+"""Run chunks, long ones in parts, so that a stop request takes effect in time."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from jaxdqn.types import SUMMED_METRICS, Counter, Counters, Metrics, TrainState,
 LONG_CHUNK = 1.0
 """Seconds above which a chunk is run in parts."""
 PART_SECONDS = 0.5
-"""Seconds that a part is to take, by the measured speed."""
+"""Target duration of a part in seconds."""
 
 
 class ChunkRunner:
-    """Run chunks, and look for a stop request between the parts of a long one.
+    """Run chunks, and check for a stop request between the parts of a long one.
 
-    The first chunk is undivided, which measures the speed. A smaller program is then compiled in
-    another thread while the next chunk runs. The state after a chunk is bitwise the same however
-    it was divided. So are its metrics, up to the rounding of sums and means.
+    The first chunk is not divided; its duration gives the speed. If a chunk is long, a program for
+    one part is then compiled in another thread while the next chunk runs. The state after a chunk
+    is bitwise identical for every division into parts. The metrics are equal up to the rounding of
+    sums and means.
     """
 
     def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
@@ -38,11 +39,12 @@ class ChunkRunner:
     def run(
         self, state: TrainState, stop: StopRequest
     ) -> tuple[TrainState, tuple[Metrics, float] | None]:
-        """Run one chunk, or what is left of one that was stopped inside.
+        """Run one chunk, or the rest of one that was stopped before its end.
 
         Returns:
-            The state; and the chunk's metrics and seconds, or None if a stop request came before
-            its end. The finished part is then ``Progress.partial``.
+            The state, and a pair of the chunk's metrics and seconds. The pair is None if a stop
+            request came before the end of the chunk; the finished part is then
+            ``Progress.partial``.
         """
         progress = self._progress
         while True:
@@ -76,7 +78,7 @@ class ChunkRunner:
         return self._programs.chunk, left
 
     def _call(self, program: Chunk, iterations: int, state: TrainState) -> TrainState:
-        """Call a program and add what it did to the progress."""
+        """Call a program, and add its counts, time and metrics to the progress."""
         progress, started = self._progress, time.perf_counter()
         state, report = program(state)
         metrics, counters = jax.device_get(report)
@@ -91,9 +93,9 @@ class ChunkRunner:
         return state
 
     def _part(self, seconds: float) -> int | None:
-        """Return the iterations of a part of a chunk that takes this many seconds, if it is long.
+        """Return the iterations in a part of a chunk of this duration; None if it is not divided.
 
-        A multiple of the iterations between averagings of the replicas' parameters.
+        They are a multiple of the iterations between averagings of the replicas' parameters.
         """
         unit = self._config.iterations_per_average
         units = self._config.iterations_per_chunk // unit
@@ -103,7 +105,7 @@ class ChunkRunner:
 
 
 def add_parts(first: Record, second: Record) -> Record:
-    """Return two consecutive parts of a chunk as one, as plain values for a checkpoint.
+    """Merge two consecutive parts of a chunk into one, as plain values for a checkpoint.
 
     Args:
         first: ``iterations``, ``seconds`` and ``metrics``, whose leaves are [], or [P].
@@ -126,7 +128,7 @@ def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) 
     if name == "lost":  # a property of the last parameters
         return after
     if name == "first_skipped":
-        # Counted from the start of the chunk; invalid where nothing was skipped.
+        # Counted from the start of the chunk; invalid if nothing was skipped.
         later = np.asarray(first["gradient_steps"]) + after
         return np.where(np.asarray(first["skipped"]) > 0, before, later)
     if name in SUMMED_METRICS:
@@ -135,7 +137,7 @@ def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) 
 
 
 def stop_agreed(stop: StopRequest) -> bool:
-    """Return on every process whether the run is to stop: True if any process has a request."""
+    """Return True on every process if any process has a stop request."""
     reason = multihost.first_stop_reason(stop.reason)
     if reason is not None:
         stop.record(reason)
@@ -157,5 +159,8 @@ def totals(counters: Counters) -> Record:
 
 
 def _are_ready(programs: Sequence[Future[Chunk]]) -> bool:
-    """Return True if programs are compiled; several processes wait, to call the same ones."""
+    """Return whether the programs may be called without a wait for their compilation.
+
+    With several processes always True: they wait, so that all call the same program.
+    """
     return jax.process_count() > 1 or all(program.done() for program in programs)

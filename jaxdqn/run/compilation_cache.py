@@ -24,11 +24,11 @@ def default_directory() -> Path | None:
 
 
 def use_persistent_cache() -> bool:
-    """Keep the programs of this process in ``default_directory()``; return True if it does.
+    """Enable the cache in ``default_directory()``; return whether it is enabled there.
 
-    A directory that the user chose (``JAX_COMPILATION_CACHE_DIR`` or
-    ``jax_compilation_cache_dir``) stays, and ``jax_enable_compilation_cache=False`` turns the
-    cache off: no setting is changed then. Nor is one without a directory to write to.
+    No setting is changed in three cases: the user chose another directory
+    (``JAX_COMPILATION_CACHE_DIR`` or ``jax_compilation_cache_dir``), the user disabled the cache
+    (``jax_enable_compilation_cache=False``), or the default directory is not writable.
     """
     chosen = getattr(jax.config, _DIR)
     if not getattr(jax.config, "jax_enable_compilation_cache"):  # noqa: B009 (no type stub)
@@ -43,10 +43,10 @@ def use_persistent_cache() -> bool:
 
 @contextmanager
 def programs_kept() -> Iterator[None]:
-    """Keep every program that is compiled inside the ``with`` block, however fast it compiled.
+    """Cache every program that is compiled inside the ``with`` block.
 
-    By default JAX keeps those that take above a second. Settings of the user stay, as in
-    ``use_persistent_cache``.
+    By default JAX caches only programs that take more than a second to compile. Settings of the
+    user take precedence, as in ``use_persistent_cache``.
     """
     if not use_persistent_cache():
         yield

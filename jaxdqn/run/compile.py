@@ -150,7 +150,7 @@ def _make_evaluate(config: Config, trainer: Trainer) -> Callable[[Params, Array,
 def _with_counters(
     trainer: Trainer, function: Callable[..., TrainState]
 ) -> Callable[..., tuple[TrainState, Counters]]:
-    """Make a function that returns a state return its counters next to it."""
+    """Wrap a function that returns a state, to return ``(state, counters)``."""
 
     def counted(*arguments: Any) -> tuple[TrainState, Counters]:
         state = function(*arguments)
@@ -162,9 +162,8 @@ def _with_counters(
 def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
     chunk = trainer.chunk(iterations)
     if iterations == 1 and not trainer.mapped:
-        chunk = single_pass_loop(
-            chunk
-        )  # otherwise the compiler removes the loop and copies the ring
+        # Otherwise the compiler removes the loop and copies the ring.
+        chunk = single_pass_loop(chunk)
 
     def run_chunk(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
         state, metrics = chunk(state)

@@ -18,7 +18,7 @@ from jaxdqn.types import Metrics, TrainState
 
 
 class DivergenceHandler:
-    """Do what ``config.guard`` says after a chunk in which a value was not finite.
+    """Apply ``config.guard`` after a chunk in which a value was not finite.
 
     Args:
         config: of the run.
@@ -38,7 +38,7 @@ class DivergenceHandler:
         self._checkpoints = checkpoints
 
     def needs_handling(self, metrics: Metrics) -> bool:
-        """Return True if a value is not finite and the guard is on, or the run a population."""
+        """Return whether a value is not finite, in a run with a guard or a population."""
         watched = self._config.guard != "off" or self._config.learners > 1
         return watched and not is_finite(metrics)
 
@@ -70,7 +70,7 @@ class DivergenceHandler:
         raise self._failure(state, metrics, described)
 
     def _record_skipped(self, metrics: Metrics) -> str:
-        """Record where the first value of a single learner was not finite; return it as text."""
+        """Record the first non-finite gradient step of a single learner; return it as text."""
         progress, skipped = self._progress, bool(metrics.skipped)
         before = progress.totals["gradient_steps"] - int(metrics.gradient_steps)
         first = before + 1 + int(metrics.first_skipped) if skipped else None
@@ -102,7 +102,7 @@ class DivergenceHandler:
         progress = self._progress
         tensors = (
             ", ".join(not_finite(multihost.local_part(state)))
-            or "nothing in the state, whose update was undone"
+            or "no tensor of the state, since the update was undone"
         )
         checkpoint = "no checkpoint"
         if self._checkpoints is not None:
@@ -126,7 +126,7 @@ def rollback_record(step: int, now: Record, state: TrainState) -> Record:
 
 
 def is_finite(metrics: Metrics) -> bool:
-    """Return True if every gradient step of a chunk was finite, and so are the parameters."""
+    """Return whether every gradient step of a chunk and the parameters after it are finite."""
     return not (np.any(metrics.skipped) or np.any(metrics.lost)) and bool(
         np.isfinite([metrics.loss, metrics.grad_norm]).all()
     )

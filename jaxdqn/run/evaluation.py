@@ -34,10 +34,10 @@ class RunEvaluator:
         self._config, self._programs, self._keys = config, programs, keys
         self._progress, self._recorder = progress, recorder
         self.best_params: Params = None
-        """Of one learner; None before the first evaluation."""
+        """Best parameters of one learner; None before the first evaluation."""
 
     def evaluate(self, state: TrainState) -> None:
-        """Evaluate the online parameters, keep them if they are the best, confirm a solution."""
+        """Evaluate the online parameters; keep the best, and confirm a solution."""
         progress, params = self._progress, self._programs.params(state)
         progress.judged = progress.chunk
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
@@ -62,9 +62,9 @@ class RunEvaluator:
         self._confirm(params, means)
 
     def evaluate_best_on_fresh_episodes(self) -> Record:
-        """Return an evaluation of the best parameters over episodes that did not select them.
+        """Evaluate the best parameters on fresh episodes.
 
-        The best of many evaluations is biased upwards by that selection.
+        The evaluation that selected them is biased upwards by the selection.
         """
         key = self._keys.confirm if self._config.learners == 1 else self._keys.confirm[0]
         info = self._timed(self._programs.evaluate_one, self.best_params, key, 0)
@@ -90,7 +90,7 @@ class RunEvaluator:
         ]
         if not candidates:
             return
-        # A count of each chunk: no two confirmations play the same episodes.
+        # The chunk is the count, so no two confirmations play the same episodes.
         info = self._timed(self._programs.evaluate, params, self._keys.confirm, progress.chunk + 1)
         confirmed = mean_returns(info)
         for index in candidates:

@@ -28,12 +28,12 @@ def first_state(
 
     Args:
         setup: of the run.
-        host: makes the state.
+        host: the host loop, which makes the state.
         checkpoints: of the run, if it makes any.
-        log: takes the events: which checkpoint the run resumes from, and which are damaged.
+        log: receives the events: the checkpoint to resume from, and damaged checkpoints.
 
     Raises:
-        ValueError: if the run to resume is another, or has ended without a checkpoint.
+        ValueError: if the directory holds another run, or one that ended without a checkpoint.
     """
     if not setup.resuming:
         return host.start(setup.rows), setup.preset
@@ -54,7 +54,7 @@ def first_state(
 
 
 def _restore(setup: RunSetup, directory: Path, checkpoints: CheckpointManager) -> Restored | None:
-    """Read the newest checkpoint, if there is one, and cut the records back to it."""
+    """Read the newest checkpoint, if any, and truncate the records to it."""
     restored = checkpoints.newest(
         lambda meta: check_same_run(meta["config"], setup.config, directory)
     )
@@ -69,8 +69,8 @@ def _resume_message(setup: RunSetup, directory: Path, restored: Restored) -> str
     message = f"resumes from {checkpoint_path(directory, restored.step)}"
     if not restored.meta["replay"]:
         message += (
-            ", which holds no replay: it is refilled, and the run is not bitwise identical to one "
-            "without a stop"
+            ", which holds no replay: the replay is refilled, and the run is not bitwise identical "
+            "to an uninterrupted one"
         )
     before = from_dict(restored.meta["config"])
     changes = [*device_changes(before, setup.config), *machine_changes(restored)]
@@ -88,7 +88,7 @@ def _check_has_not_ended(directory: Path) -> None:
 
 
 def _reopen(setup: RunSetup, directory: Path) -> None:
-    """Make a run directory that of a run that has not ended."""
+    """Remove the summary of the earlier end, and write the present configuration and parts."""
     (directory / run_directory.SUMMARY).unlink(missing_ok=True)
     write_parts(directory, setup.parts.record)
     write_json(directory / run_directory.CONFIG, to_dict(setup.config))

@@ -1,4 +1,4 @@
-"""Host loop: run chunks; between them record, evaluate, checkpoint and look for a stop request."""
+"""Host loop: run chunks; between them record, evaluate, checkpoint and check for a stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from jaxdqn.types import Params, Row, TrainState
 
 
 class HostLoop:
-    """A run in progress: its host side, from the first state to the last."""
+    """Host side of a run, from the first state to the last."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class HostLoop:
         self._fresh: Record | None = None
         """Evaluation of the best parameters over fresh episodes."""
         self.failure: OSError | None = None
-        """Why the last checkpoint could not be written."""
+        """Error that prevented the last checkpoint; None if it was written."""
 
     def start(self, rows: Row | None = None) -> TrainState:
         """Start a run, warm-up included.
@@ -76,7 +76,7 @@ class HostLoop:
         self.progress.restore(restored.meta["host"])
         if refilled is not None:
             self.progress.totals = refilled
-        # Time in which nothing ran does not count.
+        # The clock excludes the time between stop and resume.
         self._recorder.start_clock(self.progress.seconds)
         return state
 
@@ -98,7 +98,7 @@ class HostLoop:
             if self._divergence.needs_handling(metrics):
                 restored = self._divergence.handle(state, metrics)
                 if restored is not None:
-                    del state  # there may not be room for both
+                    del state  # two states may not fit in memory
                     state = self._roll_back(restored)
                     continue
             if progress.chunk % config.chunks_per_evaluation == 0:
@@ -141,8 +141,8 @@ class HostLoop:
     def _finish(self, state: TrainState, stop: StopRequest) -> None:
         """Take the last checkpoint, then make the last evaluations."""
         progress, checkpoints = self.progress, self._checkpoints
-        # The checkpoint is taken first, since a resumed run does not make the last evaluations of
-        # the run before. It is written meanwhile.
+        # Save before the last evaluations: an uninterrupted, longer run would not make them. Another
+        # thread writes the checkpoint in the meantime.
         with self._noting_failure():
             if checkpoints is not None and (
                 progress.partial is not None or not checkpoints.has_saved(progress.chunk)
@@ -158,14 +158,14 @@ class HostLoop:
 
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:
-        """Keep an ``OSError``, so that the parameters are still written, if they can be."""
+        """Record an ``OSError`` instead of raising it: the caller still tries to write the parameters."""
         try:
             yield
         except OSError as error:
             self.failure = error
 
     def _save(self, state: TrainState) -> None:
-        """Take a checkpoint: copy the state, and let another thread write it."""
+        """Take a checkpoint: copy the state; another thread writes the copy."""
         assert self._checkpoints is not None
         progress, started = self.progress, time.perf_counter()
         progress.seconds = self._recorder.seconds
@@ -178,7 +178,7 @@ class HostLoop:
         self._recorder.log("event", record)
 
     def _revive(self, restored: Restored) -> tuple[TrainState, Record | None]:
-        """Return the state of a checkpoint; if its replay had to be refilled, the totals too."""
+        """Return the state of a checkpoint, and the totals if its replay had to be refilled."""
         assert self._checkpoints is not None
         state, refilled = self._programs.revive(restored.state), None
         if not restored.meta["replay"]:
@@ -186,7 +186,7 @@ class HostLoop:
             refilled = totals(jax.device_get(counters))
         params = self.last_params(state)
         best = self._checkpoints.read_best(restored.step, params)
-        if self._config.learners == 1:  # it was read onto one device
+        if self._config.learners == 1:  # orbax has read it onto one device
             best = jax.device_put(best, jax.tree.map(lambda leaf: leaf.sharding, params))
         self._evaluator.best_params = None if restored.meta["host"]["best"] is None else best
         return jax.block_until_ready(state), refilled

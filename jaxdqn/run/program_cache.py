@@ -1,4 +1,4 @@
-"""Programs of earlier runs of this process, found again by everything that shapes them."""
+"""Compiled programs of earlier runs in this process, by a key of all their static inputs."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _CACHE_SETTINGS = ("jax_compilation_cache_", "jax_persistent_cache_")
 
 @dataclasses.dataclass
 class StaticRun:
-    """The part of a run that does not depend on its seed, scalars and directory."""
+    """Part of a run that is independent of its seed, scalars and directory."""
 
     trainer: Trainer
-    """Its default hyper-parameters are those of the first run: pass ``hyper`` explicitly."""
+    """Pass ``hyper`` explicitly: its default hyper-parameters are those of the first run."""
     state_shape: TrainState
     programs: Programs | None = None
 
@@ -53,7 +53,7 @@ _lock = threading.Lock()
 
 
 def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRun:
-    """Return the trainer and the state's shapes, of an earlier run if one had the same key.
+    """Return the trainer and the state's shapes; reuse those of an earlier run with the same key.
 
     Args:
         config: of the run.
@@ -78,7 +78,7 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
 
 
 def compiled_programs(static: StaticRun, config: Config, keys: RunKeys) -> Programs:
-    """Return the programs of a run, compiled if no earlier run has compiled them."""
+    """Return the programs of a run; compile them unless an earlier run has."""
     if static.programs is None:
         with programs_kept():
             static.programs = compile_programs(config, static.trainer, keys, static.state_shape)
@@ -92,12 +92,15 @@ def clear() -> None:
 
 
 def static_key(config: Config, parts: dict[str, Any]) -> Hashable:
-    """Return a key that differs wherever compiled programs may differ.
+    """Return a key; runs with equal keys can share compiled programs.
 
-    It holds every field of the configuration but ``HOST_FIELDS`` and the values of the scalars in
-    ``Hyper``, which are arguments; of those only whether they are None. It also holds the caller's
-    own parts and the function of a registered loss (by equality if they are hashable, else by
-    identity, as ``jax.jit`` treats static arguments), the devices, and all settings of JAX.
+    The key contains:
+
+    - every field of the configuration except ``HOST_FIELDS``. The scalars in ``Hyper`` are
+      arguments of the programs: the key contains only whether each is None, not its value;
+    - the caller's own parts and the function of a registered loss, compared as ``jax.jit``
+      compares static arguments: by equality if they are hashable. Others are compared by identity;
+    - the devices, and all settings of JAX except those of the compilation cache.
     """
     fields = {
         field.name: getattr(config, field.name)
@@ -132,7 +135,7 @@ def _static(part: Any) -> Hashable:
 
 
 class _Identity:
-    """Compares by the identity of an object, which it keeps alive."""
+    """Wrapper that compares by the identity of an object, and keeps the object alive."""
 
     def __init__(self, value: Any) -> None:
         self._value = value

@@ -18,15 +18,15 @@ class Progress:
     chunk: int = 0
     """Chunks completed."""
     judged: int = -1
-    """The chunk after which the parameters were last evaluated."""
+    """Chunk after which the parameters were last evaluated."""
     seconds: float = 0.0
-    """On the run's clock, when the checkpoint was taken."""
+    """Time of the checkpoint on the run's clock."""
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     solved_at: list[float | None] = dataclasses.field(default_factory=list)
-    """Seconds after which each learner had solved the environment."""
+    """Seconds until each learner solved the environment; None if it has not."""
     diverged_at: list[int | None] = dataclasses.field(default_factory=list)
-    """The first chunk in which a value of each learner was not finite."""
+    """First chunk in which a value of each learner was not finite; None if there is none."""
     rollbacks: int = 0
     totals: Record = dataclasses.field(default_factory=dict)
     """Rows, environment steps and gradient steps, over all learners."""
@@ -37,11 +37,11 @@ class Progress:
     best_returns: list[float | None] = dataclasses.field(default_factory=list)
     """The mean return of the best evaluation of each learner; None before the first."""
     partial: Record | None = None
-    """The finished part of a chunk that was stopped inside: ``iterations``, ``seconds`` and
+    """Finished part of a chunk that was stopped before its end: ``iterations``, ``seconds`` and
     ``metrics``; None between chunks."""
     part_iterations: int | None = None
-    """Iterations that run between two looks at the clock and the signals, where a chunk is run in
-    parts."""
+    """Iterations in a part of a chunk, after which the clock and the signals are checked; None if
+    chunks are not divided."""
 
     @classmethod
     def of(cls, learners: int) -> Progress:
@@ -64,22 +64,22 @@ class Progress:
 
     @property
     def all_live_learners_solved(self) -> bool:
-        """True if every learner that has not diverged has solved the environment, at least one."""
+        """True if a learner, and every one that has not diverged, has solved the environment."""
         outcomes = zip(self.solved_at, self.diverged_at, strict=True)
         live_unsolved = any(solved is None and diverged is None for solved, diverged in outcomes)
         return any(seconds is not None for seconds in self.solved_at) and not live_unsolved
 
     def leader(self, means: Sequence[float]) -> int:
-        """Return the learner of the highest return.
+        """Return the learner with the highest return.
 
-        A learner that has diverged leads only if all have.
+        A diverged learner is returned only if all have diverged.
         """
         sound = [index for index, chunk in enumerate(self.diverged_at) if chunk is None]
         known = np.nan_to_num(np.asarray(means), nan=-math.inf)
         return max(sound or range(len(means)), key=lambda index: known[index])
 
     def standing(self, leader: int) -> Record:
-        """Return the fields of an evaluation's record that only a population has."""
+        """Return the fields that only a population has in the record of an evaluation."""
         if len(self.solved_at) == 1:
             return {}
         solved = sum(seconds is not None for seconds in self.solved_at)

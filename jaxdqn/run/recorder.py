@@ -11,9 +11,9 @@ from jaxdqn.storage.jsonl import Record
 
 
 class Recorder:
-    """Give records to the loggers, and tell the time on the run's clock.
+    """Pass records to the loggers, and measure time on the run's clock.
 
-    The clock counts the seconds in which the run was running, over all its processes in turn.
+    The clock continues when a run is resumed. It excludes the time between stop and resume.
     """
 
     def __init__(self, progress: Progress, loggers: Sequence[Logger]) -> None:
@@ -30,10 +30,10 @@ class Recorder:
         return time.perf_counter() - self._started
 
     def now(self) -> Record:
-        """Return the totals and the seconds, which every record has."""
+        """Return the fields of every record: totals and seconds."""
         return {**self._progress.totals, "seconds": self.seconds}
 
     def log(self, kind: str, record: Record) -> None:
-        """Give a record to every logger."""
+        """Pass a record to every logger."""
         for logger in self._loggers:
             logger.log(kind, record)

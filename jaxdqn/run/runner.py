@@ -1,4 +1,4 @@
-"""Runs: train as a configuration says, with records, evaluations and checkpoints."""
+"""Train a configuration, with records, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class RunResult(NamedTuple):
     """Results of a run, in memory."""
 
     state: TrainState
-    """At the end; each leaf has a leading axis, [D] with several replicas, [P] with several
+    """State at the end. Each leaf has a leading axis [D] with several replicas, [P] with several
     learners."""
     best_params: Params
-    """Of the best evaluation of a learner."""
+    """Parameters of the best evaluation of a learner."""
     summary: Record
     """Content of ``summary.json``."""
 
@@ -58,39 +58,38 @@ def run(
     optimizer: Optimizer | str | None = None,
     loggers: Sequence[Logger] = (),
 ) -> RunResult:
-    """Train as a configuration says.
+    """Train a configuration.
 
-    SIGINT, SIGTERM and ``max_seconds`` stop the run with everything written: at the end of the
-    chunk, or, where chunks take above a second, within about half a second (from the second chunk
-    on). A second SIGINT stops it at once. A run with a directory takes checkpoints; another call
-    with ``resume`` continues exactly from the newest, also inside a chunk.
+    SIGINT, SIGTERM and ``max_seconds`` stop the run at the end of the chunk, with all files
+    written. If chunks take more than a second, the run stops within about half a second, from the
+    second chunk on. A second SIGINT stops it at once. A run with a directory takes checkpoints;
+    another call with ``resume`` continues exactly from the newest one, even inside a chunk.
 
-    Compiled programs are kept in the process: a later run with the same shapes, which may have
-    another seed or learning rate, compiles nothing (``jaxdqn.run.program_cache``). They are also
-    kept on disk (``jaxdqn.run.compilation_cache``), unless a cache directory of JAX is configured,
-    which is then used as configured, or ``jax_enable_compilation_cache`` is False.
+    Compiled programs are kept in the process (``jaxdqn.run.program_cache``): a later run with the
+    same shapes, even with another seed or learning rate, compiles nothing. They are also cached on
+    disk (``jaxdqn.run.compilation_cache``), unless ``jax_enable_compilation_cache`` is False. If
+    JAX has a cache directory already, that one is used, with the user's settings.
 
-    After ``jax.distributed`` has joined several processes, each calls this with the same
-    configuration and the run spans all their devices. Only process 0 reads and writes files and
-    calls ``loggers``; a signal to any process stops all at the same place.
+    To run over several processes, join them by ``jax.distributed`` and call this in each with the
+    same configuration. The run then uses the devices of all processes. Only process 0 reads and
+    writes files and calls ``loggers``; a signal to any process stops all at the same iteration.
 
     Args:
         config: the run.
         out: the run directory to make, or to resume; None writes nothing.
         resume: continue from the newest checkpoint in ``out`` if a run has been started there.
         preset: the name of the preset, for the summary.
-        environment: your own, instead of ``config.env``. It, ``network`` and ``optimizer`` may be
-            references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the function is called without
-            arguments and returns the part. The run directory records a reference; resuming,
-            ``load_policy`` and the commands then use it.
+        environment: your own, instead of ``config.env``. ``environment``, ``network`` and
+            ``optimizer`` may be references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the
+            function is called without arguments and returns the part. The run directory records
+            references, and resuming, ``load_policy`` and the commands use them.
         network: your own, as ``make_trainer`` takes it.
         optimizer: your own, as ``make_trainer`` takes it.
-        loggers: take the records of the run; they are closed at its end.
+        loggers: receive the records of the run, and are closed at its end.
 
     Raises:
         ValueError: if the configuration is invalid, the replay does not fit in memory, ``out`` is
-            in use or cannot be written, or what is there is another run or only damaged
-            checkpoints.
+            in use or cannot be written, or it holds another run or only damaged checkpoints.
         RunFailed: if the run cannot continue: the guard stops it, or the disk is full.
     """
     started = time.perf_counter()

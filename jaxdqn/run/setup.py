@@ -96,7 +96,7 @@ def check_processes(config: Config, *, resume: bool, saves: bool) -> None:
 
 
 def on_coordinator(act: Callable[[], Any]) -> None:
-    """Call a function on the coordinator; every process raises what it raises."""
+    """Call a function on the coordinator; its exception is raised on every process."""
 
     def call() -> None:
         act()
@@ -137,7 +137,7 @@ def _open_directory(
     stack: ExitStack,
     parts: Record,
 ) -> None:
-    """Make the run directory, or check that of a run to resume; hold its lock."""
+    """Make the run directory, or check the one to resume, and lock it."""
     if not resuming:
         run_directory.create(out, config, stack, parts)
         return

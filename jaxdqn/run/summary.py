@@ -89,7 +89,7 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
 
 
 def mapping_of(config: Config) -> str:
-    """Return how the step is mapped, in a word or two: ``none``, ``shard_map``, ``population``."""
+    """Return the mapping of the step as text: ``none``, ``shard_map``, ``population``."""
     names = []
     if config.learners > 1:
         names.append(f"population of {config.learners}")

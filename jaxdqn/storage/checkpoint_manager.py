@@ -31,7 +31,7 @@ _TRUNCATED_RECORDS = ("metrics", "evaluation")
 
 
 class CheckpointManager:
-    """When to save a checkpoint of a run, what to save, and what to restore.
+    """Decide when to save a checkpoint of a run, what to save, and what to restore.
 
     The caller must hold the lock of the run directory. With several processes, each has a
     manager, and all must call the same methods in the same order: most of them communicate. Only
@@ -43,8 +43,8 @@ class CheckpointManager:
         snapshot: copies a state on the device, with keys as key data.
         target: the shapes of the state.
         preset: the name of the preset, if known.
-        shape_under: returns the shapes of the state under another configuration, the one that a
-            checkpoint was written under.
+        shape_under: returns the shapes of the state under the configuration of a checkpoint,
+            which may differ from ``config``.
         clock: returns the time in seconds.
     """
 
@@ -69,9 +69,10 @@ class CheckpointManager:
     def is_due(self, chunk: int) -> bool:
         """Return whether to save a checkpoint after this chunk.
 
-        By time, a checkpoint is due only once the previous one is written. By rows it is always
-        due, so that a kill loses at most the chunks since the last checkpoint and that of a
-        checkpoint in progress.
+        With ``checkpoint_every`` a checkpoint is due every so many chunks, even while the previous
+        one is being written. A kill then loses at most the chunks since the last checkpoint
+        and those of one in progress. Otherwise the clock decides, and a checkpoint is due only
+        after the previous one is written.
 
         Raises:
             OSError: if the previous checkpoint could not be written.

@@ -81,9 +81,9 @@ def create(
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock(path, stack)
-        check_unused(path)  # again: another run may have started before this one had the lock
+        check_unused(path)  # again: another run may have started before the lock was taken
         if parts:
-            # Before the configuration, whose file makes the directory that of a run.
+            # Write this first: a directory with config.json counts as a run.
             write_json(path / PARTS, dict(parts))
         write_json(path / CONFIG, to_dict(config))
     except OSError as error:

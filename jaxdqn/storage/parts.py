@@ -1,7 +1,7 @@
 """A run's own environment, network and optimiser, and how a run directory remembers them.
 
-``parts.json`` names each part that the user supplied: by its reference, or as null where a
-Python program passed an object, which no file can hold.
+``parts.json`` names each part that the user supplied: by its reference, or as null if a
+Python program passed an object, which cannot be stored.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ EXPECTED = {
     "network": "a flax module or a jaxdqn Network",
     "optimizer": "an optimizer, a function hyper -> optax.GradientTransformation",
 }
-"""By part, the return value of the function that a reference names."""
+"""Required return value of the function that a reference names, by part."""
 
 
 class OwnParts(NamedTuple):
     """The parts of a run that the user supplied."""
 
     objects: dict[str, Any]
-    """By name, the part, or None for the configured one: keyword arguments of ``make_trainer``."""
+    """Keyword arguments of ``make_trainer``: each part, or None to use the configured one."""
     record: Record
     """Content of ``parts.json``: only the parts that the user supplied."""
 
@@ -80,8 +80,8 @@ def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") 
     Args:
         name: one of ``NAMES``.
         reference: ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``.
-        directory: searched first for the module or the file; if it no longer exists, the
-            current directory is.
+        directory: searched first for the module or the file; the current directory if this
+            one no longer exists.
 
     Raises:
         ValueError: if the reference is malformed, the module, file or function does not exist,
@@ -144,7 +144,7 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
     from jaxdqn import envs  # imports JAX
 
     if "environment" not in record and config.env not in envs.names():
-        # The run is older than this file, or its program registered the environment with gymnax.
+        # An older version made the run, or the program registered the environment with gymnax.
         record["environment"] = None
     return record
 
@@ -172,7 +172,7 @@ def _import_module(name: str, reference: str, target: str, directory: Path) -> M
 
 
 def _import_file(name: str, reference: str, file: Path) -> ModuleType:
-    """Import a file under a name of its path, so that it replaces no other module."""
+    """Import a file under a module name derived from its path, so that it replaces no module."""
     if not file.is_file():
         raise _invalid(name, reference, f"name a file; there is no {file}")
     unique = f"{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
@@ -183,7 +183,7 @@ def _import_file(name: str, reference: str, file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module  # dataclasses look their module up while it is executed
+    sys.modules[unique] = module  # dataclasses look up their module while it executes
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
@@ -217,7 +217,7 @@ def _check_function(name: str, reference: str, function: Any) -> None:
 
 
 def _is_part_object(name: str, value: Any) -> bool:
-    """Return whether a callable is itself a part; an optimizer cannot be told from its factory."""
+    """Return whether a callable is a part and not a factory; False for optimizers."""
     return name != "optimizer" and _is_part(name, value)
 
 

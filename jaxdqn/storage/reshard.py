@@ -54,8 +54,8 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
     Args:
         saved: the state in a checkpoint: NumPy leaves, keys as key data.
         old: the configuration of the checkpoint.
-        new: the configuration to resume under. It may differ in ``devices`` and what depends on
-            them and, if it has one replica, in how replicas learn together.
+        new: the configuration to resume under. It may differ in ``devices``,
+            ``mapping`` and ``model_devices`` and, with one replica, in the options of replicas.
         target: the shapes of its state.
     """
     if same_layout(old, new):
@@ -85,7 +85,7 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
 
 
 def _reshard_optimizer(opt_state: Any, old: Config, new: Config, target: Any) -> Any:
-    """Return an optimiser state with leaves [old replicas, ...] as leaves [new replicas, ...]."""
+    """Reshard an optimiser state: leaves [old replicas, ...] to [new replicas, ...]."""
     # Average only moments that differ between replicas: a mean of equal values could round.
     average = old.average_every is not None and not old.average_moments
     # Without residuals, both states have the same leaves in the same order, whether compression

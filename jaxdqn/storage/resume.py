@@ -32,15 +32,15 @@ CHANGEABLE = (
 )
 """Fields that may change on resume: they do not change what the run computes."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")
-"""Fields that say where a run computes: they may change on resume, and its state is resharded."""
+"""Fields that select the devices: they may change on resume; the state is then resharded."""
 
 
 def check_same_run(before: Config | dict[str, Any], after: Config, directory: Path | None) -> None:
     """Check that a run may be resumed under a configuration.
 
     ``total_rows`` may change, to train longer, if the size of chunks stays the same and no
-    schedule spans the budget. Fields that say how replicas learn together may change if the run
-    is resumed with a single replica.
+    schedule spans the budget. The options of data-parallel replicas may change if the
+    run is resumed with a single replica.
 
     Args:
         before: the configuration of the run.
@@ -82,7 +82,7 @@ def _reason_against_budget(before: Config, after: Config) -> str:
 
 
 def device_changes(before: Config, after: Config) -> list[str]:
-    """Return texts of what changes in the computation if a run moves to other devices."""
+    """Describe each change in the computation of a run that moves to other devices."""
     if before.learners > 1:
         return []  # the computation of a learner does not depend on its device
     changes = [
@@ -147,10 +147,10 @@ def machine() -> Record:
 
 
 def machine_changes(restored: Restored) -> list[str]:
-    """Return texts of what differs from the machine that wrote a checkpoint."""
+    """Describe each difference from the machine that wrote a checkpoint."""
     before, now = {"processes": 1, **restored.meta["machine"]}, machine()
     if restored.meta["config"]["deterministic"]:
-        # Results then do not depend on how the devices are divided over processes.
+        # Deterministic results do not depend on the division of devices into processes.
         before["processes"] = now["processes"]
     return [f"{name} was {before.get(name)}, is {now[name]}" for name in now
             if before.get(name) != now[name]]  # fmt: skip

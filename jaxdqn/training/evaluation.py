@@ -1,4 +1,4 @@
-"""Evaluation: greedy episodes, each counted once, short or long."""
+"""Evaluation by greedy episodes; short and long ones have equal weight."""
 
 from __future__ import annotations
 

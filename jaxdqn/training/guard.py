@@ -33,10 +33,10 @@ def keep_finite(
     all-reduces.
 
     Args:
-      before: before the step.
-      after: after the step.
-      info: of the step.
-      collectives: over the replicas that decide together.
+      before: state before the step.
+      after: state after the step.
+      info: diagnostics of the step.
+      collectives: collectives of the replicas that decide together.
       periodic: whether the target network is replaced, and not moved by Polyak updates.
 
     Returns:

@@ -21,7 +21,7 @@ def reduce_metrics(metrics: Metrics) -> Metrics:
         if name in SUMMED_METRICS:
             return jnp.sum(leaf, axis=0, dtype=leaf.dtype)
         if name == "first_skipped":
-            # All steps of the iterations before, plus those before it in its own iteration.
+            # The steps of earlier iterations, plus the earlier steps of the same iteration.
             iteration = jnp.argmax(metrics.skipped > 0, axis=0)
             before = jnp.cumsum(metrics.gradient_steps, axis=0) - metrics.gradient_steps
             return (before + leaf)[iteration]
@@ -39,7 +39,7 @@ def count_step(
       episode: before the step.
       row: of the step, leaves [E, ...].
       stepped: ``[E]`` bool, false for resets.
-      exploration: with which the step was acted.
+      exploration: exploration parameters of the step.
     """
     ends = row.terminated | row.truncated
     episode_return = episode.episode_return + jnp.where(stepped, row.reward, 0.0)

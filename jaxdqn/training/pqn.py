@@ -1,4 +1,4 @@
-"""Learning of PQN (Gallici et al. 2024): gradient steps on the rows just acted, without replay.
+"""Learning of PQN (Gallici et al. 2024): gradient steps on the newest rows, without replay.
 
 An iteration acts K steps in E environments, computes Q(lambda) targets for these rows once, and
 takes ``epochs`` passes over them in ``minibatches``. There is no replay and no target network:

@@ -45,7 +45,7 @@ def test_both_flags_at_once_are_rejected_by_name(former, current, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        f"error: {former}: must be left out, it is now {current}, which is given too\n"
+        f"error: {former}: must be omitted; {current} is its new name and is given too\n"
     )
 
 
@@ -95,7 +95,7 @@ def test_settings_of_a_study_under_both_names_are_rejected_by_name(capsys):
     argv = ["--out", "s", "--presets", "dqn", "--envs", "CartPole-v1"]
     assert study.main([*argv, "--set", "warmup_steps=2048", "warmup_rows=4096"]) == 2
     assert capsys.readouterr().err == (
-        "error: warmup_steps: must be left out, it is now warmup_rows, which is given too\n"
+        "error: warmup_steps: must be omitted; warmup_rows is its new name and is given too\n"
     )
 
 

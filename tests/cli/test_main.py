@@ -51,7 +51,7 @@ def test_the_version_is_that_of_the_package(capsys):
         ("--resume", "--resume: no such command; jaxdqn --help lists them"),
         (
             "cartpole",
-            "cartpole: no such command, but a preset; to train it: jaxdqn run cartpole",
+            "cartpole: a preset, not a command; to train it: jaxdqn run cartpole",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Former names of options are accepted for one release, and say what the current name is."""
+"""Former names of options are accepted for one release; a warning gives the current name."""
 
 import warnings
 
@@ -36,7 +36,7 @@ def test_a_former_keyword_is_accepted_with_a_warning_at_the_call(way, former, cu
 @pytest.mark.parametrize(("former", "current", "value"), NAMES)
 @pytest.mark.parametrize("way", WAYS)
 def test_both_names_at_once_are_rejected_by_name(way, former, current, value):
-    message = f"^{former}={value}: must be left out, it is now {current}, which is given too$"
+    message = f"^{former}={value}: must be omitted; {current} is its new name and is given too$"
     with pytest.raises(ValueError, match=message):
         WAYS[way]({former: value, current: value})
 
@@ -48,7 +48,7 @@ def test_a_stored_configuration_is_read_under_its_former_names_without_a_warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert getattr(from_dict({former: value}), current) == value
-    with pytest.raises(ValueError, match=f"^{former}={value}: must be left out, it is now"):
+    with pytest.raises(ValueError, match=f"^{former}={value}: must be omitted; "):
         from_dict({former: value, current: value})
 
 

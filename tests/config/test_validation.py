@@ -234,7 +234,7 @@ def test_epsilon_can_be_swept_with_boltzmann_and_its_end_with_a_constant_schedul
 
 
 def test_a_repeated_value_in_a_sweep_is_rejected():
-    with pytest.raises(ValueError, match=r"^sweep='gamma=0.9,1,0.90': must be of values that diff"):
+    with pytest.raises(ValueError, match=r"^sweep='gamma=0.9,1,0.90': must be of distinct val"):
         Config(sweep=("gamma=0.9,1,0.90",))
 
 

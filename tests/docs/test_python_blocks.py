@@ -58,7 +58,7 @@ def test_every_attribute_of_the_package_that_a_block_uses_exists(block):
     ],
 )
 def test_a_block_runs_as_written(block, tmp_path):
-    # A process of its own: a block may set the number of devices, before JAX starts.
+    # A separate process, because a block may set the number of devices before JAX starts.
     ended = subprocess.run(
         [sys.executable, "-c", block],
         cwd=tmp_path,

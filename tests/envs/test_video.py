@@ -1,4 +1,4 @@
-"""Videos of one's own environments, as GIF and as MP4."""
+"""Videos of custom environments, as GIF and as MP4."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def step(key, state, action):
 
 
 def draw(state, size=(20, 60)):
-    """Return a frame with a red square at a place that tells the state."""
+    """Return a frame with a red square whose position is the state."""
     frame = np.full((*size, 3), 240, np.uint8)
     frame[5:15, int(state) * 10 : int(state) * 10 + 10] = RED
     return frame

@@ -58,7 +58,7 @@ def kernels(**shapes):
 @pytest.mark.parametrize(
     ("shapes", "expected"),
     [
-        # By columns and by rows in turns; the head is last, although its name sorts first.
+        # By columns and by rows alternately; the head is last, although its name sorts first.
         (
             {"Dense_0": (1024, 1024), "Dense_1": (1024, 1024), "Dense_2": (1024, 1024)},
             [COLUMNS, ROWS, COLUMNS],
@@ -69,7 +69,7 @@ def kernels(**shapes):
             {"Dense_10": (1024, 1024), "Dense_2": (1024, 1024), "Dense_9": (1024, 1024)},
             [COLUMNS, COLUMNS, ROWS],
         ),
-        # The other side where the preferred one is too short; it determines the next layer.
+        # The other side if the preferred one is too short; it determines the next layer.
         ({"Dense_0": (400, 4096), "Dense_1": (4096, 4096)}, [COLUMNS, ROWS]),
         ({"Dense_0": (4096, 400), "Dense_1": (4096, 4096)}, [ROWS, COLUMNS]),
         # Small, narrow, of odd size, or not a matrix.

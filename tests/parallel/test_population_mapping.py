@@ -96,7 +96,7 @@ def test_invalid_arguments_of_a_population_are_rejected(trainer):
         ({"sweep": ("learning_rat=1e-3",)}, "nearest: learning_rate"),
         ({"sweep": ("gamma=0.9,1.5",)}, "gamma=1.5: must be between 0 and 1"),
         ({"sweep": ("gamma=0.9,high",)}, "with numbers"),
-        ({"sweep": ("gamma=0.9,0.8", "gamma=0.7")}, "the only one of gamma"),
+        ({"sweep": ("gamma=0.9,0.8", "gamma=0.7")}, "the only sweep of gamma"),
         ({"sweep": ("clip_norm=1,2",)}, "give clip_norm a value too"),
         ({"num_seeds": 3, "devices": 2}, "devices=2: must be a divisor of the 3 learners"),
         ({"num_seeds": 2, "guard": "rollback"}, "guard='rollback': must be off, skip or stop"),

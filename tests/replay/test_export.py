@@ -106,7 +106,7 @@ def test_the_command_exports_the_rows_of_a_learner_and_needs_no_devices(
         assert export.main([str(tmp_path / "run"), "--to", str(tmp_path / "no.npz"), *flags]) == 2
         error = capsys.readouterr().err
         if config.learners == 1:
-            assert "learner=0: must be left out, the run has one learner" in error
+            assert "learner=0: must be omitted; the run has one learner" in error
         else:
             assert f"learner={learner}: must be from 0 to {config.learners - 1}" in error
     assert not (tmp_path / "no.npz").exists()

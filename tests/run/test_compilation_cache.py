@@ -1,4 +1,4 @@
-"""The persistent compilation cache of runs: ours by default, the user's where one is set."""
+"""The persistent compilation cache of runs: the library's by default, the user's if one is set."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run takes and sends: told without running, and held against what is free."""
+"""Memory and communication of a run: predicted without running, and compared with free memory."""
 
 from functools import partial
 
@@ -46,7 +46,7 @@ def test_the_host_must_have_room_for_the_replay_of_all_its_devices(
 
 @pytest.fixture
 def explained(monkeypatch):
-    """Explain runs of an environment that is traced in a moment."""
+    """Explain runs of an environment that traces quickly."""
     make = partial(make_mapped_trainer, environment=noisy())
     monkeypatch.setattr("jaxdqn.cli.explain.make_mapped_trainer", make)
     return lambda config: explain(config, "toy")

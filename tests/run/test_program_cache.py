@@ -1,4 +1,4 @@
-"""Programs of earlier runs: shared where nothing that shapes them differs, and nowhere else."""
+"""Programs of earlier runs are shared exactly if all their static inputs are equal."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The host loop: what it counts, when it ends, what it leaves behind."""
+"""The host loop: counts, ends of a run, and files written."""
 
 import gc
 import json
@@ -55,7 +55,7 @@ def small(**overrides):
 
 
 def collector():
-    """A logger that keeps what it is told, and whether it was closed."""
+    """A logger that stores its records, and whether it was closed."""
     seen = SimpleNamespace(records=[], closed=0)
 
     def close():
@@ -111,7 +111,7 @@ class Script:
             if confirms:
                 self.counts.append(int(count))
             values = self.confirmations if confirms else self.evaluations
-            # The best parameters are played anew at the end: not part of the script.
+            # The evaluation of the best parameters at the end is not part of the script.
             value = values[int(params) - 1] if int(params) <= len(values) else 0.0
             return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
 
@@ -161,7 +161,7 @@ def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
     assert summary["solved"]
     purposes = [record["purpose"] for kind, record in seen.records if kind == "evaluation"]
     assert purposes == ["evaluate", "evaluate", "confirm", "evaluate", "confirm"]
-    # Every confirmation, and the last look at the best parameters, has episodes of its own.
+    # Every confirmation, and the last evaluation of the best parameters, plays fresh episodes.
     assert len(set(script.counts)) == len(script.counts) == 3
     assert (summary["eval_return_mean"], summary["best_fresh_return_mean"]) == (12.0, 11.0)
 

@@ -148,7 +148,7 @@ def test_a_part_that_was_an_object_must_be_passed_again(tmp_path):
     run = run_directory(tmp_path / "run", {"network": None})
     with pytest.raises(ValueError, match=r"network=None: must be given: .* --network MODULE:FUNC"):
         resolve_parts({"network": None}, read_parts(run), run=run)
-    # The record says nothing of parts that are not asked for.
+    # The record does not contain parts that are not requested.
     assert resolve_parts({"environment": None}, read_parts(run), run=run).objects == {
         "environment": None
     }

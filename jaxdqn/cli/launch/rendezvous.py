@@ -1,4 +1,4 @@
-"""Connect the parents of all processes before a run, and pass on failures. Imports no JAX.
+"""Connect the parents of all processes before a run, and report failures to all. Imports no JAX.
 
 Process 0 listens at the coordinator's address. Each other process connects and sends its index,
 the number of processes and its host. When all are connected, process 0 stops listening, since
@@ -130,7 +130,7 @@ def _accept_all(spec: ProcessSpec, deadline: float, seconds: float) -> Peers:
                 link.close()  # another program
                 continue
             error = _conflict(spec, links, index, count, host)
-            # A process that conflicts is told so too; its link must not replace another one.
+            # A conflicting process gets an answer too; its link must not replace another one.
             links[index if error is None else -1] = (host, link)
     answer = {"accepted": platform.node()} if error is None else {"rejected": error}
     for _, link in links.values():

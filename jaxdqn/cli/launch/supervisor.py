@@ -1,6 +1,6 @@
 """Parent of one process among several. Imports no JAX.
 
-When one process fails, JAX's distributed runtime aborts the others with messages of its own.
+When one process fails, JAX's distributed runtime aborts the others with its own messages.
 Therefore each process of a run is a child of a small parent. The parents connect before the run
 starts; each starts its worker, forwards signals, and reports in one line why the worker ended.
 """
@@ -32,7 +32,7 @@ LIFELINE = "JAXDQN_WORKER_LIFELINE"
 """Environment variable of a worker: a file descriptor that closes when its parent ends."""
 
 HOSTS_PREFIX = "jaxdqn-hosts "
-"""Start of the line by which a worker tells its parent the host of each process."""
+"""Prefix of the line in which a worker reports the host of each process to its parent."""
 
 _EXIT_SECONDS = 5.0
 """Time for a worker to end by itself after another process has failed."""
@@ -175,7 +175,7 @@ class _Supervisor:
         cause: str | None = None
         code: int | None = None
         deadline: float | None = None
-        # A worker that ended because another one failed waits for that one's report.
+        # If the worker ended because another one failed, wait for the report of that failure.
         while code is None or (cause is None and self._is_consequence(code)):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:

@@ -53,7 +53,7 @@ def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
 def join(spec: ProcessSpec | None, timeouts: Timeouts) -> bool:
     """Join the other processes and return whether this one is the coordinator.
 
-    The parent is told the host of each process; the coordinator prints them.
+    The worker reports the host of each process to its parent; the coordinator prints them.
     """
     from jaxdqn.parallel import multihost
 

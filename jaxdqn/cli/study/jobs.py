@@ -1,4 +1,4 @@
-"""Runs of a study, one after another, until all are done or the study is asked to stop.
+"""Runs of a study, one after another, until all are done or a stop is requested.
 
 Imports JAX only when a run starts.
 """
@@ -70,7 +70,7 @@ class Signals(NamedTuple):
     received: Callable[[], str | None]
     """Return the name of a signal received so far, or None; to be called between runs."""
     logger: Logger
-    """Logger of a run that forwards to it a signal received before it could listen."""
+    """Logger that repeats, in a run, a signal that was received during its setup."""
 
 
 def jobs_of(study: Study, cell: Cell, results: Sequence[Record]) -> list[Job]:
