@@ -141,8 +141,8 @@ class HostLoop:
     def _finish(self, state: TrainState, stop: StopRequest) -> None:
         """Take the last checkpoint, then make the last evaluations."""
         progress, checkpoints = self.progress, self._checkpoints
-        # Save before the last evaluations: an uninterrupted, longer run would not make them. Another
-        # thread writes the checkpoint in the meantime.
+        # Save before the last evaluations: an uninterrupted, longer run would not make them.
+        # Another thread writes the checkpoint in the meantime.
         with self._noting_failure():
             if checkpoints is not None and (
                 progress.partial is not None or not checkpoints.has_saved(progress.chunk)
@@ -158,7 +158,7 @@ class HostLoop:
 
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:
-        """Record an ``OSError`` instead of raising it: the caller still tries to write the parameters."""
+        """Record an ``OSError`` instead of raising it, so that the parameters are still saved."""
         try:
             yield
         except OSError as error:
