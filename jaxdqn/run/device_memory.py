@@ -1,4 +1,4 @@
-"""What a run takes on each device, by its parts, and what it sends."""
+"""Memory of a run on each device, part by part, and bytes sent between replicas."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class DeviceBytes(NamedTuple):
     """Bytes of a run's state on each of its devices."""
 
     parameters: int
-    """Of the online network."""
+    """of the online network"""
     target: int
     optimizer: int
     replay: int
     environments: int
     state: int
-    """All of it."""
+    """total"""
 
 
 def bytes_per_device(trainer: Trainer, state: TrainState) -> DeviceBytes:
-    """Return the bytes of a state, or of its shapes, on each device, computing nothing."""
+    """Return the bytes on each device of a state, or of its shapes; nothing is computed."""
     shardings = None if trainer.sharding is None else trainer.sharding(state)
 
     def count(part: PyTree, shardings: PyTree) -> int:
@@ -50,7 +50,7 @@ def bytes_per_device(trainer: Trainer, state: TrainState) -> DeviceBytes:
 def working_replay_bytes(config: Config, taken: DeviceBytes) -> int:
     """Return the bytes of replay on each device while it trains.
 
-    A population by ``map`` holds the learner in turn a second time.
+    A population mapped by ``map`` holds the state of the current learner twice.
     """
     by_map = config.population == "map" or (
         config.population == "auto" and jax.default_backend() == "cpu"
@@ -61,14 +61,15 @@ def working_replay_bytes(config: Config, taken: DeviceBytes) -> int:
 
 
 def local_devices(config: Config) -> int:
-    """Return how many devices of this process a run uses."""
+    """Return the number of devices of this process that a run uses."""
     return config.devices if jax.process_count() == 1 else jax.local_device_count()
 
 
 def bytes_sent(config: Config, state: TrainState) -> float | None:
-    """Return the bytes that each replica sends for a gradient step; None if there is but one.
+    """Return the bytes that each replica sends for a gradient step; None with one replica.
 
     Args:
+        config: of the run.
         state: of the run, or its shapes.
     """
     if config.replicas == 1:
