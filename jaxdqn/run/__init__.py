@@ -1,4 +1,4 @@
-"""The host side of a run. ``run`` is imported when first used."""
+"""Host side of a run. ``run`` is imported when it is first used."""
 
 from typing import TYPE_CHECKING, Any
 

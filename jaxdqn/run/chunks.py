@@ -57,9 +57,7 @@ class ChunkRunner:
                 return state, None
         partial, progress.partial = progress.partial, None
         progress.chunk += 1
-        metrics: dict[str, Any] = {
-            name: np.asarray(value) for name, value in partial["metrics"].items()
-        }
+        metrics: Any = {name: np.asarray(value) for name, value in partial["metrics"].items()}
         return state, (Metrics(**metrics), partial["seconds"])
 
     def _next_program(self) -> tuple[Chunk, int]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import jax
 
-_DIR, _MIN_SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+_ENABLED = "jax_enable_compilation_cache"
+_DIR = "jax_compilation_cache_dir"
+_MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def default_directory() -> Path | None:
@@ -31,7 +33,7 @@ def use_persistent_cache() -> bool:
     (``jax_enable_compilation_cache=False``), or the default directory is not writable.
     """
     chosen = getattr(jax.config, _DIR)
-    if not getattr(jax.config, "jax_enable_compilation_cache"):  # noqa: B009 (no type stub)
+    if not getattr(jax.config, _ENABLED):
         return False
     directory = default_directory()
     if directory is None or chosen not in (None, str(directory)):

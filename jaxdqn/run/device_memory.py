@@ -69,6 +69,7 @@ def bytes_sent(config: Config, state: TrainState) -> float | None:
     """Return the bytes that each replica sends for a gradient step; None for one replica.
 
     Args:
+        config: of the run.
         state: of the run, or its shapes.
     """
     if config.replicas == 1:

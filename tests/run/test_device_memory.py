@@ -52,7 +52,7 @@ def explained(monkeypatch):
     return lambda config: explain(config, "toy")
 
 
-def test_explain_counts_what_devices_share(explained, monkeypatch):
+def test_explain_counts_the_memory_that_devices_share(explained, monkeypatch):
     config = tiny(num_seeds=4, devices=2)
     trainer = make_mapped_trainer(config, environment=noisy())
     taken = bytes_per_device(trainer, jax.eval_shape(trainer.init, learner_keys(config).train))
@@ -66,7 +66,7 @@ def test_explain_counts_what_devices_share(explained, monkeypatch):
     assert "shared by the 2 devices, too few" in explained(config)
 
 
-def test_bytes_sent_are_of_replicas_that_learn_together():
+def test_bytes_sent_count_only_replicas_of_one_learner():
     # 2*16 + 16 + 16*2 + 2 = 82 parameters; an all-reduce over 2 sends each once.
     for overrides, sent in (
         ({"devices": 2}, 4 * 82),
@@ -80,6 +80,6 @@ def test_bytes_sent_are_of_replicas_that_learn_together():
         assert bytes_sent(config, state) == sent
 
 
-def test_explain_says_what_replicas_send(explained):
+def test_explain_prints_the_bytes_that_replicas_send(explained):
     assert "sent, each step       328 by each replica\n" in explained(tiny(devices=2))
     assert "sent" not in explained(tiny())

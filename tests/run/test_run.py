@@ -1,15 +1,10 @@
-"""The host loop: counts, ends of a run, and files written."""
+"""Complete small runs: their files, summary, signals and rejected inputs."""
 
-import gc
 import json
 import signal
-import threading
-import time
-import tracemalloc
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,16 +13,11 @@ from jaxdqn.config.config import Config, to_dict
 from jaxdqn.export.policy import load_policy, load_run
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.parallel.learners import run_keys
-from jaxdqn.run.chunks import totals
-from jaxdqn.run.compile import Programs
-from jaxdqn.run.interrupt import StopRequest, stop_on_signals
-from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.runner import run
 from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import read_lines
-from jaxdqn.training.evaluation import EvalInfo, make_evaluator
+from jaxdqn.training.evaluation import make_evaluator
 from jaxdqn.training.trainer import make_trainer, train
-from jaxdqn.types import Counter, Counters, Metrics, make_counter
 from tests.toys import noisy, tiny
 
 SUMMARY_FIELDS = {
@@ -55,7 +45,7 @@ def small(**overrides):
 
 
 def collector():
-    """A logger that stores its records, and whether it was closed."""
+    """Return a list of records and closings, and a logger that fills it."""
     seen = SimpleNamespace(records=[], closed=0)
 
     def close():
@@ -74,185 +64,7 @@ def finished(tmp_path_factory):
     return SimpleNamespace(out=out, seen=seen, config=config, result=result)
 
 
-class Script:
-    """Programs that follow a script of returns instead of compiling anything.
-
-    The parameters are the number of chunks run. An evaluation returns
-    ``evaluations[chunks]`` under the evaluation key, ``confirmations[chunks]``
-    under the other.
-    """
-
-    def __init__(self, config, evaluations, confirmations=(), seconds=0.0):
-        self.config, self.seconds = config, seconds
-        self.evaluations, self.confirmations = evaluations, confirmations
-        self.counts = []
-        self.keys = run_keys(0)
-
-    def state(self, chunks):
-        rows = chunks * self.config.iterations_per_chunk * self.config.rows_per_iteration
-        count = Counter(high=np.int32(rows // 2**30), low=np.int32(rows % 2**30))
-        counters = Counters(count, count, count)
-        return SimpleNamespace(agent=SimpleNamespace(params=np.array(chunks)), counters=counters)
-
-    def programs(self):
-        def chunk(state):
-            time.sleep(self.seconds)
-            after = self.state(int(state.agent.params) + 1)
-            # The donated buffer is overwritten, as on a device.
-            state.agent.params[...] = -1
-            metrics = Metrics(*np.ones(len(Metrics._fields), np.float32))._replace(
-                skipped=0, lost=0
-            )
-            return after, (metrics, after.counters)
-
-        def evaluate(params, key, count):
-            time.sleep(self.seconds)
-            confirms = key is self.keys.confirm
-            if confirms:
-                self.counts.append(int(count))
-            values = self.confirmations if confirms else self.evaluations
-            # The evaluation of the best parameters at the end is not part of the script.
-            value = values[int(params) - 1] if int(params) <= len(values) else 0.0
-            return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
-
-        def init(key, hyper):
-            state = self.state(0)
-            return state, state.counters
-
-        unused = dict.fromkeys(
-            ("snapshot", "revive", "refill", "preload", "perturb", "part_of_chunk")
-        )
-        return Programs(
-            init=init,
-            params=lambda state: state.agent.params,
-            chunk=chunk,
-            evaluate=evaluate,
-            evaluate_one=evaluate,
-            copy=np.array,
-            **unused,
-        )
-
-    def host(self, loggers=()):
-        return HostLoop(self.config, self.programs(), self.keys, loggers)
-
-
-def train_all(host, asked=None):
-    """Run a scripted run from its start to its end."""
-    return host.train(host.start(), asked or StopRequest())
-
-
-def scripted(chunks=5, **overrides):
-    """A configuration that evaluates after each of ``chunks`` chunks."""
-    config = tiny(**{"total_rows": 32 + 100 * chunks, "eval_every": 1, **overrides})
-    assert config.num_chunks == chunks
-    assert config.chunks_per_evaluation == 1
-    return config
-
-
-def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
-    config = scripted(solve_return=10.0, stop_when_solved=True)
-    script = Script(config, [9.0, 10.0, 12.0, 12.0, 12.0], [99.0, 9.0, 11.0])
-    seen, logger = collector()
-    host = script.host([logger])
-    state = train_all(host)
-    summary = host.summary()
-    # Chunk 1 is below the bar, chunk 2 is not confirmed, chunk 3 is.
-    assert int(state.agent.params) == 3
-    assert summary["solved"]
-    purposes = [record["purpose"] for kind, record in seen.records if kind == "evaluation"]
-    assert purposes == ["evaluate", "evaluate", "confirm", "evaluate", "confirm"]
-    # Every confirmation, and the last evaluation of the best parameters, plays fresh episodes.
-    assert len(set(script.counts)) == len(script.counts) == 3
-    assert (summary["eval_return_mean"], summary["best_fresh_return_mean"]) == (12.0, 11.0)
-
-
-def test_seconds_to_solve_count_acting_learning_and_evaluating():
-    config = scripted(solve_return=10.0, stop_when_solved=True)
-    host = Script(config, [0.0, 10.0], [0.0, 10.0], seconds=0.03).host()
-    train_all(host)
-    summary = host.summary()
-    # Two chunks, two evaluations, one confirmation.
-    assert summary["seconds_to_solve"] >= 5 * 0.03
-    assert summary["train_seconds"] >= 2 * 0.03
-    assert summary["eval_seconds"] >= 4 * 0.03
-
-
-def test_a_solved_run_goes_on_unless_told_to_stop():
-    config = scripted(solve_return=10.0)
-    host = Script(config, [10.0] * 5, [10.0] * 5).host()
-    assert int(train_all(host).agent.params) == 5
-    assert host.summary()["solved"]
-
-
-def test_a_run_without_a_bar_is_not_solved():
-    host = Script(scripted(), [10.0] * 5, [10.0] * 5).host()
-    train_all(host)
-    summary = host.summary()
-    assert summary["solved"] is False
-    assert summary["seconds_to_solve"] is None
-
-
-def test_best_parameters_are_a_copy_of_the_first_best():
-    host = Script(scripted(), [1.0, 7.0, 3.0, 7.0, 2.0]).host()
-    state = train_all(host)
-    assert int(host.best_params) == 2
-    assert int(state.agent.params) == 5
-    summary = host.summary()
-    assert summary["best_eval_return_mean"] == 7.0
-    assert summary["eval_return_mean"] == 2.0
-
-
-def test_the_last_chunk_is_evaluated_once_whatever_the_period():
-    for every, evaluated in ((300, [3, 5]), (0, [5])):
-        config = tiny(total_rows=532, eval_every=every)
-        seen, logger = collector()
-        train_all(Script(config, [1.0] * 5).host([logger]))
-        rows = [record["rows"] for kind, record in seen.records if kind == "evaluation"]
-        assert rows == [chunk * 100 for chunk in evaluated]
-
-
-def test_a_run_asked_to_end_before_its_first_chunk_still_reports():
-    asked = StopRequest()
-    asked.handle_signal(signal.SIGTERM, None)
-    host = Script(scripted(), [1.0] * 5).host()
-    assert int(train_all(host, asked).agent.params) == 0
-    assert host.summary()["rows"] == 0
-    assert host.summary()["best_fresh_return_mean"] is None
-
-
-def test_the_host_remembers_nothing_of_past_chunks():
-    def growth(chunks):
-        host = Script(tiny(total_rows=32 + 100 * chunks, eval_every=0), []).host()
-        gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        train_all(host)
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
-        return grown
-
-    # A record kept for each chunk would take about a kilobyte each.
-    assert growth(2_000) < growth(200) + 200_000
-
-
-def test_a_chunk_reports_scalars_however_long_it_is():
-    trainer = make_trainer(small(), environment=noisy())
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
-    for iterations in (1, 1_000):
-        _, metrics = jax.eval_shape(trainer.chunk(iterations), state)
-        assert all(leaf.shape == () for leaf in metrics)
-
-
-def test_totals_are_right_past_32_bits():
-    rows = 2**31 + 12_345
-    counters = Counters(make_counter(rows), make_counter(rows - 7), make_counter(3))
-    assert totals(counters) == {"rows": rows, "env_steps": rows - 7, "gradient_steps": 3}
-    learners = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), counters)
-    assert totals(learners)["rows"] == 2 * rows
-
-
-def test_the_run_directory_holds_what_it_should(finished):
+def test_the_run_directory_holds_its_files(finished):
     assert sorted(path.name for path in finished.out.iterdir()) == [
         ".lock", "best", "checkpoints", "config.json", "curve.png", "evaluations.jsonl",
         "events.jsonl", "last", "metrics.jsonl", "parts.json", "summary.json",
@@ -262,7 +74,7 @@ def test_the_run_directory_holds_what_it_should(finished):
     assert json.loads((finished.out / "config.json").read_text())["env"] == "noisy"
 
 
-def test_the_summary_has_every_field_and_truetotals(finished):
+def test_the_summary_has_every_field_and_true_totals(finished):
     summary = json.loads((finished.out / "summary.json").read_text())
     assert set(summary) >= SUMMARY_FIELDS
     assert summary == json.loads(json.dumps(finished.result.summary))
@@ -278,7 +90,7 @@ def test_the_summary_has_every_field_and_truetotals(finished):
     assert summary["interrupted"] is False
 
 
-def test_metrics_are_a_line_a_chunk_and_add_up(finished):
+def test_metrics_have_one_line_a_chunk_and_add_up(finished):
     metrics = read_lines(finished.out / "metrics.jsonl")
     assert [record["chunk"] for record in metrics] == [1, 2, 3, 4]
     assert np.all(np.diff([record["rows"] for record in metrics]) == 92)
@@ -289,7 +101,7 @@ def test_metrics_are_a_line_a_chunk_and_add_up(finished):
     assert abs(resets - ended) <= 4 + 32
 
 
-def test_loggers_hear_everything_and_are_closed_once(finished):
+def test_loggers_receive_every_record_and_are_closed_once(finished):
     kinds = [kind for kind, _ in finished.seen.records]
     assert kinds[0] == "start"
     assert kinds[-1] == "summary"
@@ -298,7 +110,7 @@ def test_loggers_hear_everything_and_are_closed_once(finished):
     assert finished.seen.closed == 1
 
 
-def test_evaluations_use_the_same_episodes_and_the_parameters_reported(finished):
+def test_every_evaluation_uses_the_same_episodes(finished):
     evaluations = read_lines(finished.out / "evaluations.jsonl")
     trainer = make_trainer(finished.config, environment=noisy())
     evaluate = jax.jit(make_evaluator(trainer.agent, trainer.environment, 6))
@@ -325,7 +137,7 @@ def test_the_run_is_the_pure_training_of_its_key(finished):
     )
 
 
-def test_saved_parameters_come_back_bit_for_bit(finished):
+def test_saved_parameters_are_restored_bitwise(finished):
     for which, params in (
         ("best", finished.result.best_params),
         ("last", finished.result.state.agent.params),
@@ -367,7 +179,7 @@ def params_bias(params, width):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bits_and_other_seeds_others():
+def test_runs_of_one_seed_are_bitwise_identical_and_of_other_seeds_differ():
     def learned(seed):
         params = run(small(seed=seed), environment=noisy()).state.agent.params
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
@@ -388,7 +200,7 @@ def test_two_devices_train_and_save_parameters_that_one_device_plays(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_at_the_next_chunk_with_everything_written(tmp_path, number):
+def test_a_signal_stops_the_run_after_the_chunk_with_all_files_written(tmp_path, number):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     seen, collecting = collector()
 
@@ -408,30 +220,7 @@ def test_a_signal_ends_the_run_at_the_next_chunk_with_everything_written(tmp_pat
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
 
-def test_a_second_interrupt_does_not_wait():
-    before = signal.getsignal(signal.SIGINT)
-    with stop_on_signals() as asked:
-        signal.raise_signal(signal.SIGINT)
-        assert asked
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_another_thread_leaves_signals_alone():
-    found = []
-
-    def work():
-        with stop_on_signals() as asked:
-            found.append((bool(asked), signal.getsignal(signal.SIGTERM)))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [(False, signal.getsignal(signal.SIGTERM))]
-
-
-def test_a_directory_in_use_is_refused_before_anything_is_compiled(tmp_path, monkeypatch):
+def test_a_directory_in_use_is_rejected_before_compilation(tmp_path, monkeypatch):
     (tmp_path / "precious.txt").write_text("mine")
     monkeypatch.setattr(
         "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
@@ -443,7 +232,7 @@ def test_a_directory_in_use_is_refused_before_anything_is_compiled(tmp_path, mon
     assert seen.closed == 1
 
 
-def test_a_replay_above_the_free_memory_is_refused_before_a_directory_is_made(
+def test_a_replay_above_the_free_memory_is_rejected_before_a_directory_is_made(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("jaxdqn.replay.memory.free_bytes", lambda device=None: 100)
@@ -452,7 +241,7 @@ def test_a_replay_above_the_free_memory_is_refused_before_a_directory_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_devices_are_refused():
+def test_too_few_devices_are_rejected():
     with pytest.raises(ValueError, match="devices=16: must be at most the 8 cpu devices here"):
         run(small(devices=16, num_envs=16, batch_size=16), environment=noisy())
 
@@ -461,6 +250,6 @@ def test_too_few_devices_are_refused():
     ("which", "message"),
     [("bast", "which='bast': must be one of best, last"), ("best", "must be a run directory")],
 )
-def test_a_policy_that_is_not_there_is_refused(tmp_path, which, message):
+def test_a_policy_that_does_not_exist_is_rejected(tmp_path, which, message):
     with pytest.raises(ValueError, match=message):
         jaxdqn.load_policy(tmp_path, which)

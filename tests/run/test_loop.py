@@ -1,0 +1,200 @@
+"""The host loop by a script: totals, the best parameters, and when a run is solved or ends."""
+
+import gc
+import signal
+import time
+import tracemalloc
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.parallel.learners import run_keys
+from jaxdqn.run.chunks import totals
+from jaxdqn.run.compile import Programs
+from jaxdqn.run.interrupt import StopRequest
+from jaxdqn.run.loop import HostLoop
+from jaxdqn.training.evaluation import EvalInfo
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import Counter, Counters, Metrics, make_counter
+from tests.run.test_run import collector, small
+from tests.toys import noisy, tiny
+
+
+class Script:
+    """Programs that follow a script of returns and compile nothing.
+
+    The parameters are the number of chunks run. An evaluation returns
+    ``evaluations[chunks]`` under the evaluation key, ``confirmations[chunks]``
+    under the other.
+    """
+
+    def __init__(self, config, evaluations, confirmations=(), seconds=0.0):
+        self.config, self.seconds = config, seconds
+        self.evaluations, self.confirmations = evaluations, confirmations
+        self.counts = []
+        self.keys = run_keys(0)
+
+    def state(self, chunks):
+        rows = chunks * self.config.iterations_per_chunk * self.config.rows_per_iteration
+        count = Counter(high=np.int32(rows // 2**30), low=np.int32(rows % 2**30))
+        counters = Counters(count, count, count)
+        return SimpleNamespace(agent=SimpleNamespace(params=np.array(chunks)), counters=counters)
+
+    def programs(self):
+        def chunk(state):
+            time.sleep(self.seconds)
+            after = self.state(int(state.agent.params) + 1)
+            # The donated buffer is overwritten, as on a device.
+            state.agent.params[...] = -1
+            metrics = Metrics(*np.ones(len(Metrics._fields), np.float32))._replace(
+                skipped=0, lost=0
+            )
+            return after, (metrics, after.counters)
+
+        def evaluate(params, key, count):
+            time.sleep(self.seconds)
+            confirms = key is self.keys.confirm
+            if confirms:
+                self.counts.append(int(count))
+            values = self.confirmations if confirms else self.evaluations
+            # The best parameters are evaluated again at the end: not part of the script.
+            value = values[int(params) - 1] if int(params) <= len(values) else 0.0
+            return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
+
+        def init(key, hyper):
+            state = self.state(0)
+            return state, state.counters
+
+        unused = dict.fromkeys(
+            ("snapshot", "revive", "refill", "preload", "perturb", "part_of_chunk")
+        )
+        return Programs(
+            init=init,
+            params=lambda state: state.agent.params,
+            chunk=chunk,
+            evaluate=evaluate,
+            evaluate_one=evaluate,
+            copy=np.array,
+            **unused,
+        )
+
+    def host(self, loggers=()):
+        return HostLoop(self.config, self.programs(), self.keys, loggers)
+
+
+def train_all(host, stop=None):
+    """Run a scripted run from its start to its end."""
+    return host.train(host.start(), stop or StopRequest())
+
+
+def scripted(chunks=5, **overrides):
+    """Return a configuration that evaluates after each of ``chunks`` chunks."""
+    config = tiny(**{"total_rows": 32 + 100 * chunks, "eval_every": 1, **overrides})
+    assert config.num_chunks == chunks
+    assert config.chunks_per_evaluation == 1
+    return config
+
+
+def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
+    config = scripted(solve_return=10.0, stop_when_solved=True)
+    script = Script(config, [9.0, 10.0, 12.0, 12.0, 12.0], [99.0, 9.0, 11.0])
+    seen, logger = collector()
+    host = script.host([logger])
+    state = train_all(host)
+    summary = host.summary()
+    # Chunk 1 is below the bar, chunk 2 is not confirmed, chunk 3 is.
+    assert int(state.agent.params) == 3
+    assert summary["solved"]
+    purposes = [record["purpose"] for kind, record in seen.records if kind == "evaluation"]
+    assert purposes == ["evaluate", "evaluate", "confirm", "evaluate", "confirm"]
+    # Every confirmation, and the last evaluation of the best parameters, has its own episodes.
+    assert len(set(script.counts)) == len(script.counts) == 3
+    assert (summary["eval_return_mean"], summary["best_fresh_return_mean"]) == (12.0, 11.0)
+
+
+def test_seconds_to_solve_count_acting_learning_and_evaluating():
+    config = scripted(solve_return=10.0, stop_when_solved=True)
+    host = Script(config, [0.0, 10.0], [0.0, 10.0], seconds=0.03).host()
+    train_all(host)
+    summary = host.summary()
+    # Two chunks, two evaluations, one confirmation.
+    assert summary["seconds_to_solve"] >= 5 * 0.03
+    assert summary["train_seconds"] >= 2 * 0.03
+    assert summary["eval_seconds"] >= 4 * 0.03
+
+
+def test_a_solved_run_continues_unless_stop_when_solved():
+    config = scripted(solve_return=10.0)
+    host = Script(config, [10.0] * 5, [10.0] * 5).host()
+    assert int(train_all(host).agent.params) == 5
+    assert host.summary()["solved"]
+
+
+def test_a_run_without_solve_return_is_not_solved():
+    host = Script(scripted(), [10.0] * 5, [10.0] * 5).host()
+    train_all(host)
+    summary = host.summary()
+    assert summary["solved"] is False
+    assert summary["seconds_to_solve"] is None
+
+
+def test_best_parameters_are_a_copy_of_the_first_best():
+    host = Script(scripted(), [1.0, 7.0, 3.0, 7.0, 2.0]).host()
+    state = train_all(host)
+    assert int(host.best_params) == 2
+    assert int(state.agent.params) == 5
+    summary = host.summary()
+    assert summary["best_eval_return_mean"] == 7.0
+    assert summary["eval_return_mean"] == 2.0
+
+
+def test_the_last_chunk_is_evaluated_once_for_any_period():
+    for every, evaluated in ((300, [3, 5]), (0, [5])):
+        config = tiny(total_rows=532, eval_every=every)
+        seen, logger = collector()
+        train_all(Script(config, [1.0] * 5).host([logger]))
+        rows = [record["rows"] for kind, record in seen.records if kind == "evaluation"]
+        assert rows == [chunk * 100 for chunk in evaluated]
+
+
+def test_a_run_stopped_before_its_first_chunk_still_has_a_summary():
+    stop = StopRequest()
+    stop.handle_signal(signal.SIGTERM, None)
+    host = Script(scripted(), [1.0] * 5).host()
+    assert int(train_all(host, stop).agent.params) == 0
+    assert host.summary()["rows"] == 0
+    assert host.summary()["best_fresh_return_mean"] is None
+
+
+def test_host_memory_does_not_grow_with_the_number_of_chunks():
+    def growth(chunks):
+        host = Script(tiny(total_rows=32 + 100 * chunks, eval_every=0), []).host()
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        train_all(host)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        return grown
+
+    # A record kept for each chunk would take about a kilobyte each.
+    assert growth(2_000) < growth(200) + 200_000
+
+
+def test_the_metrics_of_a_chunk_of_any_length_are_scalars():
+    trainer = make_trainer(small(), environment=noisy())
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    for iterations in (1, 1_000):
+        _, metrics = jax.eval_shape(trainer.chunk(iterations), state)
+        assert all(leaf.shape == () for leaf in metrics)
+
+
+def test_totals_are_exact_past_32_bits():
+    rows = 2**31 + 12_345
+    counters = Counters(make_counter(rows), make_counter(rows - 7), make_counter(3))
+    assert totals(counters) == {"rows": rows, "env_steps": rows - 7, "gradient_steps": 3}
+    learners = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), counters)
+    assert totals(learners)["rows"] == 2 * rows
