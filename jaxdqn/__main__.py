@@ -66,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: {_unknown(name)}", file=sys.stderr)
         return _USAGE_ERROR
-    return import_module(COMMANDS[name].module).main(rest)
+    try:
+        return import_module(COMMANDS[name].module).main(rest)
+    except KeyboardInterrupt:  # while modules are imported; a command handles its own
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _unknown(name: str) -> str:

@@ -15,6 +15,15 @@ def suggest(name: str, known: list[str]) -> str:
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)
 
 
+def known_name(kind: str, name: str, known: list[str]) -> str:
+    """Return the constraint on an unknown name, for ``must be ...``.
+
+    It is ``a known KIND; nearest: A, B`` if known names are near, else ``one of`` all of them.
+    """
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"a known {kind}; nearest: {', '.join(near)}" if near else f"one of {', '.join(known)}"
+
+
 def reject(name: str, value: Any, constraint: str) -> NoReturn:
     """Raise the ``ValueError`` of a field: ``name=value: must be constraint``."""
     raise ValueError(f"{name}={value!r}: must be {constraint}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks import workloads
 from benchmarks.timing import Case, Effort, Interval, alternate, ratio
 from jaxdqn.config.config import Config
-from jaxdqn.errors import suggest
+from jaxdqn.errors import known_name
 
 FULL = Effort(rounds=9, seconds=0.3, iterations=200)
 QUICK = Effort(rounds=3, seconds=0.05, iterations=50, quick=True)
@@ -62,7 +62,9 @@ def select_techniques(names: Sequence[str]) -> list[Technique]:
     """
     for name in names:
         if name not in TECHNIQUES:
-            raise ValueError(f"only={name!r}: must be among {suggest(name, list(TECHNIQUES))}")
+            raise ValueError(
+                f"only={name!r}: must be {known_name('technique', name, list(TECHNIQUES))}"
+            )
     return [TECHNIQUES[name] for name in names or TECHNIQUES]
 
 

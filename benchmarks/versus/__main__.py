@@ -15,7 +15,7 @@ from benchmarks.processes import CPU_THREADS, Process
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, alternating, median_interval, spread, verdict
 from jaxdqn.cli.flags import parse, run_command
-from jaxdqn.errors import suggest
+from jaxdqn.errors import known_name
 
 WORK = (
     "CartPole-v1, one gradient step of batch 128 per 10 environment steps, replay of 10 000, "
@@ -203,7 +203,7 @@ def _parse_peer(peer: str) -> tuple[str, str]:
     """
     name, _, argument = peer.partition("=")
     if name not in PEERS:
-        raise ValueError(f"peer={name!r}: must be one of {suggest(name, list(PEERS))}")
+        raise ValueError(f"peer={name!r}: must be {known_name('peer', name, list(PEERS))}")
     takes_count = name in ("sb3", "sbx")
     if takes_count and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
         raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")

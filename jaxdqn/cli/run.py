@@ -29,7 +29,7 @@ from jaxdqn.cli.launch.supervisor import (
     supervise,
 )
 from jaxdqn.cli.parts import file_name, take_references
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, replace
 from jaxdqn.config.option import option
 from jaxdqn.config.options import Options
 from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
@@ -116,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> int:
     argv = current_flags(argv, [field.name for field in dataclasses.fields(Flags)])
     arguments, parts = take_references(argv)
+    if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
+        raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)
     config = config_from(flags)
     check_virtual_devices(flags.virtual_devices, config)
@@ -193,7 +195,13 @@ def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[s
                 f"out={flags.out!r}: must be a run to resume; to start one, name a preset"
             )
         return None, _parse(rest, read_config(flags.out))
-    return None if plain else name or DEFAULT_PRESET, flags
+    if plain:
+        return None, flags
+    name = name or DEFAULT_PRESET
+    if own_environment:
+        # The solve return of the preset is that of another environment.
+        flags = _parse(rest, replace(preset(name), solve_return=None, stop_when_solved=False))
+    return name, flags
 
 
 def _configuration(path: Path) -> Config:

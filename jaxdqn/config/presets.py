@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.former_names import warn_of_former_names
-from jaxdqn.errors import suggest
+from jaxdqn.errors import known_name
 
 TASKS: dict[str, Config] = {
     # The squared loss here and below: if most rows are far from a terminal one, the Huber loss
@@ -247,9 +247,8 @@ def for_task(algorithm: str, env: str) -> Config:
         ValueError: if the algorithm is unknown.
     """
     if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"algorithm={algorithm!r}: must be one of {suggest(algorithm, list(ALGORITHMS))}"
-        )
+        wanted = known_name("algorithm", algorithm, list(ALGORITHMS))
+        raise ValueError(f"algorithm={algorithm!r}: must be {wanted}")
     if algorithm == "pqn":
         return _pqn(env)
     by_env = {config.env: config for config in TASKS.values()}
@@ -305,7 +304,7 @@ def preset(name: str, **overrides: Any) -> Config:
             its value invalid.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset={name!r}: must be one of {suggest(name, list(PRESETS))}")
+        raise ValueError(f"preset={name!r}: must be {known_name('preset', name, list(PRESETS))}")
     overrides = warn_of_former_names(overrides, stacklevel=2)
     config = PRESETS[name]
     if name in ALGORITHMS and isinstance(overrides.get("env"), str):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxdqn.envs.base import Render, with_autoreset
 from jaxdqn.envs.lazy_modules import imported_lazily
-from jaxdqn.errors import suggest
+from jaxdqn.errors import known_name, suggest
 from jaxdqn.types import Array, Environment
 
 CONTINUOUS = frozenset(
@@ -144,7 +144,7 @@ def load(
     from gymnax.environments import spaces
 
     if name not in gymnax.registered_envs:
-        raise ValueError(f"env={name!r}: must be one of {suggest(name, names())}")
+        raise ValueError(f"env={name!r}: must be {known_name('environment', name, names())}")
     with permissive_promotion():
         try:
             env, env_params = gymnax.make(name, **env_kwargs)

@@ -67,7 +67,9 @@ def load_policy(
         obs = np.asarray(obs, spec.obs_dtype)
         single = obs.shape == shape
         if not single and obs.shape[1:] != shape:
-            raise ValueError(f"obs.shape={obs.shape}: must be {shape} or (B, *{shape})")
+            batched = ("B", *shape)
+            expected = f"({', '.join(map(str, batched))})"
+            raise ValueError(f"obs.shape={obs.shape}: must be {shape} or {expected}")
         batch = obs[None] if single else obs
         if carry is None or _batch_size(carry) not in (None, len(batch)):
             carry = agent.initial_carry(len(batch))

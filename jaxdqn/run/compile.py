@@ -77,7 +77,7 @@ def compile_programs(
     counted_out = (layout.state_out, layout.report_out)
     evaluate = _make_evaluate(config, trainer)
     saved = layout.state if config.replay_in_checkpoint else without_replay(layout.state)
-    init, chunk, evaluate_all, copy, snapshot = _compile_all(
+    init, chunk, evaluate_all, copy, snapshot, *of_one = _compile_all(
         (
             (
                 jax.jit(_with_counters(trainer, trainer.init), out_shardings=counted_out),
@@ -90,6 +90,7 @@ def compile_programs(
             ),
             (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (layout.params,)),
             (jax.jit(snapshot_key_data), (saved,)),
+            *_evaluation_of_one(config, evaluate, layout.params, keys),
         ),
         options,
     )
@@ -101,12 +102,22 @@ def compile_programs(
         snapshot=snapshot,
         params=trainer.params,
         revive=_make_revive(layout, options),
-        evaluate_one=evaluate_all if config.learners == 1 else later(evaluate),
+        evaluate_one=of_one[0] if of_one else evaluate_all,
         refill=later(_with_counters(trainer, trainer.refill), out_shardings=counted_out),
         preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
         perturb=later(_perturb, out_shardings=layout.state_out, donate_argnums=0),
         part_of_chunk=_make_part_of_chunk(trainer, layout, options),
     )
+
+
+def _evaluation_of_one(
+    config: Config, evaluate: Callable[..., EvalInfo], params: Params, keys: RunKeys
+) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Return the evaluation of one learner of a population and its arguments, if there is one."""
+    if config.learners == 1:
+        return []
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
+    return [(jax.jit(evaluate), (one, keys.evaluate[0], np.int32(0)))]
 
 
 def _layout_of(trainer: Trainer, state_shape: TrainState) -> _Layout:

@@ -39,7 +39,9 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise unwritable_error(path, error) from error
     if used:
-        raise ValueError(f"out={str(path)!r}: must be a new or an empty directory")
+        raise ValueError(
+            f"out={str(path)!r}: must be a new or an empty directory; --resume continues a run"
+        )
     return path
 
 

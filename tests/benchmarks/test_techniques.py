@@ -57,7 +57,10 @@ def test_compare_prints_a_registered_technique_and_writes_both_files(monkeypatch
 
 def test_an_unknown_technique_is_an_error_with_the_nearest_names(capsys):
     assert compare.main(["--only", "n-stp"]) == 2
-    assert capsys.readouterr().err == "error: only='n-stp': must be among n-step\n"
+    assert (
+        capsys.readouterr().err
+        == "error: only='n-stp': must be a known technique; nearest: n-step\n"
+    )
 
 
 def test_the_command_registers_each_technique_once():
@@ -70,4 +73,4 @@ def test_the_command_registers_each_technique_once():
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "error: only='n-stp': must be among n-step\n"
+    assert done.stderr == "error: only='n-stp': must be a known technique; nearest: n-step\n"

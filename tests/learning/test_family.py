@@ -275,5 +275,7 @@ def test_algorithm_presets_take_the_settings_of_the_task_of_their_environment():
         TASKS["breakout"], double=False, n_step=1
     )
     assert for_task("dqn", "FourRooms-misc").learning_rate == 1e-3
-    with pytest.raises(ValueError, match="algorithm='rainbw': must be one of rainbow"):
+    with pytest.raises(
+        ValueError, match="algorithm='rainbw': must be a known algorithm; nearest: rainbow"
+    ):
         for_task("rainbw", "CartPole-v1")
