@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -57,9 +57,11 @@ def cycle(rewards: Sequence[float], *, limit: int | None, terminal_at: int | Non
     return make_environment(reset, step, name="cycle", num_actions=2, max_episode_steps=limit)
 
 
+@cache
 def noisy(*, num_actions: int = 2, limit: int = 6) -> Environment:
     """Return an environment of random observations, rewards and ends, independent of the action.
 
+    It is the same object for the same arguments, so that runs in it share compiled programs.
     Observations are two integers from 1 to 9 (never 0), as float32.
     """
 

@@ -68,7 +68,7 @@ def test_a_scan_equals_a_python_loop_bitwise(unmapped):
     np.testing.assert_allclose(unmapped.metrics.loss, np.mean(losses), rtol=1e-6)
 
 
-@pytest.fixture(scope="module", params=MAPPINGS)
+@pytest.fixture(scope="module", params=["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def single(unmapped, request):
     """The trainer mapped over one device and its compiled chunk."""
     mapped = across_devices(unmapped.trainer, jax.devices()[:1], mapping=request.param)

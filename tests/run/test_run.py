@@ -28,7 +28,7 @@ from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training.evaluation import EvalInfo, make_evaluator
 from jaxdqn.training.trainer import make_trainer, train
 from jaxdqn.types import Counter, Counters, Metrics, make_counter
-from tests.toys import noisy, tiny
+from tests.toys import noisy, quick_jit, tiny
 
 SUMMARY_FIELDS = {
     "env", "preset", "algorithm", "seed", "env_steps", "rows", "gradient_steps",
@@ -233,7 +233,7 @@ def test_the_host_remembers_nothing_of_past_chunks():
         return grown
 
     # A record kept for each chunk would take about a kilobyte each.
-    assert growth(2_000) < growth(200) + 200_000
+    assert growth(700) < growth(100) + 200_000
 
 
 def test_a_chunk_reports_scalars_however_long_it_is():
@@ -316,7 +316,7 @@ def mean_return(info):
 
 
 def test_the_run_is_the_pure_training_of_its_key(finished):
-    pure = jax.jit(train(finished.config, environment=noisy()))
+    pure = quick_jit(train(finished.config, environment=noisy()))
     state, _ = pure(run_keys(finished.config.seed).train)
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),

@@ -70,7 +70,8 @@ def test_a_step_uses_importance_weights_and_writes_new_priorities(monkeypatch):
     assert np.isin(np.float32(changed).round(5), after.round(5)).all()
     # Beta has risen with the rows: it would be half way from 0.5 to 1 at half the budget.
     progress = (32 + 12 * 4) / 4_000
-    _, sample = replay.sample(keys[-2], _with_rows_added(before, state), jnp.float32(0.99))
+    added = quick_jit(_with_rows_added)(before, state)
+    _, sample = quick_jit(replay.sample)(keys[-2], added, jnp.float32(0.99))
     expected = importance_weights(
         sample.probabilities, jnp.float32(0.5 + 0.5 * progress), lambda value: value
     )
