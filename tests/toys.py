@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+QUICK = {"xla_backend_optimization_level": 0}
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 """``jax.jit`` without XLA optimisation: for tests that need not run fast, half the compile time."""
+
+
+@contextmanager
+def quick_runs() -> Iterator[None]:
+    """Compile the programs of runs as ``quick_jit`` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdqn.run.compile._compiler_options", lambda config: dict(QUICK))
+        yield
 
 
 def tiny(**overrides: Any) -> Config:

@@ -17,6 +17,7 @@ from jaxdqn.cli.parts import file_name, take_references
 from jaxdqn.config.config import Config
 from jaxdqn.run.runner import run as train
 from tests.own_parts import SOURCE
+from tests.toys import quick_runs
 
 SMALL = [
     "--num-envs", "4", "--batch-size", "8", "--replay-capacity", "256", "--warmup-rows", "32",
@@ -50,7 +51,8 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(directory):
     """Train in ``there`` with parts given as references."""
-    assert run.main([*SMALL, *OWN, "--total-rows", "2000", "--out", "there"]) == 0
+    with quick_runs():
+        assert run.main([*SMALL, *OWN, "--total-rows", "2000", "--out", "there"]) == 0
     return directory / "there"
 
 
