@@ -104,8 +104,8 @@ def test_munchausen_adds_the_bonus_of_the_target_network_to_the_reward():
     config = tiny(bootstrap="munchausen", entropy_temperature=0.5, loss="squared")
     network, agent = agent_of(config)
     batch, hyper = random_batch(), hyper_from(config)
-    state = agent.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)
-    state = state._replace(target_params=network.init(jax.random.key(1), batch.obs_tm1))
+    state = quick_jit(agent.init)(jax.random.key(0), batch.obs_tm1, hyper=hyper)
+    state = state._replace(target_params=quick_jit(network.init)(jax.random.key(1), batch.obs_tm1))
     _, info = quick_jit(agent.learn)(jax.random.key(2), state, batch, jnp.ones(BATCH), hyper=hyper)
 
     def values(params, obs):
@@ -132,8 +132,8 @@ def test_double_selects_the_distribution_by_the_online_network(loss):
     config = tiny(loss=loss, double=True)
     network, agent = agent_of(config)
     batch, hyper = random_batch(), hyper_from(config)
-    state = agent.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)
-    other = network.init(jax.random.key(1), batch.obs_tm1)
+    state = quick_jit(agent.init)(jax.random.key(0), batch.obs_tm1, hyper=hyper)
+    other = quick_jit(network.init)(jax.random.key(1), batch.obs_tm1)
 
     def selecting(action):
         def apply(params, key, carry, obs, first):
@@ -151,7 +151,7 @@ def test_double_selects_the_distribution_by_the_online_network(loss):
     tds = []
     for action in (0, 1):
         chosen = make_agent(selecting(action), make_optimizer(config), double=True, loss=loss)
-        start = chosen.init(jax.random.key(0), batch.obs_tm1, hyper=hyper)._replace(
+        start = quick_jit(chosen.init)(jax.random.key(0), batch.obs_tm1, hyper=hyper)._replace(
             params=marked(state.params, 1.0), target_params=marked(other, 0.0)
         )
         start = start._replace(opt_state=make_optimizer(config)(hyper).init(start.params))

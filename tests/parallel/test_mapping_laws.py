@@ -171,7 +171,7 @@ def test_a_batch_divided_over_devices_learns_as_the_full_batch_on_one(
     learn_each = quick_jit(learn_each)
     sample = quick_jit(make_replay(config).sample)
     weights = jnp.linspace(0.1, 1.0, size)
-    state = full_batch.init(jax.random.key(0), jnp.ones((1, 2)), hyper=hyper)
+    state = quick_jit(full_batch.init)(jax.random.key(0), jnp.ones((1, 2)), hyper=hyper)
     moved = 0.0
     for key in jax.random.split(jax.random.key(2), 20):
         batch, _ = sample(key, unmapped.end.replay, hyper.gamma)
