@@ -135,14 +135,14 @@ def test_a_vmapped_population_of_replays_equals_separate_ones() -> None:
         )
     separate = [init(oracle_example(rows)) for rows in members]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate)
-    add_together = quick_jit(jax.vmap(add))
+    add_together = quick_jit(jax.vmap(add.__wrapped__))
     for time in range(0, 32, 4):
         chunks = [stack_trees(rows[time : time + 4]) for rows in members]
         separate = [add(state, chunk) for state, chunk in zip(separate, chunks, strict=True)]
         together = add_together(together, stack_trees(chunks))
     keys = jax.random.split(jax.random.key(5), 2)
     gamma = jnp.float32(GAMMA)
-    batches = quick_jit(jax.vmap(sample, in_axes=(0, 0, None)))(keys, together, gamma)
+    batches = quick_jit(jax.vmap(sample.__wrapped__, in_axes=(0, 0, None)))(keys, together, gamma)
     for member in range(2):
         actual = jax.tree.map(lambda leaf, member=member: leaf[member], (together, batches))
         expected = (separate[member], sample(keys[member], separate[member], gamma))
