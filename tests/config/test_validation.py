@@ -263,7 +263,12 @@ EXAMPLES = [300, pytest.param(1_000, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_random_values_are_rejected_by_value_error_or_consistent(examples):
-    settings(max_examples=examples)(given(ANYTHING)(check_rejected_or_consistent))()
+    @settings(max_examples=examples)
+    @given(ANYTHING)
+    def check(overrides):
+        check_rejected_or_consistent(overrides)
+
+    check()
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
