@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Counters, counter_add, counter_float, counter_int, make_counter
-from tests.toys import cycle, tiny
+from tests.toys import cycle, quick_jit, tiny
 
 ADD = jax.jit(counter_add)
 BIG = [0, 2**30 - 1, 2**30, 2**31 - 5, 2**31, 2**32 - 1, 2**40, 2**53 + 1, 2**60]
@@ -52,7 +52,7 @@ def run():
     """Return a run's first state and jitted step; epsilon falls from 1 to 0 over 2**31 - 1 rows."""
     config = tiny(epsilon_decay_rows=2**31 - 1, epsilon_end=0.0, gradient_steps=3)
     trainer = make_trainer(config, environment=cycle((1.0, 2.0), limit=3))
-    return jax.jit(trainer.init)(jax.random.key(0)), jax.jit(trainer.step)
+    return quick_jit(trainer.init)(jax.random.key(0)), quick_jit(trainer.step)
 
 
 @pytest.mark.parametrize(

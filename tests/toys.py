@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+QUICK = {"xla_backend_optimization_level": 0}
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 """``jax.jit`` without XLA optimisation: for tests that need not run fast, half the compile time."""
+
+
+@contextmanager
+def quick_runs() -> Iterator[None]:
+    """Compile the programs of runs as ``quick_jit`` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdqn.run.compile._compiler_options", lambda config: dict(QUICK))
+        yield
 
 
 def tiny(**overrides: Any) -> Config:
@@ -57,9 +68,11 @@ def cycle(rewards: Sequence[float], *, limit: int | None, terminal_at: int | Non
     return make_environment(reset, step, name="cycle", num_actions=2, max_episode_steps=limit)
 
 
+@cache
 def noisy(*, num_actions: int = 2, limit: int = 6) -> Environment:
     """Return an environment of random observations, rewards and ends, independent of the action.
 
+    It is the same object for the same arguments, so that runs in it share compiled programs.
     Observations are two integers from 1 to 9 (never 0), as float32.
     """
 

@@ -12,7 +12,7 @@ from jaxdqn.agent.agent import make_agent
 from jaxdqn.networks import from_module
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.types import Batch, Exploration
-from tests.toys import tiny
+from tests.toys import quick_jit, tiny
 
 OBS, ACTIONS, BATCH = 5, 3, 12
 LEARNING_RATE, DELTA, TAU = 0.1, 2.0, 0.25
@@ -101,7 +101,7 @@ def test_a_gradient_step_of_a_linear_network_equals_the_numpy_twin(double, loss,
     agent = agent_of(double=double, loss=loss)
     state, batch = initial_state(agent), random_batch()
     weights = jnp.linspace(0.0, 1.0, BATCH) if weighted else jnp.ones(BATCH)
-    after, info = jax.jit(agent.learn)(jax.random.key(2), state, batch, weights, hyper=HYPER)
+    after, info = quick_jit(agent.learn)(jax.random.key(2), state, batch, weights, hyper=HYPER)
     weight, bias, value, abs_td, norm, q_mean = learn_twin(
         state, batch, weights, double=double, loss=loss
     )
@@ -132,7 +132,7 @@ def test_accumulated_minibatches_equal_one_batch_of_the_same_rows(parts):
     for accumulate in (1, parts):
         agent = agent_of(accumulate=accumulate)
         outcomes.append(
-            jax.jit(agent.learn)(key, initial_state(agent), batch, weights, hyper=HYPER)
+            quick_jit(agent.learn)(key, initial_state(agent), batch, weights, hyper=HYPER)
         )
     (single, single_info), (accumulated, info) = outcomes
     assert info.abs_td.shape == (BATCH,)
@@ -146,7 +146,7 @@ def test_accumulated_minibatches_equal_one_batch_of_the_same_rows(parts):
 @pytest.mark.parametrize("period", [1, 3, 7])
 def test_the_target_is_the_online_network_at_the_last_multiple_of_the_period(period):
     agent = agent_of(target_period=period)
-    learn = jax.jit(agent.learn)
+    learn = quick_jit(agent.learn)
     state = initial_state(agent)
     target = state.target_params
     for step in range(1, 16):
@@ -161,7 +161,7 @@ def test_the_target_is_the_online_network_at_the_last_multiple_of_the_period(per
 
 def test_polyak_moves_the_target_by_tau_at_every_step():
     agent = agent_of(polyak=True, target_period=1)
-    learn = jax.jit(agent.learn)
+    learn = quick_jit(agent.learn)
     state = initial_state(agent)
     for step in range(4):
         before = state.target_params
@@ -205,7 +205,7 @@ def actor():
         agent = agents[kind]
         carry = agent.initial_carry(ENVS)
         first = jnp.zeros(ENVS, bool)
-        actions, carry, info = jax.jit(agent.act)(
+        actions, carry, info = quick_jit(agent.act)(
             jax.random.key(seed), params, carry, obs, first, exploration
         )
         assert carry == agent.initial_carry(ENVS)

@@ -11,6 +11,7 @@ from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config, replace
 from jaxdqn.tree import global_norm
 from jaxdqn.types import Hyper
+from tests.toys import quick_jit
 
 SHAPES = {"a": (3, 4), "b": (5,), "c": ()}
 BASE = Config(learning_rate=0.1, optimizer="adam")
@@ -232,7 +233,7 @@ def test_clipping_and_normalising_apply_to_the_mean_over_devices():
             transform = optimizer(hyper)
             return transform.update(gradient, transform.init(gradient))[0]
 
-        ours = jax.vmap(update, axis_name="pair")(per_device)
+        ours = quick_jit(jax.vmap(update, axis_name="pair"))(per_device)
         expected = _updates(config, [mean], hyper)[0]
         for device in range(2):
             _assert_same([_map(lambda leaf, d=device: leaf[d], ours)], [expected])
@@ -254,10 +255,11 @@ def test_packing_changes_no_update(limit):
     plain = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1))
     packed = pack_small(plain, limit)
     with jax.numpy_dtype_promotion("standard"):
-        state, packed_state = plain.init(params), packed.init(params)
+        state, packed_state = quick_jit(plain.init)(params), quick_jit(packed.init)(params)
+        update, packed_update = quick_jit(plain.update), quick_jit(packed.update)
         for gradient in gradients:
-            expected, state = plain.update(gradient, state, params)
-            ours, packed_state = packed.update(gradient, packed_state, params)
+            expected, state = update(gradient, state, params)
+            ours, packed_state = packed_update(gradient, packed_state, params)
             _assert_same([ours], [expected])
     sizes = sorted(leaf.size for leaf in jax.tree.leaves(packed_state) if leaf.dtype != jnp.int32)
     moments = {0: [1, 5, 12], 1: [1, 5, 12], 5: [6, 12], 12: [18]}[limit]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import configs, report, throughput, workloads
-from benchmarks.timing import Effort
+from benchmarks.timing import Effort, Interval
 
 
 def test_each_call_continues_from_the_state_of_the_previous_one():
@@ -16,38 +16,32 @@ def test_each_call_continues_from_the_state_of_the_previous_one():
 
 
 REPETITIONS = 10
+SETTING = throughput.Setting("CartPole-v1", 4, 1, 2, 8)
+MEASURED = {
+    **SETTING._asdict(),
+    "env_steps_per_second": 4e3,
+    "gradient_steps_per_second": 2e3,
+    "compile_seconds": 1.0,
+    "us_per_iteration": Interval(1e3, 9e2, 2e3),
+    "us_of_parts_alone": {name: Interval(1e2, 9e1, 2e2) for name in throughput.PARTS},
+    "us_of_parts_summed": 6e2,
+}
 
 
 @pytest.fixture(scope="module")
-def tiny_run():
-    """Measure one tiny setting; return also the parts that it compiled."""
-    setting = throughput.Setting("CartPole-v1", 4, 1, 2, 8)
-    parts, prepare = {}, workloads.prepare_parts
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            workloads, "prepare_parts", lambda *args: parts.update(prepare(*args)) or dict(parts)
-        )
-        measured = throughput.measure_setting(setting, Effort(2, 0.0, REPETITIONS))
-    return setting, measured, parts
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_run):
-    return tiny_run[:2]
-
-
-@pytest.fixture(scope="module")
-def tiny_parts(tiny_run):
-    return tiny_run[2]
+def tiny_parts():
+    """Compile the parts of one tiny setting."""
+    return workloads.prepare_parts(configs.sized(**SETTING._asdict()), REPETITIONS)
 
 
 @pytest.mark.slow
-def test_throughput_is_positive_and_agrees_with_the_time_of_an_iteration(tiny, tmp_path):
-    setting, measured = tiny
+def test_throughput_is_positive_and_agrees_with_the_time_of_an_iteration(tmp_path):
+    measured = throughput.measure_setting(SETTING, Effort(2, 0.0, REPETITIONS))
+    assert set(measured) == set(MEASURED)
     seconds = measured["us_per_iteration"].median * 1e-6
     assert measured["gradient_steps_per_second"] * seconds == pytest.approx(2)
     # Reset rows are not environment steps: there are fewer than E per iteration.
-    assert 2 < measured["env_steps_per_second"] * seconds <= setting.num_envs
+    assert 2 < measured["env_steps_per_second"] * seconds <= SETTING.num_envs
     assert measured["compile_seconds"] > 0
     assert set(measured["us_of_parts_alone"]) == set(throughput.PARTS)
     for part in measured["us_of_parts_alone"].values():
@@ -55,9 +49,8 @@ def test_throughput_is_positive_and_agrees_with_the_time_of_an_iteration(tiny, t
     report.write_json(tmp_path / "throughput.json", measured)
 
 
-def test_throughput_table_has_a_column_for_each_figure(tiny):
-    _, measured = tiny
-    header, line = throughput.settings_table([measured]).splitlines()
+def test_throughput_table_has_a_column_for_each_figure():
+    header, line = throughput.settings_table([MEASURED]).splitlines()
     assert line.split()[:5] == ["CartPole-v1", "4", "1", "2", "8"]
     assert [part in header.split() for part in throughput.PARTS] == [True] * 6
 

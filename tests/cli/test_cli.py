@@ -196,6 +196,7 @@ def test_explain_describes_the_run_and_writes_nothing(capsys, monkeypatch):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_to_its_evaluation_and_curves(capsys):
     assert run.main([*SMALL, "--total-rows", "600", "--out", "there", "--seed", "3"]) == 0
     captured = capsys.readouterr()

@@ -1,6 +1,7 @@
 """A run with its own environment, network and optimizer, from the command line."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jaxdqn.cli.parts import file_name, take_references
 from jaxdqn.config.config import Config
 from jaxdqn.run.runner import run as train
 from tests.own_parts import SOURCE
+from tests.toys import quick_runs
 
 SMALL = [
     "--num-envs", "4", "--batch-size", "8", "--replay-capacity", "256", "--warmup-rows", "32",
@@ -49,7 +51,8 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(directory):
     """Train in ``there`` with parts given as references."""
-    assert run.main([*SMALL, *OWN, "--total-rows", "2000", "--out", "there"]) == 0
+    with quick_runs():
+        assert run.main([*SMALL, *OWN, "--total-rows", "2000", "--out", "there"]) == 0
     return directory / "there"
 
 
@@ -136,6 +139,22 @@ def test_bad_references_are_one_line_in_the_other_commands_too(command, finished
     assert "environment='mine:corrido': must name a function of mine" in one_line(capsys)
 
 
+def test_an_environment_without_a_name_must_be_given_again(finished, capsys, tmp_path):
+    unnamed = tmp_path / "unnamed"
+    shutil.copytree(finished, unnamed)
+    parts = json.loads((unnamed / "parts.json").read_text())
+    (unnamed / "parts.json").write_text(json.dumps({**parts, "environment": None}))
+    with pytest.raises(ValueError, match=r"environment=None: must be given: .* has its"):
+        jaxdqn.load_policy(unnamed)
+    assert jaxdqn.load_policy(unnamed, environment="mine:corridor")(np.ones(6)) in (0, 1)
+    for command, more in ((evaluate, []), (replay, ["--to", "z.npz"])):
+        assert command.main([str(unnamed), *more]) == 2
+        assert "--environment MODULE:FUNCTION" in one_line(capsys)
+    assert run.main(["--resume", "--out", str(unnamed)]) == 2
+    assert "environment=None: must be given" in one_line(capsys)
+
+
+@pytest.mark.slow
 def test_objects_of_a_python_program_must_be_named(directory, capsys):
     sys.path.insert(0, str(directory))
     import mine

@@ -258,16 +258,24 @@ def test_values_at_the_edge_of_a_range_are_accepted():
     Config(devices=4, replay_ratio=8.0)
 
 
-@settings(max_examples=1_000)
-@given(ANYTHING)
-def test_random_values_are_rejected_by_value_error_or_consistent(overrides):
-    check_rejected_or_consistent(overrides)
+EXAMPLES = [300, pytest.param(1_000, marks=pytest.mark.slow)]
 
 
-def test_plausible_values_are_rejected_by_value_error_or_consistent():
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_random_values_are_rejected_by_value_error_or_consistent(examples):
+    @settings(max_examples=examples)
+    @given(ANYTHING)
+    def check(overrides):
+        check_rejected_or_consistent(overrides)
+
+    check()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_plausible_values_are_rejected_by_value_error_or_consistent(examples):
     accepted = []
 
-    @settings(max_examples=1_000)
+    @settings(max_examples=examples)
     @given(PLAUSIBLE)
     def check(overrides):
         accepted.append(check_rejected_or_consistent(overrides))

@@ -7,6 +7,7 @@ import pytest
 
 from jaxdqn.envs import make_environment
 from jaxdqn.envs.base import with_autoreset
+from tests.toys import quick_jit
 
 
 def corridor_reset(key):
@@ -45,10 +46,14 @@ def rollout(env, key, actions):
         key, action = inputs
         return env.step(key, state, action)
 
-    key_reset, key_steps = jax.random.split(key)
-    state, first = env.reset(key_reset)
-    keys = jax.random.split(key_steps, len(actions))
-    return first, jax.lax.scan(body, state, (keys, jnp.asarray(actions, jnp.int32)))[1]
+    @quick_jit
+    def run(key, actions):
+        key_reset, key_steps = jax.random.split(key)
+        state, first = env.reset(key_reset)
+        keys = jax.random.split(key_steps, len(actions))
+        return first, jax.lax.scan(body, state, (keys, actions))[1]
+
+    return run(key, jnp.asarray(actions, jnp.int32))
 
 
 def test_rows_of_a_hand_worked_episode():
@@ -90,14 +95,15 @@ def test_a_fifteen_line_environment_plugs_in_and_vmaps():
         corridor_reset, corridor_step, name="corridor", num_actions=2, max_episode_steps=20
     )
     assert env.spec.obs_shape == (6,)
-    state, first = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 16))
+    state, first = quick_jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 16))
     starts = np.argmax(first.obs, axis=-1)
     assert len(set(starts.tolist())) > 1
 
     def body(state, key):
         return jax.vmap(env.step)(jax.random.split(key, 16), state, jnp.ones(16, jnp.int32))
 
-    _, steps = jax.lax.scan(body, state, jax.random.split(jax.random.key(1), 12))
+    scan = quick_jit(lambda state, keys: jax.lax.scan(body, state, keys)[1])
+    steps = scan(state, jax.random.split(jax.random.key(1), 12))
     # Each walks right from where it started, 5 - start steps.
     for column, start in enumerate(starts):
         end = 5 - start
@@ -111,16 +117,17 @@ def test_a_fifteen_line_environment_plugs_in_and_vmaps():
 
 def test_the_step_after_the_end_ignores_its_action_and_resets_by_its_key():
     env = make_environment(corridor_reset, corridor_step, name="corridor", num_actions=2)
-    state, _ = env.reset(jax.random.key(3))
+    state, _ = quick_jit(env.reset)(jax.random.key(3))
+    walk = quick_jit(env.step)
     for _ in range(5):
-        state, step = env.step(jax.random.key(4), state, jnp.int32(1))
+        state, step = walk(jax.random.key(4), state, jnp.int32(1))
         if step.terminated:
             break
     keys = jax.random.split(jax.random.key(5), 32)
-    left = jax.vmap(env.step, (0, None, None))(keys, state, jnp.int32(0))
-    right = jax.vmap(env.step, (0, None, None))(keys, state, jnp.int32(1))
+    walk_each = quick_jit(jax.vmap(env.step, (0, None, None)))
+    left, right = (walk_each(keys, state, jnp.int32(action)) for action in (0, 1))
     jax.tree.map(np.testing.assert_array_equal, left, right)
-    fresh_state, fresh = jax.vmap(env.reset)(keys)
+    fresh_state, fresh = quick_jit(jax.vmap(env.reset))(keys)
     jax.tree.map(np.testing.assert_array_equal, left[0], fresh_state)
     np.testing.assert_array_equal(left[1].obs, fresh.obs)
 

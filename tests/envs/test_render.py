@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxdqn import envs
 from jaxdqn.envs.video import require_drawable, save_video
+from tests.toys import quick_jit
 
 ORANGE, BLUE, RED = (255, 127, 14), (31, 119, 180), (214, 39, 40)
 
@@ -15,8 +16,8 @@ ORANGE, BLUE, RED = (255, 127, 14), (31, 119, 180), (214, 39, 40)
 def play(name, length, action):
     """Return an environment, the states of repeating one action, and their rewards."""
     env = envs.make(name)
-    step = jax.jit(env.step)
-    state, _ = env.reset(jax.random.key(0))
+    step = quick_jit(env.step)
+    state, _ = quick_jit(env.reset)(jax.random.key(0))
     states, rewards = [state], [0.0]
     for key in jax.random.split(jax.random.key(1), length):
         state, timestep = step(key, state, jnp.int32(action))
@@ -82,7 +83,7 @@ def test_every_drawable_environment_draws_its_first_state():
         require_drawable(env)
         if name.endswith("-MinAtar") and name != "Breakout-MinAtar":
             continue  # slow to compile
-        state, _ = env.reset(jax.random.key(0))
+        state, _ = quick_jit(env.reset)(jax.random.key(0))
         frame = env.render(jax.device_get(state))
         assert (frame.shape, frame.dtype) == ((276, 400, 3), np.uint8), name
 

@@ -29,7 +29,7 @@ MAPPINGS = {
     "mesh": {"devices": 4, "model_devices": 2, "hidden_sizes": (512, 512)},
     "population": {"num_seeds": 4, "devices": 2, "population": "vmap"},
 }
-QUICK = {("pqn", "shard_map"), ("pqn", "mesh")}
+QUICK = {("pqn", "shard_map")}
 
 
 @pytest.mark.parametrize(

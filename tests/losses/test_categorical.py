@@ -12,6 +12,7 @@ from jaxdqn.losses import (
     categorical_target,
 )
 from tests.losses.distributions import GAMMA, RETURNS, batch, descend
+from tests.toys import quick_jit
 
 rlax = pytest.importorskip("rlax")
 
@@ -20,11 +21,13 @@ ATOMS = jnp.linspace(-3.0, 5.0, 17)
 
 def test_projection_agrees_with_rlax_and_with_a_loop():
     rng = np.random.default_rng(1)
+    project = quick_jit(lambda *args: categorical_project(*args, ATOMS))
+    oracle = quick_jit(lambda *args: rlax.categorical_l2_project(*args, ATOMS))
     for _ in range(20):
         positions = np.sort(rng.normal(size=9) * 5).astype(np.float32)
         probabilities = rng.dirichlet(np.ones(9)).astype(np.float32)
-        ours = categorical_project(jnp.asarray(positions), jnp.asarray(probabilities), ATOMS)
-        theirs = rlax.categorical_l2_project(positions, probabilities, ATOMS)
+        ours = project(positions, probabilities)
+        theirs = oracle(positions, probabilities)
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
         np.testing.assert_allclose(ours, _project_by_loop(positions, probabilities), atol=1e-5)
 
@@ -77,10 +80,10 @@ def test_categorical_losses_and_gradients_agree_with_rlax(double):
         return jax.vmap(one)(logits_tm1, *(jnp.asarray(b[name]) for name in names))
 
     logits = jnp.asarray(b["logits_tm1"])
-    np.testing.assert_allclose(ours(logits), theirs(logits), rtol=1e-4)
+    np.testing.assert_allclose(quick_jit(ours)(logits), quick_jit(theirs)(logits), rtol=1e-4)
     np.testing.assert_allclose(
-        jax.grad(lambda x: ours(x).sum())(logits),
-        jax.grad(lambda x: theirs(x).sum())(logits),
+        quick_jit(jax.grad(lambda x: ours(x).sum()))(logits),
+        quick_jit(jax.grad(lambda x: theirs(x).sum()))(logits),
         atol=1e-5,
     )
 

@@ -68,7 +68,7 @@ def test_a_scan_equals_a_python_loop_bitwise(unmapped):
     np.testing.assert_allclose(unmapped.metrics.loss, np.mean(losses), rtol=1e-6)
 
 
-@pytest.fixture(scope="module", params=MAPPINGS)
+@pytest.fixture(scope="module", params=["shard_map", pytest.param("pmap", marks=pytest.mark.slow)])
 def single(unmapped, request):
     """The trainer mapped over one device and its compiled chunk."""
     mapped = across_devices(unmapped.trainer, jax.devices()[:1], mapping=request.param)
@@ -171,7 +171,7 @@ def test_a_batch_divided_over_devices_learns_as_the_full_batch_on_one(
     learn_each = quick_jit(learn_each)
     sample = quick_jit(make_replay(config).sample)
     weights = jnp.linspace(0.1, 1.0, size)
-    state = full_batch.init(jax.random.key(0), jnp.ones((1, 2)), hyper=hyper)
+    state = quick_jit(full_batch.init)(jax.random.key(0), jnp.ones((1, 2)), hyper=hyper)
     moved = 0.0
     for key in jax.random.split(jax.random.key(2), 20):
         batch, _ = sample(key, unmapped.end.replay, hyper.gamma)

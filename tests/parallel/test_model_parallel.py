@@ -135,7 +135,7 @@ def test_each_device_holds_its_shard_and_a_copy_of_the_rest(mesh):
         part = next(row.index(shard.device) for row in rows if shard.device in row)
         assert shard.data.shape == (1, 32, 512)
         columns = expected[:, 512 * part : 512 * (part + 1)]
-        np.testing.assert_allclose(shard.data[0], columns, atol=1e-7)
+        np.testing.assert_allclose(np.asarray(shard.data)[0], columns, atol=1e-7)
     for leaf in jax.tree.leaves(state._replace(agent=())):
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             parts = {shard.device: np.asarray(shard.data) for shard in leaf.addressable_shards}
@@ -154,6 +154,9 @@ def test_each_device_holds_its_shard_and_a_copy_of_the_rest(mesh):
     )
 
 
+BOTH = (1_000_000, 10_000)
+"""Capacities of the ring; a copy of it takes memory in proportion."""
+
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
     r"(?:-start)?\(.*"
@@ -161,19 +164,20 @@ COLLECTIVE = re.compile(
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "capacities"),
     [
-        {"clip_norm": 0.5},
-        pytest.param({"hidden_sizes": (1024, 1024, 1024)}, marks=pytest.mark.slow),
-        pytest.param({"average_every": 2, "target_period": 2}, marks=pytest.mark.slow),
-        pytest.param({"normalize_gradients": True, "accumulate": 2}, marks=pytest.mark.slow),
-        pytest.param({"target_tau": 0.1, "double": True}, marks=pytest.mark.slow),
+        ({"clip_norm": 0.5}, (1_000_000,)),
+        pytest.param({"hidden_sizes": (1024, 1024, 1024)}, BOTH, marks=pytest.mark.slow),
+        pytest.param({"clip_norm": 0.5}, BOTH, marks=pytest.mark.slow),
+        pytest.param({"average_every": 2, "target_period": 2}, BOTH, marks=pytest.mark.slow),
+        pytest.param({"normalize_gradients": True, "accumulate": 2}, BOTH, marks=pytest.mark.slow),
+        pytest.param({"target_tau": 0.1, "double": True}, BOTH, marks=pytest.mark.slow),
     ],
 )
-def test_no_weights_are_gathered_and_no_ring_is_copied(overrides):
+def test_no_weights_are_gathered_and_no_ring_is_copied(overrides, capacities):
     """Only sums are sent: of activations, of gradients over replicas, of small gradients."""
     temporary = []
-    for capacity in (1_000_000, 10_000):
+    for capacity in capacities:
         config = wide(replay_capacity=capacity, **overrides)
         state, chunk = compiled_chunk(
             make_mapped_trainer(config, environment=noisy()), 2, quick_jit
@@ -181,7 +185,10 @@ def test_no_weights_are_gathered_and_no_ring_is_copied(overrides):
         memory = chunk.memory_analysis()
         assert memory.alias_size_in_bytes >= tree_bytes(state.replay.storage) / 2
         temporary.append(memory.temp_size_in_bytes)
-    assert temporary[0] <= temporary[1] + 1024
+    if len(capacities) > 1:
+        assert temporary[0] <= temporary[1] + 1024
+    else:
+        assert temporary[0] < tree_bytes(state.replay.storage) / 2 / 2  # half a device's ring
     found = COLLECTIVE.findall(chunk.as_text())
     assert {kind for _, kind in found} <= {"all-reduce", "all-gather"}
     assert any("512" in shapes for shapes, kind in found if kind == "all-reduce")
@@ -200,9 +207,14 @@ def test_outside_a_mesh_a_split_network_equals_the_network():
     outcomes = []
     for one in (network, split_network(network, 2)):
         agent = make_agent(one, make_optimizer(config))
-        state = agent.init(jax.random.key(0), obs, hyper=hyper)
-        output, _ = one.apply(state.params, jax.random.key(1), (), obs, jnp.ones(3, bool))
-        outcomes.append((state, output))
+        init = quick_jit(lambda key, agent=agent: agent.init(key, obs, hyper=hyper))
+        apply = quick_jit(
+            lambda params, one=one: one.apply(
+                params, jax.random.key(1), (), obs, jnp.ones(3, bool)
+            )[0]
+        )
+        state = init(jax.random.key(0))
+        outcomes.append((state, apply(state.params)))
     assert_identical(*outcomes)
 
 

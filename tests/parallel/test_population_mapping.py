@@ -52,7 +52,7 @@ def test_the_rings_are_not_copied(how, learners, iterations):
     """With map and several learners one ring is copied at a time, once per chunk or step."""
     temporary, rings = [], []
     for capacity in (1_024, 262_144):
-        trainer = make_trainer(tiny(replay_capacity=capacity), environment=noisy())
+        trainer = make_trainer(tiny(replay_capacity=capacity, hidden_sizes=()), environment=noisy())
         many = population(trainer, learners, how=how)
         state = jax.eval_shape(many.init, jax.random.split(jax.random.key(0), learners))
         chunk = many.step if iterations is None else many.chunk(iterations)

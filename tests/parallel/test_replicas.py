@@ -22,19 +22,21 @@ from tests.trees import as_arrays, assert_identical, assert_near, slice_of
 ITERATIONS = 100
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.fixture(
+    scope="module", params=[2, *(pytest.param(d, marks=pytest.mark.slow) for d in (4, 8))]
+)
 def replicas(request):
     """A run of a hundred iterations over devices."""
     config = config_over(request.param, epsilon_ladder=7.0)
     trainer = trainer_over_devices(config)
     state = quick_jit(trainer.init)(jax.random.key(0))
-    chunk = jax.jit(trainer.chunk(ITERATIONS))
+    chunk = quick_jit(trainer.chunk(ITERATIONS))
     return config, chunk, state, *chunk(state)
 
 
 def test_pmap_equals_shard_map_bitwise(replicas):
     config, _, start, end, metrics = replicas
-    mapped = jax.jit(trainer_over_devices(config, "pmap").chunk(ITERATIONS))
+    mapped = quick_jit(trainer_over_devices(config, "pmap").chunk(ITERATIONS))
     other_end, other_metrics = mapped(start)
     assert_identical(other_end, end)
     assert_identical(other_metrics, metrics)
@@ -170,7 +172,7 @@ def test_a_custom_optimizer_receives_the_mean_gradient(compression):
     ("mapping", "iterations"),
     [
         ("shard_map", 1),
-        ("pmap", 1),
+        pytest.param("pmap", 1, marks=pytest.mark.slow),
         pytest.param("shard_map", 3, marks=pytest.mark.slow),
         pytest.param("pmap", 3, marks=pytest.mark.slow),
     ],

@@ -17,6 +17,7 @@ import pytest
 from jaxdqn.replay import make_uniform
 from jaxdqn.types import Batch, Row
 from tests.oracles import INVALID_REWARD, TransitionOracle, stack_trees
+from tests.toys import quick_jit
 
 CAPACITY = 8
 
@@ -57,7 +58,7 @@ def built(n_step: int, frame_stack: int) -> tuple[Any, Any, Any]:
         n_step=n_step,
         frame_stack=frame_stack,
     )
-    return replay.init, jax.jit(replay.add), jax.jit(replay.sample)
+    return replay.init, quick_jit(replay.add), quick_jit(replay.sample)
 
 
 def from_replay(

@@ -14,6 +14,7 @@ from scipy import stats
 from jaxdqn.replay import importance_weights, make_prioritized
 from tests.oracles import TransitionOracle, assert_trees_match, rows_from_streams, stack_trees
 from tests.replay_cases import CASES, Case, oracle_example, random_streams
+from tests.toys import quick_jit
 
 GAMMA = 0.9
 
@@ -56,7 +57,7 @@ def built(case: Case, batch_size: int = 128) -> tuple[Any, ...]:
         frame_stack=case.frame_stack,
         fan_out=4,
     )
-    return replay.init, jax.jit(replay.add), jax.jit(replay.sample), jax.jit(replay.update)
+    return replay.init, quick_jit(replay.add), quick_jit(replay.sample), quick_jit(replay.update)
 
 
 def flat_of(info: Any, case: Case) -> np.ndarray:

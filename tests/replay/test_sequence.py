@@ -19,6 +19,7 @@ from tests.oracles import (
     stack_trees,
     stream_of,
 )
+from tests.toys import quick_jit
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_starts_and_sequences_equal_the_twin_over_random_streams(
         batch_size=128,
         length=length,
     )
-    add, sample = jax.jit(replay.add), jax.jit(replay.sample)
+    add, sample = quick_jit(replay.add), quick_jit(replay.sample)
     rng = np.random.default_rng(5)
     streams = [
         stream_of(random_pieces(rng, count=30, longest=6), length=4 * capacity, env=env, skip=env)
@@ -79,8 +80,8 @@ def test_a_sequence_spans_the_end_of_an_episode_and_keeps_its_flags() -> None:
         with_extras=False,
     )
     block = stack_trees(rows)._replace(first=first[:, None], terminated=terminated[:, None])
-    state = jax.jit(replay.add)(replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0])), block)
-    sequences, info = jax.jit(replay.sample)(jax.random.key(0), state, jnp.float32(0.9))
+    state = quick_jit(replay.add)(replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0])), block)
+    sequences, info = quick_jit(replay.sample)(jax.random.key(0), state, jnp.float32(0.9))
     assert set(np.asarray(info.indices).tolist()) <= {0, 1}
     for index, start in enumerate(np.asarray(info.indices)):
         np.testing.assert_array_equal(sequences.first[index], first[start : start + 3])

@@ -26,6 +26,7 @@ from tests.oracles import (
     stream_of,
 )
 from tests.replay_cases import CASES, Case, oracle_example, random_streams, rows_to_feed
+from tests.toys import quick_jit
 
 GAMMA = 0.9
 
@@ -41,7 +42,7 @@ def built(case: Case) -> tuple[Any, Any, Any]:
         n_step=case.n_step,
         frame_stack=case.frame_stack,
     )
-    return replay.init, jax.jit(replay.add), jax.jit(replay.sample)
+    return replay.init, quick_jit(replay.add), quick_jit(replay.sample)
 
 
 def check_against_twin(case: Case, streams: list[Stream], seed: int) -> None:
@@ -134,14 +135,14 @@ def test_a_vmapped_population_of_replays_equals_separate_ones() -> None:
         )
     separate = [init(oracle_example(rows)) for rows in members]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *separate)
-    add_together = jax.jit(jax.vmap(add))
+    add_together = quick_jit(jax.vmap(add.__wrapped__))
     for time in range(0, 32, 4):
         chunks = [stack_trees(rows[time : time + 4]) for rows in members]
         separate = [add(state, chunk) for state, chunk in zip(separate, chunks, strict=True)]
         together = add_together(together, stack_trees(chunks))
     keys = jax.random.split(jax.random.key(5), 2)
     gamma = jnp.float32(GAMMA)
-    batches = jax.jit(jax.vmap(sample, in_axes=(0, 0, None)))(keys, together, gamma)
+    batches = quick_jit(jax.vmap(sample.__wrapped__, in_axes=(0, 0, None)))(keys, together, gamma)
     for member in range(2):
         actual = jax.tree.map(lambda leaf, member=member: leaf[member], (together, batches))
         expected = (separate[member], sample(keys[member], separate[member], gamma))

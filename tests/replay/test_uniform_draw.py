@@ -20,6 +20,7 @@ from tests.oracles import (
     stack_trees,
     stream_of,
 )
+from tests.toys import quick_jit
 
 NUM_ENVS, CAPACITY, PER_ADD, N_STEP, STACK = 3, 20, 2, 3, 2
 DRAWS = 200_000
@@ -35,7 +36,7 @@ def built() -> tuple[Any, Any, Any]:
         n_step=N_STEP,
         frame_stack=STACK,
     )
-    return replay.init, jax.jit(replay.add), jax.jit(replay.sample)
+    return replay.init, quick_jit(replay.add), quick_jit(replay.sample)
 
 
 @functools.cache

@@ -181,7 +181,7 @@ def test_host_memory_does_not_grow_with_the_number_of_chunks():
         return grown
 
     # A record kept for each chunk would take about a kilobyte each.
-    assert growth(2_000) < growth(200) + 200_000
+    assert growth(700) < growth(100) + 200_000
 
 
 def test_the_metrics_of_a_chunk_of_any_length_are_scalars():

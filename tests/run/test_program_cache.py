@@ -96,7 +96,14 @@ def test_fields_left_out_of_the_key_are_named_in_one_place():
         assert static_key(replace(before, **changed), NO_PARTS) == static_key(before, NO_PARTS)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[pytest.mark.slow] * (name in ("boltzmann", "replicas")))
+        for name, family in FAMILIES.items()
+    ],
+    ids=FAMILIES,
+)
 def test_programs_with_one_key_are_the_same_text(lowered, family):
     """No scalar that is an argument is also a constant of a program."""
     config = tiny(**family)
@@ -139,7 +146,7 @@ def test_a_replaced_loss_changes_the_key(monkeypatch):
 
 
 def test_own_parts_are_compared_as_static_arguments_of_jit():
-    one, another = noisy(), noisy()
+    one, another = noisy.__wrapped__(), noisy.__wrapped__()
     config = tiny()
 
     def key(**parts):
@@ -179,6 +186,7 @@ def compilations(monkeypatch):
     program_cache.clear()
 
 
+@pytest.mark.slow
 def test_runs_that_share_programs_give_what_runs_with_their_own_give(compilations):
     environment = noisy()
     configs = [

@@ -18,7 +18,7 @@ from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training.evaluation import make_evaluator
 from jaxdqn.training.trainer import make_trainer, train
-from tests.toys import noisy, tiny
+from tests.toys import noisy, quick_jit, quick_runs, tiny
 
 SUMMARY_FIELDS = {
     "env", "preset", "algorithm", "seed", "env_steps", "rows", "gradient_steps",
@@ -30,12 +30,13 @@ SUMMARY_FIELDS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Share compiled programs between runs of one shape."""
+    """Share compiled programs between runs of one shape, and compile without optimisation."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
     for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
         jax.config.update(name, value)
-    yield
+    with quick_runs():
+        yield
     for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
 
@@ -128,7 +129,7 @@ def mean_return(info):
 
 
 def test_the_run_is_the_pure_training_of_its_key(finished):
-    pure = jax.jit(train(finished.config, environment=noisy()))
+    pure = quick_jit(train(finished.config, environment=noisy()))
     state, _ = pure(run_keys(finished.config.seed).train)
     jax.tree.map(
         lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5),

@@ -72,7 +72,7 @@ CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
 }
 
 
-QUICK = ("cartpole, two devices",)
+QUICK = ("cartpole",)
 
 
 @pytest.mark.parametrize(

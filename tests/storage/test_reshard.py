@@ -1,5 +1,6 @@
 """Resharding: the state of a run on a different number of devices."""
 
+import functools
 import itertools
 
 import jax
@@ -32,10 +33,18 @@ def trainer_of(config):
     return across_devices(trainer, jax.devices()[: config.devices])
 
 
-def saved_after(config, iterations):
+@functools.cache
+def started(config, iterations):
+    """Return the first state of a run and its compiled chunk."""
     trainer = trainer_of(config)
-    state = quick_jit(trainer.init)(jax.random.key(0))
-    state, _ = quick_jit(trainer.chunk(iterations))(state)
+    return quick_jit(trainer.init)(jax.random.key(0)), quick_jit(trainer.chunk(iterations))
+
+
+def saved_after(config, iterations):
+    each = min(iterations, 10)
+    state, chunk = started(config, each)
+    for _ in range(iterations // each):
+        state, _ = chunk(state)
     return to_host(jax.jit(snapshot_key_data)(state))
 
 

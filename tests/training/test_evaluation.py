@@ -9,6 +9,7 @@ from jaxdqn.envs import make_environment
 from jaxdqn.training import evaluation
 from jaxdqn.training.evaluation import make_evaluator, play_episode
 from jaxdqn.types import ActInfo, Agent
+from tests.toys import quick_jit
 
 RIGHT = 1
 SHORT, LONG = 2, 20
@@ -52,11 +53,11 @@ def right_agent():
 def first_lengths(key, episodes):
     """Return the lengths that the evaluator's resets draw."""
     key_begin, _ = jax.random.split(key)
-    return np.array([draw_length(key) for key in jax.random.split(key_begin, episodes)])
+    return np.asarray(quick_jit(jax.vmap(draw_length))(jax.random.split(key_begin, episodes)))
 
 
 def test_each_environment_counts_exactly_its_first_episode_to_the_end():
-    evaluate = jax.jit(make_evaluator(right_agent(), short_or_long_environment(), 64))
+    evaluate = quick_jit(make_evaluator(right_agent(), short_or_long_environment(), 64))
     key = jax.random.key(3)
     info = evaluate(jnp.float32(1), key)
     expected = first_lengths(key, 64)
@@ -67,14 +68,14 @@ def test_each_environment_counts_exactly_its_first_episode_to_the_end():
 
 def test_short_episodes_weigh_no_more_than_long_ones():
     # The first 400 episodes to finish would have a mean length near 2, not 11.
-    evaluate = jax.jit(make_evaluator(right_agent(), short_or_long_environment(), 400))
+    evaluate = quick_jit(make_evaluator(right_agent(), short_or_long_environment(), 400))
     lengths = evaluate(jnp.float32(1), jax.random.key(0)).lengths
     standard_error = (LONG - SHORT) / 2 / 400**0.5
     assert abs(np.mean(lengths) - (LONG + SHORT) / 2) < 4 * standard_error
 
 
 def test_actions_have_the_largest_q_and_are_not_those_of_the_agent():
-    evaluate = jax.jit(make_evaluator(right_agent(), short_or_long_environment(), 8))
+    evaluate = quick_jit(make_evaluator(right_agent(), short_or_long_environment(), 8))
     assert np.all(evaluate(jnp.float32(1), jax.random.key(0)).returns >= SHORT)
     assert np.all(evaluate(jnp.float32(-1), jax.random.key(0)).returns == 0)
 

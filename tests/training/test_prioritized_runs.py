@@ -70,7 +70,8 @@ def test_a_step_uses_importance_weights_and_writes_new_priorities(monkeypatch):
     assert np.isin(np.float32(changed).round(5), after.round(5)).all()
     # Beta has risen with the rows: it would be half way from 0.5 to 1 at half the budget.
     progress = (32 + 12 * 4) / 4_000
-    _, sample = replay.sample(keys[-2], _with_rows_added(before, state), jnp.float32(0.99))
+    added = _with_rows_added(before, state)
+    _, sample = quick_jit(replay.sample)(keys[-2], added, jnp.float32(0.99))
     expected = importance_weights(
         sample.probabilities, jnp.float32(0.5 + 0.5 * progress), lambda value: value
     )
@@ -84,7 +85,7 @@ def _with_rows_added(before, after):
     config = config_of(priority_exponent=0.7, importance_exponent=0.5)
     replay = make_replay(config)
     newest = jax.tree.map(lambda leaf: leaf[-1:], in_order(after.replay.ring))
-    return replay.add(before.replay, newest)
+    return quick_jit(replay.add)(before.replay, newest)
 
 
 def test_beta_starts_at_its_option_and_ends_at_one():

@@ -6,7 +6,7 @@ import pytest
 
 from jaxdqn.replay import tree_bytes
 from jaxdqn.training.trainer import make_trainer
-from tests.toys import tiny
+from tests.toys import quick_jit, tiny
 
 LARGE_AND_SMALL = (1_000_000, 10_000)
 RINGS = {
@@ -24,7 +24,7 @@ def memory_of_chunk(config, chunk_of=lambda trainer: trainer.chunk(3)):
     """Compile a chunk with a donated state, from shapes; return its memory and the ring's bytes."""
     trainer = make_trainer(config)
     state = jax.eval_shape(trainer.init, jax.random.key(0))
-    chunk = jax.jit(chunk_of(trainer), donate_argnums=0)
+    chunk = quick_jit(chunk_of(trainer), donate_argnums=0)
     memory = chunk.lower(state).compile().memory_analysis()
     return memory, tree_bytes(state.replay.storage)
 
