@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +28,18 @@ def quick_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxdqn.run.compile._compiler_options", lambda config: dict(QUICK))
         yield
+
+
+@contextmanager
+def shared_programs(directory: Path) -> Iterator[None]:
+    """Keep compiled programs in a directory, so that runs of one shape compile once."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(directory), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
 
 
 def tiny(**overrides: Any) -> Config:

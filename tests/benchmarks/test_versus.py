@@ -54,7 +54,7 @@ def test_a_missing_peer_is_reported_with_its_source():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("pureja=x.py", "must be one of purejaxrl"),
+        ("pureja=x.py", "must be a known peer; nearest: purejaxrl"),
         ("sb3=3", "ENVS dividing 10"),
         ("cleanrl", "must be cleanrl=FILE"),
     ],

@@ -36,9 +36,8 @@ from jaxdqn.types import Counter, Counters, Metrics
 from tests.cli.test_cli import SMALL
 from tests.run.test_run import (
     collector,
-    compiled_once,  # noqa: F401 (a fixture)
 )
-from tests.toys import noisy, tiny
+from tests.toys import noisy, shared_programs, tiny
 from tests.trees import assert_identical, slice_of
 
 RESULTS = ("eval_return_mean", "best_eval_return_mean")
@@ -56,6 +55,13 @@ def config_of_learner(config, learner):
     del identity["learner"]
     plain = replace(config, num_seeds=1, sweep=(), devices=1, population="auto")
     return replace(plain, **identity)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised(tmp_path_factory):
+    """Share programs between runs; only with optimisation is the law of ``map`` bitwise."""
+    with shared_programs(tmp_path_factory.mktemp("xla")):
+        yield
 
 
 SWEPT = small(num_seeds=2, seed=5, sweep=("learning-rate=3e-3,1e29",), checkpoint_every=0)

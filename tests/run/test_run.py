@@ -18,7 +18,7 @@ from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training.evaluation import make_evaluator
 from jaxdqn.training.trainer import make_trainer, train
-from tests.toys import noisy, quick_jit, quick_runs, tiny
+from tests.toys import noisy, quick_jit, quick_runs, shared_programs, tiny
 
 SUMMARY_FIELDS = {
     "env", "preset", "algorithm", "seed", "env_steps", "rows", "gradient_steps",
@@ -31,14 +31,8 @@ SUMMARY_FIELDS = {
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
     """Share compiled programs between runs of one shape, and compile without optimisation."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
-        jax.config.update(name, value)
-    with quick_runs():
+    with shared_programs(tmp_path_factory.mktemp("xla")), quick_runs():
         yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
 
 
 def small(**overrides):
