@@ -1,13 +1,15 @@
 """Measure start-up times and the memory of a long run: ``python -m benchmarks.startup``.
 
 Start-up: the time of ``--help``, of ``import jaxdqn``, and until the first chunk of the CartPole
-preset with an empty compilation cache (cold) and a filled one (warm). Long run: resident memory
-and speed in the first and in the last tenth of four million rows.
+preset with an empty compilation cache (cold) and a filled one (warm). Repeated run: the time of a
+second ``run()`` in one process, with another seed and learning rate. Long run: resident memory and
+speed in the first and in the last tenth of four million rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import statistics
 import subprocess
@@ -49,13 +51,16 @@ def _main(argv: Sequence[str]) -> None:
     rounds = 1 if flags.quick else flags.rounds
     with tempfile.TemporaryDirectory() as scratch:
         report["starts"] = measure_starts(rounds, Path(scratch))
+        report["repeated_run"] = measure_repeated_runs(rounds)
         report["long_run"] = measure_long_run(100_000 if flags.quick else 4_000_000, Path(scratch))
-    starts, run = report["starts"], report["long_run"]
+    starts, run, repeated = report["starts"], report["long_run"], report["repeated_run"]
     rows = [
         ["--help, s", starts["help"], "< 0.5"],
         ["import jaxdqn, s", starts["import"], "< 1"],
         ["first chunk after the command, cold, s", starts["cold"], "< 10"],
         ["first chunk after the command, warm, s", starts["warm"], "< 5"],
+        ["second run() in one process, s", repeated["seconds"], "< 0.7"],
+        ["without training and evaluation, s", repeated["overhead"], ""],
         ["resident memory, first tenth, MB", run["megabytes_first"], ""],
         ["resident memory, last tenth, MB", run["megabytes_last"], "equal to first"],
         ["environment steps/s, first tenth", run["steps_per_second_first"], ""],
@@ -81,6 +86,31 @@ def measure_starts(rounds: int, directory: Path) -> dict[str, Any]:
         for kind in ("cold", "warm"):
             out, cache = directory / f"{kind}-{index}", directory / f"cache-{index}"
             seconds[kind].append(_first_chunk(out, cache))
+    return {name: spread(values) for name, values in seconds.items()}
+
+
+_REPEATED_RUNS = """
+import json, sys, time
+import jaxdqn
+from jaxdqn.run import run
+times = []
+for seed in range(2):
+    start = time.perf_counter()
+    summary = run(jaxdqn.preset("cartpole", seed=seed, learning_rate=2e-3 + 1e-4 * seed)).summary
+    times.append((time.perf_counter() - start, summary["train_seconds"] + summary["eval_seconds"]))
+json.dump(times[-1], sys.stdout)
+"""
+
+
+def measure_repeated_runs(rounds: int) -> dict[str, Any]:
+    """Time the second run of the CartPole preset in a process, once per round."""
+    seconds: dict[str, list[float]] = {"seconds": [], "overhead": []}
+    for _ in range(rounds):
+        command = [sys.executable, "-c", _REPEATED_RUNS]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=os.environ)
+        total, trained = json.loads(done.stdout)
+        seconds["seconds"].append(total)
+        seconds["overhead"].append(total - trained)
     return {name: spread(values) for name, values in seconds.items()}
 
 

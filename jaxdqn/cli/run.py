@@ -55,8 +55,8 @@ _NOTES: dict[str, dict[str, str] | str] = {
         "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
     },
     "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
-    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C or SIGTERM ends the run at "
-    "the next chunk with all files written; --resume continues it.",
+    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C or SIGTERM ends the run "
+    "after the chunk, or the part of a long one, with all files written; --resume continues it.",
 }
 
 

@@ -39,8 +39,8 @@ class Options:
     max_seconds: float | None = option(None, group="Run", above=0, everyday=True)
     """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
-    """Rows in a chunk, rounded up to complete iterations. Metrics are logged and signals are
-    handled once a chunk."""
+    """Rows in a chunk, rounded up to complete iterations. Metrics are logged once a chunk;
+    signals are handled after it, and after each part of a long one."""
     deterministic: bool = option(False, group="Run")
     """Repeat a run bitwise on the same kind and number of devices with the same versions. On GPU
     scatters become slower; several devices use an all-gather in place of an all-reduce."""
