@@ -37,9 +37,11 @@ def shared_programs(directory: Path) -> Iterator[None]:
     before = [getattr(jax.config, name) for name in names]
     for name, value in zip(names, (str(directory), 0.0), strict=True):
         jax.config.update(name, value)
-    yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
 
 
 def tiny(**overrides: Any) -> Config:
