@@ -20,6 +20,7 @@ from jaxdqn.networks import make_network
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.training import trainer as training
 from jaxdqn.training.acting import make_act
+from jaxdqn.training.algorithms import configured_learning
 from jaxdqn.training.dqn import make_replay
 from jaxdqn.types import Array, Exploration, LearnInfo, PyTree, Replay, Row, Trainer, TrainState
 
@@ -64,15 +65,15 @@ def prepare_learning(config: Config, iterations: int) -> Prepared:
 def prepare_acting(config: Config, iterations: int) -> Prepared:
     """Compile the acting half of ``iterations`` iterations: act, environment, replay."""
     trainer = training.make_trainer(config)
-    replay = make_replay(config)
-    act = make_act(config, trainer.environment, trainer.agent, identity_collectives)
+    learning = configured_learning(config, trainer.agent, identity_collectives)
+    act = make_act(config, trainer.environment, trainer.agent, learning, identity_collectives)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
 
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Array]:
         keys = jax.random.split(state.key, 1 + config.rollout_length * (1 + config.num_envs))
         keys_act = keys[1:].reshape(config.rollout_length, 1 + config.num_envs)
         rows, actor, metrics = act(keys_act, state)
-        replayed = replay.add(state.replay, rows)
+        replayed = learning.remember(state.replay, rows)
         return state._replace(key=keys[0], actor=actor, replay=replayed), metrics.return_sum
 
     def run(state: TrainState) -> tuple[TrainState, Array]:

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from jaxdqn.replay import make_sequence, make_uniform
     from jaxdqn.training.evaluation import make_evaluator
     from jaxdqn.training.hyper import hyper_from
+    from jaxdqn.training.learning import Learning
     from jaxdqn.training.trainer import make_trainer, train
 
 _MODULES = {  # module of each public name, and after a colon its name there if it differs
     "Config": "config",
+    "Learning": "training.learning",
     "PRESETS": "config.presets",
     "across_devices": "parallel",
     "device_collectives": "communication.collectives",
@@ -51,6 +53,7 @@ _MODULES = {  # module of each public name, and after a colon its name there if 
 __all__ = [
     "PRESETS",
     "Config",
+    "Learning",
     "across_devices",
     "device_collectives",
     "hyper_from",

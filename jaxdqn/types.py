@@ -259,6 +259,9 @@ class Agent(NamedTuple):
     """``learn(key, state, batch, weights[B], *, hyper) -> (state, info)``: one gradient step"""
     initial_carry: Callable[[int], PyTree]
     """``initial_carry(E) -> carry``"""
+    target_period: int | None = None
+    """Gradient steps between replacements of the target network by the parameters, at which
+    ``since_target`` becomes 0; None if the target network moves otherwise, or if there is none."""
 
 
 if TYPE_CHECKING:

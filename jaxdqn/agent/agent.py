@@ -101,6 +101,7 @@ def make_agent(
         act=_make_act(network, options),
         learn=_make_learn(network, optimizer, options),
         initial_carry=network.initial_carry,
+        target_period=None if bootstrap == "none" or polyak else target_period,
     )
 
 

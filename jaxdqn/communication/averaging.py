@@ -14,14 +14,14 @@ from jaxdqn.types import AgentState, Array, PyTree
 
 
 def make_average(
-    config: Config, collectives: Collectives
+    config: Config, collectives: Collectives, *, target_period: int | None
 ) -> Callable[[AgentState], tuple[AgentState, Array]]:
     """Make ``average(agent_state) -> (agent_state, gap)``, which all replicas call together.
 
     The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD
     converges fast and communicates little"); with ``average_moments`` the optimiser's
     moments are too. A target network that was replaced in this step becomes the averaged
-    parameters; one that follows by Polyak steps is averaged itself. The gap is the
+    parameters; one that moves otherwise (``target_period=None``) is averaged itself. The gap is the
     distance of the replicas from their mean before averaging, root mean square over
     replicas, divided by the norm of the mean.
 
@@ -30,7 +30,7 @@ def make_average(
     All replicas take the largest count. For this each replica sends 4 bytes for its
     distance and 4 for each count, in addition to the averaged arrays.
     """
-    polyak, every = config.target_tau is not None, config.average_every or 1
+    every = config.average_every or 1
 
     def average(agent_state: AgentState) -> tuple[AgentState, Array]:
         params = _mean(agent_state.params, collectives)
@@ -39,15 +39,12 @@ def make_average(
         local_counts = [agent_state.since_target, *opt_counts]
         distances, counts = _gather_numbers(distance, local_counts, collectives)
         gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(params), _TINY))
-        if config.algorithm == "pqn":
-            target, since = (), agent_state.since_target
-        elif polyak:
-            target, since = _mean(agent_state.target_params, collectives), agent_state.since_target
-        else:
-            since = agreed_count(counts[:, 0], every, config.target_period)
-            target = jax.tree.map(
-                lambda new, old: jnp.where(since == 0, new, old), params, agent_state.target_params
-            )
+        target, since = agent_state.target_params, agent_state.since_target
+        if target_period is not None:
+            since = agreed_count(counts[:, 0], every, target_period)
+            target = jax.tree.map(lambda new, old: jnp.where(since == 0, new, old), params, target)
+        elif jax.tree.leaves(target):
+            target = _mean(target, collectives)
         opt_state = agent_state.opt_state
         if config.average_moments:
             opt_state = _mean(opt_state, collectives)

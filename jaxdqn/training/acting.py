@@ -11,9 +11,9 @@ from jaxdqn.agent.exploration import epsilon_ladder, epsilon_schedule
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
+from jaxdqn.training.learning import Learning, no_extras
 from jaxdqn.training.metrics import count_step, reduce_metrics
 from jaxdqn.types import (
-    ActInfo,
     ActorState,
     Agent,
     Array,
@@ -21,6 +21,7 @@ from jaxdqn.types import (
     EpisodeStats,
     Exploration,
     Metrics,
+    Params,
     PyTree,
     Row,
     TrainState,
@@ -48,7 +49,11 @@ def act_key_shape(config: Config) -> tuple[int, int]:
 
 
 def make_act(
-    config: Config, environment: Environment, agent: Agent, collectives: Collectives
+    config: Config,
+    environment: Environment,
+    agent: Agent,
+    learning: Learning,
+    collectives: Collectives,
 ) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
     """Make ``act(keys[K, 1 + E], state) -> (rows[K, E], actor_state, metrics)``, K vector steps.
 
@@ -69,13 +74,13 @@ def make_act(
         )
         env_state, after = jax.vmap(environment.step)(keys_environment, actor.env_state, actions)
         row = Row(
-            obs=obs if config.algorithm == "pqn" else before.obs,
+            obs=obs if learning.stacked else before.obs,
             first=before.first,
             action=actions,
             reward=after.reward,
             terminated=after.terminated,
             truncated=after.truncated,
-            extras=_row_extras(config, actor, info),
+            extras=learning.extras(actor, info),
         )
         episode, metrics = count_step(actor.episode, row, ~after.first, exploration)
         frames = push_frame(actor.frames, after.obs, after.first)
@@ -94,11 +99,18 @@ def make_act(
     return act
 
 
-def _row_extras(config: Config, actor: ActorState, info: ActInfo) -> PyTree:
-    """Return the extras of rows, leaves [E, ...]: the greatest Q for PQN, or the carry."""
-    if config.algorithm == "pqn":
-        return jnp.max(info.q, axis=-1)
-    return () if config.recurrent == "none" else actor.carry
+def example_extras(learning: Learning, agent: Agent, params: Params, actor: ActorState) -> PyTree:
+    """Return the extras of one environment's row, as zeros in their shapes; computes nothing."""
+    if learning.extras is no_extras:
+        return ()
+
+    def extras(params: Params, actor: ActorState) -> PyTree:
+        key, first = jax.random.key(0), actor.timestep.first
+        obs = observed(actor.frames, actor.timestep.obs)
+        return learning.extras(actor, agent.act(key, params, actor.carry, obs, first, None)[2])
+
+    shapes = jax.eval_shape(extras, params, actor)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes)
 
 
 def _make_exploration(

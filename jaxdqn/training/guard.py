@@ -37,7 +37,8 @@ def keep_finite(
       after: state after the step.
       info: diagnostics of the step.
       collectives: collectives of the replicas that decide together.
-      periodic: whether the target network is replaced, and not moved by Polyak updates.
+      periodic: whether the target network is replaced by the parameters when ``since_target``
+        becomes 0.
 
     Returns:
       The agent state, and ``[]`` bool, whether the step was undone.

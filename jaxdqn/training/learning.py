@@ -13,6 +13,8 @@ from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.training.guard import keep_finite
 from jaxdqn.types import (
+    ActInfo,
+    ActorState,
     Agent,
     AgentState,
     Array,
@@ -27,8 +29,13 @@ GradientStep = Callable[[TrainState, PyTree], tuple[TrainState, tuple[LearnInfo,
 """``gradient_step(state, inputs) -> (state, (info, skipped[] bool))``"""
 
 
+def no_extras(actor: ActorState, info: ActInfo) -> PyTree:
+    """Store nothing in addition to the transition: rows have empty ``extras``."""
+    return ()
+
+
 class Learning(NamedTuple):
-    """Replay and gradient steps of an algorithm, on one device."""
+    """Content of rows, replay and gradient steps of an algorithm, on one device."""
 
     init: Callable[[Row], PyTree]
     """``init(example_row) -> replay``, the first ``TrainState.replay``"""
@@ -39,6 +46,13 @@ class Learning(NamedTuple):
     prepare: Callable[[PyTree, TrainState, Row], tuple[GradientStep, PyTree]]
     """``prepare(keys, state, rows[K, E]) -> (gradient_step, inputs)``, with ``keys`` in the
     layout of ``key_shapes``. ``inputs`` has leaves [M, ...], a slice for each gradient step."""
+    extras: Callable[[ActorState, ActInfo], PyTree] = no_extras
+    """``extras(actor, info) -> leaves [E, ...]``, the ``extras`` of the rows of one vector step,
+    from the state of acting before the step and the diagnostics of ``Agent.act``. These have the
+    same shapes and dtypes with and without exploration."""
+    stacked: bool = False
+    """True if rows hold the stacked observation, as the network receives it; by default they hold
+    the newest frame only."""
 
 
 class ReplayKeys(NamedTuple):
@@ -64,7 +78,7 @@ def make_update(
         if config.guard == "off":
             return agent_state, info, jnp.bool_(False)
         agent_state, skipped = keep_finite(
-            state.agent, agent_state, info, within_step, periodic=config.has_periodic_target
+            state.agent, agent_state, info, within_step, periodic=agent.target_period is not None
         )
         return agent_state, info, skipped
 
@@ -81,7 +95,7 @@ def step_collectives(config: Config, collectives: Collectives) -> Collectives:
 
 
 def make_learn(
-    config: Config, learning: Learning, collectives: Collectives
+    config: Config, agent: Agent, learning: Learning, collectives: Collectives
 ) -> Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Array]]]:
     """Make ``learn(keys, state, rows[K, E]) -> (state, metrics)``, the M gradient steps.
 
@@ -89,10 +103,11 @@ def make_learn(
     are of this device only.
     """
     steps, every = config.gradient_steps_per_iteration, config.average_every
-    average = make_average(config, collectives)
+    average = make_average(config, collectives, target_period=agent.target_period)
 
     def learn(keys: PyTree, state: TrainState, rows: Row) -> tuple[TrainState, dict[str, Array]]:
         gradient_step, inputs = learning.prepare(keys, state, rows)
+        _check_inputs(inputs, steps)
 
         def steps_and_average(state: TrainState, inputs: PyTree) -> tuple[TrainState, Any]:
             state, outputs = jax.lax.scan(gradient_step, state, inputs)
@@ -111,6 +126,16 @@ def make_learn(
         return state, {**_learn_metrics(infos, skipped), **averaged}
 
     return learn
+
+
+def _check_inputs(inputs: PyTree, steps: int) -> None:
+    """Check that the inputs of the gradient steps have leaves [M, ...]."""
+    for leaf in jax.tree.leaves(inputs):
+        if leaf.ndim == 0 or leaf.shape[0] != steps:
+            raise ValueError(
+                f"learning: prepare must return inputs with a leading axis of the {steps} gradient "
+                f"steps of an iteration, not {leaf.shape}"
+            )
 
 
 def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Array]:

@@ -69,6 +69,8 @@ def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) ->
         remember=lambda replay, rows: replay,
         key_shapes=PqnKeys(value=(), orders=(config.epochs,), learn=(steps,)),
         prepare=prepare,
+        extras=lambda actor, info: jnp.max(info.q, axis=-1),
+        stacked=True,
     )
 
 

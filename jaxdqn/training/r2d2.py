@@ -30,6 +30,7 @@ def make_sequence_learning(config: Config, agent: Agent, collectives: Collective
         remember=replay.add,
         key_shapes=ReplayKeys(gradient_steps=(steps, 2)),
         prepare=lambda keys, state, rows: (gradient_step, keys.gradient_steps),
+        extras=lambda actor, info: actor.carry,
     )
 
 

@@ -10,23 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn import envs
-from jaxdqn.agent.agent import Optimizer, make_agent
-from jaxdqn.agent.optimizer import average_first, make_optimizer
-from jaxdqn.agent.sequence_loss import sequences_of
+from jaxdqn.agent.agent import Optimizer
 from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import observed
 from jaxdqn.networks import make_network
-from jaxdqn.training.acting import act_key_shape, make_act, reset_actor
-from jaxdqn.training.dqn import make_dqn_learning
+from jaxdqn.training.acting import act_key_shape, example_extras, make_act, reset_actor
+from jaxdqn.training.algorithms import configured_agent, configured_learning
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import IterationKeys, split_named
 from jaxdqn.training.learning import Learning, make_learn
 from jaxdqn.training.metrics import all_reduce_metrics, reduce_metrics
-from jaxdqn.training.pqn import make_pqn_learning
-from jaxdqn.training.r2d2 import make_sequence_learning
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -80,18 +76,17 @@ def make_trainer(
         )
     environment = environment or envs.make(config.env)
     network = around_network(make_network(config, environment.spec, network))
-    agent = _make_agent(config, network, optimizer, collectives)
-    learning = _make_learning(config, agent, collectives)
+    agent = configured_agent(config, network, optimizer, collectives)
+    learning = configured_learning(config, agent, collectives)
     parts = _Parts(
         config=config,
         collectives=collectives,
         environment=environment,
         agent=agent,
         learning=learning,
-        act=make_act(config, environment, agent, collectives),
-        learn=make_learn(config, learning, collectives),
-        average=make_average(config, collectives),
-        example=example_row(environment, extras_of(config, agent)),
+        act=make_act(config, environment, agent, learning, collectives),
+        learn=make_learn(config, agent, learning, collectives),
+        average=make_average(config, collectives, target_period=agent.target_period),
     )
     return Trainer(
         init=partial(_init, parts),
@@ -110,13 +105,6 @@ def example_row(environment: Environment, extras: PyTree = ()) -> Row:
     no = jnp.bool_(False)
     obs = jnp.zeros(environment.spec.obs_shape, environment.spec.obs_dtype)
     return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no, extras)
-
-
-def extras_of(config: Config, agent: Agent) -> PyTree:
-    """Return example extras of a stored row: the carry of one environment, or ()."""
-    if config.recurrent == "none":
-        return ()
-    return jax.tree.map(lambda leaf: leaf[0], agent.initial_carry(1))
 
 
 def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -157,36 +145,6 @@ class _Parts(NamedTuple):
     act: Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]
     learn: Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Array]]]
     average: Callable[[AgentState], tuple[AgentState, Array]]
-    example: Row
-
-
-def _make_agent(
-    config: Config, network: Network, optimizer: Optimizer | None, collectives: Collectives
-) -> Agent:
-    if optimizer is None:
-        optimizer = make_optimizer(config, collectives)
-    else:
-        optimizer = average_first(optimizer, config, collectives)
-    return make_agent(
-        network,
-        optimizer,
-        double=config.double,
-        loss=config.loss,
-        bootstrap="none" if config.algorithm == "pqn" else config.bootstrap,
-        exploration=config.exploration,
-        accumulate=config.accumulate,
-        target_period=config.target_period,
-        polyak=config.target_tau is not None,
-        sequences=None if config.recurrent == "none" else sequences_of(config),
-        rescale=config.rescale_values,
-    )
-
-
-def _make_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
-    if config.algorithm == "pqn":
-        return make_pqn_learning(config, agent, collectives)
-    make = make_dqn_learning if config.recurrent == "none" else make_sequence_learning
-    return make(config, agent, collectives)
 
 
 def _init(parts: _Parts, key: Array, hyper: Hyper | None = None) -> TrainState:
@@ -204,7 +162,7 @@ def _preload(parts: _Parts, key: Array, rows: Row, hyper: Hyper | None = None) -
 
 def _refill(parts: _Parts, state: TrainState) -> TrainState:
     key, key_warmup = jax.random.split(state.key)
-    empty = parts.learning.init(parts.example)
+    empty = _empty_replay(parts, state.agent, state.actor)
     return _warm_up(parts, state._replace(key=key, replay=empty), key_warmup)
 
 
@@ -219,15 +177,27 @@ def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, 
     key_device = jax.random.fold_in(key_device, parts.collectives.index())
     key_envs, key_warmup, key_run = jax.random.split(key_device, 3)
     actor = reset_actor(key_envs, parts.environment, agent, config)
+    agent_state = agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper)
     state = TrainState(
         key=key_run,
         hyper=hyper,
-        agent=agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper),
-        replay=parts.learning.init(parts.example),
+        agent=agent_state,
+        replay=_empty_replay(parts, agent_state, actor),
         actor=actor,
         counters=Counters(make_counter(), make_counter(), make_counter()),
     )
     return state, key_warmup
+
+
+def _empty_replay(parts: _Parts, agent_state: AgentState, actor: ActorState) -> PyTree:
+    """Return the first state of the replay, for rows as acting makes them."""
+    learning = parts.learning
+    extras = example_extras(learning, parts.agent, agent_state.params, actor)
+    example = example_row(parts.environment, extras)
+    if learning.stacked:
+        obs = observed(actor.frames, actor.timestep.obs)
+        example = example._replace(obs=jnp.zeros(obs.shape[1:], obs.dtype))
+    return learning.init(example)
 
 
 def _warm_up(parts: _Parts, state: TrainState, key: Array) -> TrainState:

@@ -256,7 +256,7 @@ def test_the_gap_is_relative_to_the_norm_and_counts_become_the_largest(moments):
         with_lower_count(shifted(0.5), "count"),
         with_lower_count(shifted(1.5), "schedule"),
     )
-    average = make_average(config, device_collectives(2))
+    average = make_average(config, device_collectives(2), target_period=config.target_period)
     after, gap = jax.vmap(average, axis_name=DEVICE_AXIS)(both)
     np.testing.assert_allclose(gap, [0.5, 0.5], rtol=1e-5)
     for replica in range(2):
@@ -270,6 +270,8 @@ def test_a_single_replica_has_no_gap():
     config = tiny()
     params = {"a": jnp.arange(3.0)}
     agent_state = AgentState(params, params, (), jnp.int32(1))
-    after, gap = make_average(config, identity_collectives)(agent_state)
+    after, gap = make_average(config, identity_collectives, target_period=config.target_period)(
+        agent_state
+    )
     assert float(gap) == 0.0
     jax.tree.map(np.testing.assert_array_equal, after, agent_state)

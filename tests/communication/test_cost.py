@@ -138,7 +138,11 @@ def averaging(**overrides):
     """Return the bytes of one averaging: of single numbers, and of arrays."""
     config = config_of(average_every=8, target_period=8, **overrides)
     _, collectives = agent_of(config)
-    average = make_average(config, collectives)
+    average = make_average(
+        config,
+        collectives,
+        target_period=config.target_period if config.has_periodic_target else None,
+    )
     found = collectives_in(compiled(config, average, state_of(config)))
     # A distance and counts: steps since the target was replaced, of Adam, of a schedule.
     numbers = [each for each in found if each.elements <= 4 * config.devices]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxdqn.training.trainer as module
+import jaxdqn.training.algorithms as module
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.parallel import across_devices, device_collectives
 from jaxdqn.replay import importance_weights
