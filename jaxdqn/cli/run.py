@@ -290,13 +290,20 @@ def outcome(summary: dict[str, Any]) -> str:
         f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes"
         "\n"
         f"{summary['env_steps']:,} environment steps ({summary['rows']:,} rows with resets), "
-        f"{summary['gradient_steps']:,} gradient steps in {summary['train_seconds']:.2f} s of "
+        f"{summary['gradient_steps']:,} gradient steps{_undone(summary)} in "
+        f"{summary['train_seconds']:.2f} s of "
         f"training, {summary['eval_seconds']:.2f} s of evaluation, after "
         f"{summary['compile_seconds']:.2f} s of compilation\n"
         f"{summary['env_steps_per_second']:,.0f} environment steps/s, "
         f"{summary['gradient_steps_per_second']:,.0f} gradient steps/s"
         + (f"\n\n{population_tables(learners)}" if learners else "")
     )
+
+
+def _undone(summary: dict[str, Any]) -> str:
+    """Return the number of undone gradient steps as text; empty if there are none."""
+    skipped = summary["skipped_gradient_steps"]
+    return f" ({skipped:,} of them not finite and undone)" if skipped else ""
 
 
 def _values(options: Options) -> dict[str, Any]:

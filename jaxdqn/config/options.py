@@ -291,8 +291,9 @@ class Options:
 
     guard: Literal["off", "skip", "rollback", "stop"] = option("stop", group="Non-finite values")
     """Treatment of a gradient step whose loss, gradient or parameters are not finite. skip undoes
-    it and continues; stop undoes it and ends the run; rollback restores the last checkpoint and
-    multiplies the learning rate by rollback_factor, at most rollback_limit times."""
+    and counts it and continues, and the run fails if every step was undone; stop undoes it and ends
+    the run; rollback restores the last checkpoint and multiplies the learning rate by
+    rollback_factor, at most rollback_limit times."""
     rollback_factor: float = option(0.5, group="Non-finite values", above=0, below=1)
     """Factor on the learning rate at each rollback."""
     rollback_limit: int = option(5, group="Non-finite values", at_least=1)

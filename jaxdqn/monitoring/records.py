@@ -76,10 +76,12 @@ def evaluation_record(info: EvalInfo) -> Record:
     included = returns.ravel()
     if returns.ndim > 1 and np.isfinite(included).any():
         included = included[np.isfinite(included)]
+    with np.errstate(invalid="ignore"):  # the deviation of an infinite return is NaN
+        deviation = float(included.std(ddof=1)) if included.size > 1 else 0.0
     record: Record = {
         "episodes": returns.size,
         "return_mean": float(included.mean()),
-        "return_std": float(included.std(ddof=1)) if included.size > 1 else 0.0,
+        "return_std": deviation,
         "return_min": float(included.min()),
         "return_max": float(included.max()),
         "length_mean": float(lengths.mean()),

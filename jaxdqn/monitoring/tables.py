@@ -15,6 +15,7 @@ _OF_EVERY_LEARNER = (
     "best_eval_return_mean",
     "seconds_to_solve",
     "diverged_at_chunk",
+    "skipped_gradient_steps",
 )
 
 
@@ -100,6 +101,8 @@ def _outcome(learner: Record) -> str:
         texts.append(f"{learner['seconds_to_solve']:.2f} s")
     if learner["diverged_at_chunk"] is not None:
         texts.append(f"diverged in chunk {learner['diverged_at_chunk']}")
+    if learner.get("skipped_gradient_steps"):  # absent from summaries of earlier versions
+        texts.append(f"{learner['skipped_gradient_steps']:,} gradient steps undone")
     return ", ".join(texts) or "-"
 
 

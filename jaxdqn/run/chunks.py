@@ -58,6 +58,7 @@ class ChunkRunner:
         partial, progress.partial = progress.partial, None
         progress.chunk += 1
         metrics: Any = {name: np.asarray(value) for name, value in partial["metrics"].items()}
+        progress.skipped = (np.asarray(progress.skipped) + metrics["skipped"]).tolist()
         return state, (Metrics(**metrics), partial["seconds"])
 
     def _next_program(self) -> tuple[Chunk, int]:

@@ -76,6 +76,11 @@ class DivergenceHandler:
         first = before + 1 + int(metrics.first_skipped) if skipped else None
         record = {"event": "not finite", "chunk": progress.chunk, **self._recorder.now()}
         record |= {"first": first, "skipped": int(metrics.skipped), "guard": self._config.guard}
+        if self._config.guard == "skip" and 0 < int(metrics.skipped) == progress.skipped[0]:
+            record["message"] = (
+                f"gradient step {first:,} was not finite: guard='skip' undoes such steps and "
+                "counts them"
+            )
         self._recorder.log("event", record)
         return "no step was undone" if first is None else f"first at gradient step {first:,}"
 
@@ -86,7 +91,11 @@ class DivergenceHandler:
         """
         progress, config = self._progress, self._config
         enough = metrics.gradient_steps if config.guard == "skip" else 1
-        diverged = (np.asarray(metrics.skipped) >= enough) | np.asarray(metrics.lost, bool)
+        skipped = np.asarray(metrics.skipped)
+        diverged = (skipped >= enough) | np.asarray(metrics.lost, bool)
+        started = (skipped > 0) & (skipped == progress.skipped) & ~diverged
+        if started.any():
+            self._record_first_skipped(np.flatnonzero(started).tolist(), metrics)
         for index in np.flatnonzero(diverged):
             if progress.diverged_at[index] is not None:
                 continue
@@ -97,6 +106,18 @@ class DivergenceHandler:
             record |= {**learner, "skipped": int(metrics.skipped[index]), "guard": config.guard}
             record["message"] = f"diverged in chunk {progress.chunk}: {named}; the others continue"
             self._recorder.log("event", record)
+
+    def _record_first_skipped(self, learners: list[int], metrics: Metrics) -> None:
+        """Record the learners of a population whose first undone steps are in this chunk."""
+        chunk, guard = self._progress.chunk, self._config.guard
+        record = {"event": "not finite", "chunk": chunk, **self._recorder.now(), "guard": guard}
+        record |= {"learners": learners, "skipped": int(np.sum(metrics.skipped[learners]))}
+        named = f"learner{'s' if len(learners) > 1 else ''} {', '.join(map(str, learners))}"
+        record["message"] = (
+            f"gradient steps were not finite from chunk {chunk} on: {named}; guard='skip' undoes "
+            "such steps and counts them"
+        )
+        self._recorder.log("event", record)
 
     def _failure(self, state: TrainState, metrics: Metrics, described: str) -> RunFailed:
         progress = self._progress
@@ -117,6 +138,16 @@ class DivergenceHandler:
             f"{np.sum(metrics.gradient_steps)} steps undone); now not finite: {tensors}; "
             f"{rollbacks}{checkpoint}"
         )
+
+
+def nothing_learned(config: Config, progress: Progress) -> RunFailed:
+    """Return the failure of a run in which every gradient step was undone."""
+    learners = f" of {config.learners} learners" if config.learners > 1 else ""
+    return RunFailed(
+        f"guard={config.guard!r}: none of the {progress.totals['gradient_steps']:,} gradient "
+        f"steps{learners} was finite, and all were undone: nothing was learned; check the scale "
+        "of rewards and observations and the learning rate"
+    )
 
 
 def rollback_record(step: int, now: Record, state: TrainState) -> Record:

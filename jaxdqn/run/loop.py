@@ -16,7 +16,7 @@ from jaxdqn.monitoring.records import chunk_record
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
-from jaxdqn.run.divergence import DivergenceHandler, rollback_record
+from jaxdqn.run.divergence import DivergenceHandler, nothing_learned, rollback_record
 from jaxdqn.run.evaluation import RunEvaluator
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
@@ -137,6 +137,16 @@ class HostLoop:
     def summary(self) -> Record:
         """Return the results of the run; call after ``train``."""
         return results(self._config, self.progress, self._fresh)
+
+    def check_learned(self) -> None:
+        """Check that the guard kept at least one gradient step, if there were any.
+
+        Raises:
+            RunFailed: if it undid all of them.
+        """
+        # Replicas that average their parameters undo steps separately, and report the most.
+        if self.progress.learned_nothing and self._config.average_every is None:
+            raise nothing_learned(self._config, self.progress)
 
     def _finish(self, state: TrainState, stop: StopRequest) -> None:
         """Take the last checkpoint, then make the last evaluations."""

@@ -27,6 +27,8 @@ class Progress:
     """Seconds until each learner solved the environment; None if it has not."""
     diverged_at: list[int | None] = dataclasses.field(default_factory=list)
     """First chunk in which a value of each learner was not finite; None if there is none."""
+    skipped: list[int] = dataclasses.field(default_factory=list)
+    """Gradient steps of each learner that the guard undid, in completed chunks."""
     rollbacks: int = 0
     totals: Record = dataclasses.field(default_factory=dict)
     """Rows, environment steps and gradient steps, over all learners."""
@@ -49,13 +51,28 @@ class Progress:
         return cls(
             solved_at=[None] * learners,
             diverged_at=[None] * learners,
+            skipped=[0] * learners,
             best_returns=[None] * learners,
         )
 
     def restore(self, saved: Record) -> None:
-        """Replace every value by that of a checkpoint."""
-        for name, value in dataclasses.asdict(Progress(**saved)).items():
+        """Replace every value by that of a checkpoint; one that it lacks starts again."""
+        start = dataclasses.asdict(Progress.of(len(self.solved_at)))
+        for name, value in {**start, **saved}.items():
             setattr(self, name, value)
+
+    @property
+    def skipped_gradient_steps(self) -> list[int]:
+        """Gradient steps of each learner that the guard undid."""
+        if self.partial is None:
+            return self.skipped
+        return (np.asarray(self.skipped) + self.partial["metrics"]["skipped"]).tolist()
+
+    @property
+    def learned_nothing(self) -> bool:
+        """True if the guard undid every gradient step of every learner."""
+        steps = self.totals["gradient_steps"]
+        return 0 < steps == sum(self.skipped_gradient_steps)
 
     @property
     def evaluated(self) -> bool:

@@ -143,6 +143,7 @@ def _train(
         _write_results(setup.directory, host.best_params, last, summary)
     if host.failure is not None:
         raise host.failure
+    host.check_learned()
     return RunResult(state=state, best_params=host.best_params, summary=summary)
 
 

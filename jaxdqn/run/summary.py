@@ -63,6 +63,7 @@ def results(config: Config, progress: Progress, fresh: Record | None) -> Record:
         "solve_return": config.solve_return,
         "solved": all_solved,
         "seconds_to_solve": max(solved) if all_solved else None,
+        "skipped_gradient_steps": sum(progress.skipped_gradient_steps),
         "rollbacks": progress.rollbacks,
         **({} if config.learners == 1 else _learner_results(config, progress, last, best)),
     }
@@ -77,6 +78,7 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
             "best_eval_return_mean": progress.best_returns[index],
             "seconds_to_solve": progress.solved_at[index],
             "diverged_at_chunk": progress.diverged_at[index],
+            "skipped_gradient_steps": progress.skipped_gradient_steps[index],
         }
         for index in range(config.learners)
     ]

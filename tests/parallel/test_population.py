@@ -249,8 +249,16 @@ def test_with_guard_skip_a_learner_diverges_when_a_chunk_undoes_every_step():
     skipped = [[0, 4, 5], [0, 0, 0], [0, 5, 0], [0, 0, 0]]
     _, summary, records = follow(tiny(**SCRIPTED, guard="skip"), returns, skipped)
     assert [one["diverged_at_chunk"] for one in summary["learners"]] == [None, 3, 1]
-    events = [record["learner"] for kind, record in records if kind == "event"]
-    assert events == [2, 1]
+    events = [record for kind, record in records if kind == "event"]
+    assert [event["learner"] for event in events if "learner" in event] == [2, 1]
+    # Learner 1 is announced when its first steps are undone, before a whole chunk is.
+    (first,) = [event for event in events if "learners" in event]
+    assert (first["learners"], first["chunk"], first["skipped"]) == ([1], 1, 4)
+    assert "from chunk 1 on: learner 1" in first["message"]
+    undone = [one["skipped_gradient_steps"] for one in summary["learners"]]
+    assert undone == [0, 9, 5]
+    assert summary["skipped_gradient_steps"] == 14
+    assert "diverged in chunk 3, 9 gradient steps undone" in learner_table(summary["learners"])
 
 
 def test_the_run_ends_when_all_learners_have_solved():

@@ -1,5 +1,7 @@
 """The numerical guard: non-finite steps are detected, undone, and handled as configured."""
 
+import dataclasses
+import json
 from functools import cache
 
 import jax
@@ -8,12 +10,14 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdqn.cli.run import outcome
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import replace
 from jaxdqn.envs import make_environment
 from jaxdqn.errors import RunFailed
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.parallel import across_devices, device_collectives
+from jaxdqn.run.progress import Progress
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training.guard import all_finite, keep_finite, not_finite
@@ -169,6 +173,39 @@ def test_skip_continues_and_reports_the_skipped_steps(tmp_path):
     events = read_lines(tmp_path / "run" / "events.jsonl")
     found = [event for event in events if event["event"] == "not finite"]
     assert [event["skipped"] for event in found] == [count for count in skipped if count]
+    # One line says so when it starts.
+    (message,) = [event["message"] for event in found if "message" in event]
+    assert found[0]["message"] == message
+    assert f"gradient step {found[0]['first']:,} was not finite" in message
+    assert result.summary["skipped_gradient_steps"] == sum(skipped)
+    assert f"({sum(skipped)} of them not finite and undone)" in outcome(result.summary)
+
+
+def test_a_run_that_undoes_every_gradient_step_fails_with_its_files_written(tmp_path):
+    config = replace(CONFIG, guard="skip", loss="squared")
+    environment = poisoned(1, 1e38, limit=1)  # finite, unlike its square
+    out = tmp_path / "run"
+    with pytest.raises(RunFailed, match="none of the 200 gradient steps was finite"):
+        run(config, out=out, environment=environment)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["gradient_steps"], summary["skipped_gradient_steps"]) == (200, 200)
+    assert (out / "best").is_dir()
+    assert (out / "last").is_dir()
+    with pytest.raises(RunFailed, match="nothing was learned"):
+        run(config, out=out, environment=environment, resume=True)
+    assert json.loads((out / "summary.json").read_text())["skipped_gradient_steps"] == 200
+
+
+def test_undone_steps_are_counted_across_the_parts_of_a_chunk_and_earlier_checkpoints():
+    progress = Progress.of(2)
+    progress.restore({"chunk": 3, "totals": {"gradient_steps": 12}})  # as written before the count
+    assert progress.skipped_gradient_steps == [0, 0]
+    progress.restore({**dataclasses.asdict(progress), "skipped": [2, 5]})
+    progress.partial = {"metrics": {"skipped": [0, 4]}}
+    assert progress.skipped_gradient_steps == [2, 9]
+    assert not progress.learned_nothing
+    progress.skipped = [3, 5]
+    assert progress.learned_nothing
 
 
 def test_stop_names_the_step_the_tensor_and_the_last_good_checkpoint(tmp_path):
