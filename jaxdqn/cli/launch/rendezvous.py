@@ -51,6 +51,7 @@ class Peers:
         self._spec = spec
         self._hosts = {index: host for index, (host, _) in links.items()}
         self._links = {index: link for index, (_, link) in links.items()}
+        self._closed = False
 
     def listen(self, on_failure: Callable[[str], None]) -> None:
         """Call ``on_failure(cause)`` from another thread if a process fails or disconnects."""
@@ -68,13 +69,16 @@ class Peers:
         self._send_to_all({"done": True})
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Disconnections are not reported on this side any more."""
+        self._closed = True
         for link in self._links.values():
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
             link.close()
 
     def _follow(self, index: int, link: socket.socket, on_failure: Callable[[str], None]) -> None:
-        link.settimeout(None)
         try:
+            link.settimeout(None)
             with link.makefile("rb") as lines:
                 for line in lines:
                     message = json.loads(line)
@@ -86,6 +90,8 @@ class Peers:
                     return
         except (OSError, ValueError):
             pass
+        if self._closed:
+            return
         cause = (
             f"process {index} on {self._hosts[index]} disconnected: it was killed, or its host or "
             "network failed"

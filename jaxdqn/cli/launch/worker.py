@@ -12,13 +12,16 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from jaxdqn.cli.flags import FAILED, run_command
+from jaxdqn.cli.flags import FAILED, USAGE_ERROR, run_command
 from jaxdqn.cli.launch.rendezvous import ProcessSpec
 from jaxdqn.cli.launch.runtime_errors import Timeouts
 from jaxdqn.cli.launch.supervisor import HOSTS_PREFIX, LIFELINE, LOST_CONTACT
 
 _ABORT_SECONDS = 60.0
 """Time after lost contact in which the runtime names the failed process and aborts."""
+
+_REJECTION_SECONDS = 1.0
+"""Time in which the other processes reject the same configuration too, before this one ends."""
 
 _CONTACT = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination|aborted", re.I)
 
@@ -46,6 +49,9 @@ def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
+        if code == USAGE_ERROR:
+            # The end of this process stops the others: let each report the error itself.
+            time.sleep(_REJECTION_SECONDS)
         os._exit(code)
     return 0
 

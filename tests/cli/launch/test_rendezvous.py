@@ -167,14 +167,41 @@ def test_failures_and_disconnections_are_reported_to_all(connect, port):
     for index, peers in results.items():
         peers.listen(causes[index].append)
     results[3].done()
-    results[3]._links[0].close()  # after done() no failure
+    results[3].close()  # after done() no failure
     results[1].report("process 1 on there was killed")
     deadline = time.monotonic() + 5
     while not (causes[0] and causes[2]) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert causes[0] == causes[2] == ["process 1 on there was killed"]
-    assert causes[1] == []
+    assert causes[1] == causes[3] == []
     results[2]._links[0].shutdown(socket.SHUT_RDWR)
     while len(causes[0]) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert re.match(r"process 2 on \S+ disconnected", causes[0][1])
+
+
+def test_connections_closed_before_their_threads_start_are_not_failures(connect, port, monkeypatch):
+    results = connect(
+        [ProcessSpec(f"127.0.0.1:{port}", 2, index) for index in range(2)], seconds=5.0
+    )
+    start, closed = threading.Thread.start, threading.Event()
+
+    def start_when_closed(thread):
+        follow = thread._target
+
+        def wait_and_follow(*args):
+            assert closed.wait(timeout=5)
+            follow(*args)
+
+        thread._target = wait_and_follow
+        start(thread)
+        threads.append(thread)
+
+    threads, causes = [], []
+    monkeypatch.setattr(threading.Thread, "start", start_when_closed)
+    results[1].listen(causes.append)
+    results[1].close()
+    closed.set()
+    for thread in threads:
+        thread.join(timeout=5)
+    assert causes == []
