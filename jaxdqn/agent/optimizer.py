@@ -183,7 +183,7 @@ def _scaling(config: Config) -> optax.GradientTransformation:
 def _learning_rate(config: Config, hyper: Hyper) -> optax.GradientTransformation:
     if config.learning_rate_schedule == "constant":
         return optax.scale_by_learning_rate(hyper.learning_rate)
-    steps: Any = float(config.total_gradient_steps)  # may exceed int32
+    steps: Any = float(config.gradient_steps_of_schedules)  # may exceed int32
     if config.learning_rate_schedule == "linear":
         schedule = optax.linear_schedule(1.0, 0.0, steps)
     else:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -69,6 +69,10 @@ class Flags(Options):
     resume: bool = option(False, group="Run", everyday=True)
     """Resume the run in --out from its newest checkpoint, or start one if there is none. Without a
     PRESET, the configuration of that run gives the defaults."""
+    extend: Literal["keep", "stretch"] | None = option(None, group="Run")
+    """With --resume and another --total-rows: keep the extent of schedules over the budget, so that
+    their last values hold from there on, or stretch them over the new budget, as if the run had had
+    it from the start. By default they stretch."""
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = option(None, group="Run")
     """Take the defaults from a config.json instead of a preset, to repeat a run."""
     environment: str | None = option(None, group="Run")
@@ -123,6 +127,8 @@ def _main(argv: Sequence[str]) -> int:
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
         raise ValueError("resume=True: must come with --out, the run to resume")
+    if flags.extend is not None and not flags.resume:
+        raise ValueError(f"extend={flags.extend!r}: must come with --resume")
     spec = process_spec(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
     timeouts = Timeouts(flags.heartbeat_seconds, flags.initialization_seconds)
     check_timeouts(timeouts)
@@ -158,6 +164,7 @@ def _main(argv: Sequence[str]) -> int:
         config,
         out=out,
         resume=flags.resume,
+        extend=flags.extend,
         preset=name,
         **parts,
         loggers=[make_progress_logger(config)] if leads else [],

@@ -48,6 +48,7 @@ def validate_algorithm(config: Config) -> None:
         _validate_warmup(config)
         _validate_replay_ratio(config)
     _validate_exploration(config)
+    _validate_schedule_rows(config)
     _validate_enabled(config)
     _validate_network(config)
     if config.recurrent != "none":
@@ -71,6 +72,18 @@ def _validate_exploration(config: Config) -> None:
                 reject(name, 0.0, "above 0 with epsilon_schedule='exponential'")
     if config.epsilon_repeat > 0 and config.exploration != "epsilon_greedy":
         reject("epsilon_repeat", config.epsilon_repeat, "0 unless exploration='epsilon_greedy'")
+
+
+def _validate_schedule_rows(config: Config) -> None:
+    """Check that a schedule has the given extent, and that it ends after the warm-up."""
+    if config.schedule_rows is None:
+        return
+    if not config.has_budget_schedule:
+        reject("schedule_rows", config.schedule_rows, "None unless replay='prioritized' or "
+               "learning_rate_schedule is linear or cosine")  # fmt: skip
+    rows = config.warmup_iterations * config.rows_per_iteration
+    if config.schedule_rows <= rows:
+        reject("schedule_rows", config.schedule_rows, f"above the {rows} rows of warm-up")
 
 
 def _validate_replay(config: Config) -> None:

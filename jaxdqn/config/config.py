@@ -129,6 +129,8 @@ class Config(Options):
     @property
     def iterations_per_chunk(self) -> int:
         """Iterations in each of the ``num_chunks`` chunks."""
+        if self.chunk_iterations is not None:
+            return self.chunk_iterations
         even, unit = -(-self._learning_iterations // self.num_chunks), self.iterations_per_average
         return -(-even // unit) * unit  # replicas are equal at the end of a chunk
 
@@ -155,7 +157,27 @@ class Config(Options):
         return self.num_chunks * self.iterations_per_chunk * self.gradient_steps_per_iteration
 
     @property
+    def has_budget_schedule(self) -> bool:
+        """True if a schedule extends over the budget."""
+        return self.replay == "prioritized" or self.learning_rate_schedule != "constant"
+
+    @property
+    def rows_of_schedules(self) -> int:
+        """Rows over which the schedules of the budget extend."""
+        return self.total_rows if self.schedule_rows is None else self.schedule_rows
+
+    @property
+    def gradient_steps_of_schedules(self) -> int:
+        """Gradient steps over which the schedule of the learning rate extends."""
+        if self.schedule_rows is None:
+            return self.total_gradient_steps
+        span = dataclasses.replace(self, total_rows=self.schedule_rows, schedule_rows=None)
+        return span.total_gradient_steps
+
+    @property
     def _iterations_per_log(self) -> int:
+        if self.chunk_iterations is not None:
+            return self.chunk_iterations
         unit = self.iterations_per_average
         return max(1, -(-self.log_every // (self.rows_per_iteration * unit))) * unit
 

@@ -41,6 +41,12 @@ class Options:
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
     """Rows in a chunk, rounded up to complete iterations. Metrics are logged once a chunk;
     signals are handled after it, and after each part of a long one."""
+    chunk_iterations: int | None = option(None, group="Run", at_least=1, below=COUNT_LIMIT)
+    """Iterations in a chunk; replaces log_every. A run that is resumed with another budget keeps
+    the chunks that it had."""
+    schedule_rows: int | None = option(None, group="Run", at_least=1)
+    """Rows over which learning_rate_schedule and the rise of importance_exponent extend; by default
+    total_rows. Their last values then hold."""
     deterministic: bool = option(False, group="Run")
     """Repeat a run bitwise on the same kind and number of devices with the same versions. On GPU
     scatters become slower; several devices use an all-gather in place of an all-reduce."""

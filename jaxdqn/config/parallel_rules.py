@@ -62,6 +62,7 @@ def _validate_replicas(config: Config) -> None:
             reject(name, getattr(config, name), f"a multiple of {divisor}={config.replicas}")
     if config.average_every is not None:
         _validate_averaging(config, config.average_every)
+        _validate_chunk_of_averages(config)
     elif config.average_moments:
         reject("average_moments", True, "left False unless average_every is given")
 
@@ -78,3 +79,11 @@ def _validate_averaging(config: Config, every: int) -> None:
     if config.has_periodic_target and config.target_period % every:
         reject("target_period", config.target_period, f"a multiple of average_every={every}, so "
                "that the target network holds averaged parameters")  # fmt: skip
+
+
+def _validate_chunk_of_averages(config: Config) -> None:
+    """Check that replicas are equal at the end of a chunk."""
+    unit = config.iterations_per_average
+    if config.chunk_iterations is not None and config.chunk_iterations % unit:
+        reject("chunk_iterations", config.chunk_iterations, f"a multiple of the {unit} iterations "
+               "between averages")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxdqn.config.config import from_dict, to_dict
+from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.setup import RunSetup, on_coordinator
 from jaxdqn.storage import directory as run_directory
@@ -73,10 +73,22 @@ def _resume_message(setup: RunSetup, directory: Path, restored: Restored) -> str
             "to an uninterrupted one"
         )
     before = from_dict(restored.meta["config"])
+    if setup.config.has_budget_schedule:
+        message += _schedule_message(before, setup.config)
     changes = [*device_changes(before, setup.config), *machine_changes(restored)]
     if changes:
         message += f"; not bitwise identical, since {', '.join(changes)}"
     return message
+
+
+def _schedule_message(before: Config, now: Config) -> str:
+    """Describe the schedules that extend over the budget, if that has changed."""
+    if before.total_rows == now.total_rows:
+        return ""
+    rows = f"{now.rows_of_schedules:,} rows"
+    if before.rows_of_schedules == now.rows_of_schedules:
+        return f"; schedules still end after {rows} and then hold their last values (extend=keep)"
+    return f"; schedules now end after {rows}, {before.rows_of_schedules:,} before (extend=stretch)"
 
 
 def _check_has_not_ended(directory: Path) -> None:

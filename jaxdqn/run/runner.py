@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 
@@ -32,6 +32,7 @@ from jaxdqn.storage.jsonl import Record, write_json
 from jaxdqn.storage.params import save_params
 from jaxdqn.storage.reshard import state_shape
 from jaxdqn.storage.restore import newest_intact
+from jaxdqn.storage.resume import Extend
 from jaxdqn.types import Environment, Params, TrainState
 
 
@@ -52,6 +53,7 @@ def run(
     *,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    extend: Extend | None = None,
     preset: str | None = None,
     environment: Environment | str | None = None,
     network: Any = None,
@@ -78,6 +80,10 @@ def run(
         config: the run.
         out: the run directory to make, or to resume; None writes nothing.
         resume: continue from the newest checkpoint in ``out`` if a run has been started there.
+        extend: with ``resume`` and another ``total_rows``: whether the schedules that extend over
+            the budget ``keep`` their extent, so that their last values hold from there on, or
+            ``stretch`` over the new budget, as if the run had had it from the start. By default
+            they stretch. Without another budget they stay as they are.
         preset: the name of the preset, for the summary.
         environment: your own, instead of ``config.env``. ``environment``, ``network`` and
             ``optimizer`` may be references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the
@@ -94,13 +100,21 @@ def run(
     """
     started = time.perf_counter()
     setup: RunSetup | None = None
-    _check_arguments(config, out, resume)
+    _check_arguments(config, out, resume, extend)
     parts = {"environment": environment, "network": network, "optimizer": optimizer}
     try:
         with ExitStack() as stack:
             for logger in loggers:
                 stack.callback(logger.close)
-            setup = set_up(config, parts, out, resume=resume, preset=preset, stack=stack)
+            setup = set_up(
+                config,
+                parts,
+                out,
+                resume=resume,
+                extend=extend or "stretch",
+                preset=preset,
+                stack=stack,
+            )
             return _train(setup, loggers, stack, started)
     except OSError as error:
         lost_peer = isinstance(error, BrokenPipeError | ConnectionError)
@@ -109,9 +123,15 @@ def run(
         raise _write_failure(error, setup.directory) from error
 
 
-def _check_arguments(config: Config, out: str | os.PathLike[str] | None, resume: bool) -> None:
+def _check_arguments(
+    config: Config, out: str | os.PathLike[str] | None, resume: bool, extend: str | None
+) -> None:
     if resume and out is None:
         raise ValueError("resume=True: must come with out, the run directory to resume")
+    if extend not in (None, *get_args(Extend)):
+        raise ValueError(f"extend={extend!r}: must be one of {', '.join(get_args(Extend))}")
+    if extend is not None and not resume:
+        raise ValueError(f"extend={extend!r}: must come with resume=True")
     if config.guard == "rollback" and out is None:
         raise ValueError("guard='rollback': must come with out, which receives checkpoints")
     if jax.process_count() > 1:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxdqn.config.config import Config, replace, to_dict
+from jaxdqn.config.config import Config, from_dict, replace, to_dict
 from jaxdqn.parallel import multihost
 from jaxdqn.parallel.learners import RunKeys, learner_keys
 from jaxdqn.replay import check_memory
@@ -20,7 +20,7 @@ from jaxdqn.run.program_cache import StaticRun, static_run
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
-from jaxdqn.storage.resume import check_same_run
+from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
 from jaxdqn.types import Row, Trainer, TrainState
 
 
@@ -50,6 +50,7 @@ def set_up(
     out: str | os.PathLike[str] | None,
     *,
     resume: bool,
+    extend: Extend,
     preset: str | None,
     stack: ExitStack,
 ) -> RunSetup:
@@ -64,8 +65,12 @@ def set_up(
     keys = learner_keys(config)
     recorded = multihost.broadcast(lambda: read_parts(out) if resuming and out else {})
     own = resolve_parts(parts, recorded, run=out or "")
+    if own.objects.get("environment") is not None:
+        config = replace(config, env=own.objects["environment"].spec.name)
+    if out is not None and resuming:
+        before = from_dict(multihost.broadcast(lambda: to_dict(run_directory.read_config(out))))
+        config = resumed_config(before, config, extend, Path(out))
     static = static_run(config, keys, own.objects)
-    config = replace(config, env=static.trainer.environment.spec.name)
     check_memory_of_run(config, static.trainer, static.state_shape, saves=out is not None)
     rows = None if resuming else _read_rows(config, static.trainer)
     directory = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -20,6 +20,9 @@ from jaxdqn.storage.restore import Restored, read_newest
 from jaxdqn.storage.state import shape_for
 from jaxdqn.types import EnvSpec, TrainState
 
+Extend = Literal["keep", "stretch"]
+"""Rule for schedules that extend over the budget, when it changes on resume."""
+
 CHANGEABLE = (
     "checkpoint_every",
     "keep",
@@ -29,8 +32,13 @@ CHANGEABLE = (
     "rollback_factor",
     "rollback_limit",
     "stop_when_solved",
+    "solve_return",
+    "eval_every",
+    "eval_episodes",
 )
-"""Fields that may change on resume: they do not change what the run computes."""
+"""Fields that may change on resume: they do not change what the run learns."""
+BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")
+"""Fields of the budget; ``resumed_config`` makes those of the resumed run consistent."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")
 """Fields that select the devices: they may change on resume; the state is then resharded."""
 
@@ -38,47 +46,77 @@ DEVICE_FIELDS = ("devices", "mapping", "model_devices")
 def check_same_run(before: Config | dict[str, Any], after: Config, directory: Path | None) -> None:
     """Check that a run may be resumed under a configuration.
 
-    ``total_rows`` may change, to train longer, if the size of chunks stays the same and no
-    schedule spans the budget. The options of data-parallel replicas may change if the
-    run is resumed with a single replica.
+    ``total_rows`` may change, to train longer. The options of data-parallel replicas may change
+    if the run is resumed with a single replica.
 
     Args:
         before: the configuration of the run.
-        after: the configuration to resume under.
+        after: the configuration to resume under, as ``resumed_config`` returns it.
         directory: the run directory, for the error message.
 
     Raises:
         ValueError: naming the first field that differs, and both values.
     """
     stored = before if isinstance(before, Config) else from_dict(before)
-    old, new = to_dict(stored), to_dict(after)
+    _check_fields(stored, after, directory)
+    if after.iterations_per_chunk != stored.iterations_per_chunk:
+        raise ValueError(
+            f"chunk_iterations={after.chunk_iterations}: must be {stored.iterations_per_chunk}, as "
+            f"in the run in {directory}"
+        )
+
+
+def _check_fields(before: Config, after: Config, directory: Path | None) -> None:
+    old, new = to_dict(before), to_dict(after)
     for name in new:
-        if name in (*CHANGEABLE, *DEVICE_FIELDS) or old[name] == new[name]:
+        if name in (*CHANGEABLE, *DEVICE_FIELDS, *BUDGET_FIELDS) or old[name] == new[name]:
             continue
         if name in REPLICA_OPTIONS and after.replicas == 1:
             continue
-        reason = ""
-        if name == "total_rows":
-            reason = _reason_against_budget(stored, after)
-            if not reason:
-                continue
         raise ValueError(
-            f"{name}={new[name]!r}: must be {old[name]!r}, as in the run in {directory}{reason}"
+            f"{name}={new[name]!r}: must be {old[name]!r}, as in the run in {directory}"
         )
 
 
-def _reason_against_budget(before: Config, after: Config) -> str:
-    """Return why ``total_rows`` may not change on resume; empty if it may."""
-    if before.replay == "prioritized":
-        return ", since the importance exponent rises over the budget"
-    if before.learning_rate_schedule != "constant":
-        return ", since the learning rate's schedule spans the budget"
-    if before.iterations_per_chunk != after.iterations_per_chunk:
-        return (
-            f", or a budget with chunks of {before.iterations_per_chunk} iterations "
-            f"(these have {after.iterations_per_chunk})"
+def resumed_config(before: Config, after: Config, extend: Extend, directory: Path | None) -> Config:
+    """Return ``after`` with the chunks, and the extent of the schedules, of the resumed run.
+
+    Chunks keep the length that they had. With the same ``total_rows`` the schedules stay as
+    they are. With another one ``extend`` decides: ``keep`` leaves the schedules as they were, so
+    that their last values hold from there on; ``stretch`` computes them over the new budget, as
+    if the run had had it from the start.
+
+    Args:
+        before: the configuration of the run.
+        after: the configuration to resume under.
+        extend: ``keep`` or ``stretch``.
+        directory: the run directory, for error messages.
+
+    Raises:
+        ValueError: naming the first field that differs and may not, and both values.
+    """
+    _check_fields(before, after, directory)
+    values: dict[str, Any] = {}
+    if after.chunk_iterations is None and after.iterations_per_chunk != before.iterations_per_chunk:
+        values["chunk_iterations"] = before.iterations_per_chunk
+    if after.has_budget_schedule:
+        values["schedule_rows"] = _schedule_rows(before, after, extend)
+    return replace(after, **values)
+
+
+def _schedule_rows(before: Config, after: Config, extend: Extend) -> int | None:
+    same_budget = before.total_rows == after.total_rows
+    if same_budget:
+        rows = before.schedule_rows
+    else:
+        rows = before.rows_of_schedules if extend == "keep" else None
+    if after.schedule_rows not in (None, before.schedule_rows, rows):
+        rule = f"{before.schedule_rows}, as in the run" if same_budget else f"extend={extend!r}"
+        raise ValueError(
+            f"schedule_rows={after.schedule_rows}: must be left out on resume; the schedules "
+            f"follow {rule}"
         )
-    return ""
+    return rows
 
 
 def device_changes(before: Config, after: Config) -> list[str]:

@@ -68,14 +68,15 @@ def _make_importance_weights(
 ) -> Callable[[TrainState, SampleInfo], Array]:
     """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses.
 
-    The exponent rises linearly to 1 over the rows of the run.
+    The exponent rises linearly to 1 over ``rows_of_schedules``.
     """
     if config.replay == "uniform":
         return lambda state, sample: jnp.ones_like(sample.probabilities)
     global_max = step_collectives(config, collectives).max
 
     def weights_of(state: TrainState, sample: SampleInfo) -> Array:
-        progress = jnp.minimum(counter_float(state.counters.rows) / float(config.total_rows), 1.0)
+        rows = counter_float(state.counters.rows)
+        progress = jnp.minimum(rows / float(config.rows_of_schedules), 1.0)
         exponent = state.hyper.importance_exponent
         exponent = exponent + (1.0 - exponent) * progress
         return importance_weights(sample.probabilities, exponent, global_max)

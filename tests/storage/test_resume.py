@@ -99,19 +99,6 @@ def test_another_configuration_is_rejected_with_the_name_of_the_field(tmp_path, 
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.slow
-def test_a_longer_budget_is_rejected_if_a_schedule_spans_the_budget(tmp_path):
-    falling = replace(CONFIG, learning_rate_schedule="linear")
-    interrupted(tmp_path / "run", falling)
-    with pytest.raises(ValueError, match=r"total_rows=900.*schedule spans the budget"):
-        run(
-            replace(falling, total_rows=900),
-            out=tmp_path / "run",
-            environment=noisy(),
-            resume=True,
-        )
-
-
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path):
     uninterrupted = run(CONFIG, out=tmp_path / "uninterrupted", environment=noisy())
     interrupted(tmp_path / "run", chunk=4)

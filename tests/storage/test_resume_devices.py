@@ -11,7 +11,7 @@ from jaxdqn.config.config import replace
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.storage.reshard import reshard, state_shape
-from jaxdqn.storage.resume import check_same_run, device_changes
+from jaxdqn.storage.resume import check_same_run, device_changes, resumed_config
 from jaxdqn.storage.state import with_key_data
 from tests.parallel.test_mapping_laws import assert_identical
 from tests.run.test_run import (
@@ -76,8 +76,9 @@ REPLICA_OPTIONS = {
 def test_a_single_device_may_drop_the_options_of_replicas(case):
     overrides, part = REPLICA_OPTIONS[case]
     two = replace(CONFIG, devices=2, **overrides)
-    one = replace(two, devices=1, **SINGLE)
+    one = resumed_config(two, replace(two, devices=1, **SINGLE), "keep", Path("there"))
     check_same_run(two, one, Path("there"))
+    assert one.iterations_per_chunk == two.iterations_per_chunk
     changes = device_changes(two, one)
     assert {"devices was 2, is 1", part} <= set(changes)
     # With several replicas, all of these options but the mapping must stay the same.
