@@ -96,7 +96,10 @@ from jaxdqn.run import run
 times = []
 for seed in range(2):
     start = time.perf_counter()
-    summary = run(jaxdqn.preset("cartpole", seed=seed, learning_rate=2e-3 + 1e-4 * seed)).summary
+    config = jaxdqn.preset(
+        "cartpole", stop_when="solved", seed=seed, learning_rate=2e-3 + 1e-4 * seed
+    )
+    summary = run(config).summary
     times.append((time.perf_counter() - start, summary["train_seconds"] + summary["eval_seconds"]))
 json.dump(times[-1], sys.stdout)
 """
@@ -122,7 +125,7 @@ def measure_long_run(rows: int, directory: Path) -> dict[str, float]:
 
     out = directory / "long"
     flags = ["--total-rows", str(rows), "--log-every", str(rows // 100), "--eval-every", "0"]
-    flags += ["--no-stop-when-solved", "--checkpoint-every", "0", "--out", str(out)]
+    flags += ["--stop-when", "never", "--checkpoint-every", "0", "--out", str(out)]
     process = _command("-m", "jaxdqn", "run", "cartpole", *flags)
     resident: list[tuple[int, float]] = []
     while process.poll() is None:

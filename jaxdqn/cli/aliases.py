@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 from jaxdqn.config.former_names import FORMER_NAMES
+from jaxdqn.config.options import RULES
 
 
 def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
@@ -18,9 +19,27 @@ def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
     Raises:
         ValueError: if a flag is given under both names.
     """
+    argv = _with_values(argv)
     flags = [token if token.startswith("--") else "" for token in argv]
     former = [name for name, current in FORMER_NAMES.items() if current in names]
     return _renamed(argv, flags, former)
+
+
+def _with_values(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with the present value after each former flag without a value.
+
+    ``--former`` and ``--no-former`` stand for the present values of True and False.
+    """
+    values = {}
+    for former, current in FORMER_NAMES.items():
+        present = RULES[current].former_values
+        for prefix, value in (("", True), ("no_", False)):
+            if value in present:
+                values[prefix + former] = f"--{former.replace('_', '-')}={present[value]}"
+    return [
+        values.get(token[2:].replace("-", "_"), token) if token.startswith("--") else token
+        for token in argv
+    ]
 
 
 def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
@@ -49,7 +68,8 @@ def _renamed(
                 f"{head}: must be omitted; {given[current]} is its new name and is given too"
             )
         new = f"--{current.replace('_', '-')}" if head.startswith("--") else current
-        print(f"{head} is now {new}", file=sys.stderr)
+        value = token[len(head) :] if RULES[current].former_values else ""
+        print(f"{head} is now {new}{value}", file=sys.stderr)
         renamed.append(new + token[len(head) :])
     return renamed
 

@@ -184,8 +184,12 @@ def _evaluation(config: Config) -> dict[str, Any]:
     solved = "no criterion"
     if config.solve_return is not None:
         solved = f"at return {config.solve_return:g}, confirmed by a second evaluation"
-    if config.stop_when_solved:
-        solved += "; then the run ends"
+    ends = {
+        "never": "",
+        "solved": "; then the run ends",
+        "held": "; the run ends when ten evaluations in a row reach it",
+    }
+    solved += ends[config.stop_when]
     return {
         "every": f"{config.chunks_per_evaluation} chunks, {rows:,} rows, and at the end",
         "episodes": config.eval_episodes,

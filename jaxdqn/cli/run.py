@@ -207,7 +207,7 @@ def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[s
     name = name or DEFAULT_PRESET
     if own_environment:
         # The solve return of the preset is that of another environment.
-        flags = _parse(rest, replace(preset(name), solve_return=None, stop_when_solved=False))
+        flags = _parse(rest, replace(preset(name), solve_return=None, stop_when="never"))
     return name, flags
 
 
@@ -283,13 +283,8 @@ def default_out(name: str, config: Config, env: str | None = None) -> Path:
 
 def outcome(summary: dict[str, Any]) -> str:
     """Return a summary of a run as a few lines of text."""
-    if summary["solved"]:
-        solved = f"solved in {summary['seconds_to_solve']:.2f} s"
-    else:
-        solved = "not solved" if summary["solve_return"] is not None else "done"
     learners = summary.get("learners", ())
-    if learners and summary["solve_return"] is not None:
-        solved += f" ({summary['learners_solved']} of {len(learners)} learners)"
+    solved = _goals(summary, len(learners)) if summary["solve_return"] is not None else "done"
     if summary["interrupted"]:
         solved += f", interrupted ({summary['ended_by']}); --resume continues it"
     return (
@@ -305,6 +300,22 @@ def outcome(summary: dict[str, Any]) -> str:
         f"{summary['gradient_steps_per_second']:,.0f} gradient steps/s"
         + (f"\n\n{population_tables(learners)}" if learners else "")
     )
+
+
+def _goals(summary: dict[str, Any], learners: int) -> str:
+    """Describe in words when the environment was solved, and the solve return held."""
+    text = f"solved in {summary['seconds_to_solve']:.2f} s" if summary["solved"] else "not solved"
+    if learners:
+        text += f" ({summary['learners_solved']} of {learners} learners)"
+    if summary["held"]:
+        text += (
+            f", held after {summary['seconds_to_hold']:.2f} s ({summary['rows_to_hold']:,} rows)"
+        )
+    elif learners and summary["learners_held"]:
+        text += f", held by {summary['learners_held']}"
+    elif summary["solved"] and summary["ended_by"] != "solved":
+        text += ", not held"
+    return text
 
 
 def _undone(summary: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar
 
 from jaxdqn.config.options import RULES
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with former names replaced by current ones.
+    """Return ``values`` with former names, and their values, replaced by current ones.
 
     Raises:
         ValueError: if an option is given under both names.
@@ -28,8 +28,14 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name}={value!r}: must be omitted; {current} is its new name and is given too"
             )
-        renamed[current] = value
+        renamed[current] = value if current == name else current_value(current, value)
     return renamed
+
+
+def current_value(name: str, value: Any) -> Any:
+    """Return the present value of an option that was given under its former name."""
+    values = RULES[name].former_values
+    return values.get(value, value) if isinstance(value, Hashable) else value
 
 
 def warn_of_former_names(values: Mapping[str, Any], *, stacklevel: int) -> dict[str, Any]:
@@ -46,11 +52,15 @@ def warn_of_former_names(values: Mapping[str, Any], *, stacklevel: int) -> dict[
     for name in values:
         if name in FORMER_NAMES:
             warnings.warn(
-                f"{name} is now {FORMER_NAMES[name]}",
+                f"{name} is now {_described(FORMER_NAMES[name], renamed)}",
                 DeprecationWarning,
                 stacklevel=stacklevel + 1,
             )
     return renamed
+
+
+def _described(name: str, values: Mapping[str, Any]) -> str:
+    return f"{name}={values[name]!r}" if RULES[name].former_values else name
 
 
 def accept_former_names(options: type[T]) -> type[T]:

@@ -44,6 +44,8 @@ class Rule(NamedTuple):
     """The option is in the short help."""
     formerly: str | None = None
     """Name in the previous release, still accepted."""
+    former_values: Mapping[Any, Any] = _ALWAYS
+    """Present value for each value that the option had under its former name."""
 
     def violated(self, value: float) -> str | None:
         """Return the constraint that ``value`` violates, as text; None if it violates none."""
@@ -84,6 +86,7 @@ def option(
     replicas_only: bool = False,
     everyday: bool = False,
     formerly: str | None = None,
+    former_values: Mapping[Any, Any] | None = None,
 ) -> T:
     """Declare a dataclass field with its default and its ``Rule``.
 
@@ -105,6 +108,7 @@ def option(
         replicas_only=replicas_only,
         everyday=everyday,
         formerly=formerly,
+        former_values=former_values or {},
     )
     return dataclasses.field(default=default, metadata={"rule": rule})
 

@@ -283,8 +283,16 @@ class Options:
     """Rows between evaluations, rounded to complete chunks; 0 evaluates at the end only."""
     solve_return: float | None = option(None, group="Evaluation")
     """Mean greedy return that counts as solved, confirmed by fresh episodes."""
-    stop_when_solved: bool = option(False, group="Evaluation", everyday=True)
-    """End the run when it is solved."""
+    stop_when: Literal["never", "solved", "held"] = option(
+        "never",
+        group="Evaluation",
+        everyday=True,
+        formerly="stop_when_solved",
+        former_values={False: "never", True: "solved"},
+    )
+    """End the run before its budget: solved, at the first evaluation at solve_return that fresh
+    episodes confirm; held, when ten consecutive evaluations, at least 5,000 rows apart, have all
+    reached it."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
     """Rows between checkpoints, rounded to complete chunks; 0 makes none. By default a checkpoint

@@ -27,7 +27,7 @@ TASKS: dict[str, Config] = {
         log_every=6_400,
         eval_every=6_400,
         solve_return=475.0,
-        stop_when_solved=True,
+        stop_when="held",
     ),
     "acrobot": Config(
         env="Acrobot-v1",
@@ -193,7 +193,7 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "log_every": 10_240,
         "eval_every": 20_480,
         "solve_return": 475.0,
-        "stop_when_solved": True,
+        "stop_when": "held",
     },
     "MinAtar": {
         "num_envs": 128,
@@ -271,7 +271,7 @@ def _is_minatar(env: str) -> bool:
 def _pqn(env: str) -> Config:
     task = _PQN_TASKS["MinAtar" if _is_minatar(env) else "CartPole-v1"]
     if env not in _PQN_TASKS and not _is_minatar(env):
-        task = {**task, "solve_return": None, "stop_when_solved": False}
+        task = {**task, "solve_return": None, "stop_when": "never"}
     return Config(**{**_PQN, **task, "env": env})
 
 

@@ -35,8 +35,8 @@ def validate(config: Config) -> None:
     validate_algorithm(config)
     if config.guard == "rollback" and config.checkpoint_every == 0:
         reject("checkpoint_every", 0, "above 0 with guard='rollback'")
-    if config.stop_when_solved and config.solve_return is None:
-        reject("stop_when_solved", True, "left False unless solve_return is given")
+    if config.stop_when != "never" and config.solve_return is None:
+        reject("stop_when", config.stop_when, "never unless solve_return is given")
 
 
 @cache

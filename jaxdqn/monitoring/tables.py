@@ -14,6 +14,9 @@ _OF_EVERY_LEARNER = (
     "eval_return_mean",
     "best_eval_return_mean",
     "seconds_to_solve",
+    "seconds_to_hold",
+    "rows_to_hold",
+    "learning_stability",
     "diverged_at_chunk",
     "skipped_gradient_steps",
 )
@@ -79,10 +82,12 @@ def sweep_table(learners: Sequence[Record]) -> str:
             number(mean(point, "best_eval_return_mean"), ".2f"),
             number(mean(point, "eval_return_mean"), ".2f"),
             str(sum(learner["seconds_to_solve"] is not None for learner in point)),
+            str(sum(learner.get("seconds_to_hold") is not None for learner in point)),
         ]
         for values, point in ordered
     ]
-    return "\n".join(_aligned([[*swept, "seeds", "best return", "last return", "solved"], *rows]))
+    head = [*swept, "seeds", "best return", "last return", "solved", "held"]
+    return "\n".join(_aligned([head, *rows]))
 
 
 def _rank(learner: Record) -> tuple[bool, float]:
@@ -99,6 +104,8 @@ def _outcome(learner: Record) -> str:
     texts = []
     if learner["seconds_to_solve"] is not None:
         texts.append(f"{learner['seconds_to_solve']:.2f} s")
+    if learner.get("seconds_to_hold") is not None:  # absent from summaries of earlier versions
+        texts.append(f"held after {learner['seconds_to_hold']:.2f} s")
     if learner["diverged_at_chunk"] is not None:
         texts.append(f"diverged in chunk {learner['diverged_at_chunk']}")
     if learner.get("skipped_gradient_steps"):  # absent from summaries of earlier versions

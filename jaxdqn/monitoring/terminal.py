@@ -117,11 +117,12 @@ def evaluation_line(record: Record) -> str:
     mean = f"{record['return_mean']:.2f}"
     if "learners" in record:
         learners = record["learners"]
+        held = f", {record['learners_held']} held" if record.get("learners_held") else ""
         low_to_high = _low_to_high([value for value in learners if is_number(value)])
         return (
             f"{start} {mean} over {len(learners)} learners{low_to_high}, each over "
             f"{record['episodes'] // len(learners)} greedy episodes; learner {record['leader']} "
-            f"leads, {record['learners_solved']} solved"
+            f"leads, {record['learners_solved']} solved{held}"
         )
     error = record["return_std"] / math.sqrt(record["episodes"])
     return f"{start} {mean} ± {error:.2f} over {record['episodes']} greedy episodes"

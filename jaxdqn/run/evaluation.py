@@ -13,6 +13,7 @@ from jaxdqn.monitoring.records import evaluation_record, mean_returns, select_le
 from jaxdqn.parallel import multihost
 from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.run.compile import Programs
+from jaxdqn.run.holding import record_evaluation
 from jaxdqn.run.progress import Progress
 from jaxdqn.run.recorder import Recorder
 from jaxdqn.storage.jsonl import Record
@@ -42,6 +43,8 @@ class RunEvaluator:
         progress.judged = progress.chunk
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
         means = mean_returns(info)
+        if self._config.solve_return is not None:
+            record_evaluation(progress, means, self._config.solve_return, self._recorder.seconds)
         leader = progress.leader(means)
         record = {**evaluation_record(info), **progress.standing(leader)}
         progress.last = {**self._recorder.now(), **record}

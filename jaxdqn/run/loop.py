@@ -81,7 +81,7 @@ class HostLoop:
         return state
 
     def train(self, state: TrainState, stop: StopRequest) -> TrainState:
-        """Run chunks until the budget is spent, the environment solved, or a stop requested.
+        """Run chunks until the budget is spent, ``stop_when`` is reached, or a stop is requested.
 
         Raises:
             RunFailed: if the guard stops the run.
@@ -109,10 +109,11 @@ class HostLoop:
         return state
 
     def ended_by(self, stop: StopRequest) -> str:
-        """Return what ended the run: ``budget``, ``solution``, or the reason of the request."""
+        """Return what ended the run: ``budget``, ``solved``, ``held``, or the reason of the
+        request."""
         if self.unfinished:
             return stop.reason or "nothing"
-        return "budget" if self.spent else "solution"
+        return "budget" if self.spent else self._config.stop_when
 
     @property
     def spent(self) -> bool:
@@ -122,8 +123,15 @@ class HostLoop:
     @property
     def unfinished(self) -> bool:
         """True if there are chunks left to run."""
-        may_stop = self._config.stop_when_solved and self.progress.all_live_learners_solved
-        return not self.spent and not may_stop
+        return not self.spent and not self._reached_goal
+
+    @property
+    def _reached_goal(self) -> bool:
+        if self._config.stop_when == "never":
+            return False
+        if self._config.stop_when == "held":
+            return self.progress.all_live_learners_held
+        return self.progress.all_live_learners_solved
 
     @property
     def best_params(self) -> Params:

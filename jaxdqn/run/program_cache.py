@@ -25,7 +25,7 @@ HOST_FIELDS = (
     "seed",
     "eval_every",
     "solve_return",
-    "stop_when_solved",
+    "stop_when",
     "max_seconds",
     "checkpoint_every",
     "keep",

@@ -25,6 +25,16 @@ class Progress:
     eval_seconds: float = 0.0
     solved_at: list[float | None] = dataclasses.field(default_factory=list)
     """Seconds until each learner solved the environment; None if it has not."""
+    held_at: list[float | None] = dataclasses.field(default_factory=list)
+    """Seconds until each learner held the solve return; None if it has not."""
+    held_rows: list[int | None] = dataclasses.field(default_factory=list)
+    """Rows of each learner until it held the solve return; None if it has not."""
+    series: list[int] = dataclasses.field(default_factory=list)
+    """Evaluations of each learner that reached the solve return, in the present series."""
+    series_rows: list[int | None] = dataclasses.field(default_factory=list)
+    """Rows of each learner at the last evaluation that counts in the series."""
+    passed: list[list[bool]] = dataclasses.field(default_factory=list)
+    """True for each evaluation of each learner that reached the solve return, in order."""
     diverged_at: list[int | None] = dataclasses.field(default_factory=list)
     """First chunk in which a value of each learner was not finite; None if there is none."""
     skipped: list[int] = dataclasses.field(default_factory=list)
@@ -50,6 +60,11 @@ class Progress:
         """Return the progress of a run of this many learners before it starts."""
         return cls(
             solved_at=[None] * learners,
+            held_at=[None] * learners,
+            held_rows=[None] * learners,
+            series=[0] * learners,
+            series_rows=[None] * learners,
+            passed=[[] for _ in range(learners)],
             diverged_at=[None] * learners,
             skipped=[0] * learners,
             best_returns=[None] * learners,
@@ -82,9 +97,17 @@ class Progress:
     @property
     def all_live_learners_solved(self) -> bool:
         """True if a learner, and every one that has not diverged, has solved the environment."""
-        outcomes = zip(self.solved_at, self.diverged_at, strict=True)
-        live_unsolved = any(solved is None and diverged is None for solved, diverged in outcomes)
-        return any(seconds is not None for seconds in self.solved_at) and not live_unsolved
+        return self._all_live_learners(self.solved_at)
+
+    @property
+    def all_live_learners_held(self) -> bool:
+        """True if a learner, and every one that has not diverged, has held the solve return."""
+        return self._all_live_learners(self.held_at)
+
+    def _all_live_learners(self, reached_at: Sequence[float | None]) -> bool:
+        outcomes = zip(reached_at, self.diverged_at, strict=True)
+        live_without = any(reached is None and diverged is None for reached, diverged in outcomes)
+        return any(seconds is not None for seconds in reached_at) and not live_without
 
     def leader(self, means: Sequence[float]) -> int:
         """Return the learner with the highest return.
@@ -99,5 +122,8 @@ class Progress:
         """Return the fields that only a population has in the record of an evaluation."""
         if len(self.solved_at) == 1:
             return {}
-        solved = sum(seconds is not None for seconds in self.solved_at)
-        return {"leader": leader, "learners_solved": solved}
+        return {
+            "leader": leader,
+            "learners_solved": sum(seconds is not None for seconds in self.solved_at),
+            "learners_held": sum(seconds is not None for seconds in self.held_at),
+        }

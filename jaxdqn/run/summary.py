@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 import jax
 
 from jaxdqn import __version__
 from jaxdqn.config.config import Config
 from jaxdqn.monitoring.records import learner_identity
+from jaxdqn.run.holding import stability
 from jaxdqn.run.progress import Progress
 from jaxdqn.storage.jsonl import Record
+
+N = TypeVar("N", int, float)
 
 
 def identity(config: Config, preset: str | None) -> Record:
@@ -45,8 +50,6 @@ def results(config: Config, progress: Progress, fresh: Record | None) -> Record:
     last, best = progress.last, progress.best
     assert last is not None
     assert best is not None
-    solved = [seconds for seconds in progress.solved_at if seconds is not None]
-    all_solved = len(solved) == len(progress.solved_at)
     return {
         **progress.totals,
         "train_seconds": progress.train_seconds,
@@ -61,8 +64,12 @@ def results(config: Config, progress: Progress, fresh: Record | None) -> Record:
         "best_eval_rows": best["rows"],
         "best_fresh_return_mean": None if fresh is None else fresh["return_mean"],
         "solve_return": config.solve_return,
-        "solved": all_solved,
-        "seconds_to_solve": max(solved) if all_solved else None,
+        "solved": None not in progress.solved_at,
+        "seconds_to_solve": _last(progress.solved_at),
+        "held": None not in progress.held_at,
+        "seconds_to_hold": _last(progress.held_at),
+        "rows_to_hold": _last(progress.held_rows),
+        "learning_stability": _mean(stability(passed) for passed in progress.passed),
         "skipped_gradient_steps": sum(progress.skipped_gradient_steps),
         "rollbacks": progress.rollbacks,
         **({} if config.learners == 1 else _learner_results(config, progress, last, best)),
@@ -77,6 +84,9 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
             "eval_return_mean": last["learners"][index],
             "best_eval_return_mean": progress.best_returns[index],
             "seconds_to_solve": progress.solved_at[index],
+            "seconds_to_hold": progress.held_at[index],
+            "rows_to_hold": progress.held_rows[index],
+            "learning_stability": stability(progress.passed[index]),
             "diverged_at_chunk": progress.diverged_at[index],
             "skipped_gradient_steps": progress.skipped_gradient_steps[index],
         }
@@ -84,10 +94,22 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
     ]
     return {
         "learners_solved": sum(seconds is not None for seconds in progress.solved_at),
+        "learners_held": sum(seconds is not None for seconds in progress.held_at),
         "best_learner": best["learner"],
         "last_learner": last["leader"],
         "learners": learners,
     }
+
+
+def _last(reached: Sequence[N | None]) -> N | None:
+    """Return the time at which the last learner reached a goal; None unless all did."""
+    times = [time for time in reached if time is not None]
+    return max(times) if len(times) == len(reached) else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def mapping_of(config: Config) -> str:

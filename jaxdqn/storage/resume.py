@@ -31,8 +31,7 @@ CHANGEABLE = (
     "guard",
     "rollback_factor",
     "rollback_limit",
-    "stop_when_solved",
-    "solve_return",
+    "stop_when",
     "eval_every",
     "eval_episodes",
 )

@@ -103,3 +103,12 @@ def test_rows_that_a_study_sets_by_a_flag_are_rejected_in_its_settings(capsys):
     argv = ["--out", "s", "--presets", "dqn", "--envs", "CartPole-v1"]
     assert study.main([*argv, "--set", "total_steps=40000"]) == 2
     assert "must be given as --total-rows" in capsys.readouterr().err
+
+
+def test_a_former_flag_gets_its_present_value(capsys):
+    for flag, value in (("--stop-when-solved", "solved"), ("--no-stop-when-solved", "never")):
+        _, flags = run.read_flags(
+            current_flags(["cartpole", flag, "--seed", "3"], ["seed", "stop_when"])
+        )
+        assert (flags.stop_when, flags.seed) == (value, 3)
+        assert f"--stop-when-solved is now --stop-when={value}" in capsys.readouterr().err

@@ -113,14 +113,14 @@ def test_flags_override_the_preset_and_reach_the_configuration():
         "--clip-norm",
         "10",
     ]
-    name, flags = run.read_flags([*argv, "--no-stop-when-solved", "--out", "there"])
+    name, flags = run.read_flags([*argv, "--stop-when", "never", "--out", "there"])
     expected = preset(
         "cartpole",
         seed=7,
         double=True,
         hidden_sizes=(32, 16),
         clip_norm=10.0,
-        stop_when_solved=False,
+        stop_when="never",
     )
     assert (name, flags.out, flags.explain) == ("cartpole", "there", False)
     assert run.config_from(flags) == expected

@@ -8,12 +8,12 @@ from jaxdqn.errors import known_name
 
 def test_a_preset_has_no_solve_return_on_an_own_environment():
     name, flags = run.read_flags(["cartpole"], own_environment=True)
-    assert (name, flags.solve_return, flags.stop_when_solved) == ("cartpole", None, False)
+    assert (name, flags.solve_return, flags.stop_when) == ("cartpole", None, "never")
     _, flags = run.read_flags(["cartpole", "--solve-return", "3"], own_environment=True)
     assert flags.solve_return == 3.0
     _, flags = run.read_flags(["cartpole"])
     assert flags.solve_return == 475.0
-    assert flags.stop_when_solved
+    assert flags.stop_when == "held"
 
 
 @pytest.mark.parametrize("env", [["--env", "Acrobot-v1"], ["--env=Acrobot-v1"]])

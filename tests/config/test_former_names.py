@@ -13,6 +13,7 @@ NAMES = [
     ("warmup_steps", "warmup_rows", 2_048),
     ("epsilon_decay_steps", "epsilon_decay_rows", 9_000),
 ]
+VALUES = [(False, "never"), (True, "solved")]
 WAYS = {
     "Config": lambda values: Config(**values),
     "replace": lambda values: replace(Config(), **values),
@@ -21,7 +22,20 @@ WAYS = {
 
 
 def test_the_former_names_are_those_of_the_options_that_count_rows():
-    assert {former: current for former, current, _ in NAMES} == FORMER_NAMES
+    names = {former: current for former, current, _ in NAMES}
+    assert names | {"stop_when_solved": "stop_when"} == FORMER_NAMES
+
+
+@pytest.mark.parametrize(("former", "current"), VALUES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_former_value_is_replaced_by_the_present_one(way, former, current):
+    wanted = f"^stop_when_solved is now stop_when='{current}'$"
+    with pytest.warns(DeprecationWarning, match=wanted) as caught:
+        config = WAYS[way]({"solve_return": 1.0, "stop_when_solved": former})
+    assert config.stop_when == current
+    assert [warning.filename for warning in caught] == [__file__]
+    stored = from_dict({"solve_return": 1.0, "stop_when_solved": former})
+    assert stored.stop_when == current
 
 
 @pytest.mark.parametrize(("former", "current", "value"), NAMES)

@@ -177,7 +177,7 @@ def test_an_unknown_choice_is_rejected_with_the_known_ones(name, value):
         ),
         ({"replay_ratio": 1.0}, "replay_ratio=1.0: must be a multiple of"),
         ({"replay_ratio": 1e-9}, "replay_ratio=1e-09: must be a multiple of"),
-        ({"stop_when_solved": True}, "stop_when_solved=True: must be left False unless"),
+        ({"stop_when": "held"}, "stop_when='held': must be never unless solve_return"),
     ],
 )
 def test_an_error_names_field_value_and_constraint(overrides, message):

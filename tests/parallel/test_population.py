@@ -262,7 +262,7 @@ def test_with_guard_skip_a_learner_diverges_when_a_chunk_undoes_every_step():
 
 
 def test_the_run_ends_when_all_learners_have_solved():
-    config = tiny(**SCRIPTED, stop_when_solved=True)
+    config = tiny(**SCRIPTED, stop_when="solved")
     returns = [[9, 1, 1], [9, 9, 1], [1, 1, 9], [9, 9, 9]]
     host, summary, records = follow(config, returns)
     assert [record["chunk"] for kind, record in records if kind == "metrics"] == [1, 2, 3]
@@ -271,11 +271,11 @@ def test_the_run_ends_when_all_learners_have_solved():
     seconds = [one["seconds_to_solve"] for one in summary["learners"]]
     assert seconds == sorted(seconds)
     assert summary["seconds_to_solve"] == seconds[-1]
-    assert host.ended_by(StopRequest()) == "solution"
+    assert host.ended_by(StopRequest()) == "solved"
 
 
 def test_the_run_does_not_wait_for_diverged_learners():
-    config = tiny(**SCRIPTED, stop_when_solved=True)
+    config = tiny(**SCRIPTED, stop_when="solved")
     returns = [[9, 1, 1], [9, 9, 1], [1, 1, 1], [1, 1, 1]]
     _, summary, records = follow(config, returns, [[0, 0, 5], [0, 0, 5], [0, 0, 5], [0, 0, 5]])
     assert [record["chunk"] for kind, record in records if kind == "metrics"] == [1, 2]
@@ -369,8 +369,8 @@ def test_the_table_of_a_sweep_averages_over_seeds():
     ]
     sweep, each = population_tables(learners).split("\n\n")
     assert [line.split() for line in sweep.splitlines()[1:]] == [
-        ["0.99", "2", "30.00", "30.00", "0"],
-        ["0.9", "2", "15.00", "15.00", "1"],
+        ["0.99", "2", "30.00", "30.00", "0", "0"],
+        ["0.9", "2", "15.00", "15.00", "1", "0"],
     ]
     assert each == learner_table(learners)
 

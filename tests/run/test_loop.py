@@ -98,7 +98,7 @@ def scripted(chunks=5, **overrides):
 
 
 def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
-    config = scripted(solve_return=10.0, stop_when_solved=True)
+    config = scripted(solve_return=10.0, stop_when="solved")
     script = Script(config, [9.0, 10.0, 12.0, 12.0, 12.0], [99.0, 9.0, 11.0])
     seen, logger = collector()
     host = script.host([logger])
@@ -115,7 +115,7 @@ def test_solved_needs_fresh_episodes_to_confirm_it_and_ends_the_run():
 
 
 def test_seconds_to_solve_count_acting_learning_and_evaluating():
-    config = scripted(solve_return=10.0, stop_when_solved=True)
+    config = scripted(solve_return=10.0, stop_when="solved")
     host = Script(config, [0.0, 10.0], [0.0, 10.0], seconds=0.03).host()
     train_all(host)
     summary = host.summary()
@@ -125,7 +125,7 @@ def test_seconds_to_solve_count_acting_learning_and_evaluating():
     assert summary["eval_seconds"] >= 4 * 0.03
 
 
-def test_a_solved_run_continues_unless_stop_when_solved():
+def test_a_solved_run_continues_by_default():
     config = scripted(solve_return=10.0)
     host = Script(config, [10.0] * 5, [10.0] * 5).host()
     assert int(train_all(host).agent.params) == 5

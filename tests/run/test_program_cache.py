@@ -23,7 +23,7 @@ OTHER_HOST_FIELDS = {
     "seed": 7,
     "eval_every": 100,
     "solve_return": 3.0,
-    "stop_when_solved": True,
+    "stop_when": "solved",
     "max_seconds": 1_000.0,
     "checkpoint_every": 200,
     "keep": 5,

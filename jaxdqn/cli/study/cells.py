@@ -73,8 +73,8 @@ def make_cell(
         ValueError: if the preset does not exist or the configuration is invalid.
     """
     base = preset(name, env=env)
-    # Runs that stop when solved would have curves of different lengths.
-    values = {**overrides, "stop_when_solved": False}
+    # Runs that stop early would have curves of different lengths.
+    values = {**overrides, "stop_when": "never"}
     if total_rows is not None:
         values["total_rows"] = total_rows
     config = replace(base, **values, seed=seeds.start, num_seeds=len(seeds))

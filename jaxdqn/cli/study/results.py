@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from jaxdqn.cli.study.cells import Cell, key_of
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS
 from jaxdqn.config.config import Config, to_dict
+from jaxdqn.config.former_names import current_names
 from jaxdqn.errors import RunFailed
 from jaxdqn.storage.directory import SUMMARY, read_config
 from jaxdqn.storage.jsonl import FILES, Record, read_lines, to_json
@@ -41,12 +42,6 @@ _FIELDS: dict[str, Any] = {
 """
 _OPTIONAL_FIELDS: dict[str, Any] = {"training_return": _NUMBER_OR_NONE}
 """Fields that results of earlier versions lack."""
-_RENAMED = {
-    "total_steps": "total_rows",
-    "warmup_steps": "warmup_rows",
-    "epsilon_decay_steps": "epsilon_decay_rows",
-}
-"""Present name of each field that results of earlier versions name otherwise."""
 
 
 class StoredResults(NamedTuple):
@@ -264,7 +259,7 @@ def _parse_result(line: bytes) -> Record:
         raise ValueError("not valid JSON") from None
     if not isinstance(result, dict):
         raise ValueError("not a JSON object")
-    result = _with_present_names(result)
+    result = current_names(result)
     for name, kind in (_FIELDS | _OPTIONAL_FIELDS).items():
         if name not in result and name in _OPTIONAL_FIELDS:
             continue
@@ -274,12 +269,7 @@ def _parse_result(line: bytes) -> Record:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"{name}={value!r}: wrong type")
     _check_curve(result["curve"])
-    return {**result, "config": _with_present_names(result["config"])}
-
-
-def _with_present_names(fields: Record) -> Record:
-    """Return the fields under their present names."""
-    return {_RENAMED.get(name, name): value for name, value in fields.items()}
+    return {**result, "config": current_names(result["config"])}
 
 
 def _check_curve(curve: Record) -> None:

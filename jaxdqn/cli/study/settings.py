@@ -27,7 +27,7 @@ _FLAG_OF = {"env": "envs", "seed": "first-seed", "num_seeds": "seeds",
             "total_rows": "total-rows", "max_seconds": "max-seconds"}  # fmt: skip
 _UNSUPPORTED = {
     "sweep": "each value is a separate cell; run the command once per value",
-    "stop_when_solved": "every run trains for its complete budget, which makes runs comparable",
+    "stop_when": "every run trains for its complete budget, which makes runs comparable",
 }
 
 

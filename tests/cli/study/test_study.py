@@ -44,7 +44,7 @@ BAD = {
         ["--set", "sweep=gamma=0.9,0.8"],
         ["must be omitted: each value is a separate"],
     ),
-    "stops when solved": (["--set", "stop_when_solved=True"], ["must be omitted: every run"]),
+    "stops when solved": (["--set", "stop_when=held"], ["must be omitted: every run"]),
     "out of range": (["--set", "gamma=2"], ["gamma=2.0: must be between 0 and 1"]),
     "report of nothing": (["--report", "--out", "nowhere"], ["out='nowhere': must be the dir"]),
     "report and list": (["--report", "--dry-run"], ["must not be combined with dry_run"]),
@@ -98,7 +98,7 @@ def test_a_cell_takes_the_preset_for_its_environment_and_never_stops_early():
     # A value equal to the preset's is not a setting.
     assert cell.settings == {"gamma": 0.9}
     assert str(cell) == "c51 (gamma=0.9) on Asterix-MinAtar"
-    assert not make_cell("dqn", "CartPole-v1", range(1), {}, None).config.stop_when_solved
+    assert make_cell("dqn", "CartPole-v1", range(1), {}, None).config.stop_when == "never"
 
 
 def test_seeds_and_execution_settings_do_not_change_the_identity_of_a_cell():

@@ -1,0 +1,50 @@
+"""Held: consecutive evaluations of a learner that all reach the solve return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxdqn.run.progress import Progress
+
+HELD_EVALUATIONS = 10
+"""Consecutive evaluations that must reach the solve return."""
+HELD_SPACING_ROWS = 5_000
+"""Rows of a learner between two evaluations that both count. One that comes earlier does not
+count, but it ends the series if it is below the solve return."""
+
+
+def record_evaluation(
+    progress: Progress, means: Sequence[float], solve_return: float, seconds: float
+) -> None:
+    """Add an evaluation to the series of each learner.
+
+    Args:
+        progress: of the run; updated in place.
+        means: mean return of each learner.
+        solve_return: return to reach.
+        seconds: time on the run's clock.
+    """
+    rows = progress.totals["rows"] // len(means)
+    for index, mean in enumerate(means):
+        passed = bool(mean >= solve_return)
+        progress.passed[index].append(passed)
+        if not passed:
+            progress.series[index], progress.series_rows[index] = 0, None
+            continue
+        last = progress.series_rows[index]
+        if last is not None and rows - last < HELD_SPACING_ROWS:
+            continue
+        progress.series[index] += 1
+        progress.series_rows[index] = rows
+        if progress.series[index] == HELD_EVALUATIONS and progress.held_at[index] is None:
+            progress.held_at[index], progress.held_rows[index] = seconds, rows
+
+
+def stability(passed: Sequence[bool]) -> float | None:
+    """Return the share of the second half of evaluations that reached the solve return.
+
+    Args:
+        passed: true for each evaluation of a learner that reached it, in order.
+    """
+    half = passed[len(passed) // 2 :]
+    return sum(half) / len(half) if half else None
