@@ -220,7 +220,7 @@ def _bytes_per_row(config: Any) -> float:
     from jaxdqn.training.trainer import example_row
 
     replay = make_replay(config)
-    row = example_row(envs.make(config.env))
+    row = example_row(envs.configured_environment(config))
     return tree_bytes(jax.eval_shape(replay.init, row)) / config.replay_capacity
 
 

@@ -51,6 +51,9 @@ class EnvSpec(NamedTuple):
     num_actions: int
     max_episode_steps: int | None
     """Time limit in environment steps; None if there is none."""
+    arguments: tuple[str, ...] = ()
+    """Arguments that differ from the environment's defaults, as NAME=VALUE; empty if it reports
+    none."""
 
 
 class TimeStep(NamedTuple):

@@ -61,6 +61,7 @@ def _main(argv: Sequence[str]) -> None:
     import jax
     import numpy as np
 
+    from jaxdqn.cli.explain import environment_text
     from jaxdqn.export.policy import load_run
     from jaxdqn.training.evaluation import make_evaluator
 
@@ -80,8 +81,8 @@ def _main(argv: Sequence[str]) -> None:
     returns = np.asarray(jax.jit(evaluate)(params, key_episodes).returns, np.float64)
     error = returns.std(ddof=1) / math.sqrt(returns.size) if returns.size > 1 else math.nan
     print(
-        f"{config.env}, {flags.which} parameters{learner}: return {returns.mean():.2f} ± "
-        f"{error:.2f} (mean ± standard error of {returns.size} greedy episodes)"
+        f"{environment_text(trainer.environment.spec)}, {flags.which} parameters{learner}: return "
+        f"{returns.mean():.2f} ± {error:.2f} (mean ± standard error of {returns.size} greedy episodes)"
     )
     if flags.video is not None:
         _draw(flags.video, config, trainer, params, key_video)

@@ -59,11 +59,16 @@ def _run(config: Config, preset: str, spec: EnvSpec) -> dict[str, Any]:
     return {
         "preset": preset,
         "algorithm": algorithm(config),
-        "environment": f"{spec.name}, {spec.num_actions} actions, episodes {episodes}",
+        "environment": f"{environment_text(spec)}, {spec.num_actions} actions, episodes {episodes}",
         "seed": seeds_of(config),
         "devices": f"{config.devices} x {jax.devices()[0].device_kind}, "
         f"mapping: {mapping_of(config)}",
     }
+
+
+def environment_text(spec: EnvSpec) -> str:
+    """Return the name of an environment, and its arguments if there are any."""
+    return spec.name + (f" ({', '.join(spec.arguments)})" if spec.arguments else "")
 
 
 def _shapes(config: Config, spec: EnvSpec, taken: DeviceBytes) -> dict[str, Any]:

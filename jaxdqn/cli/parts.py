@@ -84,6 +84,33 @@ def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return remaining, found
 
 
+def take_env_args(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with each ``--env-arg NAME=VALUE`` gathered into one ``--env-args``.
+
+    Raises:
+        UsageError: if one has no value, or both flags are given.
+    """
+    remaining: list[str] = []
+    found: list[str] = []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--env-arg", "--env_arg"):
+            remaining.append(argument)
+            continue
+        if not equals:
+            if not arguments or arguments[0].startswith("--"):
+                raise UsageError(f"{flag}: must be followed by NAME=VALUE")
+            value = arguments.pop(0)
+        found.append(value)
+    if not found:
+        return remaining
+    if any(word.split("=")[0] in ("--env-args", "--env_args") for word in remaining):
+        raise UsageError("--env-arg: must not come with --env-args, which takes all arguments")
+    return [*remaining, "--env-args", *found]
+
+
 def file_name(reference: str) -> str:
     """Return a name for files of a run whose environment is a reference."""
     target = reference.rpartition(":")[0]

@@ -28,7 +28,7 @@ from jaxdqn.cli.launch.supervisor import (
     process_spec,
     supervise,
 )
-from jaxdqn.cli.parts import file_name, take_references
+from jaxdqn.cli.parts import file_name, take_env_args, take_references
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.option import option
 from jaxdqn.config.options import Options
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     argv = current_flags(argv, [field.name for field in dataclasses.fields(Flags)])
-    arguments, parts = take_references(argv)
+    arguments, parts = take_references(take_env_args(argv))
     if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
         raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)

@@ -30,6 +30,10 @@ class Options:
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
     """Environment, by its gymnax name."""
+    env_args: tuple[str, ...] = option((), group="Run")
+    """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
+    max_steps_in_episode=50, or arguments of its constructor. --env-arg NAME=VALUE gives one, and
+    may be repeated."""
     seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)
     """Seed of all random numbers of the run."""
     total_rows: int = option(

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxdqn.config.algorithm_rules import validate_algorithm
+from jaxdqn.config.env_args import validate_env_args
 from jaxdqn.config.options import RULES, Options
 from jaxdqn.config.parallel_rules import validate_parallel
 from jaxdqn.config.sweeps import validate_sweep
@@ -30,6 +31,7 @@ def validate(config: Config) -> None:
         if value is not None or type(None) not in get_args(kind):
             _validate_type(name, value, kind)
     _validate_ranges(config)
+    validate_env_args(config)
     validate_sweep(config)
     validate_parallel(config)
     validate_algorithm(config)
@@ -75,7 +77,7 @@ _ITEMS: dict[type, tuple[str, Callable[[Any], bool]]] = {
         "a tuple of whole numbers of at least 1",
         lambda item: type(item) is int and item >= 1,
     ),
-    str: ("a tuple of strings NAME=VALUE,VALUE,...", lambda item: type(item) is str),
+    str: ("a tuple of strings NAME=VALUE", lambda item: type(item) is str),
 }
 
 

@@ -6,8 +6,8 @@ libraries that it imports for pictures only (seaborn and pyplot: three quarters 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.envs.arguments import changed_arguments, replace_params, split_arguments
 from jaxdqn.envs.base import Render, with_autoreset
 from jaxdqn.envs.lazy_modules import imported_lazily
-from jaxdqn.errors import known_name, suggest
+from jaxdqn.errors import known_name
 from jaxdqn.types import Array, Environment
 
 CONTINUOUS = frozenset(
@@ -98,6 +99,57 @@ def make_gymnax(
             actions are continuous, an argument is unknown, or its data cannot be downloaded.
     """
     env, env_params = load(name, params=params, **env_kwargs)
+    return _wrap(name, env, env_params, changed_arguments(env, env_params, env_kwargs))
+
+
+def make_from_arguments(name: str, arguments: Mapping[str, Any]) -> Environment:
+    """Build a gymnax environment from its arguments by name, those of its parameters included.
+
+    Raises:
+        ValueError: as ``make_gymnax``.
+    """
+    params, constructor = split_arguments(load(name)[0], arguments) if arguments else ({}, {})
+    return make_gymnax(name, params=params, **constructor)
+
+
+def as_environment(environment: Any) -> Environment:
+    """Return an environment of the library: ``environment``, or one that wraps a gymnax object.
+
+    Args:
+        environment: an ``Environment``, a gymnax environment, or a pair of it and its parameters,
+            as ``gymnax.make`` returns it.
+
+    Raises:
+        ValueError: if it is none of these, or its actions are continuous.
+    """
+    if isinstance(environment, Environment):
+        return environment
+    pair = environment if isinstance(environment, tuple) else (environment, None)
+    if not is_gymnax(environment):
+        raise ValueError(
+            f"environment={type(environment).__name__}: must be a jaxdqn Environment, a gymnax "
+            "environment, or a pair (gymnax environment, its parameters)"
+        )
+    env, env_params = pair
+    env_params = env.default_params if env_params is None else env_params
+    name = env.name if type(env).__module__.startswith("gymnax.") else type(env).__name__
+    with permissive_promotion():
+        _require_discrete("environment", name, env.action_space(env_params))
+    return _wrap(name, env, env_params, changed_arguments(env, env_params, {}))
+
+
+def is_gymnax(environment: Any) -> bool:
+    """Return whether an object is a gymnax environment, or a pair of it and its parameters."""
+    module = sys.modules.get("gymnax.environments.environment")
+    if module is None:  # gymnax is not imported, so there is no such object
+        return False
+    if type(environment) is tuple and len(environment) == 2:
+        environment = environment[0]
+    return isinstance(environment, module.Environment)
+
+
+def _wrap(name: str, env: Any, env_params: Any, arguments: tuple[str, ...]) -> Environment:
+    """Return a gymnax environment with next-step autoreset."""
 
     def reset(key: Array) -> tuple[Any, Array]:
         with permissive_promotion():
@@ -109,7 +161,7 @@ def make_gymnax(
             obs, state, reward, terminated, _ = env.step_env(key, state, action, env_params)
             return state, obs, reward, terminated, env.is_truncated(state, env_params)
 
-    return with_autoreset(
+    environment = with_autoreset(
         reset,
         step,
         name=name,
@@ -118,6 +170,7 @@ def make_gymnax(
         view=_view(name, env, env_params),
         render=_render(name, env, env_params) if name in DRAWABLE else None,
     )
+    return environment._replace(spec=environment.spec._replace(arguments=arguments))
 
 
 def _render(name: str, env: Any, env_params: Any) -> Render:
@@ -141,8 +194,6 @@ def load(
         ValueError: as ``make_gymnax``.
     """
     gymnax = import_gymnax()
-    from gymnax.environments import spaces
-
     if name not in gymnax.registered_envs:
         raise ValueError(f"env={name!r}: must be {known_name('environment', name, names())}")
     with permissive_promotion():
@@ -153,11 +204,18 @@ def load(
         except (TypeError, AssertionError) as error:
             raise ValueError(f"env={name!r}: must have valid arguments: {error!r}") from error
         space = env.action_space(env_params)
+    _require_discrete("env", name, space)
+    return env, replace_params(name, env_params, params or {})
+
+
+def _require_discrete(argument: str, name: str, space: Any) -> None:
+    from gymnax.environments import spaces
+
     if not isinstance(space, spaces.Discrete):
         raise ValueError(
-            f"env={name!r}: must have discrete actions, not {type(space).__name__}{space.shape}"
+            f"{argument}={name!r}: must have discrete actions, not "
+            f"{type(space).__name__}{space.shape}"
         )
-    return env, _replace_params(name, env_params, params or {})
 
 
 @contextmanager
@@ -165,19 +223,6 @@ def permissive_promotion() -> Iterator[None]:
     """Allow the implicit promotion of dtypes and ranks on which gymnax's code relies."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-def _replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) -> Any:
-    known = [field.name for field in dataclasses.fields(env_params)]
-    values = {}
-    for field, value in overrides.items():
-        if field not in known:
-            raise ValueError(
-                f"params={field!r}: must be fields of {name}; nearest: {suggest(field, known)}"
-            )
-        # gymnax selects between parameters and states, so that their dtypes must agree.
-        values[field] = float(value) if isinstance(getattr(env_params, field), float) else value
-    return env_params.replace(**values)
 
 
 def _view(name: str, env: Any, env_params: Any) -> Callable[[Array], Array]:

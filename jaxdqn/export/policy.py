@@ -15,6 +15,7 @@ import numpy as np
 from jaxdqn.config.config import Config
 from jaxdqn.config.options import PARALLEL_OPTIONS
 from jaxdqn.storage import directory as run_directory
+from jaxdqn.storage.environment_spec import check_spec
 from jaxdqn.storage.params import PARAMETERS, restore_params
 from jaxdqn.storage.parts import read_parts, resolve_parts
 from jaxdqn.storage.restore import newest_intact
@@ -48,7 +49,8 @@ def load_policy(
 
     Raises:
         ValueError: if the directory or its parameters do not exist, an argument is invalid, or
-            the run had an environment or network that must be passed again.
+            the run had an environment or network that must be passed again, or the environment
+            is not that of the run: its name, shapes, time limit or arguments differ.
     """
     config, trainer, params = load_run(run, which, environment=environment, network=network)
     spec = trainer.environment.spec
@@ -112,9 +114,11 @@ def load_run(
         raise ValueError(f"which={which!r}: must be one of {', '.join(PARAMETERS)}")
     config = _single_learner(run_directory.read_config(run))
     own = {"environment": environment, "network": network}
-    parts = resolve_parts(own, read_parts(run), run=run)
+    recorded = read_parts(run)
+    parts = resolve_parts(own, recorded, run=run)
     trainer = make_trainer(config, **parts.objects)
     spec = trainer.environment.spec
+    check_spec(recorded, spec, run)
     obs = jax.ShapeDtypeStruct((1, *observation_shape(config, spec)), spec.obs_dtype)
     init = partial(trainer.agent.init, hyper=hyper_from(config))
     target = jax.eval_shape(init, jax.random.key(0), obs).params

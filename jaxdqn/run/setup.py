@@ -18,6 +18,7 @@ from jaxdqn.replay.export import fold_rows, read_rows
 from jaxdqn.run.device_memory import bytes_per_device, local_devices, working_replay_bytes
 from jaxdqn.run.program_cache import StaticRun, static_run
 from jaxdqn.storage import directory as run_directory
+from jaxdqn.storage.environment_spec import check_spec, with_spec
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
 from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
@@ -71,6 +72,9 @@ def set_up(
         before = from_dict(multihost.broadcast(lambda: to_dict(run_directory.read_config(out))))
         config = resumed_config(before, config, extend, Path(out))
     static = static_run(config, keys, own.objects)
+    spec = static.trainer.environment.spec
+    check_spec(recorded, spec, out or "")
+    own = own._replace(record=with_spec(own.record, spec))
     check_memory_of_run(config, static.trainer, static.state_shape, saves=out is not None)
     rows = None if resuming else _read_rows(config, static.trainer)
     directory = None

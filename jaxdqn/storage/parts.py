@@ -1,7 +1,8 @@
 """A run's own environment, network and optimiser, and how a run directory remembers them.
 
 ``parts.json`` names each part that the user supplied: by its reference, or as null if a
-Python program passed an object, which cannot be stored.
+Python program passed an object, which cannot be stored. It also has the properties of the
+environment (``environment_spec``).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from jaxdqn.storage.directory import PARTS, read_config
+from jaxdqn.storage.environment_spec import SPEC
 from jaxdqn.storage.jsonl import Record, write_json
 
 NAMES = ("environment", "network", "optimizer")
 EXPECTED = {
-    "environment": "a jaxdqn Environment, as make_environment builds it",
+    "environment": "a jaxdqn Environment, as make_environment builds it, or a gymnax environment",
     "network": "a flax module or a jaxdqn Network",
     "optimizer": "an optimizer, a function hyper -> optax.GradientTransformation",
 }
@@ -54,15 +56,19 @@ def resolve_parts(
         run: the run directory, for messages.
 
     Raises:
-        ValueError: if a reference cannot be resolved, or a remembered part was an object.
+        ValueError: if a reference cannot be resolved, a remembered part was an object, or a part
+            is given for a run that did not have its own.
     """
     objects: dict[str, Any] = dict(given)
     record = dict(remembered or {})
+    _check_were_own(given, record, run)
     for name, part in given.items():
         if isinstance(part, str):
             record[name] = {"reference": part, "directory": os.getcwd()}
         elif part is not None:
             record[name] = None
+            if name == "environment":
+                objects[name] = _environment(part)
             continue
         if name not in record:
             continue
@@ -103,7 +109,7 @@ def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") 
     part = function()
     if not _is_part(name, part):
         raise _invalid(name, reference, f"return {EXPECTED[name]}, not {type(part).__name__}")
-    return part
+    return _environment(part) if name == "environment" else part
 
 
 def check_reference(name: str, reference: str) -> None:
@@ -149,9 +155,26 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
     return record
 
 
+def _check_were_own(given: Mapping[str, Any], record: Record, run: str | os.PathLike[str]) -> None:
+    """Check that a run had its own part for each one given; older runs do not record this."""
+    for name, part in given.items():
+        if part is not None and SPEC in record and name not in record:
+            raise ValueError(
+                f"{name}: must be left out: the run in {os.fspath(run)} did not have its own {name}"
+            )
+
+
+def _environment(part: Any) -> Any:
+    from jaxdqn.envs.gymnax import as_environment
+
+    return as_environment(part)
+
+
 def _is_entry(entry: tuple[str, Any]) -> bool:
     name, value = entry
     texts = ("reference", "directory")
+    if name == SPEC:
+        return isinstance(value, dict)
     return name in NAMES and (
         value is None
         or (isinstance(value, dict) and all(isinstance(value.get(text), str) for text in texts))
@@ -224,10 +247,11 @@ def _is_part_object(name: str, value: Any) -> bool:
 def _is_part(name: str, part: Any) -> bool:
     from flax import linen
 
+    from jaxdqn.envs.gymnax import is_gymnax
     from jaxdqn.types import Environment, Network
 
     if name == "environment":
-        return isinstance(part, Environment)
+        return isinstance(part, Environment) or is_gymnax(part)
     if name == "network":
         return isinstance(part, linen.Module | Network)
     return not isinstance(part, linen.Module) and _is_optimizer(part)

@@ -14,7 +14,9 @@ from jaxdqn.config.config import Config, from_dict, replace, to_dict
 from jaxdqn.config.options import REPLICA_OPTIONS
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
+from jaxdqn.storage.environment_spec import check_spec
 from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.parts import read_parts
 from jaxdqn.storage.reshard import state_shape
 from jaxdqn.storage.restore import Restored, read_newest
 from jaxdqn.storage.state import shape_for
@@ -155,9 +157,11 @@ def read_state(
         The checkpoint, and the ``EnvSpec`` of the run's environment.
 
     Raises:
-        ValueError: if the run has no checkpoint, or only damaged ones.
+        ValueError: if the run has no checkpoint, or only damaged ones, or the environment is not
+            that of the run.
     """
-    environment = parts.get("environment") or envs.make(config.env)
+    environment = envs.configured_environment(config, parts.get("environment"))
+    check_spec(read_parts(run), environment.spec, run)
     target = _shape(config, **{**parts, "environment": environment})
     restored = read_newest(Path(run), lambda meta: shape_for(target, meta))
     if restored is None:

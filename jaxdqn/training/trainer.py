@@ -45,7 +45,7 @@ from jaxdqn.types import (
 def make_trainer(
     config: Config,
     *,
-    environment: Environment | None = None,
+    environment: Any = None,
     network: Any = None,
     optimizer: Optimizer | None = None,
     collectives: Collectives = identity_collectives,
@@ -55,7 +55,8 @@ def make_trainer(
 
     Args:
       config: the run; its totals are divided over ``collectives.size`` replicas.
-      environment: a custom environment, instead of ``config.env``.
+      environment: a custom environment, instead of ``config.env``: an ``Environment``, a gymnax
+        environment, or a pair of it and its parameters.
       network: a custom flax module (``obs[B, O] -> q[B, A]``) or ``Network``, instead of
         ``config.network``.
       optimizer: a custom ``hyper -> optax.GradientTransformation``, instead of the optimiser,
@@ -74,7 +75,7 @@ def make_trainer(
             f"{replicas}; pass collectives=device_collectives({replicas}) and map the trainer with "
             "across_devices, or call jaxdqn.run.run, which does both"
         )
-    environment = environment or envs.make(config.env)
+    environment = envs.configured_environment(config, environment)
     network = around_network(make_network(config, environment.spec, network))
     agent = configured_agent(config, network, optimizer, collectives)
     learning = configured_learning(config, agent, collectives)

@@ -7,6 +7,8 @@ import pytest
 
 from jaxdqn.cli import run
 from jaxdqn.cli.aliases import current_flags, current_settings
+from jaxdqn.cli.flags import UsageError
+from jaxdqn.cli.parts import take_env_args
 from jaxdqn.cli.study import __main__ as study
 
 NAMES = [
@@ -112,3 +114,18 @@ def test_a_former_flag_gets_its_present_value(capsys):
         )
         assert (flags.stop_when, flags.seed) == (value, 3)
         assert f"--stop-when-solved is now --stop-when={value}" in capsys.readouterr().err
+
+
+def test_arguments_of_the_environment_are_gathered_from_repeated_flags():
+    argv = ["--env-arg", "size=5", "--seed", "3", "--env-arg=stochastic=true"]
+    assert take_env_args(argv) == ["--seed", "3", "--env-args", "size=5", "stochastic=true"]
+    assert take_env_args(["--seed", "3"]) == ["--seed", "3"]
+    name, flags = run.read_flags(take_env_args(["cartpole", *argv]))
+    assert (name, flags.env_args, flags.seed) == ("cartpole", ("size=5", "stochastic=true"), 3)
+    for wrong in (
+        ["--env-arg"],
+        ["--env-arg", "--seed"],
+        ["--env-arg", "a=1", "--env-args", "b=2"],
+    ):
+        with pytest.raises(UsageError, match="--env-arg: must"):
+            take_env_args(wrong)

@@ -1,0 +1,54 @@
+"""The environment of a run, as its directory records it, and the check that it is the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jaxdqn.storage.jsonl import Record
+
+if TYPE_CHECKING:
+    from jaxdqn.types import EnvSpec
+
+SPEC = "spec"
+"""Name of the entry in the record of parts."""
+
+
+def with_spec(record: Mapping[str, Any], spec: EnvSpec) -> Record:
+    """Return the record of a run's parts with the properties of its environment."""
+    return {**record, SPEC: spec_record(spec)}
+
+
+def spec_record(spec: EnvSpec) -> Record:
+    """Return the properties of an environment as plain values, for JSON."""
+    values = {**spec._asdict(), "obs_dtype": str(spec.obs_dtype)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
+
+
+def check_spec(record: Mapping[str, Any], spec: EnvSpec, run: str | os.PathLike[str]) -> None:
+    """Check that an environment is that of a run, by its name, shapes, time limit and arguments.
+
+    Args:
+        record: of the parts of the run; without a spec, nothing is checked.
+        spec: of the environment.
+        run: the run directory, for the message.
+
+    Raises:
+        ValueError: naming each property that differs, and both values.
+    """
+    before, now = record.get(SPEC), spec_record(spec)
+    if before is None:
+        return
+    changes = [
+        f"{name} was {before[name]!r}, is {now[name]!r}"
+        for name in now
+        if name in before and before[name] != now[name]
+    ]
+    if changes:
+        raise ValueError(
+            f"environment={spec.name!r}: must be the environment of the run in {os.fspath(run)}; "
+            f"{'; '.join(changes)}"
+        )
