@@ -80,9 +80,10 @@ def _main(argv: Sequence[str]) -> None:
     key_episodes, key_video = jax.random.split(key)
     returns = np.asarray(jax.jit(evaluate)(params, key_episodes).returns, np.float64)
     error = returns.std(ddof=1) / math.sqrt(returns.size) if returns.size > 1 else math.nan
+    environment = environment_text(trainer.environment.spec)
     print(
-        f"{environment_text(trainer.environment.spec)}, {flags.which} parameters{learner}: return "
-        f"{returns.mean():.2f} ± {error:.2f} (mean ± standard error of {returns.size} greedy episodes)"
+        f"{environment}, {flags.which} parameters{learner}: return {returns.mean():.2f} ± "
+        f"{error:.2f} (mean ± standard error of {returns.size} greedy episodes)"
     )
     if flags.video is not None:
         _draw(flags.video, config, trainer, params, key_video)
