@@ -315,6 +315,9 @@ def _goals(summary: dict[str, Any], learners: int) -> str:
         text += f", held by {summary['learners_held']}"
     elif summary["solved"] and summary["ended_by"] != "solved":
         text += ", not held"
+    if summary["learning_stability"] is not None:
+        share = f"{summary['learning_stability']:.0%} of the second half of the evaluations"
+        text += f", {share} at {summary['solve_return']:g} or more"
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
@@ -42,19 +42,27 @@ class RunEvaluator:
         progress, params = self._progress, self._programs.params(state)
         progress.judged = progress.chunk
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
-        means = mean_returns(info)
+        means, now = mean_returns(info), self._recorder.now()
+        self._keep_best(params, info, means, now)
+        refuted, confirmation = self._confirm(params, means)
         if self._config.solve_return is not None:
-            record_evaluation(progress, means, self._config.solve_return, self._recorder.seconds)
-        leader = progress.leader(means)
-        record = {**evaluation_record(info), **progress.standing(leader)}
-        progress.last = {**self._recorder.now(), **record}
+            record_evaluation(
+                progress, means, self._config.solve_return, self._recorder.seconds, refuted
+            )
+        standing = progress.standing(progress.leader(means))
+        progress.last = {**now, **evaluation_record(info), **standing}
         self._recorder.log("evaluation", {"purpose": "evaluate", **progress.last})
+        if confirmation is not None:
+            self._recorder.log("evaluation", {"purpose": "confirm", **confirmation})
+
+    def _keep_best(
+        self, params: Params, info: EvalInfo, means: Sequence[float], now: Record
+    ) -> None:
+        """Copy the parameters of the leading learner unless an earlier evaluation was as good."""
+        progress, leader = self._progress, self._progress.leader(means)
         best = None if progress.best is None else progress.best["return_mean"]
         if best is None or means[leader] > best or not np.isfinite(best):
-            progress.best = {
-                **self._recorder.now(),
-                **evaluation_record(select_learner(info, leader)),
-            }
+            progress.best = {**now, **evaluation_record(select_learner(info, leader))}
             if self._config.learners > 1:
                 progress.best["learner"] = leader
             self.best_params = self._copy(params, leader)
@@ -62,7 +70,6 @@ class RunEvaluator:
             before = progress.best_returns[index]
             if np.isfinite(mean) and (before is None or mean > before):
                 progress.best_returns[index] = mean
-        self._confirm(params, means)
 
     def evaluate_best_on_fresh_episodes(self) -> Record:
         """Evaluate the best parameters on fresh episodes.
@@ -81,8 +88,15 @@ class RunEvaluator:
         last = self._progress.last
         return self._copy(params, 0 if last is None else last["leader"])
 
-    def _confirm(self, params: Params, means: Sequence[float]) -> None:
-        """Confirm on fresh episodes that learners have solved the environment."""
+    def _confirm(
+        self, params: Params, means: Sequence[float]
+    ) -> tuple[Collection[int], Record | None]:
+        """Confirm on fresh episodes that learners have solved the environment.
+
+        Returns:
+            The learners whose evaluation the fresh episodes refute, and the record of the
+            confirmation, None if there was nothing to confirm.
+        """
         progress = self._progress
         candidates = [
             index
@@ -92,16 +106,15 @@ class RunEvaluator:
             and self._solves(mean)
         ]
         if not candidates:
-            return
+            return (), None
         # The chunk is the count, so no two confirmations play the same episodes.
         info = self._timed(self._programs.evaluate, params, self._keys.confirm, progress.chunk + 1)
         confirmed = mean_returns(info)
-        for index in candidates:
-            if self._solves(confirmed[index]):
-                progress.solved_at[index] = self._recorder.seconds
+        refuted = [index for index in candidates if not self._solves(confirmed[index])]
+        for index in set(candidates) - set(refuted):
+            progress.solved_at[index] = self._recorder.seconds
         standing = progress.standing(progress.leader(confirmed))
-        record = {**self._recorder.now(), **evaluation_record(info), **standing}
-        self._recorder.log("evaluation", {"purpose": "confirm", **record})
+        return refuted, {**self._recorder.now(), **evaluation_record(info), **standing}
 
     def _solves(self, mean: float) -> bool:
         threshold = self._config.solve_return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jaxdqn.run.progress import Progress
 
@@ -14,7 +14,11 @@ count, but it ends the series if it is below the solve return."""
 
 
 def record_evaluation(
-    progress: Progress, means: Sequence[float], solve_return: float, seconds: float
+    progress: Progress,
+    means: Sequence[float],
+    solve_return: float,
+    seconds: float,
+    refuted: Collection[int] = (),
 ) -> None:
     """Add an evaluation to the series of each learner.
 
@@ -23,10 +27,12 @@ def record_evaluation(
         means: mean return of each learner.
         solve_return: return to reach.
         seconds: time on the run's clock.
+        refuted: learners that fresh episodes showed to be below it.
     """
     rows = progress.totals["rows"] // len(means)
     for index, mean in enumerate(means):
-        passed = bool(mean >= solve_return)
+        sound = progress.diverged_at[index] is None and index not in refuted
+        passed = bool(mean >= solve_return) and sound
         progress.passed[index].append(passed)
         if not passed:
             progress.series[index], progress.series_rows[index] = 0, None

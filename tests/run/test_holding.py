@@ -54,7 +54,7 @@ def test_one_evaluation_below_the_solve_return_starts_the_series_again():
     assert (chunks, summary["solved"], summary["held"]) == (19, True, False)
     assert (summary["seconds_to_hold"], summary["rows_to_hold"]) == (None, None)
     assert "solved in" in outcome(summary)
-    assert ", not held:" in outcome(summary)
+    assert ", not held, " in outcome(summary)
 
 
 def test_evaluations_less_than_5000_rows_apart_count_once():
@@ -114,3 +114,31 @@ def test_stability_is_the_share_of_the_second_half_at_the_solve_return(returns, 
     assert summary["learning_stability"] == pytest.approx(share)
     _, _, summary = ended(scripted(len(returns), solve_return=None), returns)
     assert (summary["learning_stability"], summary["held"]) == (None, False)
+
+
+def test_a_solve_return_that_fresh_episodes_refute_does_not_count():
+    config = scripted(10)
+    host = Script(config, [10.0] * 10, [9.0] + [10.0] * 9).host()
+    train_all(host)
+    summary = host.summary()
+    assert (summary["solved"], summary["held"]) == (True, False)
+    host = Script(config, [10.0] * 10, [9.0] * 10).host()
+    train_all(host)
+    summary = host.summary()
+    assert (summary["solved"], summary["held"], summary["learning_stability"]) == (False, False, 0)
+
+
+def test_a_diverged_learner_does_not_hold():
+    progress = Progress.of(2)
+    progress.diverged_at[1] = 1
+    for count in range(1, 11):
+        progress.totals = {"rows": 2 * count * HELD_SPACING_ROWS}
+        record_evaluation(progress, [10.0, 10.0], 10.0, float(count))
+    assert progress.held_at == [10.0, None]
+
+
+def test_the_output_line_has_the_share_of_late_evaluations():
+    _, _, summary = ended(scripted(4), [10.0, 10.0, 9.0, 10.0])
+    assert "not held, 50% of the second half of the evaluations at 10 or more: " in outcome(summary)
+    _, _, summary = ended(scripted(4, solve_return=None), [10.0] * 4)
+    assert outcome(summary).startswith("done: ")
