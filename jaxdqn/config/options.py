@@ -253,6 +253,15 @@ class Options:
     hidden_sizes: tuple[int, ...] = option((128, 128), group="Network")
     """Widths of the layers of the MLP torso. Without layers Q is linear, and with one-hot
     observations a table."""
+    scale_observations: Literal["auto", "always", "never"] = option("auto", group="Network")
+    """Divide observations by 255. auto divides pictures only: uint8 observations with at least
+    three axes, [H, W, C] or stacked [H, W]; never is for pictures of small numbers."""
+    channels: Literal["auto", "last", "first"] = option(
+        "auto", group="Network", only_with={"network": ("auto", "minatar", "nature")}
+    )
+    """Axis of the channels of a picture: last is [H, W, C]; first is [C, H, W], which is
+    transposed. auto is last, and rejects shapes that look like [C, H, W]: the first axis is smaller
+    than both others, or these are equal and the first differs."""
     dueling: bool = option(False, group="Network")
     """Compute Q from a value stream and an advantage stream, each with the last dense layer of the
     torso (Wang et al. 2016)."""

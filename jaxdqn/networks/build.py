@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.errors import reject
 from jaxdqn.networks.heads import CategoricalHead, ImplicitQuantileHead, LinearHead, QuantileHead
 from jaxdqn.networks.layers import NOISE, Layers
 from jaxdqn.networks.recurrent import RecurrentQNetwork, from_recurrent_module, make_cell
@@ -45,7 +46,8 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
       ValueError: if the torso does not accept the shape of the observations, or if the output
         of a custom network does not fit the loss.
     """
-    shape = (*spec.obs_shape, *((config.frame_stack,) if config.frame_stack > 1 else ()))
+    stack = (config.frame_stack,) if config.frame_stack > 1 else ()
+    shape = (*spec.obs_shape, *stack)
     draws = LOSSES[config.loss].head == "implicit_quantile"
     if network is not None:
         if not isinstance(network, Network):
@@ -55,6 +57,9 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
             network = from_module(network, noisy=config.noisy, draws=draws)
         _check_custom(network, config, spec, shape)
         return network
+    if config.scale_observations == "always" and spec.obs_dtype == np.bool_:
+        reject("scale_observations", "always", "auto or never for boolean observations")
+    shape = (*_with_channels_last(config, spec.obs_shape), *stack)
     kind: str = config.network
     if kind == "auto":
         kind = _choose(shape, spec.obs_dtype)
@@ -64,12 +69,46 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
             f"network={kind!r}: must be 'mlp' for observations of shape {shape}; {kind} takes "
             f"[H, W, C] (or stacked [H, W]) of at least {side}x{side}"
         )
+    if config.channels == "first" and kind == "mlp":
+        reject("channels", "first", f"left out for observations of shape {spec.obs_shape}, which "
+               "are not convolved")  # fmt: skip
     torso, head = _make_torso_and_head(config, kind, spec.num_actions)
     if config.recurrent != "none":
         cell = make_cell(config.recurrent, config.recurrent_size)
         return from_recurrent_module(RecurrentQNetwork(torso, cell, head))
     module = QNetwork(torso, head)
     return from_module(module, noisy=config.noisy, draws=draws)
+
+
+def _with_channels_last(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an observation as [H, W, C], by the rule of ``config.channels``.
+
+    Raises:
+      ValueError: if the axes look like [C, H, W] and ``channels`` does not say what they are.
+    """
+    if config.network == "mlp":
+        return shape
+    if config.channels == "first":
+        if len(shape) != 3:
+            reject("channels", "first", f"left out for observations of shape {shape}; it is for "
+                   "pictures [C, H, W]")  # fmt: skip
+        return (*shape[1:], shape[0])
+    if config.channels == "auto" and _looks_channel_first(shape):
+        reject("channels", "auto", f"'first' for pictures [C, H, W], or 'last' for [H, W, C]: "
+               f"observations have shape {shape}")  # fmt: skip
+    return shape
+
+
+def _looks_channel_first(shape: tuple[int, ...]) -> bool:
+    """Return whether three axes look like channels, height and width, in this order.
+
+    They do if the first is smaller than both others, or if the others are equal and the first
+    differs from them.
+    """
+    if len(shape) != 3 or min(shape[1:]) < _MIN_SIDE["minatar"]:
+        return False
+    first, height, width = shape
+    return first < min(height, width) or (height == width != first)
 
 
 def _make_torso_and_head(
@@ -96,12 +135,13 @@ def _make_torso_and_head(
         hidden = widths[-1]
         if kind != "mlp" or not implicit:
             widths = widths[:-1]
+    scale = {"auto": None, "always": True, "never": False}[config.scale_observations]
     torso: nn.Module
     if kind == "mlp":
-        torso = MLPTorso(widths, layers)
+        torso = MLPTorso(widths, layers, scale)
     else:
         image = MinAtarTorso if kind == "minatar" else NatureTorso
-        torso = image(config.convolution, layers, widths)
+        torso = image(config.convolution, layers, widths, scale, config.channels == "first")
 
     shared: dict[str, Any] = {
         "num_actions": num_actions,
@@ -182,7 +222,8 @@ def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...]) -> N
 
 _BUILT_IN_ONLY = (
     "network", "hidden_sizes", "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
-    "value_min", "value_max", "quantiles", "precision", "convolution",
+    "value_min", "value_max", "quantiles", "precision", "convolution", "scale_observations",
+    "channels",
 )  # fmt: skip
 """Fields that shape the built-in network; they have no effect on a custom one."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdqn.networks.layers import Layers
 from jaxdqn.types import Array
@@ -16,17 +17,39 @@ Implementation = Literal["auto", "lax", "patches"]
 _FLOAT32 = jnp.dtype("float32")
 
 
-def as_input(obs: Array, dtype: jnp.dtype) -> Array:
-    """Cast observations to the compute type, and scale uint8 frames to [0, 1]."""
-    if obs.dtype == jnp.uint8:
+def as_input(obs: Array, dtype: jnp.dtype, scale: bool) -> Array:
+    """Cast observations to the compute type; divide by 255 if ``scale``."""
+    if scale:
         return obs.astype(dtype) / jnp.asarray(255, dtype)
     return obs.astype(dtype)
 
 
-def as_image(obs: Array, dtype: jnp.dtype) -> Array:
-    """Merge all axes after height and width into channels: ``[B, H, W, C]``."""
+def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Return whether one observation is a picture with values from 0 to 255.
+
+    It is if it is uint8 and has at least three axes: [H, W, C], or stacked [H, W]. Other uint8
+    observations, such as one-hot vectors, hold numbers that mean what they say.
+    """
+    return dtype == np.uint8 and len(shape) >= 3
+
+
+def _scales(obs: Array, scale: bool | None) -> bool:
+    """Return whether a batch of observations is scaled; None scales pictures."""
+    return is_picture(obs.shape[1:], obs.dtype) if scale is None else scale
+
+
+def as_image(
+    obs: Array, dtype: jnp.dtype, scale: bool | None = None, channels_first: bool = False
+) -> Array:
+    """Merge all axes after height and width into channels: ``[B, H, W, C]``.
+
+    With ``channels_first`` the observations are ``[B, C, H, W]`` (or stacks of these).
+    """
+    scales = _scales(obs, scale)
+    if channels_first:
+        obs = jnp.moveaxis(obs, 1, 3)
     channels = math.prod(obs.shape[3:])
-    return as_input(obs.reshape(*obs.shape[:3], channels), dtype)
+    return as_input(obs.reshape(*obs.shape[:3], channels), dtype, scales)
 
 
 class Conv(nn.Module):
@@ -96,11 +119,14 @@ class MLPTorso(nn.Module):
 
     hidden_sizes: tuple[int, ...]
     layers: Layers = Layers()
+    scale: bool | None = None
+    """Divide observations by 255; None divides pictures, as ``is_picture`` defines them."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         """Return features ``[B, F]``; without layers, the flattened observation."""
-        x = as_input(obs.reshape(obs.shape[0], -1), self.layers.dtype)
+        scales = _scales(obs, self.scale)
+        x = as_input(obs.reshape(obs.shape[0], -1), self.layers.dtype, scales)
         for width in self.hidden_sizes:
             x = self.layers.hidden(x, width)
         return x
@@ -112,11 +138,15 @@ class MinAtarTorso(nn.Module):
     implementation: Implementation = "auto"
     layers: Layers = Layers()
     hidden_sizes: tuple[int, ...] = (128,)
+    scale: bool | None = None
+    """As in ``MLPTorso``."""
+    channels_first: bool = False
+    """Observations are [C, H, W] instead of [H, W, C]."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         """Return features ``[B, 128]``; without dense layers, the flattened convolution."""
-        x = as_image(obs, self.layers.dtype)
+        x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         conv = Conv(16, 3, implementation=self.implementation, dtype=self.layers.dtype)
         x = self.layers.activate(conv(x))
         x = x.reshape(x.shape[0], -1)
@@ -131,11 +161,15 @@ class NatureTorso(nn.Module):
     implementation: Implementation = "auto"
     layers: Layers = Layers()
     hidden_sizes: tuple[int, ...] = (512,)
+    scale: bool | None = None
+    """As in ``MLPTorso``."""
+    channels_first: bool = False
+    """Observations are [C, H, W] instead of [H, W, C]."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
         """Return features ``[B, 512]``; without dense layers, the flattened convolution."""
-        x = as_image(obs, self.layers.dtype)
+        x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             conv = Conv(features, kernel, stride, self.implementation, self.layers.dtype)
             x = self.layers.activate(conv(x))

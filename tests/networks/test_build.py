@@ -46,7 +46,7 @@ def _layers(network, shape, dtype="float32"):
         ((84, 84, 3), "uint8", 1, (8, 8, 3, 32)),
         ((84, 84, 3), "float32", 1, (3, 3, 3, 16)),
         # Too small for a 3x3 convolution.
-        ((2, 10, 4), "bool", 1, (80, 128)),
+        ((10, 2, 4), "bool", 1, (80, 128)),
     ],
 )
 def test_auto_selects_the_torso_by_the_shape(obs_shape, dtype, frame_stack, first_kernel):

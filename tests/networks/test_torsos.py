@@ -53,11 +53,38 @@ def test_nature_torso_has_the_published_size_for_stacked_frames():
     assert _size(shapes) == convolutions + (7 * 7 * 64 * 512 + 512)
 
 
-def test_uint8_frames_are_scaled_to_one_and_booleans_are_not():
-    levels = jnp.array([[0, 51, 255]], jnp.uint8)
-    scaled = MLPTorso(()).apply({}, levels)
+LEVELS = np.array([[0, 51, 255]], np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1)])
+def test_uint8_vectors_and_matrices_are_not_scaled(shape):
+    obs = jnp.asarray(LEVELS.reshape(shape))
+    np.testing.assert_array_equal(MLPTorso(()).apply({}, obs), LEVELS)
+
+
+def test_uint8_pictures_are_scaled_to_one_and_booleans_are_not():
+    scaled = MLPTorso(()).apply({}, jnp.asarray(LEVELS.reshape(1, 3, 1, 1)))
     np.testing.assert_allclose(scaled, [[0.0, 0.2, 1.0]], rtol=1e-6)
-    np.testing.assert_array_equal(MLPTorso(()).apply({}, jnp.array([[True, False]])), [[1, 0]])
+    flags = jnp.array([True, False]).reshape(1, 2, 1, 1)
+    np.testing.assert_array_equal(MLPTorso(()).apply({}, flags), [[1, 0]])
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32, jnp.float32])
+def test_scaling_may_be_forced_or_forbidden(shape, dtype):
+    obs = jnp.asarray(LEVELS.reshape(shape)).astype(dtype)
+    always = MLPTorso((), scale=True).apply({}, obs)
+    np.testing.assert_allclose(always, [[0.0, 0.2, 1.0]], rtol=1e-6)
+    np.testing.assert_array_equal(MLPTorso((), scale=False).apply({}, obs), LEVELS)
+
+
+@pytest.mark.parametrize("stack", [(), (2,)])
+def test_channels_first_are_the_same_pictures_transposed(stack):
+    last = np.random.default_rng(0).integers(0, 255, (2, 10, 8, 3, *stack), dtype=np.uint8)
+    first = np.moveaxis(last, 3, 1)
+    torso = MinAtarTorso(channels_first=True)
+    params = _random_params(torso.init, first)
+    np.testing.assert_array_equal(torso.apply(params, first), MinAtarTorso().apply(params, last))
     np.testing.assert_array_equal(MLPTorso(()).apply({}, jnp.array([[3, -7]])), [[3, -7]])
 
 
