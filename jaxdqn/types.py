@@ -188,7 +188,7 @@ class QOutput(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Q-network as three pure functions.
+    """Q-network as pure functions.
 
     ``apply`` consumes its key to draw noise; with ``key=None`` it runs without noise.
     Feed-forward networks pass the empty carry through and ignore ``first``.
@@ -202,6 +202,10 @@ class Network(NamedTuple):
     """``initial_carry(batch_size) -> carry``"""
     noisy: bool = False
     """True if the key draws parameter noise; each environment then acts with a separate key."""
+    unroll: Callable[..., tuple[QOutput, PyTree]] | None = None
+    """``unroll(params, key, carry, obs[L, B, O], first[L, B]) -> (QOutput, carry)``: ``apply`` to L
+    consecutive rows, with outputs [L, B, ...]; None if learning shall scan ``apply`` over the
+    rows."""
 
 
 class Exploration(NamedTuple):

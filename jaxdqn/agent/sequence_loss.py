@@ -113,8 +113,8 @@ def make_sequence_loss(
         params: Params, key: Array, target_params: Params, rows: Row, weights: Array, hyper: Hyper
     ) -> tuple[Array, tuple[Array, Array]]:
         key_online, key_target = jax.random.split(key)
-        online = _unroll(network, sequences, params, key_online, rows)
-        target = _unroll(network, sequences, target_params, key_target, rows)
+        online = _outputs(network, sequences, params, key_online, rows)
+        target = _outputs(network, sequences, target_params, key_target, rows)
         returns = jax.vmap(sequence_returns, in_axes=(0, 0, 0, None, None))(
             rows.reward, rows.terminated, rows.first, hyper.gamma, sequences
         )
@@ -137,24 +137,45 @@ def make_sequence_loss(
     return loss_and_info
 
 
-def _unroll(
-    network: Network, sequences: Sequences, params: Params, key: Array, rows: Row
-) -> QOutput:
-    """Return the network's outputs for all rows, leaves [L, B, ...]."""
-    by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (rows.obs, rows.first))
-    carry = jax.tree.map(lambda leaf: leaf[:, 0], rows.extras)
+def unroll(
+    network: Network, params: Params, key: Array, carry: PyTree, obs: Array, first: Array
+) -> tuple[QOutput, PyTree]:
+    """Apply a network to consecutive rows: ``network.unroll``, or a scan of ``network.apply``.
+
+    Args:
+      network: the Q-network.
+      params: its parameters.
+      key: draws its noise; it is the same in every row.
+      carry: leaves [B, ...], the carry before the first row.
+      obs: ``[L, B, O]``
+      first: ``[L, B]`` bool
+
+    Returns:
+      The outputs, leaves [L, B, ...], and the carry after the last row.
+    """
+    if network.unroll is not None:
+        return network.unroll(params, key, carry, obs, first)
 
     def step(carry: PyTree, row: tuple[Array, Array]) -> tuple[PyTree, QOutput]:
         output, carry = network.apply(params, key, carry, *row)
         return carry, output
 
-    burn_in_rows = jax.tree.map(lambda leaf: leaf[: sequences.burn_in], by_time)
-    later_rows = jax.tree.map(lambda leaf: leaf[sequences.burn_in :], by_time)
-    carry, burn_in = jax.lax.scan(step, carry, burn_in_rows)
-    # The burn-in runs forward only: no gradient flows into the carry.
-    carry, burn_in = jax.lax.stop_gradient((carry, burn_in))
-    _, later = jax.lax.scan(step, carry, later_rows)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), burn_in, later)
+    carry, outputs = jax.lax.scan(step, carry, (obs, first))
+    return outputs, carry
+
+
+def _outputs(
+    network: Network, sequences: Sequences, params: Params, key: Array, rows: Row
+) -> QOutput:
+    """Return the network's outputs for the rows after the burn-in, leaves [length + N, B, ...]."""
+    by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (rows.obs, rows.first))
+    carry = jax.tree.map(lambda leaf: leaf[:, 0], rows.extras)
+    if sequences.burn_in > 0:
+        # The burn-in runs forward only: no gradient flows into the carry.
+        burn_in = jax.tree.map(lambda leaf: leaf[: sequences.burn_in], by_time)
+        _, carry = unroll(network, jax.lax.stop_gradient(params), key, carry, *burn_in)
+    later = jax.tree.map(lambda leaf: leaf[sequences.burn_in :], by_time)
+    return unroll(network, params, key, carry, *later)[0]
 
 
 def _examples(
@@ -166,18 +187,20 @@ def _examples(
     double: bool,
     rescale: bool,
 ) -> Example:
-    """Return the examples of the rows that are learned from, leaves [B, length, ...]."""
-    learned = slice(sequences.burn_in, sequences.stop)
+    """Return the examples of the rows that are learned from, leaves [B, length, ...].
+
+    The outputs of the networks have leaves [length + N, B, ...].
+    """
 
     def at_bootstrap(leaf: Array) -> Array:
-        """Index [L, B, ...] at the bootstrap of each return: [B, length, ...]."""
+        """Index [length + N, B, ...] at the bootstrap of each return: [B, length, ...]."""
         return jax.vmap(lambda sequence, index: sequence[index])(
-            jnp.swapaxes(leaf, 0, 1), returns.bootstrap
+            jnp.swapaxes(leaf, 0, 1), returns.bootstrap - sequences.burn_in
         )
 
     return Example(
-        online_tm1=jax.tree.map(lambda leaf: jnp.swapaxes(leaf[learned], 0, 1), online),
-        a_tm1=rows.action[:, learned],
+        online_tm1=jax.tree.map(lambda leaf: jnp.swapaxes(leaf[: sequences.length], 0, 1), online),
+        a_tm1=rows.action[:, sequences.burn_in : sequences.stop],
         r_t=returns.r_t,
         discount_t=returns.discount_t,
         target_t=jax.tree.map(at_bootstrap, target),

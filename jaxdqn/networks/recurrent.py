@@ -20,14 +20,26 @@ class RecurrentQNetwork(nn.Module):
 
     def __call__(self, carry: PyTree, obs: Array, first: Array) -> tuple[PyTree, QOutput]:
         """Return the next carry, and the head's output for observations ``[B, O]``."""
+        carry, features = self.advance(carry, self.encode(obs), first)
+        return carry, self.decode(features)
+
+    def encode(self, obs: Array) -> Array:
+        """Return the torso's features [B, F] for observations ``[B, O]``."""
+        return self.torso(obs).astype(jnp.float32)
+
+    def advance(self, carry: PyTree, features: Array, first: Array) -> tuple[PyTree, Array]:
+        """Return the next carry and the cell's output for features ``[B, F]``."""
 
         def reset(leaf: Array) -> Array:
             opens = first.reshape(-1, *(1,) * (leaf.ndim - 1))
             return jnp.where(opens, jnp.zeros_like(leaf), leaf)
 
-        features = self.torso(obs).astype(jnp.float32)
         carry, features = self.cell(jax.tree.map(reset, carry), features)
-        return carry, self.head(features)
+        return carry, features
+
+    def decode(self, features: Array) -> QOutput:
+        """Return the head's output for the cell's output."""
+        return self.head(features)
 
 
 def make_cell(kind: str, size: int) -> nn.RNNCellBase:
@@ -55,4 +67,19 @@ def from_recurrent_module(module: RecurrentQNetwork) -> Network:
         carry, output = module.apply(params, carry, obs, first)
         return output, carry
 
-    return Network(init=init, apply=apply, initial_carry=initial_carry)
+    def unroll(
+        params: Params, key: Array | None, carry: PyTree, obs: Array, first: Array
+    ) -> tuple[QOutput, PyTree]:
+        """Apply torso and head to all rows at once; only the cell runs row by row."""
+        del key
+        rows = first.shape
+
+        def step(carry: PyTree, inputs: tuple[Array, Array]) -> Any:
+            return module.apply(params, carry, *inputs, method="advance")
+
+        features: Any = module.apply(params, obs.reshape(-1, *obs.shape[2:]), method="encode")
+        carry, outputs = jax.lax.scan(step, carry, (features.reshape(*rows, -1), first))
+        output: Any = module.apply(params, outputs.reshape(-1, outputs.shape[-1]), method="decode")
+        return jax.tree.map(lambda leaf: leaf.reshape(*rows, *leaf.shape[1:]), output), carry
+
+    return Network(init=init, apply=apply, initial_carry=initial_carry, unroll=unroll)

@@ -142,14 +142,23 @@ def split_network(network: Network, model_devices: int) -> Network:
         params = network.init(key, obs)
         return _constrain(params, layer_specs(params, model_devices))
 
-    def apply(
-        params: Params, key: Array, carry: PyTree, obs: Array, first: Array
-    ) -> tuple[QOutput, PyTree]:
-        params = _constrain(params, layer_specs(params, model_devices))
-        obs, carry = _constrain((obs, carry), REPLICATED)
-        return _constrain(network.apply(params, key, carry, obs, first), REPLICATED)
+    def constraining(function: Callable[..., Any]) -> Callable[..., tuple[QOutput, PyTree]]:
+        """Wrap ``apply`` or ``unroll``."""
 
-    return network._replace(init=init, apply=apply)
+        def constrained(
+            params: Params, key: Array, carry: PyTree, obs: Array, first: Array
+        ) -> tuple[QOutput, PyTree]:
+            params = _constrain(params, layer_specs(params, model_devices))
+            obs, carry = _constrain((obs, carry), REPLICATED)
+            return _constrain(function(params, key, carry, obs, first), REPLICATED)
+
+        return constrained
+
+    return network._replace(
+        init=init,
+        apply=constraining(network.apply),
+        unroll=None if network.unroll is None else constraining(network.unroll),
+    )
 
 
 def layer_specs(params: Params, model_devices: int) -> PyTree:

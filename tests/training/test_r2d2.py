@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdqn.agent.agent import make_agent
-from jaxdqn.agent.sequence_loss import Sequences, sequence_returns
+from jaxdqn.agent.sequence_loss import Sequences, sequence_returns, unroll
 from jaxdqn.losses import rescale, unscale
 from jaxdqn.networks import make_network
 from jaxdqn.replay.ring import gather_transitions, init_ring, write
@@ -97,6 +97,48 @@ def test_the_carry_is_kept_within_an_episode_and_reset_between_episodes(kind):
     reset, _ = apply(params, carry, obs[:, 1], yes)
     np.testing.assert_array_equal(reset.q_values, fresh.q_values)
     assert (np.abs(continued.q_values - fresh.q_values) > 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_unrolling_a_network_equals_applying_it_row_by_row(kind):
+    config = recurrent_config(recurrent=kind, loss="quantile", quantiles=3)
+    network = make_network(config, noisy().spec)
+    rows = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), random_rows(1, 5))
+    params = quick_jit(network.init)(jax.random.key(0), rows.obs[0])
+    carry = jax.tree.map(
+        lambda leaf: jax.random.normal(jax.random.key(5), leaf.shape), network.initial_carry(BATCH)
+    )
+
+    def results(network):
+        def total(params):
+            output, last = unroll(network, params, None, carry, rows.obs, rows.first)
+            return jnp.sum(jnp.sin(output.distribution.values)), (output, last)
+
+        return quick_jit(jax.grad(total, has_aux=True))(params)
+
+    for one, other in zip(
+        jax.tree.leaves(results(network)),
+        jax.tree.leaves(results(network._replace(unroll=None))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_only_the_cell_is_in_the_scan_over_rows():
+    network = make_network(recurrent_config(), noisy().spec)
+    rows = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), random_rows(1, 5))
+    params = quick_jit(network.init)(jax.random.key(0), rows.obs[0])
+
+    def products_in_scan(network):
+        jaxpr = jax.make_jaxpr(lambda *args: unroll(network, params, None, *args))(
+            network.initial_carry(BATCH), rows.obs, rows.first
+        )
+        (scan,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+        return str(scan.params["jaxpr"]).count("= dot_general")
+
+    # The products of the cell with its input and its state; with them those of torso and head.
+    assert products_in_scan(network) == 2
+    assert products_in_scan(network._replace(unroll=None)) == 4
 
 
 def h(x):
