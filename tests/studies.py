@@ -68,6 +68,7 @@ class FakeRun:
         return {
             "env": config.env, "preset": preset, "seed": config.seed, "devices": 1,
             "device_kind": "abacus", "versions": {"jax": "0.10", "jaxdqn": "0.1"},
+            "env_steps": 1000 * len(seeds),
             "eval_episodes": config.eval_episodes, "eval_return_mean": config.seed,
             "best_eval_return_mean": config.seed + 0.5, "train_seconds": 8.0, "eval_seconds": 2.0,
             "compile_seconds": 1.0, "env_steps_per_second": 1234.0,
@@ -80,8 +81,10 @@ class FakeRun:
         for share in (0.5, 1):
             record = {"purpose": "evaluate", "rows": int(config.total_rows * share) * len(seeds)}
             record["return_mean"] = float(share * seeds.mean())
+            record["distinct_episodes"] = len(seeds)
             if len(seeds) > 1:
                 record["learners"] = (share * seeds).tolist()
+                record["learners_distinct_episodes"] = [1] * len(seeds)
             lines += [record, {**record, "purpose": "confirm", "return_mean": -1.0}]
         return "".join(to_json(line) + "\n" for line in lines)
 

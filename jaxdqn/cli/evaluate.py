@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,11 @@ from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.parts import PolicyParts, references
 from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import SUMMARY, read_config
+from jaxdqn.storage.jsonl import Record
 
-_DESCRIPTION = """Play greedy episodes with the parameters of a run, and print their mean return
-and its standard error. With --video, draw one more episode."""
+_DESCRIPTION = """Play greedy episodes with the parameters of a run, and print their mean return,
+its standard error and how many of the episodes are distinct. If few are, as in a deterministic
+game, print the return with a few random actions too. With --video, draw one more episode."""
 _STREAM = 0x65766C
 _MAX_FRAMES = 2_000
 
@@ -33,6 +36,8 @@ class Flags:
     seed: int = 0
     """Seed of the episodes. They differ from those that the run was evaluated on during
     training."""
+    epsilon: float | None = None
+    """Probability of a uniformly random action; by default eval_epsilon of the run."""
     which: Literal["best", "last"] = "best"
     """Parameters to evaluate."""
     video: Annotated[str | None, tyro.conf.arg(aliases=["--gif"], metavar="FILE")] = None
@@ -51,6 +56,8 @@ def _main(argv: Sequence[str]) -> None:
     for name, minimum in (("episodes", 1), ("seed", 0)):
         if getattr(flags, name) < minimum:
             raise ValueError(f"{name}={getattr(flags, name)}: must be at least {minimum}")
+    if flags.epsilon is not None and not 0 <= flags.epsilon <= 1:
+        raise ValueError(f"epsilon={flags.epsilon}: must be between 0 and 1")
     parts = references(flags.parts)
     config = read_config(flags.run)
     if flags.video is not None:
@@ -59,11 +66,11 @@ def _main(argv: Sequence[str]) -> None:
         check_video_path(flags.video)
 
     import jax
-    import numpy as np
 
     from jaxdqn.cli.explain import environment_text
     from jaxdqn.export.policy import load_run
-    from jaxdqn.training.evaluation import make_evaluator
+    from jaxdqn.monitoring.records import few_distinct
+    from jaxdqn.training.evaluation import EPSILON
 
     keep_compiled_programs()
     learner = _learner(flags, config)
@@ -72,22 +79,44 @@ def _main(argv: Sequence[str]) -> None:
         from jaxdqn.envs.video import require_drawable
 
         require_drawable(trainer.environment)
-    evaluate = make_evaluator(
-        trainer.agent, trainer.environment, flags.episodes, frame_stack=config.frame_stack
-    )
+    epsilon = config.eval_epsilon if flags.epsilon is None else flags.epsilon
     # Folded, so that seed 0 does not repeat the random numbers of a run with seed 0.
     key = jax.random.fold_in(jax.random.key(flags.seed), _STREAM)
     key_episodes, key_video = jax.random.split(key)
-    returns = np.asarray(jax.jit(evaluate)(params, key_episodes).returns, np.float64)
-    error = returns.std(ddof=1) / math.sqrt(returns.size) if returns.size > 1 else math.nan
-    environment = environment_text(trainer.environment.spec)
-    print(
-        f"{environment}, {flags.which} parameters{learner}: return {returns.mean():.2f} ± "
-        f"{error:.2f} (mean ± standard error of {returns.size} greedy episodes)"
-    )
+    play = partial(_play, config, trainer, params, key_episodes, flags.episodes)
+    record, text = play(epsilon)
+    environment = environment_text(trainer.environment.spec, config.sticky_actions)
+    print(f"{environment}, {flags.which} parameters{learner}: {text}")
+    if few_distinct(record) and epsilon == 0:
+        print(f"few episodes are distinct; with a few random actions: {play(EPSILON)[1]}")
     if flags.video is not None:
         _draw(flags.video, config, trainer, params, key_video)
         print(f"episode drawn in {flags.video}")
+
+
+def _play(
+    config: Config, trainer: Any, params: Any, key: Any, episodes: int, epsilon: float
+) -> tuple[Record, str]:
+    """Return the record of an evaluation, and its result as text."""
+    import jax
+
+    from jaxdqn.monitoring.records import evaluation_record
+    from jaxdqn.training.evaluation import make_evaluator
+
+    evaluate = make_evaluator(
+        trainer.agent,
+        trainer.environment,
+        episodes,
+        frame_stack=config.frame_stack,
+        epsilon=epsilon,
+    )
+    record = evaluation_record(jax.device_get(jax.jit(evaluate)(params, key)))
+    error = record["return_std"] / math.sqrt(episodes) if episodes > 1 else math.nan
+    kind = f"{epsilon:g}-greedy" if epsilon else "greedy"
+    return record, (
+        f"return {record['return_mean']:.2f} ± {error:.2f} (mean ± standard error of {episodes} "
+        f"{kind} episodes, {record['distinct_episodes']} of them distinct)"
+    )
 
 
 def _learner(flags: Flags, config: Config) -> str:

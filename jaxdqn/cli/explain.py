@@ -59,16 +59,19 @@ def _run(config: Config, preset: str, spec: EnvSpec) -> dict[str, Any]:
     return {
         "preset": preset,
         "algorithm": algorithm(config),
-        "environment": f"{environment_text(spec)}, {spec.num_actions} actions, episodes {episodes}",
+        "environment": f"{environment_text(spec, config.sticky_actions)}, {spec.num_actions} "
+        f"actions, episodes {episodes}",
         "seed": seeds_of(config),
         "devices": f"{config.devices} x {jax.devices()[0].device_kind}, "
         f"mapping: {mapping_of(config)}",
     }
 
 
-def environment_text(spec: EnvSpec) -> str:
-    """Return the name of an environment, and its arguments if there are any."""
-    return spec.name + (f" ({', '.join(spec.arguments)})" if spec.arguments else "")
+def environment_text(spec: EnvSpec, sticky_actions: float = 0.0) -> str:
+    """Return the name of an environment, with its arguments and sticky actions if it has any."""
+    sticky = [f"sticky_actions={sticky_actions:g}"] if sticky_actions else []
+    properties = ", ".join([*spec.arguments, *sticky])
+    return f"{spec.name} ({properties})" if properties else spec.name
 
 
 def _shapes(config: Config, spec: EnvSpec, taken: DeviceBytes) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from jaxdqn.cli.parts import file_name, take_env_args, take_references
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.option import option
 from jaxdqn.config.options import Options
-from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
+from jaxdqn.config.presets import ALGORITHMS, PRESETS, PROTOCOLS, TASKS, preset
 from jaxdqn.monitoring.tables import population_tables
 from jaxdqn.storage.directory import (
     CONFIG,
@@ -52,6 +52,8 @@ _SUMMARY = (
 _NOTES: dict[str, dict[str, str] | str] = {
     "Presets": {
         "tasks": ", ".join(TASKS),
+        "MinAtar": "sticky actions of 0.1 and all six actions; --protocol gymnax for the games as "
+        "gymnax makes them",
         "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
     },
     "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
@@ -75,6 +77,9 @@ class Flags(Options):
     it from the start. By default they stretch."""
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = option(None, group="Run")
     """Take the defaults from a config.json instead of a preset, to repeat a run."""
+    protocol: Literal["minatar", "gymnax"] | None = option(None, group="Run")
+    """Form of a MinAtar game. minatar: sticky_actions 0.1 and full_action_set, as published; the
+    default of every preset. gymnax: neither, as gymnax makes the games."""
     environment: str | None = option(None, group="Run")
     """Your own environment, as MODULE:FUNCTION or FILE.py:FUNCTION, instead of --env. The function
     takes no arguments and returns an Environment. --network and --optimizer take such references
@@ -189,8 +194,14 @@ def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[s
         name = rest.pop(0)
     plain = own_environment and name is None
     flags = _parse(rest, Config() if plain else preset(name or DEFAULT_PRESET))
-    if name in ALGORITHMS and flags.env != PRESETS[name].env:
-        flags = _parse(rest, preset(name, env=flags.env))
+    if flags.protocol is not None and (
+        own_environment or flags.from_ or (not name and flags.resume)
+    ):
+        raise ValueError(f"protocol={flags.protocol!r}: must come with a preset and --env, whose "
+                         "defaults it changes")  # fmt: skip
+    named = name or DEFAULT_PRESET
+    if not plain and (flags.protocol is not None or flags.env != PRESETS[named].env):
+        flags = _parse(rest, preset(named, env=flags.env, protocol=flags.protocol))
     if flags.from_ is not None:
         if name is not None or flags.resume:
             other = f"preset {name!r}" if name is not None else "--resume"
@@ -206,8 +217,9 @@ def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[s
         return None, flags
     name = name or DEFAULT_PRESET
     if own_environment:
-        # The solve return of the preset is that of another environment.
-        flags = _parse(rest, replace(preset(name), solve_return=None, stop_when="never"))
+        # The solve return and the protocol of the preset are those of another environment.
+        base = replace(preset(name), solve_return=None, stop_when="never", **PROTOCOLS["gymnax"])
+        flags = _parse(rest, base)
     return name, flags
 
 

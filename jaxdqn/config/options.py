@@ -34,6 +34,11 @@ class Options:
     """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
     max_steps_in_episode=50, or arguments of its constructor. --env-arg NAME=VALUE gives one, and
     may be repeated."""
+    sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
+    """Probability with which the environment repeats the previous action instead of that of the
+    agent, in training and evaluation (Machado et al. 2018)."""
+    full_action_set: bool = option(False, group="Run")
+    """Use all six actions of a MinAtar game, as published, not only those that have an effect."""
     seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)
     """Seed of all random numbers of the run."""
     total_rows: int = option(
@@ -290,6 +295,8 @@ class Options:
 
     eval_episodes: int = option(100, group="Evaluation", at_least=1)
     """Greedy episodes in an evaluation, each in its own environment."""
+    eval_epsilon: float = option(0.0, group="Evaluation", between=(0, 1))
+    """Probability of a uniformly random action in evaluations; 0 is greedy."""
     eval_every: int = option(
         20_000, group="Evaluation", at_least=0, below=COUNT_LIMIT, everyday=True
     )

@@ -11,6 +11,14 @@ from jaxdqn.config.config import Config, replace
 from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.errors import known_name
 
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "minatar": {"sticky_actions": 0.1, "full_action_set": True},
+    "gymnax": {"sticky_actions": 0.0, "full_action_set": False},
+}
+"""Forms of the MinAtar games. minatar: as published (Young and Tian 2019), except that gymnax ends
+episodes after 1 000 steps (Freeway 2 500); presets use it. gymnax: as gymnax makes them, without
+sticky actions and with the actions that have an effect; most games are then deterministic."""
+
 TASKS: dict[str, Config] = {
     # The squared loss here and below: if most rows are far from a terminal one, the Huber loss
     # follows the median target, and values of tens or hundreds diverge.
@@ -118,6 +126,7 @@ TASKS: dict[str, Config] = {
     ),
     "breakout": Config(
         env="Breakout-MinAtar",
+        **PROTOCOLS["minatar"],
         total_rows=1_000_000,
         batch_size=64,
         n_step=3,
@@ -196,6 +205,7 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "stop_when": "held",
     },
     "MinAtar": {
+        **PROTOCOLS["minatar"],
         "num_envs": 128,
         "rollout_length": 32,
         "minibatches": 32,
@@ -294,14 +304,19 @@ PRESETS: dict[str, Config] = TASKS | {name: for_task(name, "CartPole-v1") for na
 """The tasks, and the algorithms on CartPole; ``preset`` builds these for other environments."""
 
 
-def preset(name: str, **overrides: Any) -> Config:
+def preset(name: str, *, protocol: str | None = None, **overrides: Any) -> Config:
     """Return the configuration of a preset with some fields replaced.
 
     An algorithm, such as ``rainbow``, has the settings of the task of the environment.
 
+    Args:
+        name: one of ``PRESETS``.
+        protocol: one of ``PROTOCOLS``, of a MinAtar game; by default ``minatar``.
+        **overrides: fields to replace.
+
     Raises:
-        ValueError: if the preset is unknown, with the nearest names, or if a field is unknown or
-            its value invalid.
+        ValueError: if the preset or the protocol is unknown, with the nearest names, or if a field
+            is unknown or its value invalid.
     """
     if name not in PRESETS:
         raise ValueError(f"preset={name!r}: must be {known_name('preset', name, list(PRESETS))}")
@@ -309,4 +324,19 @@ def preset(name: str, **overrides: Any) -> Config:
     config = PRESETS[name]
     if name in ALGORITHMS and isinstance(overrides.get("env"), str):
         config = for_task(name, overrides["env"])
-    return replace(config, **overrides)
+    return replace(config, **{**_protocol(config, protocol, overrides), **overrides})
+
+
+def _protocol(config: Config, protocol: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the protocol of the environment."""
+    env = overrides.get("env", config.env)
+    is_minatar = isinstance(env, str) and _is_minatar(env)
+    if protocol is None:
+        return PROTOCOLS["minatar" if is_minatar else "gymnax"]
+    if protocol not in PROTOCOLS:
+        wanted = known_name("protocol", protocol, list(PROTOCOLS))
+        raise ValueError(f"protocol={protocol!r}: must be {wanted}")
+    if not is_minatar:
+        raise ValueError(f"protocol={protocol!r}: must be left out with env={env!r}, which is no "
+                         "MinAtar game")  # fmt: skip
+    return PROTOCOLS[protocol]

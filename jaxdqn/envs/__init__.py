@@ -4,8 +4,10 @@ from typing import Any
 
 from jaxdqn.config.config import Config
 from jaxdqn.config.env_args import read_env_args
+from jaxdqn.envs.action_sets import full_action_set
 from jaxdqn.envs.base import EpisodeState, make_environment
 from jaxdqn.envs.gymnax import as_environment, make_from_arguments, make_gymnax, names
+from jaxdqn.envs.sticky import with_sticky_actions
 from jaxdqn.errors import reject
 from jaxdqn.types import Environment
 
@@ -16,6 +18,7 @@ __all__ = [
     "make_environment",
     "make_gymnax",
     "names",
+    "with_sticky_actions",
 ]
 
 
@@ -37,7 +40,7 @@ def configured_environment(config: Config, environment: Any = None) -> Environme
     """Return the environment of a run: the caller's own, or the registered one of ``config``.
 
     Args:
-        config: ``env`` and its arguments.
+        config: ``env``, its arguments and actions, and ``sticky_actions``.
         environment: the caller's own, as ``as_environment`` takes it; None uses ``config.env``.
 
     Raises:
@@ -45,7 +48,13 @@ def configured_environment(config: Config, environment: Any = None) -> Environme
             are given with the caller's own.
     """
     if environment is None:
-        return make_from_arguments(config.env, read_env_args(config.env_args))
-    if config.env_args:
-        reject("env_args", config.env_args, "left out with your own environment")
-    return as_environment(environment)
+        arguments: dict[str, Any] = dict(read_env_args(config.env_args))
+        if config.full_action_set:
+            arguments |= full_action_set(config.env, arguments)
+        made = make_from_arguments(config.env, arguments)
+    else:
+        for name in ("env_args", "full_action_set"):
+            if getattr(config, name):
+                reject(name, getattr(config, name), "left out with your own environment")
+        made = as_environment(environment)
+    return with_sticky_actions(made, config.sticky_actions)

@@ -85,10 +85,29 @@ def evaluation_record(info: EvalInfo) -> Record:
         "return_min": float(included.min()),
         "return_max": float(included.max()),
         "length_mean": float(lengths.mean()),
+        "distinct_episodes": sum(distinct_episodes(info)),
     }
     if returns.ndim > 1:
         record["learners"] = mean_returns(info)
+        record["learners_distinct_episodes"] = distinct_episodes(info)
     return record
+
+
+def distinct_episodes(info: EvalInfo) -> list[int]:
+    """Return the number of different episodes of each learner: a list of P, or of one.
+
+    Episodes are equal if their return, their length and the digest of their observations, actions
+    and rewards are. In a deterministic environment a greedy policy repeats the same episode from
+    the same start, so that many episodes may be one, and their standard error means nothing.
+    """
+    leaves = [np.atleast_2d(np.asarray(leaf)) for leaf in info]
+    return [len(set(zip(*(leaf[row].tolist() for leaf in leaves), strict=True)))
+            for row in range(len(leaves[0]))]  # fmt: skip
+
+
+def few_distinct(record: Record) -> bool:
+    """Return whether fewer than a tenth of the episodes of an evaluation are distinct."""
+    return 10 * record["distinct_episodes"] < record["episodes"]
 
 
 def mean_returns(info: EvalInfo) -> list[float]:

@@ -115,17 +115,20 @@ def evaluation_line(record: Record) -> str:
     purpose = "confirmation" if record["purpose"] == "confirm" else "evaluation"
     start = f"{purpose} at {record['rows']:,} rows, {record['seconds']:.1f} s: return"
     mean = f"{record['return_mean']:.2f}"
+    kind = f"{record['epsilon']:g}-greedy" if record.get("epsilon") else "greedy"
+    distinct = record["distinct_episodes"]
+    repeated = "" if distinct == record["episodes"] else f", {distinct:,} of them distinct"
     if "learners" in record:
         learners = record["learners"]
         held = f", {record['learners_held']} held" if record.get("learners_held") else ""
         low_to_high = _low_to_high([value for value in learners if is_number(value)])
         return (
             f"{start} {mean} over {len(learners)} learners{low_to_high}, each over "
-            f"{record['episodes'] // len(learners)} greedy episodes; learner {record['leader']} "
+            f"{record['episodes'] // len(learners)} {kind} episodes; learner {record['leader']} "
             f"leads, {record['learners_solved']} solved{held}"
         )
     error = record["return_std"] / math.sqrt(record["episodes"])
-    return f"{start} {mean} ± {error:.2f} over {record['episodes']} greedy episodes"
+    return f"{start} {mean} ± {error:.2f} over {record['episodes']} {kind} episodes{repeated}"
 
 
 def seeds_of(config: Config) -> str:

@@ -18,7 +18,7 @@ from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.parallel.sharded_transfer import broadcast_sharded
 from jaxdqn.storage.state import lacks_replay, restore_keys, snapshot_key_data, without_replay
-from jaxdqn.training.evaluation import EvalInfo, make_evaluator
+from jaxdqn.training.evaluation import EPSILON, EvalInfo, make_evaluator
 from jaxdqn.types import Array, Counters, Hyper, Metrics, Params, PyTree, Row, Trainer, TrainState
 
 Chunk = Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
@@ -47,6 +47,8 @@ class Programs(NamedTuple):
     """State restored from a snapshot."""
     evaluate_one: Callable[[Params, Array, np.int32], EvalInfo]
     """``evaluate`` for the parameters of one learner."""
+    evaluate_at_epsilon: Callable[[Params, Array, np.int32], EvalInfo]
+    """``evaluate_one`` with a few random actions, of probability ``EPSILON``."""
     refill: Callable[[TrainState], tuple[TrainState, Counters]]
     preload: Callable[[Array, Row, Hyper], tuple[TrainState, Counters]]
     perturb: Callable[[TrainState, np.int32, np.float32], TrainState]
@@ -75,7 +77,7 @@ def compile_programs(
     options = _compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
     counted_out = (layout.state_out, layout.report_out)
-    evaluate = _make_evaluate(config, trainer)
+    evaluate = _make_evaluate(config, trainer, config.eval_epsilon)
     saved = layout.state if config.replay_in_checkpoint else without_replay(layout.state)
     init, chunk, evaluate_all, copy, snapshot, *of_one = _compile_all(
         (
@@ -103,6 +105,7 @@ def compile_programs(
         params=trainer.params,
         revive=_make_revive(layout, options),
         evaluate_one=of_one[0] if of_one else evaluate_all,
+        evaluate_at_epsilon=later(_at_epsilon(config, trainer)),
         refill=later(_with_counters(trainer, trainer.refill), out_shardings=counted_out),
         preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
         perturb=later(_perturb, out_shardings=layout.state_out, donate_argnums=0),
@@ -148,12 +151,21 @@ def _compile_all(
         return [program.result() for program in compiling]
 
 
-def _make_evaluate(config: Config, trainer: Trainer) -> Callable[[Params, Array, Array], EvalInfo]:
+def _at_epsilon(config: Config, trainer: Trainer) -> Any:
+    """Return the evaluation of one learner with a few random actions."""
+    evaluate = _make_evaluate(config, trainer, EPSILON)
+    return trainer.over_params(evaluate) if config.learners == 1 else evaluate
+
+
+def _make_evaluate(
+    config: Config, trainer: Trainer, epsilon: float
+) -> Callable[[Params, Array, Array], EvalInfo]:
     evaluate = make_evaluator(
         trainer.agent,
         trainer.environment,
         config.eval_episodes,
         frame_stack=config.frame_stack,
+        epsilon=epsilon,
     )
     return lambda params, key, count: evaluate(params, jax.random.fold_in(key, count))
 

@@ -34,6 +34,7 @@ class RunEvaluator:
     ) -> None:
         self._config, self._programs, self._keys = config, programs, keys
         self._progress, self._recorder = progress, recorder
+        self._epsilon = {"epsilon": config.eval_epsilon} if config.eval_epsilon else {}
         self.best_params: Params = None
         """Best parameters of one learner; None before the first evaluation."""
 
@@ -50,7 +51,7 @@ class RunEvaluator:
                 progress, means, self._config.solve_return, self._recorder.seconds, refuted
             )
         standing = progress.standing(progress.leader(means))
-        progress.last = {**now, **evaluation_record(info), **standing}
+        progress.last = {**now, **self._epsilon, **evaluation_record(info), **standing}
         self._recorder.log("evaluation", {"purpose": "evaluate", **progress.last})
         if confirmation is not None:
             self._recorder.log("evaluation", {"purpose": "confirm", **confirmation})
@@ -76,8 +77,15 @@ class RunEvaluator:
 
         The evaluation that selected them is biased upwards by the selection.
         """
+        return self._evaluate_best(self._programs.evaluate_one)
+
+    def evaluate_best_at_epsilon(self) -> Record:
+        """Evaluate the best parameters with a few random actions, of probability ``EPSILON``."""
+        return self._evaluate_best(self._programs.evaluate_at_epsilon)
+
+    def _evaluate_best(self, evaluate: Callable[..., EvalInfo]) -> Record:
         key = self._keys.confirm if self._config.learners == 1 else self._keys.confirm[0]
-        info = self._timed(self._programs.evaluate_one, self.best_params, key, 0)
+        info = self._timed(evaluate, self.best_params, key, 0)
         return {**self._recorder.now(), **evaluation_record(info)}
 
     def last_params(self, state: TrainState) -> Params:
@@ -114,7 +122,8 @@ class RunEvaluator:
         for index in set(candidates) - set(refuted):
             progress.solved_at[index] = self._recorder.seconds
         standing = progress.standing(progress.leader(confirmed))
-        return refuted, {**self._recorder.now(), **evaluation_record(info), **standing}
+        record = {**self._epsilon, **evaluation_record(info), **standing}
+        return refuted, {**self._recorder.now(), **record}
 
     def _solves(self, mean: float) -> bool:
         threshold = self._config.solve_return

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.monitoring.loggers import Logger
-from jaxdqn.monitoring.records import chunk_record
+from jaxdqn.monitoring.records import chunk_record, few_distinct
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
@@ -25,6 +25,7 @@ from jaxdqn.run.summary import results
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
+from jaxdqn.training.evaluation import EPSILON
 from jaxdqn.types import Params, Row, TrainState
 
 
@@ -48,6 +49,8 @@ class HostLoop:
         self._divergence = DivergenceHandler(config, self.progress, self._recorder, checkpoints)
         self._fresh: Record | None = None
         """Evaluation of the best parameters over fresh episodes."""
+        self._at_epsilon: Record | None = None
+        """The same with a few random actions, if few episodes were distinct."""
         self.failure: OSError | None = None
         """Error that prevented the last checkpoint; None if it was written."""
 
@@ -144,7 +147,7 @@ class HostLoop:
 
     def summary(self) -> Record:
         """Return the results of the run; call after ``train``."""
-        return results(self._config, self.progress, self._fresh)
+        return results(self._config, self.progress, self._fresh, self._at_epsilon)
 
     def check_learned(self) -> None:
         """Check that the guard kept at least one gradient step, if there were any.
@@ -170,9 +173,25 @@ class HostLoop:
             self._evaluator.evaluate(state)
         if not stop_agreed(stop):
             self._fresh = self._evaluator.evaluate_best_on_fresh_episodes()
+            if few_distinct(self._fresh):
+                self._warn_of_repeated_episodes(self._fresh)
         with self._noting_failure():
             if checkpoints is not None:
                 checkpoints.wait()
+
+    def _warn_of_repeated_episodes(self, fresh: Record) -> None:
+        """Record that few episodes are distinct, and the return with a few random actions."""
+        text = ""
+        if self._config.eval_epsilon == 0:
+            self._at_epsilon = self._evaluator.evaluate_best_at_epsilon()
+            text = f"; with random actions of probability {EPSILON} the return is "
+            text += f"{self._at_epsilon['return_mean']:.2f}"
+        message = (
+            f"warning: {fresh['distinct_episodes']} of {fresh['episodes']} evaluation episodes are "
+            f"distinct, so that the mean and its error rest on few episodes{text}"
+        )
+        record = {"event": "repeated_episodes", "message": message, **self._recorder.now()}
+        self._recorder.log("event", record)
 
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:

@@ -39,13 +39,16 @@ def identity(config: Config, preset: str | None) -> Record:
     }
 
 
-def results(config: Config, progress: Progress, fresh: Record | None) -> Record:
+def results(
+    config: Config, progress: Progress, fresh: Record | None, at_epsilon: Record | None = None
+) -> Record:
     """Return the results of a run that has been evaluated.
 
     Args:
         config: of the run.
         progress: at its end.
         fresh: evaluation of the best parameters over fresh episodes, if it was made.
+        at_epsilon: the same with a few random actions, if few episodes of ``fresh`` were distinct.
     """
     last, best = progress.last, progress.best
     assert last is not None
@@ -59,10 +62,13 @@ def results(config: Config, progress: Progress, fresh: Record | None) -> Record:
         "eval_return_mean": last["return_mean"],
         "eval_return_std": last["return_std"],
         "eval_episodes": config.eval_episodes,
+        "eval_distinct_episodes": last.get("distinct_episodes"),
         "best_eval_return_mean": best["return_mean"],
         "best_eval_return_std": best["return_std"],
         "best_eval_rows": best["rows"],
         "best_fresh_return_mean": None if fresh is None else fresh["return_mean"],
+        "best_fresh_distinct_episodes": None if fresh is None else fresh["distinct_episodes"],
+        "best_return_mean_at_epsilon": None if at_epsilon is None else at_epsilon["return_mean"],
         "solve_return": config.solve_return,
         "solved": None not in progress.solved_at,
         "seconds_to_solve": _last(progress.solved_at),

@@ -1,4 +1,4 @@
-"""Evaluation by greedy episodes; short and long ones have equal weight."""
+"""Evaluation by greedy or nearly greedy episodes; short and long ones have equal weight."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.agent.exploration import select_actions
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
-from jaxdqn.types import Agent, Array, Environment, Params, TimeStep
+from jaxdqn.training.episode_digest import add_step, empty_digests
+from jaxdqn.types import Agent, Array, Environment, Exploration, Params, TimeStep
 
 LONGEST_EPISODE = 108_000
 """Environment steps after which an episode without a time limit is cut: half an hour of a game
 at 60 frames a second."""
+EPSILON = 0.05
+"""Probability of a random action in evaluations that make the episodes of a greedy policy in a
+deterministic environment differ."""
 _STEPS_PER_SPLIT = 8
 """Steps whose keys come from one split. On CPU every random call is a loop, and one call per step
 took a seventh of an evaluation on CartPole."""
@@ -27,6 +32,8 @@ class EvalInfo(NamedTuple):
     """[N] float32, undiscounted"""
     lengths: Array
     """[N] int32, environment steps"""
+    digests: Array
+    """[N] uint32, of observations, actions and rewards; equal for equal episodes."""
 
 
 class _PlayState(NamedTuple):
@@ -44,28 +51,37 @@ class _PlayState(NamedTuple):
 
 
 def make_evaluator(
-    agent: Agent, environment: Environment, episodes: int, *, frame_stack: int = 1
+    agent: Agent,
+    environment: Environment,
+    episodes: int,
+    *,
+    frame_stack: int = 1,
+    epsilon: float = 0.0,
 ) -> Callable[[Params, Array], EvalInfo]:
     """Make ``evaluate(params, key) -> EvalInfo``, pure: jit it, or vmap it over parameters.
 
     Each of N environments plays its first episode to the end, and only these episodes
     count, so short episodes have no more weight than long ones. The actions are greedy:
-    the largest Q, and the first of equal ones. An episode is cut after the environment's
-    time limit, or after ``LONGEST_EPISODE`` steps if it has none.
+    the largest Q, and the first of equal ones; with ``epsilon`` some are random. An
+    episode is cut after the environment's time limit, or after ``LONGEST_EPISODE`` steps if it
+    has none.
 
     Args:
         agent: computes the Q-values.
         environment: one environment; it is vmapped here.
         episodes: N, episodes per evaluation, and as many environments.
         frame_stack: S, as in training.
+        epsilon: probability of a uniformly random action.
 
     Raises:
-        ValueError: if a count is below 1.
+        ValueError: if a count is below 1, or ``epsilon`` is not between 0 and 1.
     """
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon={epsilon!r}: must be between 0 and 1")
     for name, value in (("episodes", episodes), ("frame_stack", frame_stack)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
-    advance = partial(_advance, agent, environment)
+    advance = partial(_advance, agent, environment, epsilon)
 
     def evaluate(params: Params, key: Array) -> EvalInfo:
         key_begin, key_advance = jax.random.split(key)
@@ -108,7 +124,7 @@ def play_episode(
         episode, and the reward that led to each (0 for the first).
     """
     key_begin, key_advance = jax.random.split(key)
-    advance = jax.jit(partial(_advance, agent, environment))
+    advance = jax.jit(partial(_advance, agent, environment, 0.0))
     state = jax.jit(partial(_begin, agent, environment, 1, frame_stack))(key_begin)
     states, rewards = [state.env_state], [0.0]
     while state.running[0] and state.steps < min(max_steps, _episode_limit(environment)):
@@ -135,14 +151,19 @@ def _begin(
         frames=initial_frames(timestep.obs, frame_stack),
         carry=agent.initial_carry(episodes),
         running=jnp.ones(episodes, bool),
-        info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)),
+        info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), empty_digests(episodes)),
     )
 
 
 def _advance(
-    agent: Agent, environment: Environment, params: Params, keys: Array, state: _PlayState
+    agent: Agent,
+    environment: Environment,
+    epsilon: float,
+    params: Params,
+    keys: Array,
+    state: _PlayState,
 ) -> _PlayState:
-    """Take a greedy step in N environments.
+    """Take a step in N environments, greedy but for ``epsilon``.
 
     ``keys`` [1 + N] are the key of the agent, then one for each environment.
     """
@@ -150,7 +171,12 @@ def _advance(
     obs, first = observed(state.frames, state.timestep.obs), state.timestep.first
     _, carry, act_info = agent.act(key_agent, params, state.carry, obs, first, None)
     # By the Q-values: the actions of a custom agent may not be greedy.
-    actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
+    if epsilon == 0:
+        actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
+    else:
+        exploration = Exploration(jnp.full(len(first), epsilon), jnp.float32(1))
+        key_explore = jax.random.fold_in(key_agent, 1)
+        actions, _ = select_actions("epsilon_greedy", key_explore, act_info.q, exploration)
     env_state, timestep = jax.vmap(environment.step)(keys_environment, state.env_state, actions)
     steps, running, info = state.steps + 1, state.running, state.info
     continues = ~(timestep.terminated | timestep.truncated) & (steps < _episode_limit(environment))
@@ -164,5 +190,10 @@ def _advance(
         info=EvalInfo(
             returns=info.returns + jnp.where(running, timestep.reward, 0.0),
             lengths=info.lengths + running.astype(jnp.int32),
+            digests=jnp.where(
+                running,
+                add_step(info.digests, state.timestep.obs, actions, timestep.reward),
+                info.digests,
+            ),
         ),
     )

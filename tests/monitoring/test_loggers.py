@@ -19,7 +19,7 @@ from jaxdqn.storage.jsonl import read_lines, to_json, write_json
 START = {"config": {"env": "Toy-v0", "seed": 3}, "out": "runs/toy"}
 EVALUATION = {
     "purpose": "evaluate", "rows": 2_000, "seconds": 1.5, "return_mean": 12.0,
-    "return_std": 5.0, "episodes": 100,
+    "return_std": 5.0, "episodes": 100, "distinct_episodes": 100,
 }  # fmt: skip
 
 

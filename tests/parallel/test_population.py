@@ -195,10 +195,14 @@ class Script:
 
         def evaluate(params, key, count):
             returns = np.array(self.returns[int(params[0]) // 10 - 1], np.float32)
-            return EvalInfo(np.tile(returns[:, None], 4), np.full((len(returns), 4), 10))
+            return EvalInfo(
+                np.tile(returns[:, None], 4),
+                np.full((len(returns), 4), 10),
+                np.tile(np.arange(4), (len(returns), 1)),
+            )
 
         def evaluate_one(params, key, count):
-            return EvalInfo(np.zeros(4), np.full(4, 10))
+            return EvalInfo(np.zeros(4), np.full(4, 10), np.arange(4))
 
         return Programs(
             **dict.fromkeys(Programs._fields)
@@ -325,7 +329,7 @@ def test_progress_shows_the_range_over_learners_and_the_number_solved(capsys):
     }  # fmt: skip
     config = tiny(num_seeds=3)
     assert dict(progress_items(config, metrics))["return"] == "2.00 (1.00 to 3.00)"
-    info = EvalInfo(np.array([[1.0, 3.0], [5.0, 7.0]]), np.ones((2, 2)))
+    info = EvalInfo(np.array([[1.0, 3.0], [5.0, 7.0]]), np.ones((2, 2)), np.zeros((2, 2)))
     record = {**evaluation_record(info), "rows": 10, "seconds": 1.0, "purpose": "evaluate"}
     line = evaluation_line({**record, "leader": 1, "learners_solved": 1})
     assert "return 4.00 over 2 learners (2.00 to 6.00), each over 2 greedy episodes" in line

@@ -61,14 +61,22 @@ class Script:
             values = self.confirmations if confirms else self.evaluations
             # The best parameters are evaluated again at the end: not part of the script.
             value = values[int(params) - 1] if int(params) <= len(values) else 0.0
-            return EvalInfo(np.full(4, value, np.float32), np.full(4, 10))
+            return EvalInfo(np.full(4, value, np.float32), np.full(4, 10), np.arange(4))
 
         def init(key, hyper):
             state = self.state(0)
             return state, state.counters
 
         unused = dict.fromkeys(
-            ("snapshot", "revive", "refill", "preload", "perturb", "part_of_chunk")
+            (
+                "snapshot",
+                "evaluate_at_epsilon",
+                "revive",
+                "refill",
+                "preload",
+                "perturb",
+                "part_of_chunk",
+            )
         )
         return Programs(
             init=init,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxdqn.cli.study.cells import Cell, key_of
 from jaxdqn.cli.study.curves import CURVES, draw_curves
+from jaxdqn.cli.study.protocol import column, protocol
 from jaxdqn.cli.study.results import REPORT
 from jaxdqn.cli.study.settings import as_text, command_of, label, seeds_text
 from jaxdqn.cli.study.statistics import estimate
@@ -136,6 +137,7 @@ def shared_settings(entries: Sequence[Entry]) -> dict[str, Any]:
 def markdown(entries: Sequence[Entry], request: Request) -> str:
     """Return the report as Markdown."""
     rows, envs = rows_of(entries), _envs(entries)
+    results = [result for entry in entries for result in entry.results]
     table = [[name, *(_cell(env, row, request) for env in envs)] for name, row in rows.items()]
     counts = " or ".join(map(str, sorted(_values(entries, "eval_episodes"))))
     episodes = f"{counts} greedy episodes" if counts else "greedy episodes"
@@ -145,8 +147,8 @@ def markdown(entries: Sequence[Entry], request: Request) -> str:
         "Return at the end of training: interquartile mean over seeds [95 % bootstrap interval]. "
         "The return of a seed is the mean undiscounted return of the "
         f"{episodes} of its last evaluation.{_shared(entries)}",
-        _table(["", *(_column(env, entries) for env in envs)], table),
-        _protocol(entries, envs),
+        _table(["", *(column(env, results) for env in envs)], table),
+        protocol(envs, results),
         f"![Learning curves]({CURVES})",
         "## Each seed",
         _SEED_NOTE,
@@ -201,6 +203,8 @@ def _seeds(name: str, entry: Entry, request: Request) -> str:
         line = f"  - seed {result['seed']}: final {final}, best {best}"
         if result.get("training_return") is not None:
             line += f", exploring {result['training_return']:.2f}"
+        if result.get("distinct_episodes") is not None:
+            line += f", {result['distinct_episodes']} distinct episodes"
         if result["diverged_at_chunk"] is not None:
             line += f"; diverged in chunk {result['diverged_at_chunk']}"
         lines.append(line)
@@ -208,24 +212,6 @@ def _seeds(name: str, entry: Entry, request: Request) -> str:
         command = _command(entry.env, {entry.env: entry}, request)
         lines.append(f"  - {seeds_text(entry.missing)} not run: `{command}`")
     return "\n".join(lines)
-
-
-def _protocol(entries: Sequence[Entry], envs: Sequence[str]) -> str:
-    """Return the time limits of the episodes."""
-    lines, minatar = [], False
-    for env in envs:
-        for limit in _limits(env, entries):
-            lines.append(f"- {env}: an episode ends after at most {limit:,} environment steps.")
-            minatar |= env.endswith("-MinAtar")
-    if not lines:
-        return ""
-    text = "Episodes have the time limits of gymnax:\n\n" + "\n".join(lines)
-    if minatar:
-        text += (
-            "\n\ngymnax truncates the episodes of MinAtar: these returns are not comparable with "
-            "returns under another time limit or none."
-        )
-    return text
 
 
 def _times(rows: Mapping[str, Mapping[str, Entry]]) -> str:
@@ -258,17 +244,6 @@ def _time(run: Record) -> list[str]:
 def _shared(entries: Sequence[Entry]) -> str:
     texts = [f"`{name}={as_text(value)}`" for name, value in shared_settings(entries).items()]
     return f" Common settings: {', '.join(texts)}." if texts else ""
-
-
-def _column(env: str, entries: Sequence[Entry]) -> str:
-    limits = " or ".join(f"{limit:,}" for limit in _limits(env, entries))
-    return f"{env} (episodes of at most {limits} steps)" if limits else env
-
-
-def _limits(env: str, entries: Iterable[Entry]) -> list[int]:
-    """Return the time limits of episodes on an environment, in environment steps."""
-    limits = _values([entry for entry in entries if entry.env == env], "max_episode_steps")
-    return sorted(limit for limit in limits if limit is not None)
 
 
 def _envs(entries: Iterable[Entry]) -> list[str]:

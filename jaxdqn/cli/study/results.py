@@ -38,9 +38,12 @@ _FIELDS: dict[str, Any] = {
 """Fields of a result and their types.
 
 ``curve`` has ``rows``, counted for this seed, and ``return_mean``, null where it was not finite.
-``run`` and the fields after it describe the complete run, of ``population`` seeds.
+``run`` and the fields after it describe the complete run, of ``population`` seeds; ``env_steps``
+are those of a seed on average. ``distinct_episodes`` are those of the last evaluation.
 """
-_OPTIONAL_FIELDS: dict[str, Any] = {"training_return": _NUMBER_OR_NONE}
+_OPTIONAL_FIELDS: dict[str, Any] = {
+    "training_return": _NUMBER_OR_NONE, "env_steps": int, "distinct_episodes": (int, type(None)),
+}  # fmt: skip
 """Fields that results of earlier versions lack."""
 
 
@@ -181,6 +184,7 @@ def results_of(directory: Path, cell: Cell, max_episode_steps: int | None) -> li
                 "final_return": learner["eval_return_mean"],
                 "best_return": learner["best_eval_return_mean"],
                 "training_return": _training_return(chunks, index, config.learners),
+                "distinct_episodes": _distinct_episodes(evaluations[-1], index, config.learners),
                 "diverged_at_chunk": learner["diverged_at_chunk"],
                 "curve": _curve(evaluations, index, config.learners),
             }
@@ -213,6 +217,7 @@ def _common_fields(
         "max_episode_steps": max_episode_steps,
         "run": name,
         "population": config.learners,
+        "env_steps": summary["env_steps"] // config.learners,
         **{field: summary[field] for field in copied},
     }
 
@@ -230,6 +235,17 @@ def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
         "rows": [record["rows"] // learners for record in evaluations],
         "return_mean": returns,
     }
+
+
+def _distinct_episodes(evaluation: Record, index: int, learners: int) -> int | None:
+    """Return the number of different episodes of one learner in an evaluation.
+
+    None if an earlier version, which did not count them, evaluated.
+    """
+    if learners == 1:
+        return evaluation.get("distinct_episodes")
+    counts = evaluation.get("learners_distinct_episodes")
+    return None if counts is None else counts[index]
 
 
 def _training_return(chunks: Sequence[Record], index: int, learners: int) -> float | None:

@@ -150,7 +150,7 @@ def scripted(static, config, keys):
     def evaluate(params, key, count):
         learners, chunks = np.arange(2) * 10, params["kernel"][..., 0]
         returns = np.broadcast_to(np.expand_dims(learners + chunks, -1), (2, 4))
-        return EvalInfo(returns, np.full((2, 4), 7))
+        return EvalInfo(returns, np.full((2, 4), 7), np.tile([0, 0, 0, 1], (2, 1)))
 
     fields = dict.fromkeys(Programs._fields)
     fields |= {"init": init, "chunk": chunk, "evaluate": evaluate}
