@@ -23,7 +23,14 @@ def _config(work: str, guard: Any) -> Config:
 
     epsilon: dict[str, Any] = {"epsilon_schedule": "constant", "epsilon_end": 0.05}
     if work == "pqn":
-        return preset("pqn", env="Breakout-MinAtar", total_rows=10_000_000, guard=guard, **epsilon)
+        return preset(
+            "pqn",
+            env="Breakout-MinAtar",
+            protocol="gymnax",  # that of purejaxql
+            total_rows=10_000_000,
+            guard=guard,
+            **epsilon,
+        )
     return matched(
         replay_capacity=10_000,
         learning_rate=2.5e-4,

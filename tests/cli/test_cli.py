@@ -210,7 +210,7 @@ def test_a_run_from_the_command_line_to_its_evaluation_and_curves(capsys):
     assert evaluate.main(["there", "--episodes", "3", "--gif", "episode.gif"]) == 0
     output = capsys.readouterr().out
     assert "±" in output
-    assert "standard error of 3 greedy episodes" in output
+    assert "standard error of 3 greedy episodes, 3 of them distinct)" in output
     assert Path("episode.gif").read_bytes().startswith(b"GIF")
 
     assert plot.main(["there", "there", "--out", "curves.png"]) == 0

@@ -138,3 +138,11 @@ def test_a_chunk_without_a_finished_episode_has_no_return():
 @pytest.mark.parametrize(("purpose", "word"), [("evaluate", "evaluation"), ("confirm", "confirm")])
 def test_an_evaluation_line_names_its_purpose(purpose, word):
     assert evaluation_line({**EVALUATION, "purpose": purpose}).startswith(word)
+
+
+def test_an_evaluation_line_counts_distinct_episodes_and_names_epsilon():
+    record = {**EVALUATION, "purpose": "evaluate"}
+    assert evaluation_line(record).endswith("over 100 greedy episodes")
+    few = evaluation_line({**record, "distinct_episodes": 2})
+    assert few.endswith("over 100 greedy episodes, 2 of them distinct")
+    assert evaluation_line({**record, "epsilon": 0.05}).endswith("over 100 0.05-greedy episodes")

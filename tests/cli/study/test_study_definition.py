@@ -11,7 +11,7 @@ from tests.cli.test_cli import assert_one_clear_line
 from tests.studies import ROOT, lines
 
 DEFINITIONS = ROOT / "experiments" / "studies"
-RECORDED = ROOT / "benchmarks" / "results" / "minatar"
+RECORDED = ROOT / "benchmarks" / "results" / "minatar-gymnax"
 SMALL = """
 presets = ["dqn", "c51"]
 envs = ["CartPole-v1"]
@@ -91,17 +91,15 @@ def test_a_definition_does_not_name_the_directory_of_the_study(fake, capsys):
     assert "--out" in capsys.readouterr().err
 
 
-def test_the_minatar_definition_finds_the_recorded_results(capsys):
-    """The results were recorded when ``total_rows`` and two other fields had other names."""
-    argv = ["--definition", str(DEFINITIONS / "minatar.toml"), "--out", str(RECORDED)]
+def test_the_definition_of_gymnax_games_finds_the_recorded_results(capsys):
+    """The results were recorded under former names, before games had sticky actions."""
+    argv = ["--definition", str(DEFINITIONS / "minatar_gymnax.toml"), "--out", str(RECORDED)]
     assert __main__.main([*argv, "--dry-run"]) == 0
     cells = capsys.readouterr().out.splitlines()
     assert len(cells) == 9
     missing = [cell for cell in cells if not cell.endswith("1,000,000 rows: seeds 0-4 done")]
-    assert [cell.partition(",")[0] for cell in missing] == [
-        "dqn on SpaceInvaders-MinAtar",
-        "fast on SpaceInvaders-MinAtar",
-    ]
+    form = "(full_action_set=False, sticky_actions=0.0) on SpaceInvaders-MinAtar"
+    assert [cell.partition(", 1,000")[0] for cell in missing] == [f"dqn {form}", f"fast {form}"]
     assert len(read_results(RECORDED / "results.jsonl").results) == 35
 
 

@@ -86,8 +86,8 @@ def test_the_report_has_every_cell_and_every_seed(fake):
     table = [line for line in text.splitlines() if line.startswith(("| dqn", "| c51", "|  |"))]
     middle, low, high = estimate([0, 1, 2, 3, 4])
     assert table[0] == (
-        "|  | CartPole-v1 (episodes of at most 500 steps) | Breakout-MinAtar (episodes of at most "
-        "1,000 steps) |"
+        "|  | CartPole-v1 (episodes of at most 500 steps) | Breakout-MinAtar (sticky actions 0.1, "
+        "all six actions; episodes of at most 1,000 steps) |"
     )
     rows = {line.split(" | ")[0]: line for line in table[1:3]}
     assert f"| {middle:.2f} [{low:.2f}, {high:.2f}] (5 seeds) |" in rows["| dqn"]
@@ -95,11 +95,21 @@ def test_the_report_has_every_cell_and_every_seed(fake):
     assert "- dqn, Breakout-MinAtar, 1,000,000 rows: mean 2.00" in text
     for seed in range(5):
         assert f"  - seed {seed}: final {seed}.00, best {seed}.50" in text
+        assert re.search(rf"- seed {seed}: .*, 1 distinct episodes", text)
     assert "gymnax truncates the episodes of MinAtar" in text
+    assert "deterministic" not in text
     assert (
         "| dqn | Breakout-MinAtar | 5 | 10.0 | 8.0 | 1.0 | 1,234 | 567 | abacus, jax 0.10, "
         "jaxdqn 0.1 |" in text
     )
+
+
+def test_the_report_says_where_games_are_deterministic(fake):
+    form = ["--set", "sticky_actions=0", "full_action_set=False"]
+    assert study(*form, envs=("Breakout-MinAtar",)) == 0
+    text = Path("study/report.md").read_text()
+    assert "Breakout-MinAtar (no sticky actions, minimal action set; episodes of" in text
+    assert "Without sticky actions most games are deterministic" in text
 
 
 def test_the_report_gives_the_command_for_each_missing_cell(fake, capsys):
@@ -183,7 +193,10 @@ def test_a_seed_that_diverged_or_has_no_return_is_reported(fake):
     Path("study/results.jsonl").write_text("".join(to_json(line) + "\n" for line in results))
     assert __main__.main(["--report", "--out", "study"]) == 0
     text = Path("study/report.md").read_text()
-    assert "  - seed 1: final no return, best no return, exploring 19.00; diverged in" in text
+    assert (
+        "  - seed 1: final no return, best no return, exploring 19.00, 1 distinct episodes; diverged"
+        in text
+    )
     assert "| 1.00 [0.00, 2.00] (2 seeds) |" in text
 
 

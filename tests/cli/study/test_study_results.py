@@ -98,10 +98,11 @@ def test_results_that_do_not_fit_on_the_disk_leave_the_file_unchanged(recorded, 
     assert recorded.read_bytes() == before
 
 
-def test_results_of_earlier_versions_lack_training_returns_and_are_read(recorded, capsys):
+def test_results_of_earlier_versions_lack_optional_fields_and_are_read(recorded, capsys):
     results = [json.loads(line) for line in recorded.read_text().splitlines()]
     for result in results:
-        del result["training_return"]
+        for name in ("training_return", "env_steps", "distinct_episodes"):
+            del result[name]
     recorded.write_text("".join(json.dumps(result) + "\n" for result in results))
     assert __main__.main(["--report", "--out", "study"]) == 0
     assert "best 0.50\n" in Path("study/report.md").read_text()
@@ -171,6 +172,8 @@ def test_results_agree_with_the_records_of_the_host_loop(monkeypatch, capsys):
             "return_mean": [10.0 * seed + chunks for chunks in (2, 4, 6)],
         }
         assert result["final_return"] == result["best_return"] == 10 * seed + 6
+        assert result["distinct_episodes"] == 2
+        assert result["env_steps"] == 600
         assert result["versions"]["jax"] == jax.__version__
         assert result["env_steps_per_second"] > 0
 
