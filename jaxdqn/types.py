@@ -241,6 +241,8 @@ class LearnInfo(NamedTuple):
     """[] float32, global norm of this device's gradient, before averaging and clipping"""
     q_mean: Array
     """[] float32, mean Q of the actions in the batch"""
+    extra: PyTree = ()
+    """Custom metrics, a dict of [] float32 by name; empty if there are none."""
 
 
 class AgentState(NamedTuple):
@@ -295,6 +297,19 @@ class Hyper(_Scalars):
     """
 
     __slots__ = ()
+
+
+BatchLoss = Callable[[Params, Params, Array, Any, Hyper], tuple[Array, dict[str, Array]]]
+"""Custom loss, ``loss(params, target_params, key, batch, hyper) -> (losses[B], info)``.
+
+It applies the network itself, and no gradient may flow through its targets. ``batch`` is a
+``Batch``; for a recurrent network it is a ``Row`` of sequences, leaves [B, L, ...].
+``target_params`` is empty for PQN. The optimiser minimises the mean of the losses, with the
+importance weights of a prioritised replay. ``info`` is a dict of float32 arrays, [] or [B]:
+``abs_td`` [B], from which priorities are computed, the absolute loss by default; ``q_mean``, the
+mean Q that is logged, for transitions computed by default; any other name is a metric, logged as
+the mean over the batch.
+"""
 
 
 class Counter(NamedTuple):
@@ -389,6 +404,8 @@ class Metrics(NamedTuple):
     """float32, mean Q of the actions in the batches"""
     epsilon: Array
     """float32, mean over environments"""
+    extra: dict[str, Array]
+    """float32, mean over gradient steps of each custom metric, by name; see ``BatchLoss``."""
 
 
 SUMMED_METRICS = (
@@ -404,6 +421,19 @@ SUMMED_METRICS = (
     "gap_sum",
 )
 """Fields of ``Metrics`` that are added up over iterations."""
+
+RESERVED_METRICS = (
+    *Metrics._fields,
+    "chunk",
+    "seconds",
+    "env_steps_per_second",
+    "gradient_steps_per_second",
+    "return_mean",
+    "length_mean",
+    "replica_gap",
+    "learners",
+)
+"""Names in the records of chunks, which custom metrics may not have."""
 
 
 class Trainer(NamedTuple):

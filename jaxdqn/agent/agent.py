@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdqn.agent.batch_loss import make_batch_loss
 from jaxdqn.agent.exploration import repeat_actions, select_actions
 from jaxdqn.agent.sequence_loss import Sequences, make_sequence_loss
 from jaxdqn.agent.target_update import periodic_update, polyak_update
@@ -21,6 +22,7 @@ from jaxdqn.types import (
     AgentState,
     Array,
     Batch,
+    BatchLoss,
     Exploration,
     Hyper,
     LearnInfo,
@@ -40,7 +42,7 @@ def make_agent(
     optimizer: Optimizer,
     *,
     double: bool = False,
-    loss: str = "huber",
+    loss: str | BatchLoss = "huber",
     bootstrap: Bootstrap = "greedy",
     exploration: ExplorationKind = "epsilon_greedy",
     accumulate: int = 1,
@@ -57,7 +59,9 @@ def make_agent(
         given this device's gradient; with several replicas its first link must average the
         gradient, as in ``make_optimizer``. ``make_trainer`` adds that link to a custom optimiser.
       double: select the bootstrap action with the online network (van Hasselt et al. 2016).
-      loss: name in ``jaxdqn.config.loss_registry.LOSSES``; the network needs its head.
+      loss: name in ``jaxdqn.config.loss_registry.LOSSES``, whose head the network needs, or a
+        ``jaxdqn.types.BatchLoss``. That computes its own targets, so it takes neither ``double``
+        nor ``rescale``, and no ``bootstrap`` but greedy (with target network) or none.
       bootstrap: greedy: the greatest target value; soft: the soft value of the Boltzmann policy
         at ``hyper.entropy_temperature``; munchausen: soft, plus a log-policy bonus on the reward
         (Vieillard et al. 2020); none: ``Batch.r_t`` is the target and there is no target network.
@@ -109,7 +113,7 @@ class _Options(NamedTuple):
     """Options of ``make_agent``, which documents them."""
 
     double: bool
-    loss: str
+    loss: str | BatchLoss
     bootstrap: Bootstrap
     exploration: ExplorationKind
     accumulate: int
@@ -130,10 +134,12 @@ def _check_options(options: _Options) -> None:
         "exploration": ("epsilon_greedy", "boltzmann"),
     }
     for name, known in choices.items():
-        if getattr(options, name) not in known:
-            raise ValueError(
-                f"{name}={getattr(options, name)!r}: must be one of {', '.join(known)}"
-            )
+        value = getattr(options, name)
+        if value not in known and not (name == "loss" and callable(value)):
+            raise ValueError(f"{name}={value!r}: must be one of {', '.join(known)}")
+    if callable(options.loss):
+        _check_batch_loss(options)
+        return
     bootstrap, loss, head = options.bootstrap, options.loss, LOSSES[options.loss].head
     if options.double and bootstrap != "greedy":
         raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
@@ -147,6 +153,23 @@ def _check_options(options: _Options) -> None:
         raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with sequences")
     if options.rescale and options.sequences is None:
         raise ValueError("rescale=True: must be False without sequences")
+
+
+def _check_batch_loss(options: _Options) -> None:
+    """Raise a ValueError for an option that has no effect on a custom loss."""
+    for name, valid in (
+        ("double", (False,)),
+        ("rescale", (False,)),
+        ("bootstrap", ("greedy", "none")),
+    ):
+        value = getattr(options, name)
+        if value not in valid:
+            raise ValueError(
+                f"{name}={value!r}: must be {valid[0]!r} with a custom loss, which it does not "
+                "change"
+            )
+    if options.bootstrap == "none" and options.polyak:
+        raise ValueError("polyak=True: must be False with bootstrap='none'")
 
 
 def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array, PyTree, ActInfo]]:
@@ -197,7 +220,7 @@ def _make_learn(
     def learn(
         key: Array, state: AgentState, batch: Batch, weights: Array, *, hyper: Hyper
     ) -> tuple[AgentState, LearnInfo]:
-        grads, (loss, abs_td, q_mean) = gradient(key, state, batch, weights, hyper)
+        grads, (loss, abs_td, q_mean, extra) = gradient(key, state, batch, weights, hyper)
         updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         since_target = state.since_target
@@ -209,17 +232,17 @@ def _make_learn(
             target_params, since_target = periodic_update(
                 params, state.target_params, since_target, options.target_period
             )
-        info = LearnInfo(loss=loss, abs_td=abs_td, grad_norm=global_norm(grads), q_mean=q_mean)
+        info = LearnInfo(loss, abs_td, global_norm(grads), q_mean, extra)
         return AgentState(params, target_params, opt_state, since_target), info
 
     return learn
 
 
-def _make_gradient(
-    network: Network, options: _Options
-) -> Callable[..., tuple[Params, tuple[Array, Array, Array]]]:
-    """Make ``gradient(key, state, batch, weights, hyper) -> (grads, (loss, abs_td, q_mean))``."""
-    if options.sequences is None:
+def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[Params, _LossInfo]]:
+    """Make ``gradient(key, state, batch, weights, hyper) -> (grads, info)``."""
+    if callable(options.loss):
+        loss_and_info = make_batch_loss(network, options.loss)
+    elif options.sequences is None:
         loss_and_info = make_transition_loss(
             network, double=options.double, loss=options.loss, bootstrap=options.bootstrap
         )
@@ -235,20 +258,22 @@ def _make_gradient(
 
     def gradient(
         key: Array, state: AgentState, batch: Batch, weights: Array, hyper: Hyper
-    ) -> tuple[Params, tuple[Array, Array, Array]]:
-        def of_minibatch(
-            key: Array, batch: Batch, weights: Array
-        ) -> tuple[Params, tuple[Array, Array, Array]]:
-            (loss, (abs_td, q_mean)), grads = compute(
+    ) -> tuple[Params, _LossInfo]:
+        def of_minibatch(key: Array, batch: Batch, weights: Array) -> tuple[Params, _LossInfo]:
+            (loss, info), grads = compute(
                 state.params, key, state.target_params, batch, weights, hyper
             )
-            return grads, (loss, abs_td, q_mean)
+            return grads, (loss, *info)
 
         if options.accumulate == 1:
             return of_minibatch(key, batch, weights)
         return _accumulate(of_minibatch, options.accumulate, key, batch, weights, state.params)
 
     return gradient
+
+
+_LossInfo = tuple[Array, Array, Array, dict[str, Array]]
+"""The loss, ``abs_td`` [B], ``q_mean``, and the custom metrics."""
 
 
 def _accumulate(
@@ -258,7 +283,7 @@ def _accumulate(
     batch: Batch,
     weights: Array,
     params: Params,
-) -> tuple[Params, tuple[Array, Array, Array]]:
+) -> tuple[Params, _LossInfo]:
     """Average the gradients of ``parts`` equal minibatches, computed one after the other."""
 
     def split(leaf: Array) -> Array:
@@ -270,6 +295,7 @@ def _accumulate(
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     minibatches = (jax.random.split(key, parts), jax.tree.map(split, batch), split(weights))
-    total, (losses, abs_td, q_means) = jax.lax.scan(add, zeros, minibatches)
+    total, (losses, abs_td, q_means, extras) = jax.lax.scan(add, zeros, minibatches)
     grads = jax.tree.map(lambda leaf: leaf / parts, total)
-    return grads, (jnp.mean(losses), abs_td.ravel(), jnp.mean(q_means))
+    extra = jax.tree.map(jnp.mean, extras)
+    return grads, (jnp.mean(losses), abs_td.ravel(), jnp.mean(q_means), extra)

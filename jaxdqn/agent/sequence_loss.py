@@ -104,14 +104,14 @@ def make_sequence_loss(
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean))``. The ``extras`` of the rows are the carries at the
+    -> (loss, (abs_td[B], q_mean, {}))``. The ``extras`` of the rows are the carries at the
     time of acting. The ``abs_td`` of a sequence is 0.9 of the maximum and 0.1 of the mean of
     |TD error| over its rows (section 2.3).
     """
 
     def loss_and_info(
         params: Params, key: Array, target_params: Params, rows: Row, weights: Array, hyper: Hyper
-    ) -> tuple[Array, tuple[Array, Array]]:
+    ) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
         key_online, key_target = jax.random.split(key)
         online = _outputs(network, sequences, params, key_online, rows)
         target = _outputs(network, sequences, target_params, key_target, rows)
@@ -132,7 +132,7 @@ def make_sequence_loss(
         chosen_q = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
         q_mean = jnp.sum(chosen_q * valid) / jnp.maximum(jnp.sum(valid), 1.0)
         abs_td = 0.9 * jnp.max(abs_td, axis=1) + 0.1 * mean
-        return weighted_mean(by_sequence, weights), (abs_td, q_mean)
+        return weighted_mean(by_sequence, weights), (abs_td, q_mean, {})
 
     return loss_and_info
 

@@ -19,9 +19,8 @@ def make_transition_loss(
     """Make the loss of a ``Batch`` for a feed-forward network.
 
     Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean))``. The arguments are those of ``make_agent``.
+    -> (loss, (abs_td[B], q_mean, {}))``. The arguments are those of ``make_agent``.
     """
-    loss_of_example = LOSSES[loss].load()
     examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
 
     def loss_and_info(
@@ -31,12 +30,13 @@ def make_transition_loss(
         batch: Batch,
         weights: Array,
         hyper: Hyper,
-    ) -> tuple[Array, tuple[Array, Array]]:
+    ) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
         examples = examples_of(params, key, target_params, batch, hyper)
+        loss_of_example = LOSSES[loss].load()  # here, because acting alone needs no loss
         losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
         q_values = examples.online_tm1.q_values
         chosen_q = jax.vmap(lambda q, action: q[action])(q_values, batch.a_tm1)
-        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q))
+        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q), {})
 
     return loss_and_info
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.config.loss_registry import BUILT_IN, LOSSES
 from jaxdqn.config.option import Choices, choices_text
 from jaxdqn.config.options import RULES, Options
 from jaxdqn.errors import reject
 
 if TYPE_CHECKING:
     from jaxdqn.config.config import Config
-
-_BUILT_IN_LOSSES = tuple(LOSSES)
 
 
 def default_of(name: str) -> Any:
@@ -27,7 +25,7 @@ def is_enabled(config: Config, choices: Choices) -> bool:
     """
     for name, values in choices.items():
         value = getattr(config, name)
-        if name == "loss" and value not in _BUILT_IN_LOSSES:
+        if name == "loss" and value not in BUILT_IN:
             if LOSSES[value].head not in values and "huber" not in values:
                 return False
         elif value not in values:

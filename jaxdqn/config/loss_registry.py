@@ -35,21 +35,58 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+BUILT_IN = tuple(LOSSES)
+"""Names of the losses of the library."""
+
+
 def register_loss(name: str, function: str | Callable[..., Any], head: Head = "linear") -> None:
     """Register a loss, so that ``Config(loss=name)`` is accepted.
 
+    Another call with the same name replaces the loss.
+
     Args:
-      name: an identifier that is not registered yet.
+      name: an identifier, and not the name of a built-in loss.
       function: see ``Loss.function``.
       head: output of the network for each action.
 
     Raises:
       ValueError: naming the argument, its value and the constraint.
     """
-    if not name.isidentifier() or name in LOSSES:
-        raise ValueError(f"name={name!r}: must be an identifier and none of {', '.join(LOSSES)}")
+    if not name.isidentifier() or name in BUILT_IN:
+        raise ValueError(f"name={name!r}: must be an identifier and none of {', '.join(BUILT_IN)}")
     if head not in HEADS:
         raise ValueError(f"head={head!r}: must be one of {', '.join(HEADS)}")
     if not callable(function) and ":" not in function:
         raise ValueError(f"function={function!r}: must be a function or 'module:name'")
     LOSSES[name] = Loss(function, head)
+
+
+class MissingLoss:
+    """Loss of a run that was trained in another process and is not registered in this one.
+
+    Acting needs only its head. To learn, register the loss again.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, example: Any, hyper: Any) -> Any:
+        """Raise a ``ValueError``."""
+        raise ValueError(
+            f"loss={self.name!r}: must be registered by jaxdqn.register_loss in this process to "
+            "learn"
+        )
+
+
+def register_missing_loss(name: str, head: Head) -> None:
+    """Register the name and the head of a run's loss, unless the loss is registered.
+
+    Raises:
+      ValueError: if it is registered with another head.
+    """
+    if name not in LOSSES or isinstance(LOSSES[name].function, MissingLoss):
+        register_loss(name, MissingLoss(name), head)
+    elif LOSSES[name].head != head:
+        raise ValueError(
+            f"head={LOSSES[name].head!r}: must be {head!r} for loss={name!r}, as in the run"
+        )

@@ -32,6 +32,7 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
       seconds: duration of the chunk.
     """
     episodes = np.asarray(metrics.episodes)
+    averaged = {name: getattr(metrics, name) for name in _AVERAGED} | metrics.extra
 
     def per_episode(total: Any) -> Any:
         return np.where(episodes > 0, total / np.maximum(episodes, 1), np.nan)
@@ -48,7 +49,7 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
         "episodes": int(np.sum(episodes)),
         "return_mean": over_learners(metrics.return_sum),
         "length_mean": over_learners(metrics.length_sum),
-        **{name: mean_of_finite(getattr(metrics, name)) for name in _AVERAGED},
+        **{name: mean_of_finite(value) for name, value in averaged.items()},
         "skipped": int(np.sum(metrics.skipped)),
     }
     averagings = int(np.sum(metrics.averagings))
@@ -58,7 +59,7 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
         record["learners"] = {
             "return_mean": per_episode(metrics.return_sum).tolist(),
             "length_mean": per_episode(metrics.length_sum).tolist(),
-            **{name: np.asarray(getattr(metrics, name), float).tolist() for name in _AVERAGED},
+            **{name: np.asarray(value, float).tolist() for name, value in averaged.items()},
             "skipped": np.asarray(metrics.skipped).tolist(),
         }
     return record

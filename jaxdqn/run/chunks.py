@@ -57,9 +57,9 @@ class ChunkRunner:
                 return state, None
         partial, progress.partial = progress.partial, None
         progress.chunk += 1
-        metrics: Any = {name: np.asarray(value) for name, value in partial["metrics"].items()}
-        progress.skipped = (np.asarray(progress.skipped) + metrics["skipped"]).tolist()
-        return state, (Metrics(**metrics), partial["seconds"])
+        metrics = metrics_of(partial["metrics"])
+        progress.skipped = (np.asarray(progress.skipped) + metrics.skipped).tolist()
+        return state, (metrics, partial["seconds"])
 
     def _next_program(self) -> tuple[Chunk, int]:
         """Return the next program to call, and its iterations."""
@@ -86,7 +86,7 @@ class ChunkRunner:
         progress.totals = totals(counters)
         if progress.part_iterations is None and iterations == self._config.iterations_per_chunk:
             progress.part_iterations = multihost.broadcast(lambda: self._part(seconds))
-        plain = {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
+        plain = jax.tree.map(lambda value: np.asarray(value).tolist(), metrics._asdict())
         part = {"iterations": iterations, "seconds": seconds, "metrics": plain}
         progress.partial = part if progress.partial is None else add_parts(progress.partial, part)
         return state
@@ -111,15 +111,27 @@ def add_parts(first: Record, second: Record) -> Record:
         second: as ``first``.
     """
     sizes = first["iterations"], second["iterations"]
-    metrics = {
-        name: _add_metric(name, first["metrics"], second["metrics"], sizes)
-        for name in Metrics._fields
+    before, after = first["metrics"], second["metrics"]
+    metrics: Record = {
+        name: _add_metric(name, before, after, sizes) for name in Metrics._fields if name != "extra"
+    }
+    # A checkpoint of an earlier version has no custom metrics.
+    metrics["extra"] = {
+        name: _weighted_mean(values, after["extra"][name], sizes)
+        for name, values in before.get("extra", {}).items()
     }
     return {
         "iterations": sum(sizes),
         "seconds": first["seconds"] + second["seconds"],
-        "metrics": {name: np.asarray(value).tolist() for name, value in metrics.items()},
+        "metrics": jax.tree.map(lambda value: np.asarray(value).tolist(), metrics),
     }
+
+
+def metrics_of(plain: Record) -> Metrics:
+    """Return metrics from the plain values of a part, as arrays."""
+    fields: Any = {name: np.asarray(value) for name, value in plain.items() if name != "extra"}
+    extra: Any = {name: np.asarray(value) for name, value in plain.get("extra", {}).items()}
+    return Metrics(**fields, extra=extra)
 
 
 def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) -> Any:
@@ -132,7 +144,12 @@ def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) 
         return np.where(np.asarray(first["skipped"]) > 0, before, later)
     if name in SUMMED_METRICS:
         return before.astype(np.float64) + after if before.dtype.kind == "f" else before + after
-    return (before.astype(np.float64) * sizes[0] + after.astype(np.float64) * sizes[1]) / sum(sizes)
+    return _weighted_mean(before, after, sizes)
+
+
+def _weighted_mean(before: Any, after: Any, sizes: Sequence[int]) -> Any:
+    one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    return (one * sizes[0] + other * sizes[1]) / sum(sizes)
 
 
 def stop_agreed(stop: StopRequest) -> bool:

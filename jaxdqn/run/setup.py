@@ -20,6 +20,7 @@ from jaxdqn.run.program_cache import StaticRun, static_run
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.environment_spec import check_spec, with_spec
 from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.loss_record import with_loss
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
 from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
 from jaxdqn.types import Row, Trainer, TrainState
@@ -74,7 +75,7 @@ def set_up(
     static = static_run(config, keys, own.objects)
     spec = static.trainer.environment.spec
     check_spec(recorded, spec, out or "")
-    own = own._replace(record=with_spec(own.record, spec))
+    own = own._replace(record=with_loss(with_spec(own.record, spec), config))
     check_memory_of_run(config, static.trainer, static.state_shape, saves=out is not None)
     rows = None if resuming else _read_rows(config, static.trainer)
     directory = None

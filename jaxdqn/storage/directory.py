@@ -19,6 +19,7 @@ from typing import Any
 
 from jaxdqn.config.config import Config, from_dict, to_dict
 from jaxdqn.storage.jsonl import write_json
+from jaxdqn.storage.loss_record import register_recorded_loss
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARTS = "parts.json"
@@ -118,6 +119,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     Raises:
         ValueError: if it is not a run directory, or its configuration is invalid.
     """
+    register_recorded_loss(Path(path) / PARTS)
     try:
         return read_config_file(Path(path) / CONFIG)
     except OSError as error:

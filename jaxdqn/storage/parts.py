@@ -2,7 +2,7 @@
 
 ``parts.json`` names each part that the user supplied: by its reference, or as null if a
 Python program passed an object, which cannot be stored. It also has the properties of the
-environment (``environment_spec``).
+environment (``environment_spec``), and the head of a registered loss (``loss_record``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from jaxdqn.storage.directory import PARTS, read_config
 from jaxdqn.storage.environment_spec import SPEC
 from jaxdqn.storage.jsonl import Record, write_json
+from jaxdqn.storage.loss_record import LOSS, is_loss_record
 
 NAMES = ("environment", "network", "optimizer")
 EXPECTED = {
@@ -175,6 +176,8 @@ def _is_entry(entry: tuple[str, Any]) -> bool:
     texts = ("reference", "directory")
     if name == SPEC:
         return isinstance(value, dict)
+    if name == LOSS:
+        return is_loss_record(value)
     return name in NAMES and (
         value is None
         or (isinstance(value, dict) and all(isinstance(value.get(text), str) for text in texts))

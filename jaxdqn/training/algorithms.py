@@ -11,13 +11,18 @@ from jaxdqn.training.dqn import make_dqn_learning
 from jaxdqn.training.learning import Learning
 from jaxdqn.training.pqn import make_pqn_learning
 from jaxdqn.training.r2d2 import make_sequence_learning
-from jaxdqn.types import Agent, Network
+from jaxdqn.types import Agent, BatchLoss, Network
 
 
 def configured_agent(
-    config: Config, network: Network, optimizer: Optimizer | None, collectives: Collectives
+    config: Config,
+    network: Network,
+    collectives: Collectives,
+    *,
+    optimizer: Optimizer | None = None,
+    loss: BatchLoss | None = None,
 ) -> Agent:
-    """Make the agent of a configuration, with the caller's optimiser if it is not None."""
+    """Make the agent of a configuration, with the caller's own parts where they are not None."""
     if optimizer is None:
         optimizer = make_optimizer(config, collectives)
     else:
@@ -26,7 +31,7 @@ def configured_agent(
         network,
         optimizer,
         double=config.double,
-        loss=config.loss,
+        loss=config.loss if loss is None else loss,
         bootstrap="none" if config.algorithm == "pqn" else config.bootstrap,
         exploration=config.exploration,
         accumulate=config.accumulate,

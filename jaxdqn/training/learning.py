@@ -13,6 +13,7 @@ from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.training.guard import keep_finite
 from jaxdqn.types import (
+    RESERVED_METRICS,
     ActInfo,
     ActorState,
     Agent,
@@ -96,7 +97,7 @@ def step_collectives(config: Config, collectives: Collectives) -> Collectives:
 
 def make_learn(
     config: Config, agent: Agent, learning: Learning, collectives: Collectives
-) -> Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Any]]]:
     """Make ``learn(keys, state, rows[K, E]) -> (state, metrics)``, the M gradient steps.
 
     With ``average_every`` of at most M it also averages the parameters. The metrics, by name,
@@ -105,7 +106,7 @@ def make_learn(
     steps, every = config.gradient_steps_per_iteration, config.average_every
     average = make_average(config, collectives, target_period=agent.target_period)
 
-    def learn(keys: PyTree, state: TrainState, rows: Row) -> tuple[TrainState, dict[str, Array]]:
+    def learn(keys: PyTree, state: TrainState, rows: Row) -> tuple[TrainState, dict[str, Any]]:
         gradient_step, inputs = learning.prepare(keys, state, rows)
         _check_inputs(inputs, steps)
 
@@ -114,7 +115,7 @@ def make_learn(
             agent_state, gap = average(state.agent)
             return state._replace(agent=agent_state), (outputs, gap)
 
-        averaged = {}
+        averaged: dict[str, Any] = {}
         if every is None or every > steps:
             state, (infos, skipped) = jax.lax.scan(gradient_step, state, inputs)
         else:
@@ -138,7 +139,7 @@ def _check_inputs(inputs: PyTree, steps: int) -> None:
             )
 
 
-def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Array]:
+def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Any]:
     """Reduce the diagnostics of M gradient steps, leaves [M] or [M / every, every]."""
     return {
         "skipped": jnp.sum(skipped, dtype=jnp.int32),
@@ -146,4 +147,16 @@ def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Array]:
         "loss": jnp.mean(infos.loss),
         "grad_norm": jnp.mean(infos.grad_norm),
         "q_mean": jnp.mean(infos.q_mean),
+        "extra": {name: jnp.mean(values) for name, values in _extra(infos).items()},
     }
+
+
+def _extra(infos: LearnInfo) -> dict[str, Array]:
+    """Return the custom metrics by name, after a check of the names."""
+    extra = dict(infos.extra)
+    for name in extra:
+        if not name.isidentifier() or name in RESERVED_METRICS:
+            raise ValueError(
+                f"metric {name!r}: must be an identifier and none of {', '.join(RESERVED_METRICS)}"
+            )
+    return extra

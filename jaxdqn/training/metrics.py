@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from jaxdqn.communication.collectives import Collectives
@@ -9,7 +12,7 @@ from jaxdqn.types import SUMMED_METRICS, Array, EpisodeStats, Exploration, Metri
 
 _COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum")
 """Metrics that differ between devices and are added up."""
-_AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon")
+_AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon", "extra")
 _NEVER = 2**30
 """Larger than the number of gradient steps in any chunk."""
 
@@ -17,7 +20,7 @@ _NEVER = 2**30
 def reduce_metrics(metrics: Metrics) -> Metrics:
     """Reduce metrics over their leading axis, which is in the order of time."""
 
-    def reduce(name: str, leaf: Array) -> Array:
+    def reduce(name: str, leaf: Any) -> Any:
         if name in SUMMED_METRICS:
             return jnp.sum(leaf, axis=0, dtype=leaf.dtype)
         if name == "first_skipped":
@@ -25,7 +28,7 @@ def reduce_metrics(metrics: Metrics) -> Metrics:
             iteration = jnp.argmax(metrics.skipped > 0, axis=0)
             before = jnp.cumsum(metrics.gradient_steps, axis=0) - metrics.gradient_steps
             return (before + leaf)[iteration]
-        return jnp.mean(leaf, axis=0)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), leaf)
 
     return Metrics(**{name: reduce(name, leaf) for name, leaf in metrics._asdict().items()})
 
@@ -61,6 +64,7 @@ def count_step(
         grad_norm=zero,
         q_mean=zero,
         epsilon=jnp.mean(exploration.epsilon),
+        extra={},
     )
     episode = EpisodeStats(
         episode_return=jnp.where(ends, 0.0, episode_return),

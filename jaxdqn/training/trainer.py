@@ -28,6 +28,7 @@ from jaxdqn.types import (
     Agent,
     AgentState,
     Array,
+    BatchLoss,
     Counters,
     Environment,
     Hyper,
@@ -48,6 +49,7 @@ def make_trainer(
     environment: Any = None,
     network: Any = None,
     optimizer: Optimizer | None = None,
+    loss: BatchLoss | None = None,
     collectives: Collectives = identity_collectives,
     around_network: Callable[[Network], Network] = lambda network: network,
 ) -> Trainer:
@@ -62,6 +64,8 @@ def make_trainer(
       optimizer: a custom ``hyper -> optax.GradientTransformation``, instead of the optimiser,
         clipping and schedule of ``config``. With several replicas it is given the mean of
         their gradients, compressed if ``config.compression`` is set.
+      loss: a custom loss of a batch, instead of ``config.loss``, whose head the built-in network
+        keeps.
       collectives: communication between replicas.
       around_network: applied to the network, built-in or custom, as ``split_network`` is.
 
@@ -77,7 +81,7 @@ def make_trainer(
         )
     environment = envs.configured_environment(config, environment)
     network = around_network(make_network(config, environment.spec, network))
-    agent = configured_agent(config, network, optimizer, collectives)
+    agent = configured_agent(config, network, collectives, optimizer=optimizer, loss=loss)
     learning = configured_learning(config, agent, collectives)
     parts = _Parts(
         config=config,
@@ -144,7 +148,7 @@ class _Parts(NamedTuple):
     agent: Agent
     learning: Learning
     act: Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]
-    learn: Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Array]]]
+    learn: Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Any]]]
     average: Callable[[AgentState], tuple[AgentState, Array]]
 
 

@@ -189,7 +189,10 @@ class Script:
             place = int(after.agent.params[0]) // 10 - 1
             ones = np.ones(self.config.learners, np.float32)
             metrics = Metrics(*[ones] * len(Metrics._fields))._replace(
-                skipped=np.array(self.skipped[place]), lost=0 * ones, gradient_steps=5 * ones
+                skipped=np.array(self.skipped[place]),
+                lost=0 * ones,
+                gradient_steps=5 * ones,
+                extra={},
             )
             return after, (metrics, after.counters)
 
@@ -313,11 +316,14 @@ def test_metrics_of_a_chunk_are_averaged_over_the_finite_learners():
         episodes=np.int32([1, 10, 0]),
         return_sum=np.float32([8, 20, 0]),
         loss=np.float32([1, NAN, 3]),
+        extra={"own": np.float32([2, NAN, 4])},
     )
     record = chunk_record(metrics, 2.0)
     # (8 / 1 + 20 / 10) / 2: every learner has the same weight, for any number of episodes.
     assert (record["return_mean"], record["episodes"]) == (5.0, 11)
     assert record["loss"] == 2.0
+    assert record["own"] == 3.0
+    np.testing.assert_array_equal(record["learners"]["own"], [2.0, NAN, 4.0])
     np.testing.assert_array_equal(record["learners"]["return_mean"], [8.0, 2.0, NAN])
 
 

@@ -13,7 +13,7 @@ from jaxdqn.config.config import replace
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.run import chunks
-from jaxdqn.run.chunks import ChunkRunner, add_parts
+from jaxdqn.run.chunks import ChunkRunner, add_parts, metrics_of
 from jaxdqn.run.compile import compile_programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
@@ -30,7 +30,7 @@ ENVIRONMENT = noisy()
 
 
 def a_part(iterations, **metrics):
-    values = {name: 0.0 for name in Metrics._fields} | {"rows": 4 * iterations}
+    values = {name: 0.0 for name in Metrics._fields} | {"rows": 4 * iterations, "extra": {}}
     return {"iterations": iterations, "seconds": 0.5, "metrics": {**values, **metrics}}
 
 
@@ -49,6 +49,15 @@ def test_parts_add_up_and_average_by_their_iterations():
     # After the six steps of the first part and one of its own.
     assert (metrics["skipped"], metrics["first_skipped"]) == (1, 7)
     assert add_parts(second, first)["metrics"]["first_skipped"] == 1
+
+
+def test_custom_metrics_are_averaged_and_become_arrays():
+    first, second = a_part(1, extra={"own": [1.0, 5.0]}), a_part(3, extra={"own": [3.0, 5.0]})
+    both = add_parts(first, second)["metrics"]
+    assert both["extra"] == {"own": [2.5, 5.0]}
+    np.testing.assert_array_equal(metrics_of(both).extra["own"], [2.5, 5.0])
+    del both["extra"]  # as in a checkpoint of an earlier version
+    assert metrics_of(both).extra == {}
 
 
 def test_parts_of_a_population_are_added_for_each_learner():
@@ -192,7 +201,7 @@ class Sleeper:
             self.sizes.append(iterations)
             time.sleep(iterations * self.seconds)
             rows = Counter(0, state + iterations)
-            metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))
+            metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))._replace(extra={})
             return state + iterations, (metrics, Counters(rows, rows, rows))
 
         return program

@@ -148,16 +148,19 @@ def test_a_custom_network_and_optimizer_are_trained():
 
 
 def test_metrics_are_added_up_or_averaged_by_name():
-    names = [name for name in Metrics._fields if name != "first_skipped"]
+    names = [name for name in Metrics._fields if name not in ("first_skipped", "extra")]
     leaves = {
         name: jnp.asarray([1, 2, 6], jnp.int32 if name in SUMMED_METRICS[:4] else jnp.float32)
         for name in names
     }
-    reduced = reduce_metrics(Metrics(**leaves, first_skipped=jnp.int32([0, 0, 0])))
+    reduced = reduce_metrics(
+        Metrics(**leaves, first_skipped=jnp.int32([0, 0, 0]), extra={"own": jnp.float32([1, 2, 6])})
+    )
     for name in names:
         assert getattr(reduced, name) == (9 if name in SUMMED_METRICS else 3)
         assert getattr(reduced, name).dtype == leaves[name].dtype
     assert set(names) - set(SUMMED_METRICS) == {"loss", "grad_norm", "q_mean", "epsilon"}
+    assert reduced.extra == {"own": 3}
 
 
 def test_hyper_parameters_equal_the_fields_of_the_configuration():

@@ -146,7 +146,10 @@ def scripted(static, config, keys):
     def chunk(before):
         after = state(int(before.agent.params["kernel"][0, 0]) + 1)
         metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))
-        return after, (metrics._replace(skipped=np.zeros(2), lost=np.zeros(2)), after.counters)
+        return after, (
+            metrics._replace(skipped=np.zeros(2), lost=np.zeros(2), extra={}),
+            after.counters,
+        )
 
     def evaluate(params, key, count):
         learners, chunks = np.arange(2) * 10, params["kernel"][..., 0]
