@@ -20,7 +20,7 @@ from jaxdqn.networks import make_network
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.training import trainer as training
 from jaxdqn.training.acting import make_act
-from jaxdqn.training.algorithms import configured_learning
+from jaxdqn.training.algorithms import make_learning
 from jaxdqn.training.dqn import make_replay
 from jaxdqn.types import Array, Exploration, LearnInfo, PyTree, Replay, Row, Trainer, TrainState
 
@@ -65,7 +65,7 @@ def prepare_learning(config: Config, iterations: int) -> Prepared:
 def prepare_acting(config: Config, iterations: int) -> Prepared:
     """Compile the acting half of ``iterations`` iterations: act, environment, replay."""
     trainer = training.make_trainer(config)
-    learning = configured_learning(config, trainer.agent, identity_collectives)
+    learning = make_learning(config, trainer.agent, identity_collectives)
     act = make_act(config, trainer.environment, trainer.agent, learning, identity_collectives)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
 

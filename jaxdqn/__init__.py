@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from jaxdqn.parallel import across_devices, device_collectives
     from jaxdqn.parallel.population import population
     from jaxdqn.replay import make_sequence, make_uniform
+    from jaxdqn.training.algorithms import make_learning
     from jaxdqn.training.evaluation import make_evaluator
     from jaxdqn.training.hyper import hyper_from
-    from jaxdqn.training.learning import Learning
+    from jaxdqn.training.learning import Learning, make_update
     from jaxdqn.training.trainer import make_trainer, train
 
 _MODULES = {  # module of each public name, and after a colon its name there if it differs
@@ -39,11 +40,13 @@ _MODULES = {  # module of each public name, and after a colon its name there if 
     "make_env": "envs:make",
     "make_environment": "envs.base",
     "make_evaluator": "training.evaluation",
+    "make_learning": "training.algorithms",
     "make_network": "networks",
     "make_optimizer": "agent.optimizer",
     "make_sequence": "replay",
     "make_trainer": "training.trainer",
     "make_uniform": "replay",
+    "make_update": "training.learning",
     "population": "parallel",
     "preset": "config.presets",
     "register_loss": "config.loss_registry",
@@ -62,11 +65,13 @@ __all__ = [
     "make_env",
     "make_environment",
     "make_evaluator",
+    "make_learning",
     "make_network",
     "make_optimizer",
     "make_sequence",
     "make_trainer",
     "make_uniform",
+    "make_update",
     "population",
     "preset",
     "register_loss",

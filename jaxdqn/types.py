@@ -221,6 +221,15 @@ class Exploration(NamedTuple):
     """[E] int32, the previous action; empty if ``repeat`` is."""
 
 
+Explore = Callable[[Array, Array, Exploration], tuple[Array, Array]]
+"""Custom exploration, ``explore(key, q[E, A], exploration) -> (actions[E], behaviour_prob[E])``.
+
+It consumes ``key``. The actions are int32 and their probabilities under the behaviour policy
+float32. Epsilon is 1 during the warm-up, which should act at random. Repeating previous actions is
+its own task, if ``exploration.repeat`` is not empty.
+"""
+
+
 class ActInfo(NamedTuple):
     """Diagnostics of ``act``."""
 
@@ -436,8 +445,8 @@ RESERVED_METRICS = (
 """Names in the records of chunks, which custom metrics may not have."""
 
 
-class Trainer(NamedTuple):
-    """Pure functions of a training run; a mapping takes a trainer and returns a trainer."""
+class _TrainerFields(NamedTuple):
+    """Fields of ``Trainer``."""
 
     init: Callable[..., TrainState]
     """``init(key, hyper=defaults) -> TrainState``, including the warm-up; consumes ``key``."""
@@ -474,6 +483,41 @@ class Trainer(NamedTuple):
     mapped: bool = False
     """True if a mapping made this trainer: the leaves of the state then have a leading axis
     [D] or [P]"""
+    chunk_of: Callable[[Callable[..., Any]], Callable[[int], Callable[..., Any]]] | None = None
+    """``chunk_of(step) -> chunk`` for a custom ``step``; None if there is no such chunk."""
+
+
+class Trainer(_TrainerFields):
+    """Pure functions of a training run; a mapping takes a trainer and returns a trainer."""
+
+    __slots__ = ()
+
+    def _replace(self, **parts: Any) -> Self:
+        """Return the trainer with other functions.
+
+        If ``step`` is replaced, ``chunk`` runs the new step, and communicates metrics between
+        devices at each step.
+
+        Raises:
+          ValueError: for ``agent`` and ``environment``, to which the functions are bound, and for
+            ``step`` of a mapped trainer.
+        """
+        for name in ("agent", "environment"):
+            if name in parts and parts[name] is not getattr(self, name):
+                raise ValueError(
+                    f"{name}: must be passed to make_trainer, not replaced in a trainer, whose "
+                    f"functions are bound to its {name}"
+                )
+        if "step" in parts and "chunk" not in parts:
+            if self.mapped or self.chunk_of is None:
+                raise ValueError(
+                    "step: must be replaced before the trainer is mapped, and without average_every"
+                    " above the gradient steps of an iteration; otherwise replace chunk too"
+                )
+            parts["chunk"] = self.chunk_of(parts["step"])
+        return super()._replace(**parts)
+
+    __replace__ = _replace
 
 
 def make_counter(value: int = 0) -> Counter:

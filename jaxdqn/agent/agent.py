@@ -24,6 +24,7 @@ from jaxdqn.types import (
     Batch,
     BatchLoss,
     Exploration,
+    Explore,
     Hyper,
     LearnInfo,
     Network,
@@ -44,7 +45,7 @@ def make_agent(
     double: bool = False,
     loss: str | BatchLoss = "huber",
     bootstrap: Bootstrap = "greedy",
-    exploration: ExplorationKind = "epsilon_greedy",
+    exploration: ExplorationKind | Explore = "epsilon_greedy",
     accumulate: int = 1,
     target_period: int = 100,
     polyak: bool = False,
@@ -65,7 +66,7 @@ def make_agent(
       bootstrap: greedy: the greatest target value; soft: the soft value of the Boltzmann policy
         at ``hyper.entropy_temperature``; munchausen: soft, plus a log-policy bonus on the reward
         (Vieillard et al. 2020); none: ``Batch.r_t`` is the target and there is no target network.
-      exploration: the behaviour policy of ``act``.
+      exploration: the behaviour policy of ``act``, by name or as a ``jaxdqn.types.Explore``.
       accumulate: minibatches whose gradients are averaged into one gradient step; ``learn``
         takes them as one batch.
       target_period: gradient steps between replacements of the target network.
@@ -115,7 +116,7 @@ class _Options(NamedTuple):
     double: bool
     loss: str | BatchLoss
     bootstrap: Bootstrap
-    exploration: ExplorationKind
+    exploration: ExplorationKind | Explore
     accumulate: int
     target_period: int
     polyak: bool
@@ -135,7 +136,7 @@ def _check_options(options: _Options) -> None:
     }
     for name, known in choices.items():
         value = getattr(options, name)
-        if value not in known and not (name == "loss" and callable(value)):
+        if value not in known and not (name != "bootstrap" and callable(value)):
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(known)}")
     if callable(options.loss):
         _check_batch_loss(options)
@@ -191,12 +192,26 @@ def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array,
         else:
             output, carry = network.apply(params, key_network, carry, obs, first)
         q = output.q_values
+        if callable(options.exploration):
+            actions, prob = _checked(*options.exploration(key_action, q, exploration), q)
+            return actions, carry, ActInfo(q=q, behaviour_prob=prob)
         actions, prob = select_actions(options.exploration, key_action, q, exploration)
         if not isinstance(exploration.repeat, tuple):
             actions, prob = repeat_actions(key_repeat, q, actions, exploration)
         return actions, carry, ActInfo(q=q, behaviour_prob=prob)
 
     return act
+
+
+def _checked(actions: Array, prob: Array, q: Array) -> tuple[Array, Array]:
+    """Return the result of a custom exploration, after a check of shapes and dtypes."""
+    for name, array, dtype in (("actions", actions, jnp.int32), ("prob", prob, jnp.float32)):
+        if array.shape != q.shape[:1] or array.dtype != dtype:
+            raise ValueError(
+                f"explore: must return {name} of shape {q.shape[:1]} {jnp.dtype(dtype)}, not "
+                f"{array.shape} {array.dtype}"
+            )
+    return actions, prob
 
 
 def _apply_per_env(

@@ -1,6 +1,9 @@
-"""Agent and learning of the algorithm that a configuration names."""
+"""Agent and learning of a configuration, with custom parts where they are given."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from jaxdqn.agent.agent import Optimizer, make_agent
 from jaxdqn.agent.optimizer import average_first, make_optimizer
@@ -11,29 +14,73 @@ from jaxdqn.training.dqn import make_dqn_learning
 from jaxdqn.training.learning import Learning
 from jaxdqn.training.pqn import make_pqn_learning
 from jaxdqn.training.r2d2 import make_sequence_learning
-from jaxdqn.types import Agent, BatchLoss, Network
+from jaxdqn.types import Agent, BatchLoss, EnvSpec, Explore, Network, Replay
+
+MakeReplay = Callable[[Config], Replay]
+"""``make_replay(config) -> Replay`` of one device: ``config.envs_per_device`` environments,
+``config.rollout_length`` rows in each ``add``, and batches of ``config.batch_per_device *
+config.accumulate``."""
+MakeLearning = Callable[[Config, Agent, Collectives], Learning]
+"""``make_learning(config, agent, collectives) -> Learning``"""
+MakeAgent = Callable[[Config, EnvSpec, Collectives], Agent]
+"""``make_agent(config, spec, collectives) -> Agent``, which averages its gradients, as an optimiser
+of ``make_optimizer(config, collectives)`` does."""
+
+
+class CustomParts(NamedTuple):
+    """The caller's own parts of the agent and of learning; None for the configured ones."""
+
+    optimizer: Optimizer | None = None
+    replay: MakeReplay | None = None
+    explore: Explore | None = None
+    loss: BatchLoss | None = None
+    learning: MakeLearning | None = None
+    agent: Agent | MakeAgent | None = None
+
+    def check(self, config: Config, network: Any) -> None:
+        """Check that each part is used, and that it is a function.
+
+        Raises:
+          ValueError: naming the part.
+        """
+        for name, part in self._asdict().items():
+            if part is not None and not callable(part) and not isinstance(part, Agent):
+                raise ValueError(f"{name}={part!r}: must be a function")
+        of_agent = {"network": network, "optimizer": self.optimizer, "loss": self.loss}
+        for name, part in {**of_agent, "explore": self.explore}.items():
+            if part is not None and self.agent is not None:
+                raise ValueError(f"{name}: must be left out with agent, which has its own")
+        if self.agent is not None and config.model_devices > 1:
+            raise ValueError(
+                f"model_devices={config.model_devices}: must be 1 with a custom agent, whose "
+                "network is not split"
+            )
+        if self.replay is None:
+            return
+        if self.learning is not None:
+            raise ValueError("replay: must be left out with learning, which has its own")
+        if config.algorithm == "pqn":
+            raise ValueError("replay: must be left out with algorithm='pqn', which has no replay")
+
+
+_NONE = CustomParts()
 
 
 def configured_agent(
-    config: Config,
-    network: Network,
-    collectives: Collectives,
-    *,
-    optimizer: Optimizer | None = None,
-    loss: BatchLoss | None = None,
+    config: Config, network: Network, collectives: Collectives, custom: CustomParts
 ) -> Agent:
-    """Make the agent of a configuration, with the caller's own parts where they are not None."""
-    if optimizer is None:
+    """Make the agent of a configuration from a network and the caller's own parts."""
+    if custom.optimizer is None:
         optimizer = make_optimizer(config, collectives)
     else:
-        optimizer = average_first(optimizer, config, collectives)
+        optimizer = average_first(custom.optimizer, config, collectives)
     return make_agent(
         network,
         optimizer,
         double=config.double,
-        loss=config.loss if loss is None else loss,
+        loss=custom.loss or config.loss,
         bootstrap="none" if config.algorithm == "pqn" else config.bootstrap,
-        exploration=config.exploration,
+        exploration=custom.explore or config.exploration,
         accumulate=config.accumulate,
         target_period=config.target_period,
         polyak=config.target_tau is not None,
@@ -42,9 +89,45 @@ def configured_agent(
     )
 
 
-def configured_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
-    """Make the learning of a configuration: PQN, DQN, or R2D2 for a recurrent network."""
+def custom_agent(
+    config: Config, spec: EnvSpec, collectives: Collectives, agent: Agent | MakeAgent
+) -> Agent:
+    """Return the caller's own agent, made for these replicas if it is a function.
+
+    Raises:
+      ValueError: if there are several replicas and it is not a function.
+    """
+    if not isinstance(agent, Agent):
+        agent = agent(config, spec, collectives)
+        if not isinstance(agent, Agent):
+            raise ValueError(f"agent: must return an Agent, not {type(agent).__name__}")
+    elif collectives.size > 1:
+        raise ValueError(
+            f"agent: must be a function (config, spec, collectives) -> Agent with "
+            f"{collectives.size} replicas, whose gradients it averages"
+        )
+    return agent
+
+
+def make_learning(
+    config: Config, agent: Agent, collectives: Collectives, custom: CustomParts = _NONE
+) -> Learning:
+    """Make the learning of a configuration: PQN, DQN, or R2D2 for a recurrent network.
+
+    Raises:
+      ValueError: if a custom function does not return a ``Replay`` or a ``Learning``.
+    """
+    if custom.learning is not None:
+        learning = custom.learning(config, agent, collectives)
+        if not isinstance(learning, Learning):
+            raise ValueError(f"learning: must return a Learning, not {type(learning).__name__}")
+        return learning
     if config.algorithm == "pqn":
         return make_pqn_learning(config, agent, collectives)
+    replay = None
+    if custom.replay is not None:
+        replay = custom.replay(config)
+        if not isinstance(replay, Replay):
+            raise ValueError(f"replay: must return a Replay, not {type(replay).__name__}")
     make = make_dqn_learning if config.recurrent == "none" else make_sequence_learning
-    return make(config, agent, collectives)
+    return make(config, agent, collectives, replay)

@@ -16,9 +16,15 @@ _PRIORITY_OFFSET = 1e-6
 """Epsilon of Schaul et al. 2016, section 3.3: a row with zero error can still be drawn."""
 
 
-def make_dqn_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
-    """Make the learning of DQN and its variants for feed-forward networks."""
-    replay, steps = make_replay(config), config.gradient_steps_per_iteration
+def make_dqn_learning(
+    config: Config, agent: Agent, collectives: Collectives, replay: Replay | None = None
+) -> Learning:
+    """Make the learning of DQN and its variants for feed-forward networks.
+
+    ``replay`` replaces that of the configuration. With ``config.replay="prioritized"`` its
+    probabilities give importance weights.
+    """
+    replay, steps = replay or make_replay(config), config.gradient_steps_per_iteration
     weights_of = _make_importance_weights(config, collectives)
     update = make_update(config, agent, collectives)
 

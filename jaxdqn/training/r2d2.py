@@ -12,9 +12,11 @@ from jaxdqn.training.learning import Learning, ReplayKeys, make_update
 from jaxdqn.types import Agent, Array, LearnInfo, Replay, TrainState
 
 
-def make_sequence_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
-    """Make the learning from uniformly drawn sequences."""
-    replay, steps = make_sequence_replay(config), config.gradient_steps_per_iteration
+def make_sequence_learning(
+    config: Config, agent: Agent, collectives: Collectives, replay: Replay | None = None
+) -> Learning:
+    """Make the learning from uniformly drawn sequences; ``replay`` replaces the configured one."""
+    replay, steps = replay or make_sequence_replay(config), config.gradient_steps_per_iteration
     update = make_update(config, agent, collectives)
 
     def gradient_step(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:

@@ -17,7 +17,15 @@ from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import observed
 from jaxdqn.networks import make_network
 from jaxdqn.training.acting import act_key_shape, example_extras, make_act, reset_actor
-from jaxdqn.training.algorithms import configured_agent, configured_learning
+from jaxdqn.training.algorithms import (
+    CustomParts,
+    MakeAgent,
+    MakeLearning,
+    MakeReplay,
+    configured_agent,
+    custom_agent,
+    make_learning,
+)
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import IterationKeys, split_named
@@ -31,6 +39,7 @@ from jaxdqn.types import (
     BatchLoss,
     Counters,
     Environment,
+    Explore,
     Hyper,
     Metrics,
     Network,
@@ -49,7 +58,11 @@ def make_trainer(
     environment: Any = None,
     network: Any = None,
     optimizer: Optimizer | None = None,
+    replay: MakeReplay | None = None,
+    explore: Explore | None = None,
     loss: BatchLoss | None = None,
+    learning: MakeLearning | None = None,
+    agent: Agent | MakeAgent | None = None,
     collectives: Collectives = identity_collectives,
     around_network: Callable[[Network], Network] = lambda network: network,
 ) -> Trainer:
@@ -64,8 +77,15 @@ def make_trainer(
       optimizer: a custom ``hyper -> optax.GradientTransformation``, instead of the optimiser,
         clipping and schedule of ``config``. With several replicas it is given the mean of
         their gradients, compressed if ``config.compression`` is set.
+      replay: a custom ``config -> Replay``. It may have any layout and any way to draw. Of a
+        recurrent network it returns sequences, rows [B, L, ...].
+      explore: a custom exploration, instead of ``config.exploration``.
       loss: a custom loss of a batch, instead of ``config.loss``, whose head the built-in network
         keeps.
+      learning: a custom ``(config, agent, collectives) -> Learning``: the content of rows, the
+        replay and the gradient steps, instead of those of ``config.algorithm``.
+      agent: a custom ``Agent`` instead of network, loss, exploration policy and optimiser, or a
+        function ``(config, spec, collectives) -> Agent``, which several replicas need.
       collectives: communication between replicas.
       around_network: applied to the network, built-in or custom, as ``split_network`` is.
 
@@ -80,20 +100,25 @@ def make_trainer(
             "across_devices, or call jaxdqn.run.run, which does both"
         )
     environment = envs.configured_environment(config, environment)
-    network = around_network(make_network(config, environment.spec, network))
-    agent = configured_agent(config, network, collectives, optimizer=optimizer, loss=loss)
-    learning = configured_learning(config, agent, collectives)
+    custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
+    custom.check(config, network)
+    if agent is None:
+        network = around_network(make_network(config, environment.spec, network))
+        agent = configured_agent(config, network, collectives, custom)
+    else:
+        agent = custom_agent(config, environment.spec, collectives, agent)
+    made_learning = make_learning(config, agent, collectives, custom)
     parts = _Parts(
         config=config,
         collectives=collectives,
         environment=environment,
         agent=agent,
-        learning=learning,
-        act=make_act(config, environment, agent, learning, collectives),
-        learn=make_learn(config, agent, learning, collectives),
+        learning=made_learning,
+        act=make_act(config, environment, agent, made_learning, collectives),
+        learn=make_learn(config, agent, made_learning, collectives),
         average=make_average(config, collectives, target_period=agent.target_period),
     )
-    return Trainer(
+    trainer = Trainer(
         init=partial(_init, parts),
         step=partial(_step, parts),
         agent=agent,
@@ -102,7 +127,12 @@ def make_trainer(
         preload=partial(_preload, parts),
         chunk=partial(_chunk, parts),
         replicas=collectives.size,
+        chunk_of=None if config.iterations_per_average > 1 else partial(_chunk_of, parts),
     )
+    if collectives.size == 1 and config.model_devices == 1 and any(custom[1:]):
+        # Trace the step now, so that a part that does not fit is rejected here.
+        jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
+    return trainer
 
 
 def example_row(environment: Environment, extras: PyTree = ()) -> Row:
@@ -288,3 +318,24 @@ def _chunk(parts: _Parts, iterations: int) -> Callable[[TrainState], tuple[Train
         return _count_over_devices(parts, state, metrics)
 
     return chunk
+
+
+def _chunk_of(
+    parts: _Parts, step: Callable[[TrainState], tuple[TrainState, Metrics]]
+) -> Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]]:
+    """Return the ``chunk`` of a trainer whose step is replaced."""
+
+    def chunk_of_step(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
+        if iterations < 1:
+            raise ValueError(f"iterations={iterations}: must be at least 1")
+
+        def chunk(state: TrainState) -> tuple[TrainState, Metrics]:
+            state, metrics = jax.lax.scan(
+                lambda state, _: step(state), state, None, length=iterations
+            )
+            lost = parts.collectives.max((~all_finite(state.agent.params)).astype(jnp.int32))
+            return state, reduce_metrics(metrics)._replace(lost=lost)
+
+        return chunk
+
+    return chunk_of_step

@@ -197,7 +197,8 @@ def test_the_metrics_of_a_chunk_of_any_length_are_scalars():
     state = jax.eval_shape(trainer.init, jax.random.key(0))
     for iterations in (1, 1_000):
         _, metrics = jax.eval_shape(trainer.chunk(iterations), state)
-        assert all(leaf.shape == () for leaf in metrics)
+        assert all(leaf.shape == () for leaf in jax.tree.leaves(metrics))
+        assert metrics.extra == {}
 
 
 def test_totals_are_exact_past_32_bits():

@@ -1,5 +1,7 @@
 """The trainer: bitwise identical runs, custom parts, metrics and rejected configurations."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,8 +63,8 @@ def test_a_scan_is_bitwise_identical_to_a_python_loop_of_steps(cartpole, runs):
     for chunk in range(2):
         part = metrics[5 * chunk : 5 * chunk + 5]
         reduced = reduce_metrics(jax.tree.map(lambda *leaves: jnp.stack(leaves), *part))
-        for name, got in scanned._asdict().items():
-            np.testing.assert_allclose(got[chunk], getattr(reduced, name), rtol=1e-6, err_msg=name)
+        one_chunk = jax.tree.map(lambda leaf, chunk=chunk: leaf[chunk], scanned)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), one_chunk, reduced)
 
 
 def test_seeds_give_different_parameters(runs):
