@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +125,43 @@ def unit_norm() -> optax.GradientTransformation:
     return optax.stateless(normalize)
 
 
+class CenteredRmsState(NamedTuple):
+    """State of ``scale_by_centered_rms``; each a tree like the parameters."""
+
+    mean: PyTree
+    square: PyTree
+
+
+def scale_by_centered_rms(decay: float, epsilon: float) -> optax.GradientTransformation:
+    """Divide updates by ``sqrt(E[g^2] - E[g]^2 + epsilon)`` (Graves 2013, eqs. 38-40, no momentum).
+
+    ``optax.scale_by_stddev`` does not keep the difference from becoming negative by rounding, so
+    that a constant gradient gives NaN with a small epsilon.
+    """
+
+    def init(params: PyTree) -> CenteredRmsState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return CenteredRmsState(zeros, jax.tree.map(jnp.copy, zeros))
+
+    def average(old: Array, new: Array) -> Array:
+        return decay * old + (1.0 - decay) * new
+
+    def update(
+        updates: PyTree, state: CenteredRmsState, params: PyTree | None = None
+    ) -> tuple[PyTree, CenteredRmsState]:
+        del params
+        mean = jax.tree.map(average, state.mean, updates)
+        square = jax.tree.map(lambda old, g: average(old, jnp.square(g)), state.square, updates)
+
+        def scale(g: Array, mean: Array, square: Array) -> Array:
+            variance = jnp.maximum(square - jnp.square(mean), 0.0)
+            return g / jnp.sqrt(variance + epsilon)
+
+        return jax.tree.map(scale, updates, mean, square), CenteredRmsState(mean, square)
+
+    return optax.GradientTransformation(init, update)
+
+
 def flush_tiny(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Prevent the moments of ``inner`` from becoming subnormal numbers.
 
@@ -173,11 +210,14 @@ def _gradient_mean(config: Config, collectives: Collectives) -> optax.GradientTr
 
 def _scaling(config: Config) -> optax.GradientTransformation:
     if config.optimizer == "adam":
-        return optax.scale_by_adam(eps=config.adam_epsilon)
+        return optax.scale_by_adam(eps=config.optimizer_epsilon)
     if config.optimizer == "radam":
-        return optax.scale_by_radam(eps=config.adam_epsilon)
+        return optax.scale_by_radam(eps=config.optimizer_epsilon)
+    decay, epsilon = config.rmsprop_decay, config.optimizer_epsilon
+    if config.rmsprop_centered:
+        return scale_by_centered_rms(decay, epsilon)
     # Epsilon outside the root, as in Adam.
-    return optax.scale_by_rms(eps=config.adam_epsilon, eps_in_sqrt=False)
+    return optax.scale_by_rms(decay=decay, eps=epsilon, eps_in_sqrt=False)
 
 
 def _learning_rate(config: Config, hyper: Hyper) -> optax.GradientTransformation:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdqn.config.loss_registry import BUILT_IN, LOSSES
 from jaxdqn.config.option import Choices, choices_text
-from jaxdqn.config.options import RULES, Options
+from jaxdqn.config.options import COUNT_LIMIT, RULES, Options
 from jaxdqn.errors import reject
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ def _validate_replay(config: Config) -> None:
         below = capacity // rows_per_add * rows_per_add
         reject("replay_capacity", capacity, f"a multiple of num_envs*rollout_length={rows_per_add},"
                f" such as {below or rows_per_add}")  # fmt: skip
+    largest = COUNT_LIMIT // config.envs_per_device - config.rollout_length
+    if config.replay_rows > largest:
+        reject("replay_capacity", capacity, f"at most {largest * config.num_envs} with "
+               f"num_envs={config.num_envs}, so that indices fit in int32")  # fmt: skip
     reach = config.reach + config.frame_stack + config.rollout_length
     if config.replay_rows <= reach:
         reject("replay_capacity", capacity, f"above num_envs*({_reach_text(config)}+frame_stack+"

@@ -31,6 +31,8 @@ class Config(Options):
     """
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         validate(self)
 
     @property
@@ -218,6 +220,14 @@ def from_dict(values: dict[str, Any]) -> Config:
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     return _replace(Config(), values)
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy or JAX scalar as a Python number; a tuple of them as one of numbers."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    is_scalar = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if is_scalar else value
 
 
 def _replace(config: Config, values: dict[str, Any]) -> Config:

@@ -158,8 +158,16 @@ class Options:
     )
     """Schedule of the learning rate over all gradient steps of the run; linear and cosine end at
     zero."""
-    adam_epsilon: float = option(1e-8, group="Optimiser", above=0)
-    """Epsilon in the denominator of the optimiser."""
+    optimizer_epsilon: float = option(1e-8, group="Optimiser", above=0, formerly="adam_epsilon")
+    """Epsilon in the denominator of the optimiser. It is added to the root, or with
+    rmsprop_centered to the variance under it."""
+    rmsprop_decay: float = option(
+        0.9, group="Optimiser", between=(0, 1), only_with={"optimizer": "rmsprop"}
+    )
+    """Decay of RMSProp's averages."""
+    rmsprop_centered: bool = option(False, group="Optimiser", only_with={"optimizer": "rmsprop"})
+    """Divide by the root of the gradient's variance, as in Mnih et al. 2015, and not of its mean
+    square."""
     clip_value: float | None = option(None, group="Optimiser", above=0, sweepable=True)
     """Clip each element of the gradient to this absolute value."""
     clip_norm: float | None = option(None, group="Optimiser", above=0, sweepable=True)

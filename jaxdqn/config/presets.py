@@ -157,14 +157,38 @@ _RAINBOW: dict[str, dict[str, Any]] = {
 
 def _rainbow(without: str | None = None) -> dict[str, Any]:
     components = (fields for name, fields in _RAINBOW.items() if name != without)
-    return {field: value for fields in components for field, value in fields.items()}
+    values = {field: value for fields in components for field, value in fields.items()}
+    # Table 1 of the paper: Adam's epsilon, and the exponent of the priorities, which is 0.6 in
+    # Schaul et al. 2016. Its learning rate, target period and range of returns are for Atari;
+    # here they are those of the task.
+    values["optimizer_epsilon"] = 1.5e-4
+    if without != "per":
+        values["priority_exponent"] = 0.5
+    return values
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {f"rainbow-no-{name}": _rainbow(name) for name in _RAINBOW}
 """Rainbow without one of its components."""
 
+# Mnih et al. 2015, extended data table 1: optimiser, minibatch, a gradient step every four rows,
+# final epsilon. The published epsilon of RMSProp, 0.01, is for a gradient summed over the
+# minibatch of 32; here it is averaged. Loss, replay, periods and network are those of the task:
+# the published Huber loss needs rewards in [-1, 1], and diverges on CartPole.
+_DQN_2015: dict[str, Any] = {
+    "optimizer": "rmsprop",
+    "rmsprop_centered": True,
+    "rmsprop_decay": 0.95,
+    "optimizer_epsilon": 0.01 / 32**2,
+    "learning_rate": 2.5e-4,
+    "learning_rate_schedule": "constant",
+    "batch_size": 32,
+    "replay_ratio": 8.0,
+    "epsilon_end": 0.1,
+}
+
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dqn": {},
+    "dqn-2015": _DQN_2015,
     **_RAINBOW,
     "qr-dqn": {"loss": "quantile"},
     "iqn": {"loss": "implicit_quantile"},

@@ -114,13 +114,14 @@ def lambda_targets(
 def rescale(value: Array, epsilon: Array) -> Array:
     """Return ``sign(v) (sqrt(|v| + 1) - 1) + epsilon v`` (Pohlen et al. 2018, prop. A.2).
 
-    The rescaling compresses large values, so that rewards need no clipping.
+    The rescaling compresses large values, so that rewards need no clipping. Near zero
+    ``sqrt(|v| + 1) - 1`` would cancel; it is computed as ``|v| / (sqrt(|v| + 1) + 1)``.
 
     Args:
       value: float32, of any shape.
       epsilon: ``[]`` float32, above 0.
     """
-    return jnp.sign(value) * (jnp.sqrt(jnp.abs(value) + 1.0) - 1.0) + epsilon * value
+    return value / (jnp.sqrt(jnp.abs(value) + 1.0) + 1.0) + epsilon * value
 
 
 def unscale(value: Array, epsilon: Array) -> Array:
@@ -130,12 +131,13 @@ def unscale(value: Array, epsilon: Array) -> Array:
       value: float32, of any shape.
       epsilon: ``[]`` float32, above 0.
     """
-    # x = sqrt(|v| + 1) is the positive root of epsilon x^2 + x = 1 + epsilon + |value|. The
-    # usual formula, with -1 + sqrt(1 + 4 epsilon ...) in the numerator, loses most digits to
-    # cancellation.
-    side = 1.0 + epsilon + jnp.abs(value)
-    root = 2.0 * side / (1.0 + jnp.sqrt(1.0 + 4.0 * epsilon * side))
-    return jnp.sign(value) * (root - 1.0) * (root + 1.0)
+    # u = sqrt(|v| + 1) - 1 is the positive root of epsilon u^2 + (1 + 2 epsilon) u = |value|, and
+    # |v| = u (u + 2). The usual formula, with -1 + sqrt(1 + 4 epsilon ...) in the numerator,
+    # loses most digits to cancellation.
+    linear = 1.0 + 2.0 * epsilon
+    root = jnp.sqrt(linear * linear + 4.0 * epsilon * jnp.abs(value))
+    shifted = 2.0 * jnp.abs(value) / (linear + root)
+    return jnp.sign(value) * shifted * (shifted + 2.0)
 
 
 def truncated_importance_ratio(prob: Array, behaviour_prob: Array, limit: Array) -> Array:

@@ -158,8 +158,11 @@ def validate_sizes(**arguments: int) -> None:
         )
     if rows % per_add:
         raise ValueError(f"rows_per_env={rows}: must be a multiple of rows_per_add={per_add}")
-    if rows * arguments["num_envs"] >= 2**30:
-        raise ValueError(f"rows_per_env={rows}: rows_per_env * num_envs must be below 2**30")
+    # Positions in the queue of starts add a tail, a count and a cumulative sum, in int32.
+    if (rows + per_add) * arguments["num_envs"] > 2**30:
+        raise ValueError(
+            f"rows_per_env={rows}: (rows_per_env + rows_per_add) * num_envs must be at most 2**30"
+        )
 
 
 def _make_init(

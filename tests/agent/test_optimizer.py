@@ -119,9 +119,53 @@ def test_optimisers_agree_with_numpy(name):
 @pytest.mark.parametrize("name", sorted(TWINS))
 def test_epsilon_is_added_to_the_root_of_the_second_moment(name):
     gradients = _gradients(8, scale=0.1)
-    ours = _updates(replace(BASE, optimizer=name, adam_epsilon=0.5), gradients)
+    ours = _updates(replace(BASE, optimizer=name, optimizer_epsilon=0.5), gradients)
     doubles = [_map(np.float64, gradient) for gradient in gradients]
     _assert_same(ours, TWINS[name](doubles, eps=0.5), rtol=RTOL[name])
+
+
+def _centered_rms(gradients, decay, eps):
+    """Return the updates of the NumPy twin: one tree per gradient."""
+    mean = square = _map(np.zeros_like, gradients[0])
+    updates = []
+    for gradient in gradients:
+        mean = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, mean, gradient)
+        square = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g * g, square, gradient)
+        updates.append(
+            jax.tree.map(
+                lambda g, m, s: -BASE.learning_rate * g / np.sqrt(s - m * m + eps),
+                gradient, mean, square,
+            )
+        )  # fmt: skip
+    return updates
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.95])
+def test_centred_rmsprop_divides_by_the_standard_deviation(decay):
+    gradients = _gradients(8)
+    config = replace(BASE, optimizer="rmsprop", rmsprop_centered=True, rmsprop_decay=decay)
+    ours = _updates(replace(config, optimizer_epsilon=0.01), gradients)
+    doubles = [_map(np.float64, gradient) for gradient in gradients]
+    _assert_same(ours, _centered_rms(doubles, decay, 0.01), rtol=1e-4)
+
+
+def test_centred_rmsprop_of_a_constant_gradient_is_finite():
+    config = replace(BASE, optimizer="rmsprop", rmsprop_centered=True)
+    ours = _updates(config, [_map(lambda g: 0 * g + 123.4, _gradients(1)[0])] * 200)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ours))
+
+
+def test_the_decay_of_rmsprop_is_an_option():
+    gradients = _gradients(8)
+    ours = _updates(replace(BASE, optimizer="rmsprop", rmsprop_decay=0.5), gradients)
+    others = _updates(replace(BASE, optimizer="rmsprop"), gradients)
+    twin = optax.rmsprop(BASE.learning_rate, decay=0.5, eps=1e-8, eps_in_sqrt=False)
+    state, wanted = twin.init(gradients[0]), []
+    for gradient in gradients:
+        update, state = twin.update(gradient, state)
+        wanted.append(update)
+    _assert_same(ours, wanted, rtol=1e-5)
+    assert not np.allclose(jax.tree.leaves(ours[-1])[0], jax.tree.leaves(others[-1])[0])
 
 
 def test_clip_value_clips_each_element_before_the_optimiser():
@@ -225,7 +269,7 @@ def test_clipping_and_normalising_apply_to_the_mean_over_devices():
         {"normalize_gradients": True},
     ):
         # With so large an epsilon the update depends on the magnitude of the gradient.
-        config = replace(BASE, adam_epsilon=1.0, **changes)
+        config = replace(BASE, optimizer_epsilon=1.0, **changes)
         hyper = _hyper(clip_norm=1.0, clip_value=0.3)
         optimizer = make_optimizer(config, pair)
 

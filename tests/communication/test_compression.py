@@ -285,7 +285,7 @@ def test_without_compression_program_and_state_are_those_of_optax():
         optax.chain(
             all_reduce(collectives),
             optax.clip_by_global_norm(hyper.clip_norm),
-            flush_tiny(optax.scale_by_adam(eps=config.adam_epsilon)),
+            flush_tiny(optax.scale_by_adam(eps=config.optimizer_epsilon)),
             optax.scale_by_learning_rate(hyper.learning_rate),
         )
     )

@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxdqn.config.config import Config, from_dict, replace, to_dict
@@ -121,3 +123,20 @@ def test_importing_the_configuration_does_not_import_jax(statement):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_scalars_of_numpy_and_jax_are_accepted_as_python_numbers():
+    config = Config(
+        seed=np.int64(3),
+        learning_rate=np.float32(0.5),
+        double=np.bool_(True),
+        gamma=jnp.float32(0.25),
+        hidden_sizes=(np.int32(8), 16),
+    )
+    values = [config.seed, config.learning_rate, config.double, config.gamma, *config.hidden_sizes]
+    assert values == [3, 0.5, True, 0.25, 8, 16]
+    assert [type(value) for value in values] == [int, float, bool, float, int, int]
+    assert hash(config) == hash(replace(config))
+    assert json.loads(json.dumps(to_dict(config)))["seed"] == 3
+    with pytest.raises(ValueError, match=r"seed=array\(\[3\]\): must be a whole number"):
+        Config(seed=np.array([3]))

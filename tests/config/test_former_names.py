@@ -12,6 +12,7 @@ NAMES = [
     ("total_steps", "total_rows", 50_000),
     ("warmup_steps", "warmup_rows", 2_048),
     ("epsilon_decay_steps", "epsilon_decay_rows", 9_000),
+    ("adam_epsilon", "optimizer_epsilon", 1e-4),
 ]
 VALUES = [(False, "never"), (True, "solved")]
 WAYS = {
@@ -21,7 +22,7 @@ WAYS = {
 }
 
 
-def test_the_former_names_are_those_of_the_options_that_count_rows():
+def test_the_former_names_are_those_of_the_previous_release():
     names = {former: current for former, current, _ in NAMES}
     assert names | {"stop_when_solved": "stop_when"} == FORMER_NAMES
 

@@ -41,7 +41,7 @@ def test_a_count_below_one_is_rejected(name, value):
     [
         "huber_delta",
         "learning_rate",
-        "adam_epsilon",
+        "optimizer_epsilon",
         "temperature",
         "clip_value",
         "clip_norm",

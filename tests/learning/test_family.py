@@ -252,7 +252,7 @@ def test_a_custom_module_receives_keys_for_its_noise():
         "double": {"double"},
         "dueling": {"dueling"},
         "n-step": {"n_step"},
-        "per": {"replay"},
+        "per": {"replay", "priority_exponent"},
         "c51": {"loss", "value_min", "value_max"},
         "noisy": {"noisy", "epsilon_schedule", "epsilon_end"},
     }.items(),

@@ -140,7 +140,9 @@ def test_plain_dqn_is_at_chance_on_a_memory_chain(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name in ALGORITHMS if name != "dqn" and name not in ABLATIONS]
+    # dqn-2015 has the learning rate and cadence of Atari, not those of a minute of CartPole.
+    "name",
+    [name for name in ALGORITHMS if name not in ("dqn", "dqn-2015") and name not in ABLATIONS],
 )
 def test_every_member_of_the_family_solves_cartpole(name, tmp_path):
     summaries, returns = _train(name, tmp_path)

@@ -140,7 +140,11 @@ def test_a_batch_divided_over_devices_learns_as_the_full_batch_on_one(
 ):
     """One step from each of 20 states of a run, on rows from a replay, clipped."""
     config = config_over(
-        1, optimizer=optimizer, adam_epsilon=1e-2, learning_rate=0.01, **{"clip_norm": None, **clip}
+        1,
+        optimizer=optimizer,
+        optimizer_epsilon=1e-2,
+        learning_rate=0.01,
+        **{"clip_norm": None, **clip},
     )
     hyper, size = hyper_from(config), config.batch_size
 
@@ -185,7 +189,7 @@ def test_a_batch_divided_over_devices_learns_as_the_full_batch_on_one(
         error = 4 * size * 2**-24 * float(np.mean(singles.grad_norm))
         # An update is a m / (sqrt(v) + epsilon). m and sqrt(v) change by no more than the gradient
         # does, and |m| / sqrt(v) is below 4 (RMSProp: at most 1 / sqrt(0.1); Adam: less).
-        step = 5 * config.learning_rate / config.adam_epsilon * error
+        step = 5 * config.learning_rate / config.optimizer_epsilon * error
         assert_near(learned.opt_state, expected.opt_state, 8 * error)
         for name in ("params", "target_params"):
             pair = getattr(learned, name), getattr(expected, name)

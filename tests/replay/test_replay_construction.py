@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from jaxdqn.config.config import Config
 from jaxdqn.replay import make_sequence, make_uniform
 from jaxdqn.types import Replay
 
@@ -83,3 +84,20 @@ def test_the_length_of_a_ring_must_be_a_multiple_of_an_add(
 ) -> None:
     with pytest.raises(ValueError, match=r"^rows_per_env=13: must be a multiple of rows_per_add=2"):
         make(**{**arguments, "rows_per_env": 13})
+
+
+@pytest.mark.parametrize(("num_envs", "rows_per_add"), [(3072, 2), (1, 1), (4096, 8)])
+def test_positions_in_the_queue_of_starts_fit_in_int32(num_envs: int, rows_per_add: int) -> None:
+    largest = (2**30 // num_envs - rows_per_add) // rows_per_add * rows_per_add
+    sizes = {"num_envs": num_envs, "rows_per_add": rows_per_add}
+    make_uniform(**{**UNIFORM, **sizes, "rows_per_env": largest})
+    # Tail, count and cumulative sum, each at its largest.
+    assert 2 * (largest + rows_per_add) * num_envs <= 2**31
+    wanted = r"must be at most 2\*\*30$"
+    with pytest.raises(ValueError, match=wanted):
+        make_uniform(**{**UNIFORM, **sizes, "rows_per_env": largest + rows_per_add})
+
+
+def test_a_configuration_with_too_many_rows_is_rejected_by_name() -> None:
+    with pytest.raises(ValueError, match=r"^replay_capacity=1073737728: must be at most"):
+        Config(num_envs=3072, rollout_length=2, replay_capacity=1_073_737_728)

@@ -291,7 +291,20 @@ def test_rescaling_has_known_values_and_an_inverse():
     values = jnp.array([-1e4, -30.0, -1.0, -1e-3, 0.0, 1e-3, 2.0, 8.0, 1e4])
     epsilon = jnp.float32(1e-3)
     np.testing.assert_allclose(rescale(jnp.float32(8), epsilon), 2 + 8e-3, rtol=1e-6)
-    np.testing.assert_allclose(unscale(rescale(values, epsilon), epsilon), values, rtol=1e-3)
+    np.testing.assert_allclose(unscale(rescale(values, epsilon), epsilon), values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_rescaling_keeps_its_digits_near_zero_and_far_from_it(sign):
+    values = sign * np.logspace(-30, 6, 73)
+    exact = np.sign(values) * np.expm1(0.5 * np.log1p(np.abs(values))) + 1e-3 * values
+    epsilon = jnp.float32(1e-3)
+    scaled = rescale(jnp.asarray(values, jnp.float32), epsilon)
+    np.testing.assert_allclose(scaled, exact, rtol=1e-6)
+    np.testing.assert_allclose(unscale(jnp.asarray(exact, jnp.float32), epsilon), values, rtol=1e-6)
+    assert rescale(jnp.float32(1e-7), jnp.float32(1e-3)) == pytest.approx(5.01e-8, rel=1e-3)
+    slope = jax.grad(lambda value: rescale(value, epsilon))(jnp.float32(0.0))
+    assert slope == pytest.approx(0.501)
 
 
 @pytest.mark.parametrize(
