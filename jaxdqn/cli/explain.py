@@ -200,7 +200,8 @@ def _evaluation(config: Config) -> dict[str, Any]:
     solved += ends[config.stop_when]
     return {
         "every": f"{config.chunks_per_evaluation} chunks, {rows:,} rows, and at the end",
-        "episodes": config.eval_episodes,
+        "episodes": f"{config.eval_episodes}, "
+        + (f"{config.eval_epsilon:g}-greedy" if config.eval_epsilon else "greedy"),
         "solved": solved,
     }
 

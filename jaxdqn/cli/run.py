@@ -299,8 +299,10 @@ def outcome(summary: dict[str, Any]) -> str:
     solved = _goals(summary, len(learners)) if summary["solve_return"] is not None else "done"
     if summary["interrupted"]:
         solved += f", interrupted ({summary['ended_by']}); --resume continues it"
+    epsilon = summary["eval_epsilon"]
+    kind = f"{epsilon:g}-greedy" if epsilon else "greedy"
     return (
-        f"{solved}: greedy return {summary['eval_return_mean']:.2f} at the end, "
+        f"{solved}: {kind} return {summary['eval_return_mean']:.2f} at the end, "
         f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes"
         "\n"
         f"{summary['env_steps']:,} environment steps ({summary['rows']:,} rows with resets), "

@@ -62,6 +62,7 @@ def results(
         "eval_return_mean": last["return_mean"],
         "eval_return_std": last["return_std"],
         "eval_episodes": config.eval_episodes,
+        "eval_epsilon": config.eval_epsilon,
         "eval_distinct_episodes": last.get("distinct_episodes"),
         "best_eval_return_mean": best["return_mean"],
         "best_eval_return_std": best["return_std"],

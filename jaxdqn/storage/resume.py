@@ -36,6 +36,7 @@ CHANGEABLE = (
     "stop_when",
     "eval_every",
     "eval_episodes",
+    "eval_epsilon",
 )
 """Fields that may change on resume: they do not change what the run learns."""
 BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")

@@ -29,21 +29,19 @@ def add_step(digests: Array, obs: Array, actions: Array, rewards: Array) -> Arra
         actions: [N] int32, of the agent.
         rewards: [N] float32
     """
-    words = jnp.concatenate(
-        [_words(obs), _words(actions.astype(jnp.int32)), _words(rewards)], axis=1
-    )
-    mixed = (digests ^ jnp.sum(words * _weights(words.shape[1]), axis=1, dtype=jnp.uint32)) * _PRIME
+    # Summed separately: a concatenation would be stored, and not fused with the sums.
+    mixed = digests ^ (_sum(obs) + _sum(actions.astype(jnp.int32), 1) + _sum(rewards, 2))
+    mixed = mixed * _PRIME
     return mixed ^ (mixed >> np.uint32(15))
 
 
-def _words(values: Array) -> Array:
-    """Return the values [N, ...] as words [N, n] uint32."""
+def _sum(values: Array, seed: int = 0) -> Array:
+    """Return the weighted sum [N] uint32 of the words of [N, ...] values.
+
+    The weights are fixed and odd: a difference in a single word always changes the sum.
+    """
     if jnp.issubdtype(values.dtype, jnp.floating):
         values = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
-    return values.astype(jnp.uint32).reshape(len(values), -1)
-
-
-def _weights(size: int) -> Array:
-    """Return fixed odd weights [1, size]: a difference in a single word always changes the sum."""
-    words = np.random.default_rng(size).integers(0, 2**32, (1, size), np.uint32)
-    return jnp.asarray(words | np.uint32(1))
+    words = values.astype(jnp.uint32).reshape(len(values), -1)
+    weights = np.random.default_rng(seed).integers(0, 2**32, (1, words.shape[1]), np.uint32)
+    return jnp.sum(words * (weights | np.uint32(1)), axis=1, dtype=jnp.uint32)

@@ -10,6 +10,7 @@ import pytest
 from jaxdqn.__main__ import COMMANDS, main
 from jaxdqn.cli import run
 from jaxdqn.cli.flags import parse
+from jaxdqn.cli.parts import take_env_args
 from jaxdqn.cli.study import __main__ as study
 from jaxdqn.config import to_dict
 from jaxdqn.config.presets import preset
@@ -65,7 +66,7 @@ def check(program, arguments):
             module.main(rest)
         assert not ended.value.code
     elif module.__name__ in ("jaxdqn.cli.run", "jaxdqn.cli.explain"):
-        run.config_from(run.read_flags(rest)[1])
+        run.config_from(run.read_flags(take_env_args(rest))[1])
     elif module.__name__ == study.__name__:
         read_flags = getattr(study, "read_flags", lambda rest: parse(study.Flags, rest))
         assert study.read_study(read_flags(rest)).cells or "--report" in rest

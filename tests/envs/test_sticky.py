@@ -12,7 +12,10 @@ from jaxdqn.config.config import Config
 from jaxdqn.config.presets import preset
 from jaxdqn.envs import configured_environment, make_environment, with_sticky_actions
 from jaxdqn.envs.sticky import _STREAM
+from jaxdqn.monitoring.records import evaluation_record
+from jaxdqn.training.evaluation import make_evaluator
 from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import ActInfo, Agent
 from tests.toys import quick_jit, rows_of, tiny
 
 LIMIT = 5
@@ -144,3 +147,31 @@ def test_an_environment_with_one_set_of_actions_has_no_full_one():
     )
     with pytest.raises(ValueError, match="full_action_set=True: must be False with the argument"):
         configured_environment(chosen)
+
+
+def reflex_agent(num_actions: int) -> Agent:
+    """Return an agent whose greedy actions are a fixed function of the observation, near random."""
+    size = 1_000
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(size, num_actions)), jnp.float32)
+
+    def act(key, params, carry, obs, first, exploration):
+        flat = obs.reshape(len(obs), -1).astype(jnp.float32)
+        q = jnp.sin(100 * flat @ weights[: flat.shape[1]])
+        return jnp.argmax(q, axis=-1).astype(jnp.int32), carry, ActInfo(q, q[:, 0])
+
+    return Agent(init=None, act=act, learn=None, initial_carry=lambda size: ())
+
+
+@pytest.mark.parametrize(("game", "starts"), [("Breakout", 2), ("SpaceInvaders", 1)])
+def test_greedy_episodes_of_the_games_of_gymnax_repeat_and_of_the_published_ones_differ(
+    game, starts
+):
+    counts = {}
+    for protocol in ("gymnax", "minatar"):
+        config = preset("dqn", env=f"{game}-MinAtar", protocol=protocol)
+        environment = configured_environment(config)
+        evaluate = make_evaluator(reflex_agent(environment.spec.num_actions), environment, 60)
+        record = evaluation_record(jax.device_get(quick_jit(evaluate)(None, jax.random.key(0))))
+        counts[protocol] = record["distinct_episodes"]
+    assert counts["gymnax"] == starts
+    assert counts["minatar"] > 5 * starts

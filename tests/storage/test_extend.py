@@ -113,7 +113,7 @@ def test_every_preset_can_be_trained_longer(name, extend):
 def test_what_only_evaluates_may_change_on_resume(tmp_path):
     uninterrupted = run(replace(N, eval_every=100), environment=noisy())
     interrupted(tmp_path / "run", replace(N, checkpoint_every=100), chunk=1)
-    other = replace(N, checkpoint_every=100, eval_every=50, eval_episodes=2)
+    other = replace(N, checkpoint_every=100, eval_every=50, eval_episodes=2, eval_epsilon=0.5)
     resumed = run(other, out=tmp_path / "run", environment=noisy(), resume=True)
     assert_identical(uninterrupted.state, resumed.state)
 
