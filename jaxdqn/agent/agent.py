@@ -236,7 +236,11 @@ def _make_learn(
         key: Array, state: AgentState, batch: Batch, weights: Array, *, hyper: Hyper
     ) -> tuple[AgentState, LearnInfo]:
         grads, (loss, abs_td, q_mean, extra) = gradient(key, state, batch, weights, hyper)
-        updates, opt_state = optimizer(hyper).update(grads, state.opt_state, state.params)
+        transformation = optimizer(hyper)
+        # Transformations such as optax.contrib.reduce_on_plateau read the loss.
+        takes_value = isinstance(transformation, optax.GradientTransformationExtraArgs)
+        value = {"value": loss} if takes_value else {}
+        updates, opt_state = transformation.update(grads, state.opt_state, state.params, **value)
         params = optax.apply_updates(state.params, updates)
         since_target = state.since_target
         if options.bootstrap == "none":

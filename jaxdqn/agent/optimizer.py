@@ -66,20 +66,36 @@ def average_first(
     mean_over_replicas = pack_small(_gradient_mean(config, collectives))
 
     def averaging(hyper: Hyper) -> optax.GradientTransformation:
-        inner = optimizer(hyper)
+        inner = _with_mean_value(optimizer(hyper), collectives)
         if config.compression != "none":
             return optax.chain(mean_over_replicas, inner)
 
         def update(
-            updates: PyTree, state: PyTree, params: PyTree | None = None
+            updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any
         ) -> tuple[PyTree, PyTree]:
             mean, _ = mean_over_replicas.update(updates, optax.EmptyState())
-            return inner.update(mean, state, params)
+            return inner.update(mean, state, params, **extra)
 
         # No chain, so that the state has the same structure over any number of devices.
-        return optax.GradientTransformation(inner.init, update)
+        return type(inner)(inner.init, update)
 
     return averaging
+
+
+def _with_mean_value(
+    inner: optax.GradientTransformation, collectives: Collectives
+) -> optax.GradientTransformation:
+    """Give a transformation that reads the loss its mean, so that replicas stay equal."""
+    if not isinstance(inner, optax.GradientTransformationExtraArgs):
+        return inner
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        extra["value"] = collectives.mean(extra["value"])
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def pack_small(

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxdqn.types import Array, PyTree
 
@@ -20,6 +21,22 @@ class IterationKeys(NamedTuple):
     """[K, 1 + E], for each vector step the key of the agent, then one for each environment"""
     learn: PyTree
     """Keys of the gradient steps, in the layout of ``Learning.key_shapes``."""
+
+
+def typed_key(key: Array) -> Array:
+    """Return a typed key; a raw key, as of ``jax.random.PRNGKey``, is wrapped.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype != jnp.uint32 or key.ndim != 1:
+        raise ValueError(
+            f"key={key!r}: must be a key of jax.random.key, or a raw one of jax.random.PRNGKey"
+        )
+    return jax.random.wrap_key_data(key)
 
 
 def split_named(key: Array, shapes: PyTree) -> PyTree:

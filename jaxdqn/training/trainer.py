@@ -28,7 +28,7 @@ from jaxdqn.training.algorithms import (
 )
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.keys import IterationKeys, split_named
+from jaxdqn.training.keys import IterationKeys, split_named, typed_key
 from jaxdqn.training.learning import Learning, make_learn
 from jaxdqn.training.metrics import all_reduce_metrics, reduce_metrics
 from jaxdqn.types import (
@@ -208,7 +208,7 @@ def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, 
     """
     config, agent = parts.config, parts.agent
     hyper = hyper_from(config) if hyper is None else hyper
-    key_agent, key_device = jax.random.split(key)
+    key_agent, key_device = jax.random.split(typed_key(key))
     key_device = jax.random.fold_in(key_device, parts.collectives.index())
     key_envs, key_warmup, key_run = jax.random.split(key_device, 3)
     actor = reset_actor(key_envs, parts.environment, agent, config)

@@ -168,6 +168,34 @@ def test_a_custom_optimizer_receives_the_mean_gradient(compression):
     assert all(leaf.any() for leaf in jax.tree.leaves(opt_state[0]))
 
 
+def keep_value(hyper):
+    """Return an optimiser whose state is the loss that it was given last."""
+
+    def update(updates, state, params=None, *, value, **extra):
+        del state, params, extra
+        return updates, value
+
+    keep = optax.GradientTransformationExtraArgs(lambda params: jnp.float32(0), update)
+    return optax.chain(keep, optax.sgd(hyper.learning_rate))
+
+
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_a_custom_optimizer_that_reads_the_loss_receives_its_mean(compression):
+    config = config_over(2, compression=compression)
+    trainer = across_devices(
+        make_trainer(
+            config, environment=noisy(), optimizer=keep_value, collectives=device_collectives(2)
+        ),
+        jax.devices()[:2],
+    )
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    end, metrics = quick_jit(trainer.step)(state)
+    opt_state = end.agent.opt_state[1] if compression == "int8" else end.agent.opt_state
+    values = np.asarray(opt_state[0])
+    assert values[0] == values[1] > 0
+    np.testing.assert_allclose(values[0], np.mean(metrics.loss), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("mapping", "iterations"),
     [

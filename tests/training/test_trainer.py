@@ -149,6 +149,22 @@ def test_a_custom_network_and_optimizer_are_trained():
     assert (before != after).all()
 
 
+def test_an_optimizer_that_lowers_the_rate_on_a_plateau_is_given_the_loss():
+    def plateau(hyper):
+        return optax.chain(
+            optax.sgd(hyper.learning_rate),
+            optax.contrib.reduce_on_plateau(patience=1, cooldown=0, factor=0.5, rtol=0.999),
+        )
+
+    trainer = make_trainer(tiny(), environment=cycle((1.0, 2.0), limit=3), optimizer=plateau)
+    with jax.numpy_dtype_promotion("standard"):
+        state = quick_jit(trainer.init)(jax.random.key(0))
+        state, _ = quick_jit(trainer.chunk(3))(state)
+    plateau_state = state.agent.opt_state[1]
+    assert 0 < plateau_state.best_value < np.inf
+    assert plateau_state.scale == 0.25  # the second and the third loss are no improvement
+
+
 def test_metrics_are_added_up_or_averaged_by_name():
     names = [name for name in Metrics._fields if name not in ("first_skipped", "extra")]
     leaves = {
