@@ -208,6 +208,29 @@ class Network(NamedTuple):
     rows."""
 
 
+class ObservationStatistics(NamedTuple):
+    """Running statistics of the observations, equal on all devices."""
+
+    mean: Array
+    """[O] float32"""
+    variance: Array
+    """[O] float32"""
+    rows: Array
+    """[] float32, number of rows that were counted"""
+
+
+class NormalizedParams(NamedTuple):
+    """Parameters of a network that normalises its observations."""
+
+    network: Params
+    observations: ObservationStatistics
+
+
+def trained_params(params: Params) -> Params:
+    """Return the part of the parameters that the optimiser changes."""
+    return params.network if isinstance(params, NormalizedParams) else params
+
+
 class Exploration(NamedTuple):
     """Exploration parameters of one vector step."""
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.tree import pack, square, unpack
-from jaxdqn.types import AgentState, Array, PyTree
+from jaxdqn.types import AgentState, Array, PyTree, trained_params
 
 
 def make_average(
@@ -34,11 +34,12 @@ def make_average(
 
     def average(agent_state: AgentState) -> tuple[AgentState, Array]:
         params = _mean(agent_state.params, collectives)
-        distance = _square(jax.tree.map(jnp.subtract, agent_state.params, params))
+        trained = trained_params(params)
+        distance = _square(jax.tree.map(jnp.subtract, trained_params(agent_state.params), trained))
         opt_counts = filter(_is_count, jax.tree.leaves(agent_state.opt_state))
         local_counts = [agent_state.since_target, *opt_counts]
         distances, counts = _gather_numbers(distance, local_counts, collectives)
-        gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(params), _TINY))
+        gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(trained), _TINY))
         target, since = agent_state.target_params, agent_state.since_target
         if target_period is not None:
             since = agreed_count(counts[:, 0], every, target_period)

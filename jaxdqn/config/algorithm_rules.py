@@ -49,6 +49,7 @@ def validate_algorithm(config: Config) -> None:
     _validate_schedule_rows(config)
     _validate_enabled(config)
     _validate_network(config)
+    _validate_observations(config)
     if config.recurrent != "none":
         _validate_recurrent(config)
     if config.bootstrap != "greedy":
@@ -161,6 +162,12 @@ def _validate_network(config: Config) -> None:
                "activation")  # fmt: skip
     if config.value_max <= config.value_min:
         reject("value_max", config.value_max, f"above value_min={config.value_min}")
+
+
+def _validate_observations(config: Config) -> None:
+    if config.normalize_observations and config.scale_observations == "always":
+        reject("scale_observations", "always", "auto or never with normalize_observations=True, "
+               "which scales them")  # fmt: skip
 
 
 def _validate_bootstrap(config: Config) -> None:

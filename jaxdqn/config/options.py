@@ -269,6 +269,10 @@ class Options:
     scale_observations: Literal["auto", "always", "never"] = option("auto", group="Network")
     """Divide observations by 255. auto divides pictures only: uint8 observations with at least
     three axes, [H, W, C] or stacked [H, W]; never is for pictures of small numbers."""
+    normalize_observations: bool = option(False, group="Network")
+    """Normalise float observations by their running mean and variance, over all rows and devices
+    since the start of the run. Evaluations and exported policies use them and do not change
+    them."""
     channels: Literal["auto", "last", "first"] = option(
         "auto", group="Network", only_with={"network": ("auto", "minatar", "nature")}
     )

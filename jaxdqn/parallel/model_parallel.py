@@ -26,7 +26,17 @@ from jaxdqn.parallel.data_parallel import (
     shard_mapped,
 )
 from jaxdqn.tree import is_small, pack
-from jaxdqn.types import Array, Network, Params, PyTree, QOutput, Trainer, TrainState
+from jaxdqn.types import (
+    Array,
+    Network,
+    NormalizedParams,
+    Params,
+    PyTree,
+    QOutput,
+    Trainer,
+    TrainState,
+    trained_params,
+)
 
 MODEL_AXIS = "model"
 MIN_SPLIT_WIDTH = 512
@@ -175,6 +185,9 @@ def layer_specs(params: Params, model_devices: int) -> PyTree:
     Further matrices of a layer (its noise) follow the first. All other parameters are
     replicated: convolutions, biases, small matrices.
     """
+    if isinstance(params, NormalizedParams):
+        network = layer_specs(params.network, model_devices)
+        return NormalizedParams(network, jax.tree.map(_replicated, params.observations))
     named = jax.tree.leaves_with_path(params)
     structure = jax.tree.structure(params)
     specs, input_is_sharded = [REPLICATED] * len(named), False
@@ -203,14 +216,18 @@ def state_specs(state: TrainState, model_devices: int) -> TrainState:
     """
     params = state.agent.params
     specs = layer_specs(params, model_devices)
-    packed = jax.eval_shape(pack, params)
+    trained, trained_specs = trained_params(params), trained_params(specs)
+    packed = jax.eval_shape(pack, trained)
     large = [
         spec
-        for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(specs), strict=True)
+        for leaf, spec in zip(jax.tree.leaves(trained), jax.tree.leaves(trained_specs), strict=True)
         if not is_small(leaf)
     ]
     packed_specs = {"small": jax.tree.map(_replicated, packed["small"]), "large": large}
-    known = ((_structure_and_shapes(params), specs), (_structure_and_shapes(packed), packed_specs))
+    known = (
+        (_structure_and_shapes(trained), trained_specs),
+        (_structure_and_shapes(packed), packed_specs),
+    )
 
     def specs_of(tree: PyTree) -> PyTree | None:
         form = _structure_and_shapes(tree)

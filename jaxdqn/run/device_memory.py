@@ -10,7 +10,7 @@ import jax
 from jaxdqn.communication.cost import bytes_per_gradient_step
 from jaxdqn.config.config import Config
 from jaxdqn.replay import tree_bytes
-from jaxdqn.types import PyTree, Trainer, TrainState
+from jaxdqn.types import PyTree, Trainer, TrainState, trained_params
 
 
 class DeviceBytes(NamedTuple):
@@ -74,5 +74,6 @@ def bytes_sent(config: Config, state: TrainState) -> float | None:
     """
     if config.replicas == 1:
         return None
-    params = sum(leaf.size for leaf in jax.tree.leaves(state.agent.params)) // config.replicas
+    trained = trained_params(state.agent.params)
+    params = sum(leaf.size for leaf in jax.tree.leaves(trained)) // config.replicas
     return bytes_per_gradient_step(config, params).total

@@ -10,6 +10,7 @@ from jaxdqn.agent.optimizer import average_first, make_optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
+from jaxdqn.networks.normalized import of_trained
 from jaxdqn.training.dqn import make_dqn_learning
 from jaxdqn.training.learning import Learning
 from jaxdqn.training.pqn import make_pqn_learning
@@ -55,6 +56,11 @@ class CustomParts(NamedTuple):
                 f"model_devices={config.model_devices}: must be 1 with a custom agent, whose "
                 "network is not split"
             )
+        if self.agent is not None and config.normalize_observations:
+            raise ValueError(
+                "normalize_observations=True: must be False with a custom agent, whose network is "
+                "its own"
+            )
         if self.replay is None:
             return
         if self.learning is not None:
@@ -74,6 +80,8 @@ def configured_agent(
         optimizer = make_optimizer(config, collectives)
     else:
         optimizer = average_first(custom.optimizer, config, collectives)
+    if config.normalize_observations:
+        optimizer = of_trained(optimizer)
     return make_agent(
         network,
         optimizer,

@@ -16,6 +16,11 @@ from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import observed
 from jaxdqn.networks import make_network
+from jaxdqn.networks.normalized import (
+    first_statistics,
+    update_statistics,
+    with_normalization,
+)
 from jaxdqn.training.acting import act_key_shape, example_extras, make_act, reset_actor
 from jaxdqn.training.algorithms import (
     CustomParts,
@@ -104,6 +109,8 @@ def make_trainer(
     custom.check(config, network)
     if agent is None:
         network = around_network(make_network(config, environment.spec, network))
+        if config.normalize_observations:
+            network = with_normalization(network, environment.spec)
         agent = configured_agent(config, network, collectives, custom)
     else:
         agent = custom_agent(config, environment.spec, collectives, agent)
@@ -213,6 +220,9 @@ def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, 
     key_envs, key_warmup, key_run = jax.random.split(key_device, 3)
     actor = reset_actor(key_envs, parts.environment, agent, config)
     agent_state = agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper)
+    if config.normalize_observations:
+        params = first_statistics(agent_state.params, actor.timestep.obs, parts.collectives)
+        agent_state = agent_state._replace(params=params)
     state = TrainState(
         key=key_run,
         hyper=hyper,
@@ -254,11 +264,20 @@ def _act_and_remember(
     rows, actor, metrics = parts.act(keys, state)
     count = counter_add(state.counters.rows, jnp.int32(parts.config.rows_per_iteration))
     state = state._replace(
+        agent=_with_statistics(parts, state.agent, rows),
         replay=parts.learning.remember(state.replay, rows),
         actor=actor,
         counters=state.counters._replace(rows=count),
     )
     return state, metrics, rows
+
+
+def _with_statistics(parts: _Parts, agent_state: AgentState, rows: Row) -> AgentState:
+    """Return the agent's state with statistics of observations that include the rows [K, E]."""
+    if not parts.config.normalize_observations:
+        return agent_state
+    params = update_statistics(agent_state.params, rows.obs, parts.collectives)
+    return agent_state._replace(params=params)
 
 
 def _iterate(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:

@@ -1,0 +1,149 @@
+"""Observations normalised by their running mean and variance, as part of a network.
+
+The statistics stand next to the parameters (``NormalizedParams``), so that they are saved,
+restored, evaluated and exported with them. Only ``update_statistics`` changes them, which the
+trainer calls with the rows that it acted; a network that is evaluated does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdqn.communication.collectives import Collectives
+from jaxdqn.errors import reject
+from jaxdqn.types import (
+    Array,
+    EnvSpec,
+    Hyper,
+    Network,
+    NormalizedParams,
+    ObservationStatistics,
+    Params,
+    PyTree,
+    QOutput,
+)
+
+_EPSILON = 1e-8
+"""Added to the variance. Constant elements of an observation become 0."""
+_CLIP = 10.0
+"""Standard deviations at which a normalised observation is clipped."""
+
+
+def with_normalization(network: Network, spec: EnvSpec) -> Network:
+    """Return the network with normalised observations; its parameters are ``NormalizedParams``.
+
+    Raises:
+      ValueError: if the observations are not floating-point numbers.
+    """
+    if not jnp.issubdtype(spec.obs_dtype, jnp.floating):
+        reject(
+            "normalize_observations", True, f"False for observations of dtype {spec.obs_dtype}; "
+            "only float observations are normalised"
+        )  # fmt: skip
+
+    def init(key: Array, obs: Array) -> NormalizedParams:
+        zeros = jnp.zeros(spec.obs_shape, jnp.float32)
+        statistics = ObservationStatistics(zeros, jnp.ones_like(zeros), jnp.float32(0))
+        return NormalizedParams(network.init(key, obs), statistics)
+
+    def apply(
+        params: NormalizedParams, key: Array | None, carry: PyTree, obs: Array, first: Array
+    ) -> tuple[QOutput, PyTree]:
+        obs = normalize(obs, params.observations)
+        return network.apply(params.network, key, carry, obs, first)
+
+    def unroll(
+        params: NormalizedParams, key: Array | None, carry: PyTree, obs: Array, first: Array
+    ) -> tuple[QOutput, PyTree]:
+        assert network.unroll is not None
+        obs = jax.vmap(normalize, in_axes=(0, None))(obs, params.observations)
+        return network.unroll(params.network, key, carry, obs, first)
+
+    return network._replace(
+        init=init, apply=apply, unroll=None if network.unroll is None else unroll
+    )
+
+
+def normalize(obs: Array, statistics: ObservationStatistics) -> Array:
+    """Return observations [B, O] or stacks [B, O, S] in standard deviations from the mean.
+
+    They are clipped to 10 standard deviations. No gradient flows into the statistics.
+    """
+    mean, variance = jax.lax.stop_gradient((statistics.mean, statistics.variance))
+    stacked = obs.ndim > mean.ndim + 1
+    shape = (1, *mean.shape, *((1,) if stacked else ()))
+    scale = jax.lax.rsqrt(variance + _EPSILON).reshape(shape)
+    return jnp.clip((obs.astype(jnp.float32) - mean.reshape(shape)) * scale, -_CLIP, _CLIP)
+
+
+def first_statistics(params: Params, obs: Array, collectives: Collectives) -> Params:
+    """Return the parameters with the mean of the first observations [E, O] of all devices.
+
+    Later updates measure deviations from the mean so far, so that a large mean does not cancel
+    the variance. The first observations are not counted.
+    """
+    mean = collectives.mean(jnp.mean(obs.astype(jnp.float32), axis=0))
+    statistics = params.observations._replace(mean=jnp.where(jnp.isfinite(mean), mean, 0.0))
+    return params._replace(observations=statistics)
+
+
+def update_statistics(params: Params, obs: Array, collectives: Collectives) -> Params:
+    """Return the parameters with statistics that include the rows of one iteration.
+
+    They are combined as in Chan et al. 1983, and are equal on all devices. Elements whose result
+    is not finite stay as they were. The count is a float32: after 2^24 iterations it stops to
+    grow, and the statistics become exponential averages.
+
+    Args:
+      params: ``NormalizedParams``.
+      obs: [K, E, O] of this device, or [K, E, O, S] with frame stacks, whose newest frame counts.
+      collectives: of the devices.
+    """
+    before = params.observations
+    if obs.ndim > before.mean.ndim + 2:
+        obs = obs[..., -1]
+    deviation = obs.astype(jnp.float32) - before.mean[None, None]
+    means = (jnp.mean(deviation, (0, 1)), jnp.mean(jnp.square(deviation), (0, 1)))
+    mean, square = collectives.mean(means)
+    batch = float(obs.shape[0] * obs.shape[1] * collectives.size)
+    count = before.rows + batch
+    weight = batch / count
+    after = (
+        before.mean + weight * mean,
+        # (1-w) var + w (square - mean^2) + w (1-w) mean^2
+        (1.0 - weight) * before.variance + weight * square - jnp.square(weight * mean),
+    )
+    finite = jnp.isfinite(after[0]) & jnp.isfinite(after[1])
+    new_mean, variance = (
+        jnp.where(finite, new, old)
+        for new, old in zip(after, (before.mean, before.variance), strict=True)
+    )
+    statistics = ObservationStatistics(new_mean, jnp.maximum(variance, 0.0), count)
+    return params._replace(observations=statistics)
+
+
+def of_trained(
+    optimizer: Callable[[Hyper], optax.GradientTransformation],
+) -> Callable[[Hyper], optax.GradientTransformation]:
+    """Apply an optimiser to the network's parameters only, so that none decays the statistics."""
+
+    def of_network(hyper: Hyper) -> optax.GradientTransformation:
+        inner = optax.with_extra_args_support(optimizer(hyper))
+
+        def update(
+            updates: PyTree, state: PyTree, params: PyTree = None, **extra: object
+        ) -> tuple[PyTree, PyTree]:
+            network = None if params is None else params.network
+            changes, state = inner.update(updates.network, state, network, **extra)
+            zeros = jax.tree.map(jnp.zeros_like, updates.observations)
+            return NormalizedParams(changes, zeros), state
+
+        return optax.GradientTransformationExtraArgs(
+            lambda params: inner.init(params.network), update
+        )
+
+    return of_network
