@@ -61,6 +61,13 @@ class Config(Options):
         return self.num_envs // self.replicas
 
     @property
+    def resets_per_iteration(self) -> int:
+        """C: resets that each device makes in bulk in an iteration with ``reset='pooled'``."""
+        if self.reset_pool is not None:
+            return self.reset_pool
+        return -(-self.envs_per_device * self.rollout_length // 16)
+
+    @property
     def batch_per_device(self) -> int:
         """B: rows (of a recurrent network: sequences) in a minibatch on each device."""
         if self.algorithm == "pqn":

@@ -67,6 +67,15 @@ class Options:
     """Number of environments, stepped together."""
     rollout_length: int = option(1, group="Algorithm", at_least=1)
     """K: vector steps in an iteration."""
+    reset: Literal["every-step", "pooled"] = option("every-step", group="Algorithm")
+    """every-step computes a reset next to every step of every environment and uses it where an
+    episode has ended, which is fastest for cheap resets. pooled computes reset_pool resets an
+    iteration in bulk and uses each at most once, for resets that cost more than a step."""
+    reset_pool: int | None = option(
+        None, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"reset": "pooled"}
+    )
+    """Resets in the pool of each device; by default one for 16 rows of an iteration. A step for
+    which too few are left computes a reset for every environment."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

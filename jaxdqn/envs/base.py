@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.envs.autoreset import AutoresetStep
 from jaxdqn.types import Array, Environment, EnvSpec, PyTree, TimeStep
 
 Reset = Callable[[Array], tuple[PyTree, Array]]
@@ -140,7 +141,7 @@ def with_autoreset(
     obs_aval = jax.eval_shape(view, wrapped.avals[1])
     return Environment(
         reset=partial(_first_step, wrapped),
-        step=partial(_next_step, wrapped),
+        step=AutoresetStep(partial(_next_step, wrapped), partial(_advance, wrapped)),
         spec=EnvSpec(
             name=name,
             obs_shape=obs_aval.shape,
@@ -186,6 +187,23 @@ def _next_step(
         terminated=terminated,
         truncated=truncated,
         first=resetting,
+    )
+
+
+def _advance(
+    wrapped: _Wrapped, key: Array, state: EpisodeState, action: Array
+) -> tuple[EpisodeState, TimeStep]:
+    """Step without a reset."""
+    inner, obs, reward, terminated, truncated = wrapped.step(key, state.inner, action)
+    inner, obs = _cast((inner, obs), wrapped.avals)
+    terminated = jnp.asarray(terminated, bool)
+    truncated = jnp.asarray(truncated, bool) & ~terminated
+    return EpisodeState(inner=inner, done=terminated | truncated), TimeStep(
+        obs=wrapped.view(obs),
+        reward=jnp.asarray(reward, jnp.float32),
+        terminated=terminated,
+        truncated=truncated,
+        first=jnp.zeros((), bool),
     )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.envs.autoreset import AutoresetStep, StepFunction, advance_of
 from jaxdqn.types import Array, Environment, PyTree, TimeStep
 
 _STREAM = 0x737469
@@ -37,10 +38,11 @@ def with_sticky_actions(environment: Environment, probability: float) -> Environ
     """
     if probability == 0:
         return environment
-    render = environment.render
+    render, advance = environment.render, advance_of(environment)
+    step: StepFunction = partial(_step, environment.step, probability)
     return environment._replace(
         reset=partial(_reset, environment),
-        step=partial(_step, environment, probability),
+        step=step if advance is None else AutoresetStep(step, partial(_step, advance, probability)),
         render=None if render is None else lambda state: render(state.inner),
     )
 
@@ -51,10 +53,10 @@ def _reset(environment: Environment, key: Array) -> tuple[StickyState, TimeStep]
 
 
 def _step(
-    environment: Environment, probability: float, key: Array, state: StickyState, action: Array
+    step: StepFunction, probability: float, key: Array, state: StickyState, action: Array
 ) -> tuple[StickyState, TimeStep]:
     # The environment receives the key itself: splitting it takes as long as a small environment.
     repeats = jax.random.bernoulli(jax.random.fold_in(key, _STREAM), probability)
     executed = jnp.where(repeats, state.previous, action)
-    inner, timestep = environment.step(key, state.inner, executed)
+    inner, timestep = step(key, state.inner, executed)
     return StickyState(inner, jnp.where(timestep.first, 0, executed)), timestep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 from jaxdqn.agent.exploration import epsilon_ladder, epsilon_schedule
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
+from jaxdqn.envs.autoreset import ResetPool, advance_of, fill_pool, step_from_pool
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
+from jaxdqn.errors import reject
 from jaxdqn.training.learning import Learning, no_extras
 from jaxdqn.training.metrics import count_step, reduce_metrics
 from jaxdqn.types import (
@@ -24,6 +27,7 @@ from jaxdqn.types import (
     Params,
     PyTree,
     Row,
+    TimeStep,
     TrainState,
     counter_float,
 )
@@ -61,10 +65,16 @@ def make_act(
     are of this device only.
     """
     exploration_of = _make_exploration(config, collectives)
+    fill, step_envs = _make_steps(config, environment)
 
     def vector_step(
-        keys: Array, actor: ActorState, state: TrainState, row_offset: Array
-    ) -> tuple[ActorState, tuple[Row, Metrics]]:
+        keys: Array,
+        acting: tuple[ActorState, PyTree],
+        state: TrainState,
+        row_offset: Array,
+        pool: PyTree,
+    ) -> tuple[tuple[ActorState, PyTree], tuple[Row, Metrics]]:
+        actor, used = acting
         key_agent, keys_environment = keys[0], keys[1:]
         exploration = exploration_of(state, actor, row_offset)
         before = actor.timestep
@@ -72,7 +82,7 @@ def make_act(
         actions, carry, info = agent.act(
             key_agent, state.agent.params, actor.carry, obs, before.first, exploration
         )
-        env_state, after = jax.vmap(environment.step)(keys_environment, actor.env_state, actions)
+        env_state, after, used = step_envs(pool, used, keys_environment, actor, actions)
         row = Row(
             obs=obs if learning.stacked else before.obs,
             first=before.first,
@@ -84,19 +94,50 @@ def make_act(
         )
         episode, metrics = count_step(actor.episode, row, ~after.first, exploration)
         frames = push_frame(actor.frames, after.obs, after.first)
-        return ActorState(env_state, after, frames, carry, episode, actions), (row, metrics)
+        actor = ActorState(env_state, after, frames, carry, episode, actions)
+        return (actor, used), (row, metrics)
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
         # Rows over all devices from the start of the iteration to each of its vector steps.
         row_offsets = jnp.arange(config.rollout_length, dtype=jnp.float32) * config.num_envs
-        actor, (rows, metrics) = jax.lax.scan(
-            lambda actor, inputs: vector_step(inputs[0], actor, state, inputs[1]),
-            state.actor,
+        pool, used = fill(keys)
+        (actor, _), (rows, metrics) = jax.lax.scan(
+            lambda acting, inputs: vector_step(inputs[0], acting, state, inputs[1], pool),
+            (state.actor, used),
             (keys, row_offsets),
         )
         return rows, actor, reduce_metrics(metrics)
 
     return act
+
+
+def _make_steps(config: Config, environment: Environment) -> tuple[Any, Any]:
+    """Make ``fill(keys[K, 1 + E]) -> (pool, used)`` and the step of E environments.
+
+    Without a pool both are empty. The step is ``step_envs(pool, used, keys[E], actor, actions[E])
+    -> (env_state, timestep, used)``.
+    """
+
+    def step_every(
+        pool: PyTree, used: PyTree, keys: Array, actor: ActorState, actions: Array
+    ) -> tuple[PyTree, TimeStep, PyTree]:
+        return *jax.vmap(environment.step)(keys, actor.env_state, actions), used
+
+    if config.reset == "every-step":
+        return lambda keys: ((), ()), step_every
+    if advance_of(environment) is None:
+        reject("reset", "pooled", "'every-step' for an environment whose step cannot be separated "
+               "from its reset; make_environment builds one that can")  # fmt: skip
+    size = config.resets_per_iteration
+
+    def step_pooled(
+        pool: ResetPool, used: Array, keys: Array, actor: ActorState, actions: Array
+    ) -> tuple[PyTree, TimeStep, Array]:
+        return step_from_pool(
+            environment, pool, used, keys, actor.env_state, actor.timestep, actions
+        )
+
+    return lambda keys: (fill_pool(environment, keys[0, 0], size), jnp.int32(0)), step_pooled
 
 
 def example_extras(learning: Learning, agent: Agent, params: Params, actor: ActorState) -> PyTree:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.agent.exploration import select_actions
+from jaxdqn.envs.autoreset import advance_of, select
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
 from jaxdqn.training.episode_digest import add_step, empty_digests
 from jaxdqn.types import Agent, Array, Environment, Exploration, Params, TimeStep
@@ -100,6 +101,14 @@ def make_evaluator(
     return evaluate
 
 
+def evaluation_shape(
+    agent: Agent, environment: Environment, episodes: int, *, frame_stack: int = 1
+) -> _PlayState:
+    """Return the shapes of the state of an evaluation; allocate nothing."""
+    begin = partial(_begin, agent, environment, episodes, frame_stack)
+    return jax.eval_shape(begin, jax.random.key(0))
+
+
 def play_episode(
     agent: Agent,
     environment: Environment,
@@ -177,7 +186,7 @@ def _advance(
         exploration = Exploration(jnp.full(len(first), epsilon), jnp.float32(1))
         key_explore = jax.random.fold_in(key_agent, 1)
         actions, _ = select_actions("epsilon_greedy", key_explore, act_info.q, exploration)
-    env_state, timestep = jax.vmap(environment.step)(keys_environment, state.env_state, actions)
+    env_state, timestep = _step(environment, keys_environment, state, actions)
     steps, running, info = state.steps + 1, state.running, state.info
     continues = ~(timestep.terminated | timestep.truncated) & (steps < _episode_limit(environment))
     return _PlayState(
@@ -197,3 +206,18 @@ def _advance(
             ),
         ),
     )
+
+
+def _step(
+    environment: Environment, keys: Array, state: _PlayState, actions: Array
+) -> tuple[Any, TimeStep]:
+    """Step N environments, without resets where the environment has a step without them.
+
+    Only first episodes count, so environments keep the state in which theirs has ended.
+    """
+    advance = advance_of(environment)
+    if advance is None:
+        return jax.vmap(environment.step)(keys, state.env_state, actions)
+    stepped = jax.vmap(advance)(keys, state.env_state, actions)
+    env_state, timestep = select(state.running, stepped, (state.env_state, state.timestep))
+    return env_state, timestep

@@ -37,7 +37,7 @@ KINDS = {
 def values_of(field):
     kind = str(field.type)
     if kind.startswith("Literal"):
-        choices = re.findall(r"[\"'](\w+)[\"']", kind)
+        choices = re.findall(r"[\"']([\w-]+)[\"']", kind)
         return st.one_of(st.sampled_from(choices), WILD)
     if kind.startswith("float"):
         return st.one_of(st.floats(0, 2), st.sampled_from([1, 4.0, 8.0]), WILD)
