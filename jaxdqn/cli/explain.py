@@ -14,10 +14,11 @@ from jaxdqn.monitoring.terminal import planned_rows, seeds_of
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
 from jaxdqn.replay.memory import devices_sharing_memory, free_bytes
-from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, working_replay_bytes
+from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, working_bytes
+from jaxdqn.run.memory_needs import memory_needs
 from jaxdqn.run.summary import algorithm, mapping_of
 from jaxdqn.storage.parts import resolve_parts
-from jaxdqn.types import EnvSpec, TrainState
+from jaxdqn.types import EnvSpec, Trainer, TrainState
 
 _HELP = """usage: jaxdqn explain [PRESET] [flags of jaxdqn run]
 
@@ -45,7 +46,7 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     sections = {
         "run": _run(config, preset, spec),
         "shapes, on each device": _shapes(config, spec, taken),
-        "bytes, on each device": _bytes(config, state, taken),
+        "bytes, on each device": _bytes(config, trainer, state, taken),
         "cadence": _cadence(config),
         "schedules": _schedules(config),
         "evaluation": _evaluation(config),
@@ -88,8 +89,11 @@ def _shapes(config: Config, spec: EnvSpec, taken: DeviceBytes) -> dict[str, Any]
     }
 
 
-def _bytes(config: Config, state: TrainState, taken: DeviceBytes) -> dict[str, str]:
-    working = working_replay_bytes(config, taken)
+def _bytes(
+    config: Config, trainer: Trainer, state: TrainState, taken: DeviceBytes
+) -> dict[str, str]:
+    working = working_bytes(config, taken.replay)
+    needed = sum(need.bytes for need in memory_needs(config, trainer, state, saves=True))
     sizes = {
         "replay": taken.replay,
         # A population trained in turn works on a copy of one learner's replay.
@@ -98,10 +102,11 @@ def _bytes(config: Config, state: TrainState, taken: DeviceBytes) -> dict[str, s
         "target and optimiser": taken.target + taken.optimizer,
         "environments": taken.environments,
         "complete state": taken.state,
+        "held at once": needed,
     }
     return {
         **{name: f"{size:,}" for name, size in sizes.items()},
-        "free": _free(working, config.devices, jax.devices()[0]),
+        "free": _free(needed, config.devices, jax.devices()[0]),
         **_sent(bytes_sent(config, state)),
     }
 
@@ -119,7 +124,7 @@ def _batch(config: Config) -> str:
 
 
 def _free(needed: int, devices: int, device: Any) -> str:
-    """Return the free bytes as text, with a remark if the replay needs more."""
+    """Return the free bytes as text, with a remark if the run needs more."""
     free, sharing = free_bytes(device), devices_sharing_memory(devices, device)
     shared = f", shared by the {sharing} devices" if sharing > 1 else ""
     return f"{free:,}{shared}" + (", too few" if needed * sharing > free else "")

@@ -40,6 +40,7 @@ def check_memory(
     *,
     devices: int = 1,
     what: str = "the replay takes",
+    argument: str = "replay_capacity",
 ) -> None:
     """Reject an allocation that exceeds the free memory.
 
@@ -48,6 +49,7 @@ def check_memory(
       device: by default the first device of this process.
       devices: number of devices of this process that allocate as much each.
       what: subject and verb of the error message.
+      argument: option that the message names.
 
     Raises:
       ValueError: with the requested and the free bytes.
@@ -57,10 +59,10 @@ def check_memory(
         return
     if sharing == 1:
         raise ValueError(
-            f"replay_capacity: {what} {num_bytes:,} bytes on each device, "
+            f"{argument}: {what} {num_bytes:,} bytes on each device, "
             f"of which {free:,} are free; must be at most that"
         )
     raise ValueError(
-        f"replay_capacity: {what} {num_bytes:,} bytes on each of {sharing} devices, which share "
+        f"{argument}: {what} {num_bytes:,} bytes on each of {sharing} devices, which share "
         f"the host's memory, of which {free:,} are free; must be at most {free // sharing:,}"
     )

@@ -47,17 +47,25 @@ def bytes_per_device(trainer: Trainer, state: TrainState) -> DeviceBytes:
     return DeviceBytes(*map(count, parts(state), parts(shardings)))
 
 
-def working_replay_bytes(config: Config, taken: DeviceBytes) -> int:
-    """Return the bytes of replay on each device while it trains.
+def working_bytes(config: Config, taken: int) -> int:
+    """Return the bytes of a part of the state on each device while it trains.
 
     A population by ``map`` holds a second copy of the learner that is being trained.
+
+    Args:
+        config: of the run.
+        taken: bytes of the part in the state.
     """
-    by_map = config.population == "map" or (
+    if config.learners == 1 or not runs_in_turn(config):
+        return taken
+    return taken + taken * config.devices // config.learners
+
+
+def runs_in_turn(config: Config) -> bool:
+    """Return whether the learners of a population run one after the other on a device."""
+    return config.population == "map" or (
         config.population == "auto" and jax.default_backend() == "cpu"
     )
-    if config.learners == 1 or not by_map:
-        return taken.replay
-    return taken.replay + taken.replay * config.devices // config.learners
 
 
 def local_devices(config: Config) -> int:

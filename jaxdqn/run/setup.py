@@ -13,9 +13,8 @@ import jax
 from jaxdqn.config.config import Config, from_dict, replace, to_dict
 from jaxdqn.parallel import multihost
 from jaxdqn.parallel.learners import RunKeys, learner_keys
-from jaxdqn.replay import check_memory
 from jaxdqn.replay.export import fold_rows, read_rows
-from jaxdqn.run.device_memory import bytes_per_device, local_devices, working_replay_bytes
+from jaxdqn.run.memory_needs import check_memory_of_run
 from jaxdqn.run.program_cache import StaticRun, static_run
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.environment_spec import check_spec, with_spec
@@ -23,7 +22,7 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.loss_record import with_loss
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
 from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
-from jaxdqn.types import Row, Trainer, TrainState
+from jaxdqn.types import Row, Trainer
 
 
 class RunSetup(NamedTuple):
@@ -112,26 +111,6 @@ def on_coordinator(act: Callable[[], Any]) -> None:
         act()
 
     multihost.broadcast(call)
-
-
-def check_memory_of_run(
-    config: Config, trainer: Trainer, state: TrainState, *, saves: bool
-) -> None:
-    """Check that the replay fits in memory; on CPU, its copy for a checkpoint too.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    taken, devices = bytes_per_device(trainer, state), local_devices(config)
-    needed = working_replay_bytes(config, taken)
-    check_memory(needed, devices=devices)
-    copies = saves and config.checkpoint_every != 0 and config.replay_in_checkpoint
-    if copies and jax.default_backend() == "cpu":
-        check_memory(
-            needed + taken.replay,
-            devices=devices,
-            what="the replay and its copy for a checkpoint (replay_in_checkpoint) take",
-        )
 
 
 def _read_rows(config: Config, trainer: Trainer) -> Row | None:

@@ -8,8 +8,9 @@ import pytest
 from jaxdqn.cli.explain import explain
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
-from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_replay_bytes
-from jaxdqn.run.setup import check_memory_of_run
+from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_bytes
+from jaxdqn.run.memory_needs import check_memory_of_run, memory_needs
+from jaxdqn.run.runner import run
 from tests.toys import noisy, tiny
 
 CASES = {
@@ -23,25 +24,78 @@ CASES = {
 }
 
 
+def traced(config, **parts):
+    """Return the trainer and the shapes of its state."""
+    trainer = make_mapped_trainer(config, environment=noisy(), **parts)
+    return trainer, jax.eval_shape(trainer.init, learner_keys(config).train)
+
+
+def free(monkeypatch, size):
+    monkeypatch.setattr("jaxdqn.replay.memory.free_bytes", lambda device=None: size)
+
+
 @pytest.mark.parametrize(("overrides", "alone", "saved"), CASES.values(), ids=CASES)
-def test_the_host_must_have_room_for_the_replay_of_all_its_devices(
-    overrides, alone, saved, monkeypatch
-):
+def test_the_host_must_have_room_for_all_its_devices(overrides, alone, saved, monkeypatch):
     """``alone`` and ``saved`` count the replay of one device, without and with checkpoints."""
-    config = tiny(**overrides)
-    trainer = make_mapped_trainer(config, environment=noisy())
-    state = jax.eval_shape(trainer.init, learner_keys(config).train)
+    config = tiny(**overrides, eval_episodes=1, replay_capacity=4096)
+    trainer, state = traced(config)
     unit = bytes_per_device(trainer, state).replay
     for times, saves in ((alone, False), (saved, True)):
-        monkeypatch.setattr(
-            "jaxdqn.replay.memory.free_bytes", lambda device=None, n=times: n * unit
-        )
+        needs = memory_needs(config, trainer, state, saves=saves)
+        (replay,) = [need.bytes for need in needs if need.argument == "replay_capacity"]
+        assert replay * config.devices == times * unit
+        total = sum(need.bytes for need in needs) * config.devices
+        free(monkeypatch, total)
         check_memory_of_run(config, trainer, state, saves=saves)
-        monkeypatch.setattr(
-            "jaxdqn.replay.memory.free_bytes", lambda device=None, n=times: n * unit - 1
-        )
-        with pytest.raises(ValueError, match="replay_capacity: "):
+        free(monkeypatch, total - 1)
+        with pytest.raises(ValueError, match=r"replay_capacity: the replay.* of .* bytes on each"):
             check_memory_of_run(config, trainer, state, saves=saves)
+
+
+def test_a_network_that_is_too_large_is_rejected_before_anything_is_allocated(monkeypatch):
+    config = tiny(hidden_sizes=(1 << 15, 1 << 15))
+    trainer, state = traced(config)
+    parameters = 4 * (2 * 2**15 + 2**15 + 2**30 + 2**15 + 2 * 2**15 + 2)
+    networks = memory_needs(config, trainer, state, saves=False)[0].bytes
+    # Parameters, target, two moments and a gradient, and counts.
+    assert 0 <= networks - 5 * parameters < 64
+    free(monkeypatch, networks)
+    monkeypatch.setattr(
+        "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
+    )
+    message = r"hidden_sizes: the parameters, target network, optimiser and gradient take 21,4"
+    with pytest.raises(ValueError, match=message):
+        run(config, environment=noisy())
+
+
+def test_an_evaluation_that_is_too_large_is_rejected(monkeypatch):
+    config = tiny(eval_episodes=10**8)
+    trainer, state = traced(config)
+    evaluation = memory_needs(config, trainer, state, saves=False)[-1]
+    # An activation is [N, 16] float32; an environment has at least its observation [2].
+    assert evaluation.bytes > 10**8 * 4 * (16 + 2)
+    free(monkeypatch, evaluation.bytes)
+    with pytest.raises(ValueError, match=r"eval_episodes: an evaluation takes .* of .* bytes on"):
+        check_memory_of_run(config, trainer, state, saves=False)
+    with pytest.raises(ValueError, match="eval_episodes: an evaluation takes"):
+        run(config, environment=noisy())
+
+
+def test_learners_that_run_in_turn_are_evaluated_in_turn():
+    for population, learners in (("map", 1), ("vmap", 2)):
+        many = tiny(num_seeds=4, devices=2, population=population, eval_episodes=1000)
+        one = tiny(eval_episodes=1000)
+        sizes = [memory_needs(each, *traced(each), saves=False)[-1].bytes for each in (many, one)]
+        assert sizes[0] == learners * sizes[1] > 0
+
+
+def test_a_pqn_run_is_checked_too(monkeypatch):
+    config = tiny(algorithm="pqn", rollout_length=8, minibatches=4, hidden_sizes=(1 << 12,) * 2,
+                  batch_size=128, replay_capacity=32_768, warmup_rows=1024)  # fmt: skip
+    trainer, state = traced(config)
+    free(monkeypatch, 1 << 20)
+    with pytest.raises(ValueError, match="hidden_sizes: the parameters"):
+        check_memory_of_run(config, trainer, state, saves=True)
 
 
 @pytest.fixture
@@ -56,11 +110,13 @@ def test_explain_counts_the_memory_that_devices_share(explained, monkeypatch):
     config = tiny(num_seeds=4, devices=2)
     trainer = make_mapped_trainer(config, environment=noisy())
     taken = bytes_per_device(trainer, jax.eval_shape(trainer.init, learner_keys(config).train))
-    needed = 2 * working_replay_bytes(config, taken)
-    assert needed == 3 * taken.replay
+    assert 2 * working_bytes(config, taken.replay) == 3 * taken.replay
+    state = jax.eval_shape(trainer.init, learner_keys(config).train)
+    needed = 2 * sum(need.bytes for need in memory_needs(config, trainer, state, saves=True))
     monkeypatch.setattr("jaxdqn.cli.explain.free_bytes", lambda device: needed)
     text = explained(config)
     assert f"{needed:,}, shared by the 2 devices\n" in text
+    assert f"held at once          {needed // 2:,}\n" in text
     assert f"one learner's copy    {taken.replay // 2:,}\n" in text
     monkeypatch.setattr("jaxdqn.cli.explain.free_bytes", lambda device: needed - 1)
     assert "shared by the 2 devices, too few" in explained(config)

@@ -1,0 +1,130 @@
+"""Check that a run fits in memory before anything is allocated: networks, replay, evaluations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.config.config import Config
+from jaxdqn.replay import check_memory
+from jaxdqn.run.device_memory import (
+    bytes_per_device,
+    local_devices,
+    runs_in_turn,
+    working_bytes,
+)
+from jaxdqn.training.evaluation import evaluation_shape
+from jaxdqn.tree import tree_bytes
+from jaxdqn.types import PyTree, Trainer, TrainState
+
+_TRACED_ELEMENTS = 2**20
+"""Elements of the observations of an evaluation from which its network is traced. Tracing takes
+tens of milliseconds, and the activations of smaller evaluations take little memory."""
+
+
+class Need(NamedTuple):
+    """Memory that one part of a run takes on each device."""
+
+    argument: str
+    """Option that determines it."""
+    what: str
+    """Subject and verb of the error message."""
+    bytes: int
+
+
+def check_memory_of_run(
+    config: Config, trainer: Trainer, state: TrainState, *, saves: bool
+) -> None:
+    """Check that the parts of a run that are held at once fit in memory.
+
+    Args:
+        config: of the run.
+        trainer: of the run.
+        state: shapes of the state.
+        saves: whether the run makes checkpoints, if it is configured to.
+
+    Raises:
+        ValueError: naming the largest part, and the option that determines it.
+    """
+    needs = memory_needs(config, trainer, state, saves=saves)
+    largest = max(needs, key=lambda need: need.bytes)
+    total = sum(need.bytes for need in needs)
+    check_memory(
+        total,
+        devices=local_devices(config),
+        what=f"{largest.what} {largest.bytes:,} of",
+        argument=largest.argument,
+    )
+
+
+def memory_needs(
+    config: Config, trainer: Trainer, state: TrainState, *, saves: bool
+) -> tuple[Need, ...]:
+    """Return the parts that are held at once, as lower bounds.
+
+    While it learns, a run holds its networks, a gradient, the replay and the environments; a
+    checkpoint on CPU copies the replay. An evaluation holds its environments and the largest
+    activation of the network in place of the gradient.
+    """
+    taken = bytes_per_device(trainer, state)
+    networks = working_bytes(config, taken.parameters + taken.target + taken.optimizer)
+    at_once = _learners_at_once(config)
+    gradient = taken.parameters * at_once // max(1, config.learners // config.devices)
+    evaluation = _evaluation_bytes(config, trainer, state) * at_once
+    copies = (
+        saves
+        and config.checkpoint_every != 0
+        and config.replay_in_checkpoint
+        and jax.default_backend() == "cpu"
+    )
+    replay = working_bytes(config, taken.replay) + (taken.replay if copies else 0)
+    copied = " and its copy for a checkpoint (replay_in_checkpoint) take" if copies else " takes"
+    network = "hidden_sizes" if config.network in ("auto", "mlp") else "network"
+    return (
+        Need(network, "the parameters, target network, optimiser and gradient take",
+             networks + (gradient if gradient > evaluation else 0)),
+        Need("replay_capacity", f"the replay{copied}", replay),
+        Need("num_envs", "the environments take", working_bytes(config, taken.environments)),
+        Need("eval_episodes", "an evaluation takes", 0 if gradient > evaluation else evaluation),
+    )  # fmt: skip
+
+
+def _evaluation_bytes(config: Config, trainer: Trainer, state: TrainState) -> int:
+    """Return the bytes of an evaluation of one learner: its environments, and an activation."""
+    episodes, agent, environment = config.eval_episodes, trainer.agent, trainer.environment
+    shape = evaluation_shape(agent, environment, episodes, frame_stack=config.frame_stack)
+    size = tree_bytes(shape)
+    if episodes * math.prod(environment.spec.obs_shape) >= _TRACED_ELEMENTS:
+        params = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[trainer.mapped :], leaf.dtype),
+            state.agent.params,
+        )
+        obs = shape.frames if jax.tree.leaves(shape.frames) else shape.timestep.obs
+        first = shape.timestep.first
+
+        def act(params: PyTree, carry: PyTree, obs: Any, first: Any) -> Any:
+            return agent.act(jax.random.key(0), params, carry, obs, first, None)
+
+        size += _largest(jax.make_jaxpr(act)(params, shape.carry, obs, first).jaxpr)
+    return size
+
+
+def _learners_at_once(config: Config) -> int:
+    """Return the learners that a device trains or evaluates at the same time."""
+    return 1 if runs_in_turn(config) else max(1, config.learners // config.devices)
+
+
+def _largest(jaxpr: Any) -> int:
+    """Return the bytes of the largest array that a jaxpr computes, inner ones included."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        inner = [getattr(value, "jaxpr", None) for value in equation.params.values()]
+        sizes += [_largest(each) for each in inner if each is not None]
+        for variable in equation.outvars:
+            aval = variable.aval
+            if hasattr(aval, "dtype") and not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+                sizes.append(math.prod(aval.shape) * aval.dtype.itemsize)
+    return max(sizes)
