@@ -199,3 +199,8 @@ def test_rows_of_a_sequence_are_normalised_as_single_ones():
     for row in range(5):
         output, carry = network.apply(params, None, carry, obs[row], first[row])
         np.testing.assert_allclose(outputs.q_values[row], output.q_values, rtol=1e-4)
+
+
+def test_a_custom_agent_normalises_for_itself(trained):
+    with pytest.raises(ValueError, match="normalize_observations=True: must be False with a custo"):
+        make_trainer(CONFIG, environment=noisy(), agent=trained[0].agent)
