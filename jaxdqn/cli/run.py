@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     argv = current_flags(argv, [field.name for field in dataclasses.fields(Flags)])
-    arguments, parts = take_references(take_env_args(argv))
+    arguments, parts = take_references(argv)
     if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
         raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)
@@ -189,7 +189,7 @@ def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[s
     Raises:
         UsageError, ValueError: if the preset, a flag or a value is invalid.
     """
-    name, rest = None, list(argv)
+    name, rest = None, take_env_args(argv)
     if rest and not rest[0].startswith("-"):
         name = rest.pop(0)
     plain = own_environment and name is None

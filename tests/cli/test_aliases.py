@@ -120,7 +120,7 @@ def test_arguments_of_the_environment_are_gathered_from_repeated_flags():
     argv = ["--env-arg", "size=5", "--seed", "3", "--env-arg=stochastic=true"]
     assert take_env_args(argv) == ["--seed", "3", "--env-args", "size=5", "stochastic=true"]
     assert take_env_args(["--seed", "3"]) == ["--seed", "3"]
-    name, flags = run.read_flags(take_env_args(["cartpole", *argv]))
+    name, flags = run.read_flags(["cartpole", *argv])
     assert (name, flags.env_args, flags.seed) == ("cartpole", ("size=5", "stochastic=true"), 3)
     for wrong in (
         ["--env-arg"],
