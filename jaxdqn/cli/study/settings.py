@@ -121,8 +121,11 @@ def _read_value(kind: Any, text: str) -> Any:
     """
     kinds = (kind,) if kind in (bool, int, float, str) else get_args(kind)
     if get_origin(kind) is tuple:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if kinds[0] is str:
+            return tuple(parts)
         try:
-            return tuple(int(part) for part in text.split(",") if part.strip())
+            return tuple(map(int, parts))
         except ValueError:
             raise ValueError("whole numbers separated by commas, as in 64,64") from None
     if get_origin(kind) is Literal:

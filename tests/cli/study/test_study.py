@@ -89,6 +89,10 @@ def test_settings_are_parsed_by_the_type_of_their_field():
         float, int, float,
     ]  # fmt: skip
     assert read_settings(["hidden_sizes="]) == {"hidden_sizes": ()}
+    arguments = ("gravity=20", "max_steps_in_episode=50")
+    assert read_settings(["env_args=gravity=20, max_steps_in_episode=50"]) == {
+        "env_args": arguments
+    }
 
 
 def test_a_cell_takes_the_preset_for_its_environment_and_never_stops_early():
