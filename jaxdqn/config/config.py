@@ -61,11 +61,11 @@ class Config(Options):
         return self.num_envs // self.replicas
 
     @property
-    def resets_per_iteration(self) -> int:
-        """C: resets that each device makes in bulk in an iteration with ``reset='pooled'``."""
+    def resets_in_pool(self) -> int:
+        """C: resets that each device makes in bulk with ``reset='pooled'``."""
         if self.reset_pool is not None:
             return self.reset_pool
-        return -(-self.envs_per_device * self.rollout_length // 16)
+        return -(-self.envs_per_device * max(4, self.rollout_length) // 16)
 
     @property
     def batch_per_device(self) -> int:

@@ -69,13 +69,14 @@ class Options:
     """K: vector steps in an iteration."""
     reset: Literal["every-step", "pooled"] = option("every-step", group="Algorithm")
     """every-step computes a reset next to every step of every environment and uses it where an
-    episode has ended, which is fastest for cheap resets. pooled computes reset_pool resets an
-    iteration in bulk and uses each at most once, for resets that cost more than a step."""
+    episode has ended, which is fastest for cheap resets. pooled makes reset_pool resets in
+    bulk once an iteration, and again when they are used up, and uses each at most once; for resets
+    that cost more than a few steps."""
     reset_pool: int | None = option(
         None, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"reset": "pooled"}
     )
-    """Resets in the pool of each device; by default one for 16 rows of an iteration. A step for
-    which too few are left computes a reset for every environment."""
+    """Resets in the pool of each device; by default one for 16 rows of an iteration, and at least
+    one for four environments."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

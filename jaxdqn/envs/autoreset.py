@@ -38,12 +38,14 @@ class AutoresetStep:
 
 
 class ResetPool(NamedTuple):
-    """Resets that no environment has used yet, of one device and one iteration."""
+    """Resets of one device, of which the first ``used`` have been taken."""
 
     env_state: PyTree
     """Leaves [C, ...]."""
     timestep: TimeStep
     """Leaves [C, ...]."""
+    used: Array
+    """[] int32"""
 
 
 def advance_of(environment: Environment) -> StepFunction | None:
@@ -55,56 +57,57 @@ def advance_of(environment: Environment) -> StepFunction | None:
 def fill_pool(environment: Environment, key: Array, size: int) -> ResetPool:
     """Reset ``size`` times in bulk; ``key`` is one of acting and is not consumed."""
     keys = jax.random.split(jax.random.fold_in(key, _STREAM), size)
-    return ResetPool(*jax.vmap(environment.reset)(keys))
+    return ResetPool(*jax.vmap(environment.reset)(keys), used=jnp.int32(0))
 
 
 def step_from_pool(
     environment: Environment,
     pool: ResetPool,
-    used: Array,
     keys: Array,
     env_state: PyTree,
     timestep: TimeStep,
     actions: Array,
-) -> tuple[PyTree, TimeStep, Array]:
+) -> tuple[PyTree, TimeStep, ResetPool]:
     """Step E environments; those whose episode has ended take the next resets of the pool.
 
-    Each reset of the pool is taken at most once, in order, whatever its value, so the resets are
-    distributed as those of ``Environment.reset``. If too few are left, all environments that reset
-    in this step make their own, by a conditional on the device, and the pool keeps the rest.
+    If too few are left, the pool is filled again; if a full pool has too few, every environment
+    makes its own reset and the pool keeps its rest. Both are branches of a conditional on the
+    device. A reset is taken at most once, in order, and which are made and dropped depends on
+    their number only. So the resets are distributed as those of ``Environment.reset``.
 
     Args:
       environment: one environment, with an ``AutoresetStep``.
       pool: C resets.
-      used: ``[]`` int32, resets that were taken.
       keys: ``[E]``, are consumed.
       env_state: leaves [E, ...]
       timestep: of the last step, leaves [E, ...]
       actions: ``[E]`` int32
-
-    Returns:
-      The states and time steps, leaves [E, ...], and the number of resets that were taken.
     """
     advance = advance_of(environment)
     assert advance is not None
     resetting = timestep.terminated | timestep.truncated
-    size = pool.timestep.first.shape[0]
-    needed = jnp.sum(resetting, dtype=jnp.int32)
-    suffices = used + needed <= size
-    place = used + jnp.cumsum(resetting, dtype=jnp.int32) - 1
+    needed, size = jnp.sum(resetting, dtype=jnp.int32), pool.timestep.first.shape[0]
+    rank = jnp.cumsum(resetting, dtype=jnp.int32) - 1
 
-    def from_pool(keys: Array) -> tuple[PyTree, TimeStep]:
-        index = jnp.clip(place, 0, size - 1)
-        return jax.tree.map(lambda leaf: leaf[index], tuple(pool))
+    def take(pool: ResetPool) -> tuple[PyTree, TimeStep, ResetPool]:
+        index = jnp.clip(pool.used + rank, 0, size - 1)
+        fresh = jax.tree.map(lambda leaf: leaf[index], (pool.env_state, pool.timestep))
+        return *fresh, pool._replace(used=pool.used + needed)
 
-    def fresh_for_all(keys: Array) -> tuple[PyTree, TimeStep]:
+    def fill_and_take(pool: ResetPool) -> tuple[PyTree, TimeStep, ResetPool]:
+        return take(fill_pool(environment, keys[0], size))
+
+    def make_for_all(pool: ResetPool) -> tuple[PyTree, TimeStep, ResetPool]:
         # The keys may be those of the steps: it was known before that these are not used.
-        return jax.vmap(environment.reset)(keys)
+        return *jax.vmap(environment.reset)(keys), pool
 
-    fresh = jax.lax.cond(suffices, from_pool, fresh_for_all, keys)
+    branch = jnp.where(pool.used + needed <= size, 0, jnp.where(needed <= size, 1, 2))
+    fresh_state, fresh_timestep, pool = jax.lax.switch(
+        branch, (take, fill_and_take, make_for_all), pool
+    )
     stepped = jax.vmap(advance)(keys, env_state, actions)
-    env_state, timestep = select(resetting, fresh, stepped)
-    return env_state, timestep, used + jnp.where(suffices, needed, 0)
+    env_state, timestep = select(resetting, (fresh_state, fresh_timestep), stepped)
+    return env_state, timestep, pool
 
 
 def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:

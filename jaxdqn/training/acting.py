@@ -68,13 +68,9 @@ def make_act(
     fill, step_envs = _make_steps(config, environment)
 
     def vector_step(
-        keys: Array,
-        acting: tuple[ActorState, PyTree],
-        state: TrainState,
-        row_offset: Array,
-        pool: PyTree,
+        keys: Array, acting: tuple[ActorState, PyTree], state: TrainState, row_offset: Array
     ) -> tuple[tuple[ActorState, PyTree], tuple[Row, Metrics]]:
-        actor, used = acting
+        actor, pool = acting
         key_agent, keys_environment = keys[0], keys[1:]
         exploration = exploration_of(state, actor, row_offset)
         before = actor.timestep
@@ -82,7 +78,7 @@ def make_act(
         actions, carry, info = agent.act(
             key_agent, state.agent.params, actor.carry, obs, before.first, exploration
         )
-        env_state, after, used = step_envs(pool, used, keys_environment, actor, actions)
+        env_state, after, pool = step_envs(pool, keys_environment, actor, actions)
         row = Row(
             obs=obs if learning.stacked else before.obs,
             first=before.first,
@@ -95,15 +91,14 @@ def make_act(
         episode, metrics = count_step(actor.episode, row, ~after.first, exploration)
         frames = push_frame(actor.frames, after.obs, after.first)
         actor = ActorState(env_state, after, frames, carry, episode, actions)
-        return (actor, used), (row, metrics)
+        return (actor, pool), (row, metrics)
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
         # Rows over all devices from the start of the iteration to each of its vector steps.
         row_offsets = jnp.arange(config.rollout_length, dtype=jnp.float32) * config.num_envs
-        pool, used = fill(keys)
         (actor, _), (rows, metrics) = jax.lax.scan(
-            lambda acting, inputs: vector_step(inputs[0], acting, state, inputs[1], pool),
-            (state.actor, used),
+            lambda acting, inputs: vector_step(inputs[0], acting, state, inputs[1]),
+            (state.actor, fill(keys)),
             (keys, row_offsets),
         )
         return rows, actor, reduce_metrics(metrics)
@@ -112,32 +107,29 @@ def make_act(
 
 
 def _make_steps(config: Config, environment: Environment) -> tuple[Any, Any]:
-    """Make ``fill(keys[K, 1 + E]) -> (pool, used)`` and the step of E environments.
+    """Make ``fill(keys[K, 1 + E]) -> pool`` and the step of E environments.
 
-    Without a pool both are empty. The step is ``step_envs(pool, used, keys[E], actor, actions[E])
-    -> (env_state, timestep, used)``.
+    Without pooled resets the pool is empty. The step is ``step_envs(pool, keys[E], actor,
+    actions[E]) -> (env_state, timestep, pool)``.
     """
 
     def step_every(
-        pool: PyTree, used: PyTree, keys: Array, actor: ActorState, actions: Array
+        pool: PyTree, keys: Array, actor: ActorState, actions: Array
     ) -> tuple[PyTree, TimeStep, PyTree]:
-        return *jax.vmap(environment.step)(keys, actor.env_state, actions), used
+        return *jax.vmap(environment.step)(keys, actor.env_state, actions), pool
 
     if config.reset == "every-step":
-        return lambda keys: ((), ()), step_every
+        return lambda keys: (), step_every
     if advance_of(environment) is None:
         reject("reset", "pooled", "'every-step' for an environment whose step cannot be separated "
                "from its reset; make_environment builds one that can")  # fmt: skip
-    size = config.resets_per_iteration
 
     def step_pooled(
-        pool: ResetPool, used: Array, keys: Array, actor: ActorState, actions: Array
-    ) -> tuple[PyTree, TimeStep, Array]:
-        return step_from_pool(
-            environment, pool, used, keys, actor.env_state, actor.timestep, actions
-        )
+        pool: ResetPool, keys: Array, actor: ActorState, actions: Array
+    ) -> tuple[PyTree, TimeStep, ResetPool]:
+        return step_from_pool(environment, pool, keys, actor.env_state, actor.timestep, actions)
 
-    return lambda keys: (fill_pool(environment, keys[0, 0], size), jnp.int32(0)), step_pooled
+    return lambda keys: fill_pool(environment, keys[0, 0], config.resets_in_pool), step_pooled
 
 
 def example_extras(learning: Learning, agent: Agent, params: Params, actor: ActorState) -> PyTree:

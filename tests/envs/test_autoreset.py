@@ -17,6 +17,7 @@ from tests.toys import cycle, quick_jit, tiny
 from tests.trees import assert_identical
 
 CONFIG = tiny(num_envs=4, rollout_length=8, warmup_rows=64, total_rows=400)
+ACTIONS = jnp.zeros(4, jnp.int32)
 POOLED = replace(CONFIG, reset="pooled", reset_pool=3)
 
 
@@ -53,32 +54,43 @@ def test_environments_whose_episode_has_ended_take_the_next_resets_in_order():
     environment = lottery()
     keys, state, timestep = several(environment)
     pool = fill_pool(environment, jax.random.key(5), 3)
-    actions = jnp.zeros(4, jnp.int32)
-    used, before, fresh = jnp.int32(0), numbers(timestep), numbers(pool.timestep)
-    state, after, used = step_from_pool(
-        environment, pool, used, keys, state, ended(timestep, 1, 3), actions
+    before, fresh = numbers(timestep), numbers(pool.timestep)
+    state, after, pool = step_from_pool(
+        environment, pool, keys, state, ended(timestep, 1, 3), ACTIONS
     )
-    assert used == 2
+    assert pool.used == 2
     np.testing.assert_array_equal(after.first, [False, True, False, True])
     np.testing.assert_array_equal(numbers(after), [before[0], fresh[0], before[2], fresh[1]])
     np.testing.assert_array_equal(after.reward, [1, 0, 1, 0])
     assert not (after.terminated | after.truncated).any()
-    state, again, used = step_from_pool(
-        environment, pool, used, keys, state, ended(after, 0), actions
-    )
-    assert used == 3
+    state, again, pool = step_from_pool(environment, pool, keys, state, ended(after, 0), ACTIONS)
+    assert pool.used == 3
     np.testing.assert_array_equal(numbers(again), [fresh[2], fresh[0], before[2], fresh[1]])
 
 
-def test_a_step_for_which_too_few_are_left_makes_a_reset_for_each():
+def test_a_pool_with_too_few_resets_is_filled_again():
     environment = lottery()
     keys, state, timestep = several(environment)
-    pool = fill_pool(environment, jax.random.key(5), 3)
-    _, after, used = step_from_pool(
-        environment, pool, jnp.int32(2), keys, state, ended(timestep, 0, 2, 3),
-        jnp.zeros(4, jnp.int32),
-    )  # fmt: skip
-    assert used == 2, "the pool keeps its last reset"
+    pool = fill_pool(environment, jax.random.key(5), 3)._replace(used=jnp.int32(1))
+    old, filled = numbers(pool.timestep), fill_pool(environment, keys[0], 3)
+    _, after, pool = step_from_pool(
+        environment, pool, keys, state, ended(timestep, 0, 2, 3), ACTIONS
+    )
+    assert pool.used == 3
+    np.testing.assert_array_equal(numbers(after)[[0, 2, 3]], numbers(filled.timestep))
+    np.testing.assert_array_equal(numbers(pool.timestep), numbers(filled.timestep))
+    assert numbers(after)[1] == numbers(timestep)[1]
+    assert not set(numbers(after)) & set(old)
+
+
+def test_a_step_that_needs_more_than_a_pool_makes_a_reset_for_each():
+    environment = lottery()
+    keys, state, timestep = several(environment)
+    pool = fill_pool(environment, jax.random.key(5), 2)._replace(used=jnp.int32(1))
+    _, after, kept = step_from_pool(
+        environment, pool, keys, state, ended(timestep, 0, 2, 3), ACTIONS
+    )
+    assert_identical(kept, pool)
     own = numbers(jax.vmap(environment.reset)(keys)[1])
     np.testing.assert_array_equal(numbers(after)[[0, 2, 3]], own[[0, 2, 3]])
     assert numbers(after)[1] == numbers(timestep)[1]
@@ -86,21 +98,21 @@ def test_a_step_for_which_too_few_are_left_makes_a_reset_for_each():
 
 
 def test_learners_of_a_population_have_their_own_pools_and_conditions():
-    environment, actions = lottery(), jnp.zeros(4, jnp.int32)
+    environment = lottery()
 
-    def step(key, *ends):
+    def step(key, ends):
         keys, state, timestep = several(environment)
-        timestep = timestep._replace(truncated=jnp.stack(ends))
         pool = fill_pool(environment, key, 2)
-        return step_from_pool(environment, pool, jnp.int32(0), keys, state, timestep, actions)
+        timestep = timestep._replace(truncated=ends)
+        return step_from_pool(environment, pool, keys, state, timestep, ACTIONS)
 
-    learners = jax.random.split(jax.random.key(3), 2)
-    ends = (jnp.array([True, True]), jnp.array([True, False]), jnp.array([True, False]))
-    both = jax.vmap(step)(learners, *ends, jnp.array([False, False]))
-    for index in range(2):
-        one = step(learners[index], *(each[index] for each in ends), jnp.bool_(False))
+    learners = jax.random.split(jax.random.key(3), 3)
+    ends = jnp.array([[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 1]], bool)
+    both = jax.vmap(step)(learners, ends)
+    for index in range(3):
+        one = step(learners[index], ends[index])
         assert_identical(jax.tree.map(lambda leaf, i=index: leaf[i], both), one)
-    np.testing.assert_array_equal(both[2], [0, 1])
+    np.testing.assert_array_equal(both[2].used, [1, 0, 2])
 
 
 def stored(config, environment, iterations=8):
@@ -109,7 +121,7 @@ def stored(config, environment, iterations=8):
     return quick_jit(trainer.chunk(iterations))(state)[0]
 
 
-@pytest.mark.parametrize("size", [1, 40])
+@pytest.mark.parametrize("size", [1, 5])
 def test_no_reset_is_used_twice_and_episodes_are_those_of_the_contract(size):
     state = stored(replace(POOLED, reset_pool=size, replay_capacity=1024), lottery())
     rows = state.replay.ring.rows
@@ -150,11 +162,12 @@ def test_only_as_many_resets_as_the_pool_holds_are_computed():
     assert len(counted) == 4 + (2 + 8) * 3  # at the start, then in each iteration
 
 
-def test_the_default_pool_is_a_reset_for_16_rows_of_a_device():
+def test_the_default_pool_has_a_reset_for_16_rows_or_for_four_environments():
     config = tiny(num_envs=8, rollout_length=8, warmup_rows=64, reset="pooled", batch_size=16)
-    assert config.resets_per_iteration == 4
-    assert replace(config, devices=2).resets_per_iteration == 2
-    assert tiny(reset="pooled").resets_per_iteration == 1
+    assert config.resets_in_pool == 4
+    assert replace(config, devices=2).resets_in_pool == 2
+    assert tiny(num_envs=8, reset="pooled").resets_in_pool == 2
+    assert replace(config, reset_pool=3).resets_in_pool == 3
     with pytest.raises(ValueError, match="reset_pool=3: must be None unless reset='pooled'"):
         Config(reset_pool=3)
 
