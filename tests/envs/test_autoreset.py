@@ -35,6 +35,11 @@ def lottery(limit=3):
     return make_environment(reset, step, name="lottery", num_actions=2, max_episode_steps=limit)
 
 
+def stepped(environment, *arguments):
+    """Step without an operation compiled for each line."""
+    return quick_jit(lambda *rest: step_from_pool(environment, *rest, ACTIONS))(*arguments)
+
+
 def several(environment, envs=4):
     key = jax.random.key(1)
     state, timestep = jax.vmap(environment.reset)(jax.random.split(key, envs))
@@ -55,15 +60,13 @@ def test_environments_whose_episode_has_ended_take_the_next_resets_in_order():
     keys, state, timestep = several(environment)
     pool = fill_pool(environment, jax.random.key(5), 3)
     before, fresh = numbers(timestep), numbers(pool.timestep)
-    state, after, pool = step_from_pool(
-        environment, pool, keys, state, ended(timestep, 1, 3), ACTIONS
-    )
+    state, after, pool = stepped(environment, pool, keys, state, ended(timestep, 1, 3))
     assert pool.used == 2
     np.testing.assert_array_equal(after.first, [False, True, False, True])
     np.testing.assert_array_equal(numbers(after), [before[0], fresh[0], before[2], fresh[1]])
     np.testing.assert_array_equal(after.reward, [1, 0, 1, 0])
     assert not (after.terminated | after.truncated).any()
-    state, again, pool = step_from_pool(environment, pool, keys, state, ended(after, 0), ACTIONS)
+    state, again, pool = stepped(environment, pool, keys, state, ended(after, 0))
     assert pool.used == 3
     np.testing.assert_array_equal(numbers(again), [fresh[2], fresh[0], before[2], fresh[1]])
 
@@ -73,9 +76,7 @@ def test_a_pool_with_too_few_resets_is_filled_again():
     keys, state, timestep = several(environment)
     pool = fill_pool(environment, jax.random.key(5), 3)._replace(used=jnp.int32(1))
     old, filled = numbers(pool.timestep), fill_pool(environment, keys[0], 3)
-    _, after, pool = step_from_pool(
-        environment, pool, keys, state, ended(timestep, 0, 2, 3), ACTIONS
-    )
+    _, after, pool = stepped(environment, pool, keys, state, ended(timestep, 0, 2, 3))
     assert pool.used == 3
     np.testing.assert_array_equal(numbers(after)[[0, 2, 3]], numbers(filled.timestep))
     np.testing.assert_array_equal(numbers(pool.timestep), numbers(filled.timestep))
@@ -87,9 +88,7 @@ def test_a_step_that_needs_more_than_a_pool_makes_a_reset_for_each():
     environment = lottery()
     keys, state, timestep = several(environment)
     pool = fill_pool(environment, jax.random.key(5), 2)._replace(used=jnp.int32(1))
-    _, after, kept = step_from_pool(
-        environment, pool, keys, state, ended(timestep, 0, 2, 3), ACTIONS
-    )
+    _, after, kept = stepped(environment, pool, keys, state, ended(timestep, 0, 2, 3))
     assert_identical(kept, pool)
     own = numbers(jax.vmap(environment.reset)(keys)[1])
     np.testing.assert_array_equal(numbers(after)[[0, 2, 3]], own[[0, 2, 3]])
@@ -108,9 +107,9 @@ def test_learners_of_a_population_have_their_own_pools_and_conditions():
 
     learners = jax.random.split(jax.random.key(3), 3)
     ends = jnp.array([[0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 1]], bool)
-    both = jax.vmap(step)(learners, ends)
+    both, one_by_one = quick_jit(jax.vmap(step))(learners, ends), quick_jit(step)
     for index in range(3):
-        one = step(learners[index], ends[index])
+        one = one_by_one(learners[index], ends[index])
         assert_identical(jax.tree.map(lambda leaf, i=index: leaf[i], both), one)
     np.testing.assert_array_equal(both[2].used, [1, 0, 2])
 
