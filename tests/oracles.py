@@ -248,25 +248,64 @@ class TransitionOracle(HistoryOracle):
 
 
 class SequenceOracle(HistoryOracle):
-    """Sequences of consecutive rows, which may cross boundaries of episodes."""
+    """Sequences of consecutive rows, which may cross boundaries of episodes.
 
-    def __init__(self, *, num_envs: int, rows_per_env: int, length: int) -> None:
+    They start at the ring's slots that are multiples of ``stride``; these have separate indices.
+    """
+
+    def __init__(self, *, num_envs: int, rows_per_env: int, length: int, stride: int = 1) -> None:
         super().__init__(num_envs=num_envs, rows_per_env=rows_per_env)
         self.length = length
+        self.stride = stride
 
     def is_start(self, time: int, env: int) -> bool:
-        return time + self.length - 1 <= self.newest
+        at_start = time % self.rows_per_env % self.stride == 0
+        return at_start and time + self.length - 1 <= self.newest
+
+    def index(self, time: int, env: int) -> int:
+        """Return the flat index of a start."""
+        return time % self.rows_per_env // self.stride * self.num_envs + env
 
     def sequence(self, time: int, env: int) -> Row:
-        """Return one sequence, leaves [L, ...]."""
+        """Return one sequence, leaves [L, ...], with the extras of its first row."""
         assert self.is_start(time, env)
         rows = [self.row(time + step, env) for step in range(self.length)]
-        return stack_trees(rows)
+        stacked = stack_trees([row._replace(extras=()) for row in rows])
+        return stacked._replace(extras=rows[0].extras)
 
     def batch(self, indices: np.ndarray) -> Row:
-        """Return the sequences that start at flat ring indices [B], leaves [B, L, ...]."""
+        """Return the sequences that start at flat indices [B], leaves [B, L, ...]."""
         starts = self.valid_starts()
         return stack_trees([self.sequence(*starts[int(index)]) for index in indices])
+
+
+class Priorities(HistoryOracle):
+    """Mixin: a priority for each valid start, by (time, env)."""
+
+    def __init__(self, **sizes: int) -> None:
+        super().__init__(**sizes)
+        self.priorities: dict[tuple[int, int], float] = {}
+        self.max_priority = 1.0
+
+    def add(self, rows: list[Row]) -> None:
+        super().add(rows)
+        valid = self.valid_starts().values()
+        # New valid starts enter with the maximum priority so far.
+        self.priorities = {at: self.priorities.get(at, self.max_priority) for at in valid}
+
+    def update(self, drawn: list[tuple[int, int]], priorities: np.ndarray) -> None:
+        for at, priority in zip(drawn, priorities, strict=True):
+            if at in self.priorities:
+                self.priorities[at] = float(priority)
+                self.max_priority = max(self.max_priority, float(priority))
+
+    def leaves(self) -> np.ndarray:
+        """Return the priorities of all leaves, by flat index."""
+        last = self.index(self.rows_per_env - 1, self.num_envs - 1)
+        leaves = np.zeros(last + 1)
+        for (time, env), priority in self.priorities.items():
+            leaves[self.index(time, env)] = priority
+        return leaves
 
 
 def live_starts(state: Any) -> list[int]:

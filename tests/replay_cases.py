@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tests.oracles import Stream, random_pieces, stream_of
+from tests.oracles import Stream, random_pieces, rows_from_streams, stream_of
 
 
 class Case(NamedTuple):
@@ -60,3 +60,52 @@ def random_streams(case: Case, rng: np.random.Generator, *, wraps: int, skip: in
         )
         for env in range(case.num_envs)
     ]
+
+
+class SequenceCase(NamedTuple):
+    """Static shapes of a replay of sequences: E, T, K, L, stride and the contents of a row."""
+
+    num_envs: int
+    rows_per_env: int
+    rows_per_add: int
+    length: int
+    stride: int
+    obs_shape: tuple[int, ...]
+    obs_dtype: Any
+
+    def sizes(self) -> dict[str, int]:
+        """Return the arguments of ``make_sequence`` except the size of a batch."""
+        return {**self.geometry(), "rows_per_add": self.rows_per_add}
+
+    def geometry(self) -> dict[str, int]:
+        """Return the arguments of the twin."""
+        names = ("num_envs", "rows_per_env", "length", "stride")
+        return {name: getattr(self, name) for name in names}
+
+
+# Cases named "smallest" have the least T for their other sizes.
+SEQUENCE_CASES = {
+    "anywhere": SequenceCase(1, 8, 1, 3, 1, (2,), np.float32),
+    "bits_k2": SequenceCase(3, 12, 2, 5, 4, (11,), np.bool_),
+    "smallest": SequenceCase(2, 13, 1, 8, 4, (3, 2), np.uint8),
+    "not_a_multiple": SequenceCase(3, 17, 1, 4, 3, (2,), np.float32),
+    "stride_above_length": SequenceCase(2, 16, 2, 3, 5, (2,), np.float32),
+    "stride_below_k4": SequenceCase(3, 16, 4, 1, 3, (3, 5), np.bool_),
+    "one_start": SequenceCase(2, 9, 1, 1, 7, (2,), np.float32),
+}
+
+
+def sequence_rows(case: SequenceCase, rng: np.random.Generator, *, wraps: int) -> list[Any]:
+    """Return rows with extras that wrap the ring ``wraps`` times."""
+    streams = [
+        stream_of(
+            random_pieces(rng, count=30, longest=6),
+            length=wraps * case.rows_per_env,
+            env=env,
+            skip=env,
+        )
+        for env in range(case.num_envs)
+    ]
+    return rows_from_streams(
+        streams, obs_shape=case.obs_shape, obs_dtype=case.obs_dtype, with_extras=True
+    )

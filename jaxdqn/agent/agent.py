@@ -71,8 +71,8 @@ def make_agent(
         takes them as one batch.
       target_period: gradient steps between replacements of the target network.
       polyak: instead move the target by ``hyper.target_tau`` at every gradient step.
-      sequences: for a recurrent network: ``learn`` takes rows [B, L, ...], with the carries as
-        ``extras``, instead of a ``Batch``.
+      sequences: for a recurrent network: ``learn`` takes rows [B, L, ...], with the carry before
+        the first row as ``extras`` [B, ...], instead of a ``Batch``.
       rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
 
     Raises:

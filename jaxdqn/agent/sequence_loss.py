@@ -2,7 +2,7 @@
 
 A sequence has three parts: ``burn_in`` rows that only update the network's carry, ``length``
 rows that are learned from, and N more rows from which the last of these bootstrap. The carry
-starts from the one stored with the first row. A sequence may span episodes; the carry is
+starts from the one with which the first row was acted. A sequence may span episodes; the carry is
 reset at the first row of each.
 """
 
@@ -20,6 +20,9 @@ from jaxdqn.types import Array, Hyper, Network, Params, PyTree, QOutput, Row
 
 RESCALING = 1e-3
 """Epsilon of the value rescaling (Pohlen et al. 2018), as in R2D2."""
+MAX_SHARE = 0.9
+"""Eta, the share of the maximum of |TD error| in the priority of a sequence; the mean has the
+rest."""
 
 
 class Sequences(NamedTuple):
@@ -104,9 +107,10 @@ def make_sequence_loss(
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean, {}))``. The ``extras`` of the rows are the carries at the
-    time of acting. The ``abs_td`` of a sequence is 0.9 of the maximum and 0.1 of the mean of
-    |TD error| over its rows (section 2.3).
+    -> (loss, (abs_td[B], q_mean, {}))``. The ``extras`` of the rows are the carry before the first
+    row, leaves [B, ...]. The ``abs_td`` of a sequence, of which its priority is made, is 0.9 of
+    the maximum and 0.1 of the mean of |TD error| over the rows that are learned from
+    (section 2.3).
     """
 
     def loss_and_info(
@@ -131,7 +135,7 @@ def make_sequence_loss(
         q_values, actions = examples.online_tm1.q_values, examples.a_tm1
         chosen_q = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
         q_mean = jnp.sum(chosen_q * valid) / jnp.maximum(jnp.sum(valid), 1.0)
-        abs_td = 0.9 * jnp.max(abs_td, axis=1) + 0.1 * mean
+        abs_td = MAX_SHARE * jnp.max(abs_td, axis=1) + (1.0 - MAX_SHARE) * mean
         return weighted_mean(by_sequence, weights), (abs_td, q_mean, {})
 
     return loss_and_info
@@ -169,7 +173,7 @@ def _outputs(
 ) -> QOutput:
     """Return the network's outputs for the rows after the burn-in, leaves [length + N, B, ...]."""
     by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (rows.obs, rows.first))
-    carry = jax.tree.map(lambda leaf: leaf[:, 0], rows.extras)
+    carry = rows.extras
     if sequences.burn_in > 0:
         # The burn-in runs forward only: no gradient flows into the carry.
         burn_in = jax.tree.map(lambda leaf: leaf[: sequences.burn_in], by_time)

@@ -119,7 +119,7 @@ def _batch(config: Config) -> str:
         return batch
     return (
         f"{batch} of sequences: {config.burn_in} rows of burn-in, {config.sequence_length} rows to "
-        f"learn from, {config.n_step} to bootstrap from"
+        f"learn from, {config.n_step} to bootstrap from; a start every {config.start_stride} rows"
     )
 
 

@@ -96,10 +96,11 @@ def _validate_replay(config: Config) -> None:
     if config.replay_rows > largest:
         reject("replay_capacity", capacity, f"at most {largest * config.num_envs} with "
                f"num_envs={config.num_envs}, so that indices fit in int32")  # fmt: skip
-    reach = config.reach + config.frame_stack + config.rollout_length
+    reach = config.reach + config.frame_stack + config.rollout_length + config.start_stride - 1
     if config.replay_rows <= reach:
+        stride = "" if config.recurrent == "none" else "+sequence_stride-1"
         reject("replay_capacity", capacity, f"above num_envs*({_reach_text(config)}+frame_stack+"
-               f"rollout_length)={config.num_envs * reach}")  # fmt: skip
+               f"rollout_length{stride})={config.num_envs * reach}")  # fmt: skip
     if config.batch_size * config.accumulate > capacity:
         reject("batch_size", config.batch_size, f"at most replay_capacity={capacity} with "
                f"accumulate={config.accumulate}: more than can be sampled")  # fmt: skip
@@ -187,7 +188,6 @@ def _validate_recurrent(config: Config) -> None:
     """Check the options of learning from sequences."""
     required = {
         "algorithm": "dqn",
-        "replay": "uniform",
         "bootstrap": "greedy",
         "frame_stack": 1,
         "noisy": False,

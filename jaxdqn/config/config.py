@@ -88,6 +88,13 @@ class Config(Options):
         return self.burn_in + self.sequence_length + self.n_step - 1
 
     @property
+    def start_stride(self) -> int:
+        """Rows from the start of one sequence to that of the next: ``sequence_stride``."""
+        if self.recurrent == "none":
+            return 1
+        return self.sequence_stride or max(1, self.sequence_length // 2)
+
+    @property
     def has_periodic_target(self) -> bool:
         """True if the target network is replaced every ``target_period`` gradient steps."""
         return self.algorithm == "dqn" and self.target_tau is None

@@ -113,22 +113,22 @@ def make_prioritized(
         )
 
     def sample(key: Array, state: PrioritizedState, gamma: Array) -> tuple[Any, SampleInfo]:
-        flat, probabilities = _draw(key, state.tree, batch_size)
+        flat, probabilities = draw_proportional(key, state.tree, batch_size)
         batch = gather_transitions(state.ring, flat, gamma, n_step=n_step, frame_stack=frame_stack)
-        indices = flat + num_rows * _generation_of(state, flat, generations)
+        indices = flat + num_rows * generation_of(state, flat, generations)
         return batch, SampleInfo(indices=indices, probabilities=probabilities)
 
     return Replay(
         init=init,
         add=_make_add(n_step, frame_stack - 1, generations),
         sample=sample,
-        update=_make_update(num_rows, generations),
+        update=make_priority_update(num_rows, generations),
     )
 
 
-def count_generations(num_rows: int) -> int:
-    """Return how many generations of a ring of ``num_rows`` rows an int32 index distinguishes."""
-    return _NUM_INDICES // num_rows
+def count_generations(num_leaves: int) -> int:
+    """Return how many generations of a ring an int32 index of ``num_leaves`` distinguishes."""
+    return _NUM_INDICES // num_leaves
 
 
 def importance_weights(
@@ -192,14 +192,17 @@ def _make_add(
     return add
 
 
-def _make_update(
-    num_rows: int, generations: int
-) -> Callable[[PrioritizedState, Array, Array], PrioritizedState]:
-    """Make ``update`` for a ring of ``num_rows`` rows."""
+def make_priority_update(
+    num_leaves: int, generations: int, stride: int = 1
+) -> Callable[[Any, Array, Array], Any]:
+    """Make ``update`` for a tree of ``num_leaves`` leaves, for the rows of every stride-th slot.
 
-    def update(state: PrioritizedState, indices: Array, priorities: Array) -> PrioritizedState:
-        flat, generation = indices % num_rows, indices // num_rows
-        same = generation == _generation_of(state, flat, generations)
+    Its state is a ``PrioritizedState`` or another with these fields.
+    """
+
+    def update(state: Any, indices: Array, priorities: Array) -> Any:
+        flat, generation = indices % num_leaves, indices // num_leaves
+        same = generation == generation_of(state, flat, generations, stride)
         # A row can have the right generation and no longer be a valid start, as context for frame
         # stacks. Its leaf is zero and must stay zero.
         live = same & (leaves_at(state.tree, flat) > 0)
@@ -229,7 +232,7 @@ def _entering(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
     return slots[0], stored & ~first_at(ring, (slots + 1) % num_slots)
 
 
-def _draw(key: Array, tree: SumTree, batch_size: int) -> tuple[Array, Array]:
+def draw_proportional(key: Array, tree: SumTree, batch_size: int) -> tuple[Array, Array]:
     """Draw one leaf from each of B equal parts of the sum.
 
     Returns:
@@ -245,9 +248,9 @@ def _draw(key: Array, tree: SumTree, batch_size: int) -> tuple[Array, Array]:
     return index, leaf / mass
 
 
-def _generation_of(state: PrioritizedState, flat: Array, generations: int) -> Array:
-    """Return the generation of the rows stored at flat indices [n]."""
+def generation_of(state: Any, flat: Array, generations: int, stride: int = 1) -> Array:
+    """Return the generation of the rows of the leaves [n], one for every stride-th slot."""
     num_envs = state.storage.flags.shape[1]
     # Slots from ``position`` on have not been overwritten since the ring last wrapped.
-    older = (flat // num_envs >= state.position).astype(jnp.int32)
+    older = (flat // num_envs * stride >= state.position).astype(jnp.int32)
     return (state.generation - older) % generations

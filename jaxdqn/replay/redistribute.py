@@ -8,11 +8,13 @@ import jax
 import numpy as np
 
 from jaxdqn.replay.prioritized import PrioritizedState, count_generations
+from jaxdqn.replay.prioritized_sequence import PrioritizedSequenceState
+from jaxdqn.replay.sequence import SequenceState
 from jaxdqn.replay.sum_tree import tree_from_leaves
 from jaxdqn.replay.uniform import UniformState
 
 
-def redistribute(state: Any, devices: int) -> Any:
+def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
     """Return the same rows and the same valid starts, divided over ``devices``.
 
     Cannot be jitted. The rings of all devices are written together and have the same position.
@@ -22,14 +24,20 @@ def redistribute(state: Any, devices: int) -> Any:
         state: replay state with NumPy leaves [D, ...]. The environments of the D devices are
             numbered consecutively, device by device.
         devices: D of the result; must divide the total number of environments.
+        stride: slots from one start of a sequence to the next, in a replay of sequences.
     """
     shared = {
         "storage": jax.tree.map(lambda leaf: _divide(leaf, devices), state.storage),
         "position": np.full(devices, state.position[0], np.int32),
         "size": np.full(devices, state.size[0], np.int32),
     }
-    if isinstance(state, PrioritizedState):
-        return PrioritizedState(**shared, **_divide_priorities(state, devices))
+    if isinstance(state, SequenceState | PrioritizedSequenceState):
+        extras = jax.tree.map(lambda leaf: _divide(leaf, devices), state.start_extras)
+        shared["start_extras"] = extras
+    if isinstance(state, SequenceState):
+        return SequenceState(**shared)
+    if isinstance(state, PrioritizedState | PrioritizedSequenceState):
+        return type(state)(**shared, **_divide_priorities(state, devices, stride))
     return UniformState(**shared, **_divide_starts(state, devices))
 
 
@@ -41,19 +49,22 @@ def _divide(leaf: np.ndarray, devices: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(by_env, 1, 0))
 
 
-def _divide_priorities(state: Any, devices: int) -> dict[str, Any]:
+def _divide_priorities(state: Any, devices: int, stride: int) -> dict[str, Any]:
     old_devices, num_slots, envs_each = state.storage.flags.shape
-    num_rows = num_slots * old_devices * envs_each // devices
-    # Level 0 without its padding has one leaf for each flat index, slot * E + env.
-    leaves = state.tree.levels[0].reshape(old_devices, -1)[:, : num_slots * envs_each]
-    leaves = leaves.reshape(old_devices, num_slots, envs_each)
-    divided = _divide(leaves, devices).reshape(devices, num_rows)
+    starts = -(-num_slots // stride)
+    num_leaves = starts * old_devices * envs_each // devices
+    # Level 0 without its padding has one leaf for each flat index, start * E + env.
+    leaves = state.tree.levels[0].reshape(old_devices, -1)[:, : starts * envs_each]
+    leaves = leaves.reshape(old_devices, starts, envs_each)
+    divided = _divide(leaves, devices).reshape(devices, num_leaves)
     trees = [tree_from_leaves(part, state.tree.levels[0].shape[2]) for part in divided]
     return {
         "tree": jax.tree.map(lambda *leaves: np.stack(leaves), *trees),
         "max_priority": np.full(devices, state.max_priority.max(), np.float32),
         # No index drawn before is used any more, so any valid generation is correct.
-        "generation": np.full(devices, state.generation[0] % count_generations(num_rows), np.int32),
+        "generation": np.full(
+            devices, state.generation[0] % count_generations(num_leaves), np.int32
+        ),
     }
 
 

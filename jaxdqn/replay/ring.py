@@ -111,8 +111,8 @@ def gather_transitions(
     path = (index[:, None] + ahead[None, :]) % num_rows  # [B, N + 1]
     # Entry j of an axis N or N + 1 belongs to row j: its flag ``first`` is that of row j, but
     # ``terminated`` and ``reward`` are the consequence of its action, thus of step j + 1.
-    flags = _take(ring.rows.flags, path)
-    reward = _take(ring.rows.reward, path[:, :-1])
+    flags = take(ring.rows.flags, path)
+    reward = take(ring.rows.reward, path[:, :-1])
     terminated = (flags[:, :-1] & _TERMINATED).astype(jnp.bool_)  # [B, N]
     opens = (flags[:, 2:] & _FIRST).astype(jnp.bool_)  # [B, N - 1], rows 2 .. N
     continues = ~(terminated[:, :-1] | opens)
@@ -125,12 +125,12 @@ def gather_transitions(
     bootstrap = (index + (last + 1) * num_envs) % num_rows
     return Batch(
         obs_tm1=gather_obs(ring, index, frame_stack=frame_stack),
-        a_tm1=_take(ring.rows.action, index),
+        a_tm1=take(ring.rows.action, index),
         # Rewards past the end are arbitrary, even NaN: replace them, do not multiply by 0.
         r_t=jnp.sum(jnp.where(included > 0, powers[None, :] * reward, 0.0), axis=1),
         discount_t=jnp.where(ends, 0.0, gamma * powers[last]),
         obs_t=gather_obs(ring, bootstrap, frame_stack=frame_stack),
-        extras_tm1=jax.tree.map(lambda leaf: _take(leaf, index), ring.rows.extras),
+        extras_tm1=jax.tree.map(lambda leaf: take(leaf, index), ring.rows.extras),
     )
 
 
@@ -139,7 +139,7 @@ def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(length, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows
-    return _decode(jax.tree.map(lambda leaf: _take(leaf, path), ring.rows))
+    return _decode(jax.tree.map(lambda leaf: take(leaf, path), ring.rows))
 
 
 def in_order(ring: RingState) -> Row:
@@ -157,22 +157,22 @@ def gather_obs(ring: RingState, index: Array, *, frame_stack: int) -> Array:
     their complete stack is stored.
     """
     if frame_stack == 1:
-        return unpack_bits(jax.tree.map(lambda leaf: _take(leaf, index), ring.rows.obs))
+        return unpack_bits(jax.tree.map(lambda leaf: take(leaf, index), ring.rows.obs))
     num_slots, num_envs = ring.rows.flags.shape
     back = jnp.arange(frame_stack - 1, -1, -1, dtype=jnp.int32)  # S - 1, ..., 0
     path = (index[:, None] - back[None, :] * num_envs) % (num_slots * num_envs)
-    opens = (_take(ring.rows.flags, path) & _FIRST).astype(jnp.int32)  # [B, S]
+    opens = (take(ring.rows.flags, path) & _FIRST).astype(jnp.int32)  # [B, S]
     # A frame belongs to the stack if no later row of the stack opens an episode.
     openings_after = jnp.cumsum(opens[:, ::-1], axis=1)[:, ::-1] - opens
     age = (ring.position - 1 - index // num_envs) % num_slots
     stored = age[:, None] + back[None, :] < ring.size  # [B, S]
     belongs = (openings_after == 0) & stored
-    frames = unpack_bits(jax.tree.map(lambda leaf: _take(leaf, path), ring.rows.obs))  # [B, S, O]
+    frames = unpack_bits(jax.tree.map(lambda leaf: take(leaf, path), ring.rows.obs))  # [B, S, O]
     mask = belongs.reshape(*belongs.shape, *(1,) * (frames.ndim - 2))
     return jnp.moveaxis(jnp.where(mask, frames, jnp.zeros_like(frames)), 1, -1)
 
 
-def _take(leaf: Array, index: Array) -> Array:
+def take(leaf: Array, index: Array) -> Array:
     """Gather from ``leaf`` [T, E, ...] at flat indices of any shape: [*index.shape, ...].
 
     The index must be in range: ``promise_in_bounds`` drops the check.

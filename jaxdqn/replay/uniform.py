@@ -21,7 +21,6 @@ from jaxdqn.replay.ring import (
     RingState,
     StoredRow,
     first_at,
-    gather_sequences,
     gather_transitions,
     init_ring,
     write,
@@ -107,38 +106,6 @@ def make_uniform(
     )
 
 
-def make_sequence(
-    *, num_envs: int, rows_per_env: int, rows_per_add: int, batch_size: int, length: int
-) -> Replay:
-    """Make a uniform replay of sequences of ``length`` L rows, which may span episodes.
-
-    A row is a valid start if it is at least L - 1 rows older than the newest row. ``sample``
-    returns a ``Row`` with leaves [B, L, ...], and ignores ``gamma``.
-
-    Raises:
-      ValueError: naming the argument, its value and the constraint.
-    """
-    validate_sizes(
-        num_envs=num_envs,
-        rows_per_env=rows_per_env,
-        rows_per_add=rows_per_add,
-        batch_size=batch_size,
-        length=length,
-    )
-
-    def sample(key: Array, state: UniformState, gamma: Array) -> tuple[Any, SampleInfo]:
-        del gamma
-        info = _draw(key, state, batch_size)
-        return gather_sequences(state.ring, info.indices, length=length), info
-
-    return Replay(
-        init=_make_init(num_envs, rows_per_env, rows_per_add),
-        add=_make_add(delay=length - 1, context=0, exclude_final=False),
-        sample=sample,
-        update=_no_update,
-    )
-
-
 def validate_sizes(**arguments: int) -> None:
     """Check the sizes of a replay.
 
@@ -150,11 +117,11 @@ def validate_sizes(**arguments: int) -> None:
             raise ValueError(f"{name}={value}: must be at least 1")
     rows, per_add = arguments["rows_per_env"], arguments["rows_per_add"]
     reach = arguments.get("n_step", arguments.get("length", 0)) + per_add
-    reach += arguments.get("frame_stack", 0)
+    reach += arguments.get("frame_stack", 0) + arguments.get("stride", 1) - 1
     if rows <= reach:
         raise ValueError(
             f"rows_per_env={rows}: must be above {reach}, the n-step (or sequence) length plus "
-            "frame_stack plus rows_per_add"
+            "frame_stack (or stride - 1) plus rows_per_add"
         )
     if rows % per_add:
         raise ValueError(f"rows_per_env={rows}: must be a multiple of rows_per_add={per_add}")
@@ -262,13 +229,13 @@ def _count_leaving(before: UniformState, starts: Array, num_slots: int) -> Array
 def _draw(key: Array, state: UniformState, batch_size: int) -> SampleInfo:
     """Draw valid starts uniformly, with replacement; at least one must exist."""
     bits = jax.random.bits(key, (batch_size,), jnp.uint32)
-    draw = _high_product(bits, state.count.astype(jnp.uint32)).astype(jnp.int32)
+    draw = high_product(bits, state.count.astype(jnp.uint32)).astype(jnp.int32)
     index = state.starts[(state.tail + draw) % state.starts.shape[0]]
     probability = 1.0 / state.count.astype(jnp.float32)
     return SampleInfo(indices=index, probabilities=jnp.broadcast_to(probability, (batch_size,)))
 
 
-def _high_product(bits: Array, count: Array) -> Array:
+def high_product(bits: Array, count: Array) -> Array:
     """Return ``bits * count // 2**32`` in 32-bit arithmetic: a draw from ``0 .. count - 1``.
 
     This needs one random call; ``jax.random.randint`` makes three. The relative bias of a value

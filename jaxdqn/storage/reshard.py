@@ -77,7 +77,11 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
         agent=agent._replace(
             opt_state=_reshard_optimizer(state.agent.opt_state, old, new, target.agent.opt_state)
         ),
-        replay=redistribute(state.replay, devices) if jax.tree.leaves(state.replay) else (),
+        replay=(
+            redistribute(state.replay, devices, stride=old.start_stride)
+            if jax.tree.leaves(state.replay)
+            else ()
+        ),
         actor=jax.tree.map(by_env, state.actor),
         counters=jax.tree.map(shared, state.counters),
     )

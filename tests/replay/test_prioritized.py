@@ -12,38 +12,21 @@ import pytest
 from scipy import stats
 
 from jaxdqn.replay import importance_weights, make_prioritized
-from tests.oracles import TransitionOracle, assert_trees_match, rows_from_streams, stack_trees
+from tests.oracles import (
+    Priorities,
+    TransitionOracle,
+    assert_trees_match,
+    rows_from_streams,
+    stack_trees,
+)
 from tests.replay_cases import CASES, Case, oracle_example, random_streams
 from tests.toys import quick_jit
 
 GAMMA = 0.9
 
 
-class PriorityOracle(TransitionOracle):
-    """The slow twin, with a priority for each valid start, by (time, env)."""
-
-    def __init__(self, **sizes: int) -> None:
-        super().__init__(**sizes)
-        self.priorities: dict[tuple[int, int], float] = {}
-        self.max_priority = 1.0
-
-    def add(self, rows: list[Any]) -> None:
-        super().add(rows)
-        valid = self.valid_starts().values()
-        # New valid starts enter with the maximum priority so far.
-        self.priorities = {at: self.priorities.get(at, self.max_priority) for at in valid}
-
-    def update(self, drawn: list[tuple[int, int]], priorities: np.ndarray) -> None:
-        for at, priority in zip(drawn, priorities, strict=True):
-            if at in self.priorities:
-                self.priorities[at] = float(priority)
-                self.max_priority = max(self.max_priority, float(priority))
-
-    def leaves(self) -> np.ndarray:
-        leaves = np.zeros(self.rows_per_env * self.num_envs)
-        for (time, env), priority in self.priorities.items():
-            leaves[self.index(time, env)] = priority
-        return leaves
+class PriorityOracle(Priorities, TransitionOracle):
+    """The slow twin, with a priority for each valid start."""
 
 
 @functools.cache

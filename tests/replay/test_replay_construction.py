@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from jaxdqn.config.config import Config
-from jaxdqn.replay import make_sequence, make_uniform
+from jaxdqn.replay import make_prioritized_sequence, make_sequence, make_uniform
 from jaxdqn.types import Replay
 
 UNIFORM = {
@@ -18,7 +18,14 @@ UNIFORM = {
     "n_step": 3,
     "frame_stack": 2,
 }
-SEQUENCE = {"num_envs": 2, "rows_per_env": 12, "rows_per_add": 2, "batch_size": 4, "length": 5}
+SEQUENCE = {
+    "num_envs": 2,
+    "rows_per_env": 12,
+    "rows_per_add": 2,
+    "batch_size": 4,
+    "length": 5,
+    "stride": 3,
+}
 
 
 @pytest.mark.parametrize("name", UNIFORM)
@@ -71,9 +78,12 @@ def test_uniform_accepts_the_shortest_ring_above_its_reach(
     )
 
 
-def test_sequence_rejects_a_ring_no_longer_than_a_sequence() -> None:
-    with pytest.raises(ValueError, match=r"^rows_per_env=4: must be above"):
-        make_sequence(**{**SEQUENCE, "rows_per_env": 4})
+@pytest.mark.parametrize("make", [make_sequence, make_prioritized_sequence])
+def test_sequences_reject_a_ring_that_may_have_no_valid_start(make: Callable[..., Replay]) -> None:
+    shared = {**SEQUENCE, "rows_per_add": 1}
+    with pytest.raises(ValueError, match=r"^rows_per_env=8: must be above 8"):
+        make(**{**shared, "rows_per_env": 8})
+    make(**{**shared, "rows_per_env": 9})
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class FakeDevice:
 def test_replay_bytes_are_the_bytes_allocated(kind: str) -> None:
     shared = {"num_envs": 3, "rows_per_env": 40, "rows_per_add": 4, "batch_size": 8}
     if kind == "sequence":
-        replay = make_sequence(**shared, length=5)
+        replay = make_sequence(**shared, length=5, stride=3)
     else:
         replay = make_uniform(**shared, n_step=3, frame_stack=2)
     row = {
@@ -52,6 +52,16 @@ def test_replay_bytes_are_the_bytes_allocated(kind: str) -> None:
     }[kind]
     allocated = sum(leaf.nbytes for leaf in jax.tree.leaves(replay.init(row)))
     assert replay_bytes(replay, row) == allocated
+
+
+def test_extras_of_sequences_take_memory_for_their_starts_only() -> None:
+    shared = {"num_envs": 3, "rows_per_env": 40, "rows_per_add": 4, "batch_size": 8, "length": 5}
+    row = example_row((9,), jnp.bool_, {"carry": jnp.zeros((2, 9))})
+    carry = 2 * 9 * 4
+    for stride, starts in ((1, 40), (4, 10), (7, 6), (30, 2)):
+        with_carry = replay_bytes(make_sequence(**shared, stride=stride), row)
+        without = replay_bytes(make_sequence(**shared, stride=stride), row._replace(extras=()))
+        assert with_carry - without == 3 * starts * carry
 
 
 def test_replay_bytes_allocates_nothing() -> None:

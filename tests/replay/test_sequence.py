@@ -2,71 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxdqn.replay import make_sequence
 from tests.oracles import (
     SequenceOracle,
     assert_trees_match,
-    live_starts,
     random_pieces,
     rows_from_streams,
     stack_trees,
     stream_of,
 )
+from tests.replay_cases import SEQUENCE_CASES, SequenceCase, sequence_rows
 from tests.toys import quick_jit
 
 
-@pytest.mark.parametrize(
-    ("num_envs", "capacity", "per_add", "length", "obs_shape", "obs_dtype"),
-    [
-        (1, 8, 1, 3, (2,), np.float32),
-        (3, 12, 2, 5, (11,), np.bool_),
-        (2, 10, 1, 8, (3, 2), np.uint8),
-        (3, 12, 4, 1, (3, 5), np.bool_),
-    ],
-    ids=["plain", "bits_k2", "nearly_the_complete_ring", "length_one_k4"],
-)
-def test_starts_and_sequences_equal_the_twin_over_random_streams(
-    num_envs: int,
-    capacity: int,
-    per_add: int,
-    length: int,
-    obs_shape: tuple[int, ...],
-    obs_dtype: Any,
-) -> None:
-    replay = make_sequence(
-        num_envs=num_envs,
-        rows_per_env=capacity,
-        rows_per_add=per_add,
-        batch_size=128,
-        length=length,
-    )
+@pytest.mark.parametrize("case", SEQUENCE_CASES.values(), ids=SEQUENCE_CASES.keys())
+def test_starts_and_sequences_equal_the_twin_over_random_streams(case: SequenceCase) -> None:
+    replay = make_sequence(**case.sizes(), batch_size=512)
     add, sample = quick_jit(replay.add), quick_jit(replay.sample)
-    rng = np.random.default_rng(5)
-    streams = [
-        stream_of(random_pieces(rng, count=30, longest=6), length=4 * capacity, env=env, skip=env)
-        for env in range(num_envs)
-    ]
-    rows = rows_from_streams(streams, obs_shape=obs_shape, obs_dtype=obs_dtype, with_extras=True)
-    oracle = SequenceOracle(num_envs=num_envs, rows_per_env=capacity, length=length)
+    rows = sequence_rows(case, np.random.default_rng(5), wraps=4)
+    oracle = SequenceOracle(**case.geometry())
     state = replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0]))
-    for time in range(0, len(rows), per_add):
-        chunk = rows[time : time + per_add]
+    for time in range(0, len(rows), case.rows_per_add):
+        chunk = rows[time : time + case.rows_per_add]
         state = add(state, stack_trees(chunk))
         oracle.add(chunk)
         valid = oracle.valid_starts()
-        assert sorted(live_starts(state)) == sorted(valid), f"after {time + per_add} rows"
         if valid:
             key = jax.random.fold_in(jax.random.key(2), time)
             sequences, info = sample(key, state, jnp.float32(0.9))
-            assert_trees_match(sequences, oracle.batch(np.asarray(info.indices)))
+            drawn = np.asarray(info.indices)
+            assert set(drawn.tolist()) == set(valid), f"after {time + case.rows_per_add} rows"
+            some = jax.tree.map(lambda leaf: leaf[:40], sequences)
+            assert_trees_match(some, oracle.batch(drawn[:40]))
             np.testing.assert_allclose(info.probabilities, 1 / len(valid), rtol=1e-6)
+    assert oracle.evicted
+
+
+def test_every_start_is_equally_likely() -> None:
+    case = SEQUENCE_CASES["not_a_multiple"]
+    replay = make_sequence(**case.sizes(), batch_size=40_000)
+    rows = sequence_rows(case, np.random.default_rng(5), wraps=3)
+    oracle = SequenceOracle(**case.geometry())
+    state = replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0]))
+    for row in rows:
+        state = quick_jit(replay.add)(state, stack_trees([row]))
+    oracle.add(rows)
+    _, info = quick_jit(replay.sample)(jax.random.key(0), state, jnp.float32(0.9))
+    counts = np.bincount(np.asarray(info.indices))[sorted(oracle.valid_starts())]
+    assert counts.sum() == 40_000
+    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_a_sequence_spans_the_end_of_an_episode_and_keeps_its_flags() -> None:

@@ -171,10 +171,6 @@ def test_td_errors_and_loss_equal_those_of_a_python_loop_over_rows(double, resca
         lambda leaf: jax.random.normal(jax.random.key(5), leaf.shape),
         network.initial_carry(BATCH),
     )
-    # Each row has a carry; only that of the first row is used.
-    extras = jax.tree.map(
-        lambda leaf: jnp.stack([leaf] + [leaf * jnp.nan] * (sequences.rows - 1), axis=1), carry
-    )
     hyper = hyper_from(config)
     state = quick_jit(lambda *args: agent.init(*args, hyper=hyper))(
         jax.random.key(0), rows.obs[:, 0]
@@ -182,7 +178,7 @@ def test_td_errors_and_loss_equal_those_of_a_python_loop_over_rows(double, resca
     target_params = quick_jit(network.init)(jax.random.key(1), rows.obs[:, 0])
     state = state._replace(target_params=target_params)
     learn = quick_jit(lambda *args: agent.learn(*args, hyper=hyper))
-    _, info = learn(jax.random.key(2), state, rows._replace(extras=extras), jnp.ones(BATCH))
+    _, info = learn(jax.random.key(2), state, rows._replace(extras=carry), jnp.ones(BATCH))
 
     apply, rows = applied(network), jax.device_get(rows)
 
@@ -244,10 +240,7 @@ def test_no_gradient_flows_through_the_burn_in():
     state = quick_jit(lambda *args: agent.init(*args, hyper=hyper))(
         jax.random.key(0), rows.obs[:, 0]
     )
-    zeros = jax.tree.map(
-        lambda leaf: jnp.stack([leaf] * sequences.rows, axis=1), network.initial_carry(BATCH)
-    )
-    rows = rows._replace(extras=zeros)
+    rows = rows._replace(extras=network.initial_carry(BATCH))
     learn = quick_jit(lambda *args: agent.learn(*args, hyper=hyper))
     after, _ = learn(jax.random.key(2), state, rows, jnp.ones(BATCH))
     gradient = quick_jit(jax.grad(loss), static_argnums=1)
@@ -260,18 +253,22 @@ def test_no_gradient_flows_through_the_burn_in():
         assert all(jax.tree.leaves(close)) == equal
 
 
-def test_the_carry_of_a_row_is_the_one_with_which_it_was_acted():
-    config = recurrent_config()
+@pytest.mark.parametrize("fields", [{}, {"sequence_stride": 1}, {"rollout_length": 4}])
+def test_the_carry_at_a_start_is_the_one_with_which_its_row_was_acted(fields):
+    config = recurrent_config(**fields)
+    stride = config.start_stride
+    assert stride == fields.get("sequence_stride", 3)
     trainer = make_trainer(config, environment=noisy())
     state = quick_jit(trainer.init)(jax.random.key(0))
     network = make_network(config, noisy().spec)
-    ring, apply = jax.device_get(state.replay.ring), applied(network)
-    for row in range(5):  # the warm-up acts with the initial parameters
-        carry = jax.tree.map(lambda leaf, row=row: leaf[row], ring.rows.extras)
-        first = (ring.rows.flags[row] & 1).astype(bool)
-        _, after = apply(state.agent.params, carry, ring.rows.obs[row], first)
-        following = jax.tree.map(lambda leaf, row=row: leaf[row + 1], ring.rows.extras)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, following)
+    replay, apply = jax.device_get(state.replay), applied(network)
+    carry = network.initial_carry(4)
+    for row in range(10):  # the warm-up acts with the initial parameters
+        if row % stride == 0:
+            stored = jax.tree.map(lambda leaf, row=row: leaf[row // stride], replay.start_extras)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), carry, stored)
+        first = (replay.storage.flags[row] & 1).astype(bool)
+        _, carry = apply(state.agent.params, carry, replay.storage.obs[row], first)
 
 
 @pytest.mark.slow
@@ -310,7 +307,6 @@ def test_rescaling_keeps_its_digits_near_zero_and_far_from_it(sign):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"replay": "prioritized"}, "replay='prioritized': must be uniform with recurrent='lstm'"),
         ({"frame_stack": 2}, "frame_stack=2: must be 1 with recurrent"),
         ({"noisy": True}, "noisy=True: must be False with recurrent"),
         ({"loss": "quantile", "rescale_values": True}, "rescale_values=True: must be False with"),
@@ -318,6 +314,9 @@ def test_rescaling_keeps_its_digits_near_zero_and_far_from_it(sign):
         ({"recurrent": "none", "burn_in": 3}, "must be .* unless recurrent='lstm'"),
         ({"warmup_rows": 32}, "warmup_rows=32: must be above"),
         ({"replay_capacity": 36}, "replay_capacity=36: must be above num_envs"),
+        ({"replay_capacity": 48}, "replay_capacity=48: must be above .*stride-1.=48"),
+        ({"sequence_stride": 0}, "sequence_stride=0: must be at least 1"),
+        ({"recurrent": "none", "sequence_stride": 2}, "sequence_stride=2: must be None unless"),
     ],
 )  # fmt: skip
 def test_options_without_effect_or_in_conflict_are_rejected(fields, message):
