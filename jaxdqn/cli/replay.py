@@ -78,11 +78,6 @@ def _check_file(to: Path) -> None:
 
 
 def _check_run(run: str, config: Config) -> None:
-    if config.recurrent != "none":
-        raise ValueError(
-            f"run={run!r}: must be a run without a recurrent network; rows with carries cannot be "
-            "exported"
-        )
     if config.algorithm == "pqn":
         raise ValueError(f"run={run!r}: must be a run with a replay; pqn has none")
 

@@ -196,7 +196,13 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rainbow": _rainbow(),
     **ABLATIONS,
     "pqn": {"algorithm": "pqn"},
-    "recurrent": {"recurrent": "lstm"},
+    # The exponents of the authors (Kapturowski et al. 2019).
+    "recurrent": {
+        "recurrent": "lstm",
+        "replay": "prioritized",
+        "priority_exponent": 0.9,
+        "importance_exponent": 0.6,
+    },
     "fast": {},
 }
 """Fields that each algorithm changes in plain DQN."""

@@ -15,6 +15,7 @@ MEMBERS = {
     },
     "recurrent": {
         "recurrent": "gru", "sequence_length": 4, "burn_in": 1, "warmup_rows": 64,
+        "replay": "prioritized", "sequence_stride": 3,
     },
     "rainbow": {
         "double": True, "dueling": True, "noisy": True, "n_step": 3, "replay": "prioritized",

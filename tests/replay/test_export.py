@@ -15,6 +15,7 @@ from jaxdqn.run.runner import run
 from jaxdqn.storage.checkpoint import Snapshot, checkpoint_path
 from jaxdqn.storage.jsonl import write_json
 from jaxdqn.storage.state import snapshot_key_data, to_host
+from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Row
 from tests.parallel.test_mapping_laws import assert_identical
 from tests.run.test_run import (
@@ -110,6 +111,19 @@ def test_the_command_exports_the_rows_of_a_learner_and_needs_no_devices(
         else:
             assert f"learner={learner}: must be from 0 to {config.learners - 1}" in error
     assert not (tmp_path / "no.npz").exists()
+
+
+def test_rows_of_sequences_are_exported_without_their_carries(tmp_path):
+    config = tiny(
+        recurrent="gru", recurrent_size=8, sequence_length=6, warmup_rows=64, replay="prioritized"
+    )
+    trainer = make_trainer(config, environment=noisy())
+    replay = quick_jit(trainer.init)(jax.random.key(0)).replay
+    rows = export_rows(replay, devices=1)
+    write_rows(tmp_path / "rows.npz", StoredRows(rows, "noisy", 2))
+    again = read_rows(tmp_path / "rows.npz").rows
+    np.testing.assert_array_equal(again.reward, replay.storage.reward[:16])
+    np.testing.assert_array_equal(again.obs, replay.storage.obs[:16])
 
 
 def test_rows_are_divided_over_other_numbers_of_environments_with_streams_kept_apart():

@@ -68,7 +68,7 @@ def test_the_state_after_a_million_rows_equals_that_after_a_few(kind: str) -> No
         return jax.lax.fori_loop(0, rounds, once_round, state)
 
     early = feed(replay.init(jax.tree.map(lambda leaf: leaf[0], rows[0])), jnp.int32(5))
-    rounds = 4000 * (early.starts.shape[0] if kind == "uniform" else CAPACITY)
+    rounds = 8000 * (early.starts.shape[0] if kind == "uniform" else CAPACITY)
     assert rounds * CAPACITY > 1_000_000
     late = feed(early, jnp.int32(rounds))
     assert_trees_match(late, jax.tree.map(np.asarray, early))

@@ -120,6 +120,63 @@ def test_devices_normalise_by_the_global_maximum_weight_and_stay_replicas(monkey
     assert (trees[0] != trees[1]).any(), "each device has its own priorities"
 
 
+SEQUENCES = {
+    "recurrent": "gru", "recurrent_size": 8, "sequence_length": 3, "burn_in": 1,
+    "sequence_stride": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("replay", ["prioritized", pytest.param("uniform", marks=pytest.mark.slow)])
+def test_sequences_are_redistributed_over_devices_with_their_carries_and_priorities(replay):
+    config = config_of(
+        replay=replay, devices=2, num_envs=8, batch_size=16, replay_capacity=128, warmup_rows=64,
+        **SEQUENCES,
+    )  # fmt: skip
+    trainer = trainer_over(config)
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    state, _ = jax.block_until_ready(quick_jit(trainer.chunk(30))(state))
+    saved = to_host(jax.jit(snapshot_key_data)(state)).replay
+    divided = redistribute(saved, 4, stride=3)
+
+    def by_env(leaf):
+        """Return [D, slots, E, ...] as [slots, D * E, ...]."""
+        leaf = np.moveaxis(leaf, 0, 1)
+        return leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
+
+    assert saved.start_extras.shape == (2, 6, 4, 8)  # 16 slots, of which 6 are starts
+    np.testing.assert_array_equal(by_env(divided.start_extras), by_env(saved.start_extras))
+    np.testing.assert_array_equal(by_env(divided.storage.reward), by_env(saved.storage.reward))
+    if replay == "prioritized":
+        one, other = (
+            by_env(r.tree.levels[0].reshape(d, -1)[:, : 6 * 8 // d].reshape(d, 6, 8 // d))
+            for r, d in ((divided, 4), (saved, 2))
+        )
+        np.testing.assert_array_equal(one, other)
+        assert one.any()
+    target = config_of(
+        replay=replay, devices=4, num_envs=8, batch_size=16, replay_capacity=128, warmup_rows=64,
+        **SEQUENCES,
+    )  # fmt: skip
+    shapes = jax.eval_shape(quick_jit(trainer_over(target).init), jax.random.key(0)).replay
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), divided, shapes)
+
+
+def test_the_priority_of_a_sequence_is_made_of_its_largest_and_its_mean_error(monkeypatch):
+    config, seen = config_of(priority_exponent=0.7, warmup_rows=32, **SEQUENCES), []
+    watch_learn(monkeypatch, seen)
+    trainer = make_trainer(config, environment=noisy())
+    state = quick_jit(trainer.init)(jax.random.key(0))
+    step = quick_jit(trainer.step)
+    for _ in range(4):
+        state, _ = step(state)
+    jax.effects_barrier()
+    weights, abs_td = seen[-1]
+    after = leaves_of(state, 4 * 6)
+    assert np.isin(np.float32((abs_td + 1e-6) ** 0.7).round(5), after.round(5)).all()
+    assert weights.max() == 1.0
+    assert weights.min() < 0.9
+
+
 @pytest.mark.parametrize(
     "devices", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 )

@@ -316,7 +316,11 @@ def test_rescaling_keeps_its_digits_near_zero_and_far_from_it(sign):
         ({"replay_capacity": 36}, "replay_capacity=36: must be above num_envs"),
         ({"replay_capacity": 48}, "replay_capacity=48: must be above .*stride-1.=48"),
         ({"sequence_stride": 0}, "sequence_stride=0: must be at least 1"),
-        ({"recurrent": "none", "sequence_stride": 2}, "sequence_stride=2: must be None unless"),
+        (
+            {"recurrent": "none", "recurrent_size": 128, "sequence_length": 16, "burn_in": 4,
+             "sequence_stride": 2},
+            "sequence_stride=2: must be None unless recurrent='lstm'",
+        ),
     ],
 )  # fmt: skip
 def test_options_without_effect_or_in_conflict_are_rejected(fields, message):

@@ -13,6 +13,14 @@ RINGS = {
     "CartPole": {"env": "CartPole-v1"},
     "Catch": {"env": "Catch-bsuite"},
     "Catch, prioritised": {"env": "Catch-bsuite", "replay": "prioritized", "frame_stack": 2},
+    "Catch, sequences": {
+        "env": "Catch-bsuite",
+        "recurrent": "gru",
+        "recurrent_size": 8,
+        "sequence_length": 6,
+        "warmup_rows": 128,
+        "replay": "prioritized",
+    },
     "Catch, 3 steps, 4 frames": {"env": "Catch-bsuite", "n_step": 3, "frame_stack": 4},
 }
 
