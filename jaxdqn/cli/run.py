@@ -32,7 +32,8 @@ from jaxdqn.cli.parts import file_name, take_env_args, take_references
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.option import option
 from jaxdqn.config.options import Options
-from jaxdqn.config.presets import ALGORITHMS, PRESETS, PROTOCOLS, TASKS, preset
+from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
+from jaxdqn.config.protocols import PROTOCOLS
 from jaxdqn.monitoring.tables import population_tables
 from jaxdqn.storage.directory import (
     CONFIG,

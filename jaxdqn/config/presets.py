@@ -9,15 +9,8 @@ from typing import Any
 
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.former_names import warn_of_former_names
+from jaxdqn.config.protocols import PROTOCOLS, is_minatar, protocol_fields
 from jaxdqn.errors import known_name
-
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "minatar": {"sticky_actions": 0.1, "full_action_set": True},
-    "gymnax": {"sticky_actions": 0.0, "full_action_set": False},
-}
-"""Forms of the MinAtar games. minatar: as published (Young and Tian 2019), except that gymnax ends
-episodes after 1 000 steps (Freeway 2 500); presets use it. gymnax: as gymnax makes them, without
-sticky actions and with the actions that have an effect; most games are then deterministic."""
 
 TASKS: dict[str, Config] = {
     # The squared loss here and below: if most rows are far from a terminal one, the Huber loss
@@ -249,8 +242,8 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Tuned on two CPU cores for the seconds to a return of 10 on Breakout: 11 and 11 for two seeds,
-# compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
+# Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11 and
+# 11 for two seeds, compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
 _FAST: dict[str, Any] = {
     "num_envs": 64,
     "batch_size": 64,
@@ -292,9 +285,9 @@ def for_task(algorithm: str, env: str) -> Config:
     if algorithm == "pqn":
         return _pqn(env)
     by_env = {config.env: config for config in TASKS.values()}
-    base = by_env.get(env, by_env["Breakout-MinAtar"] if _is_minatar(env) else Config())
+    base = by_env.get(env, by_env["Breakout-MinAtar"] if is_minatar(env) else Config())
     if algorithm == "fast":
-        return replace(base, env=env, **(_FAST if _is_minatar(env) else {}))
+        return replace(base, env=env, **(_FAST if is_minatar(env) else {}))
     becomes_recurrent = algorithm == "recurrent" and base.recurrent == "none"
     plain = _PLAIN if algorithm != "recurrent" or becomes_recurrent else {}
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
@@ -304,20 +297,16 @@ def for_task(algorithm: str, env: str) -> Config:
     return replace(base, **values, **_distribution(values.get("loss"), env))
 
 
-def _is_minatar(env: str) -> bool:
-    return env.endswith("-MinAtar")
-
-
 def _pqn(env: str) -> Config:
-    task = _PQN_TASKS["MinAtar" if _is_minatar(env) else "CartPole-v1"]
-    if env not in _PQN_TASKS and not _is_minatar(env):
+    task = _PQN_TASKS["MinAtar" if is_minatar(env) else "CartPole-v1"]
+    if env not in _PQN_TASKS and not is_minatar(env):
         task = {**task, "solve_return": None, "stop_when": "never"}
     return Config(**{**_PQN, **task, "env": env})
 
 
 def _distribution(loss: str | None, env: str) -> dict[str, Any]:
     """Return the options of a distributional loss that fit the range of returns."""
-    low_high = _RETURNS.get("MinAtar" if _is_minatar(env) else env)
+    low_high = _RETURNS.get("MinAtar" if is_minatar(env) else env)
     if low_high is None:
         return {}
     low, high = low_high
@@ -354,19 +343,6 @@ def preset(name: str, *, protocol: str | None = None, **overrides: Any) -> Confi
     config = PRESETS[name]
     if name in ALGORITHMS and isinstance(overrides.get("env"), str):
         config = for_task(name, overrides["env"])
-    return replace(config, **{**_protocol(config, protocol, overrides), **overrides})
-
-
-def _protocol(config: Config, protocol: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of the protocol of the environment."""
-    env = overrides.get("env", config.env)
-    is_minatar = isinstance(env, str) and _is_minatar(env)
-    if protocol is None:
-        return PROTOCOLS["minatar" if is_minatar else "gymnax"]
-    if protocol not in PROTOCOLS:
-        wanted = known_name("protocol", protocol, list(PROTOCOLS))
-        raise ValueError(f"protocol={protocol!r}: must be {wanted}")
-    if not is_minatar:
-        raise ValueError(f"protocol={protocol!r}: must be left out with env={env!r}, which is no "
-                         "MinAtar game")  # fmt: skip
-    return PROTOCOLS[protocol]
+    return replace(
+        config, **{**protocol_fields(protocol, overrides.get("env", config.env)), **overrides}
+    )
