@@ -242,8 +242,8 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11 and
-# 11 for two seeds, compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
+# Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
+# and 11 for two seeds, compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
 _FAST: dict[str, Any] = {
     "num_envs": 64,
     "batch_size": 64,
