@@ -13,7 +13,7 @@ FLOORS = (
     ("errors",),
     ("config",),
     ("types",),
-    ("tree",),
+    ("tree", "lazy_modules"),
     ("losses", "envs", "communication"),
     ("networks", "replay"),
     ("agent",),

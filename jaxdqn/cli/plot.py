@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.lazy_modules import import_matplotlib
 
 _DESCRIPTION = """Draw the learning curves of runs into one picture: the return in training and in
 evaluations, over environment steps and over wall-clock time."""
@@ -42,6 +43,7 @@ def _main(argv: Sequence[str]) -> None:
 
 def _check_suffix(out: str) -> None:
     """Check that matplotlib can write the format of a file; without a suffix it would add one."""
+    import_matplotlib()
     from matplotlib.backend_bases import FigureCanvasBase
 
     if Path(out).suffix.lower().removeprefix(".") not in FigureCanvasBase.filetypes:

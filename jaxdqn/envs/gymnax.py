@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from jaxdqn.envs.arguments import changed_arguments, replace_params, split_arguments
 from jaxdqn.envs.base import Render, with_autoreset
-from jaxdqn.envs.lazy_modules import imported_lazily
 from jaxdqn.errors import known_name
+from jaxdqn.lazy_modules import import_matplotlib, imported_lazily
 from jaxdqn.types import Array, Environment
 
 CONTINUOUS = frozenset(
@@ -67,6 +67,7 @@ def import_gymnax() -> ModuleType:
 
     They are still importable, before and after, and gymnax uses the real ones when it draws.
     """
+    import_matplotlib()
     with imported_lazily("matplotlib.pyplot", "seaborn"):
         import gymnax
     return gymnax
@@ -195,7 +196,7 @@ def load(
     """
     gymnax = import_gymnax()
     if name not in gymnax.registered_envs:
-        raise ValueError(f"env={name!r}: must be {known_name('environment', name, names())}")
+        raise ValueError(f"env={name!r}: must be {_known(name)}")
     with permissive_promotion():
         try:
             env, env_params = gymnax.make(name, **env_kwargs)
@@ -206,6 +207,18 @@ def load(
         space = env.action_space(env_params)
     _require_discrete("env", name, space)
     return env, replace_params(name, env_params, params or {})
+
+
+def _known(name: str) -> str:
+    """Return the constraint on an unknown name: the nearest names, or the kinds of environments."""
+    near = known_name("environment", name, names())
+    if "nearest" in near:
+        return near
+    return (
+        "a gymnax environment (classic control as CartPole-v1, MinAtar as Breakout-MinAtar, bsuite "
+        "as Catch-bsuite, or misc as FourRooms-misc) or your own, given as environment; Atari and "
+        "other environments of Gymnasium do not run on the device"
+    )
 
 
 def _require_discrete(argument: str, name: str, space: Any) -> None:

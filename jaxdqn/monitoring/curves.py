@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdqn.config.config import Config
+from jaxdqn.lazy_modules import import_matplotlib
 from jaxdqn.monitoring.terminal import seeds_of
 from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import FILES, Record, read_lines
@@ -31,6 +32,7 @@ def plot_runs(
     Raises:
         ValueError: if a run directory cannot be read, or ``out`` cannot be written.
     """
+    import_matplotlib()
     # Without pyplot, which connects to a window system and keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdqn.cli.study.statistics import Curve, curve_of
+from jaxdqn.lazy_modules import import_matplotlib
 from jaxdqn.storage.jsonl import Record
 
 CURVES = "curves.png"
@@ -47,6 +48,7 @@ def draw_curves(
     Raises:
         ValueError: if ``out`` cannot be written.
     """
+    import_matplotlib()
     # Not pyplot, which needs a window system and keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

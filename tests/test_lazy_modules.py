@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PLOTTING = "{'seaborn', 'matplotlib.pyplot'} & set(sys.modules)"
 
 CASES = {
@@ -56,6 +56,39 @@ CASES = {
 
 @pytest.mark.parametrize("code", CASES.values(), ids=CASES)
 def test_in_a_fresh_process(code):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    in_process(code, backend="agg")
+
+
+def test_a_backend_that_is_not_installed_does_not_matter(tmp_path):
+    """In the shell of a notebook, MPLBACKEND names the notebook's own backend."""
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "import jaxdqn\n"
+        "jaxdqn.make_env('CartPole-v1')\n"
+        "from jaxdqn.cli.plot import main\n"
+        "from jaxdqn.config.config import Config\n"
+        "from jaxdqn.storage.directory import create\n"
+        "from contextlib import ExitStack\n"
+        f"run = create({str(tmp_path / 'run')!r}, Config(), ExitStack())\n"
+        "sys.exit(main([str(run), '--out', str(run / 'curve.png')]))\n"
+    )
+    in_process(code, backend="module://not_installed.backend")
+    assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_installed_backend_of_the_environment_is_kept():
+    code = (
+        "import os, jaxdqn\n"
+        "jaxdqn.make_env('CartPole-v1')\n"
+        "import matplotlib.pyplot as plt\n"
+        "assert plt.get_backend() == 'svg'\n"
+        "assert os.environ['MPLBACKEND'] == 'svg'\n"
+    )
+    in_process(code, backend="svg")
+
+
+def in_process(code, backend):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": backend}
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, env=environment, timeout=120)

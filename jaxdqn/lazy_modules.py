@@ -1,0 +1,82 @@
+"""Placeholders for modules that another package imports but rarely uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_LOCK = threading.RLock()
+"""``sys.modules`` and the environment belong to the process: one thread changes them at a time."""
+
+
+class LazyModule(ModuleType):
+    """A module that is imported at its first use."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            # The import system probes such attributes of every module.
+            raise AttributeError(attribute)
+        return getattr(import_module(self.__name__), attribute)
+
+
+@contextmanager
+def imported_lazily(*names: str) -> Iterator[None]:
+    """Replace modules by ``LazyModule`` for the imports of the block.
+
+    Modules that the block imports keep the placeholders, which forward every use to the real
+    modules. Modules already imported stay, and after the block ``sys.modules`` holds no
+    placeholder: later imports of these names load the real modules.
+
+    Args:
+        names: full names of modules.
+    """
+    with _LOCK:
+        placeholders = {name: LazyModule(name) for name in names if name not in sys.modules}
+        sys.modules.update(placeholders)
+        try:
+            yield
+        finally:
+            for name, placeholder in placeholders.items():
+                if sys.modules.get(name) is placeholder:
+                    del sys.modules[name]
+
+
+def import_matplotlib() -> None:
+    """Import matplotlib if it is installed; call before any import of its modules.
+
+    Notebooks set ``MPLBACKEND`` for the processes that they start too. If that backend is not
+    installed there, matplotlib cannot be imported with the variable. It is therefore imported
+    without it, and then takes the backend if it can. The library draws on canvases of its own, for
+    which the backend does not matter.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    with _LOCK, suppress(ImportError), _without_log_of_home():
+        backend = os.environ.pop("MPLBACKEND", None)
+        try:
+            matplotlib = import_module("matplotlib")
+        finally:
+            if backend is not None:
+                os.environ["MPLBACKEND"] = backend
+        if backend:
+            with suppress(ValueError):
+                matplotlib.rcParams["backend"] = backend
+
+
+@contextmanager
+def _without_log_of_home() -> Iterator[None]:
+    """Suppress matplotlib's warning that it has no directory for its cache."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
