@@ -12,7 +12,8 @@ calls ``log`` between chunks with plain Python values, of these kinds:
 - ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
   ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
 - ``"event"``, when something unusual happens: ``event`` is ``started``, ``resumed``,
-  ``damaged``, ``checkpoint``, ``not finite`` or ``rollback``, followed by details;
+  ``damaged``, ``checkpoint``, ``not finite``, ``rollback``, ``logger dropped``, ``no curve`` or
+  ``stopped``, followed by details;
 - ``"summary"``, once, at the end.
 
 In the records of a population, totals are sums over its learners and averages are averages
@@ -22,10 +23,11 @@ over them. ``learners`` holds the values of each learner.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdqn.monitoring.output import warn
 from jaxdqn.storage.jsonl import FILES, Record, to_json
 
 
@@ -34,6 +36,61 @@ class Logger(NamedTuple):
 
     log: Callable[[str, Record], None]
     close: Callable[[], None]
+    name: str = "logger"
+    """Name in the message that reports its failure."""
+
+
+class LoggerGroup:
+    """Loggers of a run. One that raises is dropped, and the run continues.
+
+    A dropped logger is closed and receives nothing more. It is reported by a line on standard error
+    and by an event.
+
+    Args:
+        loggers: of the caller.
+    """
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self._loggers = list(loggers)
+        self.files: Logger | None = None
+        """Logger of the run directory. It is not dropped: the run cannot continue without its
+        records, so its errors are raised."""
+
+    def log(self, kind: str, record: Record) -> None:
+        """Pass a record to every logger."""
+        failed = []
+        for logger in self._loggers:
+            try:
+                logger.log(kind, record)
+            except Exception as error:
+                failed.append((logger, error))
+        if self.files is not None:
+            self.files.log(kind, record)
+        for logger, failure in failed:
+            self._drop(logger, failure)
+
+    def close(self) -> None:
+        """Close every logger."""
+        for logger in self._loggers:
+            try:
+                logger.close()
+            except Exception as error:
+                warn(_failure_of(logger, error))
+        if self.files is not None:
+            self.files.close()
+
+    def _drop(self, dropped: Logger, error: Exception) -> None:
+        self._loggers = [logger for logger in self._loggers if logger is not dropped]
+        with contextlib.suppress(Exception):
+            dropped.close()
+        reason = _failure_of(dropped, error)
+        warn(f"{reason}; it is dropped, and the run continues")
+        self.log("event", {"event": "logger dropped", "reason": reason})
+
+
+def _failure_of(logger: Logger, error: Exception) -> str:
+    name = getattr(logger, "name", type(logger).__name__)
+    return f"{name} failed: {type(error).__name__}: {error}"
 
 
 def make_jsonl_logger(directory: Path) -> Logger:

@@ -10,43 +10,62 @@ from typing import IO
 
 from jaxdqn.config.config import Config
 from jaxdqn.monitoring.loggers import Logger
+from jaxdqn.monitoring.output import printable
 from jaxdqn.storage.jsonl import Record
 
-_SECONDS_BETWEEN_LINES = 1.0
 _SECONDS_BETWEEN_FRAMES = 0.1
+_LEAST_SECONDS, _MOST_SECONDS = 1.0, 60.0
+"""Least and most time between two lines of a kind, where the output is not a terminal."""
+_SHARE_OF_TIME = 0.05
+"""Time between two lines as a share of the time since the start, so that the lines of a long run
+stay few."""
+_NAME = "progress display"
 
 
 def make_progress_logger(config: Config, stream: IO[str] | None = None) -> Logger:
     """Make a logger that shows the progress of a run: live on a terminal, otherwise as plain lines.
+
+    Plain lines come at most once a second, and less often in a long run: at most about once a
+    minute after twenty minutes.
 
     Args:
         config: the configuration of the run, for its budget.
         stream: the output; standard output if None.
     """
     stream = sys.stdout if stream is None else stream
+    if stream is None:  # the process has no standard output
+        return Logger(log=lambda kind, record: None, close=lambda: None, name=_NAME)
     if stream.isatty():
         return _make_live_logger(config, stream)
     return _make_line_logger(config, stream)
 
 
 def _make_line_logger(config: Config, stream: IO[str]) -> Logger:
-    last_line = -math.inf
+    started = time.monotonic()
+    last_line = {"metrics": -math.inf, "evaluate": -math.inf}
+
+    def is_due(kind: str) -> bool:
+        now = time.monotonic()
+        between = min(max(_LEAST_SECONDS, _SHARE_OF_TIME * (now - started)), _MOST_SECONDS)
+        if now - last_line[kind] < between:
+            return False
+        last_line[kind] = now
+        return True
 
     def log(kind: str, record: Record) -> None:
-        nonlocal last_line
-        now = time.monotonic()
+        line = None
         if kind == "start":
-            print(_start_line(config, record), file=stream, flush=True)
-        elif kind == "evaluation":
-            print(evaluation_line(record), file=stream, flush=True)
-        elif kind == "event" and "message" in record:
-            print(record["message"], file=stream, flush=True)
-        elif kind == "metrics" and now - last_line >= _SECONDS_BETWEEN_LINES:
-            last_line = now
+            line = _start_line(config, record)
+        elif kind == "evaluation" and (record["purpose"] == "confirm" or is_due("evaluate")):
+            line = evaluation_line(record)
+        elif kind == "event":
+            line = record.get("message")
+        elif kind == "metrics" and is_due("metrics"):
             line = " | ".join(f"{name} {value}" for name, value in progress_items(config, record))
-            print(line, file=stream, flush=True)
+        if line is not None:
+            print(printable(line, stream), file=stream, flush=True)
 
-    return Logger(log=log, close=lambda: None)
+    return Logger(log=log, close=lambda: None, name=_NAME)
 
 
 def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
@@ -65,7 +84,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
         table.add_row("", ProgressBar(total=planned_rows(config), completed=metrics.get("rows", 0)))
         for name, value in progress_items(config, metrics) if metrics else ():
             table.add_row(name, value)
-        table.add_row("", evaluation)
+        table.add_row("", printable(evaluation, stream))
         live.update(table, refresh=True)
 
     def log(kind: str, record: Record) -> None:
@@ -84,7 +103,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
             last_frame = now
             draw()
 
-    return Logger(log=log, close=live.stop)
+    return Logger(log=log, close=live.stop, name=_NAME)
 
 
 def planned_rows(config: Config) -> int:

@@ -16,6 +16,7 @@ from jaxdqn.cli.flags import FAILED, USAGE_ERROR, run_command
 from jaxdqn.cli.launch.rendezvous import ProcessSpec
 from jaxdqn.cli.launch.runtime_errors import Timeouts
 from jaxdqn.cli.launch.supervisor import HOSTS_PREFIX, LIFELINE, LOST_CONTACT
+from jaxdqn.monitoring.output import say
 
 _ABORT_SECONDS = 60.0
 """Time after lost contact in which the runtime names the failed process and aborts."""
@@ -76,7 +77,7 @@ def join(spec: ProcessSpec | None, timeouts: Timeouts) -> bool:
     if multihost.is_coordinator():
         each = ", ".join(f"{index} on {host}" for index, host in enumerate(hosts))
         devices = f"{jax.device_count()} {jax.devices()[0].platform} devices"
-        print(f"{len(hosts)} processes with {devices}: {each}", flush=True)
+        say(f"{len(hosts)} processes with {devices}: {each}")
     return multihost.is_coordinator()
 
 
