@@ -7,6 +7,7 @@ It holds ``config.json``, ``parts.json`` (if the run has parts of the user's own
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -17,7 +18,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from jaxdqn import __version__
 from jaxdqn.config.config import Config, from_dict, to_dict
+from jaxdqn.config.former_names import current_names
+from jaxdqn.errors import suggest
 from jaxdqn.storage.jsonl import write_json
 from jaxdqn.storage.loss_record import register_recorded_loss
 
@@ -33,6 +37,7 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
         ValueError: if it is in use already.
     """
     path = Path(path)
+    check_utf8("out", path)
     try:
         used = path.exists() and (
             not path.is_dir() or any(not _is_leftover(entry.name) for entry in path.iterdir())
@@ -44,6 +49,31 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
             f"out={str(path)!r}: must be a new or an empty directory; --resume continues a run"
         )
     return path
+
+
+def claim(base: Path) -> Path:
+    """Create a new directory, and return it: ``base``, or the first free of ``base-2``, ``base-3``.
+
+    Each name is tried by an exclusive ``mkdir``, so no two processes get the same directory.
+
+    Raises:
+        ValueError: if the directory cannot be created.
+    """
+    check_utf8("out", base)
+    path, count = base, 1
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError as error:
+            if not path.parent.is_dir():
+                raise unwritable_error(path, error) from error
+            count += 1
+            path = base.with_name(f"{base.name}-{count}")
+        except OSError as error:
+            raise unwritable_error(path, error) from error
+        else:
+            return path
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -119,6 +149,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     Raises:
         ValueError: if it is not a run directory, or its configuration is invalid.
     """
+    check_utf8("run", path)
     register_recorded_loss(Path(path) / PARTS)
     try:
         return read_config_file(Path(path) / CONFIG)
@@ -141,7 +172,30 @@ def read_config_file(file: Path) -> Config:
         raise ValueError(f"{file}: must be a readable configuration: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file}: must be a JSON object")
-    return from_dict(values)
+    known = [field.name for field in dataclasses.fields(Config)]
+    for name in current_names(values):
+        if name not in known:
+            raise ValueError(
+                f"{file}: must be of this version of jaxdqn ({__version__}) or of an older one, "
+                f"which have no field {name!r}; nearest: {suggest(name, known)}"
+            )
+    try:
+        return from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def check_utf8(name: str, path: str | os.PathLike[str]) -> None:
+    """Check that a path is text: records and checkpoints contain it.
+
+    Raises:
+        ValueError: if it is not UTF-8, for example after the name of a directory above it.
+    """
+    absolute = os.path.abspath(path)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}={absolute!r}: must be a path in UTF-8") from None
 
 
 def unwritable_error(path: Path, error: OSError) -> ValueError:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,16 @@ from jaxdqn.types import Params
 PARAMETERS = ("best", "last")
 
 
-def orbax_checkpointer() -> Any:
-    """Make an orbax checkpointer for this process; it does not synchronise with other processes."""
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def orbax_checkpointer() -> Iterator[Any]:
+    """Open an orbax checkpointer for this process; it does not synchronise with other processes.
+
+    Checkpointers of one process share a context that is not safe for several threads, so one
+    thread uses orbax at a time.
+    """
     import jax
     import orbax.checkpoint as ocp  # slow to import
 
@@ -23,7 +34,8 @@ def orbax_checkpointer() -> Any:
     )
     if jax.process_count() == 1:
         options = ocp.options.MultiprocessingOptions()
-    return ocp.StandardCheckpointer(multiprocessing_options=options)
+    with _LOCK, ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
+        yield checkpointer
 
 
 def save_params(path: Path, params: Params) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxdqn import __version__
 from jaxdqn.storage.checkpoint import (
     CHECKPOINTS,
     MANIFEST,
@@ -67,7 +68,7 @@ def read_meta(path: Path) -> Record:
     if meta["schema"] != SCHEMA:
         raise ValueError(
             f"schema={meta['schema']}: the checkpoint {path} must be of schema {SCHEMA}, "
-            "which this version reads"
+            f"which this version of jaxdqn ({__version__}) reads"
         )
     return meta
 
