@@ -70,8 +70,10 @@ def _main(argv: Sequence[str]) -> None:
     from jaxdqn.cli.explain import environment_text
     from jaxdqn.export.policy import load_run
     from jaxdqn.monitoring.records import few_distinct
+    from jaxdqn.parallel.platforms import check_platforms
     from jaxdqn.training.evaluation import EPSILON
 
+    check_platforms()
     keep_compiled_programs()
     learner = _learner(flags, config)
     config, trainer, params = load_run(flags.run, flags.which, **parts)

@@ -45,10 +45,12 @@ def _main(argv: Sequence[str]) -> None:
 
     import jax
 
+    from jaxdqn.parallel.platforms import check_platforms
     from jaxdqn.replay.export import StoredRows, export_rows, write_rows
     from jaxdqn.storage.parts import read_parts, resolve_parts
     from jaxdqn.storage.resume import read_state
 
+    check_platforms()
     parts = resolve_parts(own, read_parts(flags.run), run=flags.run)
     restored, spec = read_state(flags.run, config, **parts.objects)
     if not restored.meta["replay"]:
