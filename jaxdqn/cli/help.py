@@ -11,7 +11,9 @@ import inspect
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
 
 from jaxdqn.config.option import Rule, rules
 
@@ -70,6 +72,94 @@ def help_text(
             *("\n".join([f"{title}:", *lines]) for title, lines in chapters.items()),
         ]
     )
+
+
+def command_help(flags: type[Any], *, prog: str, description: str, columns: int) -> str:
+    """Return the help of a command, whose flags are the fields of a dataclass.
+
+    Args:
+        flags: the dataclass. A field without a default must be given. The fields of a field that is
+            itself a dataclass are flags too, in a chapter with its docstring.
+        prog: the command.
+        description: paragraphs on the command.
+        columns: width of the terminal.
+    """
+    columns = min(columns, _MOST_COLUMNS)
+    chapters: dict[str, list[str]] = {"Arguments": [], "Flags": []}
+    positions: list[str] = []
+    for field, kind, metadata in _fields(flags):
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            entries = [_flag_entry(*each, field_docs(kind), columns) for each in _fields(kind)]
+            note = " ".join((kind.__doc__ or "").split())
+            chapters["Your own parts"] = [*_note(note, columns), *entries]
+        elif tyro.conf.Positional in metadata:
+            positions.append(_metavar(metadata) or field.name.upper())
+            entry = _entry(positions[-1], _text(field, field_docs(flags)), columns)
+            chapters["Arguments"].append(entry)
+        else:
+            entry = _flag_entry(field, kind, metadata, field_docs(flags), columns)
+            chapters["Flags"].append(entry)
+    chapters["Flags"].append(_entry("-h, --help", "Print this help.", columns))
+    description = description.replace("``", "").strip()
+    paragraphs = [" ".join(part.split()) for part in description.split("\n\n")]
+    return "\n\n".join(
+        [
+            f"usage: {' '.join([prog, *positions, '[flags]'])}",
+            *(textwrap.fill(part, columns, break_on_hyphens=False) for part in paragraphs),
+            *("\n".join([f"{title}:", *lines]) for title, lines in chapters.items() if lines),
+        ]
+    )
+
+
+def flag_types(flags: type[Any]) -> dict[str, Any]:
+    """Return the type of each flag of a dataclass, nested ones included, by flag."""
+    types: dict[str, Any] = {}
+    for field, kind, metadata in _fields(flags):
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            types |= flag_types(kind)
+        else:
+            name = _metavar(metadata) if tyro.conf.Positional in metadata else flag_of(field.name)
+            types[name or field.name] = kind
+    return types
+
+
+def _fields(flags: type[Any]) -> list[tuple[dataclasses.Field[Any], Any, tuple[Any, ...]]]:
+    """Return each field of a dataclass with its type and the metadata of its annotation."""
+    hints = get_type_hints(flags, include_extras=True)
+    found = []
+    for field in dataclasses.fields(flags):
+        hint = hints[field.name]
+        annotated = get_origin(hint) is Annotated
+        kind = get_args(hint)[0] if annotated else hint
+        found.append((field, kind, get_args(hint)[1:] if annotated else ()))
+    return found
+
+
+def _metavar(metadata: tuple[Any, ...]) -> str | None:
+    """Return the name of a value in the help, if an annotation has one."""
+    return next((name for each in metadata if (name := getattr(each, "metavar", None))), None)
+
+
+def _flag_entry(
+    field: dataclasses.Field[Any],
+    kind: Any,
+    metadata: tuple[Any, ...],
+    docs: Mapping[str, str],
+    columns: int,
+) -> str:
+    name, metavar = field.name, _metavar(metadata)
+    syntax = _syntax(name, kind, None)
+    return _entry(f"{flag_of(name)} {metavar}" if metavar else syntax, _text(field, docs), columns)
+
+
+def _text(field: dataclasses.Field[Any], docs: Mapping[str, str]) -> str:
+    """Return the docstring of a field with its default."""
+    text = _with_flags(docs.get(field.name, ""), ())
+    required = field.default is dataclasses.MISSING
+    default = "(required)" if required else _default(field.default)
+    return f"{text} {default}".strip()
 
 
 def field_docs(flags: type[Any]) -> dict[str, str]:
