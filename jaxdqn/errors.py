@@ -10,6 +10,22 @@ class RunFailed(RuntimeError):
     """A run stopped because of an error; everything written before it is complete."""
 
 
+class RunStopped(RunFailed):
+    """A run stopped on request before it had trained anything; a run that it resumes is intact.
+
+    Args:
+        reason: name of the signal, or ``deadline``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        cause = "max_seconds" if reason == "deadline" else reason
+        super().__init__(
+            f"{cause}: the run ended while its programs were compiled, before it trained; "
+            "nothing that was saved is lost"
+        )
+        self.reason = reason
+
+
 def suggest(name: str, known: list[str]) -> str:
     """Return the known names nearest to ``name`` as text, or all of them if none is near."""
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)

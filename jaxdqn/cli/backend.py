@@ -6,6 +6,7 @@ import itertools
 import os
 
 from jaxdqn.config.config import Config
+from jaxdqn.monitoring.output import warn
 
 SMALL = 2**21
 """Multiply-adds of a batch below which one thread is faster than two. Measured on 2 cores, one
@@ -108,8 +109,13 @@ def keep_compiled_programs() -> None:
     """
     import jax
 
-    from jaxdqn.run.compilation_cache import use_persistent_cache
+    from jaxdqn.run.compilation_cache import lacks_directory, use_persistent_cache
 
     use_persistent_cache()
+    if lacks_directory():
+        warn(
+            "no compilation cache: neither XDG_CACHE_HOME nor HOME names a directory that can be "
+            "written; every process compiles its programs"
+        )
     # A run compiles few programs, and each is worth caching.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -14,8 +15,11 @@ from typing import Any
 import tyro
 
 from jaxdqn.cli.aliases import current_flags
-from jaxdqn.cli.help import flag_of
-from jaxdqn.errors import RunFailed, suggest
+from jaxdqn.cli.complaints import plain
+from jaxdqn.cli.help import command_help, flag_of, flag_types, requested_help
+from jaxdqn.errors import RunFailed, RunStopped, suggest
+from jaxdqn.monitoring.output import discard_output, prepare_standard_streams, print_error
+from jaxdqn.run.interrupt import is_compiling
 
 USAGE_ERROR = 2
 """Exit code of a command whose arguments are invalid."""
@@ -38,13 +42,19 @@ def terminal_columns() -> int:
 def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     """Parse the command line into an instance of the dataclass ``flags``.
 
-    ``--help`` prints the help and exits. ``options`` are those of ``tyro.cli``.
+    ``--help`` prints the help and exits. ``options`` are those of ``tyro.cli``, among them the
+    command as ``prog`` and its ``description``.
 
     Raises:
         UsageError: if a flag or a value is invalid.
         ValueError: if a flag is given under its former and its current name.
     """
     names = [field.name for field in fields(flags)]
+    if requested_help(argv) is not None:
+        prog, description = options.get("prog", ""), options.get("description", "")
+        columns = terminal_columns()
+        print(command_help(flags, prog=prog, description=description, columns=columns))
+        raise SystemExit(0)
     argv = current_flags(argv, names)
     output = io.StringIO()
     try:
@@ -53,7 +63,7 @@ def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        raise UsageError(_complaint(output.getvalue())) from None
+        raise UsageError(plain(_complaint(output.getvalue()), flag_types(flags))) from None
     if unknown:
         raise UsageError(_unknown(unknown[0], names))
     return parsed
@@ -63,21 +73,73 @@ def run_command(
     command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None
 ) -> int:
     """Run a command and return its exit code; print an error as one line on stderr."""
+    prepare_standard_streams()
+    code = _code_of(command, argv)
+    if is_compiling():
+        # A run was stopped while XLA compiled; a normal exit would wait for it.
+        os._exit(code)
+    return code
+
+
+def _code_of(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
     try:
-        return command(sys.argv[1:] if argv is None else argv) or 0
+        arguments = sys.argv[1:] if argv is None else argv
+        _check_utf8(arguments)
+        code = command(arguments) or 0
+        sys.stdout.flush()
+        return code
     except (UsageError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error(str(error))
         return USAGE_ERROR
+    except RunStopped as stopped:
+        print_error(str(stopped))
+        return _stopped_code(stopped.reason)
     except RunFailed as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error(str(error))
         return FAILED
-    except BrokenPipeError:
-        # The reader of the output has closed it; the interpreter would fail to flush it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        if not isinstance(error, BrokenPipeError):  # the reader has closed it, on purpose
+            print_error(f"standard output: {error.strerror}")
         return FAILED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
+    finally:
+        _flush_output()
+
+
+def _check_utf8(argv: Sequence[str]) -> None:
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{word!r}: must be text in UTF-8") from None
+
+
+def _stopped_code(reason: str) -> int:
+    """Return the exit code of a run that was stopped before it trained: 128 + signal, as in sh."""
+    return FAILED if reason == "deadline" else 128 + signal.Signals[reason]
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Return whether an error comes from writing standard output."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return error.filename is None
+    return False
+
+
+def _flush_output() -> None:
+    """Flush standard output, or discard it: the interpreter would fail to flush it at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        discard_output()
 
 
 def _complaint(text: str) -> str:

@@ -34,6 +34,7 @@ from jaxdqn.config.option import option
 from jaxdqn.config.options import Options
 from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
 from jaxdqn.config.protocols import PROTOCOLS
+from jaxdqn.monitoring.output import say
 from jaxdqn.monitoring.tables import population_tables
 from jaxdqn.storage.directory import (
     CONFIG,
@@ -58,8 +59,9 @@ _NOTES: dict[str, dict[str, str] | str] = {
         "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
     },
     "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
-    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C or SIGTERM ends the run "
-    "after the chunk, or the part of a long one, with all files written; --resume continues it.",
+    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C, SIGTERM, SIGHUP "
+    "or SIGUSR1 ends the run after the chunk, or the part of a long one, with all files written; "
+    "--resume continues it.",
 }
 
 
@@ -129,6 +131,7 @@ def _main(argv: Sequence[str]) -> int:
     if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
         raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)
+    _check_layers(arguments, flags, own_network="network" in parts)
     config = config_from(flags)
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
@@ -165,10 +168,11 @@ def _main(argv: Sequence[str]) -> int:
     from jaxdqn.run.runner import run
 
     if leads and flags.resume and not is_run(out):
-        print(f"no run in {out} yet: starting one")
+        say(f"no run in {out} yet: starting one")
     result = run(
         config,
         out=out,
+        unique=flags.out is None,
         resume=flags.resume,
         extend=flags.extend,
         preset=name,
@@ -176,8 +180,8 @@ def _main(argv: Sequence[str]) -> int:
         loggers=[make_progress_logger(config)] if leads else [],
     )
     if leads:
-        print(outcome(result.summary))
-        print(f"summary in {out / SUMMARY}")
+        say(outcome(result.summary))
+        say(f"summary in {(result.directory or out) / SUMMARY}")
     return 0
 
 
@@ -277,8 +281,22 @@ def config_from(flags: Flags) -> Config:
     return Config(**_values(flags))
 
 
+def _check_layers(argv: Sequence[str], flags: Flags, *, own_network: bool) -> None:
+    """Check that ``--hidden-sizes``, if it is given, shapes the network.
+
+    Presets set it too, so that only the command line tells whether it was asked for.
+    """
+    given = any(word.partition("=")[0].replace("_", "-") == "--hidden-sizes" for word in argv)
+    if given and (own_network or flags.network in ("minatar", "nature")):
+        network = "your own network" if own_network else f"network={flags.network!r}"
+        raise ValueError(
+            f"hidden_sizes={flags.hidden_sizes}: must be left out with {network}, which has its "
+            "own layers"
+        )
+
+
 def default_out(name: str, config: Config, env: str | None = None) -> Path:
-    """Return a run directory that does not exist yet.
+    """Return the name of the run directory of a run that starts now.
 
     Args:
         name: of the preset.
@@ -286,12 +304,7 @@ def default_out(name: str, config: Config, env: str | None = None) -> Path:
         env: name of the environment, if it is not ``config.env``.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{name}-{env or config.env}-s{config.seed}-{stamp}"
-    out, count = base, 1
-    while out.exists():
-        count += 1
-        out = base.with_name(f"{base.name}-{count}")
-    return out
+    return Path("runs") / f"{name}-{env or config.env}-s{config.seed}-{stamp}"
 
 
 def outcome(summary: dict[str, Any]) -> str:

@@ -230,7 +230,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         ValueError: if a field is unknown or its value invalid.
     """
     values = current_names(values)
-    for name in ("env_args", "hidden_sizes", "sweep"):
+    for name in ("checkpoint_signals", "env_args", "hidden_sizes", "sweep"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     return _replace(Config(), values)

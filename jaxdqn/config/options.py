@@ -15,6 +15,9 @@ from jaxdqn.config.option import option, rules
 COUNT_LIMIT = 2**30
 """Counts below it, and sums of two, fit in int32."""
 
+CHECKPOINT_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that by default end a run with a checkpoint, in addition to SIGINT."""
+
 _HUBER_LOSSES = ("huber", "quantile", "implicit_quantile")
 _QUANTILE_LOSSES = ("quantile", "implicit_quantile")
 _CELLS = ("lstm", "gru")
@@ -46,7 +49,8 @@ class Options:
     )
     """Budget in rows; the run ends with the first chunk that reaches it."""
     max_seconds: float | None = option(None, group="Run", above=0, everyday=True)
-    """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM."""
+    """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM. The
+    first chunk of a process is not interrupted."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
     """Rows in a chunk, rounded up to complete iterations. Metrics are logged once a chunk;
     signals are handled after it, and after each part of a long one."""
@@ -346,6 +350,12 @@ class Options:
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
     """Rows between checkpoints, rounded to complete chunks; 0 makes none. By default a checkpoint
     is made every five minutes."""
+    checkpoint_signals: tuple[str, ...] = option(
+        CHECKPOINT_SIGNALS, group="Checkpoints", choices=(*CHECKPOINT_SIGNALS, "SIGUSR2")
+    )
+    """Signals that end the run with a checkpoint, as Ctrl-C does: of SIGTERM, SIGHUP (a closed
+    terminal), SIGUSR1 and SIGUSR2 (schedulers send them before the end of a job). One that the
+    process ignores, as SIGHUP under nohup, stays ignored."""
     keep: int = option(2, group="Checkpoints", at_least=1)
     """Number of newest checkpoints kept, in addition to the best one."""
     replay_in_checkpoint: bool = option(True, group="Checkpoints", only_with={"algorithm": "dqn"})

@@ -49,6 +49,10 @@ def _kinds() -> dict[str, Any]:
 def _validate_type(name: str, value: Any, kind: Any) -> None:
     """Check a value against the annotation ``kind`` of its field and the registered choices."""
     choices = RULES[name].choices
+    if choices is not None and get_origin(kind) is tuple:
+        if not isinstance(value, tuple) or not set(map(str, value)) <= set(choices):
+            reject(name, value, f"a tuple of names among {', '.join(choices)}")
+        return
     if choices is not None and (not isinstance(value, str) or value not in choices):
         reject(name, value, f"one of {', '.join(choices)}")
     if get_origin(kind) is Literal:

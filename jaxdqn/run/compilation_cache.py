@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,12 @@ import jax
 _ENABLED = "jax_enable_compilation_cache"
 _DIR = "jax_compilation_cache_dir"
 _MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+
+_lock = threading.Lock()
+_inside = 0
+"""Blocks of ``programs_kept`` that are open, over all threads."""
+_seconds_before = 0.0
+"""Setting to restore at the end of the last block."""
 
 
 def default_directory() -> Path | None:
@@ -43,19 +50,33 @@ def use_persistent_cache() -> bool:
     return True
 
 
+def lacks_directory() -> bool:
+    """Return whether there is no cache only because there is no directory to write it to."""
+    wanted = getattr(jax.config, _ENABLED) and getattr(jax.config, _DIR) is None
+    return wanted and default_directory() is None
+
+
 @contextmanager
 def programs_kept() -> Iterator[None]:
     """Cache every program that is compiled inside the ``with`` block.
 
     By default JAX caches only programs that take more than a second to compile. Settings of the
-    user take precedence, as in ``use_persistent_cache``.
+    user take precedence, as in ``use_persistent_cache``. The setting belongs to the process: of
+    several threads the first changes it, and the last restores it.
     """
+    global _inside, _seconds_before
     if not use_persistent_cache():
         yield
         return
-    before = getattr(jax.config, _MIN_SECONDS)
-    jax.config.update(_MIN_SECONDS, 0.0)
+    with _lock:
+        if _inside == 0:
+            _seconds_before = getattr(jax.config, _MIN_SECONDS)
+            jax.config.update(_MIN_SECONDS, 0.0)
+        _inside += 1
     try:
         yield
     finally:
-        jax.config.update(_MIN_SECONDS, before)
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                jax.config.update(_MIN_SECONDS, _seconds_before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,9 +17,13 @@ from jaxdqn.config.config import Config
 from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.parallel.sharded_transfer import broadcast_sharded
+from jaxdqn.run.interrupt import COMPILING
 from jaxdqn.storage.state import lacks_replay, restore_keys, snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EPSILON, EvalInfo, make_evaluator
 from jaxdqn.types import Array, Counters, Hyper, Metrics, Params, PyTree, Row, Trainer, TrainState
+
+_CHECK_SECONDS = 0.1
+"""Time between two checks for a stop request while programs are compiled."""
 
 Chunk = Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
 """``chunk(state) -> (state, (metrics, counters))``; donates the state."""
@@ -70,9 +74,22 @@ class _Layout(NamedTuple):
 
 
 def compile_programs(
-    config: Config, trainer: Trainer, keys: RunKeys, state_shape: TrainState
+    config: Config,
+    trainer: Trainer,
+    keys: RunKeys,
+    state_shape: TrainState,
+    check: Callable[[], None] = lambda: None,
 ) -> Programs:
-    """Compile the programs that every run calls; the others are compiled at their first call."""
+    """Compile the programs that every run calls; the others are compiled at their first call.
+
+    Args:
+        config: of the run.
+        trainer: of the run.
+        keys: of the run.
+        state_shape: shapes of the state.
+        check: called about every tenth of a second; what it raises ends the wait. Programs that are
+            being compiled are then still compiled by other threads, since XLA cannot be stopped.
+    """
     layout = _layout_of(trainer, state_shape)
     options = _compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
@@ -95,6 +112,7 @@ def compile_programs(
             *_evaluation_of_one(config, evaluate, layout.params, keys),
         ),
         options,
+        check,
     )
     return Programs(
         init=init,
@@ -137,18 +155,29 @@ def _layout_of(trainer: Trainer, state_shape: TrainState) -> _Layout:
 
 
 def _compile_all(
-    jitted: Sequence[tuple[Any, tuple[Any, ...]]], options: dict[str, Any] | None
+    jitted: Sequence[tuple[Any, tuple[Any, ...]]],
+    options: dict[str, Any] | None,
+    check: Callable[[], None],
 ) -> list[Any]:
     """Compile functions for their arguments.
 
     XLA compiles without Python's lock, so one program is compiled while the next is traced.
     """
-    with ThreadPoolExecutor(len(jitted)) as pool:
-        compiling = [
-            pool.submit(function.lower(*arguments).compile, options)
-            for function, arguments in jitted
-        ]
+    pool = ThreadPoolExecutor(len(jitted), COMPILING)
+    try:
+        compiling = []
+        for function, arguments in jitted:
+            compiling.append(pool.submit(function.lower(*arguments).compile, options))
+            check()
+        pending = set(compiling)
+        while pending:
+            done, pending = wait(pending, _CHECK_SECONDS, FIRST_EXCEPTION)
+            for program in done:
+                program.result()  # raise an error without waiting for the others
+            check()
         return [program.result() for program in compiling]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _at_epsilon(config: Config, trainer: Trainer) -> Any:

@@ -6,11 +6,15 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jaxdqn.config.options import CHECKPOINT_SIGNALS
+from jaxdqn.errors import RunStopped
+
+COMPILING = "compile-start"
+"""Prefix of the names of threads that compile the programs with which a run starts."""
 
 
 class StopRequest:
@@ -44,21 +48,49 @@ class StopRequest:
             raise KeyboardInterrupt
         self._reason = signal.Signals(number).name
 
+    def check(self) -> None:
+        """End a run that has trained nothing yet, if a stop has been requested.
+
+        Raises:
+            RunStopped: with the reason.
+        """
+        reason = self.reason
+        if reason is not None:
+            raise RunStopped(reason)
+
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM inside the ``with`` block into a ``StopRequest``.
+def stop_on_signals(names: Collection[str] = CHECKPOINT_SIGNALS) -> Iterator[StopRequest]:
+    """Turn signals inside the ``with`` block into a ``StopRequest``.
 
     Only Python's main thread may handle signals; in another thread none are recorded.
+
+    Args:
+        names: of the signals, in addition to SIGINT. One that the process ignores, as SIGHUP under
+            ``nohup``, stays ignored.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     # None stands for a handler that was not installed from Python: restore the default.
-    before = {number: signal.signal(number, stop.handle_signal) for number in _STOP_SIGNALS}
+    before = {number: signal.signal(number, stop.handle_signal) for number in handled(names)}
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def is_compiling() -> bool:
+    """Return whether programs of a run are still compiled, after it was stopped."""
+    return any(thread.name.startswith(COMPILING) for thread in threading.enumerate())
+
+
+def handled(names: Collection[str]) -> list[signal.Signals]:
+    """Return SIGINT and the named signals, without those that the process ignores."""
+    numbers = [signal.Signals[name] for name in names]
+    return [
+        signal.SIGINT,
+        *(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN),
+    ]

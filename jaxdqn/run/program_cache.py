@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -28,12 +28,15 @@ HOST_FIELDS = (
     "stop_when",
     "max_seconds",
     "checkpoint_every",
+    "checkpoint_signals",
     "keep",
     "rollback_factor",
     "rollback_limit",
     "replay_from",
 )
 """Fields that only the host reads; keys and rows are arguments of the programs."""
+
+_CHECK_SECONDS = 0.1
 
 _CACHE_SETTINGS = ("jax_compilation_cache_", "jax_persistent_cache_")
 
@@ -46,6 +49,8 @@ class StaticRun:
     """Pass ``hyper`` explicitly: its default hyper-parameters are those of the first run."""
     state_shape: TrainState
     programs: Programs | None = None
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    """Held while the programs are compiled: runs in other threads wait for them."""
 
 
 _entries: OrderedDict[Hashable, StaticRun] = OrderedDict()
@@ -71,18 +76,34 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
     trainer = make_mapped_trainer(config, **parts)
     made = StaticRun(trainer, jax.eval_shape(trainer.init, keys.train))
     with _lock:
-        _entries[key] = made
+        made = _entries.setdefault(key, made)  # another thread may have made it meanwhile
         while len(_entries) > MAX_ENTRIES:
             _entries.popitem(last=False)
     return made
 
 
-def compiled_programs(static: StaticRun, config: Config, keys: RunKeys) -> Programs:
-    """Return the programs of a run; compile them unless an earlier run has."""
-    if static.programs is None:
-        with programs_kept():
-            static.programs = compile_programs(config, static.trainer, keys, static.state_shape)
-    return static.programs
+def compiled_programs(
+    static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None] = lambda: None
+) -> Programs:
+    """Return the programs of a run; compile them unless an earlier run has.
+
+    Args:
+        static: of the run.
+        config: of the run.
+        keys: of the run.
+        check: called repeatedly while programs are compiled; what it raises ends the wait.
+    """
+    while not static.lock.acquire(timeout=_CHECK_SECONDS):
+        check()  # another thread compiles them
+    try:
+        if static.programs is None:
+            with programs_kept():
+                static.programs = compile_programs(
+                    config, static.trainer, keys, static.state_shape, check
+                )
+        return static.programs
+    finally:
+        static.lock.release()
 
 
 def clear() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,12 @@ import jax
 
 from jaxdqn.agent.agent import Optimizer
 from jaxdqn.config.config import Config, to_dict
-from jaxdqn.errors import RunFailed
+from jaxdqn.errors import RunFailed, RunStopped
 from jaxdqn.monitoring.curves import plot_runs
-from jaxdqn.monitoring.loggers import Logger, make_jsonl_logger
+from jaxdqn.monitoring.loggers import Logger, LoggerGroup, make_jsonl_logger
+from jaxdqn.monitoring.output import warn
 from jaxdqn.parallel import multihost
+from jaxdqn.parallel.platforms import check_platforms
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent
 from jaxdqn.run.first_state import first_state
@@ -46,12 +48,15 @@ class RunResult(NamedTuple):
     """Parameters of the best evaluation of a learner."""
     summary: Record
     """Content of ``summary.json``."""
+    directory: Path | None = None
+    """Run directory."""
 
 
 def run(
     config: Config,
     *,
     out: str | os.PathLike[str] | None = None,
+    unique: bool = False,
     resume: bool = False,
     extend: Extend | None = None,
     preset: str | None = None,
@@ -62,9 +67,11 @@ def run(
 ) -> RunResult:
     """Train a configuration.
 
-    SIGINT, SIGTERM and ``max_seconds`` stop the run at the end of the chunk, with all files
-    written. If chunks take more than a second, the run stops within about half a second, from the
-    second chunk on. A second SIGINT stops it at once. A run with a directory takes checkpoints;
+    SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
+    chunk, with all files written. If chunks take more than a second, the run stops within about
+    half a second, from the second chunk on. While programs are compiled they stop it within about
+    a second, by ``RunStopped``. A second SIGINT stops it at once. Outside Python's main thread no
+    signal is handled. A run with a directory takes checkpoints;
     another call with ``resume`` continues exactly from the newest one, even inside a chunk.
 
     Compiled programs are kept in the process (``jaxdqn.run.program_cache``): a later run with the
@@ -79,6 +86,9 @@ def run(
     Args:
         config: the run.
         out: the run directory to make, or to resume; None writes nothing.
+        unique: make a new directory, the first of ``out``, ``out-2``, ``out-3``, ... that does not
+            exist; ``RunResult.directory`` names it. Of several runs that start at the same time,
+            each gets its own.
         resume: continue from the newest checkpoint in ``out`` if a run has been started there.
         extend: with ``resume`` and another ``total_rows``: whether the schedules that extend over
             the budget ``keep`` their extent, so that their last values hold from there on, or
@@ -91,31 +101,37 @@ def run(
             references, and resuming, ``load_policy`` and the commands use them.
         network: your own, as ``make_trainer`` takes it.
         optimizer: your own, as ``make_trainer`` takes it.
-        loggers: receive the records of the run, and are closed at its end.
+        loggers: receive the records of the run, and are closed at its end. A logger that raises an
+            exception is dropped, and reported on standard error and by an event; the run continues.
 
     Raises:
         ValueError: if the configuration is invalid, the replay does not fit in memory, ``out`` is
             in use or cannot be written, or it holds another run or only damaged checkpoints.
         RunFailed: if the run cannot continue: the guard stops it, or the disk is full.
+            ``RunStopped`` if it is stopped before it has trained.
     """
     started = time.perf_counter()
     setup: RunSetup | None = None
+    check_platforms()
     _check_arguments(config, out, resume, extend)
+    if unique and (out is None or resume):
+        raise ValueError("unique=True: must come with out, and without resume")
     parts = {"environment": environment, "network": network, "optimizer": optimizer}
     try:
         with ExitStack() as stack:
-            for logger in loggers:
-                stack.callback(logger.close)
+            group = LoggerGroup(loggers)
+            stack.callback(group.close)
             setup = set_up(
                 config,
                 parts,
                 out,
+                unique=unique,
                 resume=resume,
                 extend=extend or "stretch",
                 preset=preset,
                 stack=stack,
             )
-            return _train(setup, loggers, stack, started)
+            return _train(setup, group, stack, started)
     except OSError as error:
         lost_peer = isinstance(error, BrokenPipeError | ConnectionError)
         if setup is None or setup.directory is None or lost_peer:
@@ -138,22 +154,24 @@ def _check_arguments(
         check_processes(config, resume=resume, saves=out is not None)
 
 
-def _train(
-    setup: RunSetup, loggers: Sequence[Logger], stack: ExitStack, started: float
-) -> RunResult:
+def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float) -> RunResult:
     config = setup.config
-    loggers = _loggers(setup, loggers, stack)
-    stop = stack.enter_context(stop_on_signals())
+    stop = stack.enter_context(stop_on_signals(config.checkpoint_signals))
     if config.max_seconds is not None:
         stop.set_deadline(started + config.max_seconds)
+    loggers = _loggers(setup, group)
     compiling = time.perf_counter()
-    programs = compiled_programs(setup.static, config, setup.keys)
+    log_event = partial(_log, loggers, "event")
+    try:
+        programs = compiled_programs(setup.static, config, setup.keys, stop.check)
+    except RunStopped as stopped:
+        log_event({"event": "stopped", "reason": stopped.reason})
+        raise
     compile_seconds = time.perf_counter() - compiling
     checkpoints = _make_checkpoint_manager(setup, programs)
     if checkpoints is not None:
         stack.callback(checkpoints.close)
     host = HostLoop(config, programs, setup.keys, loggers, checkpoints)
-    log_event = partial(_log, loggers, "event")
     state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
@@ -161,21 +179,21 @@ def _train(
     last = host.last_params(state)
     if setup.directory is not None and multihost.is_coordinator():
         _write_results(setup.directory, host.best_params, last, summary)
+        _draw_curve(setup.directory, log_event)
     if host.failure is not None:
         raise host.failure
     host.check_learned()
-    return RunResult(state=state, best_params=host.best_params, summary=summary)
+    return RunResult(state, host.best_params, summary, setup.directory)
 
 
-def _loggers(setup: RunSetup, loggers: Sequence[Logger], stack: ExitStack) -> Sequence[Logger]:
+def _loggers(setup: RunSetup, group: LoggerGroup) -> Sequence[Logger]:
     """Return the loggers of this process, that of the run directory included."""
     if not multihost.is_coordinator():
         return ()
     directory, config = setup.directory, setup.config
     if directory is not None:
-        files = make_jsonl_logger(directory)
-        stack.callback(files.close)
-        loggers = (*loggers, files)
+        group.files = make_jsonl_logger(directory)
+    loggers = (Logger(group.log, group.close),)
     out = None if directory is None else str(directory)
     _log(loggers, "start", {"config": to_dict(config), "out": out})
     return loggers
@@ -216,7 +234,16 @@ def _write_results(directory: Path, best: Params, last: Params, summary: Record)
     save_params(directory / "best", jax.device_get(best))
     save_params(directory / "last", jax.device_get(last))
     write_json(directory / run_directory.SUMMARY, summary)
-    plot_runs([directory], directory / run_directory.CURVE)
+
+
+def _draw_curve(directory: Path, log_event: Callable[[Record], None]) -> None:
+    """Draw the learning curve. The run is complete without it, so a failure is only reported."""
+    try:
+        plot_runs([directory], directory / run_directory.CURVE)
+    except Exception as error:  # matplotlib may be missing, misconfigured or out of disk space
+        reason = f"{run_directory.CURVE} could not be drawn: {error}"
+        warn(reason)
+        log_event({"event": "no curve", "reason": reason})
 
 
 def _log(loggers: Sequence[Logger], kind: str, record: Record) -> None:

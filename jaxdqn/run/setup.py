@@ -17,6 +17,7 @@ from jaxdqn.replay.export import fold_rows, read_rows
 from jaxdqn.run.memory_needs import check_memory_of_run
 from jaxdqn.run.program_cache import StaticRun, static_run
 from jaxdqn.storage import directory as run_directory
+from jaxdqn.storage.directory import claim
 from jaxdqn.storage.environment_spec import check_spec, with_spec
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.loss_record import with_loss
@@ -50,6 +51,7 @@ def set_up(
     parts: dict[str, Any],
     out: str | os.PathLike[str] | None,
     *,
+    unique: bool,
     resume: bool,
     extend: Extend,
     preset: str | None,
@@ -61,7 +63,7 @@ def set_up(
         ValueError: as ``run``.
     """
     resuming = multihost.broadcast(lambda: resume and out is not None and run_directory.is_run(out))
-    if out is not None and not resuming:
+    if out is not None and not resuming and not unique:
         on_coordinator(lambda: run_directory.check_unused(out))
     keys = learner_keys(config)
     recorded = multihost.broadcast(lambda: read_parts(out) if resuming and out else {})
@@ -79,8 +81,9 @@ def set_up(
     rows = None if resuming else _read_rows(config, static.trainer)
     directory = None
     if out is not None:
-        on_coordinator(lambda: _open_directory(out, config, resuming, stack, own.record))
-        directory = Path(out)
+        claimed = multihost.broadcast(lambda: os.fspath(claim(Path(out)) if unique else out))
+        on_coordinator(lambda: _open_directory(claimed, config, resuming, stack, own.record))
+        directory = Path(claimed)
     return RunSetup(config, own, static, keys, directory, preset, rows, resuming)
 
 

@@ -27,6 +27,7 @@ Extend = Literal["keep", "stretch"]
 
 CHANGEABLE = (
     "checkpoint_every",
+    "checkpoint_signals",
     "keep",
     "max_seconds",
     "replay_in_checkpoint",

@@ -14,6 +14,7 @@ import pytest
 from jaxdqn.cli import evaluate, plot, run
 from jaxdqn.config.config import Config, from_dict
 from jaxdqn.config.presets import preset
+from jaxdqn.run.runner import RunResult
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -40,13 +41,38 @@ BAD = {
     "misspelt preset": (["cartpol"], ["preset='cartpol'", "cartpole"]),
     "misspelt flag": (["--learning-rte", "0.1"], ["--learning-rte", "--learning-rate"]),
     "flag unlike any other": (["--qqqqq"], ["--qqqqq", "no such flag"]),
-    "flag without its value": (["--seed"], ["--seed", "value"]),
-    "word for a number": (["--seed", "one"], ["--seed", "one"]),
-    "fraction of a count": (["--num-envs", "2.5"], ["--num-envs", "2.5"]),
+    "flag without its value": (
+        ["--seed"],
+        ["--seed: must be followed by a value, a whole number"],
+    ),
+    "word for a number": (["--seed", "one"], ["--seed one: must be a whole number"]),
+    "word for an optional number": (
+        ["--max-seconds", "long"],
+        ["--max-seconds long: must be a number or None"],
+    ),
+    "word among numbers": (
+        ["--hidden-sizes", "8", "wide"],
+        ["--hidden-sizes wide: must be whole numbers"],
+    ),
+    "fraction of a count": (["--num-envs", "2.5"], ["--num-envs 2.5: must be a whole number"]),
+    "unknown choice": (["--algorithm", "ppo"], ["--algorithm ppo: must be dqn or pqn"]),
+    "layers of your own network": (
+        ["--network", "mine:make", "--hidden-sizes", "64"],
+        ["hidden_sizes=(64,)", "left out with your own network"],
+    ),
+    "layers of a network for pictures": (
+        ["breakout", "--network", "minatar", "--hidden-sizes=64"],
+        ["hidden_sizes=(64,)", "left out with network='minatar'"],
+    ),
     "misspelt choice": (["--loss", "hubr"], ["loss='hubr'", "huber"]),
     "second preset": (["cartpole", "acrobot"], ["acrobot"]),
     "preset after flags": (["--seed", "1", "cartpole"], ["cartpole", "out of place"]),
     "misspelt environment": (["--env", "CartPol-v1"], ["env='CartPol-v1'", "CartPole-v1"]),
+    "environment of Gymnasium": (
+        ["--env", "ALE/Pong-v5"],
+        ["env='ALE/Pong-v5'", "gymnax environment", "MinAtar", "do not run on the device"],
+    ),
+    "directory that is not UTF-8": (["--out", "a\udcff"], ["'a\\udcff'", "UTF-8"]),
     "continuous actions": (["--env", "Pendulum-v1"], ["env='Pendulum-v1'", "discrete"]),
     "zero": (["--num-envs", "0"], ["num_envs=0", "at least 1"]),
     "negative": (["--batch-size", "-5"], ["batch_size=-5", "at least 1"]),
@@ -98,7 +124,7 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(argv, parts, capsys, mon
 def test_an_error_is_one_line_in_any_encoding(encoding):
     process = python("-m", "experiments.run", "--seed", "x", encoding=encoding)
     _, err = process.communicate(timeout=60)
-    assert err == "error: Error parsing --seed: invalid literal for int() with base 10: 'x'\n"
+    assert err == "error: --seed x: must be a whole number\n"
 
 
 def test_flags_override_the_preset_and_reach_the_configuration():
@@ -172,12 +198,25 @@ def test_a_mesh_replaces_the_devices_of_a_stored_configuration():
     assert (flags.devices, flags.model_devices) == (2, 1)
 
 
-def test_default_directories_do_not_collide(monkeypatch):
+def test_a_default_directory_is_named_after_the_run_and_claimed_by_it(monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda form: "now")
-    first = run.default_out("cartpole", Config())
-    first.mkdir(parents=True)
-    assert first == Path("runs/cartpole-CartPole-v1-s0-now")
-    assert run.default_out("cartpole", Config()) != first
+    taken = Path("runs/cartpole-CartPole-v1-s0-now")
+    assert run.default_out("cartpole", Config()) == taken
+    taken.mkdir(parents=True)  # by a run that started in the same second
+    asked = []
+
+    def train(config, **options):
+        asked.append(options)
+        return RunResult(None, None, {}, Path("claimed"))
+
+    monkeypatch.setattr("jaxdqn.run.runner.run", train)
+    monkeypatch.setattr(run, "outcome", str)
+    assert run.main([]) == 0
+    assert run.main(["--out", "mine"]) == 0
+    assert [(options["out"], options["unique"]) for options in asked] == [
+        (taken, True),
+        (Path("mine"), False),
+    ]
 
 
 def test_explain_describes_the_run_and_writes_nothing(capsys, monkeypatch):
@@ -225,13 +264,14 @@ def test_a_run_from_the_command_line_to_its_evaluation_and_curves(capsys):
 @pytest.mark.parametrize(
     ("command", "argv", "part"),
     [
-        (evaluate, [], "Missing"),
+        (evaluate, [], "RUN: must be given; jaxdqn evaluate --help describes it"),
+        (evaluate, ["nowhere", "--episodes", "x"], "--episodes x: must be a whole number"),
         (evaluate, ["nowhere"], "run='nowhere': must be a run directory"),
         (evaluate, ["nowhere", "--episodes", "0"], "episodes=0: must be at least 1"),
-        (evaluate, ["nowhere", "--which", "bst"], "best"),
+        (evaluate, ["nowhere", "--which", "bst"], "--which bst: must be best or last"),
         (plot, ["nowhere", "--out", "x.png"], "run='nowhere': must be a run directory"),
         (plot, ["--out", "x.png"], "at least one run"),
-        (plot, ["nowhere"], "--out"),
+        (plot, ["nowhere"], "--out FILE: must be given; jaxdqn plot --help describes it"),
     ],
 )
 def test_the_other_commands_report_invalid_input_in_one_line_too(command, argv, part, capsys):

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+import tyro
 
+from jaxdqn.__main__ import main
 from jaxdqn.cli import run
-from jaxdqn.cli.help import field_docs, help_text
+from jaxdqn.cli.help import command_help, field_docs, flag_types, help_text
 from jaxdqn.config.config import Config
 from jaxdqn.config.option import option, rules
 from jaxdqn.config.options import Options
@@ -146,6 +148,84 @@ Files:
   one.txt"""
     )
     assert flags_in(text(False)) == ["size", "help_all"]
+
+
+COMMANDS = {
+    "evaluate": ("usage: jaxdqn evaluate RUN [flags]", ["--episodes INT", "--video FILE"]),
+    "plot": ("usage: jaxdqn plot RUN [RUN ...] [flags]", ["--out FILE"]),
+    "replay": ("usage: jaxdqn replay RUN [flags]", ["--to FILE", "--learner INT"]),
+    "study": ("usage: jaxdqn study [flags]", ["--presets [STR ...]", "--[no-]dry-run"]),
+    "compare": ("usage: jaxdqn compare [flags]", ["--only [STR ...]", "--[no-]quick"]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_other_commands_have_help_of_the_same_form(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    usage, entries = COMMANDS[command]
+    assert text.splitlines()[0] == usage
+    assert max(map(len, text.splitlines())) <= 80
+    for entry in [*entries, "-h, --help"]:
+        assert f"\n  {entry}" in text
+    assert "Flags:\n" in text
+
+
+def test_the_help_of_a_command_shows_defaults_arguments_and_nested_flags():
+    @dataclasses.dataclass(frozen=True)
+    class Parts:
+        """Parts of
+        your own."""
+
+        engine: str | None = None
+        """The engine."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Flags:
+        place: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")]
+        """Where."""
+        out: Annotated[str, tyro.conf.arg(metavar="FILE")]
+        """File to write."""
+        size: int = 3
+        """Size."""
+        parts: tyro.conf.OmitArgPrefixes[Parts] = dataclasses.field(default_factory=Parts)
+
+    # Defined in a function, so that the annotations are resolved by hand.
+    Flags.__annotations__ |= {
+        "place": Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PLACE")],
+        "parts": tyro.conf.OmitArgPrefixes[Parts],
+    }
+    text = command_help(Flags, prog="tool", description="One.\n\nTwo.", columns=80)
+    assert (
+        text
+        == """\
+usage: tool PLACE [flags]
+
+One.
+
+Two.
+
+Arguments:
+  PLACE                   Where. (required)
+
+Flags:
+  --out FILE              File to write. (required)
+  --size INT              Size. (default: 3)
+  -h, --help              Print this help.
+
+Your own parts:
+  Parts of your own.
+  --engine STR            The engine."""
+    )
+    assert flag_types(Flags) == {
+        "PLACE": str,
+        "--out": str,
+        "--size": int,
+        "--engine": str | None,
+    }
 
 
 @pytest.mark.parametrize("flag", ["--help", "--help-all"])

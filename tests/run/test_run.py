@@ -161,7 +161,7 @@ def test_two_devices_train_and_save_parameters_that_one_device_plays(tmp_path):
     assert load_policy(tmp_path / "two", environment=noisy())(np.ones(2)) in (0, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_stops_the_run_after_the_chunk_with_all_files_written(tmp_path, number):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     seen, collecting = collector()

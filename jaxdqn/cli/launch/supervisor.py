@@ -34,6 +34,13 @@ LIFELINE = "JAXDQN_WORKER_LIFELINE"
 HOSTS_PREFIX = "jaxdqn-hosts "
 """Prefix of the line in which a worker reports the host of each process to its parent."""
 
+_SIGNALLED = 128
+"""Exit codes above it are those of a worker that a signal stopped in an orderly way."""
+
+_FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""Signals that the worker receives too, in addition to SIGINT. One that this process ignores, its
+worker ignores as well."""
+
 _EXIT_SECONDS = 5.0
 """Time for a worker to end by itself after another process has failed."""
 
@@ -196,7 +203,8 @@ class _Supervisor:
 
     def _report_failure(self, code: int, cause: str | None) -> int:
         """Tell the others why the worker ended; return its code or raise ``RunFailed``."""
-        if code in (USAGE_ERROR, FAILED, 130) and self._last_error is not None:
+        reported = code in (USAGE_ERROR, FAILED) or code > _SIGNALLED
+        if reported and self._last_error is not None:
             # The worker has printed its error itself.
             kind = _REJECTED if code == USAGE_ERROR else "failed"
             self._report(f"{kind}: {self._last_error}")
@@ -248,7 +256,7 @@ class _Supervisor:
         self._events.put(code)
 
     def _forward_signals(self) -> dict[int, signal.Handlers]:
-        """Forward SIGINT and SIGTERM to the worker; return the previous handlers."""
+        """Forward the signals that stop a run to the worker; return the previous handlers."""
 
         def forward(number: int, frame: FrameType | None) -> None:
             worker = getattr(self, "_worker", None)
@@ -257,7 +265,8 @@ class _Supervisor:
 
         return {
             number: signal.signal(number, forward)  # type: ignore[misc]
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in (signal.SIGINT, *map(signal.Signals.__getitem__, _FORWARDED))
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
         }
 
 

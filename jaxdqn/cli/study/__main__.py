@@ -25,6 +25,7 @@ from jaxdqn.cli.study.jobs import Study, jobs_of, print_error, run_jobs
 from jaxdqn.cli.study.results import REPORT, RESULTS, done_seeds, read_results, repair
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS, read_settings, seeds_text
 from jaxdqn.config.presets import ALGORITHMS, TASKS, preset
+from jaxdqn.monitoring.output import say
 from jaxdqn.storage.directory import lock, unwritable_error
 from jaxdqn.storage.jsonl import Record
 
@@ -204,17 +205,17 @@ def _run_study(study: Study, flags: Flags) -> int:
     stored = read_results(file)
     message = repair(file, stored)
     if message is not None:
-        print(message)
+        say(message)
     jobs = [job for cell in study.cells for job in jobs_of(study, cell, stored.results)]
     for name, reason in study.invalid.items():
         print_error(name, reason)
-    print(f"cells: {len(study.cells)}, {seeds_text(study.seeds)} each; runs to make: {len(jobs)}")
+    say(f"cells: {len(study.cells)}, {seeds_text(study.seeds)} each; runs to make: {len(jobs)}")
     keep_compiled_programs()
     outcome = run_jobs(study, jobs, lambda: _report(study, flags, read_results(file).results))
     _report(study, flags, read_results(file).results)
-    print(f"report in {study.out / REPORT}")
+    say(f"report in {study.out / REPORT}")
     if outcome.ended_by is not None:
-        print(
+        say(
             f"interrupted ({outcome.ended_by}), runs left: {outcome.left} of {len(jobs)}; repeat "
             "the command to resume"
         )

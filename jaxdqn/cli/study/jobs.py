@@ -10,7 +10,6 @@ import gc
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,13 @@ from typing import NamedTuple
 from jaxdqn.cli.study.cells import CHECKPOINTS, Cell, Group, group_config, groups_of
 from jaxdqn.cli.study.results import RESULTS, append_results, done_seeds, read_results, results_of
 from jaxdqn.cli.study.settings import seeds_text
-from jaxdqn.errors import RunFailed
+from jaxdqn.config.options import CHECKPOINT_SIGNALS
+from jaxdqn.errors import RunFailed, RunStopped
+from jaxdqn.monitoring import output
 from jaxdqn.monitoring.loggers import Logger
+from jaxdqn.monitoring.output import say
 from jaxdqn.monitoring.terminal import make_progress_logger
-from jaxdqn.run.interrupt import stop_on_signals
+from jaxdqn.run.interrupt import handled, stop_on_signals
 from jaxdqn.storage.jsonl import Record
 
 
@@ -96,7 +98,7 @@ def run_jobs(study: Study, jobs: Sequence[Job], report: Callable[[], None]) -> O
             expired = seconds is not None and seconds <= 0
             ended_by = signals.received() or ("deadline" if expired else None)
             if ended_by is None:
-                print(f"run {index + 1} of {len(jobs)}: {job}", flush=True)
+                say(f"run {index + 1} of {len(jobs)}: {job}")
                 try:
                     ended_by = _run(study, job, seconds, signals.logger)
                 except _run_errors() as error:
@@ -123,22 +125,23 @@ def print_error(name: str, message: str) -> None:
     line = " ".join(message.split())
     if "RESOURCE_EXHAUSTED" in line:
         line = f"not enough memory, try fewer --seeds-at-once: {line[:200]}"
-    print(f"error: {name}: {line}", file=sys.stderr)
+    output.print_error(f"{name}: {line}")
 
 
 @contextlib.contextmanager
 def receive_signals() -> Iterator[Signals]:
-    """Intercept SIGINT and SIGTERM inside the ``with`` block, as each run does for itself."""
+    """Intercept the signals that stop a run inside the ``with`` block, as each run does."""
     with stop_on_signals() as request:
         if threading.current_thread() is not threading.main_thread():
             yield Signals(lambda: request.reason, Logger(lambda kind, record: None, lambda: None))
             return
+        stopping = handled(CHECKPOINT_SIGNALS)
         forwarded: list[str] = []
 
         def forward(kind: str, record: Record) -> None:
-            # A run handles signals once it trains. A signal that came during its setup was
-            # handled here; raise it again, once, at the run's first chunk.
-            if kind == "metrics" and request.reason is not None and not forwarded:
+            # A run handles signals once its setup is done. A signal that came before was handled
+            # here; raise it again, once.
+            if kind in ("start", "metrics") and request.reason is not None and not forwarded:
                 forwarded.append(request.reason)
                 signal.raise_signal(signal.Signals[request.reason])
 
@@ -146,7 +149,7 @@ def receive_signals() -> Iterator[Signals]:
 
             def received() -> str | None:
                 for number in numbers():
-                    if number in (signal.SIGINT, signal.SIGTERM):
+                    if number in stopping:
                         request.record(signal.Signals(number).name)
                 return request.reason
 
@@ -189,13 +192,16 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
     cell, group = job
     if group.state != "finished":
         config = group_config(cell, group.seeds, max_seconds)
-        result = run(
-            config,
-            out=group.directory,
-            resume=True,
-            preset=cell.preset,
-            loggers=[make_progress_logger(config), logger],
-        )
+        try:
+            result = run(
+                config,
+                out=group.directory,
+                resume=True,
+                preset=cell.preset,
+                loggers=[make_progress_logger(config), logger],
+            )
+        except RunStopped as stopped:
+            return stopped.reason
         if result.summary["interrupted"]:
             return result.summary["ended_by"]
     file = study.out / RESULTS
@@ -210,7 +216,7 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
     shutil.rmtree(group.directory / CHECKPOINTS, ignore_errors=True)
     finals = [result["final_return"] for result in results]
     text = ", ".join("none" if value is None else f"{value:.2f}" for value in finals)
-    print(f"recorded {seeds_text(result['seed'] for result in results)}: return {text}")
+    say(f"recorded {seeds_text(result['seed'] for result in results)}: return {text}")
     return None
 
 

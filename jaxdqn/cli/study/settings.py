@@ -16,7 +16,7 @@ from jaxdqn.errors import suggest
 
 EXECUTION_FIELDS = (
     "seed", "num_seeds", "population", "devices", "model_devices", "mapping", "checkpoint_every",
-    "keep", "max_seconds", "replay_in_checkpoint",
+    "checkpoint_signals", "keep", "max_seconds", "replay_in_checkpoint",
 )  # fmt: skip
 """Fields that choose which seeds run, on which devices and for how long.
 
@@ -120,6 +120,8 @@ def _read_value(kind: Any, text: str) -> Any:
         ValueError: if the text is not of that type; the message is the constraint.
     """
     kinds = (kind,) if kind in (bool, int, float, str) else get_args(kind)
+    if kind == tuple[str, ...]:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     if get_origin(kind) is tuple:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         if kinds[0] is str:

@@ -74,6 +74,33 @@ def test_a_worker_is_started_from_the_installed_package(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
+def test_the_signals_that_stop_a_run_are_forwarded_and_ignored_ones_stay_ignored(monkeypatch):
+    sent = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    class Worker:
+        stderr = None
+
+        def poll(self):
+            return None
+
+        send_signal = staticmethod(sent.append)
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", lambda *_, **__: Worker())
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        supervisor._Supervisor(["cartpole"], None, TIMEOUTS, None)
+        for number in [*numbers, signal.SIGHUP]:
+            signal.raise_signal(number)
+        assert sent == numbers
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.signal(signal.SIGHUP, before)
+
+
 ABORT_MESSAGES = {
     "heartbeat": (
         "E1121 10:31:35 1 coordination_service.cc:1520] Barrier failed: UNAVAILABLE: Task 1 "

@@ -129,7 +129,7 @@ def test_repair_does_not_change_a_complete_file(recorded):
     assert read_results(Path("nowhere")).results == []
 
 
-def scripted(static, config, keys):
+def scripted(static, config, keys, check):
     """Return programs of two learners without compilation; the return is 10 * learner + chunks."""
 
     def state(chunks):

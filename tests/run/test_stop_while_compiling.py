@@ -1,0 +1,115 @@
+"""A stop request while programs are compiled: the run ends soon, and nothing saved is lost."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jaxdqn.cli import flags
+from jaxdqn.errors import RunStopped
+from jaxdqn.run import compile as compiling
+from jaxdqn.run import program_cache
+from jaxdqn.run.interrupt import COMPILING, StopRequest
+from jaxdqn.run.runner import run
+from jaxdqn.storage.directory import read_config
+from jaxdqn.storage.jsonl import read_lines
+from tests.storage.runs import interrupted
+from tests.toys import noisy, quick_runs, shared_programs
+
+
+class Slow:
+    """A jitted function whose compilation takes a time, or fails."""
+
+    def __init__(self, seconds, error=None):
+        self.seconds, self.error = seconds, error
+
+    def lower(self, *arguments):
+        return self
+
+    def compile(self, options):
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return self.seconds
+
+
+def test_the_wait_for_compilation_ends_with_the_request():
+    stop = StopRequest()
+    stop.set_deadline(time.perf_counter() + 0.2)
+    started = time.perf_counter()
+    with pytest.raises(RunStopped, match=r"^max_seconds: the run ended while") as raised:
+        compiling._compile_all([(Slow(1.0), ())] * 2, None, stop.check)
+    assert raised.value.reason == "deadline"
+    assert time.perf_counter() - started < 0.9
+
+
+def test_an_error_of_one_program_does_not_wait_for_the_others():
+    started = time.perf_counter()
+    with pytest.raises(ZeroDivisionError):
+        compiling._compile_all(
+            [(Slow(1.0), ()), (Slow(0.0, ZeroDivisionError()), ())], None, lambda: None
+        )
+    assert time.perf_counter() - started < 0.9
+    assert compiling._compile_all([(Slow(0.1), ()), (Slow(0.0), ())], None, lambda: None) == [
+        0.1,
+        0.0,
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_while_a_run_compiles_leaves_the_run_that_it_resumes(
+    tmp_path, number, monkeypatch
+):
+    out = tmp_path / "run"
+    with shared_programs(tmp_path / "xla"), quick_runs():
+        interrupted(out)
+    before = {
+        file: file.read_bytes()
+        for file in out.rglob("*")
+        if file.is_file() and file.name not in (".lock", "events.jsonl")
+    }
+    program_cache.clear()
+
+    def endless(jitted, options, check):
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        for _ in range(100):
+            time.sleep(0.1)
+            check()
+        raise AssertionError("not stopped")
+
+    monkeypatch.setattr(compiling, "_compile_all", endless)
+    config = read_config(out)
+    with pytest.raises(RunStopped, match=f"^{number.name}: the run ended while its programs"):
+        run(config, out=out, environment=noisy(), resume=True)
+    assert {file: file.read_bytes() for file in before} == before
+    assert read_lines(out / "events.jsonl")[-1] == {"event": "stopped", "reason": number.name}
+    program_cache.clear()
+
+    return read_config(out)
+
+
+@pytest.mark.parametrize(("reason", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("deadline", 1)])
+def test_a_command_that_was_stopped_ends_without_waiting(reason, code, monkeypatch, capsys):
+    codes = []
+    monkeypatch.setattr(flags.os, "_exit", codes.append)
+    ended = threading.Event()
+
+    def command(argv):
+        if argv:
+            pool = ThreadPoolExecutor(1, COMPILING)
+            pool.submit(ended.wait)
+            pool.shutdown(wait=False)
+        raise RunStopped(reason)
+
+    try:
+        assert flags.run_command(command, []) == code
+        assert codes == []
+        assert flags.run_command(command, ["compiling"]) == code
+        assert codes == [code]
+    finally:
+        ended.set()
+    for line in capsys.readouterr().err.splitlines():
+        assert line.endswith("before it trained; nothing that was saved is lost")
