@@ -26,6 +26,7 @@ OTHER_HOST_FIELDS = {
     "stop_when": "solved",
     "max_seconds": 1_000.0,
     "checkpoint_every": 200,
+    "checkpoint_signals": ("SIGTERM",),
     "keep": 5,
     "rollback_factor": 0.25,
     "rollback_limit": 1,
@@ -75,7 +76,7 @@ def lowered(monkeypatch):
     def texts(config):
         found = []
 
-        def lower(jitted, options):
+        def lower(jitted, options, check):
             found.extend(function.lower(*arguments).as_text() for function, arguments in jitted)
             return [None] * len(jitted)
 

@@ -12,7 +12,7 @@ from jaxdqn.cli import flags
 from jaxdqn.errors import RunStopped
 from jaxdqn.run import compile as compiling
 from jaxdqn.run import program_cache
-from jaxdqn.run.interrupt import COMPILING, StopRequest
+from jaxdqn.run.interrupt import COMPILING, StopRequest, is_compiling
 from jaxdqn.run.runner import run
 from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import read_lines
@@ -34,6 +34,14 @@ class Slow:
         if self.error is not None:
             raise self.error
         return self.seconds
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    """Wait for the threads that a stopped run leaves."""
+    yield
+    while is_compiling():
+        time.sleep(0.01)
 
 
 def test_the_wait_for_compilation_ends_with_the_request():
@@ -87,8 +95,6 @@ def test_a_signal_while_a_run_compiles_leaves_the_run_that_it_resumes(
     assert {file: file.read_bytes() for file in before} == before
     assert read_lines(out / "events.jsonl")[-1] == {"event": "stopped", "reason": number.name}
     program_cache.clear()
-
-    return read_config(out)
 
 
 @pytest.mark.parametrize(("reason", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("deadline", 1)])
