@@ -12,22 +12,36 @@ from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.config.protocols import PROTOCOLS, is_minatar, protocol_fields
 from jaxdqn.errors import known_name
 
+# The squared loss here and below: if most rows are far from a terminal one, the Huber loss follows
+# the median target, and values of tens or hundreds diverge.
+_CARTPOLE = Config(
+    loss="squared",
+    total_rows=600_000,
+    batch_size=128,
+    hidden_sizes=(64,),
+    learning_rate=2e-3,
+    target_period=20,
+    epsilon_decay_rows=10_000,
+    replay_capacity=19_200,
+    warmup_rows=1_024,
+    log_every=6_400,
+    eval_every=6_400,
+    solve_return=475.0,
+    stop_when="solved",
+)
+"""Settings of the algorithms on CartPole: plain DQN solves it soon, but does not hold it."""
+
 TASKS: dict[str, Config] = {
-    # The squared loss here and below: if most rows are far from a terminal one, the Huber loss
-    # follows the median target, and values of tens or hundreds diverge.
-    "cartpole": Config(
-        loss="squared",
-        total_rows=600_000,
-        batch_size=128,
-        hidden_sizes=(64,),
-        learning_rate=2e-3,
-        target_period=20,
-        epsilon_decay_rows=10_000,
-        replay_capacity=19_200,
-        warmup_rows=1_024,
-        log_every=6_400,
-        eval_every=6_400,
-        solve_return=475.0,
+    # Layer norm, returns of five steps, a larger replay and a learning rate that falls to zero
+    # make the policy hold the return of 475; docs/results/held.md has the study.
+    "cartpole": replace(
+        _CARTPOLE,
+        n_step=5,
+        layer_norm=True,
+        learning_rate=4e-3,
+        learning_rate_schedule="cosine",
+        epsilon_end=0.01,
+        replay_capacity=102_400,
         stop_when="held",
     ),
     "acrobot": Config(
@@ -225,7 +239,7 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "log_every": 10_240,
         "eval_every": 20_480,
         "solve_return": 475.0,
-        "stop_when": "held",
+        "stop_when": "solved",
     },
     "MinAtar": {
         **PROTOCOLS["minatar"],
@@ -284,7 +298,7 @@ def for_task(algorithm: str, env: str) -> Config:
         raise ValueError(f"algorithm={algorithm!r}: must be {wanted}")
     if algorithm == "pqn":
         return _pqn(env)
-    by_env = {config.env: config for config in TASKS.values()}
+    by_env = {config.env: config for config in TASKS.values()} | {_CARTPOLE.env: _CARTPOLE}
     base = by_env.get(env, by_env["Breakout-MinAtar"] if is_minatar(env) else Config())
     if algorithm == "fast":
         return replace(base, env=env, **(_FAST if is_minatar(env) else {}))
