@@ -14,8 +14,9 @@ from jaxdqn.run import compile as compiling
 from jaxdqn.run import program_cache
 from jaxdqn.run.interrupt import COMPILING, StopRequest, is_compiling
 from jaxdqn.run.runner import run
-from jaxdqn.storage.directory import read_config
+from jaxdqn.storage.directory import SUMMARY, is_run, read_config
 from jaxdqn.storage.jsonl import read_lines
+from tests.run.test_run import small
 from tests.storage.runs import interrupted
 from tests.toys import noisy, quick_runs, shared_programs
 
@@ -67,10 +68,40 @@ def test_an_error_of_one_program_does_not_wait_for_the_others():
     ]
 
 
+@pytest.fixture
+def endless(monkeypatch):
+    """Return a function that makes compilation endless, and sends a signal during it."""
+
+    def replace(number):
+        def compile_all(jitted, options, check):
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+            for _ in range(100):
+                time.sleep(0.1)
+                check()
+            raise AssertionError("not stopped")
+
+        program_cache.clear()
+        monkeypatch.setattr(compiling, "_compile_all", compile_all)
+
+    yield replace
+    program_cache.clear()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_while_a_run_compiles_leaves_the_run_that_it_resumes(
-    tmp_path, number, monkeypatch
+def test_a_signal_while_a_run_compiles_ends_it_and_its_directory_can_be_resumed(
+    tmp_path, number, endless
 ):
+    out = tmp_path / "run"
+    endless(number)
+    with pytest.raises(RunStopped, match=f"^{number.name}: the run ended while its programs"):
+        run(small(), out=out, environment=noisy())
+    assert is_run(out)
+    assert not (out / SUMMARY).exists()
+    assert read_lines(out / "events.jsonl") == [{"event": "stopped", "reason": number.name}]
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_run_compiles_leaves_the_run_that_it_resumes(tmp_path, endless):
     out = tmp_path / "run"
     with shared_programs(tmp_path / "xla"), quick_runs():
         interrupted(out)
@@ -79,22 +110,11 @@ def test_a_signal_while_a_run_compiles_leaves_the_run_that_it_resumes(
         for file in out.rglob("*")
         if file.is_file() and file.name not in (".lock", "events.jsonl")
     }
-    program_cache.clear()
-
-    def endless(jitted, options, check):
-        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
-        for _ in range(100):
-            time.sleep(0.1)
-            check()
-        raise AssertionError("not stopped")
-
-    monkeypatch.setattr(compiling, "_compile_all", endless)
-    config = read_config(out)
-    with pytest.raises(RunStopped, match=f"^{number.name}: the run ended while its programs"):
-        run(config, out=out, environment=noisy(), resume=True)
+    endless(signal.SIGHUP)
+    with pytest.raises(RunStopped, match=r"^SIGHUP: "):
+        run(read_config(out), out=out, environment=noisy(), resume=True)
     assert {file: file.read_bytes() for file in before} == before
-    assert read_lines(out / "events.jsonl")[-1] == {"event": "stopped", "reason": number.name}
-    program_cache.clear()
+    assert read_lines(out / "events.jsonl")[-1] == {"event": "stopped", "reason": "SIGHUP"}
 
 
 @pytest.mark.parametrize(("reason", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("deadline", 1)])

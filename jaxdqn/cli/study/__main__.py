@@ -32,11 +32,11 @@ from jaxdqn.storage.jsonl import Record
 _DESCRIPTION = """Train presets on environments, several seeds each, and report interquartile means
 over seeds. A preset on an environment is a cell; its seeds train together in one program on the
 device. Results are appended to OUT/results.jsonl when a run ends. The same command, or one with
-more presets, environments or seeds, trains only what is missing. Ctrl-C, SIGTERM or --max-seconds
-stops the study with all its data on disk; repeat the command to resume the interrupted run. Every
-run trains for its complete budget, solved or not. Run directories are in OUT/cells; checkpoints
-are removed when the results are recorded. To train seeds again, remove their lines from
-results.jsonl and their run directory. Presets: {tasks}; {algorithms}."""
+more presets, environments or seeds, trains only what is missing. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1
+or --max-seconds stops the study with all its data on disk; repeat the command to resume the
+interrupted run. Every run trains for its complete budget, solved or not. Run directories are in
+OUT/cells; checkpoints are removed when the results are recorded. To train seeds again, remove their
+lines from results.jsonl and their run directory. Presets: {tasks}; {algorithms}."""
 
 
 _STATES = {"new": "to run", "started": "started", "finished": "finished, not recorded"}
