@@ -75,11 +75,15 @@ class Process:
         lines = [text for text in self._errors.read().splitlines() if text.strip()]
         return {"missing": f"the process ended: {lines[-1].strip() if lines else 'no message'}"}
 
-    def measure(self) -> dict[str, Any]:
-        """Request the work once and return the answer."""
+    def send(self, request: str) -> None:
+        """Send a line; the end of the process shows in the next answer."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            print("go", file=self._process.stdin, flush=True)
+            print(request, file=self._process.stdin, flush=True)
+
+    def measure(self) -> dict[str, Any]:
+        """Request the work once and return the answer."""
+        self.send("go")
         return self.receive()
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import tyro
 from benchmarks.processes import CPU_THREADS, Process
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, alternating, median_interval, spread, verdict
+from benchmarks.versus.at_best import AT_BEST, FILES, SOLVE_RETURN, at_best_table, compare_at_best
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.errors import known_name
 
@@ -55,6 +56,11 @@ class Flags:
     """Python interpreter that has the peers installed."""
     rounds: int = 9
     """Rounds of measurement; each measures jaxdqn and the peer once."""
+    at_best: bool = False
+    """Measure the time to solve CartPole-v1 and to hold it instead, each library at its own best
+    settings: purejaxrl=FILE (dqn.py), purejaxql=FILE (pqn_gymnax.py), sb3."""
+    seeds: int = 5
+    """Seeds of each library with --at-best."""
     quick: bool = False
     """A tenth of the work and three rounds: a first look, not a measurement."""
     peer_threads: int | None = None
@@ -129,6 +135,9 @@ def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="python -m benchmarks.versus", description=__doc__)
     peers = [_parse_peer(peer) for peer in flags.peer]
     _check(flags)
+    if flags.at_best:
+        _measure_at_best(flags, peers)
+        return
     rounds, divisor = (3, 10) if flags.quick else (flags.rounds, 1)
     report: dict[str, Any] = {"stamp": stamp(), "work": WORK, "rounds": rounds, "results": []}
     print(describe(report["stamp"]), WORK, sep="\n")
@@ -164,11 +173,34 @@ def _check(flags: Flags) -> None:
         raise ValueError(f"peer=(): must name at least one of {', '.join(PEERS)}; see --help")
     if flags.rounds < 1:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
+    if flags.seeds < 1:
+        raise ValueError(f"seeds={flags.seeds}: must be at least 1")
     if flags.peer_threads is not None and flags.peer_threads < 1:
         raise ValueError(f"peer_threads={flags.peer_threads}: must be at least 1")
     if shutil.which(flags.peer_python) is None:
         raise ValueError(f"peer_python={flags.peer_python!r}: must be a Python interpreter")
     check_writable(flags.json)
+
+
+def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
+    """Measure the times to solve and to hold, and report them."""
+    for name, argument in peers:
+        if name not in AT_BEST or (name == "sb3" and argument):
+            raise ValueError(
+                f"peer={name!r}: must be one of {', '.join(AT_BEST)} with at_best=True"
+            )
+    work = f"CartPole-v1, each library at its own best settings; solve return {SOLVE_RETURN:g}"
+    report: dict[str, Any] = {"stamp": stamp(), "work": work}
+    print(describe(report["stamp"]), work, sep="\n")
+    records = compare_at_best(peers, flags.seeds, flags.peer_python, flags.peer_threads)
+    print(at_best_table(records))
+    for record in records:
+        if "missing" in record:
+            file = f" ({FILES[record['name']]})" if record["name"] in FILES else ""
+            print(f"{record['name']}{file}: not measured completely: {record['missing']}")
+    if flags.json is not None:
+        write_json(flags.json, {**report, "results": records})
+        print(f"measurements in {flags.json}")
 
 
 def _start_jaxdqn(work: str, divisor: int) -> Process:

@@ -9,7 +9,7 @@ from tests.studies import ROOT
 
 COMMANDS = (
     "throughput", "startup", "reliability", "scaling", "scaling.model", "replay", "versus",
-    "techniques", "resets",
+    "techniques", "resets", "held",
 )  # fmt: skip
 
 

@@ -1,0 +1,169 @@
+"""Times to solve and to hold of other libraries: judged as runs of jaxdqn are."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.versus import __main__, at_best
+from benchmarks.versus.at_best import at_best_table, learner_result, train_peer
+
+
+def evaluation(index, mean, fresh=None, rows=5_000, spent=False):
+    return {
+        "rows": rows * (index + 1), "seconds": float(index + 1), "train_seconds": 0.5,
+        "return_mean": mean, "fresh_mean": fresh, "spent": spent,
+    }  # fmt: skip
+
+
+def evaluations(means, confirmations, **options):
+    """Return evaluations; ``confirmations`` has the fresh return by index."""
+    return [evaluation(i, mean, confirmations.get(i), **options) for i, mean in enumerate(means)]
+
+
+def test_a_peer_is_solved_by_a_confirmed_evaluation_and_holds_after_ten():
+    result = learner_result(3, evaluations([9.0, 480.0, 20.0] + [500.0] * 12, {1: 490.0}))
+    assert (result["seed"], result["seconds_to_solve"]) == (3, 2.0)
+    assert (result["seconds_to_hold"], result["rows_to_hold"]) == (13.0, 65_000)
+    assert result["learning_stability"] == 1.0
+
+
+def test_a_refuted_evaluation_neither_solves_nor_counts():
+    means = [500.0] * 10
+    result = learner_result(0, evaluations(means, {0: 400.0, 1: 500.0}))
+    assert (result["seconds_to_solve"], result["seconds_to_hold"]) == (2.0, None)
+    assert learner_result(0, evaluations(means, {0: 475.0}))["seconds_to_hold"] == 10.0
+
+
+def test_evaluations_of_a_peer_that_are_too_close_count_once():
+    result = learner_result(0, evaluations([500.0] * 20, {0: 500.0}, rows=2_500))
+    assert result["rows_to_hold"] == 19 * 2_500
+
+
+class FakePeer:
+    """Peer that answers from a list."""
+
+    def __init__(self, answers):
+        self.answers, self.requests = list(answers), []
+
+    def send(self, request):
+        self.requests.append(request)
+
+    def measure(self):
+        return self.answers.pop(0) if self.answers else {"missing": "it ended"}
+
+    def receive(self):
+        return {"compile_seconds": 1.0}
+
+    def close(self):
+        self.requests.append("closed")
+
+
+def test_a_peer_is_trained_for_its_complete_budget():
+    peer = FakePeer([evaluation(0, 10.0), evaluation(1, 20.0, spent=True), evaluation(2, 30.0)])
+    result = train_peer(peer, 7)
+    assert peer.requests == ["seed 7"]
+    assert (result["rows"], result["eval_return_mean"]) == (10_000, 20.0)
+    assert train_peer(FakePeer([evaluation(0, 10.0)]), 7) == {"missing": "it ended"}
+
+
+def test_libraries_take_turns_and_one_that_ends_keeps_its_results(monkeypatch):
+    turns = []
+
+    def ours(seed):
+        turns.append(("jaxdqn", seed))
+        return learner_result(seed, evaluations([500.0] * 10, {0: 500.0}))
+
+    peer = FakePeer([evaluation(0, 12.0, spent=True)])
+    monkeypatch.setattr(at_best, "train_jaxdqn", ours)
+    monkeypatch.setattr(at_best, "start_peer", lambda *arguments: peer)
+    records = at_best.compare_at_best([("sb3", "")], 3, "python", None, report=turns.append)
+    assert [turn for turn in turns if isinstance(turn, tuple)] == [("jaxdqn", s) for s in range(3)]
+    assert [len(record["seeds"]) for record in records] == [3, 1]
+    assert records[1]["missing"] == "it ended"
+    assert peer.requests == ["seed 0", "seed 1", "closed"]
+    ours_row, theirs_row = at_best_table(records).splitlines()[-2:]
+    assert "1.00, 3 of 3" in ours_row
+    assert "10.00, 3 of 3" in ours_row
+    assert "-, 0 of 1" in theirs_row
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--peer", "cleanrl=x.py"], "must be one of purejaxrl, purejaxql, sb3 with at_best"),
+        (["--peer", "sb3", "--seeds", "0"], "seeds=0: must be at least 1"),
+    ],
+)
+def test_an_invalid_request_is_one_line(arguments, message, capsys):
+    assert __main__.main(["--at-best", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """The driver of the peers, as its interpreter loads it."""
+    path = Path(at_best.__file__).with_name("peers_at_best.py")
+    spec = importlib.util.spec_from_file_location("peers_at_best", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("peers", None)
+
+
+def train(key):
+    """Train as a peer does: an outer scan over updates, an inner one over steps."""
+
+    def update(carry, _):
+        carry, _ = jax.lax.scan(lambda total, _: (total + 1, None), carry, None, 3)
+        return carry, carry
+
+    carry, metrics = jax.lax.scan(update, jnp.int32(2), None, 4)
+    return {"runner_state": carry, "metrics": metrics}
+
+
+def test_updates_in_blocks_are_those_of_the_whole_run(driver):
+    scan = jax.lax.scan
+    step, carry = driver._outer_scan(train, None)
+    assert jax.lax.scan is scan
+    for _ in range(4):
+        carry, _ = step(carry, None)
+    assert int(carry) == int(train(None)["runner_state"]) == 14
+
+
+class FakeLearner:
+    """A learner whose returns are given, and whose budget is two evaluations."""
+
+    def __init__(self, means):
+        self.means, self.rows, self.keys = list(means), 0, []
+
+    def learner(self, driver):
+        def advance():
+            self.rows += 6_000
+            return self.rows
+
+        def evaluate(key):
+            self.keys.append(key)
+            return self.means.pop(0)
+
+        return driver.Learner(advance, evaluate, 12_000)
+
+
+def test_the_driver_confirms_until_solved_and_reports_the_end(driver, monkeypatch):
+    fake = FakeLearner([480.0, 400.0, 490.0, 491.0, 480.0])
+    monkeypatch.setattr(sys, "stdin", iter(["seed 5\n", "go\n", "go\n", "go\n"]))
+    sent = []
+    channel = type("Channel", (), {"send": lambda self, **message: sent.append(message)})()
+    driver.serve(channel, lambda seed: fake.learner(driver), 475.0)
+    assert [message["return_mean"] for message in sent] == [480.0, 490.0, 480.0]
+    assert [message["fresh_mean"] for message in sent] == [400.0, 491.0, None]
+    assert [message["spent"] for message in sent] == [False, True, True]
+    assert all(0 <= message["train_seconds"] <= message["seconds"] for message in sent)
+    # Confirmations play other episodes than evaluations, and other ones each time.
+    assert len({fake.keys[0], fake.keys[1], fake.keys[3]}) == 3
+    assert fake.keys[0] == fake.keys[2] == fake.keys[4]
