@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.report import check_writable, describe, format_markdown, stamp
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.errors import RunFailed
 
 LARGE_RING: dict[str, Any] = {"replay_capacity": 102_400}
 FIVE_STEPS: dict[str, Any] = {"n_step": 5, "epsilon_end": 0.01, **LARGE_RING}
@@ -93,7 +94,11 @@ def configuration(name: str, seed: int) -> Any:
 
 
 def train(name: str, seed: int) -> dict[str, Any]:
-    """Train a setting on a seed; return its results and its evaluations."""
+    """Train a setting on a seed; return its results and its evaluations.
+
+    Raises:
+        RunFailed: if a signal stopped the run, whose result would be that of a part of the budget.
+    """
     from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.run.runner import run
 
@@ -105,6 +110,10 @@ def train(name: str, seed: int) -> dict[str, Any]:
 
     logger = Logger(log=log, close=lambda: None)
     summary = run(configuration(name, seed), loggers=[logger]).summary
+    if summary["interrupted"]:
+        raise RunFailed(
+            f"{name}, seed {seed}: stopped by {summary['ended_by']}; repeat the command"
+        )
     fields = ("seed", "env", "rows", "train_seconds", "eval_seconds", "solve_return",
               "seconds_to_solve", "seconds_to_hold", "rows_to_hold", "learning_stability",
               "eval_return_mean", "best_eval_return_mean")  # fmt: skip

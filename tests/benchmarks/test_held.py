@@ -1,6 +1,7 @@
 """Study of settings that hold the solve return: its settings, its file and its table."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_a_repeated_command_trains_only_what_the_file_lacks(tmp_path, monkeypatc
     lines = [json.loads(line) for line in (tmp_path / "held.jsonl").read_text().splitlines()]
     assert [line["seed"] for line in lines] == [0, 1, 2]
     assert "| double | 3 | 0.50 | 3 | 1.00 | 64,000 | 3 | 1.000 | 1.50 |" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_is_no_result(tmp_path, monkeypatch, capsys):
+    summary = {"interrupted": True, "ended_by": "SIGTERM"}
+    stopped = SimpleNamespace(summary=summary)
+    monkeypatch.setattr("jaxdqn.run.runner.run", lambda config, loggers: stopped)
+    file = tmp_path / "held.jsonl"
+    assert held.main(["--out", str(file), "--only", "double", "--seeds", "1"]) == 1
+    assert "double, seed 0: stopped by SIGTERM; repeat the command" in capsys.readouterr().err
+    assert not file.exists() or file.read_text() == ""
 
 
 def test_the_table_counts_who_holds_and_takes_medians_over_all_seeds():
