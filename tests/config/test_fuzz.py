@@ -32,7 +32,7 @@ def test_accepted_configurations_run_two_chunks_with_finite_numbers():
         chunk = quick_jit(trainer.chunk(min(config.iterations_per_chunk, 20)))
         for _ in range(2):
             state, metrics = chunk(state)
-            assert all(np.isfinite(leaf).all() for leaf in metrics), overrides
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics)), overrides
             for leaf in jax.tree.leaves((state.agent, state.replay)):
                 if np.issubdtype(leaf.dtype, np.floating):
                     assert np.isfinite(leaf).all(), overrides
