@@ -311,21 +311,23 @@ if TYPE_CHECKING:
         """Named tuple of arrays; its fields, ``SWEEPABLE``, are unknown to type checkers."""
 
         _fields: ClassVar[tuple[str, ...]]
+        extra: dict[str, Array]
 
-        def __new__(cls, **values: Array) -> Self: ...
+        def __new__(cls, **values: Any) -> Self: ...
         def __getattr__(self, name: str) -> Array: ...
-        def _replace(self, **values: Array) -> Self: ...
-        def _asdict(self) -> dict[str, Array]: ...
+        def _replace(self, **values: Any) -> Self: ...
+        def _asdict(self) -> dict[str, Any]: ...
 
 else:
-    _Scalars = namedtuple("_Scalars", SWEEPABLE)
+    _Scalars = namedtuple("_Scalars", (*SWEEPABLE, "extra"), defaults=({},))
 
 
 class Hyper(_Scalars):
     """Scalars that a population may sweep: traced float32 leaves [], in a population [P].
 
     The fields are the options declared as sweepable in ``jaxdqn.config.options``, in order of
-    declaration; the help of an option explains its field.
+    declaration; the help of an option explains its field. The last field, ``extra``, is a dict of
+    the custom scalars of ``Config.extra_hyper``, without leaves if there are none.
     """
 
     __slots__ = ()

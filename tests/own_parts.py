@@ -12,6 +12,37 @@ from jaxdqn.types import Network
 CONSTANT = 3
 
 
+def greedy(key, q, exploration):
+    return jnp.argmax(q, axis=-1).astype(jnp.int32), jnp.ones(q.shape[0])
+
+
+def greedy_by_factory():
+    return greedy
+
+
+def replay(config):
+    return jaxdqn.make_uniform(
+        num_envs=config.envs_per_device,
+        rows_per_env=config.replay_rows,
+        rows_per_add=config.rollout_length,
+        batch_size=config.batch_per_device,
+    )
+
+
+def reward_loss(params, target_params, key, batch, hyper):
+    bias = params["params"]["own"]["bias"]
+    return (bias[batch.a_tm1] - batch.r_t) ** 2, {"reward": batch.r_t}
+
+
+def learning(config, agent, collectives):
+    return jaxdqn.make_learning(config, agent, collectives)
+
+
+def agent(config, spec, collectives):
+    network = jaxdqn.make_network(config, spec, MODULE)
+    return jaxdqn.make_agent(network, jaxdqn.make_optimizer(config, collectives))
+
+
 def corridor():
     """Walk right to the end of six cells."""
 

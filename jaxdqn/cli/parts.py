@@ -1,4 +1,4 @@
-"""Flags for an environment, a network and an optimiser of the user's own."""
+"""Flags for parts of the user's own: environment, network, optimiser and others."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class PolicyParts:
     arguments and returns an Environment."""
     network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The run's own network; the function returns a flax module or a Network."""
+    agent: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own agent: a function (config, spec, collectives) -> Agent."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,15 @@ class RunParts(PolicyParts):
     optimizer: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The run's own optimizer; the function returns a function hyper ->
     optax.GradientTransformation."""
+    replay: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own replay: a function config -> Replay."""
+    explore: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own exploration: a function (key, q, exploration) -> (actions, behaviour_prob)."""
+    loss: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own loss: a function (params, target_params, key, batch, hyper) -> (losses,
+    info)."""
+    learning: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """The run's own learning: a function (config, agent, collectives) -> Learning."""
 
 
 def references(parts: PolicyParts) -> dict[str, str | None]:
@@ -47,11 +58,15 @@ def references(parts: PolicyParts) -> dict[str, str | None]:
     return by_name
 
 
+_OPTIONS = ("network", "optimizer", "replay", "loss")
+"""Parts that are also options of the configuration."""
+
+
 def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Separate references to own parts from the arguments of ``jaxdqn run``.
 
-    ``--network`` and ``--optimizer`` are also options of the configuration, with the names of the
-    library's own; a value with a colon is a reference.
+    ``--network``, ``--optimizer``, ``--replay`` and ``--loss`` are also options of the
+    configuration, with the names of the library's own; a value with a colon is a reference.
 
     Returns:
         The other arguments, and the references by part.
@@ -74,7 +89,7 @@ def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
                 remaining.append(argument)  # the parser reports the missing value
                 continue
             value = arguments.pop(0)
-        if name != "environment" and ":" not in value:
+        if name in _OPTIONS and ":" not in value:
             remaining += [flag, value]
             continue
         if name in found:

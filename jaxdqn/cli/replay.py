@@ -51,7 +51,11 @@ def _main(argv: Sequence[str]) -> None:
     from jaxdqn.storage.resume import read_state
 
     check_platforms()
-    parts = resolve_parts(own, read_parts(flags.run), run=flags.run)
+    recorded = read_parts(flags.run)
+    for name in ("replay", "learning"):
+        if name in recorded:
+            raise ValueError(f"run={flags.run!r}: must have a built-in {name} to export its rows")
+    parts = resolve_parts(own, recorded, run=flags.run)
     restored, spec = read_state(flags.run, config, **parts.objects)
     if not restored.meta["replay"]:
         raise ValueError(

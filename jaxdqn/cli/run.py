@@ -85,8 +85,17 @@ class Flags(Options):
     default of every preset. gymnax: neither, as gymnax makes the games."""
     environment: str | None = option(None, group="Run")
     """Your own environment, as MODULE:FUNCTION or FILE.py:FUNCTION, instead of --env. The function
-    takes no arguments and returns an Environment. --network and --optimizer take such references
-    too. The current directory is importable; the run directory records the references."""
+    takes no arguments and returns an Environment. --network, --optimizer, --replay and --loss take
+    such references too. The current directory is importable; the run directory records the
+    references."""
+    explore: str | None = option(None, group="Exploration")
+    """Your own exploration, as MODULE:FUNCTION, a function (key, q, exploration) -> (actions,
+    behaviour_prob)."""
+    learning: str | None = option(None, group="Algorithm")
+    """Your own algorithm, as MODULE:FUNCTION, a function (config, agent, collectives) ->
+    Learning."""
+    agent: str | None = option(None, group="Algorithm")
+    """Your own agent, as MODULE:FUNCTION, a function (config, spec, collectives) -> Agent."""
     explain: bool = option(False, group="Run")
     """Print the shapes, bytes and schedules of the run, and exit without allocating memory."""
     cpu_threads: int | None = option(None, group="Devices")

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from jaxdqn.config.extra_hyper import read_extra
 from jaxdqn.config.former_names import (
     accept_former_names,
     current_names,
@@ -44,6 +45,11 @@ class Config(Options):
             names.append(name)
             values.append(choices)
         return tuple(dict(zip(names, point, strict=True)) for point in itertools.product(*values))
+
+    @property
+    def extra_scalars(self) -> dict[str, float]:
+        """Custom scalars by name, the entries of ``Hyper.extra``."""
+        return dict(map(read_extra, self.extra_hyper))
 
     @property
     def learners(self) -> int:
@@ -230,7 +236,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         ValueError: if a field is unknown or its value invalid.
     """
     values = current_names(values)
-    for name in ("checkpoint_signals", "env_args", "hidden_sizes", "sweep"):
+    for name in ("checkpoint_signals", "env_args", "extra_hyper", "hidden_sizes", "sweep"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     return _replace(Config(), values)

@@ -21,6 +21,7 @@ CHECKPOINT_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 _HUBER_LOSSES = ("huber", "quantile", "implicit_quantile")
 _QUANTILE_LOSSES = ("quantile", "implicit_quantile")
 _CELLS = ("lstm", "gru")
+_RECURRENT = (*_CELLS, "custom")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -303,26 +304,30 @@ class Options:
     """Implementation of convolutions; the parameters are the same."""
     precision: Literal["float32", "bfloat16"] = option("float32", group="Network")
     """Compute type of the network; parameters and losses are float32."""
-    recurrent: Literal["none", "lstm", "gru"] = option("none", group="Recurrent network")
+    recurrent: Literal["none", "lstm", "gru", "custom"] = option("none", group="Recurrent network")
     """Recurrent cell after the torso, trained on sequences of rows (R2D2, Kapturowski et al.
-    2019)."""
+    2019). custom: your own network has a carry."""
     recurrent_size: int = option(
         128, group="Recurrent network", at_least=1, only_with={"recurrent": _CELLS}
     )
     """Width of the cell."""
     sequence_length: int = option(
-        16, group="Recurrent network", at_least=1, only_with={"recurrent": _CELLS}
+        16, group="Recurrent network", at_least=1, only_with={"recurrent": _RECURRENT}
     )
     """Rows of a sequence that are learned from; batch_size counts sequences."""
-    burn_in: int = option(4, group="Recurrent network", at_least=0, only_with={"recurrent": _CELLS})
+    burn_in: int = option(
+        4, group="Recurrent network", at_least=0, only_with={"recurrent": _RECURRENT}
+    )
     """Rows at the start of a sequence that only update the state of the cell."""
     sequence_stride: int | None = option(
-        None, group="Recurrent network", at_least=1, only_with={"recurrent": _CELLS}
+        None, group="Recurrent network", at_least=1, only_with={"recurrent": _RECURRENT}
     )
     """Rows of an environment from the start of one sequence to that of the next. The state of the
     cell is stored for these rows only. By default half of sequence_length; with 1 a sequence
     starts at any row."""
-    rescale_values: bool = option(False, group="Recurrent network", only_with={"recurrent": _CELLS})
+    rescale_values: bool = option(
+        False, group="Recurrent network", only_with={"recurrent": _RECURRENT}
+    )
     """Learn values on a compressed scale, h(x) = sign(x)(sqrt(|x| + 1) - 1) + 0.001 x
     (Pohlen et al. 2018)."""
 
@@ -402,6 +407,9 @@ class Options:
     )
     """Fraction of the elements of the gradient that top_k sends."""
 
+    extra_hyper: tuple[str, ...] = option((), group="Population")
+    """Scalars for your own loss, exploration or learning, each as NAME=VALUE. They are traced, so
+    that a sweep may vary them, and are read as hyper.extra[NAME]."""
     num_seeds: int = option(1, group="Population", at_least=1, parallel=True, everyday=True)
     """Number of independent learners in one program, with seeds seed, seed + 1, ..."""
     sweep: tuple[str, ...] = option((), group="Population", parallel=True)

@@ -41,12 +41,14 @@ def validate_sweep(config: Config) -> None:
             name, values = read_sweep(text)
         except ValueError:
             reject("sweep", text, "NAME=VALUE,VALUE,... with numbers, as in gamma=0.99,0.997")
-        if name not in SWEEPABLE:
+        extra = config.extra_scalars
+        if name not in SWEEPABLE and name not in extra:
             _reject_name(text, name)
         if name in names:
             reject("sweep", text, f"the only sweep of {name}")
         names.append(name)
-        _validate_enabled(config, text, name)
+        if name not in extra:
+            _validate_enabled(config, text, name)
         _validate_values(config, text, name, values)
     if config.seed + config.num_seeds > 2**32:
         reject("num_seeds", config.num_seeds, "at most 2**32 - seed")
@@ -59,7 +61,8 @@ def _reject_name(text: str, name: str) -> None:
     if name in RULES:
         reject("sweep", text, f"of a traced scalar: {', '.join(SWEEPABLE)}; other fields change "
                "shapes or the program and need a run for each value")  # fmt: skip
-    reject("sweep", text, f"of a field; nearest: {suggest(name, list(SWEEPABLE))}")
+    reject("sweep", text, f"of a field; nearest: {suggest(name, list(SWEEPABLE))}; "
+           "extra_hyper adds scalars of your own")  # fmt: skip
 
 
 def _validate_enabled(config: Config, text: str, name: str) -> None:
@@ -73,9 +76,14 @@ def _validate_enabled(config: Config, text: str, name: str) -> None:
 def _validate_values(config: Config, text: str, name: str, values: tuple[float, ...]) -> None:
     """Check that each value is valid for one learner on one device."""
     single: dict[str, Any] = {other: default_of(other) for other in PARALLEL_OPTIONS}
+    extra = config.extra_scalars
     for value in values:
+        changed: dict[str, Any] = {name: value}
+        if name in extra:
+            pairs = {**extra, name: value}.items()
+            changed = {"extra_hyper": tuple(f"{key}={number}" for key, number in pairs)}
         try:
-            dataclasses.replace(config, **{**single, name: value})
+            dataclasses.replace(config, **{**single, **changed})
         except ValueError as error:
             raise ValueError(f"sweep={text!r}: {error}") from None
     if len(set(values)) < len(values):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from jaxdqn.config.algorithm_rules import validate_algorithm
 from jaxdqn.config.env_args import validate_env_args
+from jaxdqn.config.extra_hyper import validate_extra_hyper
 from jaxdqn.config.options import RULES, Options
 from jaxdqn.config.parallel_rules import validate_parallel
 from jaxdqn.config.sweeps import validate_sweep
@@ -32,6 +33,7 @@ def validate(config: Config) -> None:
             _validate_type(name, value, kind)
     _validate_ranges(config)
     validate_env_args(config)
+    validate_extra_hyper(config)
     validate_sweep(config)
     validate_parallel(config)
     validate_algorithm(config)

@@ -17,7 +17,7 @@ from jaxdqn.config.options import PARALLEL_OPTIONS
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.environment_spec import check_spec
 from jaxdqn.storage.params import PARAMETERS, restore_params
-from jaxdqn.storage.parts import read_parts, resolve_parts
+from jaxdqn.storage.parts import ACTING, NAMES, read_parts, resolve_parts
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
@@ -30,6 +30,7 @@ def load_policy(
     *,
     environment: Environment | str | None = None,
     network: Any = None,
+    agent: Any = None,
 ) -> Callable[[Any], Any]:
     """Load the greedy policy of a run directory.
 
@@ -40,6 +41,7 @@ def load_policy(
         environment: your own, if the run had one: an object, or a reference ``MODULE:FUNCTION``
             or ``FILE.py:FUNCTION``. A reference that the run was started with is remembered.
         network: your own, if the run had one; as ``environment``.
+        agent: your own, if the run had one; as ``environment``.
 
     Returns:
         ``policy(obs) -> action``: an int for one observation [O], an int32 array [B] for a batch
@@ -52,7 +54,9 @@ def load_policy(
             the run had an environment or network that must be passed again, or the environment
             is not that of the run: its name, shapes, time limit or arguments differ.
     """
-    config, trainer, params = load_run(run, which, environment=environment, network=network)
+    config, trainer, params = load_run(
+        run, which, environment=environment, network=network, agent=agent
+    )
     spec = trainer.environment.spec
     shape = observation_shape(config, spec)
 
@@ -96,6 +100,7 @@ def load_run(
     *,
     environment: Environment | str | None = None,
     network: Any = None,
+    agent: Any = None,
 ) -> tuple[Config, Trainer, Params]:
     """Read the configuration of a run, rebuild its trainer on one device, restore its parameters.
 
@@ -106,6 +111,7 @@ def load_run(
         which: ``best`` or ``last``, as in ``load_policy``.
         environment: your own, as in ``load_policy``.
         network: your own, as in ``load_policy``.
+        agent: your own, as in ``load_policy``.
 
     Raises:
         ValueError: as ``load_policy``.
@@ -113,9 +119,10 @@ def load_run(
     if which not in PARAMETERS:
         raise ValueError(f"which={which!r}: must be one of {', '.join(PARAMETERS)}")
     config = _single_learner(run_directory.read_config(run))
-    own = {"environment": environment, "network": network}
+    own = {"environment": environment, "network": network, "agent": agent}
     recorded = read_parts(run)
-    parts = resolve_parts(own, recorded, run=run)
+    acting = {name: part for name, part in recorded.items() if name in ACTING or name not in NAMES}
+    parts = resolve_parts(own, acting, run=run)
     trainer = make_trainer(config, **parts.objects)
     spec = trainer.environment.spec
     check_spec(recorded, spec, run)

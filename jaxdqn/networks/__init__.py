@@ -9,6 +9,7 @@ from jaxdqn.networks.heads import (
     QuantileHead,
 )
 from jaxdqn.networks.layers import Layers, NoisyDense
+from jaxdqn.networks.recurrent import from_custom_module
 from jaxdqn.networks.torsos import Conv, MinAtarTorso, MLPTorso, NatureTorso
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "NatureTorso",
     "NoisyDense",
     "QuantileHead",
+    "from_custom_module",
     "from_module",
     "make_network",
 ]

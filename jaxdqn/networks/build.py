@@ -14,7 +14,12 @@ from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.errors import reject
 from jaxdqn.networks.heads import CategoricalHead, ImplicitQuantileHead, LinearHead, QuantileHead
 from jaxdqn.networks.layers import NOISE, Layers
-from jaxdqn.networks.recurrent import RecurrentQNetwork, from_recurrent_module, make_cell
+from jaxdqn.networks.recurrent import (
+    RecurrentQNetwork,
+    from_custom_module,
+    from_recurrent_module,
+    make_cell,
+)
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
 from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
@@ -40,7 +45,9 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
 
     Args:
       network: a custom ``Network`` or flax module ``obs[B, O] -> q[B, A]``; by default the
-        torso of ``config.network`` and the head that ``config.loss`` needs.
+        torso of ``config.network`` and the head that ``config.loss`` needs. With
+        ``config.recurrent="custom"``, a ``Network`` with a carry, or a recurrent flax module, as
+        ``jaxdqn.networks.from_custom_module`` takes it.
 
     Raises:
       ValueError: if the torso does not accept the shape of the observations, or if the output
@@ -49,12 +56,17 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     stack = (config.frame_stack,) if config.frame_stack > 1 else ()
     shape = (*spec.obs_shape, *stack)
     draws = LOSSES[config.loss].head == "implicit_quantile"
+    if network is None and config.recurrent == "custom":
+        raise ValueError("network=None: must be given with recurrent='custom'")
     if network is not None:
         if not isinstance(network, Network):
             if not isinstance(network, nn.Module):
                 raise ValueError(f"network={network!r}: must be a flax module or a Network")
-            _check_module(network, spec, shape)
-            network = from_module(network, noisy=config.noisy, draws=draws)
+            if config.recurrent == "custom":
+                network = _custom_recurrent(network)
+            else:
+                _check_module(network, spec, shape)
+                network = from_module(network, noisy=config.noisy, draws=draws)
         _check_custom(network, config, spec, shape)
         return network
     if config.scale_observations == "always" and spec.obs_dtype == np.bool_:
@@ -109,6 +121,15 @@ def _looks_channel_first(shape: tuple[int, ...]) -> bool:
         return False
     first, height, width = shape
     return first < min(height, width) or (height == width != first)
+
+
+def _custom_recurrent(module: nn.Module) -> Network:
+    if not callable(getattr(module, "initial_carry", None)):
+        raise ValueError(
+            f"network={type(module).__name__}: must have initial_carry(batch_size) with "
+            "recurrent='custom'"
+        )
+    return from_custom_module(module)
 
 
 def _make_torso_and_head(
@@ -220,6 +241,10 @@ def _check_module(module: nn.Module, spec: EnvSpec, shape: tuple[int, ...]) -> N
         )
 
 
+def _layout(carry: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), carry)
+
+
 _BUILT_IN_ONLY = (
     "network", "hidden_sizes", "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
     "value_min", "value_max", "quantiles", "precision", "convolution", "scale_observations",
@@ -238,25 +263,31 @@ def _check_custom(network: Network, config: Config, spec: EnvSpec, shape: tuple[
     for name in _BUILT_IN_ONLY:
         default = getattr(Config, name)
         # Presets set the width of layers, which is harmless here.
-        if name != "hidden_sizes" and getattr(config, name) != default:
+        custom = name == "recurrent" and config.recurrent == "custom"
+        if name != "hidden_sizes" and not custom and getattr(config, name) != default:
             raise ValueError(
                 f"{name}={getattr(config, name)!r}: must be {default!r} with a custom "
                 "network, which it does not change"
             )
     carry = jax.eval_shape(lambda: network.initial_carry(2))
-    if jax.tree.leaves(carry):
+    if bool(jax.tree.leaves(carry)) != (config.recurrent == "custom"):
         raise ValueError(
-            "network: must have an empty carry; recurrent='lstm' or 'gru' builds a recurrent "
-            "network that is trained on sequences"
+            "network: must have an empty carry, or a carry with recurrent='custom', which trains "
+            "it on sequences"
         )
     obs = jax.ShapeDtypeStruct((2, *shape), spec.obs_dtype)
     first = jax.ShapeDtypeStruct((2,), jnp.bool_)
 
-    def apply(key: Array, obs: Array, first: Array) -> QOutput:
+    def apply(key: Array, obs: Array, first: Array) -> tuple[QOutput, PyTree]:
         params = network.init(key, obs)
-        return network.apply(params, key, network.initial_carry(2), obs, first)[0]
+        return network.apply(params, key, network.initial_carry(2), obs, first)
 
-    output = jax.eval_shape(apply, jax.random.key(0), obs, first)
+    output, next_carry = jax.eval_shape(apply, jax.random.key(0), obs, first)
+    if _layout(next_carry) != _layout(carry):
+        raise ValueError(
+            f"network: must return a carry as initial_carry does, {_layout(carry)}, not "
+            f"{_layout(next_carry)}"
+        )
     if output.q_values.shape != (2, spec.num_actions):
         raise ValueError(
             f"network: must give q_values of shape (2, {spec.num_actions}) for 2 observations, got "

@@ -83,3 +83,29 @@ def from_recurrent_module(module: RecurrentQNetwork) -> Network:
         return jax.tree.map(lambda leaf: leaf.reshape(*rows, *leaf.shape[1:]), output), carry
 
     return Network(init=init, apply=apply, initial_carry=initial_carry, unroll=unroll)
+
+
+def from_custom_module(module: Any) -> Network:
+    """Make a network from a custom recurrent flax module.
+
+    Args:
+      module: ``module(carry, obs[B, O], first[B]) -> (carry, q[B, A])`` (or ``QOutput`` instead of
+        q). It resets its carry where ``first`` is True; ``module.initial_carry(batch_size)`` is
+        the first carry.
+    """
+
+    def init(key: Array, obs: Array) -> Params:
+        batch_size = obs.shape[0]
+        first = jnp.zeros(batch_size, jnp.bool_)
+        return module.init(key, module.initial_carry(batch_size), obs, first)
+
+    def apply(
+        params: Params, key: Array | None, carry: PyTree, obs: Array, first: Array
+    ) -> tuple[QOutput, PyTree]:
+        del key
+        carry, output = module.apply(params, carry, obs, first)
+        if not isinstance(output, QOutput):
+            output = QOutput(q_values=output)
+        return output._replace(q_values=output.q_values.astype(jnp.float32)), carry
+
+    return Network(init=init, apply=apply, initial_carry=module.initial_carry)

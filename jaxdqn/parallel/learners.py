@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.config.config import Config
-from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.hyper import hyper_from, with_values
 from jaxdqn.types import Array, Hyper
 
 
@@ -44,8 +44,6 @@ def learner_hypers(config: Config) -> Hyper:
     if config.learners == 1:
         return shared
     each = [
-        shared._replace(**{name: jnp.float32(value) for name, value in point.items()})
-        for point in config.sweep_points
-        for _ in range(config.num_seeds)
+        with_values(shared, point) for point in config.sweep_points for _ in range(config.num_seeds)
     ]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)

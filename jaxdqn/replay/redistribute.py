@@ -26,6 +26,8 @@ def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
         devices: D of the result; must divide the total number of environments.
         stride: slots from one start of a sequence to the next, in a replay of sequences.
     """
+    if not isinstance(state, PrioritizedState | UniformState):
+        raise ValueError("replay: must be a built-in one to resume on another number of devices")
     shared = {
         "storage": jax.tree.map(lambda leaf: _divide(leaf, devices), state.storage),
         "position": np.full(devices, state.position[0], np.int32),

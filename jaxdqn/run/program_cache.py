@@ -12,11 +12,12 @@ import jax
 
 from jaxdqn.config.config import Config
 from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.run.compilation_cache import programs_kept
 from jaxdqn.run.compile import Programs, compile_programs
-from jaxdqn.types import Hyper, Trainer, TrainState
+from jaxdqn.types import Trainer, TrainState
 
 MAX_ENTRIES = 8
 """Configurations whose programs are kept; the least recently used is dropped."""
@@ -128,8 +129,9 @@ def static_key(config: Config, parts: dict[str, Any]) -> Hashable:
         for field in dataclasses.fields(config)
         if field.name not in HOST_FIELDS
     }
-    for name in Hyper._fields:
+    for name in SWEEPABLE:
         fields[name] = fields[name] is None
+    fields["extra_hyper"] = tuple(config.extra_scalars)
     fields["sweep"] = len(config.sweep_points)
     loss = LOSSES[config.loss]
     settings = tuple(

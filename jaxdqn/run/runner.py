@@ -35,7 +35,8 @@ from jaxdqn.storage.params import save_params
 from jaxdqn.storage.reshard import state_shape
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.storage.resume import Extend
-from jaxdqn.types import Environment, Params, TrainState
+from jaxdqn.training.algorithms import MakeAgent, MakeLearning, MakeReplay
+from jaxdqn.types import Agent, BatchLoss, Environment, Explore, Params, TrainState
 
 
 class RunResult(NamedTuple):
@@ -63,6 +64,11 @@ def run(
     environment: Environment | str | None = None,
     network: Any = None,
     optimizer: Optimizer | str | None = None,
+    replay: MakeReplay | str | None = None,
+    explore: Explore | str | None = None,
+    loss: BatchLoss | str | None = None,
+    learning: MakeLearning | str | None = None,
+    agent: Agent | MakeAgent | str | None = None,
     loggers: Sequence[Logger] = (),
 ) -> RunResult:
     """Train a configuration.
@@ -101,6 +107,8 @@ def run(
             references, and resuming, ``load_policy`` and the commands use them.
         network: your own, as ``make_trainer`` takes it.
         optimizer: your own, as ``make_trainer`` takes it.
+        replay, explore, loss, learning, agent: your own, as ``make_trainer`` takes them. References
+            may name the part itself.
         loggers: receive the records of the run, and are closed at its end. A logger that raises an
             exception is dropped, and reported on standard error and by an event; the run continues.
 
@@ -116,7 +124,16 @@ def run(
     _check_arguments(config, out, resume, extend)
     if unique and (out is None or resume):
         raise ValueError("unique=True: must come with out, and without resume")
-    parts = {"environment": environment, "network": network, "optimizer": optimizer}
+    parts = {
+        "environment": environment,
+        "network": network,
+        "optimizer": optimizer,
+        "replay": replay,
+        "explore": explore,
+        "loss": loss,
+        "learning": learning,
+        "agent": agent,
+    }
     try:
         with ExitStack() as stack:
             group = LoggerGroup(loggers)

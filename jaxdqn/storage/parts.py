@@ -1,4 +1,4 @@
-"""A run's own environment, network and optimiser, and how a run directory remembers them.
+"""A run's own parts, as its environment and network, and how a run directory remembers them.
 
 ``parts.json`` names each part that the user supplied: by its reference, or as null if a
 Python program passed an object, which cannot be stored. It also has the properties of the
@@ -24,11 +24,22 @@ from jaxdqn.storage.environment_spec import SPEC
 from jaxdqn.storage.jsonl import Record, write_json
 from jaxdqn.storage.loss_record import LOSS, is_loss_record
 
-NAMES = ("environment", "network", "optimizer")
+NAMES = (
+    "environment", "network", "optimizer", "replay", "explore", "loss", "learning", "agent",
+)  # fmt: skip
+ACTING = ("environment", "network", "agent")
+"""Parts that a greedy policy needs."""
+_FUNCTIONS = {"replay": 1, "explore": 3, "loss": 5, "learning": 3, "agent": 3}
+"""Number of positional arguments of the parts that are functions; a reference may name them."""
 EXPECTED = {
     "environment": "a jaxdqn Environment, as make_environment builds it, or a gymnax environment",
     "network": "a flax module or a jaxdqn Network",
     "optimizer": "an optimizer, a function hyper -> optax.GradientTransformation",
+    "replay": "a replay, a function config -> Replay",
+    "explore": "an exploration, a function (key, q, exploration) -> (actions, behaviour_prob)",
+    "loss": "a loss, a function (params, target_params, key, batch, hyper) -> (losses, info)",
+    "learning": "a learning, a function (config, agent, collectives) -> Learning",
+    "agent": "an Agent, or a function (config, spec, collectives) -> Agent",
 }
 """Required return value of the function that a reference names, by part."""
 
@@ -82,6 +93,8 @@ def resolve_parts(
 def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") -> Any:
     """Import the function that a reference names, call it, and return the part.
 
+    The reference of a replay, exploration, loss, learning or agent may also name the part itself.
+
     The directory becomes importable, as the current directory is under ``python -m``.
 
     Args:
@@ -106,6 +119,8 @@ def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") 
         if not hasattr(function, step):
             raise _invalid(name, reference, f"name a function of {target}; it has no {attribute}")
         function = getattr(function, step)
+    if _takes(function, _FUNCTIONS.get(name)):
+        return function
     _check_function(name, reference, function)
     part = function()
     if not _is_part(name, part):
@@ -244,19 +259,32 @@ def _check_function(name: str, reference: str, function: Any) -> None:
 
 def _is_part_object(name: str, value: Any) -> bool:
     """Return whether a callable is a part and not a factory; False for optimizers."""
-    return name != "optimizer" and _is_part(name, value)
+    return name in ("environment", "network") and _is_part(name, value)
+
+
+def _takes(value: Any, count: int | None) -> bool:
+    """Return whether a value can be called with ``count`` positional arguments."""
+    if count is None or not callable(value):
+        return False
+    try:
+        inspect.signature(value).bind(*[None] * count)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_part(name: str, part: Any) -> bool:
     from flax import linen
 
     from jaxdqn.envs.gymnax import is_gymnax
-    from jaxdqn.types import Environment, Network
+    from jaxdqn.types import Agent, Environment, Network
 
     if name == "environment":
         return isinstance(part, Environment) or is_gymnax(part)
     if name == "network":
         return isinstance(part, linen.Module | Network)
+    if name in _FUNCTIONS:
+        return _takes(part, _FUNCTIONS[name]) or (name == "agent" and isinstance(part, Agent))
     return not isinstance(part, linen.Module) and _is_optimizer(part)
 
 

@@ -9,6 +9,7 @@ import pytest
 from jaxdqn.agent.optimizer import flush_tiny, make_optimizer, pack_small
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config, replace
+from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.tree import global_norm
 from jaxdqn.types import Hyper
 from tests.toys import quick_jit
@@ -19,7 +20,7 @@ SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 
 def _hyper(learning_rate=0.1, clip_value=np.inf, clip_norm=np.inf):
-    values = dict.fromkeys(Hyper._fields, jnp.float32(0))
+    values = dict.fromkeys(SWEEPABLE, jnp.float32(0))
     values |= {"learning_rate": learning_rate, "clip_value": clip_value, "clip_norm": clip_norm}
     return Hyper(**{name: jnp.float32(value) for name, value in values.items()})
 

@@ -199,3 +199,30 @@ def test_references_are_told_from_the_librarys_own_names():
 def test_a_run_directory_is_named_after_the_environments_module():
     assert file_name("package.module:make") == "module"
     assert file_name("folder/file.py:make") == "file"
+
+
+def test_every_other_part_is_a_reference_that_evaluation_does_not_need(directory, capsys):
+    own = [
+        "--explore", "mine:greedy", "--replay", "mine:replay", "--loss", "mine:reward_loss",
+        "--environment", "mine:corridor", "--network", "mine:Linear",
+    ]  # fmt: skip
+    with quick_runs():
+        assert run.main([*SMALL, *own, "--total-rows", "1000", "--out", "others"]) == 0
+        metrics = (directory / "others" / "metrics.jsonl").read_text().splitlines()
+        assert all(-1 <= json.loads(line)["reward"] <= 1 for line in metrics)
+        parts = json.loads((directory / "others" / "parts.json").read_text())
+        assert parts["loss"]["reference"] == "mine:reward_loss"
+        assert evaluate.main(["others", "--episodes", "4"]) == 0
+        capsys.readouterr()
+        # A replay of one's own has a layout of its own.
+        assert replay.main(["others", "--to", "rows.npz"]) == 1
+    assert "must have a built-in replay to export its rows" in one_line(capsys)
+
+
+def test_an_agent_is_remembered_for_evaluation_and_resuming(directory):
+    own = ["--agent", "mine:agent", "--learning", "mine:learning", "--environment", "mine:corridor"]
+    with quick_runs():
+        assert run.main([*SMALL, *own, "--total-rows", "1000", "--out", "agent"]) == 0
+        assert run.main(["--resume", "--out", "agent", "--total-rows", "1400"]) == 0
+    policy = jaxdqn.load_policy(directory / "agent")
+    assert policy(np.eye(6, dtype=np.float32)).shape == (6,)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import jax
 import pytest
 
 from jaxdqn.cli.help import field_docs
@@ -86,10 +87,11 @@ def test_options_of_replicas_are_options_of_parallel_runs():
 
 
 def test_the_hyper_parameters_are_the_sweepable_options():
-    assert Hyper._fields == SWEEPABLE
+    assert Hyper._fields == (*SWEEPABLE, "extra")
     hyper = hyper_from(Config(gamma=0.5, clip_norm=None))
     assert (float(hyper.gamma), float(hyper.clip_norm)) == (0.5, float("inf"))
-    assert all(leaf.dtype == "float32" and leaf.shape == () for leaf in hyper)
+    assert all(leaf.dtype == "float32" and leaf.shape == () for leaf in jax.tree.leaves(hyper))
+    assert hyper.extra == {}
 
 
 def test_a_sweepable_option_needs_no_other_edit_than_its_declaration(tmp_path):

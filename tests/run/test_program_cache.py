@@ -6,6 +6,7 @@ import pytest
 
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.loss_registry import LOSSES, Loss
+from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.networks.build import make_network
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
@@ -13,7 +14,6 @@ from jaxdqn.run import program_cache
 from jaxdqn.run.compile import compile_programs
 from jaxdqn.run.program_cache import HOST_FIELDS, static_key
 from jaxdqn.run.runner import run
-from jaxdqn.types import Hyper
 from tests.parallel.test_mapping_laws import assert_identical
 from tests.toys import noisy, tiny
 
@@ -55,7 +55,7 @@ FAMILIES = {
 
 def other(config):
     """Return a configuration with another value of every field that is not in the key."""
-    scalars = {name: getattr(config, name) for name in Hyper._fields}
+    scalars = {name: getattr(config, name) for name in SWEEPABLE}
     scaled = {name: value * 0.5 for name, value in scalars.items() if value is not None}
     changed = {"solve_return": 3.0}
     for name, value in {**OTHER_HOST_FIELDS, **scaled}.items():
@@ -109,7 +109,7 @@ def test_programs_with_one_key_are_the_same_text(lowered, family):
     """No scalar that is an argument is also a constant of a program."""
     config = tiny(**family)
     changed = other(config)
-    read = {name for name in Hyper._fields if getattr(config, name) != getattr(changed, name)}
+    read = {name for name in SWEEPABLE if getattr(config, name) != getattr(changed, name)}
     assert {"learning_rate", "gamma", "epsilon_start", "epsilon_end"} <= read
     assert static_key(changed, NO_PARTS) == static_key(config, NO_PARTS)
     assert lowered(changed) == lowered(config)

@@ -168,3 +168,32 @@ def test_a_damaged_record_is_rejected(tmp_path, text):
     (run / "parts.json").write_text(text)
     with pytest.raises(ValueError, match=r"parts\.json: must be a"):
         read_parts(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("explore", "mine:greedy"),
+        ("explore", "mine:greedy_by_factory"),
+        ("replay", "mine:replay"),
+        ("loss", "mine:reward_loss"),
+        ("learning", "mine:learning"),
+        ("agent", "mine:agent"),
+    ],
+)
+def test_a_reference_of_a_function_may_name_the_part_itself(module, name, reference):
+    part = resolve(name, reference)
+    assert part.__name__ == reference.partition(":")[2].removesuffix("_by_factory")
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "message"),
+    [
+        ("explore", "mine:replay", "must name a function without arguments that returns an explor"),
+        ("replay", "mine:nothing", "must return a replay, a function config -> Replay, not None"),
+        ("agent", "mine:Linear", "must return an Agent, or a function .* not Linear"),
+    ],
+)
+def test_a_reference_of_another_part_is_rejected(module, name, reference, message):
+    with pytest.raises(ValueError, match=f"^{name}='{reference}': {message}"):
+        resolve(name, reference)

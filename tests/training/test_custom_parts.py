@@ -15,6 +15,8 @@ from jaxdqn.communication.collectives import device_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.networks import make_network
 from jaxdqn.parallel import population
+from jaxdqn.parallel.build import make_mapped_trainer
+from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.replay import make_uniform
 from jaxdqn.training.algorithms import make_learning
 from jaxdqn.training.trainer import make_trainer, train
@@ -207,3 +209,19 @@ def test_train_takes_the_same_parts():
     run = train(config, environment=ENVIRONMENT, **parts)
     state, _ = quick_jit(run)(jax.random.key(0))
     assert not jax.tree.leaves(state.agent.opt_state)
+
+
+def scaled_reward(params, target_params, key, batch, hyper):
+    return 0 * batch.r_t, {"scaled": hyper.extra["scale"] * jnp.ones(())}
+
+
+def test_a_population_sweeps_a_custom_scalar_that_the_loss_reads():
+    config = tiny(extra_hyper=("scale=3",), sweep=("scale=1,2",))
+    trainer = make_mapped_trainer(config, environment=ENVIRONMENT, loss=scaled_reward)
+    keys, hypers = learner_keys(config).train, learner_hypers(config)
+    state = quick_jit(trainer.init)(keys, hypers)
+    _, metrics = quick_jit(trainer.chunk(2))(state)
+    assert metrics.extra["scaled"].tolist() == [1, 2]
+    one = make_trainer(tiny(extra_hyper=("scale=3",)), environment=ENVIRONMENT, loss=scaled_reward)
+    _, _, metrics, _ = watched_run(one, 1)
+    assert metrics.extra["scaled"] == 3
