@@ -8,7 +8,7 @@ calls ``log`` between chunks with plain Python values, of these kinds:
 - ``"metrics"``, once a chunk: running totals ``rows``, ``env_steps``,
   ``gradient_steps`` and ``seconds``, and of this chunk ``env_steps_per_second``,
   ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``,
-  ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``;
+  ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``, and the metrics of a custom loss;
 - ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
   ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
 - ``"event"``, when something unusual happens: ``event`` is ``started``, ``resumed``,
