@@ -14,6 +14,9 @@ from jaxdqn.replay.sum_tree import tree_from_leaves
 from jaxdqn.replay.uniform import UniformState
 
 
+_BUILT_IN = (UniformState, PrioritizedState, SequenceState, PrioritizedSequenceState)
+
+
 def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
     """Return the same rows and the same valid starts, divided over ``devices``.
 
@@ -26,7 +29,7 @@ def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
         devices: D of the result; must divide the total number of environments.
         stride: slots from one start of a sequence to the next, in a replay of sequences.
     """
-    if not isinstance(state, PrioritizedState | UniformState):
+    if not isinstance(state, _BUILT_IN):
         raise ValueError("replay: must be a built-in one to resume on another number of devices")
     shared = {
         "storage": jax.tree.map(lambda leaf: _divide(leaf, devices), state.storage),
