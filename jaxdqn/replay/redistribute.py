@@ -13,7 +13,6 @@ from jaxdqn.replay.sequence import SequenceState
 from jaxdqn.replay.sum_tree import tree_from_leaves
 from jaxdqn.replay.uniform import UniformState
 
-
 _BUILT_IN = (UniformState, PrioritizedState, SequenceState, PrioritizedSequenceState)
 
 
