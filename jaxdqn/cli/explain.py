@@ -169,7 +169,7 @@ def _schedules(config: Config) -> dict[str, Any]:
         epsilon += f", and parameter noise, initially {config.noisy_sigma:g}"
     rate = f"{config.learning_rate:g}, {config.learning_rate_schedule}"
     if config.learning_rate_schedule != "constant":
-        rate += f" to 0 over {config.total_gradient_steps:,} gradient steps"
+        rate += f" to 0 over {config.gradient_steps_of_schedules:,} gradient steps"
     if config.algorithm == "pqn":
         target = "none"
     elif config.target_tau is None:
@@ -190,7 +190,7 @@ def _priorities(config: Config) -> dict[str, str]:
         return {}
     return {
         "priorities": f"|TD error|^{config.priority_exponent:g}, importance exponent "
-        f"{config.importance_exponent:g} to 1 over the budget"
+        f"{config.importance_exponent:g} to 1 over {config.rows_of_schedules:,} rows"
     }
 
 

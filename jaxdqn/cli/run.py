@@ -102,8 +102,8 @@ class Flags(Options):
     """Threads of XLA on CPU. By default one for small dense networks, which is faster, and one for
     each core otherwise."""
     mesh: str | None = option(None, group="Devices")
-    """Devices by use: data=2,model=3 is 2 replicas, each split over 3 devices. Replaces devices
-    and model_devices."""
+    """Devices by use: data=2,model=3 is 2 replicas, each split over 3 devices. Replaces
+    --devices and --model-devices."""
     virtual_devices: int | None = option(None, group="Devices")
     """Number of virtual CPU devices to create, to try several devices on one machine."""
     memory_fraction: float | None = option(None, group="Devices")
@@ -120,7 +120,8 @@ class Flags(Options):
     """Let JAX find the other processes, on Slurm, Kubernetes and Cloud TPU; replaces the three
     flags above."""
     heartbeat_seconds: int = option(10, group="Hosts")
-    """Seconds without a heartbeat of a process after which the others end; at most 30."""
+    """Seconds without a heartbeat after which a process counts as lost and the others end; at most
+    30."""
     initialization_seconds: int = option(30, group="Hosts")
     """Seconds that the processes wait for each other at the start."""
 

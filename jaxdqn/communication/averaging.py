@@ -21,7 +21,8 @@ def make_average(
     The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD
     converges fast and communicates little"); with ``average_moments`` the optimiser's
     moments are too. A target network that was replaced in this step becomes the averaged
-    parameters; one that moves otherwise (``target_period=None``) is averaged itself. The gap is the
+    parameters. A Polyak-averaged target network (``target_period=None``) is averaged over
+    replicas too. The gap is the
     distance of the replicas from their mean before averaging, root mean square over
     replicas, divided by the norm of the mean.
 

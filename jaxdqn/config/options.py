@@ -39,8 +39,8 @@ class Options:
     max_steps_in_episode=50, or arguments of its constructor. --env-arg NAME=VALUE gives one, and
     may be repeated."""
     sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
-    """Probability with which the environment repeats the previous action instead of that of the
-    agent, in training and evaluation (Machado et al. 2018)."""
+    """Probability that the environment repeats the previous action instead of the agent's, in
+    training and evaluation (Machado et al. 2018)."""
     full_action_set: bool = option(False, group="Run")
     """Use all six actions of a MinAtar game, as published, not only those that have an effect."""
     seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)
@@ -48,13 +48,14 @@ class Options:
     total_rows: int = option(
         200_000, group="Run", at_least=1, everyday=True, formerly="total_steps"
     )
-    """Budget in rows; the run ends with the first chunk that reaches it."""
+    """Budget in rows: environment steps and resets. The run ends with the first chunk that reaches
+    it."""
     max_seconds: float | None = option(None, group="Run", above=0, everyday=True)
     """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM. The
     first chunk of a process is not interrupted."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
-    """Rows in a chunk, rounded up to complete iterations. Metrics are logged once a chunk;
-    signals are handled after it, and after each part of a long one."""
+    """Rows in a chunk, rounded up to complete iterations. Metrics are logged once per
+    chunk. Signals are handled at the end of a chunk, and within a long one every half second."""
     chunk_iterations: int | None = option(None, group="Run", at_least=1, below=COUNT_LIMIT)
     """Iterations in a chunk; replaces log_every. A run that is resumed with another budget keeps
     the chunks that it had."""
@@ -62,8 +63,9 @@ class Options:
     """Rows over which learning_rate_schedule and the rise of importance_exponent extend; by default
     total_rows. Their last values then hold."""
     deterministic: bool = option(False, group="Run")
-    """Repeat a run bitwise on the same kind and number of devices with the same versions. On GPU
-    scatters become slower; several devices use an all-gather in place of an all-reduce."""
+    """Make runs bitwise reproducible on the same kind and number of devices with the same library
+    versions. Scatters on GPU become slower, and several devices use an all-gather in place of an
+    all-reduce."""
 
     algorithm: Literal["dqn", "pqn"] = option("dqn", group="Algorithm")
     """dqn: DQN and its variants, from a replay. pqn: PQN, which learns from the newest rows,
@@ -126,16 +128,16 @@ class Options:
     """lambda of the returns: 0 bootstraps after one step, 1 at the end of the rows."""
 
     loss: str = option("huber", group="Loss", choices=LOSSES)
-    """huber or squared, of TD errors; categorical (C51, Bellemare et al. 2017), quantile (QR-DQN,
-    Dabney et al. 2018a) or implicit_quantile (IQN, Dabney et al. 2018b), of return distributions;
-    or the name under which your own loss is registered."""
+    """Loss of TD errors: huber or squared. Loss of return distributions: categorical (C51,
+    Bellemare et al. 2017), quantile (QR-DQN, Dabney et al. 2018a) or implicit_quantile (IQN, Dabney
+    et al. 2018b). Or the name under which your own loss is registered."""
     huber_delta: float = option(
         1.0, group="Loss", above=0, sweepable=True, swept_with={"loss": _HUBER_LOSSES}
     )
     """Error at which the Huber loss changes from quadratic to linear; huber and the quantile
     losses only."""
     atoms: int = option(51, group="Loss", at_least=2, only_with={"loss": "categorical"})
-    """Z: number of returns that support a distribution, from value_min to value_max."""
+    """Z: number of atoms, equally spaced from value_min to value_max."""
     value_min: float = option(-10.0, group="Loss", only_with={"loss": "categorical"})
     """Lowest return of a distribution."""
     value_max: float = option(10.0, group="Loss", only_with={"loss": "categorical"})
@@ -171,8 +173,7 @@ class Options:
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", group="Optimiser"
     )
-    """Schedule of the learning rate over all gradient steps of the run; linear and cosine end at
-    zero."""
+    """Schedule of the learning rate over schedule_rows; linear and cosine end at zero."""
     optimizer_epsilon: float = option(1e-8, group="Optimiser", above=0, formerly="adam_epsilon")
     """Epsilon in the denominator of the optimiser. It is added to the root, or with
     rmsprop_centered to the variance under it."""
@@ -254,7 +255,7 @@ class Options:
         only_with={"replay": "prioritized"},
     )
     """Initial beta: the importance weights correct this share of the bias of prioritised draws.
-    It rises to 1, a full correction, over the budget."""
+    It rises to 1, a full correction, over schedule_rows."""
     replay_capacity: int = option(
         32_768,
         group="Replay",
@@ -273,18 +274,19 @@ class Options:
     """Minimum number of rows collected by random actions before learning, rounded up to complete
     iterations."""
     replay_from: str | None = option(None, group="Replay", only_with={"algorithm": "dqn"})
-    """File of ``jaxdqn replay`` whose rows fill the replay before the rows of the warm-up."""
+    """File written by ``jaxdqn replay``. Its rows are added to the replay before the warm-up."""
     frame_stack: int = option(1, group="Replay", at_least=1)
     """S: frames stacked into one observation."""
 
     network: Literal["auto", "mlp", "minatar", "nature"] = option("auto", group="Network")
     """Torso; auto chooses by the shape of the observation."""
     hidden_sizes: tuple[int, ...] = option((128, 128), group="Network")
-    """Widths of the layers of the MLP torso. Without layers Q is linear, and with one-hot
-    observations a table."""
+    """Widths of the layers of the MLP torso. An empty list makes Q linear; with
+    one-hot observations, Q is then a table."""
     scale_observations: Literal["auto", "always", "never"] = option("auto", group="Network")
     """Divide observations by 255. auto divides pictures only: uint8 observations with at least
-    three axes, [H, W, C] or stacked [H, W]; never is for pictures of small numbers."""
+    three axes, [H, W, C] or stacked [H, W]; never suits
+    uint8 pictures whose values are not intensities."""
     normalize_observations: bool = option(False, group="Network")
     """Normalise float observations by their running mean and variance, over all rows and devices
     since the start of the run. Evaluations and exported policies use them and do not change
@@ -293,8 +295,8 @@ class Options:
         "auto", group="Network", only_with={"network": ("auto", "minatar", "nature")}
     )
     """Axis of the channels of a picture: last is [H, W, C]; first is [C, H, W], which is
-    transposed. auto is last, and rejects shapes that look like [C, H, W]: the first axis is smaller
-    than both others, or these are equal and the first differs."""
+    transposed. auto is last, but rejects a shape whose first axis is smaller than both
+    others, or whose other two axes are equal and differ from the first."""
     dueling: bool = option(False, group="Network")
     """Compute Q from a value stream and an advantage stream, each with the last dense layer of the
     torso (Wang et al. 2016)."""
@@ -348,9 +350,9 @@ class Options:
         formerly="stop_when_solved",
         former_values={False: "never", True: "solved"},
     )
-    """End the run before its budget: solved, at the first evaluation at solve_return that fresh
-    episodes confirm; held, when ten consecutive evaluations, at least 5,000 rows apart, have all
-    reached it."""
+    """Condition that ends the run before its budget. solved: an evaluation has reached
+    solve_return, and fresh episodes confirm it. held: ten consecutive evaluations, at least 5,000
+    rows apart, have reached it."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
     """Rows between checkpoints, rounded to complete chunks; 0 makes none. By default a checkpoint
@@ -365,13 +367,13 @@ class Options:
     """Number of newest checkpoints kept, in addition to the best one."""
     replay_in_checkpoint: bool = option(True, group="Checkpoints", only_with={"algorithm": "dqn"})
     """Save the replay in checkpoints. Without it checkpoints are small, but resuming is not exact:
-    the replay is refilled by as many iterations of acting as the warm-up has."""
+    the replay is refilled by acting without learning, for as many iterations as in the warm-up."""
 
     guard: Literal["off", "skip", "rollback", "stop"] = option("stop", group="Non-finite values")
-    """Treatment of a gradient step whose loss, gradient or parameters are not finite. skip undoes
-    and counts it and continues, and the run fails if every step was undone; stop undoes it and ends
-    the run; rollback restores the last checkpoint and multiplies the learning rate by
-    rollback_factor, at most rollback_limit times."""
+    """Treatment of a gradient step whose loss, gradient or parameters are not finite. skip: undo
+    and count the step, and continue; the run fails if every step was undone. stop: undo the step
+    and end the run. rollback: restore the last checkpoint and multiply the learning rate by
+    rollback_factor, at most rollback_limit times. off: no check."""
     rollback_factor: float = option(0.5, group="Non-finite values", above=0, below=1)
     """Factor on the learning rate at each rollback."""
     rollback_limit: int = option(5, group="Non-finite values", at_least=1)
@@ -381,7 +383,8 @@ class Options:
     """Number of devices. One learner divides its environments, batch and replay among them; several
     learners are divided among them."""
     model_devices: int = option(1, group="Devices", at_least=1, parallel=True)
-    """Number of devices over which the wide layers of a replica are split; a divisor of devices."""
+    """Number of devices over which the wide layers of a replica are split; a divisor of the
+    number of devices."""
     mapping: Literal["shard_map", "pmap"] = option(
         "shard_map", group="Data parallelism", replicas_only=True
     )

@@ -40,7 +40,7 @@ from jaxdqn.types import (
 
 MODEL_AXIS = "model"
 MIN_SPLIT_WIDTH = 512
-"""Shortest side of a matrix that is sharded, so that each device's product stays large."""
+"""Minimum length of a sharded side of a matrix, so that each device's product stays large."""
 
 
 def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: int) -> Trainer:

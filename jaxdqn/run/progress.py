@@ -71,7 +71,7 @@ class Progress:
         )
 
     def restore(self, saved: Record) -> None:
-        """Replace every value by that of a checkpoint; one that it lacks starts again."""
+        """Set every value to that of a checkpoint, or to its initial value if it lacks one."""
         start = dataclasses.asdict(Progress.of(len(self.solved_at)))
         for name, value in {**start, **saved}.items():
             setattr(self, name, value)
@@ -96,12 +96,12 @@ class Progress:
 
     @property
     def all_live_learners_solved(self) -> bool:
-        """True if a learner, and every one that has not diverged, has solved the environment."""
+        """True if some learner solved the environment and every learner solved it or diverged."""
         return self._all_live_learners(self.solved_at)
 
     @property
     def all_live_learners_held(self) -> bool:
-        """True if a learner, and every one that has not diverged, has held the solve return."""
+        """True if some learner held the solve return and every learner held it or diverged."""
         return self._all_live_learners(self.held_at)
 
     def _all_live_learners(self, reached_at: Sequence[float | None]) -> bool:
@@ -119,7 +119,7 @@ class Progress:
         return max(sound or range(len(means)), key=lambda index: known[index])
 
     def standing(self, leader: int) -> Record:
-        """Return the fields that only a population has in the record of an evaluation."""
+        """Return the fields that a population adds to an evaluation record; {} for one learner."""
         if len(self.solved_at) == 1:
             return {}
         return {

@@ -120,7 +120,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def mapping_of(config: Config) -> str:
-    """Return the mapping of the step as text: ``none``, ``shard_map``, ``population``."""
+    """Return the mapping as text: ``none``, ``shard_map``, ``population of 4, shard_map``."""
     names = []
     if config.learners > 1:
         names.append(f"population of {config.learners}")

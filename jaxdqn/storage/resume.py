@@ -39,7 +39,7 @@ CHANGEABLE = (
     "eval_episodes",
     "eval_epsilon",
 )
-"""Fields that may change on resume: they do not change what the run learns."""
+"""Fields that may change on resume: stopping, evaluation, checkpoints and the guard."""
 BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")
 """Fields of the budget; ``resumed_config`` makes those of the resumed run consistent."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")
@@ -114,10 +114,9 @@ def _schedule_rows(before: Config, after: Config, extend: Extend) -> int | None:
     else:
         rows = before.rows_of_schedules if extend == "keep" else None
     if after.schedule_rows not in (None, before.schedule_rows, rows):
-        rule = f"{before.schedule_rows}, as in the run" if same_budget else f"extend={extend!r}"
+        rule = "keep their extent" if same_budget else f"follow extend={extend!r}"
         raise ValueError(
-            f"schedule_rows={after.schedule_rows}: must be left out on resume; the schedules "
-            f"follow {rule}"
+            f"schedule_rows={after.schedule_rows}: must be left out on resume; the schedules {rule}"
         )
     return rows
 

@@ -21,8 +21,8 @@ def make_dqn_learning(
 ) -> Learning:
     """Make the learning of DQN and its variants for feed-forward networks.
 
-    ``replay`` replaces that of the configuration. With ``config.replay="prioritized"`` its
-    probabilities give importance weights.
+    A given ``replay`` replaces the configured one. With ``config.replay="prioritized"`` the
+    importance weights follow from the probabilities that this replay returns.
     """
     replay, steps = replay or make_replay(config), config.gradient_steps_per_iteration
     weights_of = _make_importance_weights(config, collectives)
@@ -61,8 +61,9 @@ def make_replay(config: Config) -> Replay:
 def _priorities(state: TrainState, info: LearnInfo) -> Array:
     """Return the new priorities [B] of a batch after its gradient step.
 
-    Errors that are not finite get the minimum priority. Depending on the gradient's norm
-    orders the reads of the sum tree before this write, so the tree is updated in place.
+    A TD error that is not finite gets the minimum priority. If the loss or the gradient norm is
+    not finite, the whole batch does. The dependence on ``info.grad_norm`` orders the reads of the
+    sum tree before this write, so the tree is updated in place.
     """
     finite_step = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     abs_td = jnp.where(finite_step & jnp.isfinite(info.abs_td), info.abs_td, 0.0)

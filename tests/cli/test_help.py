@@ -74,7 +74,7 @@ def test_the_complete_help_shows_every_flag_once_in_the_chapter_of_its_declarati
 def test_the_help_of_a_field_is_its_docstring(printed):
     text = chapter(printed("--help-all"), "Run")
     doc = field_docs(Options)["deterministic"]
-    assert doc.startswith("Repeat a run bitwise")
+    assert doc.startswith("Make runs bitwise reproducible")
     assert doc in text
 
 

@@ -1,5 +1,5 @@
 """Launch a run over several processes.
 
-``supervisor`` is the parent of one process, ``worker`` the run itself; ``rendezvous`` connects
-the parents.
+``supervisor`` is the parent process of one worker, ``worker`` executes the run, and ``rendezvous``
+connects the parents.
 """

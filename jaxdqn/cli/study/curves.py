@@ -49,7 +49,7 @@ def draw_curves(
         ValueError: if ``out`` cannot be written.
     """
     import_matplotlib()
-    # Not pyplot, which needs a window system and keeps global state.
+    # Not pyplot, which keeps global state and may open a window.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
