@@ -117,6 +117,7 @@ def make_sequence_loss(
         params: Params, key: Array, target_params: Params, rows: Row, weights: Array, hyper: Hyper
     ) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
         key_online, key_target = jax.random.split(key)
+        rows = rows._replace(obs=_without_terminal(rows))
         online = _outputs(network, sequences, params, key_online, rows)
         target = _outputs(network, sequences, target_params, key_target, rows)
         returns = jax.vmap(sequence_returns, in_axes=(0, 0, 0, None, None))(
@@ -139,6 +140,23 @@ def make_sequence_loss(
         return weighted_mean(by_sequence, weights), (abs_td, q_mean, {})
 
     return loss_and_info
+
+
+def _without_terminal(rows: Row) -> Array:
+    """Return the observations with zeros in place of final ones that no target reads.
+
+    The final observation after a terminal state may be arbitrary. Its value is not used, but a
+    NaN in it would reach the gradient of the parameters as 0 times NaN. The final observation of
+    a truncated episode is kept, since the target reads its value. The first row of a sequence
+    is never bootstrapped from, and whether the last is final is not known.
+    """
+    if not jnp.issubdtype(rows.obs.dtype, jnp.floating):
+        return rows.obs
+    yes = jnp.ones_like(rows.first[:, :1])
+    terminal = jnp.concatenate([yes, rows.terminated[:, :-1]], axis=1)
+    final = jnp.concatenate([rows.first[:, 1:], yes], axis=1)
+    unused = (terminal & final).reshape(*rows.first.shape, *(1,) * (rows.obs.ndim - 2))
+    return jnp.where(unused, jnp.zeros_like(rows.obs), rows.obs)
 
 
 def unroll(

@@ -52,7 +52,9 @@ def categorical_target(
       atoms: ``[Z]`` float32
     """
     chex.assert_rank([r_t, discount_t, logits_t, selector_t, atoms], [0, 0, 2, 1, 1])
-    probabilities = jax.nn.softmax(logits_t[jnp.argmax(selector_t)])
+    chosen = logits_t[jnp.argmax(selector_t)]
+    # With a discount of 0 all mass is at r_t, whatever the distribution, which may be NaN.
+    probabilities = jax.nn.softmax(jnp.where(discount_t == 0, 0.0, chosen))
     projected = categorical_project(r_t + discount_t * atoms, probabilities, atoms)
     return jax.lax.stop_gradient(projected)
 

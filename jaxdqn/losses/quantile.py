@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.losses.targets import bootstrapped
 from jaxdqn.types import Array
 
 
@@ -28,7 +29,7 @@ def quantile_target(r_t: Array, discount_t: Array, quantiles_t: Array, selector_
     """
     chex.assert_rank([r_t, discount_t, quantiles_t, selector_t], [0, 0, 2, 1])
     chosen = quantiles_t[jnp.argmax(selector_t)]
-    return jax.lax.stop_gradient(r_t + discount_t * chosen)
+    return jax.lax.stop_gradient(jax.vmap(bootstrapped, (None, None, 0))(r_t, discount_t, chosen))
 
 
 def quantile_soft_target(
@@ -50,7 +51,7 @@ def quantile_soft_target(
     log_policy = jax.nn.log_softmax(q_t / temperature)
     soft = quantiles_t - temperature * log_policy[:, None]
     value = jnp.sum(jnp.exp(log_policy)[:, None] * soft, axis=0)
-    return jax.lax.stop_gradient(r_t + discount_t * value)
+    return jax.lax.stop_gradient(jax.vmap(bootstrapped, (None, None, 0))(r_t, discount_t, value))
 
 
 def quantile_huber_loss(quantiles: Array, fractions: Array, targets: Array, delta: Array) -> Array:

@@ -9,6 +9,20 @@ import jax.numpy as jnp
 from jaxdqn.types import Array
 
 
+def bootstrapped(r_t: Array, discount_t: Array, value: Array) -> Array:
+    """Return ``r_t + discount_t * value``, and ``r_t`` where the discount is 0, whatever the value.
+
+    The observation after a terminal state may be arbitrary, and so the value of it: NaN times 0
+    is NaN, so the value is replaced and not multiplied.
+
+    Args:
+      r_t: float32, the return.
+      discount_t: float32, of the same shape.
+      value: float32, the bootstrap value, of the same shape.
+    """
+    return r_t + discount_t * jnp.where(discount_t == 0, 0.0, value)
+
+
 def q_learning_target(r_t: Array, discount_t: Array, q_t: Array) -> Array:
     """Return ``r_t + discount_t * max_a q_t[a]`` (Mnih et al. 2015); no gradient flows.
 
@@ -18,7 +32,7 @@ def q_learning_target(r_t: Array, discount_t: Array, q_t: Array) -> Array:
       q_t: ``[A]`` float32, the target network at the bootstrap observation.
     """
     chex.assert_rank([r_t, discount_t, q_t], [0, 0, 1])
-    return jax.lax.stop_gradient(r_t + discount_t * jnp.max(q_t))
+    return jax.lax.stop_gradient(bootstrapped(r_t, discount_t, jnp.max(q_t)))
 
 
 def double_q_target(r_t: Array, discount_t: Array, q_t_value: Array, q_t_selector: Array) -> Array:
@@ -34,7 +48,7 @@ def double_q_target(r_t: Array, discount_t: Array, q_t_value: Array, q_t_selecto
     """
     chex.assert_rank([r_t, discount_t, q_t_value, q_t_selector], [0, 0, 1, 1])
     chosen = jnp.argmax(q_t_selector)
-    return jax.lax.stop_gradient(r_t + discount_t * q_t_value[chosen])
+    return jax.lax.stop_gradient(bootstrapped(r_t, discount_t, q_t_value[chosen]))
 
 
 def soft_q_target(r_t: Array, discount_t: Array, q_t: Array, temperature: Array) -> Array:
@@ -53,7 +67,7 @@ def soft_q_target(r_t: Array, discount_t: Array, q_t: Array, temperature: Array)
     """
     chex.assert_rank([r_t, discount_t, q_t, temperature], [0, 0, 1, 0])
     value = temperature * jax.nn.logsumexp(q_t / temperature)
-    return jax.lax.stop_gradient(r_t + discount_t * value)
+    return jax.lax.stop_gradient(bootstrapped(r_t, discount_t, value))
 
 
 def munchausen_bonus(
@@ -104,7 +118,7 @@ def lambda_targets(
     def backup(next_target: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, discount, value, next_value, is_invalid = step
         mixed = (1.0 - trace_decay) * next_value + trace_decay * next_target
-        target = jnp.where(is_invalid, value, reward + discount * mixed)
+        target = jnp.where(is_invalid, value, bootstrapped(reward, discount, mixed))
         return target, target
 
     steps = (r_t, discount_t, values[:-1], values[1:], invalid)

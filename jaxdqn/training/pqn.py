@@ -45,6 +45,7 @@ def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) ->
     def prepare(keys: PqnKeys, state: TrainState, rows: Row) -> tuple[GradientStep, PyTree]:
         targets, weights = _targets_and_weights(agent, within_step, keys.value, state, rows)
         size = targets.size
+        rows = rows._replace(obs=_zero_invalid(rows.obs, weights > 0))
         data = jax.tree.map(
             lambda leaf: leaf.reshape(size, *leaf.shape[2:]),
             (rows.obs, rows.action, targets, weights),
@@ -91,6 +92,19 @@ def _targets_and_weights(
         invalid,
         state.hyper.trace_decay,
     )
+    targets = jnp.where(invalid, 0.0, targets)
     valid = (~invalid).astype(jnp.float32)
     weights = valid / jnp.maximum(collectives.mean(jnp.mean(valid)), 1e-6)
     return targets, weights
+
+
+def _zero_invalid(obs: Array, valid: Array) -> Array:
+    """Return observations [K, E, O] with zeros in invalid rows.
+
+    The final observation of an episode may be arbitrary. The weight of its row is 0, but a NaN in
+    it would reach the gradient as 0 times NaN.
+    """
+    if not jnp.issubdtype(obs.dtype, jnp.floating):
+        return obs
+    valid = valid.reshape(*valid.shape, *(1,) * (obs.ndim - 2))
+    return jnp.where(valid, obs, jnp.zeros_like(obs))
