@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -50,9 +51,10 @@ class NoisyDense(nn.Module):
     ``y = (mu_w + sigma_w * e) x + mu_b + sigma_b * f(e_out)`` with ``e = f(e_in) f(e_out)^T``
     and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11). All rows of x share the noise.
 
-    The noise factorises, so it is applied to the inputs and to the outputs and the noisy matrix
-    is never formed. Under ``vmap`` over environments with separate noise this costs one more
-    matrix product, instead of a separate matrix for each environment.
+    A batch of several rows, as in learning, is multiplied by the noisy matrix: one product. A
+    single row, as in acting under ``vmap`` over environments with separate noise, has factorised
+    noise applied to its inputs and outputs: this costs a second product, instead of a separate
+    matrix for each environment.
 
     The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """
@@ -71,20 +73,29 @@ class NoisyDense(nn.Module):
         def uniform(key: Array, shape: tuple[int, ...]) -> Array:
             return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
-        constant = nn.initializers.constant(self.sigma * bound)
+        constant = nn.initializers.constant(self.sigma * bound, jnp.float32)
         kernel = self.param("kernel", uniform, (inputs, self.features))
         bias = self.param("bias", uniform, (self.features,))
         kernel_sigma = self.param("kernel_sigma", constant, (inputs, self.features))
         bias_sigma = self.param("bias_sigma", constant, (self.features,))
         x = x.astype(self.dtype)
-        leading = (1,) * (x.ndim - 1)
-        y = product(x, kernel.astype(self.dtype)) + bias.astype(self.dtype).reshape(*leading, -1)
         if self.is_initializing() or not self.has_rng(NOISE):
-            return y
-        draws = jax.random.normal(self.make_rng(NOISE), (inputs + self.features,))
-        draws = (jnp.sign(draws) * jnp.sqrt(jnp.abs(draws))).astype(self.dtype)
-        noise_in = draws[:inputs].reshape(*leading, -1)
-        noise_out = draws[inputs:].reshape(*leading, -1)
+            return self._affine(x, kernel, bias)
+        draws = jax.random.normal(self.make_rng(NOISE), (inputs + self.features,), jnp.float32)
+        draws = jnp.sign(draws) * jnp.sqrt(jnp.abs(draws))
+        noise_in, noise_out = draws[:inputs], draws[inputs:]
+        if math.prod(x.shape[:-1]) > 1:
+            kernel = kernel + kernel_sigma * (noise_in[:, None] * noise_out[None, :])
+            return self._affine(x, kernel, bias + bias_sigma * noise_out)
         # x (sigma_w * e) = ((x * noise_in) sigma_w) * noise_out, with e the outer product.
-        perturbed = product(x * noise_in, kernel_sigma.astype(self.dtype))
-        return y + (perturbed + bias_sigma.astype(self.dtype).reshape(*leading, -1)) * noise_out
+        noise_in, noise_out = (
+            noise.astype(self.dtype).reshape(*(1,) * (x.ndim - 1), -1)
+            for noise in (noise_in, noise_out)
+        )
+        perturbed = self._affine(x * noise_in, kernel_sigma, bias_sigma)
+        return self._affine(x, kernel, bias) + perturbed * noise_out
+
+    def _affine(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """Return ``x kernel + bias`` in the compute type."""
+        bias = bias.astype(self.dtype).reshape(*(1,) * (x.ndim - 1), -1)
+        return product(x, kernel.astype(self.dtype)) + bias

@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxdqn.types import Array
 
@@ -24,11 +26,10 @@ def product(x: Array, kernel: Array) -> Array:
     as fast with it. For wide layers the transpose costs what the product saves. The barriers
     keep XLA from folding the transposes back into the product.
 
-    The custom gradient has no forward-mode derivative (``jax.jvp``).
+    Forward mode (``jax.jvp``) works too. The platform is that which the program is compiled or
+    exported for, not that which traces it.
     """
-    if min(kernel.shape) <= NARROW and jax.default_backend() == "cpu":
-        return _narrow_product(x, kernel)
-    return x @ kernel
+    return _narrow_product(x, kernel) if min(kernel.shape) <= NARROW else x @ kernel
 
 
 def dot_general(
@@ -45,27 +46,41 @@ def dot_general(
     return jax.lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _narrow_product(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+def _derivative(
+    primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array | SymbolicZero]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = x @ kernel
+    parts = []
+    if not isinstance(dx, SymbolicZero):
+        parts.append(dx @ kernel)
+    if not isinstance(dkernel, SymbolicZero):
+        parts.append(
+            jax.lax.platform_dependent(x, dkernel, cpu=_linear_in_kernel, default=jnp.matmul)
+        )
+    return y, sum(parts[1:], parts[0]) if parts else SymbolicZero(jax.typeof(y).to_tangent_aval())
 
 
-def _backward(residuals: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+_narrow_product.defjvp(_derivative, symbolic_zeros=True)
+
+
+def _linear_in_kernel(x: Array, kernel: Array) -> Array:
+    """Return ``x @ kernel``, written such that JAX transposes it in the kernel to a fast product.
+
+    Reverse mode runs only the transpose: ``(dy^T x)^T`` if the outputs are fewer than the inputs,
+    else ``x^T dy``, each with an explicit transpose of the smaller of the two.
+    """
     inputs, outputs = kernel.shape
-    rows = math.prod(x.shape[:-1])
-    x, flat = x.reshape(rows, inputs), dy.reshape(rows, outputs)
+    flat = x.reshape(math.prod(x.shape[:-1]), inputs)
     materialise = jax.lax.optimization_barrier
-    # Transpose the smaller of the two.
     if outputs <= inputs:
-        gradient = materialise(materialise(flat.T) @ x).T
+        transposed = jax.lax.dot_general(materialise(kernel.T), flat, (((1,), (1,)), ((), ())))
+        y = materialise(transposed).T
     else:
-        gradient = materialise(x.T) @ flat
-    return dy @ kernel.T, gradient
-
-
-_narrow_product.defvjp(_forward, _backward)
+        y = jax.lax.dot_general(materialise(flat.T), kernel, (((0,), (0,)), ((), ())))
+    return y.reshape(*x.shape[:-1], outputs)

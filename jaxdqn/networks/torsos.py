@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -84,20 +85,21 @@ class Conv(nn.Module):
             "kernel", nn.initializers.lecun_normal(), (size, size, channels, self.features)
         ).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        implementation = self.implementation
-        if implementation == "auto":
-            implementation = "patches" if jax.default_backend() == "cpu" else "lax"
-        if implementation == "lax":
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                "VALID",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+        lax = partial(_conv_by_lax, stride=self.stride)
+        patches = partial(_conv_by_patches, stride=self.stride)
+        if self.implementation == "auto":
+            # Of the platform that the program is compiled for, not of that which traces it.
+            y = jax.lax.platform_dependent(x, kernel, cpu=patches, default=lax)
         else:
-            y = _conv_by_patches(x, kernel, self.stride)
+            y = (lax if self.implementation == "lax" else patches)(x, kernel)
         return y + bias.reshape(1, 1, 1, self.features)
+
+
+def _conv_by_lax(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolve ``[B, H, W, C]`` with ``[k, k, C, F]`` as one operation."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _conv_by_patches(x: Array, kernel: Array, stride: int) -> Array:

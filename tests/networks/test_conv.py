@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_patches_agree_with_a_loop():
     np.testing.assert_allclose(jax.jit(conv.apply)(params, x), expected, atol=1e-5)
 
 
-def test_auto_selects_patches_on_cpu():
+def test_a_named_implementation_is_used_on_every_platform():
     x = _inputs((1, 5, 5, 2))
     params = jax.eval_shape(Conv(3, 3).init, jax.random.key(0), x)
 
@@ -83,4 +84,13 @@ def test_auto_selects_patches_on_cpu():
 
     assert "conv_general_dilated" in primitives("lax")
     assert "conv_general_dilated" not in primitives("patches")
-    assert ("conv_general_dilated" in primitives("auto")) == (jax.default_backend() != "cpu")
+
+
+@pytest.mark.parametrize(("platform", "lax"), [("cpu", False), ("cuda", True)])
+def test_a_program_holds_the_implementation_of_the_platform_that_it_is_for(platform, lax):
+    x = _inputs((2, 6, 6, 3))
+    module = Conv(4, 3)
+    params = _random_params(module.init, x)
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(module.apply(params, x))))
+    text = jax.export.export(gradient, platforms=[platform])(params).mlir_module()
+    assert ("stablehlo.convolution" in text) is lax

@@ -1,6 +1,7 @@
 """Products with narrow kernels: the same values and gradients as ``x @ kernel``."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,15 +55,36 @@ def test_the_gradient_has_the_dtype_of_the_kernel():
     assert y.dtype == dx.dtype == dkernel.dtype == jnp.bfloat16
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the custom gradient exists on CPU only")
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_forward_derivatives_are_those_of_the_plain_product(shapes):
+    x, kernel, dx, dkernel = normal_arrays(*shapes, *shapes)
+    for tangents in ((dx, dkernel), (jnp.zeros_like(dx), dkernel)):
+        ours, plain = (jax.jvp(f, (x, kernel), tangents) for f in (product, matmul))
+        for mine, theirs in zip(ours, plain, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_hessian_by_forward_over_reverse_mode_is_that_of_the_plain_product():
+    x, kernel = normal_arrays((6, 5), (5, 2))
+
+    def hessian(f):
+        return jax.jacfwd(jax.grad(lambda kernel: jnp.sum(jnp.sin(f(x, kernel)))))(kernel)
+
+    np.testing.assert_allclose(hessian(product), hessian(matmul), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "custom"),
     [(64, NARROW, True), (NARROW, 64, True), (64, NARROW + 1, False), (NARROW + 1, 64, False)],
 )
-def test_only_narrow_kernels_have_a_custom_gradient(inputs, outputs, custom):
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_only_narrow_kernels_in_programs_for_cpu_have_a_custom_gradient(
+    platform, inputs, outputs, custom
+):
     x, kernel = normal_arrays((32, inputs), (inputs, outputs))
-    text = str(jax.make_jaxpr(lambda x, kernel: value_and_gradients(product, x, kernel))(x, kernel))
-    assert ("optimization_barrier" in text) is custom
+    function = jax.jit(lambda x, kernel: value_and_gradients(product, x, kernel))
+    text = jax.export.export(function, platforms=[platform])(x, kernel).mlir_module()
+    assert ("optimization_barrier" in text) is (custom and platform == "cpu")
 
 
 def test_other_products_are_unchanged():

@@ -1,0 +1,73 @@
+"""Noisy layers: one product of a batch that shares its noise, two of a row with its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.networks.layers import NOISE, NoisyDense
+
+KEY = jax.random.key(3)
+LAYER = NoisyDense(5)
+
+
+def rows_and_params(rows=6, inputs=12):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(rows, inputs)), jnp.float32)
+    return x, LAYER.init(jax.random.key(0), x)
+
+
+def apply(params, x):
+    return LAYER.apply(params, x, rngs={NOISE: KEY})
+
+
+def row_by_row(params, x):
+    """Apply the layer to batches of one row, which all have the same noise."""
+    return jax.vmap(lambda row: apply(params, row[None])[0])(x)
+
+
+def products(function, *arguments):
+    return str(jax.make_jaxpr(function)(*arguments)).count("dot_general")
+
+
+def test_a_batch_has_the_values_and_gradients_of_its_rows_with_the_same_noise():
+    x, params = rows_and_params()
+
+    def outcome(function):
+        return jax.value_and_grad(lambda p, x: jnp.sum(jnp.sin(function(p, x))), (0, 1))(params, x)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        outcome(apply),
+        outcome(row_by_row),
+    )
+    assert not np.allclose(apply(params, x), LAYER.apply(params, x))
+
+
+def test_a_batch_costs_one_product_and_a_single_row_two():
+    x, params = rows_and_params(inputs=32)
+    wide = NoisyDense(16)
+    params = wide.init(jax.random.key(0), x)
+
+    def output(params, x):
+        return wide.apply(params, x, rngs={NOISE: KEY})
+
+    assert products(output, params, x) == 1
+    assert products(output, params, x[:1]) == 2
+
+
+def test_environments_with_separate_noise_share_the_matrices():
+    x, params = rows_and_params()
+    keys = jax.random.split(KEY, 6)
+
+    def act(key, row):
+        return LAYER.apply(params, row[None], rngs={NOISE: key})[0]
+
+    text = str(jax.make_jaxpr(jax.vmap(act))(keys, x))
+    assert "f32[6,12,5]" not in text
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_parameters_are_float32_whatever_the_default(x64):
+    with jax.enable_x64(x64):
+        _, params = rows_and_params()
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
