@@ -53,7 +53,7 @@ def _narrow_product(x: Array, kernel: Array) -> Array:
 
 def _derivative(
     primals: tuple[Array, Array], tangents: tuple[Any, Any]
-) -> tuple[Array, Array | SymbolicZero]:
+) -> tuple[Array, Any]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = x @ kernel
     parts = []
