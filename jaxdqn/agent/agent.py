@@ -185,7 +185,7 @@ def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array,
         if exploration is None:
             output, carry = network.apply(params, None, carry, obs, first)
             actions = jnp.argmax(output.q_values, axis=-1).astype(jnp.int32)
-            return actions, carry, ActInfo(output.q_values, jnp.ones(actions.shape))
+            return actions, carry, ActInfo(output.q_values, jnp.ones(actions.shape, jnp.float32))
         key_network, key_action, key_repeat = jax.random.split(key, 3)
         if network.noisy:
             output, carry = _apply_per_env(network, params, key_network, carry, obs, first)

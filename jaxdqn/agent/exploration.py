@@ -123,7 +123,7 @@ def repeat_actions(
     Returns:
       Actions ``[E]`` int32, and the probability ``[E]`` float32 of each.
     """
-    repeated = jax.random.uniform(key, actions.shape) < exploration.repeat
+    repeated = jax.random.uniform(key, actions.shape, jnp.float32) < exploration.repeat
     actions = jnp.where(repeated, exploration.previous, actions)
     greedy = jnp.argmax(q, axis=-1).astype(jnp.int32)
     prob = exploration.epsilon / q.shape[-1]

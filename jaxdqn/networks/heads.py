@@ -105,7 +105,7 @@ class ImplicitQuantileHead(Head):
                 quantile_midpoints(self.samples)[None, :], (batch, self.samples)
             )
         else:
-            fractions = jax.random.uniform(self.make_rng(NOISE), (batch, self.samples))
+            fractions = jax.random.uniform(self.make_rng(NOISE), (batch, self.samples), jnp.float32)
         order = jnp.arange(self.cosines, dtype=jnp.float32).reshape(1, 1, -1)
         waves = jnp.cos(jnp.pi * order * fractions[:, :, None])
         embedding = nn.relu(nn.Dense(width, dot_general=dot_general)(waves)).astype(features.dtype)

@@ -51,9 +51,7 @@ def _narrow_product(x: Array, kernel: Array) -> Array:
     return x @ kernel
 
 
-def _derivative(
-    primals: tuple[Array, Array], tangents: tuple[Any, Any]
-) -> tuple[Array, Any]:
+def _derivative(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
     (x, kernel), (dx, dkernel) = primals, tangents
     y = x @ kernel
     parts = []

@@ -82,9 +82,13 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         size, channels = self.kernel, x.shape[-1]
         kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (size, size, channels, self.features)
+            "kernel",
+            nn.initializers.lecun_normal(),
+            (size, size, channels, self.features),
+            jnp.float32,
         ).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = bias.astype(self.dtype)
         lax = partial(_conv_by_lax, stride=self.stride)
         patches = partial(_conv_by_patches, stride=self.stride)
         if self.implementation == "auto":

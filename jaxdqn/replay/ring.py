@@ -76,7 +76,8 @@ def write(ring: RingState, rows: Row) -> RingState:
     length, num_slots = stored.flags.shape[0], ring.rows.flags.shape[0]
 
     def put(leaf: Array, new: Array) -> Array:
-        start = (ring.position,) + (0,) * (leaf.ndim - 1)
+        # Explicit, since a Python 0 is int64 under jax_enable_x64.
+        start = (ring.position,) + (jnp.int32(0),) * (leaf.ndim - 1)
         return jax.lax.dynamic_update_slice(leaf, new, start)
 
     return RingState(

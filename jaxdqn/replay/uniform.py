@@ -198,11 +198,11 @@ def _append(
     entering = valid.ravel().astype(jnp.int32)
     capacity = state.starts.shape[0]
     # The cumulative sum gives the entering rows consecutive positions after the last start.
-    target = (state.tail + state.count + jnp.cumsum(entering) - 1) % capacity
+    target = (state.tail + state.count + jnp.cumsum(entering, dtype=jnp.int32) - 1) % capacity
     # The others get distinct positions past the end, where the scatter drops them.
     target = jnp.where(valid.ravel(), target, capacity + jnp.arange(entering.size, dtype=jnp.int32))
     starts = state.starts.at[target].set(flat.ravel(), mode="drop", unique_indices=True)
-    return state._replace(starts=starts), jnp.sum(entering)
+    return state._replace(starts=starts), jnp.sum(entering, dtype=jnp.int32)
 
 
 def _count_leaving(before: UniformState, starts: Array, num_slots: int) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -11,13 +10,14 @@ from jaxdqn.config.config import Config
 from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.types import Array, Hyper
 
-_DISABLED = math.inf
+_DISABLED = 3.4e38
+"""Close to the greatest float32. Infinity would stop a run under ``jax_debug_infs``."""
 
 
 def hyper_from(config: Config) -> Hyper:
     """Return the sweepable options and custom scalars of a configuration as float32 arrays [].
 
-    An option that is None, such as ``clip_norm``, becomes infinity.
+    An option that is None, such as ``clip_norm``, becomes 3.4e38.
     """
 
     def scalar(value: float | None) -> Array:

@@ -1,0 +1,50 @@
+"""Training under flags of JAX that users set: x64, debugging, rbg keys, strict promotion."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdqn.config.presets import PRESETS
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.trainer import make_trainer
+from tests.storage.runs import shrunk
+from tests.toys import noisy, quick_jit, tiny
+
+WIDE = ("float64", "int64", "uint64")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_keeps_32_bits_under_x64(name):
+    with jax.enable_x64(True):
+        trainer = make_trainer(shrunk(PRESETS[name]))
+        state = jax.eval_shape(trainer.init, jax.random.key(0))
+        leaves = jax.tree_util.tree_leaves_with_path((state, jax.eval_shape(trainer.step, state)))
+    names = [jax.tree_util.keystr(path) for path, leaf in leaves if str(leaf.dtype) in WIDE]
+    # The state of an environment is gymnax's own.
+    assert not [name for name in names if ".env_state" not in name]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"replay": "prioritized", "loss": "categorical", "noisy": True, "dueling": True},
+        {"recurrent": "lstm", "warmup_rows": 128, "sequence_length": 4, "burn_in": 1},
+    ],
+    ids=["dqn", "rainbow", "recurrent"],
+)
+def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_and_infinity(overrides):
+    with (
+        jax.enable_x64(True),
+        jax.debug_nans(True),
+        jax.debug_infs(True),
+        jax.default_prng_impl("rbg"),
+    ):
+        trainer = make_trainer(tiny(**overrides), environment=noisy())
+        state = quick_jit(trainer.init)(jax.random.key(0))
+        _, metrics = quick_jit(trainer.step)(state)
+        assert jnp.isfinite(metrics.loss)
+
+
+def test_options_that_are_not_given_are_finite():
+    assert all(jnp.isfinite(leaf) for leaf in jax.tree.leaves(hyper_from(tiny())))
