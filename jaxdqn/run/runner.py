@@ -159,6 +159,11 @@ def run(
 def _check_arguments(
     config: Config, out: str | os.PathLike[str] | None, resume: bool, extend: str | None
 ) -> None:
+    if jax.config.jax_disable_jit:
+        raise ValueError(
+            "jax_disable_jit=True: must be False for a run, which would take hours and gigabytes; "
+            "unset JAX_DISABLE_JIT, and call the function to inspect under jax.disable_jit()"
+        )
     if resume and out is None:
         raise ValueError("resume=True: must come with out, the run directory to resume")
     if extend not in (None, *get_args(Extend)):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdqn.config.presets import PRESETS
+from jaxdqn.run.runner import run
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from tests.storage.runs import shrunk
@@ -48,3 +49,12 @@ def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_and_infinity(over
 
 def test_options_that_are_not_given_are_finite():
     assert all(jnp.isfinite(leaf) for leaf in jax.tree.leaves(hyper_from(tiny())))
+
+
+def test_a_run_without_jit_is_rejected_before_it_starts(tmp_path):
+    with (
+        jax.disable_jit(),
+        pytest.raises(ValueError, match=r"^jax_disable_jit=True: must be False"),
+    ):
+        run(tiny(), out=tmp_path / "run", environment=noisy())
+    assert not (tmp_path / "run").exists()
