@@ -69,6 +69,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "5 steps, epsilon 0.01, ring 102 400, cosine": {**FIVE_STEPS, **COSINE},
     "the same, learning rate 4e-3": {**FIVE_STEPS, **COSINE, "learning_rate": 4e-3},
     "the same, Polyak target 0.05": {**FIVE_STEPS, **COSINE, "target_tau": 0.05},
+    "the same, layer norm": {**FIVE_STEPS, **COSINE, "layer_norm": True},
+    "the preset: layer norm, learning rate 4e-3": {
+        **FIVE_STEPS,
+        **COSINE,
+        "layer_norm": True,
+        "learning_rate": 4e-3,
+    },
 }
 
 
@@ -89,7 +96,7 @@ def configuration(name: str, seed: int) -> Any:
     if name not in SETTINGS and name not in PRESETS:
         raise ValueError(f"only={name!r}: must be a setting of the study or a preset")
     settings = {**FORMER, **SETTINGS[name]} if name in SETTINGS else {}
-    base = "cartpole" if name in SETTINGS else name
+    base = "dqn" if name in SETTINGS else name
     return preset(base, **settings, seed=seed, checkpoint_every=0, stop_when="never")
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import held
+from jaxdqn.config.presets import preset
 
 
 @pytest.mark.parametrize("name", held.SETTINGS)
@@ -73,3 +74,8 @@ def test_the_late_drop_compares_the_last_third_with_the_best():
 def test_an_invalid_request_is_one_line(arguments, message, tmp_path, capsys):
     assert held.main(["--out", str(tmp_path / "held.jsonl"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_last_setting_of_the_study_is_the_preset():
+    config = held.configuration("the preset: layer norm, learning rate 4e-3", 3)
+    assert config == preset("cartpole", seed=3, checkpoint_every=0, stop_when="never")
