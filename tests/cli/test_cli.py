@@ -224,7 +224,15 @@ def test_explain_describes_the_run_and_writes_nothing(capsys, monkeypatch):
         "jaxdqn.run.program_cache.compile_programs", lambda *_: pytest.fail("compiled")
     )
     argv = [*SMALL, "--total-rows", "1000", "--gradient-steps", "3", "--target-period", "100"]
-    argv += ["--epsilon-start", "1", "--epsilon-end", "0.05", "--epsilon-schedule", "linear"]
+    argv += [
+        "--epsilon-start",
+        "1",
+        "--epsilon-end",
+        "0.05",
+        "--epsilon-schedule",
+        "linear",
+        "--no-layer-norm",
+    ]
     assert run.main([*argv, "--explain"]) == 0
     text = capsys.readouterr().out
     # 4 observations of 16 hidden units and 2 actions: 4*16 + 16 + 16*2 + 2 = 114 parameters.
