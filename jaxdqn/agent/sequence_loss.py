@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.config.config import Config
-from jaxdqn.losses import Example, weighted_mean
+from jaxdqn.losses import Example, target_metrics, weighted_mean
 from jaxdqn.types import Array, Hyper, Network, Params, PyTree, QOutput, Row
 
 RESCALING = 1e-3
@@ -107,9 +107,9 @@ def make_sequence_loss(
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean, {}))``. The ``extras`` of the rows are the carry before the first
-    row, leaves [B, ...]. The ``abs_td`` of a sequence, of which its priority is made, is 0.9 of
-    the maximum and 0.1 of the mean of |TD error| over the rows that are learned from
+    -> (loss, (abs_td[B], q_mean, extra))``. The ``extras`` of the rows are the carry before the
+    first row, leaves [B, ...]. The ``abs_td`` of a sequence, of which its priority is made, is
+    0.9 of the maximum and 0.1 of the mean of |TD error| over the rows that are learned from
     (section 2.3).
     """
 
@@ -137,7 +137,11 @@ def make_sequence_loss(
         chosen_q = jnp.take_along_axis(q_values, actions[..., None], axis=-1)[..., 0]
         q_mean = jnp.sum(chosen_q * valid) / jnp.maximum(jnp.sum(valid), 1.0)
         abs_td = MAX_SHARE * jnp.max(abs_td, axis=1) + (1.0 - MAX_SHARE) * mean
-        return weighted_mean(by_sequence, weights), (abs_td, q_mean, {})
+        extra = jax.tree.map(
+            lambda leaf: jnp.sum(leaf * valid) / jnp.maximum(jnp.sum(valid), 1.0),
+            jax.vmap(jax.vmap(target_metrics))(examples),
+        )
+        return weighted_mean(by_sequence, weights), (abs_td, q_mean, extra)
 
     return loss_and_info
 

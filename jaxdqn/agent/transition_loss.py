@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.config.loss_registry import LOSSES
-from jaxdqn.losses import Example, munchausen_bonus, weighted_mean
+from jaxdqn.losses import Example, munchausen_bonus, target_metrics, weighted_mean
 from jaxdqn.types import Array, Batch, Hyper, Network, Params, QOutput
 
 
@@ -19,7 +19,7 @@ def make_transition_loss(
     """Make the loss of a ``Batch`` for a feed-forward network.
 
     Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean, {}))``. The arguments are those of ``make_agent``.
+    -> (loss, (abs_td[B], q_mean, extra))``. The arguments are those of ``make_agent``.
     """
     examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
 
@@ -36,7 +36,8 @@ def make_transition_loss(
         losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
         q_values = examples.online_tm1.q_values
         chosen_q = jax.vmap(lambda q, action: q[action])(q_values, batch.a_tm1)
-        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q), {})
+        extra = jax.tree.map(jnp.mean, jax.vmap(target_metrics)(examples))
+        return weighted_mean(losses, weights), (abs_td, jnp.mean(chosen_q), extra)
 
     return loss_and_info
 

@@ -101,6 +101,23 @@ def is_small(config: Config) -> bool:
     return weights * max(config.batch_per_device, config.envs_per_device) < SMALL
 
 
+def start_backend() -> None:
+    """Start JAX's backend for a command that computes little, with any transfer allowed.
+
+    ``JAX_TRANSFER_GUARD=disallow`` is for the loop of a training run; a command converts scalars
+    and keys all the time.
+
+    Raises:
+        ValueError: if no backend can be started.
+    """
+    import jax
+
+    from jaxdqn.parallel.platforms import check_platforms
+
+    jax.config.update("jax_transfer_guard", "allow")
+    check_platforms()
+
+
 def keep_compiled_programs() -> None:
     """Cache compiled programs on disk, so that later starts are faster.
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxdqn.cli.backend import keep_compiled_programs
+from jaxdqn.cli.backend import keep_compiled_programs, start_backend
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.parts import PolicyParts, references
 from jaxdqn.config.config import Config
@@ -70,10 +70,9 @@ def _main(argv: Sequence[str]) -> None:
     from jaxdqn.cli.explain import environment_text
     from jaxdqn.export.policy import load_run
     from jaxdqn.monitoring.records import few_distinct
-    from jaxdqn.parallel.platforms import check_platforms
     from jaxdqn.training.evaluation import EPSILON
 
-    check_platforms()
+    start_backend()
     keep_compiled_programs()
     learner = _learner(flags, config)
     config, trainer, params = load_run(flags.run, flags.which, **parts)

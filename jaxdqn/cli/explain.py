@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 
+from jaxdqn.cli.backend import start_backend
 from jaxdqn.config.config import Config
 from jaxdqn.export.policy import observation_shape
 from jaxdqn.monitoring.terminal import planned_rows, seeds_of
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
-from jaxdqn.parallel.platforms import check_platforms
 from jaxdqn.replay.memory import devices_sharing_memory, free_bytes
 from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, working_bytes
 from jaxdqn.run.memory_needs import memory_needs
@@ -40,7 +40,7 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     Raises:
         ValueError: if the configuration is invalid, or a reference cannot be resolved.
     """
-    check_platforms()
+    start_backend()
     trainer = make_mapped_trainer(config, **resolve_parts(parts or {}).objects)
     state = jax.eval_shape(trainer.init, learner_keys(config).train)
     spec = trainer.environment.spec

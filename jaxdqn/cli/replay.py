@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxdqn.cli.backend import start_backend
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.parts import RunParts, references
 from jaxdqn.config.config import Config
@@ -45,12 +46,11 @@ def _main(argv: Sequence[str]) -> None:
 
     import jax
 
-    from jaxdqn.parallel.platforms import check_platforms
     from jaxdqn.replay.export import StoredRows, export_rows, write_rows
     from jaxdqn.storage.parts import read_parts, resolve_parts
     from jaxdqn.storage.resume import read_state
 
-    check_platforms()
+    start_backend()
     recorded = read_parts(flags.run)
     for name in ("replay", "learning"):
         if name in recorded:

@@ -68,7 +68,8 @@ def import_gymnax() -> ModuleType:
     They are still importable, before and after, and gymnax uses the real ones when it draws.
     """
     import_matplotlib()
-    with imported_lazily("matplotlib.pyplot", "seaborn"):
+    # gymnax makes arrays as it is imported.
+    with jax.transfer_guard("allow"), imported_lazily("matplotlib.pyplot", "seaborn"):
         import gymnax
     return gymnax
 
@@ -99,8 +100,9 @@ def make_gymnax(
         ValueError: if the name is unknown (the message lists the nearest names), its
             actions are continuous, an argument is unknown, or its data cannot be downloaded.
     """
-    env, env_params = load(name, params=params, **env_kwargs)
-    return _wrap(name, env, env_params, changed_arguments(env, env_params, env_kwargs))
+    with jax.transfer_guard("allow"):
+        env, env_params = load(name, params=params, **env_kwargs)
+        return _wrap(name, env, env_params, changed_arguments(env, env_params, env_kwargs))
 
 
 def make_from_arguments(name: str, arguments: Mapping[str, Any]) -> Environment:

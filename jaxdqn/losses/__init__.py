@@ -1,6 +1,7 @@
 """Losses: per-example functions, vmapped by the caller."""
 
 from jaxdqn.losses.categorical import (
+    categorical_clipped,
     categorical_loss,
     categorical_mean,
     categorical_project,
@@ -12,7 +13,7 @@ from jaxdqn.losses.quantile import (
     quantile_soft_target,
     quantile_target,
 )
-from jaxdqn.losses.registered import Example, q_target
+from jaxdqn.losses.registered import Example, q_target, target_metrics
 from jaxdqn.losses.targets import (
     double_q_target,
     lambda_targets,
@@ -27,6 +28,7 @@ from jaxdqn.losses.td import huber_loss, squared_loss, td_error, weighted_mean
 
 __all__ = [
     "Example",
+    "categorical_clipped",
     "categorical_loss",
     "categorical_mean",
     "categorical_project",
@@ -44,6 +46,7 @@ __all__ = [
     "rescale",
     "soft_q_target",
     "squared_loss",
+    "target_metrics",
     "td_error",
     "truncated_importance_ratio",
     "unscale",

@@ -59,6 +59,27 @@ def categorical_target(
     return jax.lax.stop_gradient(projected)
 
 
+def categorical_clipped(
+    r_t: Array, discount_t: Array, logits_t: Array, selector_t: Array, atoms: Array
+) -> Array:
+    """Return the probability ``[]`` of the target outside the range of the atoms.
+
+    The projection moves this probability to the nearest end, and so changes the mean of the
+    target. It is 0 where the range contains every return.
+
+    Args:
+      r_t, discount_t, logits_t, selector_t, atoms: as for ``categorical_target``.
+    """
+    chex.assert_rank([r_t, discount_t, logits_t, selector_t, atoms], [0, 0, 2, 1, 1])
+    chosen = logits_t[jnp.argmax(selector_t)]
+    probabilities = jax.nn.softmax(jnp.where(discount_t == 0, 0.0, chosen))
+    positions = r_t + discount_t * atoms
+    # A thousandth of the spacing is more than the rounding error of a return at an end.
+    slack = 1e-3 * (atoms[1] - atoms[0])
+    outside = (positions < atoms[0] - slack) | (positions > atoms[-1] + slack)
+    return jax.lax.stop_gradient(jnp.sum(jnp.where(outside, probabilities, 0.0)))
+
+
 def categorical_loss(logits: Array, target: Array) -> Array:
     """Return the cross-entropy of the predicted distribution relative to the target.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.losses.categorical import categorical_loss, categorical_target
+from jaxdqn.losses.categorical import categorical_clipped, categorical_loss, categorical_target
 from jaxdqn.losses.quantile import quantile_huber_loss, quantile_soft_target, quantile_target
 from jaxdqn.losses.targets import (
     double_q_target,
@@ -17,7 +17,7 @@ from jaxdqn.losses.targets import (
     unscale,
 )
 from jaxdqn.losses.td import huber_loss, squared_loss, td_error
-from jaxdqn.types import Array, Hyper, PyTree, QOutput
+from jaxdqn.types import Array, Atoms, Hyper, PyTree, QOutput
 
 
 class Example(NamedTuple):
@@ -90,6 +90,16 @@ def categorical(example: Example, hyper: Hyper) -> tuple[Array, Array]:
     loss = categorical_loss(predicted[example.a_tm1], target)
     entropy = -jnp.sum(jax.scipy.special.xlogy(target, target))
     return loss, jax.lax.stop_gradient(jnp.maximum(loss - entropy, 0.0))
+
+
+def target_metrics(example: Example) -> dict[str, Array]:
+    """Return metrics ``[]`` of an example's target, by name: with a categorical distribution
+    ``clipped_probability``, the part of the target outside the atoms; otherwise none."""
+    if not isinstance(example.online_tm1.distribution, Atoms):
+        return {}
+    logits, atoms = example.target_t.distribution
+    arguments = (example.r_t, example.discount_t, logits, _selector(example), atoms)
+    return {"clipped_probability": categorical_clipped(*arguments)}
 
 
 def quantile(example: Example, hyper: Hyper) -> tuple[Array, Array]:

@@ -22,10 +22,10 @@ from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.run.recorder import Recorder
 from jaxdqn.run.summary import results
+from jaxdqn.run.warnings import clipped_returns, repeated_episodes
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
-from jaxdqn.training.evaluation import EPSILON
 from jaxdqn.types import Params, Row, TrainState
 
 
@@ -98,6 +98,8 @@ class HostLoop:
             metrics, seconds = report
             record = {"chunk": progress.chunk, **self._recorder.now()}
             self._recorder.log("metrics", {**record, **chunk_record(metrics, seconds)})
+            if (message := clipped_returns(config, metrics)) is not None:
+                self._warn("clipped_returns", message)
             if self._divergence.needs_handling(metrics):
                 restored = self._divergence.handle(state, metrics)
                 if restored is not None:
@@ -181,17 +183,16 @@ class HostLoop:
 
     def _warn_of_repeated_episodes(self, fresh: Record) -> None:
         """Record that few episodes are distinct, and the return with a few random actions."""
-        text = ""
         if self._config.eval_epsilon == 0:
             self._at_epsilon = self._evaluator.evaluate_best_at_epsilon()
-            text = f"; with random actions of probability {EPSILON} the return is "
-            text += f"{self._at_epsilon['return_mean']:.2f}"
-        message = (
-            f"warning: {fresh['distinct_episodes']} of {fresh['episodes']} evaluation episodes are "
-            f"distinct, so that the mean and its error rest on few episodes{text}"
-        )
-        record = {"event": "repeated_episodes", "message": message, **self._recorder.now()}
-        self._recorder.log("event", record)
+        self._warn("repeated_episodes", repeated_episodes(fresh, self._at_epsilon))
+
+    def _warn(self, event: str, message: str) -> None:
+        """Record a warning, once in a run."""
+        if event not in self.progress.warned:
+            self.progress.warned.append(event)
+            record = {"event": event, "message": message, **self._recorder.now()}
+            self._recorder.log("event", record)
 
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:

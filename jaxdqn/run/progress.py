@@ -40,6 +40,8 @@ class Progress:
     skipped: list[int] = dataclasses.field(default_factory=list)
     """Gradient steps of each learner that the guard undid, in completed chunks."""
     rollbacks: int = 0
+    warned: list[str] = dataclasses.field(default_factory=list)
+    """Events of the warnings that have been recorded."""
     totals: Record = dataclasses.field(default_factory=dict)
     """Rows, environment steps and gradient steps, over all learners."""
     last: Record | None = None

@@ -136,6 +136,8 @@ def run(
     }
     try:
         with ExitStack() as stack:
+            # The host converts seeds, scalars and records. A step of the trainer transfers nothing.
+            stack.enter_context(jax.transfer_guard("allow"))
             group = LoggerGroup(loggers)
             stack.callback(group.close)
             setup = set_up(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdqn.losses import (
+    categorical_clipped,
     categorical_loss,
     categorical_mean,
     categorical_project,
@@ -102,3 +103,19 @@ def test_c51_learns_a_return_distribution_known_in_closed_form():
     assert np.abs(learned - RETURNS.cdf(edges)).max() < 0.03
     mean = float(categorical_mean(jnp.asarray(logits)[None], atoms)[0])
     assert mean == pytest.approx(RETURNS.mean(), abs=0.03)
+
+
+def test_the_clipped_probability_is_that_of_the_targets_outside_the_atoms():
+    atoms, logits = jnp.linspace(-1.0, 1.0, 5), jnp.log(jnp.array([[0.1, 0.2, 0.3, 0.25, 0.15]]))
+
+    def clipped(r_t, discount_t, logits=logits):
+        selector = jnp.zeros(1)
+        return categorical_clipped(
+            jnp.float32(r_t), jnp.float32(discount_t), logits, selector, atoms
+        )
+
+    # Targets -0.5, 0, 0.5, 1 and 1.5, of which only the last is outside; an end is inside.
+    np.testing.assert_allclose(clipped(0.5, 1.0), 0.15, rtol=1e-6)
+    np.testing.assert_allclose(clipped(-1.5, 1.0), 0.1 + 0.2 + 0.3, rtol=1e-6)
+    assert clipped(0.0, 1.0) == clipped(0.1, 0.9) == clipped(1.0, 0.0) == 0.0
+    np.testing.assert_allclose(clipped(1.2, 0.0, jnp.full_like(logits, jnp.nan)), 1.0, rtol=1e-6)

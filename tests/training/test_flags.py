@@ -9,7 +9,7 @@ from jaxdqn.run.runner import run
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from tests.storage.runs import shrunk
-from tests.toys import noisy, quick_jit, tiny
+from tests.toys import noisy, quick_jit, quick_runs, tiny
 
 WIDE = ("float64", "int64", "uint64")
 
@@ -34,7 +34,7 @@ def test_every_preset_keeps_32_bits_under_x64(name):
     ],
     ids=["dqn", "rainbow", "recurrent"],
 )
-def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_and_infinity(overrides):
+def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_infinity_and_transfers(overrides):
     with (
         jax.enable_x64(True),
         jax.debug_nans(True),
@@ -43,7 +43,8 @@ def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_and_infinity(over
     ):
         trainer = make_trainer(tiny(**overrides), environment=noisy())
         state = quick_jit(trainer.init)(jax.random.key(0))
-        _, metrics = quick_jit(trainer.step)(state)
+        with jax.transfer_guard("disallow"):
+            _, metrics = quick_jit(trainer.step)(state)
         assert jnp.isfinite(metrics.loss)
 
 
@@ -58,3 +59,10 @@ def test_a_run_without_jit_is_rejected_before_it_starts(tmp_path):
     ):
         run(tiny(), out=tmp_path / "run", environment=noisy())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_starts_and_ends_where_implicit_transfers_are_not_allowed(tmp_path):
+    with jax.transfer_guard("disallow"), quick_runs():
+        result = run(tiny(eval_episodes=4), out=tmp_path / "run")
+        assert jax.config.jax_transfer_guard == "disallow"
+    assert result.summary["gradient_steps"] > 0

@@ -1,0 +1,44 @@
+"""Messages that warn about a run; the host loop records each as an event."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxdqn.config.config import Config
+from jaxdqn.storage.jsonl import Record
+from jaxdqn.training.evaluation import EPSILON
+from jaxdqn.types import Metrics
+
+CLIPPED = 0.25
+"""Mean probability of the targets outside the atoms from which on a run warns. The uniform
+distribution of an untrained network has less where the range contains the returns."""
+
+
+def clipped_returns(config: Config, metrics: Metrics) -> str | None:
+    """Return a warning if the projection onto the atoms clips much of the targets in a chunk."""
+    clipped = metrics.extra.get("clipped_probability")
+    if clipped is None or not np.max(clipped) > CLIPPED:
+        return None
+    return (
+        f"warning: {np.max(clipped):.0%} of the probability of the targets lies outside the range "
+        f"of the atoms, value_min={config.value_min:g} to value_max={config.value_max:g}, and is "
+        "clipped: returns are not learned correctly; widen the range to contain every discounted "
+        "return"
+    )
+
+
+def repeated_episodes(fresh: Record, at_epsilon: Record | None) -> str:
+    """Return a warning that few evaluation episodes are distinct.
+
+    Args:
+      fresh: the evaluation.
+      at_epsilon: the same with a few random actions, if there is one.
+    """
+    text = ""
+    if at_epsilon is not None:
+        text = f"; with random actions of probability {EPSILON} the return is "
+        text += f"{at_epsilon['return_mean']:.2f}"
+    return (
+        f"warning: {fresh['distinct_episodes']} of {fresh['episodes']} evaluation episodes are "
+        f"distinct, so that the mean and its error rest on few episodes{text}"
+    )
