@@ -1,10 +1,14 @@
 """Settings of every test: eight CPU devices, and JAX at its strictest."""
 
+import gc
+import signal
 from collections.abc import Iterator
 
 import jax
 import pytest
 from hypothesis import settings
+
+from tests.toys import quick_runs
 
 # Before the first array: the devices are counted when the backend starts.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -13,6 +17,12 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# The programs that tests trace are kept by JAX; to search them for garbage takes long.
+gc.set_threshold(50_000, 50, 100)
+
+# nohup ignores SIGHUP, and runs then ignore it too; tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # The same examples on every machine; no deadline, since the first one compiles.
 settings.register_profile("jaxdqn", derandomize=True, database=None, deadline=None)
 settings.load_profile("jaxdqn")
@@ -20,8 +30,18 @@ settings.load_profile("jaxdqn")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the programs of runs in this session's own directory, not in the user's."""
+    """Keep compiled programs in a directory of this process, not in that of the user."""
     directory = tmp_path_factory.mktemp("programs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxdqn.run.compilation_cache.default_directory", lambda: directory)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile the programs of runs without optimisation, except in slow tests."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    with quick_runs():
         yield

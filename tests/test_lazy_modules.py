@@ -54,7 +54,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("code", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, id=name, marks=pytest.mark.slow if "visualiser" in name else [])
+        for name, code in CASES.items()
+    ],
+)
 def test_in_a_fresh_process(code):
     in_process(code, backend="agg")
 

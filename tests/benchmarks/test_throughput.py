@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import configs, report, throughput, workloads
 from benchmarks.timing import Effort, Interval
+from tests.toys import quick_jit
 
 
 def test_each_call_continues_from_the_state_of_the_previous_one():
@@ -31,7 +32,9 @@ MEASURED = {
 @pytest.fixture(scope="module")
 def tiny_parts():
     """Compile the parts of one tiny setting."""
-    return workloads.prepare_parts(configs.sized(**SETTING._asdict()), REPETITIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", quick_jit)
+        return workloads.prepare_parts(configs.sized(**SETTING._asdict()), REPETITIONS)
 
 
 @pytest.mark.slow

@@ -58,7 +58,13 @@ def test_every_program_has_a_check():
     assert all(program.count("\n") <= 50 for program in PROGRAMS.values())
 
 
-@pytest.mark.parametrize("title", PROGRAMS)
+FAST = ("Environment", "Recurrent network", "Loss of a batch", "Replay", "Agent")
+
+
+@pytest.mark.parametrize(
+    "title",
+    [title if title in FAST else pytest.param(title, marks=pytest.mark.slow) for title in PROGRAMS],
+)
 def test_a_program_runs_and_its_part_is_used(title, monkeypatch, tmp_path, registry):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "program", "drawn": []}

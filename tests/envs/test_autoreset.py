@@ -120,7 +120,7 @@ def stored(config, environment, iterations=8):
     return quick_jit(trainer.chunk(iterations))(state)[0]
 
 
-@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_no_reset_is_used_twice_and_episodes_are_those_of_the_contract(size):
     state = stored(replace(POOLED, reset_pool=size, replay_capacity=1024), lottery())
     rows = state.replay.ring.rows

@@ -7,7 +7,7 @@ from tests.run.test_run import collector
 from tests.toys import cycle, quick_runs, tiny
 
 
-@pytest.mark.parametrize("recurrent", ["none", "gru"])
+@pytest.mark.parametrize("recurrent", ["none", pytest.param("gru", marks=pytest.mark.slow)])
 def test_returns_outside_the_atoms_are_reported_once(recurrent):
     sequences = {"recurrent_size": 4, "burn_in": 0, "sequence_length": 3}
     fields = {"loss": "categorical", "atoms": 11, "value_min": 0.0, "total_rows": 600}

@@ -8,7 +8,7 @@ import pytest
 from jaxdqn.envs import make_environment
 from jaxdqn.losses import lambda_targets
 from jaxdqn.training.trainer import make_trainer
-from tests.toys import tiny, watched_run
+from tests.toys import quick_jit, tiny
 
 PQN = {
     "algorithm": "pqn",
@@ -56,19 +56,35 @@ def corridor(final):
     return make_environment(reset, step, name="corridor", num_actions=2, max_episode_steps=7)
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+FAST = (
+    "td", "categorical, double, prioritised, noisy", "munchausen, quantile", "pqn",
+    "r2d2, gru, double, n-step, rescaled",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, id=name, marks=[] if name in FAST else pytest.mark.slow)
+        for name, variant in VARIANTS.items()
+    ],
+)
 def test_nan_after_a_terminal_state_changes_no_parameter(variant):
     config = tiny(hidden_sizes=(8,), recurrent_size=8, **variant) if "recurrent" in variant else (
         tiny(hidden_sizes=(8,), **variant)
     )  # fmt: skip
-    ends = []
-    for final in (0.5, jnp.nan):
+
+    @quick_jit
+    def trained(final):
         trainer = make_trainer(config, environment=corridor(final))
-        _, end, metrics, _ = watched_run(trainer, 12)
-        assert int(metrics.skipped.sum()) == 0
-        assert int(metrics.episodes.sum()) > 0
-        ends.append((end.agent, metrics))
-    jax.tree.map(np.testing.assert_array_equal, *ends)
+        state = trainer.init(jax.random.key(0))
+        state, metrics = jax.lax.scan(lambda state, _: trainer.step(state), state, None, length=12)
+        return state.agent, metrics
+
+    (agent, metrics), with_nan = trained(jnp.float32(0.5)), trained(jnp.float32(jnp.nan))
+    assert int(metrics.skipped.sum()) == 0
+    assert int(metrics.episodes.sum()) > 0
+    jax.tree.map(np.testing.assert_array_equal, (agent, metrics), with_nan)
 
 
 def test_nan_after_a_terminal_step_changes_no_lambda_target():

@@ -14,7 +14,7 @@ from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.training.trainer import make_trainer, train
 from jaxdqn.types import SUMMED_METRICS, Metrics
-from tests.toys import assert_identical, cycle, quick_jit, tiny, watched_run
+from tests.toys import assert_identical, bitwise_jit, cycle, quick_jit, tiny, watched_run
 
 SEEDS = 5
 
@@ -34,7 +34,7 @@ def runs(cartpole):
     A run is the first state, the last, and the metrics [chunks].
     """
     trainer = cartpole[1]
-    init, chunk = quick_jit(trainer.init), quick_jit(trainer.chunk(5))
+    init, chunk = quick_jit(trainer.init), bitwise_jit(trainer.chunk(5))
 
     def run(key):
         start = init(key)
@@ -53,7 +53,7 @@ def test_two_runs_of_the_same_seed_are_bitwise_identical(runs):
 
 def test_a_scan_is_bitwise_identical_to_a_python_loop_of_steps(cartpole, runs):
     _, separate, _ = runs
-    step = quick_jit(cartpole[1].step)
+    step = bitwise_jit(cartpole[1].step)
     state, end, scanned = separate[0]
     metrics = []
     for _ in range(10):

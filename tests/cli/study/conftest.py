@@ -1,6 +1,7 @@
 """A separate directory for each test, and runs that do not train."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ def fake(monkeypatch):
     fake = FakeRun()
     monkeypatch.setattr("jaxdqn.run.runner.run", fake)
     monkeypatch.setattr("jaxdqn.cli.study.report.draw_curves", fake.draw)
+    monkeypatch.setattr("jaxdqn.cli.study.jobs.gc", SimpleNamespace(collect=lambda: 0))
     return fake
 
 
