@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -21,16 +21,17 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fal
 quick_jit = partial(jax.jit, compiler_options=QUICK)
 """``jax.jit`` without XLA optimisation, in a third of the compile time: for tests that need not run
 fast."""
-bitwise_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""``jax.jit`` with the fused loops of an optimised program, so that a scan of a function and the
-function by itself are bitwise identical."""
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+bitwise_jit = partial(jax.jit, compiler_options=OPTIMISED)
+"""``jax.jit`` with optimisation in the fast suite too. Only then are two programs of the same
+computation, such as a scan of a function and the function by itself, bitwise identical."""
 
 
 @contextmanager
-def quick_runs() -> Iterator[None]:
-    """Compile the programs of runs as ``quick_jit`` does."""
+def quick_runs(options: Mapping[str, Any] = QUICK) -> Iterator[None]:
+    """Compile the programs of runs as ``quick_jit`` does, or with other options."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdqn.run.compile._compiler_options", lambda config: dict(QUICK))
+        patch.setattr("jaxdqn.run.compile._compiler_options", lambda config: dict(options))
         yield
 
 

@@ -38,6 +38,8 @@ from jaxdqn.storage.resume import Extend
 from jaxdqn.training.algorithms import MakeAgent, MakeLearning, MakeReplay
 from jaxdqn.types import Agent, BatchLoss, Environment, Explore, Params, TrainState
 
+_DISABLE_JIT = "jax_disable_jit"
+
 
 class RunResult(NamedTuple):
     """Results of a run, in memory."""
@@ -161,7 +163,7 @@ def run(
 def _check_arguments(
     config: Config, out: str | os.PathLike[str] | None, resume: bool, extend: str | None
 ) -> None:
-    if jax.config.jax_disable_jit:
+    if getattr(jax.config, _DISABLE_JIT):
         raise ValueError(
             "jax_disable_jit=True: must be False for a run, which would take hours and gigabytes; "
             "unset JAX_DISABLE_JIT, and call the function to inspect under jax.disable_jit()"

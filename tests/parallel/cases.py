@@ -4,7 +4,7 @@ import jax
 
 from jaxdqn.parallel import across_devices, device_collectives
 from jaxdqn.training.trainer import make_trainer
-from tests.toys import noisy, tiny
+from tests.toys import bitwise_jit, noisy, tiny
 
 MAPPINGS = ("shard_map", "pmap")
 
@@ -29,7 +29,7 @@ def trainer_over_devices(config, mapping="shard_map"):
     return across_devices(trainer, jax.devices()[: config.devices], mapping=mapping)
 
 
-def compiled_chunk(trainer, iterations, jit=jax.jit):
+def compiled_chunk(trainer, iterations, jit=bitwise_jit):
     """Return the state's shapes and a chunk compiled as in a run: state sharded and donated."""
     state = jax.eval_shape(trainer.init, jax.random.key(0))
     out = None

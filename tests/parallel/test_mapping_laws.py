@@ -21,7 +21,7 @@ from jaxdqn.training.dqn import make_replay
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from tests.parallel.cases import MAPPINGS, compiled_chunk, config_over
-from tests.toys import noisy, quick_jit
+from tests.toys import bitwise_jit, noisy, quick_jit
 from tests.trees import assert_identical, assert_near, slice_of
 
 STEPS = 20
@@ -49,7 +49,7 @@ class Unmapped(NamedTuple):
 def unmapped():
     """The trainer without a mapping and a chunk of its run."""
     trainer = make_trainer(config_over(1), environment=noisy())
-    init, step = jax.jit(trainer.init), jax.jit(trainer.step)
+    init, step = bitwise_jit(trainer.init), bitwise_jit(trainer.step)
     _, chunk = compiled_chunk(trainer, STEPS)
     start = init(jax.random.key(0), hyper_from(config_over(1)))
     return Unmapped(trainer, init, step, chunk, start, *chunk(copied(start)))
@@ -77,7 +77,9 @@ def single(unmapped, request):
 
 def test_a_mapping_over_one_device_equals_the_unmapped_trainer_bitwise(unmapped, single):
     mapped, chunk = single
-    start = jax.jit(mapped.init, out_shardings=state_sharding(jax.devices()[:1]))(jax.random.key(0))
+    start = bitwise_jit(mapped.init, out_shardings=state_sharding(jax.devices()[:1]))(
+        jax.random.key(0)
+    )
     assert_identical(slice_of(start, 0), unmapped.start)
     end, metrics = chunk(start)
     assert_identical(slice_of(end, 0), unmapped.end)
@@ -215,8 +217,8 @@ def learners_of(size):
 def test_a_population_by_map_equals_separate_runs_bitwise(unmapped, size, devices):
     keys, hyper = learners_of(size)
     many = population(unmapped.trainer, size, devices=jax.devices()[:devices], how="map")
-    start = jax.jit(many.init)(keys, hyper)
-    end, metrics = jax.jit(many.chunk(STEPS))(start)
+    start = bitwise_jit(many.init)(keys, hyper)
+    end, metrics = bitwise_jit(many.chunk(STEPS))(start)
     for index in range(size):
         first = unmapped.init(keys[index], slice_of(hyper, index))
         assert_identical(slice_of(start, index), first)

@@ -37,7 +37,7 @@ from tests.cli.test_cli import SMALL
 from tests.run.test_run import (
     collector,
 )
-from tests.toys import noisy, shared_programs, tiny
+from tests.toys import OPTIMISED, noisy, quick_runs, shared_programs, tiny
 from tests.trees import assert_identical, slice_of
 
 RESULTS = ("eval_return_mean", "best_eval_return_mean")
@@ -60,7 +60,7 @@ def config_of_learner(config, learner):
 @pytest.fixture(scope="module", autouse=True)
 def optimised(tmp_path_factory):
     """Share programs between runs; only with optimisation is the law of ``map`` bitwise."""
-    with shared_programs(tmp_path_factory.mktemp("xla")):
+    with shared_programs(tmp_path_factory.mktemp("xla")), quick_runs(OPTIMISED):
         yield
 
 

@@ -167,6 +167,7 @@ def stopping(monkeypatch, calls):
     monkeypatch.setattr(ChunkRunner, "_call", call_and_stop)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_inside_a_chunk_resumes_as_if_never_stopped(
     undivided, in_parts, monkeypatch, tmp_path
 ):

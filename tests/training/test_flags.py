@@ -14,7 +14,13 @@ from tests.toys import noisy, quick_jit, quick_runs, tiny
 WIDE = ("float64", "int64", "uint64")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+FAST = ("cartpole", "breakout", "iqn", "rainbow", "recurrent", "pqn")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
+)
 def test_every_preset_keeps_32_bits_under_x64(name):
     with jax.enable_x64(True):
         trainer = make_trainer(shrunk(PRESETS[name]))
