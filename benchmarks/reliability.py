@@ -217,10 +217,10 @@ def _bytes_per_row(config: Any) -> float:
     from jaxdqn import envs
     from jaxdqn.replay import tree_bytes
     from jaxdqn.training.dqn import make_replay
-    from jaxdqn.training.trainer import example_row
+    from jaxdqn.training.learner import example_row
 
     replay = make_replay(config)
-    row = example_row(envs.configured_environment(config))
+    row = example_row(envs.configured_environment(config).spec)
     return tree_bytes(jax.eval_shape(replay.init, row)) / config.replay_capacity
 
 

@@ -22,6 +22,7 @@ from jaxdqn.training import trainer as training
 from jaxdqn.training.acting import make_act
 from jaxdqn.training.algorithms import make_learning
 from jaxdqn.training.dqn import make_replay
+from jaxdqn.training.learner import make_learner
 from jaxdqn.types import Array, Exploration, LearnInfo, PyTree, Replay, Row, Trainer, TrainState
 
 
@@ -66,7 +67,9 @@ def prepare_acting(config: Config, iterations: int) -> Prepared:
     """Compile the acting half of ``iterations`` iterations: act, environment, replay."""
     trainer = training.make_trainer(config)
     learning = make_learning(config, trainer.agent, identity_collectives)
-    act = make_act(config, trainer.environment, trainer.agent, learning, identity_collectives)
+    spec = trainer.environment.spec
+    learner = make_learner(config, spec, trainer.agent, learning, identity_collectives)
+    act = make_act(config, trainer.environment, learner)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
 
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Array]:

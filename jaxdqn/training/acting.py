@@ -1,4 +1,4 @@
-"""The acting half of a step: environments, exploration and episode statistics."""
+"""Acting on the device: environments step inside the trainer's program."""
 
 from __future__ import annotations
 
@@ -8,23 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.agent.exploration import epsilon_ladder, epsilon_schedule
-from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.autoreset import ResetPool, advance_of, fill_pool, step_from_pool
-from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
 from jaxdqn.errors import reject
-from jaxdqn.training.learning import Learning, no_extras
-from jaxdqn.training.metrics import count_step, reduce_metrics
+from jaxdqn.training.learner import Learner
+from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.types import (
     ActorState,
-    Agent,
     Array,
     Environment,
-    EpisodeStats,
-    Exploration,
     Metrics,
-    Params,
     PyTree,
     Row,
     TimeStep,
@@ -33,38 +26,14 @@ from jaxdqn.types import (
 )
 
 
-def reset_actor(key: Array, environment: Environment, agent: Agent, config: Config) -> ActorState:
-    """Return the state of acting on one device at the start of a run; consumes ``key``."""
-    num_envs = config.envs_per_device
-    env_state, timestep = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
-    return ActorState(
-        env_state=env_state,
-        timestep=timestep,
-        frames=initial_frames(timestep.obs, config.frame_stack),
-        carry=agent.initial_carry(num_envs),
-        episode=EpisodeStats(jnp.zeros(num_envs, jnp.float32), jnp.zeros(num_envs, jnp.int32)),
-        action=jnp.zeros(num_envs, jnp.int32),
-    )
-
-
-def act_key_shape(config: Config) -> tuple[int, int]:
-    """Return the shape [K, 1 + E] of the keys that ``act`` consumes."""
-    return config.rollout_length, 1 + config.envs_per_device
-
-
 def make_act(
-    config: Config,
-    environment: Environment,
-    agent: Agent,
-    learning: Learning,
-    collectives: Collectives,
+    config: Config, environment: Environment, learner: Learner
 ) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
     """Make ``act(keys[K, 1 + E], state) -> (rows[K, E], actor_state, metrics)``, K vector steps.
 
     The keys of a vector step are that of the agent, then one for each environment. The metrics
     are of this device only.
     """
-    exploration_of = _make_exploration(config, collectives)
     fill, step_envs = _make_steps(config, environment)
 
     def vector_step(
@@ -72,25 +41,10 @@ def make_act(
     ) -> tuple[tuple[ActorState, PyTree], tuple[Row, Metrics]]:
         actor, pool = acting
         key_agent, keys_environment = keys[0], keys[1:]
-        exploration = exploration_of(state, actor, row_offset)
-        before = actor.timestep
-        obs = observed(actor.frames, before.obs)
-        actions, carry, info = agent.act(
-            key_agent, state.agent.params, actor.carry, obs, before.first, exploration
-        )
-        env_state, after, pool = step_envs(pool, keys_environment, actor, actions)
-        row = Row(
-            obs=obs if learning.stacked else before.obs,
-            first=before.first,
-            action=actions,
-            reward=after.reward,
-            terminated=after.terminated,
-            truncated=after.truncated,
-            extras=learning.extras(actor, info),
-        )
-        episode, metrics = count_step(actor.episode, row, ~after.first, exploration)
-        frames = push_frame(actor.frames, after.obs, after.first)
-        actor = ActorState(env_state, after, frames, carry, episode, actions)
+        rows = counter_float(state.counters.rows) + row_offset
+        decision = learner.act(key_agent, state.agent.params, state.hyper, rows, actor)
+        env_state, after, pool = step_envs(pool, keys_environment, actor, decision.actions)
+        actor, row, metrics = learner.observe(actor, decision, env_state, after)
         return (actor, pool), (row, metrics)
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
@@ -130,55 +84,3 @@ def _make_steps(config: Config, environment: Environment) -> tuple[Any, Any]:
         return step_from_pool(environment, pool, keys, actor.env_state, actor.timestep, actions)
 
     return lambda keys: fill_pool(environment, keys[0, 0], config.resets_in_pool), step_pooled
-
-
-def example_extras(learning: Learning, agent: Agent, params: Params, actor: ActorState) -> PyTree:
-    """Return the extras of one environment's row, as zeros in their shapes; computes nothing."""
-    if learning.extras is no_extras:
-        return ()
-
-    def extras(params: Params, actor: ActorState) -> PyTree:
-        key, first = jax.random.key(0), actor.timestep.first
-        obs = observed(actor.frames, actor.timestep.obs)
-        return learning.extras(actor, agent.act(key, params, actor.carry, obs, first, None)[2])
-
-    shapes = jax.eval_shape(extras, params, actor)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes)
-
-
-def _make_exploration(
-    config: Config, collectives: Collectives
-) -> Callable[[TrainState, ActorState, Array], Exploration]:
-    """Make ``exploration_of(state, actor_state, row_offset)``, for one vector step.
-
-    Epsilon is a function of the rows over all devices: those that ``state`` counts, plus
-    ``row_offset`` [] float32.
-    """
-    warmup_rows = config.warmup_iterations * config.rows_per_iteration
-    num_envs = config.envs_per_device
-
-    def exploration_of(state: TrainState, actor: ActorState, row_offset: Array) -> Exploration:
-        hyper = state.hyper
-        rows = counter_float(state.counters.rows) + row_offset
-        epsilon = epsilon_schedule(
-            config.epsilon_schedule,
-            hyper.epsilon_start,
-            hyper.epsilon_end,
-            config.epsilon_decay_rows,
-            rows - warmup_rows,
-        )
-        if config.epsilon_ladder is None:
-            epsilons = jnp.full((num_envs,), epsilon)
-        else:
-            index = collectives.index() * num_envs + jnp.arange(num_envs, dtype=jnp.int32)
-            epsilons = epsilon_ladder(epsilon, config.epsilon_ladder, index, config.num_envs)
-        # The warm-up acts at random.
-        epsilons = jnp.where(rows < warmup_rows, 1.0, epsilons)
-        exploration = Exploration(epsilon=epsilons, temperature=hyper.temperature)
-        if config.epsilon_repeat == 0:
-            return exploration
-        # An action never repeats from one episode into the next.
-        repeat = jnp.where(actor.timestep.first, 0.0, config.epsilon_repeat * epsilons)
-        return exploration._replace(repeat=repeat, previous=actor.action)
-
-    return exploration_of

@@ -14,14 +14,9 @@ from jaxdqn.agent.agent import Optimizer
 from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
-from jaxdqn.envs.frame_stack import observed
 from jaxdqn.networks import make_network
-from jaxdqn.networks.normalized import (
-    first_statistics,
-    update_statistics,
-    with_normalization,
-)
-from jaxdqn.training.acting import act_key_shape, example_extras, make_act, reset_actor
+from jaxdqn.networks.normalized import with_normalization
+from jaxdqn.training.acting import make_act
 from jaxdqn.training.algorithms import (
     CustomParts,
     MakeAgent,
@@ -33,8 +28,8 @@ from jaxdqn.training.algorithms import (
 )
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.keys import IterationKeys, split_named, typed_key
-from jaxdqn.training.learning import Learning, make_learn
+from jaxdqn.training.keys import split_named, typed_key
+from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.metrics import all_reduce_metrics, reduce_metrics
 from jaxdqn.types import (
     ActorState,
@@ -42,7 +37,6 @@ from jaxdqn.types import (
     AgentState,
     Array,
     BatchLoss,
-    Counters,
     Environment,
     Explore,
     Hyper,
@@ -53,7 +47,6 @@ from jaxdqn.types import (
     Trainer,
     TrainState,
     counter_add,
-    make_counter,
 )
 
 
@@ -115,14 +108,14 @@ def make_trainer(
     else:
         agent = custom_agent(config, environment.spec, collectives, agent)
     made_learning = make_learning(config, agent, collectives, custom)
+    learner = make_learner(config, environment.spec, agent, made_learning, collectives)
     parts = _Parts(
         config=config,
         collectives=collectives,
         environment=environment,
-        agent=agent,
-        learning=made_learning,
-        act=make_act(config, environment, agent, made_learning, collectives),
-        learn=make_learn(config, agent, made_learning, collectives),
+        learner=learner,
+        act=make_act(config, environment, learner),
+        remember=made_learning.remember,
         average=make_average(config, collectives, target_period=agent.target_period),
     )
     trainer = Trainer(
@@ -140,13 +133,6 @@ def make_trainer(
         # Trace the step now, so that a part that does not fit is rejected here.
         jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
     return trainer
-
-
-def example_row(environment: Environment, extras: PyTree = ()) -> Row:
-    """Return a row of zeros in the environment's shapes, as ``Replay.init`` takes it."""
-    no = jnp.bool_(False)
-    obs = jnp.zeros(environment.spec.obs_shape, environment.spec.obs_dtype)
-    return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no, extras)
 
 
 def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -182,10 +168,10 @@ class _Parts(NamedTuple):
     config: Config
     collectives: Collectives
     environment: Environment
-    agent: Agent
-    learning: Learning
+    learner: Learner
     act: Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]
-    learn: Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Any]]]
+    remember: Callable[[PyTree, Row], PyTree]
+    """``Learning.remember``"""
     average: Callable[[AgentState], tuple[AgentState, Array]]
 
 
@@ -195,16 +181,15 @@ def _init(parts: _Parts, key: Array, hyper: Hyper | None = None) -> TrainState:
 
 def _preload(parts: _Parts, key: Array, rows: Row, hyper: Hyper | None = None) -> TrainState:
     state, key_warmup = _begin(parts, key, hyper)
-    remember = parts.learning.remember
     replay, _ = jax.lax.scan(
-        lambda replay, rows: (remember(replay, rows), None), state.replay, rows
+        lambda replay, rows: (parts.remember(replay, rows), None), state.replay, rows
     )
     return _warm_up(parts, state._replace(replay=replay), key_warmup)
 
 
 def _refill(parts: _Parts, state: TrainState) -> TrainState:
     key, key_warmup = jax.random.split(state.key)
-    empty = _empty_replay(parts, state.agent, state.actor)
+    empty = parts.learner.empty_replay(state.agent, state.actor)
     return _warm_up(parts, state._replace(key=key, replay=empty), key_warmup)
 
 
@@ -213,36 +198,13 @@ def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, 
 
     The agent is the same on all devices; environments and keys are each device's own.
     """
-    config, agent = parts.config, parts.agent
-    hyper = hyper_from(config) if hyper is None else hyper
+    hyper = hyper_from(parts.config) if hyper is None else hyper
     key_agent, key_device = jax.random.split(typed_key(key))
     key_device = jax.random.fold_in(key_device, parts.collectives.index())
     key_envs, key_warmup, key_run = jax.random.split(key_device, 3)
-    actor = reset_actor(key_envs, parts.environment, agent, config)
-    agent_state = agent.init(key_agent, observed(actor.frames, actor.timestep.obs), hyper=hyper)
-    if config.normalize_observations:
-        params = first_statistics(agent_state.params, actor.timestep.obs, parts.collectives)
-        agent_state = agent_state._replace(params=params)
-    state = TrainState(
-        key=key_run,
-        hyper=hyper,
-        agent=agent_state,
-        replay=_empty_replay(parts, agent_state, actor),
-        actor=actor,
-        counters=Counters(make_counter(), make_counter(), make_counter()),
-    )
-    return state, key_warmup
-
-
-def _empty_replay(parts: _Parts, agent_state: AgentState, actor: ActorState) -> PyTree:
-    """Return the first state of the replay, for rows as acting makes them."""
-    learning = parts.learning
-    extras = example_extras(learning, parts.agent, agent_state.params, actor)
-    example = example_row(parts.environment, extras)
-    if learning.stacked:
-        obs = observed(actor.frames, actor.timestep.obs)
-        example = example._replace(obs=jnp.zeros(obs.shape[1:], obs.dtype))
-    return learning.init(example)
+    keys = jax.random.split(key_envs, parts.config.envs_per_device)
+    actor = parts.learner.start(*jax.vmap(parts.environment.reset)(keys))
+    return parts.learner.init(key_agent, key_run, actor, hyper), key_warmup
 
 
 def _warm_up(parts: _Parts, state: TrainState, key: Array) -> TrainState:
@@ -250,7 +212,7 @@ def _warm_up(parts: _Parts, state: TrainState, key: Array) -> TrainState:
     iterations = parts.config.warmup_iterations
     if iterations == 0:
         return state
-    keys = jax.random.split(key, (iterations, *act_key_shape(parts.config)))
+    keys = jax.random.split(key, (iterations, *parts.learner.key_shapes.act))
     state, metrics = jax.lax.scan(
         lambda state, keys: _act_and_remember(parts, keys, state)[:2], state, keys
     )
@@ -262,38 +224,14 @@ def _act_and_remember(
 ) -> tuple[TrainState, Metrics, Row]:
     """Act K vector steps and add their rows to the replay."""
     rows, actor, metrics = parts.act(keys, state)
-    count = counter_add(state.counters.rows, jnp.int32(parts.config.rows_per_iteration))
-    state = state._replace(
-        agent=_with_statistics(parts, state.agent, rows),
-        replay=parts.learning.remember(state.replay, rows),
-        actor=actor,
-        counters=state.counters._replace(rows=count),
-    )
-    return state, metrics, rows
-
-
-def _with_statistics(parts: _Parts, agent_state: AgentState, rows: Row) -> AgentState:
-    """Return the agent's state with statistics of observations that include the rows [K, E]."""
-    if not parts.config.normalize_observations:
-        return agent_state
-    params = update_statistics(agent_state.params, rows.obs, parts.collectives)
-    return agent_state._replace(params=params)
+    return parts.learner.remember(state, rows, actor), metrics, rows
 
 
 def _iterate(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:
     """Run one iteration; its metrics are of this device only."""
-    shapes = IterationKeys(
-        next=(), act=act_key_shape(parts.config), learn=parts.learning.key_shapes
-    )
-    keys = split_named(state.key, shapes)
+    keys = split_named(state.key, parts.learner.key_shapes)
     state, metrics, rows = _act_and_remember(parts, keys.act, state._replace(key=keys.next))
-    state, learn_metrics = parts.learn(keys.learn, state, rows)
-    steps = jnp.int32(parts.config.gradient_steps_per_iteration)
-    counters = state.counters._replace(
-        gradient_steps=counter_add(state.counters.gradient_steps, steps)
-    )
-    metrics = metrics._replace(gradient_steps=steps, **learn_metrics)
-    return state._replace(counters=counters), metrics
+    return parts.learner.learn(keys.learn, state, rows, metrics)
 
 
 def _iterate_and_average(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:

@@ -14,7 +14,8 @@ from jaxdqn.replay.ring import in_order
 from jaxdqn.storage.state import snapshot_key_data, to_host
 from jaxdqn.training.dqn import _make_importance_weights, make_replay
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.trainer import example_row, make_trainer
+from jaxdqn.training.learner import example_row
+from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Agent, LearnInfo, SampleInfo, make_counter
 from tests.toys import noisy, quick_jit, tiny
 
@@ -199,7 +200,7 @@ def test_priorities_are_redistributed_over_devices_with_their_rows(devices):
     np.testing.assert_allclose(totals.sum(), by_row(saved.replay).sum(), rtol=1e-5)
     # A new trainer on that many devices makes a replay of the same shapes.
     target = config_of(devices=devices, num_envs=8, batch_size=16, replay_capacity=128)
-    shapes = jax.eval_shape(make_replay(target).init, example_row(noisy()))
+    shapes = jax.eval_shape(make_replay(target).init, example_row(noisy().spec))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape[1:], b.shape), divided, shapes)
 
 
