@@ -33,6 +33,27 @@ def reduce_metrics(metrics: Metrics) -> Metrics:
     return Metrics(**{name: reduce(name, leaf) for name, leaf in metrics._asdict().items()})
 
 
+def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
+    """Return sums over iterations, of ``total`` and the next one; ``mean_metrics`` ends them."""
+    added = jax.tree.map(jnp.add, total, metrics)
+    first = jnp.where(
+        total.skipped > 0, total.first_skipped, total.gradient_steps + metrics.first_skipped
+    )
+    return added._replace(first_skipped=first)
+
+
+def mean_metrics(total: Metrics, iterations: Array) -> Metrics:
+    """Return the metrics of a chunk, as ``reduce_metrics``, from sums over its iterations."""
+    count = iterations.astype(jnp.float32)
+
+    def mean(name: str, leaf: Any) -> Any:
+        if name in SUMMED_METRICS or name == "first_skipped":
+            return leaf
+        return jax.tree.map(lambda leaf: leaf / count, leaf)
+
+    return Metrics(**{name: mean(name, leaf) for name, leaf in total._asdict().items()})
+
+
 def count_step(
     episode: EpisodeStats, row: Row, stepped: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:

@@ -38,6 +38,7 @@ from jaxdqn.types import (
     Array,
     BatchLoss,
     Environment,
+    EnvSpec,
     Explore,
     Hyper,
     Metrics,
@@ -99,14 +100,7 @@ def make_trainer(
         )
     environment = envs.configured_environment(config, environment)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
-    custom.check(config, network)
-    if agent is None:
-        network = around_network(make_network(config, environment.spec, network))
-        if config.normalize_observations:
-            network = with_normalization(network, environment.spec)
-        agent = configured_agent(config, network, collectives, custom)
-    else:
-        agent = custom_agent(config, environment.spec, collectives, agent)
+    agent = made_agent(config, environment.spec, collectives, network, custom, around_network)
     made_learning = make_learning(config, agent, collectives, custom)
     learner = make_learner(config, environment.spec, agent, made_learning, collectives)
     parts = _Parts(
@@ -133,6 +127,28 @@ def make_trainer(
         # Trace the step now, so that a part that does not fit is rejected here.
         jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
     return trainer
+
+
+def made_agent(
+    config: Config,
+    spec: EnvSpec,
+    collectives: Collectives,
+    network: Any,
+    custom: CustomParts,
+    around_network: Callable[[Network], Network] = lambda network: network,
+) -> Agent:
+    """Make the agent of a configuration, with the caller's own parts; as ``make_trainer``.
+
+    Raises:
+      ValueError: naming the part or field.
+    """
+    custom.check(config, network)
+    if custom.agent is not None:
+        return custom_agent(config, spec, collectives, custom.agent)
+    made = around_network(make_network(config, spec, network))
+    if config.normalize_observations:
+        made = with_normalization(made, spec)
+    return configured_agent(config, made, collectives, custom)
 
 
 def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:

@@ -1,0 +1,53 @@
+"""The contract of environments on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxdqn.types import EnvSpec, TimeStep
+
+
+class VectorEnvironment(Protocol):
+    """E environments that step together, with next-step autoreset; owns processes or threads.
+
+    The step that ends an episode returns its true final observation. The following step ignores
+    the action of that environment, resets it, and returns ``first=True``. Time steps have NumPy
+    leaves [E, ...] in the dtypes of ``jaxdqn.types.TimeStep``, which the environment does not
+    write to again.
+    """
+
+    def reset(self, seed: int) -> TimeStep:
+        """Start an episode in every environment; equal seeds give equal episodes."""
+        ...
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        """Step every environment. ``actions`` is [E] int32."""
+        ...
+
+    def close(self) -> None:
+        """End the simulators and their processes."""
+        ...
+
+
+class HostEnvironment(NamedTuple):
+    """An environment that runs on the host: its properties, and how to start it."""
+
+    spec: EnvSpec
+    make: Callable[[int], VectorEnvironment]
+    """``make(E) -> VectorEnvironment``"""
+
+
+def time_step(
+    obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any, dtype: np.dtype
+) -> TimeStep:
+    """Return a time step of NumPy arrays in the dtypes of the contract, all copies."""
+    return TimeStep(
+        obs=np.array(obs, dtype),
+        reward=np.array(reward, np.float32),
+        terminated=np.array(terminated, bool),
+        truncated=np.array(truncated, bool),
+        first=np.array(first, bool),
+    )

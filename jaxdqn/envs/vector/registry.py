@@ -1,0 +1,30 @@
+"""Names of environments on the host: ``SUITE:ID``, such as ``gymnasium:LunarLander-v3``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdqn.envs.vector.base import HostEnvironment
+
+SUITES = ("gymnasium",)
+
+
+def is_host_env(name: str) -> bool:
+    """Return whether a name is that of an environment on the host."""
+    return name.partition(":")[0] in SUITES and ":" in name
+
+
+def host_environment(name: str, arguments: Mapping[str, Any]) -> HostEnvironment:
+    """Return an environment on the host.
+
+    Args:
+      name: ``SUITE:ID``.
+      arguments: keyword arguments of its constructor.
+
+    Raises:
+      ValueError: if the id or an argument is unknown, or the spaces are not supported.
+    """
+    from jaxdqn.envs.vector.gymnasium import gymnasium_environment
+
+    return gymnasium_environment(name.partition(":")[2], arguments)

@@ -1,0 +1,108 @@
+"""Spaces of Gymnasium as arrays of one shape and as one set of discrete actions.
+
+Observations: a ``Box`` keeps its shape; uint8 and bool keep their dtype, other numbers become
+float32. A ``Discrete`` becomes one-hot bool. Any other space (``Dict``, ``Tuple``,
+``MultiDiscrete``, ``MultiBinary``) is flattened by ``gymnasium.spaces.flatten`` to float32.
+
+Actions: ``Discrete`` from its start; ``MultiDiscrete`` and ``MultiBinary`` as one discrete space of
+their product, in row-major order, where that has at most 1,024 elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+MOST_ACTIONS = 1024
+
+
+class ObservationArrays(NamedTuple):
+    """How observations of a space become arrays."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    convert: Callable[[Any, int], Any]
+    """``convert(batch, E) -> array [E, O]`` of a batch as a vector environment returns it"""
+
+
+def observation_arrays(space: Any) -> ObservationArrays:
+    """Return how observations of a space become arrays.
+
+    Raises:
+      ValueError: if the space cannot be flattened to a fixed shape.
+    """
+    if isinstance(space, spaces.Box):
+        kept = space.dtype in (np.dtype(np.uint8), np.dtype(bool))
+        dtype = np.dtype(space.dtype) if kept else np.dtype(np.float32)
+        return ObservationArrays(space.shape, dtype, lambda batch, num_envs: batch)
+    if isinstance(space, spaces.Discrete):
+        start, size = int(space.start), int(space.n)
+
+        def one_hot(batch: Any, num_envs: int) -> Any:
+            return np.asarray(batch)[:, None] - start == np.arange(size)
+
+        return ObservationArrays((size,), np.dtype(bool), one_hot)
+    if not space.is_np_flattenable:
+        raise ValueError(f"observation space {space}: must have a fixed size to be flattened")
+
+    def flattened(batch: Any, num_envs: int) -> Any:
+        return np.stack(
+            [spaces.flatten(space, _element(space, batch, index)) for index in range(num_envs)]
+        )
+
+    shape = (spaces.flatdim(space),)
+    return ObservationArrays(shape, np.dtype(np.float32), flattened)
+
+
+def _element(space: Any, batch: Any, index: int) -> Any:
+    """Return the observation of one environment from a batch."""
+    if isinstance(space, spaces.Dict):
+        return {name: _element(part, batch[name], index) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            _element(part, values, index) for part, values in zip(space.spaces, batch, strict=True)
+        )
+    return batch[index]
+
+
+class DiscreteActions(NamedTuple):
+    """A set of discrete actions as the environment takes them."""
+
+    count: int
+    convert: Callable[[np.ndarray], Any]
+    """``convert(actions[E] int32) -> batch`` for a vector environment"""
+
+
+def discrete_actions(space: Any) -> DiscreteActions:
+    """Return the actions of a space as one discrete set.
+
+    Raises:
+      ValueError: if the space is continuous, or has too many actions.
+    """
+    if isinstance(space, spaces.Discrete):
+        start = int(space.start)
+        return DiscreteActions(int(space.n), lambda actions: actions.astype(np.int64) + start)
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        binary = isinstance(space, spaces.MultiBinary)
+        sizes = np.full(space.shape, 2) if binary else np.asarray(space.nvec)
+        offsets = 0 if binary else np.asarray(space.start)
+        count = math.prod(sizes.ravel().tolist())
+        if count > MOST_ACTIONS:
+            raise ValueError(
+                f"action space {space}: must have at most {MOST_ACTIONS:,} combinations to be one "
+                f"discrete space, not {count:,}"
+            )
+
+        def combination(actions: np.ndarray) -> Any:
+            parts = np.stack(np.unravel_index(actions, sizes.ravel()), axis=-1)
+            return (parts.reshape(len(actions), *sizes.shape) + offsets).astype(space.dtype)
+
+        return DiscreteActions(count, combination)
+    raise ValueError(
+        f"action space {space}: must be discrete; choose a discrete version of the environment "
+        "(continuous=False for some), or wrap it to take one of a few actions"
+    )
