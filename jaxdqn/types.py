@@ -39,7 +39,7 @@ Array = jax.Array
 PyTree = Any
 Params = Any
 
-_COUNTER_BASE = 2**30
+COUNTER_BASE = 2**30
 
 
 class EnvSpec(NamedTuple):
@@ -547,23 +547,23 @@ class Trainer(_TrainerFields):
 
 def make_counter(value: int = 0) -> Counter:
     """Return a counter of ``value``, a Python int below 2**61."""
-    high, low = divmod(value, _COUNTER_BASE)
+    high, low = divmod(value, COUNTER_BASE)
     return Counter(high=jnp.int32(high), low=jnp.int32(low))
 
 
 def counter_add(counter: Counter, increment: Array) -> Counter:
     """Return the counter plus ``increment``, [] int32 from 0 to 2**30 - 1."""
     low = counter.low + increment
-    carry = low // _COUNTER_BASE
-    return Counter(high=counter.high + carry, low=low - carry * _COUNTER_BASE)
+    carry = low // COUNTER_BASE
+    return Counter(high=counter.high + carry, low=low - carry * COUNTER_BASE)
 
 
 def counter_float(counter: Counter) -> Array:
     """Return the count as [] float32, exact to one part in 2**24, for schedules."""
-    high = counter.high.astype(jnp.float32) * float(_COUNTER_BASE)
+    high = counter.high.astype(jnp.float32) * float(COUNTER_BASE)
     return high + counter.low.astype(jnp.float32)
 
 
 def counter_int(counter: Counter) -> int:
     """Return the count as a Python int; blocks until the counter is computed."""
-    return int(counter.high) * _COUNTER_BASE + int(counter.low)
+    return int(counter.high) * COUNTER_BASE + int(counter.low)

@@ -31,7 +31,7 @@ computation, such as a scan of a function and the function by itself, bitwise id
 def quick_runs(options: Mapping[str, Any] = QUICK) -> Iterator[None]:
     """Compile the programs of runs as ``quick_jit`` does, or with other options."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdqn.run.compile._compiler_options", lambda config: dict(options))
+        patch.setattr("jaxdqn.run.compile.compiler_options", lambda config: dict(options))
         yield
 
 

@@ -78,7 +78,13 @@ def _main(argv: Sequence[str]) -> None:
     config, trainer, params = load_run(flags.run, flags.which, **parts)
     if flags.video is not None:
         from jaxdqn.envs.video import require_drawable
+        from jaxdqn.training.vector_trainer import VectorTrainer
 
+        if isinstance(trainer, VectorTrainer):
+            raise ValueError(
+                f"video={flags.video!r}: must be left out: environments on the host cannot be "
+                "drawn yet"
+            )
         require_drawable(trainer.environment)
     epsilon = config.eval_epsilon if flags.epsilon is None else flags.epsilon
     # Folded, so that seed 0 does not repeat the random numbers of a run with seed 0.
@@ -103,15 +109,20 @@ def _play(
 
     from jaxdqn.monitoring.records import evaluation_record
     from jaxdqn.training.evaluation import make_evaluator
+    from jaxdqn.training.vector_evaluation import make_vector_evaluator
+    from jaxdqn.training.vector_trainer import VectorTrainer
 
-    evaluate = make_evaluator(
+    on_host = isinstance(trainer, VectorTrainer)
+    make: Any = make_vector_evaluator if on_host else make_evaluator
+    evaluate = make(
         trainer.agent,
         trainer.environment,
         episodes,
         frame_stack=config.frame_stack,
         epsilon=epsilon,
     )
-    record = evaluation_record(jax.device_get(jax.jit(evaluate)(params, key)))
+    evaluate = evaluate if on_host else jax.jit(evaluate)
+    record = evaluation_record(jax.device_get(evaluate(params, key)))
     error = record["return_std"] / math.sqrt(episodes) if episodes > 1 else math.nan
     kind = f"{epsilon:g}-greedy" if epsilon else "greedy"
     return record, (

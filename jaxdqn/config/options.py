@@ -84,6 +84,9 @@ class Options:
     )
     """Resets in the pool of each device; by default one for 16 rows of an iteration, and at least
     one for four environments."""
+    overlap: bool = option(True, group="Algorithm")
+    """For an environment on the host: act while the gradient steps of the iteration before run, on
+    parameters that are one iteration old. Otherwise each waits for the other."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

@@ -4,16 +4,19 @@ from typing import Any
 
 from jaxdqn.config.config import Config
 from jaxdqn.config.env_args import read_env_args
+from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.envs.action_sets import full_action_set
 from jaxdqn.envs.base import EpisodeState, make_environment
 from jaxdqn.envs.gymnax import as_environment, make_from_arguments, make_gymnax, names
 from jaxdqn.envs.sticky import with_sticky_actions
+from jaxdqn.envs.vector import HostEnvironment, host_environment
 from jaxdqn.errors import reject
 from jaxdqn.types import Environment
 
 __all__ = [
     "EpisodeState",
     "configured_environment",
+    "configured_host_environment",
     "make",
     "make_environment",
     "make_gymnax",
@@ -34,6 +37,23 @@ def make(name: str, **kwargs: Any) -> Environment:
             actions are continuous, or its data cannot be downloaded.
     """
     return make_gymnax(name, **kwargs)
+
+
+def configured_host_environment(config: Config, environment: Any = None) -> HostEnvironment | None:
+    """Return the environment of a run if it is on the host, and None if it is on the device.
+
+    Args:
+        config: ``env`` and its arguments.
+        environment: the caller's own; None uses ``config.env``.
+
+    Raises:
+        ValueError: as ``host_environment``.
+    """
+    if isinstance(environment, HostEnvironment):
+        return environment
+    if environment is None and is_host_env(config.env):
+        return host_environment(config.env, read_env_args(config.env_args))
+    return None
 
 
 def configured_environment(config: Config, environment: Any = None) -> Environment:

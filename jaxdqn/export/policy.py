@@ -20,7 +20,7 @@ from jaxdqn.storage.params import PARAMETERS, restore_params
 from jaxdqn.storage.parts import ACTING, NAMES, read_parts, resolve_parts
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.trainer import make_trainer
+from jaxdqn.training.vector_trainer import VectorTrainer, make_single_trainer
 from jaxdqn.types import Array, Environment, EnvSpec, Params, PyTree, Trainer
 
 
@@ -101,7 +101,7 @@ def load_run(
     environment: Environment | str | None = None,
     network: Any = None,
     agent: Any = None,
-) -> tuple[Config, Trainer, Params]:
+) -> tuple[Config, Trainer | VectorTrainer, Params]:
     """Read the configuration of a run, rebuild its trainer on one device, restore its parameters.
 
     For a population these are the parameters of one learner, as in ``load_policy``.
@@ -123,7 +123,7 @@ def load_run(
     recorded = read_parts(run)
     acting = {name: part for name, part in recorded.items() if name in ACTING or name not in NAMES}
     parts = resolve_parts(own, acting, run=run)
-    trainer = make_trainer(config, **parts.objects)
+    trainer = make_single_trainer(config, **parts.objects)
     spec = trainer.environment.spec
     check_spec(recorded, spec, run)
     obs = jax.ShapeDtypeStruct((1, *observation_shape(config, spec)), spec.obs_dtype)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 
+from jaxdqn import envs
 from jaxdqn.config.config import Config
 from jaxdqn.parallel import across_devices, across_mesh, device_collectives, population
 from jaxdqn.parallel.model_parallel import split_network
 from jaxdqn.training.trainer import make_trainer
+from jaxdqn.training.vector_trainer import make_vector_trainer
 from jaxdqn.types import Trainer
 
 
 def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     """Make the trainer of a configuration and apply the mapping it asks for.
+
+    With an environment on the host it is a ``VectorTrainer``, which has no mapping yet.
 
     Args:
         config: the run.
@@ -24,6 +28,9 @@ def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     Raises:
         ValueError: as ``make_trainer``, or if there are too few devices.
     """
+    host = envs.configured_host_environment(config, parts.get("environment"))
+    if host is not None:
+        return cast(Trainer, make_vector_trainer(config, **{**parts, "environment": host}))
     devices = run_devices(config) if config.devices > 1 else []
     if config.model_devices > 1:
         parts["around_network"] = partial(split_network, model_devices=config.model_devices)

@@ -16,6 +16,7 @@ from jaxdqn.run.compile import Chunk, Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.storage.jsonl import Record
+from jaxdqn.training.vector_runner import EnvironmentFailed
 from jaxdqn.types import SUMMED_METRICS, Counter, Counters, Metrics, TrainState, counter_int
 
 LONG_CHUNK = 1.0
@@ -78,8 +79,18 @@ class ChunkRunner:
 
     def _call(self, program: Chunk, iterations: int, state: TrainState) -> TrainState:
         """Call a program, and add its counts, time and metrics to the progress."""
-        progress, started = self._progress, time.perf_counter()
-        state, report = program(state)
+        started = time.perf_counter()
+        try:
+            state, report = program(state)
+        except EnvironmentFailed as failed:
+            if failed.report is not None:
+                self._record(failed.report, failed.iterations, started)
+            raise
+        self._record(report, iterations, started)
+        return state
+
+    def _record(self, report: tuple[Metrics, Counters], iterations: int, started: float) -> None:
+        progress = self._progress
         metrics, counters = jax.device_get(report)
         seconds = time.perf_counter() - started
         progress.train_seconds += seconds
@@ -89,7 +100,6 @@ class ChunkRunner:
         plain = jax.tree.map(lambda value: np.asarray(value).tolist(), metrics._asdict())
         part = {"iterations": iterations, "seconds": seconds, "metrics": plain}
         progress.partial = part if progress.partial is None else add_parts(progress.partial, part)
-        return state
 
     def _part(self, seconds: float) -> int | None:
         """Return the iterations in a part of a chunk of this duration; None if it is not divided.

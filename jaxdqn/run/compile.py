@@ -61,6 +61,8 @@ class Programs(NamedTuple):
     part_of_chunk: Callable[[int], Future[Chunk]]
     """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces it, and
     compiles it in another thread."""
+    close: Callable[[], None] = lambda: None
+    """End what belongs to one run only: the environments on the host."""
 
 
 class _Layout(NamedTuple):
@@ -91,7 +93,7 @@ def compile_programs(
             being compiled are then still compiled by other threads, since XLA cannot be stopped.
     """
     layout = _layout_of(trainer, state_shape)
-    options = _compiler_options(config)
+    options = compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
     counted_out = (layout.state_out, layout.report_out)
     evaluate = _make_evaluate(config, trainer, config.eval_epsilon)
@@ -121,12 +123,12 @@ def compile_programs(
         copy=copy,
         snapshot=snapshot,
         params=trainer.params,
-        revive=_make_revive(layout, options),
+        revive=make_revive(layout.state, layout.state_out, options),
         evaluate_one=of_one[0] if of_one else evaluate_all,
         evaluate_at_epsilon=later(_at_epsilon(config, trainer)),
         refill=later(_with_counters(trainer, trainer.refill), out_shardings=counted_out),
         preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
-        perturb=later(_perturb, out_shardings=layout.state_out, donate_argnums=0),
+        perturb=later(perturb, out_shardings=layout.state_out, donate_argnums=0),
         part_of_chunk=_make_part_of_chunk(trainer, layout, options),
     )
 
@@ -242,9 +244,13 @@ def _make_part_of_chunk(
     return part_of_chunk
 
 
-def _make_revive(layout: _Layout, options: dict[str, Any] | None) -> Callable[[PyTree], TrainState]:
+def make_revive(
+    state: TrainState, state_out: PyTree | None, options: dict[str, Any] | None
+) -> Callable[[PyTree], TrainState]:
+    """Make ``Programs.revive`` from the shapes of a state and its shardings, if it has any."""
+
     def revive(key_data: PyTree) -> TrainState:
-        shape, out = layout.state, layout.state_out
+        shape, out = state, state_out
         if lacks_replay(key_data):
             shape, out = without_replay(shape), None if out is None else without_replay(out)
         if jax.process_count() > 1:
@@ -259,7 +265,8 @@ def _make_revive(layout: _Layout, options: dict[str, Any] | None) -> Callable[[P
     return revive
 
 
-def _perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
+def perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
+    """Return a state with other random numbers and a learning rate multiplied by ``factor``."""
     fold = jax.random.fold_in
     # Each of several devices has its own key.
     fold = fold if state.key.ndim == 0 else jax.vmap(fold, (0, None))
@@ -268,7 +275,8 @@ def _perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
     return state._replace(key=key, hyper=hyper)
 
 
-def _compiler_options(config: Config) -> dict[str, Any] | None:
+def compiler_options(config: Config) -> dict[str, Any] | None:
+    """Return the options of XLA for the programs of a run."""
     if config.deterministic and jax.default_backend() == "gpu":
         return {"xla_gpu_deterministic_ops": True}
     return None

@@ -10,7 +10,8 @@ import jax
 from jaxdqn.communication.cost import bytes_per_gradient_step
 from jaxdqn.config.config import Config
 from jaxdqn.replay import tree_bytes
-from jaxdqn.types import PyTree, Trainer, TrainState, trained_params
+from jaxdqn.training.vector_trainer import AnyTrainer
+from jaxdqn.types import PyTree, TrainState, trained_params
 
 
 class DeviceBytes(NamedTuple):
@@ -26,7 +27,7 @@ class DeviceBytes(NamedTuple):
     """The complete state."""
 
 
-def bytes_per_device(trainer: Trainer, state: TrainState) -> DeviceBytes:
+def bytes_per_device(trainer: AnyTrainer, state: TrainState) -> DeviceBytes:
     """Return the bytes of a state on each device, from its arrays or its shapes."""
     shardings = None if trainer.sharding is None else trainer.sharding(state)
 

@@ -15,6 +15,7 @@ from jaxdqn.storage.jsonl import Record, write_json
 from jaxdqn.storage.parts import write_parts
 from jaxdqn.storage.restore import Restored
 from jaxdqn.storage.resume import check_same_run, device_changes, machine_changes
+from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import TrainState
 
 
@@ -72,6 +73,8 @@ def _resume_message(setup: RunSetup, directory: Path, restored: Restored) -> str
             ", which holds no replay: the replay is refilled, and the run is not bitwise identical "
             "to an uninterrupted one"
         )
+    if isinstance(setup.static.trainer, VectorTrainer):
+        message += "; the environments on the host start new episodes"
     before = from_dict(restored.meta["config"])
     if setup.config.has_budget_schedule:
         message += _schedule_message(before, setup.config)

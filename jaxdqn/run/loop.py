@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ from jaxdqn.run.warnings import clipped_returns, repeated_episodes
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
+from jaxdqn.training.vector_runner import EnvironmentFailed
 from jaxdqn.types import Params, Row, TrainState
 
 
@@ -90,6 +92,15 @@ class HostLoop:
             RunFailed: if the guard stops the run.
             OSError: if a record, or a checkpoint other than the last, cannot be written.
         """
+        try:
+            state = self._train(state, stop)
+            self._finish(state, stop)
+        except EnvironmentFailed as failed:
+            self._save_after_failure(failed)
+            raise
+        return state
+
+    def _train(self, state: TrainState, stop: StopRequest) -> TrainState:
         config, progress = self._config, self.progress
         while self.unfinished and not stop_agreed(stop):
             state, report = self._chunks.run(state, stop)
@@ -107,11 +118,30 @@ class HostLoop:
                     state = self._roll_back(restored)
                     continue
             if progress.chunk % config.chunks_per_evaluation == 0:
-                self._evaluator.evaluate(state)
+                self._evaluate(state)
             if self._checkpoints is not None and self._checkpoints.is_due(progress.chunk):
                 self._save(state)
-        self._finish(state, stop)
         return state
+
+    def _evaluate(self, state: TrainState) -> None:
+        try:
+            self._evaluator.evaluate(state)
+        except EnvironmentFailed as failed:
+            failed.state = state
+            raise
+
+    def _save_after_failure(self, failed: EnvironmentFailed) -> None:
+        """Record the failure of an environment, and save the state before it if it is known."""
+        trace = "".join(traceback.format_exception(failed.__cause__))
+        record = {"event": "environment failed", "reason": str(failed), "traceback": trace}
+        self._recorder.log("event", {**record, **self._recorder.now()})
+        checkpoints, progress = self._checkpoints, self.progress
+        if checkpoints is None or failed.state is None:
+            return
+        with self._noting_failure():
+            if progress.partial is not None or not checkpoints.has_saved(progress.chunk):
+                self._save(failed.state)
+            checkpoints.wait()
 
     def ended_by(self, stop: StopRequest) -> str:
         """Return what ended the run: ``budget``, ``solved``, ``held``, or the reason of the

@@ -17,6 +17,7 @@ from jaxdqn.run.device_memory import (
     working_bytes,
 )
 from jaxdqn.training.evaluation import evaluation_shape
+from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.tree import tree_bytes
 from jaxdqn.types import PyTree, Trainer, TrainState
 
@@ -36,7 +37,7 @@ class Need(NamedTuple):
 
 
 def check_memory_of_run(
-    config: Config, trainer: Trainer, state: TrainState, *, saves: bool
+    config: Config, trainer: Trainer | VectorTrainer, state: TrainState, *, saves: bool
 ) -> None:
     """Check that the parts of a run that are held at once fit in memory.
 
@@ -61,7 +62,7 @@ def check_memory_of_run(
 
 
 def memory_needs(
-    config: Config, trainer: Trainer, state: TrainState, *, saves: bool
+    config: Config, trainer: Trainer | VectorTrainer, state: TrainState, *, saves: bool
 ) -> tuple[Need, ...]:
     """Return the parts that are held at once, as lower bounds.
 
@@ -92,8 +93,10 @@ def memory_needs(
     )  # fmt: skip
 
 
-def _evaluation_bytes(config: Config, trainer: Trainer, state: TrainState) -> int:
+def _evaluation_bytes(config: Config, trainer: Trainer | VectorTrainer, state: TrainState) -> int:
     """Return the bytes of an evaluation of one learner: its environments, and an activation."""
+    if isinstance(trainer, VectorTrainer):
+        return 0  # of the simulators nothing is known
     episodes, agent, environment = config.eval_episodes, trainer.agent, trainer.environment
     shape = evaluation_shape(agent, environment, episodes, frame_stack=config.frame_stack)
     size = tree_bytes(shape)

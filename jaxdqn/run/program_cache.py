@@ -17,6 +17,8 @@ from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.run.compilation_cache import programs_kept
 from jaxdqn.run.compile import Programs, compile_programs
+from jaxdqn.run.compile_vector import VectorCompiled, compile_vector, vector_programs
+from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import Trainer, TrainState
 
 MAX_ENTRIES = 8
@@ -46,10 +48,12 @@ _CACHE_SETTINGS = ("jax_compilation_cache_", "jax_persistent_cache_")
 class StaticRun:
     """Part of a run that is independent of its seed, scalars and directory."""
 
-    trainer: Trainer
+    trainer: Trainer | VectorTrainer
     """Pass ``hyper`` explicitly: its default hyper-parameters are those of the first run."""
     state_shape: TrainState
     programs: Programs | None = None
+    compiled: VectorCompiled | None = None
+    """Instead of ``programs``, with environments on the host, which are each run's own."""
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     """Held while the programs are compiled: runs in other threads wait for them."""
 
@@ -97,6 +101,10 @@ def compiled_programs(
     while not static.lock.acquire(timeout=_CHECK_SECONDS):
         check()  # another thread compiles them
     try:
+        if isinstance(static.trainer, VectorTrainer):
+            if static.compiled is None:
+                static.compiled = compile_vector(config, static.trainer, static.state_shape)
+            return vector_programs(config, static.trainer, static.compiled)
         if static.programs is None:
             with programs_kept():
                 static.programs = compile_programs(

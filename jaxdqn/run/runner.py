@@ -193,6 +193,7 @@ def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float
     except RunStopped as stopped:
         log_event({"event": "stopped", "reason": stopped.reason})
         raise
+    stack.callback(programs.close)
     compile_seconds = time.perf_counter() - compiling
     checkpoints = _make_checkpoint_manager(setup, programs)
     if checkpoints is not None:

@@ -23,7 +23,7 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.loss_record import with_loss
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
 from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
-from jaxdqn.types import Row, Trainer
+from jaxdqn.types import EnvSpec, Row
 
 
 class RunSetup(NamedTuple):
@@ -43,7 +43,7 @@ class RunSetup(NamedTuple):
 
     def read_rows(self) -> Row | None:
         """Return the initial content of the replay that ``config.replay_from`` names, if any."""
-        return self.rows or _read_rows(self.config, self.static.trainer)
+        return self.rows or _read_rows(self.config, self.static.trainer.environment.spec)
 
 
 def set_up(
@@ -78,7 +78,7 @@ def set_up(
     check_spec(recorded, spec, out or "")
     own = own._replace(record=with_loss(with_spec(own.record, spec), config))
     check_memory_of_run(config, static.trainer, static.state_shape, saves=out is not None)
-    rows = None if resuming else _read_rows(config, static.trainer)
+    rows = None if resuming else _read_rows(config, spec)
     directory = None
     if out is not None:
         claimed = multihost.broadcast(lambda: os.fspath(claim(Path(out)) if unique else out))
@@ -116,10 +116,10 @@ def on_coordinator(act: Callable[[], Any]) -> None:
     multihost.broadcast(call)
 
 
-def _read_rows(config: Config, trainer: Trainer) -> Row | None:
+def _read_rows(config: Config, spec: EnvSpec) -> Row | None:
     if config.replay_from is None:
         return None
-    return fold_rows(read_rows(config.replay_from), config, trainer.environment.spec)
+    return fold_rows(read_rows(config.replay_from), config, spec)
 
 
 def _open_directory(

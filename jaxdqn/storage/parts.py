@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.storage.directory import PARTS, read_config
 from jaxdqn.storage.environment_spec import SPEC
 from jaxdqn.storage.jsonl import Record, write_json
@@ -165,7 +166,8 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
         raise ValueError(f"{file}: must be a record of own parts: {', '.join(NAMES)}")
     from jaxdqn import envs  # imports JAX
 
-    if "environment" not in record and config.env not in envs.names():
+    registered = is_host_env(config.env) or config.env in envs.names()
+    if "environment" not in record and not registered:
         # An older version made the run, or the program registered the environment with gymnax.
         record["environment"] = None
     return record
@@ -182,8 +184,9 @@ def _check_were_own(given: Mapping[str, Any], record: Record, run: str | os.Path
 
 def _environment(part: Any) -> Any:
     from jaxdqn.envs.gymnax import as_environment
+    from jaxdqn.envs.vector import HostEnvironment
 
-    return as_environment(part)
+    return part if isinstance(part, HostEnvironment) else as_environment(part)
 
 
 def _is_entry(entry: tuple[str, Any]) -> bool:

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdqn import envs
 from jaxdqn.communication.collectives import DEVICE_AXIS, device_collectives
 from jaxdqn.communication.compression import ResidualState
 from jaxdqn.config.config import Config
 from jaxdqn.replay.redistribute import redistribute
 from jaxdqn.storage.state import with_key_data
 from jaxdqn.training.trainer import make_trainer
+from jaxdqn.training.vector_trainer import make_single_trainer
 from jaxdqn.types import TrainState
 
 
@@ -33,6 +35,8 @@ def state_shape(config: Config, **parts: Any) -> TrainState:
     Args:
         parts: a custom environment, network or optimizer, as ``make_trainer`` takes them.
     """
+    if envs.configured_host_environment(config, parts.get("environment")) is not None:
+        return jax.eval_shape(make_single_trainer(config, **parts).init, jax.random.key(0))
     trainer = make_trainer(config, collectives=device_collectives(config.replicas), **parts)
     init = trainer.init
     if has_replica_axis(config):

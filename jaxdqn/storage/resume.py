@@ -161,7 +161,10 @@ def read_state(
         ValueError: if the run has no checkpoint, or only damaged ones, or the environment is not
             that of the run.
     """
-    environment = envs.configured_environment(config, parts.get("environment"))
+    given = parts.get("environment")
+    environment: Any = envs.configured_host_environment(config, given)
+    if environment is None:
+        environment = envs.configured_environment(config, given)
     check_spec(read_parts(run), environment.spec, run)
     target = _shape(config, **{**parts, "environment": environment})
     restored = read_newest(Path(run), lambda meta: shape_for(target, meta))

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from jaxdqn.types import Array, PyTree
 
+_HOST_STREAM = 0x656E76
+
 
 class IterationKeys(NamedTuple):
     """Keys of one iteration, or their shapes."""
@@ -37,6 +39,11 @@ def typed_key(key: Array) -> Array:
             f"key={key!r}: must be a key of jax.random.key, or a raw one of jax.random.PRNGKey"
         )
     return jax.random.wrap_key_data(key)
+
+
+def seed_of(key: Array) -> int:
+    """Return a seed below 2**31 for environments on the host; the key is not consumed."""
+    return int(jax.random.bits(jax.random.fold_in(key, _HOST_STREAM), dtype=jnp.uint32) >> 1)
 
 
 def split_named(key: Array, shapes: PyTree) -> PyTree:

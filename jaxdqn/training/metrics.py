@@ -36,9 +36,8 @@ def reduce_metrics(metrics: Metrics) -> Metrics:
 def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
     """Return sums over iterations, of ``total`` and the next one; ``mean_metrics`` ends them."""
     added = jax.tree.map(jnp.add, total, metrics)
-    first = jnp.where(
-        total.skipped > 0, total.first_skipped, total.gradient_steps + metrics.first_skipped
-    )
+    is_first = (metrics.skipped > 0) & (total.skipped == 0)
+    first = jnp.where(is_first, total.gradient_steps + metrics.first_skipped, total.first_skipped)
     return added._replace(first_skipped=first)
 
 

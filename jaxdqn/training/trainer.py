@@ -14,6 +14,7 @@ from jaxdqn.agent.agent import Optimizer
 from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
+from jaxdqn.errors import reject
 from jaxdqn.networks import make_network
 from jaxdqn.networks.normalized import with_normalization
 from jaxdqn.training.acting import make_act
@@ -98,7 +99,13 @@ def make_trainer(
             f"{replicas}; pass collectives=device_collectives({replicas}) and map the trainer with "
             "across_devices, or call jaxdqn.run.run, which does both"
         )
+    host = envs.configured_host_environment(config, environment)
+    if host is not None:
+        reject("environment", host.spec.name, "on the device; make_vector_trainer makes the "
+               "trainer of one on the host, and jaxdqn.run.run trains in either")  # fmt: skip
     environment = envs.configured_environment(config, environment)
+    if not config.overlap:
+        reject("overlap", False, "True with an environment on the device")
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     agent = made_agent(config, environment.spec, collectives, network, custom, around_network)
     made_learning = make_learning(config, agent, collectives, custom)

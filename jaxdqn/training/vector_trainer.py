@@ -1,4 +1,4 @@
-"""The trainer of environments on the host: the learner's programs, and the loop that calls them.
+"""The trainer of environments on the host: the functions that its programs are compiled from.
 
 The environments play on the host while the device learns. An iteration acts K vector steps in
 them, then stores the rows and takes M gradient steps in one program. With ``overlap`` the gradient
@@ -16,16 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdqn import envs
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config
-from jaxdqn.envs.vector.base import HostEnvironment, VectorEnvironment
+from jaxdqn.envs.vector.base import HostEnvironment, time_step
+from jaxdqn.errors import reject
 from jaxdqn.training.algorithms import CustomParts, make_learning
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import IterationKeys, split_named, typed_key
 from jaxdqn.training.learner import Decision, Learner, make_learner
 from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics
-from jaxdqn.training.trainer import made_agent
+from jaxdqn.training.trainer import made_agent, make_trainer
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -38,11 +40,10 @@ from jaxdqn.types import (
     PyTree,
     Row,
     TimeStep,
+    Trainer,
     TrainState,
     counter_add,
     counter_float,
-    counter_int,
-    make_counter,
 )
 
 
@@ -80,15 +81,17 @@ class VectorTrainer(NamedTuple):
     advance: Callable[..., tuple[Block, Array]]
     """``advance(block, k, timestep, keys, params, hyper, rows) -> (block, actions[E])``: vector
     step ``k``, from the time step that followed the last one."""
-    end: Callable[[Block, TimeStep], tuple[ActorState, Row, Metrics]]
-    """``end(block, timestep) -> (actor, rows[K, E], metrics)``"""
+    end: Callable[..., tuple[ActorState, Row, Metrics]]
+    """``end(rows, rest, timestep) -> (actor, rows[K, E], metrics)``, from a block in two parts: its
+    rows, and the block without them"""
     remember: Callable[[TrainState, Row, ActorState, Metrics], TrainState]
-    """``remember(state, rows, actor, metrics) -> state``: store and count rows without learning."""
+    """``remember(state, rows, actor, metrics) -> state``: store and count rows without learning.
+    The given state has an empty ``actor``."""
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
     """``learn(state, total, key, keys, rows, actor, metrics) -> (state, total, params)``: store the
     rows and take the gradient steps. ``total`` are the sums of the metrics of the chunk, ``key`` is
     that of the state after the iteration, and ``params`` a copy of the new parameters to act
-    with."""
+    with. The given state has an empty ``actor``."""
     no_metrics: Callable[[TrainState], Metrics]
     """``no_metrics(state) -> total`` before the first iteration of a chunk"""
     summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics]]
@@ -122,6 +125,7 @@ def make_vector_trainer(
     Raises:
       ValueError: naming the field, its value and the valid values.
     """
+    _check_host(config)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     spec, collectives = environment.spec, identity_collectives
     made = made_agent(config, spec, collectives, network, custom)
@@ -144,6 +148,43 @@ def make_vector_trainer(
         no_metrics=functions.no_metrics,
         summarize=functions.summarize,
     )
+
+
+def make_single_trainer(config: Config, **parts: Any) -> Trainer | VectorTrainer:
+    """Make the trainer of one device and one learner, for any kind of environment.
+
+    Args:
+      config: the run.
+      parts: as ``make_trainer`` takes them; ``environment`` may be a ``HostEnvironment``.
+
+    Raises:
+      ValueError: as ``make_trainer`` and ``make_vector_trainer``.
+    """
+    host = envs.configured_host_environment(config, parts.get("environment"))
+    if host is None:
+        return make_trainer(config, **parts)
+    return make_vector_trainer(config, **{**parts, "environment": host})
+
+
+_REQUIRED = {
+    "devices": 1,
+    "num_seeds": 1,
+    "sweep": (),
+    "reset": "every-step",
+    "sticky_actions": 0.0,
+    "full_action_set": False,
+    "replay_from": None,
+}
+"""Options that environments on the host do not support yet, with the values that they need."""
+
+
+def _check_host(config: Config) -> None:
+    for name, wanted in _REQUIRED.items():
+        value = getattr(config, name)
+        if value != wanted:
+            reject(name, value, f"{wanted!r} with an environment on the host")
+    if jax.process_count() > 1:
+        reject("env", config.env, "one on the device with several processes")
 
 
 class _Functions(NamedTuple):
@@ -200,7 +241,8 @@ class _Functions(NamedTuple):
         decision = self._act(block.actor, k, keys, params, hyper, rows)
         return block._replace(decision=decision), decision.actions
 
-    def end(self, block: Block, timestep: TimeStep) -> tuple[ActorState, Row, Metrics]:
+    def end(self, rows: Row, rest: Block, timestep: TimeStep) -> tuple[ActorState, Row, Metrics]:
+        block = rest._replace(rows=rows)
         block = self._store(block, jnp.int32(self.config.rollout_length - 1), timestep)
         return block.actor, block.rows, reduce_metrics(block.metrics)
 
@@ -243,7 +285,7 @@ class _Functions(NamedTuple):
             keys = split_named(state.key, self.learner.key_shapes)
             actor, params, hyper = state.actor, state.agent.params, state.hyper
             block, _ = self.begin(actor, keys.act, params, hyper, state.counters.rows)
-            actor, rows, metrics = self.end(block, actor.timestep)
+            actor, rows, metrics = self.end(block.rows, block, actor.timestep)
             return self._learn(state, keys.learn, rows, actor, metrics)[1]
 
         shapes = jax.eval_shape(metrics_of, state)
@@ -267,156 +309,7 @@ def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:
     spec, num_envs = environment.spec, config.num_envs
     no = np.zeros(num_envs, bool)
     obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
-    return TimeStep(obs, np.zeros(num_envs, np.float32), no, no, ~no)
+    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)
 
 
-class VectorPrograms(NamedTuple):
-    """Compiled functions of a ``VectorTrainer``."""
-
-    init: Callable[..., TrainState]
-    keys: Callable[[Array], IterationKeys]
-    warm_up_keys: Callable[[Array], Array]
-    begin: Callable[..., tuple[Block, Array]]
-    advance: Callable[..., tuple[Block, Array]]
-    end: Callable[[Block, TimeStep], tuple[ActorState, Row, Metrics]]
-    remember: Callable[..., TrainState]
-    learn: Callable[..., tuple[TrainState, Metrics, Params]]
-    no_metrics: Callable[[TrainState], Metrics]
-    summarize: Callable[..., tuple[TrainState, Metrics]]
-    copy: Callable[[PyTree], PyTree]
-
-
-def jit_vector_programs(
-    trainer: VectorTrainer, options: dict[str, Any] | None = None
-) -> VectorPrograms:
-    """Jit the functions of a trainer; each is compiled at its first call.
-
-    ``advance`` donates the block, ``remember`` and ``learn`` the state.
-    """
-
-    def jit(function: Callable[..., Any], **donated: Any) -> Any:
-        return jax.jit(function, compiler_options=options, **donated)
-
-    return VectorPrograms(
-        init=jit(trainer.init),
-        keys=jit(trainer.keys),
-        warm_up_keys=jit(trainer.warm_up_keys),
-        begin=jit(trainer.begin),
-        advance=jit(trainer.advance, donate_argnums=0),
-        end=jit(trainer.end, donate_argnums=0),
-        remember=jit(trainer.remember, donate_argnums=0),
-        learn=jit(trainer.learn, donate_argnums=(0, 1)),
-        no_metrics=jit(trainer.no_metrics),
-        summarize=jit(trainer.summarize, donate_argnums=0),
-        copy=jit(lambda tree: jax.tree.map(jnp.copy, tree)),
-    )
-
-
-class VectorRunner:
-    """Steps the environments of a run and calls its programs.
-
-    Args:
-      trainer: of the run.
-      programs: its compiled functions.
-      make: starts the environments, ``make() -> VectorEnvironment``.
-    """
-
-    def __init__(
-        self,
-        trainer: VectorTrainer,
-        programs: VectorPrograms,
-        make: Callable[[], VectorEnvironment],
-    ) -> None:
-        self._config, self._programs, self._make = trainer.config, programs, make
-        self._learner = trainer.learner
-        self._envs: VectorEnvironment | None = None
-        self._acting: Params = None
-        """Parameters to act with; None for those of the state."""
-        self._hyper: Hyper | None = None
-
-    def close(self) -> None:
-        """Close the environments."""
-        if self._envs is not None:
-            self._envs.close()
-            self._envs = None
-
-    def reset(self, seed: int) -> TimeStep:
-        """Start the environments, and an episode in each."""
-        if self._envs is None:
-            self._envs = self._make()
-        self._acting = None
-        return self._envs.reset(seed)
-
-    def init(self, key: Array, hyper: Hyper) -> TrainState:
-        """Start a run, warm-up included."""
-        timestep = self.reset(seed_of(key))
-        state = self._programs.init(key, hyper, timestep)
-        return self._warm_up(state, self._programs.warm_up_keys(key))
-
-    def restart(self, state: TrainState, seed: int) -> TrainState:
-        """Return a state whose environments have just been reset, after a resume."""
-        timestep = self.reset(seed)
-        return state._replace(actor=self._learner.start((), timestep))
-
-    def refill(self, state: TrainState, empty_replay: PyTree) -> TrainState:
-        """Repeat the warm-up with an empty replay."""
-        key, key_warmup = jax.random.split(state.key)
-        shape = (self._config.warmup_iterations, *self._learner.key_shapes.act)
-        state = state._replace(key=key, replay=empty_replay)
-        return self._warm_up(state, jax.random.split(key_warmup, shape))
-
-    def _warm_up(self, state: TrainState, keys: Array) -> TrainState:
-        params, hyper = state.agent.params, state.hyper
-        rows = counter_int(state.counters.rows)
-        for index in range(self._config.warmup_iterations):
-            acted = self._act(state.actor, keys[index], params, hyper, rows)
-            # With running statistics of observations the parameters change.
-            state = self._programs.remember(state, acted[1], acted[0], acted[2])
-            params, hyper = state.agent.params, state.hyper
-            rows += self._config.rows_per_iteration
-        return state
-
-    def chunk(
-        self, state: TrainState, iterations: int
-    ) -> tuple[TrainState, tuple[Metrics, Counters]]:
-        """Run iterations; return the state, and the metrics and counters."""
-        programs, config = self._programs, self._config
-        rows, total = counter_int(state.counters.rows), programs.no_metrics(state)
-        # Copies, because learn donates the state.
-        key, hyper, actor, newest = programs.copy(
-            (state.key, state.hyper, state.actor, state.agent.params)
-        )
-        acting = newest if self._acting is None else self._acting
-        for _ in range(iterations):
-            keys = programs.keys(key)
-            key = keys.next
-            actor, stored, metrics = self._act(actor, keys.act, acting, hyper, rows)
-            rows += config.rows_per_iteration
-            before = newest
-            state, total, newest = programs.learn(
-                state, total, key, keys.learn, stored, actor, metrics
-            )
-            acting = before if config.overlap else newest
-        self._acting = acting if config.overlap else None
-        state, metrics = programs.summarize(state, total, np.int32(iterations))
-        return state, (metrics, state.counters)
-
-    def _act(
-        self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: int
-    ) -> tuple[ActorState, Row, Metrics]:
-        """Act K vector steps."""
-        assert self._envs is not None
-        programs, count = self._programs, make_counter(rows)
-        block, actions = programs.begin(actor, keys, params, hyper, count)
-        timestep = self._envs.step(np.asarray(actions))
-        for k in range(1, self._config.rollout_length):
-            block, actions = programs.advance(
-                block, np.int32(k), timestep, keys, params, hyper, count
-            )
-            timestep = self._envs.step(np.asarray(actions))
-        return programs.end(block, timestep)
-
-
-def seed_of(key: Array) -> int:
-    """Return a seed for environments on the host from a key, which is not consumed."""
-    return int(jax.random.bits(jax.random.fold_in(key, 0x656E76), dtype=jnp.uint32) >> 1)
+AnyTrainer = Trainer | VectorTrainer

@@ -195,8 +195,13 @@ def _limits(names: Sequence[str]) -> dict[str, int | None]:
     if not names:
         return {}
     from jaxdqn import envs
+    from jaxdqn.config.config import Config
 
-    return {name: envs.make(name).spec.max_episode_steps for name in names}
+    def limit(name: str) -> int | None:
+        host = envs.configured_host_environment(Config(env=name))
+        return (host or envs.make(name)).spec.max_episode_steps
+
+    return {name: limit(name) for name in names}
 
 
 def _run_study(study: Study, flags: Flags) -> int:

@@ -44,10 +44,9 @@ def time_step(
     obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any, dtype: np.dtype
 ) -> TimeStep:
     """Return a time step of NumPy arrays in the dtypes of the contract, all copies."""
-    return TimeStep(
-        obs=np.array(obs, dtype),
-        reward=np.array(reward, np.float32),
-        terminated=np.array(terminated, bool),
-        truncated=np.array(truncated, bool),
-        first=np.array(first, bool),
+    leaves: Any = (
+        np.array(obs, dtype),
+        np.array(reward, np.float32),
+        *(np.array(flags, bool) for flags in (terminated, truncated, first)),
     )
+    return TimeStep(*leaves)

@@ -53,7 +53,7 @@ def gymnasium_environment(name: str, arguments: Mapping[str, Any]) -> HostEnviro
         name=PREFIX + name,
         obs_shape=observations.shape,
         obs_dtype=observations.dtype,
-        num_actions=actions.count,
+        num_actions=actions.size,
         max_episode_steps=limit,
         arguments=tuple(f"{key}={value}" for key, value in sorted(arguments.items())),
     )
@@ -69,7 +69,7 @@ class _Vector:
         observations: ObservationArrays,
         actions: DiscreteActions,
     ) -> None:
-        self._envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._envs: Any = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         self._observations, self._actions = observations, actions
         self._ended = np.zeros(len(makers), bool)
 

@@ -7,13 +7,6 @@ from typing import Any
 
 from jaxdqn.envs.vector.base import HostEnvironment
 
-SUITES = ("gymnasium",)
-
-
-def is_host_env(name: str) -> bool:
-    """Return whether a name is that of an environment on the host."""
-    return name.partition(":")[0] in SUITES and ":" in name
-
 
 def host_environment(name: str, arguments: Mapping[str, Any]) -> HostEnvironment:
     """Return an environment on the host.

@@ -72,7 +72,7 @@ def _element(space: Any, batch: Any, index: int) -> Any:
 class DiscreteActions(NamedTuple):
     """A set of discrete actions as the environment takes them."""
 
-    count: int
+    size: int
     convert: Callable[[np.ndarray], Any]
     """``convert(actions[E] int32) -> batch`` for a vector environment"""
 
@@ -87,9 +87,10 @@ def discrete_actions(space: Any) -> DiscreteActions:
         start = int(space.start)
         return DiscreteActions(int(space.n), lambda actions: actions.astype(np.int64) + start)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        binary = isinstance(space, spaces.MultiBinary)
-        sizes = np.full(space.shape, 2) if binary else np.asarray(space.nvec)
-        offsets = 0 if binary else np.asarray(space.start)
+        if isinstance(space, spaces.MultiBinary):
+            sizes, offsets = np.full(space.shape, 2), np.zeros(space.shape, int)
+        else:
+            sizes, offsets = np.asarray(space.nvec), np.asarray(space.start)
         count = math.prod(sizes.ravel().tolist())
         if count > MOST_ACTIONS:
             raise ValueError(

@@ -1,0 +1,11 @@
+"""Names of environments on the host, ``SUITE:ID``. Imports no JAX."""
+
+from __future__ import annotations
+
+HOST_SUITES = ("gymnasium",)
+
+
+def is_host_env(name: str) -> bool:
+    """Return whether a name is that of an environment on the host."""
+    suite, colon, _ = name.partition(":")
+    return bool(colon) and suite in HOST_SUITES

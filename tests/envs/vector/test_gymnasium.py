@@ -1,0 +1,131 @@
+"""Environments of Gymnasium on the host: the same rows as Gymnasium stepped by hand."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from jaxdqn.envs.vector import host_environment
+from jaxdqn.envs.vector.spaces import discrete_actions, observation_arrays
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "MountainCar-v0", "FrozenLake-v1"])
+def test_rows_are_those_of_gymnasium_stepped_by_hand(name):
+    arguments = {"max_episode_steps": 15}
+    host = host_environment(f"gymnasium:{name}", arguments)
+    assert host.spec.max_episode_steps == 15
+    envs, steps, rng = 3, 60, np.random.default_rng(0)
+    vector = host.make(envs)
+    timestep = vector.reset(7)
+    assert timestep.first.all()
+    plain = [gymnasium.make(name, **arguments) for _ in range(envs)]
+    seen = [env.reset(seed=7 + index)[0] for index, env in enumerate(plain)]
+    over = [False] * envs
+    convert = observation_arrays(plain[0].observation_space).convert
+    ends = 0
+    for _ in range(steps):
+        np.testing.assert_array_equal(timestep.obs, convert(np.array(seen), envs))
+        actions = rng.integers(0, host.spec.num_actions, envs).astype(np.int32)
+        timestep = vector.step(actions)
+        for index, env in enumerate(plain):
+            if over[index]:
+                seen[index], _ = env.reset()
+                expected = (0.0, False, False, True)
+            else:
+                seen[index], reward, terminated, truncated, _ = env.step(int(actions[index]))
+                expected = (np.float32(reward), terminated, truncated and not terminated, False)
+            over[index] = expected[1] or expected[2]
+            ends += over[index]
+            found = (timestep.reward, timestep.terminated, timestep.truncated, timestep.first)
+            assert tuple(leaf[index] for leaf in found) == expected
+    assert ends > 3
+    assert [timestep.obs.dtype, timestep.reward.dtype] == [host.spec.obs_dtype, np.float32]
+    vector.close()
+
+
+def test_a_time_step_is_not_written_to_by_later_steps():
+    vector = host_environment("gymnasium:CartPole-v1", {}).make(2)
+    first = vector.reset(0)
+    before = first.obs.copy()
+    vector.step(np.zeros(2, np.int32))
+    np.testing.assert_array_equal(first.obs, before)
+    assert not np.array_equal(vector.step(np.ones(2, np.int32)).obs, before)
+    vector.close()
+
+
+def test_equal_seeds_give_equal_episodes():
+    vector = host_environment("gymnasium:CartPole-v1", {}).make(2)
+    first = vector.reset(3).obs
+    assert not np.array_equal(first[0], first[1])
+    vector.step(np.zeros(2, np.int32))
+    np.testing.assert_array_equal(vector.reset(3).obs, first)
+    assert not np.array_equal(vector.reset(4).obs, first)
+    vector.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "expected"),
+    [
+        (spaces.Box(-1, 1, (2,), np.float64), [0.5, -1.0], np.float32([0.5, -1])),
+        (spaces.Box(0, 255, (2, 1), np.uint8), np.uint8([[7], [9]]), np.uint8([[7], [9]])),
+        (spaces.Box(0, 9, (2,), np.int64), [3, 4], np.float32([3, 4])),
+        (spaces.Discrete(3, start=5), 6, np.array([False, True, False])),
+        (
+            spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(-9, 9, (2,))}),
+            {"b": 1, "a": np.float32([2, 3])},
+            np.float32([2, 3, 0, 1]),
+        ),
+        (
+            spaces.Tuple([spaces.MultiBinary(2), spaces.Discrete(2)]),
+            (np.int8([1, 0]), 0),
+            np.float32([1, 0, 1, 0]),
+        ),
+    ],
+    ids=["float64", "uint8", "int64", "discrete", "dict", "tuple"],
+)
+def test_observations_of_every_space_are_arrays_of_one_shape(space, observation, expected):
+    arrays = observation_arrays(space)
+    assert (arrays.shape, arrays.dtype) == (expected.shape, expected.dtype)
+    # Two environments, as the buffers of a vector environment hold them.
+    buffer = gymnasium.vector.utils.create_empty_array(space, 2)
+    batch = gymnasium.vector.utils.concatenate(space, [observation, space.sample()], buffer)
+    converted = np.array(arrays.convert(batch, 2), arrays.dtype)
+    assert converted.shape == (2, *arrays.shape)
+    np.testing.assert_array_equal(converted[0], expected)
+
+
+def test_several_discrete_actions_are_one_and_cover_the_space():
+    space = spaces.MultiDiscrete([2, 3], start=[0, 5])
+    actions = discrete_actions(space)
+    assert actions.size == 6
+    batch = actions.convert(np.arange(6, dtype=np.int32))
+    assert {tuple(row) for row in batch.tolist()} == {(a, b) for a in (0, 1) for b in (5, 6, 7)}
+    assert all(space.contains(row) for row in batch)
+    binary = discrete_actions(spaces.MultiBinary(3))
+    assert binary.size == 8
+    assert binary.convert(np.int32([5])).tolist() == [[1, 0, 1]]
+    start = discrete_actions(spaces.Discrete(4, start=2))
+    assert start.convert(np.int32([0, 3])).tolist() == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            "CartPoel-v1",
+            {},
+            "env='gymnasium:CartPoel-v1': must be an id .*; nearest: gym",
+        ),
+        ("Pendulum-v1", {}, "env='gymnasium:Pendulum-v1': action space .*: must be discrete"),
+        ("CartPole-v1", {"speed": 3}, "env_args: must be arguments of CartPole-v1; .*speed"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line_that_names_it(name, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}") as raised:
+        host_environment(f"gymnasium:{name}", arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_too_many_combinations_of_actions_are_rejected():
+    with pytest.raises(ValueError, match="at most 1,024 combinations to be one discrete space"):
+        discrete_actions(spaces.MultiDiscrete([40, 40]))

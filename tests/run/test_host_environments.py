@@ -1,0 +1,110 @@
+"""Runs in environments on the host: records, resuming, evaluation and failures."""
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+
+import jaxdqn
+from jaxdqn.cli import evaluate as evaluate_command
+from jaxdqn.config.config import replace
+from jaxdqn.envs.vector import HostEnvironment
+from jaxdqn.errors import RunFailed
+from jaxdqn.run.runner import run
+from jaxdqn.storage.jsonl import read_lines
+from jaxdqn.training.vector_evaluation import make_vector_evaluator
+from jaxdqn.training.vector_trainer import make_single_trainer
+from tests.toys import cycle, tiny
+from tests.training.test_vector_trainer import OnHost, on_host
+
+CARTPOLE = tiny(
+    env="gymnasium:CartPole-v1", hidden_sizes=(8,), total_rows=400, log_every=100,
+    eval_every=200, eval_episodes=5, checkpoint_every=100,
+)  # fmt: skip
+
+
+def test_a_run_by_name_is_recorded_resumed_evaluated_and_loaded(tmp_path, capsys):
+    out = tmp_path / "run"
+    result = run(CARTPOLE, out=out)
+    assert result.summary["env"] == "gymnasium:CartPole-v1"
+    assert (result.summary["rows"], result.summary["gradient_steps"]) == (400, 92)
+    assert 0 < result.summary["env_steps"] < 400
+    assert result.summary["eval_episodes"] == 5
+    assert len(read_lines(out / "metrics.jsonl")) == 4
+
+    longer = replace(CARTPOLE, total_rows=600)
+    resumed = run(longer, out=out, resume=True)
+    assert resumed.summary["rows"] == 32 + 7 * 23 * 4
+    (event,) = [one for one in read_lines(out / "events.jsonl") if one["event"] == "resumed"]
+    assert "the environments on the host start new episodes" in event["message"]
+
+    assert evaluate_command.main([str(out), "--episodes", "7"]) == 0
+    assert "7 greedy episodes" in capsys.readouterr().out
+    policy = jaxdqn.load_policy(out)
+    env = gymnasium.make("CartPole-v1")
+    assert policy(env.reset(seed=0)[0]) in (0, 1)
+    env.close()
+
+
+class Breaking(OnHost):
+    """Raise, or return a reward of NaN, after some steps of all vector environments."""
+
+    steps = 0
+
+    def __init__(self, environment, num_envs, at, kind):
+        super().__init__(environment, num_envs)
+        self._at, self._kind, self._count = at, kind, 0
+
+    def step(self, actions):
+        self._count += 1
+        timestep = super().step(actions)
+        if self._count == self._at and self._kind == "raise":
+            raise ZeroDivisionError("the simulator\nbroke")
+        if self._count == self._at:
+            return timestep._replace(reward=np.full(len(actions), np.nan, np.float32))
+        return timestep
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("raise", "^env='cycle': step failed: ZeroDivisionError: the simulator broke$"),
+        ("nan", "^env='cycle': step failed: ValueError: environment 0 returned a reward of nan$"),
+    ],
+)
+def test_a_simulator_that_fails_ends_the_run_with_a_checkpoint(tmp_path, kind, message):
+    environment, out = cycle([1.0, 2.0], limit=4), tmp_path / "run"
+    config = tiny(
+        hidden_sizes=(8,), total_rows=400, log_every=100, eval_episodes=4, checkpoint_every=400
+    )
+    # 8 vector steps of warm-up, 23 of the first chunk, and 7 of the second.
+    breaking = HostEnvironment(
+        environment.spec, lambda num_envs: Breaking(environment, num_envs, 8 + 23 + 8, kind)
+    )
+    with pytest.raises(RunFailed, match=message):
+        run(config, out=out, environment=breaking)
+    (event,) = [
+        one for one in read_lines(out / "events.jsonl") if one["event"] == "environment failed"
+    ]
+    assert "Traceback" in event["traceback"]
+    result = run(config, out=out, environment=on_host(environment), resume=True)
+    assert result.summary["rows"] == 400
+    rows = [record["rows"] for record in read_lines(out / "metrics.jsonl")]
+    assert rows == [124, 216, 308, 400]
+
+
+def test_an_evaluation_plays_as_many_episodes_in_each_environment():
+    environment = cycle([1.0, 2.0, 4.0], limit=3)  # 7, and one less for every action 1
+    config = tiny(hidden_sizes=(8,))
+    trainer = make_single_trainer(config, environment=on_host(environment))
+    params = trainer.init(jax.random.key(0)).agent.params
+    evaluate = make_vector_evaluator(trainer.agent, trainer.environment, 70)
+    info = evaluate(params, jax.random.key(1))
+    assert info.returns.shape == info.lengths.shape == info.digests.shape == (70,)
+    assert len(set(info.returns.tolist())) == len(set(info.digests.tolist())) == 1
+    np.testing.assert_array_equal(info.lengths, 3)
+    explored = make_vector_evaluator(trainer.agent, trainer.environment, 70, epsilon=1.0)(
+        params, jax.random.key(1)
+    )
+    assert set(explored.returns.tolist()) == {4.0, 5.0, 6.0, 7.0}
+    assert len(set(explored.digests.tolist())) == 8

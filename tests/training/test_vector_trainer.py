@@ -1,0 +1,158 @@
+"""The trainer of environments on the host trains as that of environments on the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.envs.vector import HostEnvironment
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
+from jaxdqn.training.vector_trainer import make_single_trainer, make_vector_trainer
+from jaxdqn.types import counter_int
+from tests.toys import OPTIMISED, assert_identical, bitwise_jit, cycle, tiny
+
+ENVIRONMENT = cycle([1.0, 0.5, 2.0, 0.0], limit=7)
+"""It draws no random numbers, so that it is the same on the host."""
+
+
+class OnHost:
+    """An environment of the device, stepped from the host."""
+
+    def __init__(self, environment, num_envs):
+        self._reset = jax.jit(jax.vmap(environment.reset))
+        self._step = jax.jit(jax.vmap(environment.step))
+        self._keys = jax.random.split(jax.random.key(0), num_envs)
+        self.closed = False
+
+    def reset(self, seed):
+        self._state, timestep = self._reset(self._keys)
+        return jax.device_get(timestep)
+
+    def step(self, actions):
+        assert isinstance(actions, np.ndarray)
+        self._state, timestep = self._step(self._keys, self._state, actions)
+        return jax.device_get(timestep)
+
+    def close(self):
+        self.closed = True
+
+
+def on_host(environment=ENVIRONMENT):
+    return HostEnvironment(environment.spec, lambda num_envs: OnHost(environment, num_envs))
+
+
+def assert_close(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def runner_of(config, environment=None):
+    environment = environment or on_host()
+    trainer = make_vector_trainer(config, environment)
+    programs = jit_vector_programs(trainer, OPTIMISED)
+    return VectorRunner(trainer, programs, lambda: environment.make(config.num_envs))
+
+
+CASES = {
+    "dqn": {},
+    "several steps": {"rollout_length": 4, "gradient_steps": 2, "warmup_rows": 48},
+    "stack, n-step, prioritised": {"frame_stack": 3, "n_step": 2, "replay": "prioritized"},
+    "pqn": {
+        "algorithm": "pqn", "rollout_length": 8, "minibatches": 4,
+        "replay_capacity": type(tiny()).replay_capacity, "warmup_rows": type(tiny()).warmup_rows,
+        "batch_size": type(tiny()).batch_size,
+    },
+    "recurrent": {"recurrent": "gru", "recurrent_size": 4, "burn_in": 1, "sequence_length": 3},
+    "normalised": {"normalize_observations": True},
+}  # fmt: skip
+FAST = ("several steps", "pqn")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=[] if name in FAST else pytest.mark.slow)
+        for name, fields in CASES.items()
+    ],
+)
+def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_device(fields):
+    config = tiny(hidden_sizes=(8,), overlap=False, **fields)
+    runner = runner_of(config)
+    key = jax.random.key(3)
+    host = runner.init(key, None)
+    trainer = make_trainer(tiny(hidden_sizes=(8,), **fields), environment=ENVIRONMENT)
+    device = bitwise_jit(trainer.init)(key)
+    device = device._replace(actor=device.actor._replace(env_state=()))
+    # The carry of a cell is computed in another program, and rounded differently.
+    same = assert_close if "recurrent" in fields else assert_identical
+    same(host, device)
+    if "recurrent" in fields:
+        return
+
+    start = bitwise_jit(trainer.init)(key)
+    expected, metrics = bitwise_jit(trainer.chunk(9))(start)
+    host, (reported, counters) = runner.chunk(host, 9)
+    assert_identical(host, expected._replace(actor=expected.actor._replace(env_state=())))
+    assert_identical(counters, expected.counters)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), reported, metrics)
+    assert reported.episodes > 0
+
+
+def test_with_overlap_an_iteration_acts_on_parameters_that_are_one_iteration_old():
+    config = tiny(hidden_sizes=(8,), exploration="boltzmann", temperature=0.5)
+    runner = runner_of(config)
+    acted, act = [], runner._act
+
+    def watched(actor, keys, params, hyper, rows):
+        acted.append(jax.device_get(params))
+        return act(actor, keys, params, hyper, rows)
+
+    runner._act = watched
+    state = runner.init(jax.random.key(0), None)
+    newest = []
+    acted.clear()
+    for _ in range(3):  # chunks of one iteration: the parameters are kept between chunks
+        newest.append(jax.device_get(state.agent.params))
+        state, _ = runner.chunk(state, 1)
+    state, _ = runner.chunk(state, 2)
+    assert_identical(acted[0], newest[0])
+    assert_identical(acted[1], newest[0])
+    assert_identical(acted[2], newest[1])
+    assert_identical(acted[3], newest[2])
+    assert counter_int(state.counters.gradient_steps) == 5
+    assert counter_int(state.counters.rows) == 32 + 5 * 4
+
+
+def test_a_restarted_state_opens_an_episode_in_every_environment_and_keeps_the_rest():
+    runner = runner_of(tiny(frame_stack=2))
+    state = runner.init(jax.random.key(0), None)
+    state, _ = runner.chunk(state, 3)
+    before = jax.tree.map(np.asarray, (state.agent.params, state.replay, state.counters))
+    state = runner.restart(state)
+    assert state.actor.timestep.first.all()
+    np.testing.assert_array_equal(state.actor.frames[..., 0], 0)
+    np.testing.assert_array_equal(state.actor.episode.episode_length, 0)
+    assert_identical((state.agent.params, state.replay, state.counters), before)
+    state, (metrics, _) = runner.chunk(state, 3)
+    assert np.isfinite(metrics.loss)
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("devices", 2), ("num_seeds", 2), ("sticky_actions", 0.1), ("reset", "pooled")],
+)
+def test_options_that_need_the_device_are_rejected_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"^{field}=.* with an environment on the host$"):
+        make_vector_trainer(tiny(**{field: value}), on_host())
+
+
+def test_a_trainer_of_the_device_rejects_an_environment_on_the_host_and_overlap():
+    with pytest.raises(ValueError, match=r"^environment='cycle': must be on the device"):
+        make_trainer(tiny(), environment=on_host())
+    with pytest.raises(ValueError, match=r"^overlap=False: must be True with an environment on"):
+        make_trainer(tiny(overlap=False), environment=ENVIRONMENT)
+    assert make_single_trainer(tiny(), environment=on_host()).environment.spec == ENVIRONMENT.spec
