@@ -33,7 +33,7 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """Environment, by its gymnax name."""
+    """Environment: its gymnax name, or gymnasium:ID for one of Gymnasium, on the host."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
     max_steps_in_episode=50, or arguments of its constructor. --env-arg NAME=VALUE gives one, and
@@ -87,6 +87,9 @@ class Options:
     overlap: bool = option(True, group="Algorithm")
     """For an environment on the host: act while the gradient steps of the iteration before run, on
     parameters that are one iteration old. Otherwise each waits for the other."""
+    env_processes: bool = option(False, group="Algorithm")
+    """For an environment on the host: step each in its own process, for slow simulators. Otherwise
+    they step one after the other in the process of the run."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

@@ -52,7 +52,8 @@ def configured_host_environment(config: Config, environment: Any = None) -> Host
     if isinstance(environment, HostEnvironment):
         return environment
     if environment is None and is_host_env(config.env):
-        return host_environment(config.env, read_env_args(config.env_args))
+        arguments = read_env_args(config.env_args)
+        return host_environment(config.env, arguments, processes=config.env_processes)
     return None
 
 

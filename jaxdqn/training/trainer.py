@@ -104,8 +104,9 @@ def make_trainer(
         reject("environment", host.spec.name, "on the device; make_vector_trainer makes the "
                "trainer of one on the host, and jaxdqn.run.run trains in either")  # fmt: skip
     environment = envs.configured_environment(config, environment)
-    if not config.overlap:
-        reject("overlap", False, "True with an environment on the device")
+    for name, wanted in (("overlap", True), ("env_processes", False)):
+        if getattr(config, name) != wanted:
+            reject(name, getattr(config, name), f"{wanted} with an environment on the device")
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     agent = made_agent(config, environment.spec, collectives, network, custom, around_network)
     made_learning = make_learning(config, agent, collectives, custom)

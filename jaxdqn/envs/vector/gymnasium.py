@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
 from jaxdqn.envs.vector.spaces import (
@@ -22,12 +23,15 @@ from jaxdqn.types import EnvSpec, TimeStep
 PREFIX = "gymnasium:"
 
 
-def gymnasium_environment(name: str, arguments: Mapping[str, Any]) -> HostEnvironment:
+def gymnasium_environment(
+    name: str, arguments: Mapping[str, Any], *, processes: bool = False
+) -> HostEnvironment:
     """Return an environment registered with Gymnasium.
 
     Args:
       name: its id; ``MODULE:ID`` imports a module first, which registers it.
       arguments: keyword arguments of ``gymnasium.make``.
+      processes: as ``from_gymnasium``.
 
     Raises:
       ValueError: if the id or an argument is unknown, a dependency is missing, or the spaces are
@@ -38,38 +42,61 @@ def gymnasium_environment(name: str, arguments: Mapping[str, Any]) -> HostEnviro
         return gymnasium.make(name, **arguments)
 
     try:
-        env = make()
+        make().close()
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
         raise ValueError(_explain(name, arguments, error)) from error
+    texts = tuple(f"{key}={value}" for key, value in sorted(arguments.items()))
+    host = from_gymnasium(make, PREFIX + name, processes=processes)
+    return host._replace(spec=host.spec._replace(arguments=texts))
+
+
+def from_gymnasium(
+    make: Callable[[], gymnasium.Env[Any, Any]], name: str, *, processes: bool = False
+) -> HostEnvironment:
+    """Return an environment on the host from a function that makes a Gymnasium environment.
+
+    Args:
+      make: returns a new environment; called once here, and once for each environment of a run.
+      name: name of the environment in reports.
+      processes: step each environment in its own process, started by ``spawn``; otherwise they
+        step one after the other in this process.
+
+    Raises:
+      ValueError: if the spaces are not supported; see ``jaxdqn.envs.vector.spaces``.
+    """
+    env = make()
     try:
         observations = observation_arrays(env.observation_space)
         actions = discrete_actions(env.action_space)
     except ValueError as error:
-        raise ValueError(f"env={PREFIX + name!r}: {error}") from error
+        raise ValueError(f"env={name!r}: {error}") from error
     finally:
         env.close()
-    limit = None if env.spec is None else env.spec.max_episode_steps
     spec = EnvSpec(
-        name=PREFIX + name,
+        name=name,
         obs_shape=observations.shape,
         obs_dtype=observations.dtype,
         num_actions=actions.size,
-        max_episode_steps=limit,
-        arguments=tuple(f"{key}={value}" for key, value in sorted(arguments.items())),
+        max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
     )
-    return HostEnvironment(spec, lambda num_envs: _Vector([make] * num_envs, observations, actions))
+    return HostEnvironment(
+        spec, lambda num_envs: _Vector([make] * num_envs, observations, actions, processes)
+    )
 
 
 class _Vector:
-    """Environments of Gymnasium that step one after the other in this process."""
+    """A vector environment of Gymnasium, with its autoreset stated."""
 
     def __init__(
         self,
         makers: list[Callable[[], gymnasium.Env[Any, Any]]],
         observations: ObservationArrays,
         actions: DiscreteActions,
+        processes: bool,
     ) -> None:
-        self._envs: Any = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        # Not fork, which deadlocks where JAX has threads.
+        kind: Any = partial(AsyncVectorEnv, context="spawn") if processes else SyncVectorEnv
+        self._envs: Any = kind(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         self._observations, self._actions = observations, actions
         self._ended = np.zeros(len(makers), bool)
 

@@ -1,11 +1,12 @@
 """Environments of Gymnasium on the host: the same rows as Gymnasium stepped by hand."""
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from jaxdqn.envs.vector import host_environment
+from jaxdqn.envs.vector import from_gymnasium, host_environment
 from jaxdqn.envs.vector.spaces import discrete_actions, observation_arrays
 
 
@@ -40,6 +41,31 @@ def test_rows_are_those_of_gymnasium_stepped_by_hand(name):
             assert tuple(leaf[index] for leaf in found) == expected
     assert ends > 3
     assert [timestep.obs.dtype, timestep.reward.dtype] == [host.spec.obs_dtype, np.float32]
+    vector.close()
+
+
+@pytest.mark.slow
+def test_environments_in_processes_have_the_rows_of_those_in_this_process():
+    here, there = (
+        host_environment("gymnasium:CartPole-v1", {}, processes=processes).make(2)
+        for processes in (False, True)
+    )
+    try:
+        rng, step = np.random.default_rng(0), (here.reset(1), there.reset(1))
+        for _ in range(60):
+            jax.tree.map(np.testing.assert_array_equal, *step)
+            actions = rng.integers(0, 2, 2).astype(np.int32)
+            step = here.step(actions), there.step(actions)
+    finally:
+        here.close()
+        there.close()
+
+
+def test_a_function_that_makes_an_environment_is_enough():
+    host = from_gymnasium(lambda: gymnasium.make("CartPole-v1", max_episode_steps=9), "mine")
+    assert (host.spec.name, host.spec.max_episode_steps) == ("mine", 9)
+    vector = host.make(2)
+    assert vector.reset(0).obs.shape == (2, 4)
     vector.close()
 
 
