@@ -13,7 +13,7 @@ from jaxdqn.config.config import Config
 from jaxdqn.run.compile import Chunk, Programs, compiler_options, make_revive, perturb
 from jaxdqn.storage.state import snapshot_key_data
 from jaxdqn.training.evaluation import EPSILON, EvalInfo
-from jaxdqn.training.vector_evaluation import VectorEvaluator
+from jaxdqn.training.vector_evaluation import MOST_ENVS, VectorEvaluator
 from jaxdqn.training.vector_runner import VectorPrograms, VectorRunner, jit_vector_programs
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import Array, Counters, Hyper, Params, PyTree, Row, TrainState
@@ -55,6 +55,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         environment,
         config.eval_episodes,
         frame_stack=config.frame_stack,
+        most_envs=config.num_envs if config.env_processes else MOST_ENVS,
         options=compiler_options(config),
     )
 

@@ -44,6 +44,7 @@ class VectorEvaluator:
       environment: on the host.
       episodes: N.
       frame_stack: S, as in training.
+      most_envs: the greatest n.
       options: of the compiler.
     """
 
@@ -54,11 +55,12 @@ class VectorEvaluator:
         episodes: int,
         *,
         frame_stack: int = 1,
+        most_envs: int = MOST_ENVS,
         options: dict[str, Any] | None = None,
     ) -> None:
         limit = environment.spec.max_episode_steps
         # Without a time limit of its own, an environment whose episode is cut plays no other.
-        self._num_envs = episodes if limit is None else min(episodes, MOST_ENVS)
+        self._num_envs = episodes if limit is None else min(episodes, most_envs)
         self._limit = limit or LONGEST_EPISODE
         self._quotas = np.full(self._num_envs, episodes // self._num_envs)
         self._quotas[: episodes % self._num_envs] += 1

@@ -21,7 +21,7 @@ MOST_ACTIONS = 1024
 
 
 class ObservationArrays(NamedTuple):
-    """How observations of a space become arrays."""
+    """Conversion of the observations of a space to arrays."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -30,7 +30,7 @@ class ObservationArrays(NamedTuple):
 
 
 def observation_arrays(space: Any) -> ObservationArrays:
-    """Return how observations of a space become arrays.
+    """Return the conversion of the observations of a space to arrays.
 
     Raises:
       ValueError: if the space cannot be flattened to a fixed shape.
