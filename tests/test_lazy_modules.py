@@ -57,7 +57,7 @@ CASES = {
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param(code, id=name, marks=pytest.mark.slow if "visualiser" in name else [])
+        pytest.param(code, id=name, marks=pytest.mark.slow if name.startswith("gymnax") else [])
         for name, code in CASES.items()
     ],
 )

@@ -58,6 +58,7 @@ def test_throughput_table_has_a_column_for_each_figure():
     assert [part in header.split() for part in throughput.PARTS] == [True] * 6
 
 
+@pytest.mark.slow
 def test_parts_do_their_work_in_every_repetition(tiny_parts):
     def run(name):
         return jax.tree.map(jnp.copy, tiny_parts[name][0].case.run()[0])
@@ -72,6 +73,7 @@ def test_parts_do_their_work_in_every_repetition(tiny_parts):
     assert bool(jnp.any(before.obs != after.obs))
 
 
+@pytest.mark.slow
 def test_each_part_has_its_repetitions_per_iteration(tiny_parts):
     counts = {name: count for name, (_, count) in tiny_parts.items()}
     twice = {"sample": 2, "learn": 2}  # M = 2, K = 1

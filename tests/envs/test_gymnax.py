@@ -101,8 +101,12 @@ def loop_steps(name, key_reset, keys, actions):
 
 SLOW_TO_COMPILE = (
     "Asterix-MinAtar",
+    "BernoulliBandit-misc",
+    "FourRooms-misc",
     "Freeway-MinAtar",
     "MemoryChain-bsuite",
+    "MetaMaze-misc",
+    "Pong-misc",
     "Seaquest-MinAtar",
     "SpaceInvaders-MinAtar",
     "UmbrellaChain-bsuite",

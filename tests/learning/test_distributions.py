@@ -34,7 +34,11 @@ def toss(key, size):
 @pytest.mark.parametrize(
     ("loss", "fields"),
     [
-        ("categorical", {"atoms": 4, "value_min": 0.0, "value_max": 1.5}),
+        pytest.param(
+            "categorical",
+            {"atoms": 4, "value_min": 0.0, "value_max": 1.5},
+            marks=pytest.mark.slow,
+        ),
         ("quantile", {"quantiles": 8, "huber_delta": 0.02}),
         pytest.param(
             "implicit_quantile",

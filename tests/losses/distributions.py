@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from tests.toys import bitwise_jit
+
 # One state with a transition to itself and a normal reward of mean 0.4 and deviation 0.6. Its
 # return is normal, with mean 0.4 / (1 - g) and deviation 0.6 / sqrt(1 - g^2).
 GAMMA, MEAN, DEVIATION = 0.5, 0.4, 0.6
@@ -29,7 +31,7 @@ def batch(seed=0, size=32, actions=4, atoms=17):
 def descend(loss, start, *, steps, rate):
     """Run stochastic gradient descent with fresh rewards and a falling step size."""
 
-    @jax.jit
+    @bitwise_jit  # optimised, since it runs for long
     def run(key):
         def update(params, inputs):
             key, step = inputs

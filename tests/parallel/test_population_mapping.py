@@ -19,6 +19,7 @@ def trainer():
     return make_trainer(tiny(), environment=noisy())
 
 
+@pytest.mark.slow
 def test_each_learner_can_be_given_its_hyper_parameters(trainer):
     many = population(trainer, 3, how="vmap")
     gammas = jnp.float32([0.5, 0.9, 0.99])

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxdqn.replay.sum_tree import draw, init_tree, leaves_at, set_leaves, set_runs, total
-from tests.toys import quick_jit
+from tests.toys import bitwise_jit, quick_jit
 
 SIZES = [(1, 2), (5, 4), (16, 16), (17, 16), (300, 8), (5000, 16)]
 
@@ -88,7 +88,7 @@ def test_an_index_written_twice_counts_once():
 def test_after_ten_million_updates_the_root_is_the_sum_of_the_leaves():
     capacity, batch, rounds = 20_000, 1_000, 10_000
 
-    @jax.jit
+    @bitwise_jit  # optimised, since it runs for long
     def run(key, tree):
         def update(tree, key):
             bits = jax.random.bits(key, (2, batch), jnp.uint32)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdqn.parallel.learners import run_keys
 from jaxdqn.run.chunks import totals
@@ -176,6 +177,7 @@ def test_a_run_stopped_before_its_first_chunk_still_has_a_summary():
     assert host.summary()["best_fresh_return_mean"] is None
 
 
+@pytest.mark.slow
 def test_host_memory_does_not_grow_with_the_number_of_chunks():
     def growth(chunks):
         host = Script(tiny(total_rows=32 + 100 * chunks, eval_every=0), []).host()

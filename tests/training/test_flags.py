@@ -34,11 +34,17 @@ def test_every_preset_keeps_32_bits_under_x64(name):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {},
-        {"replay": "prioritized", "loss": "categorical", "noisy": True, "dueling": True},
-        {"recurrent": "lstm", "warmup_rows": 128, "sequence_length": 4, "burn_in": 1},
+        pytest.param({}, id="dqn", marks=pytest.mark.slow),
+        pytest.param(
+            {"replay": "prioritized", "loss": "categorical", "noisy": True, "dueling": True},
+            id="rainbow",
+        ),
+        pytest.param(
+            {"recurrent": "lstm", "warmup_rows": 128, "sequence_length": 4, "burn_in": 1},
+            id="recurrent",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["dqn", "rainbow", "recurrent"],
 )
 def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_infinity_and_transfers(overrides):
     with (

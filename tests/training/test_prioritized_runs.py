@@ -127,7 +127,8 @@ SEQUENCES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("replay", ["prioritized", pytest.param("uniform", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("replay", ["prioritized", "uniform"])
 def test_sequences_are_redistributed_over_devices_with_their_carries_and_priorities(replay):
     config = config_of(
         replay=replay, devices=2, num_envs=8, batch_size=16, replay_capacity=128, warmup_rows=64,

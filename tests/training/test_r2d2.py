@@ -156,7 +156,11 @@ def h_inverse(x):
 
 @pytest.mark.parametrize(
     ("double", "rescaled"),
-    [(False, False), pytest.param(True, False, marks=pytest.mark.slow), (True, True)],
+    [
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        (True, True),
+    ],
 )
 def test_td_errors_and_loss_equal_those_of_a_python_loop_over_rows(double, rescaled):
     """Unroll the networks in Python, row by row, with one-step returns."""
