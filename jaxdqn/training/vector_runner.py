@@ -164,7 +164,7 @@ class VectorRunner:
         """Start a run, warm-up included."""
         timestep = self.reset(seed_of(key))
         state = self._programs.init(key, hyper, timestep)
-        return self._warm_up(state, self._programs.warm_up_keys(key))
+        return self._store_rows(state, self._programs.warm_up_keys(key))
 
     def restart(self, state: TrainState) -> TrainState:
         """Return a state whose environments have just been reset, after a resume."""
@@ -176,12 +176,13 @@ class VectorRunner:
         key, key_warmup = jax.random.split(state.key)
         shape = (self._config.warmup_iterations, *self._learner.key_shapes.act)
         state = state._replace(key=key, replay=empty_replay)
-        return self._warm_up(state, jax.random.split(key_warmup, shape))
+        return self._store_rows(state, jax.random.split(key_warmup, shape))
 
-    def _warm_up(self, state: TrainState, keys: Array) -> TrainState:
+    def _store_rows(self, state: TrainState, keys: Array) -> TrainState:
+        """Act an iteration with each of the keys [I, K, 1 + E], and store its rows."""
         params, hyper = state.agent.params, state.hyper
         rows = counter_int(state.counters.rows)
-        for index in range(self._config.warmup_iterations):
+        for index in range(len(keys)):
             acted = self._act(state.actor, keys[index], params, hyper, rows)
             # With running statistics of observations the parameters change.
             actor, stored, metrics = acted
@@ -217,6 +218,12 @@ class VectorRunner:
         self._acting = acting if config.overlap else None
         state, metrics = programs.summarize(state, total, np.int32(iterations))
         return state, (metrics, state.counters)
+
+    def act_only(self, state: TrainState, iterations: int) -> tuple[TrainState, Counters]:
+        """Act and store the rows of iterations without learning, for measurements."""
+        keys = jax.random.split(state.key, (iterations, *self._learner.key_shapes.act))
+        state = self._store_rows(state, keys)
+        return state, state.counters
 
     def _with_state(
         self, failed: EnvironmentFailed, state: TrainState, total: Metrics, done: int
