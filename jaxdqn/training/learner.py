@@ -70,6 +70,9 @@ class Learner(NamedTuple):
     act: Callable[[Array, Params, Hyper, Array, ActorState], Decision]
     """``act(key, params, hyper, rows, actor) -> decision``: exploring actions; ``rows`` [] float32
     are those over all devices before the vector step."""
+    recall: Callable[[Hyper, Array, ActorState, Array, PyTree, PyTree], Decision]
+    """``recall(hyper, rows, actor, actions, carry, extras) -> decision``: the decision of ``act``
+    without the agent, from the parts of it that only the agent can compute."""
     observe: Callable[[ActorState, Decision, PyTree, TimeStep], tuple[ActorState, Row, Metrics]]
     """``observe(actor, decision, env_state, timestep) -> (actor, row[E], metrics)``: add the
     consequence of the actions."""
@@ -98,10 +101,12 @@ def make_learner(
       collectives: communication between replicas.
     """
     parts = _Parts(config, spec, agent, learning, collectives)
+    exploration_of = _make_exploration(config, collectives)
     return Learner(
         start=partial(_start, parts),
         init=partial(_init, parts),
-        act=partial(_act, parts, _make_exploration(config, collectives)),
+        act=partial(_act, parts, exploration_of),
+        recall=partial(_recall, parts, exploration_of),
         observe=_observe,
         remember=partial(_remember, parts),
         learn=partial(_learn, parts, make_learn(config, agent, learning, collectives)),
@@ -192,17 +197,37 @@ def _act(
     actor: ActorState,
 ) -> Decision:
     exploration = exploration_of(hyper, rows, actor)
-    before = actor.timestep
-    obs = observed(actor.frames, before.obs)
-    actions, carry, info = parts.agent.act(key, params, actor.carry, obs, before.first, exploration)
-    return Decision(
-        obs=obs if parts.learning.stacked else before.obs,
-        first=before.first,
-        actions=actions,
-        carry=carry,
-        extras=parts.learning.extras(actor, info),
-        exploration=exploration,
-    )
+    obs, first = observed(actor.frames, actor.timestep.obs), actor.timestep.first
+    actions, carry, info = parts.agent.act(key, params, actor.carry, obs, first, exploration)
+    extras = parts.learning.extras(actor, info)
+    return _decision(parts, actor, exploration, actions, carry, extras)
+
+
+def _recall(
+    parts: _Parts,
+    exploration_of: Callable[[Hyper, Array, ActorState], Exploration],
+    hyper: Hyper,
+    rows: Array,
+    actor: ActorState,
+    actions: Array,
+    carry: PyTree,
+    extras: PyTree,
+) -> Decision:
+    exploration = exploration_of(hyper, rows, actor)
+    return _decision(parts, actor, exploration, actions, carry, extras)
+
+
+def _decision(
+    parts: _Parts,
+    actor: ActorState,
+    exploration: Exploration,
+    actions: Array,
+    carry: PyTree,
+    extras: PyTree,
+) -> Decision:
+    timestep = actor.timestep
+    obs = observed(actor.frames, timestep.obs) if parts.learning.stacked else timestep.obs
+    return Decision(obs, timestep.first, actions, carry, extras, exploration)
 
 
 def _observe(

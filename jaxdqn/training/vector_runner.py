@@ -12,10 +12,9 @@ import numpy as np
 from jaxdqn.envs.vector.base import VectorEnvironment
 from jaxdqn.errors import RunFailed
 from jaxdqn.training.keys import IterationKeys, seed_of
-from jaxdqn.training.vector_trainer import Block, VectorTrainer
+from jaxdqn.training.vector_trainer import Acting, Played, VectorTrainer
 from jaxdqn.types import (
     COUNTER_BASE,
-    ActorState,
     Array,
     Counter,
     Counters,
@@ -24,13 +23,10 @@ from jaxdqn.types import (
     Metrics,
     Params,
     PyTree,
-    Row,
     TimeStep,
     TrainState,
     counter_int,
 )
-
-_EMPTY: Any = ()
 
 
 class EnvironmentFailed(RunFailed):
@@ -78,9 +74,8 @@ class VectorPrograms(NamedTuple):
     init: Callable[..., TrainState]
     keys: Callable[[Array], IterationKeys]
     warm_up_keys: Callable[[Array], Array]
-    begin: Callable[..., tuple[Block, Array]]
-    advance: Callable[..., tuple[Block, Array]]
-    end: Callable[..., tuple[ActorState, Row, Metrics]]
+    begin: Callable[..., tuple[Acting, PyTree]]
+    advance: Callable[..., tuple[Acting, PyTree]]
     remember: Callable[..., TrainState]
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
     no_metrics: Callable[[TrainState], Metrics]
@@ -93,7 +88,7 @@ def jit_vector_programs(
 ) -> VectorPrograms:
     """Jit the functions of a trainer; each is compiled at its first call.
 
-    ``advance`` donates the block, ``end`` its rows, ``remember`` and ``learn`` the state.
+    ``remember`` and ``learn`` donate the state.
     """
 
     def jit(function: Callable[..., Any], **donated: Any) -> Any:
@@ -104,8 +99,7 @@ def jit_vector_programs(
         keys=jit(trainer.keys),
         warm_up_keys=jit(trainer.warm_up_keys),
         begin=jit(trainer.begin),
-        advance=jit(trainer.advance, donate_argnums=0),
-        end=jit(trainer.end, donate_argnums=0),
+        advance=jit(trainer.advance),
         remember=jit(trainer.remember, donate_argnums=0),
         learn=jit(trainer.learn, donate_argnums=(0, 1)),
         no_metrics=jit(trainer.no_metrics),
@@ -152,11 +146,10 @@ class VectorRunner:
         except Exception as error:
             raise EnvironmentFailed(failure_text(self._spec.name, "reset", error)) from error
 
-    def _step(self, actions: Array) -> TimeStep:
+    def _step(self, actions: np.ndarray) -> TimeStep:
         assert self._envs is not None
-        chosen = np.asarray(actions)
         try:
-            return checked(self._envs.step(chosen), self._spec)
+            return checked(self._envs.step(actions), self._spec)
         except Exception as error:
             raise EnvironmentFailed(failure_text(self._spec.name, "step", error)) from error
 
@@ -180,14 +173,12 @@ class VectorRunner:
 
     def _store_rows(self, state: TrainState, keys: Array) -> TrainState:
         """Act an iteration with each of the keys [I, K, 1 + E], and store its rows."""
-        params, hyper = state.agent.params, state.hyper
-        rows = counter_int(state.counters.rows)
+        rows, position = counter_int(state.counters.rows), None
         for index in range(len(keys)):
-            acted = self._act(state.actor, keys[index], params, hyper, rows)
-            # With running statistics of observations the parameters change.
-            actor, stored, metrics = acted
-            state = self._programs.remember(state._replace(actor=_EMPTY), stored, actor, metrics)
             params, hyper = state.agent.params, state.hyper
+            played, position = self._act(state, position, keys[index], params, hyper, rows)
+            # With running statistics of observations the parameters change.
+            state = self._programs.remember(state, played)
             rows += self._config.rows_per_iteration
         return state
 
@@ -198,22 +189,18 @@ class VectorRunner:
         programs, config = self._programs, self._config
         rows, total = counter_int(state.counters.rows), programs.no_metrics(state)
         # Copies, because learn donates the state.
-        key, hyper, actor, newest = programs.copy(
-            (state.key, state.hyper, state.actor, state.agent.params)
-        )
-        acting = newest if self._acting is None else self._acting
+        key, hyper, newest = programs.copy((state.key, state.hyper, state.agent.params))
+        acting, position = newest if self._acting is None else self._acting, None
         for done in range(iterations):
             keys = programs.keys(key)
             key = keys.next
             try:
-                actor, stored, metrics = self._act(actor, keys.act, acting, hyper, rows)
+                played, position = self._act(state, position, keys.act, acting, hyper, rows)
             except EnvironmentFailed as failed:
                 raise self._with_state(failed, state, total, done) from failed.__cause__
             rows += config.rows_per_iteration
             before = newest
-            state, total, newest = programs.learn(
-                state._replace(actor=_EMPTY), total, key, keys.learn, stored, actor, metrics
-            )
+            state, total, newest = programs.learn(state, total, key, keys.learn, played)
             acting = before if config.overlap else newest
         self._acting = acting if config.overlap else None
         state, metrics = programs.summarize(state, total, np.int32(iterations))
@@ -235,19 +222,47 @@ class VectorRunner:
         return EnvironmentFailed(str(failed), state, (metrics, state.counters), done)
 
     def _act(
-        self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: int
-    ) -> tuple[ActorState, Row, Metrics]:
-        """Act K vector steps."""
+        self,
+        state: TrainState,
+        position: tuple[Acting, TimeStep] | None,
+        keys: Array,
+        params: Params,
+        hyper: Hyper,
+        rows: int,
+    ) -> tuple[Played, tuple[Acting, TimeStep]]:
+        """Act K vector steps from the end of the iteration before.
+
+        Args:
+          state: where to start if there is no ``position``.
+          position: what an earlier call returned. It does not wait for the gradient steps, which
+            the state does.
+          keys: [K, 1 + E]
+          params: to act with.
+          hyper: a copy that is not donated.
+          rows: before the iteration.
+        """
         programs = self._programs
         count = Counter._make(np.array(divmod(rows, COUNTER_BASE), np.int32))
-        block, actions = programs.begin(actor, keys, params, hyper, count)
-        timestep = self._step(actions)
-        for k in range(1, self._config.rollout_length):
-            block, actions = programs.advance(
-                block, np.int32(k), timestep, keys, params, hyper, count
-            )
+        timesteps, chosen, stored = [], [], []
+        for k in range(self._config.rollout_length):
+            if position is None:
+                acting, extras = programs.begin(state.actor, keys, params, hyper, count)
+            else:
+                acting, timestep = position
+                acting, extras = programs.advance(
+                    acting, np.int32(k), timestep.obs, timestep.first, keys, params, hyper, count
+                )
+            actions = np.asarray(acting.action)
             timestep = self._step(actions)
-        return programs.end(block.rows, block._replace(rows=_EMPTY), timestep)
+            position = acting, timestep
+            timesteps.append(timestep)
+            chosen.append(actions)
+            stored.append(extras)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *timesteps)
+        assert position is not None
+        actions_of: Any = np.stack(chosen)
+        played = Played(stacked, actions_of, tuple(stored), position[0].carry)
+        return played, position
 
 
 def failure_text(name: str, what: str, error: Exception) -> str:

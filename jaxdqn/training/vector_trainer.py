@@ -19,13 +19,14 @@ import numpy as np
 from jaxdqn import envs
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config
+from jaxdqn.envs.frame_stack import push_frame
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
 from jaxdqn.errors import reject
 from jaxdqn.training.algorithms import CustomParts, make_learning
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import IterationKeys, split_named, typed_key
-from jaxdqn.training.learner import Decision, Learner, make_learner
+from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics
 from jaxdqn.training.trainer import made_agent, make_trainer
 from jaxdqn.types import (
@@ -47,16 +48,27 @@ from jaxdqn.types import (
 )
 
 
-class Block(NamedTuple):
-    """An iteration of acting that is under way."""
+class Acting(NamedTuple):
+    """Part of the state of acting that the actions depend on."""
 
-    actor: ActorState
-    decision: Decision
-    """Of the vector step whose time step has not arrived."""
-    rows: Row
-    """[K, E]; filled up to the present vector step."""
-    metrics: Metrics
-    """[K]"""
+    frames: PyTree
+    """``ActorState.frames`` before the newest observation"""
+    carry: PyTree
+    action: Array
+    """[E] int32, the last action"""
+
+
+class Played(NamedTuple):
+    """K vector steps in the environments."""
+
+    timesteps: TimeStep
+    """leaves [K, E, ...], the results of the actions"""
+    actions: Array
+    """[K, E] int32"""
+    extras: tuple[PyTree, ...]
+    """K times the ``extras`` of the rows, leaves [E, ...]"""
+    carry: PyTree
+    """Recurrent carry after the last observation but one"""
 
 
 class VectorTrainer(NamedTuple):
@@ -75,23 +87,18 @@ class VectorTrainer(NamedTuple):
     """``keys(key) -> keys`` of an iteration"""
     warm_up_keys: Callable[[Array], Array]
     """``warm_up_keys(key) -> keys [I, K, 1 + E]``"""
-    begin: Callable[..., tuple[Block, Array]]
-    """``begin(actor, keys[K, 1 + E], params, hyper, rows) -> (block, actions[E])``: the first
-    vector step of an iteration; ``rows`` are those before it, a ``Counter``."""
-    advance: Callable[..., tuple[Block, Array]]
-    """``advance(block, k, timestep, keys, params, hyper, rows) -> (block, actions[E])``: vector
-    step ``k``, from the time step that followed the last one."""
-    end: Callable[..., tuple[ActorState, Row, Metrics]]
-    """``end(rows, rest, timestep) -> (actor, rows[K, E], metrics)``, from a block in two parts: its
-    rows, and the block without them"""
-    remember: Callable[[TrainState, Row, ActorState, Metrics], TrainState]
-    """``remember(state, rows, actor, metrics) -> state``: store and count rows without learning.
-    The given state has an empty ``actor``."""
+    begin: Callable[..., tuple[Acting, PyTree]]
+    """``begin(actor, keys[K, 1 + E], params, hyper, rows) -> (acting, extras)``: the actions of the
+    first vector step of a chunk; ``rows`` are those before it, a ``Counter``."""
+    advance: Callable[..., tuple[Acting, PyTree]]
+    """``advance(acting, k, obs[E, O], first[E], keys, params, hyper, rows) -> (acting, extras)``:
+    the actions of vector step ``k`` of an iteration, before which there were ``rows``"""
+    remember: Callable[[TrainState, Played], TrainState]
+    """``remember(state, played) -> state``: store and count rows without learning"""
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
-    """``learn(state, total, key, keys, rows, actor, metrics) -> (state, total, params)``: store the
-    rows and take the gradient steps. ``total`` are the sums of the metrics of the chunk, ``key`` is
-    that of the state after the iteration, and ``params`` a copy of the new parameters to act
-    with. The given state has an empty ``actor``."""
+    """``learn(state, total, key, keys, played) -> (state, total, params)``: store the rows and take
+    the gradient steps. ``total`` are the sums of the metrics of the chunk, ``key`` is that of the
+    state after the iteration, and ``params`` a copy of the new parameters to act with."""
     no_metrics: Callable[[TrainState], Metrics]
     """``no_metrics(state) -> total`` before the first iteration of a chunk"""
     summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics]]
@@ -142,7 +149,6 @@ def make_vector_trainer(
         warm_up_keys=functions.warm_up_keys,
         begin=functions.begin,
         advance=functions.advance,
-        end=functions.end,
         remember=functions.remember,
         learn=functions.learn,
         no_metrics=functions.no_metrics,
@@ -210,83 +216,83 @@ class _Functions(NamedTuple):
         shape = (self.config.warmup_iterations, *self.learner.key_shapes.act)
         return jax.random.split(key_warmup, shape)
 
-    def _act(
-        self, actor: ActorState, k: Array, keys: Array, params: Params, hyper: Hyper, rows: Counter
-    ) -> Decision:
-        count = counter_float(rows) + k.astype(jnp.float32) * self.config.num_envs
-        return self.learner.act(keys[k, 0], params, hyper, count, actor)
-
     def begin(
         self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
-    ) -> tuple[Block, Array]:
-        decision = self._act(actor, jnp.int32(0), keys, params, hyper, rows)
-        shapes = jax.eval_shape(self.learner.observe, actor, decision, (), actor.timestep)
-        length = self.config.rollout_length
-        stored, metrics = jax.tree.map(
-            lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), shapes[1:]
-        )
-        return Block(actor, decision, stored, metrics), decision.actions
+    ) -> tuple[Acting, PyTree]:
+        count = counter_float(rows)
+        decision = self.learner.act(keys[0, 0], params, hyper, count, actor)
+        return Acting(actor.frames, decision.carry, decision.actions), decision.extras
 
     def advance(
         self,
-        block: Block,
+        acting: Acting,
         k: Array,
-        timestep: TimeStep,
+        obs: Array,
+        first: Array,
         keys: Array,
         params: Params,
         hyper: Hyper,
         rows: Counter,
-    ) -> tuple[Block, Array]:
-        block = self._store(block, k - 1, timestep)
-        decision = self._act(block.actor, k, keys, params, hyper, rows)
-        return block._replace(decision=decision), decision.actions
+    ) -> tuple[Acting, PyTree]:
+        count = counter_float(rows) + k.astype(jnp.float32) * self.config.num_envs
+        frames = push_frame(acting.frames, obs, first)
+        unused: Any = None
+        timestep = TimeStep(obs, unused, unused, unused, first)
+        actor = ActorState((), timestep, frames, acting.carry, unused, acting.action)
+        decision = self.learner.act(keys[k, 0], params, hyper, count, actor)
+        return Acting(frames, decision.carry, decision.actions), decision.extras
 
-    def end(self, rows: Row, rest: Block, timestep: TimeStep) -> tuple[ActorState, Row, Metrics]:
-        block = rest._replace(rows=rows)
-        block = self._store(block, jnp.int32(self.config.rollout_length - 1), timestep)
-        return block.actor, block.rows, reduce_metrics(block.metrics)
+    def _rows(self, state: TrainState, played: Played) -> tuple[ActorState, Row, Metrics]:
+        """Return the state of acting after an iteration, its rows [K, E] and its metrics."""
+        length, num_envs = self.config.rollout_length, self.config.num_envs
+        rows = counter_float(state.counters.rows)
 
-    def _store(self, block: Block, k: Array, timestep: TimeStep) -> Block:
-        actor, row, metrics = self.learner.observe(block.actor, block.decision, (), timestep)
-        rows, counts = jax.tree.map(
-            lambda leaves, leaf: leaves.at[k].set(leaf),
-            (block.rows, block.metrics),
-            (row, metrics),
+        def observe(actor: ActorState, inputs: Any) -> tuple[ActorState, tuple[Row, Metrics]]:
+            k, actions, extras, timestep = inputs
+            decision = self.learner.recall(
+                state.hyper, rows + k * num_envs, actor, actions, played.carry, extras
+            )
+            actor, row, metrics = self.learner.observe(actor, decision, (), timestep)
+            return actor, (row, metrics)
+
+        steps = jnp.arange(length, dtype=jnp.float32)
+        extras = jax.tree.map(lambda *leaves: jnp.stack(leaves), *played.extras)
+        actor, (stored, metrics) = jax.lax.scan(
+            observe,
+            state.actor._replace(carry=played.carry),
+            (steps, played.actions, extras, played.timesteps),
         )
-        return block._replace(actor=actor, rows=rows, metrics=counts)
+        return actor, stored, reduce_metrics(metrics)
 
-    def remember(
-        self, state: TrainState, rows: Row, actor: ActorState, metrics: Metrics
-    ) -> TrainState:
+    def remember(self, state: TrainState, played: Played) -> TrainState:
+        actor, rows, metrics = self._rows(state, played)
         return _count_env_steps(self.learner.remember(state, rows, actor), metrics)
 
     def learn(
-        self,
-        state: TrainState,
-        total: Metrics,
-        key: Array,
-        keys: PyTree,
-        rows: Row,
-        actor: ActorState,
-        metrics: Metrics,
+        self, state: TrainState, total: Metrics, key: Array, keys: PyTree, played: Played
     ) -> tuple[TrainState, Metrics, Params]:
-        state, metrics = self._learn(state._replace(key=key), keys, rows, actor, metrics)
+        state, metrics = self._learn(state._replace(key=key), keys, played)
         total = add_metrics(total, metrics)
         return state, total, jax.tree.map(jnp.copy, state.agent.params)
 
-    def _learn(
-        self, state: TrainState, keys: PyTree, rows: Row, actor: ActorState, metrics: Metrics
-    ) -> tuple[TrainState, Metrics]:
+    def _learn(self, state: TrainState, keys: PyTree, played: Played) -> tuple[TrainState, Metrics]:
+        actor, rows, metrics = self._rows(state, played)
         state = self.learner.remember(state, rows, actor)
         return self.learner.learn(keys, state, rows, metrics)
 
     def no_metrics(self, state: TrainState) -> Metrics:
+        length = self.config.rollout_length
+
         def metrics_of(state: TrainState) -> Metrics:
             keys = split_named(state.key, self.learner.key_shapes)
-            actor, params, hyper = state.actor, state.agent.params, state.hyper
-            block, _ = self.begin(actor, keys.act, params, hyper, state.counters.rows)
-            actor, rows, metrics = self.end(block.rows, block, actor.timestep)
-            return self._learn(state, keys.learn, rows, actor, metrics)[1]
+            rows, actor = state.counters.rows, state.actor
+            acting, extras = self.begin(actor, keys.act, state.agent.params, state.hyper, rows)
+            timesteps, actions = jax.tree.map(
+                lambda leaf: jnp.broadcast_to(leaf, (length, *leaf.shape)),
+                (actor.timestep, acting.action),
+            )
+            played = Played(timesteps, actions, (extras,) * length, acting.carry)
+            return self._learn(state, keys.learn, played)[1]
 
         shapes = jax.eval_shape(metrics_of, state)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -106,9 +106,9 @@ def test_with_overlap_an_iteration_acts_on_parameters_that_are_one_iteration_old
     runner = runner_of(config)
     acted, act = [], runner._act
 
-    def watched(actor, keys, params, hyper, rows):
+    def watched(state, position, keys, params, hyper, rows):
         acted.append(jax.device_get(params))
-        return act(actor, keys, params, hyper, rows)
+        return act(state, position, keys, params, hyper, rows)
 
     runner._act = watched
     state = runner.init(jax.random.key(0), None)
