@@ -41,6 +41,7 @@ from jaxdqn.storage.directory import (
     SUMMARY,
     check_unused,
     is_run,
+    path_part,
     read_config,
     read_config_file,
 )
@@ -314,7 +315,7 @@ def default_out(name: str, config: Config, env: str | None = None) -> Path:
         env: name of the environment, if it is not ``config.env``.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{name}-{env or config.env}-s{config.seed}-{stamp}"
+    return Path("runs") / path_part(f"{name}-{env or config.env}-s{config.seed}-{stamp}")
 
 
 def outcome(summary: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -28,6 +29,11 @@ from jaxdqn.storage.loss_record import register_recorded_loss
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARTS = "parts.json"
 _LOCK = ".lock"
+
+
+def path_part(name: str) -> str:
+    """Return a name, such as ``gymnasium:ALE/Pong-v5``, as one part of a path."""
+    return re.sub(r"[^\w.=+-]+", "-", name)
 
 
 def check_unused(path: str | os.PathLike[str]) -> Path:

@@ -202,6 +202,10 @@ def test_a_default_directory_is_named_after_the_run_and_claimed_by_it(monkeypatc
     monkeypatch.setattr(time, "strftime", lambda form: "now")
     taken = Path("runs/cartpole-CartPole-v1-s0-now")
     assert run.default_out("cartpole", Config()) == taken
+    # The id of an environment on the host may have a slash.
+    named = run.default_out("dqn", Config(), "gymnasium:ALE/Pong-v5")
+    assert named.parent == Path("runs")
+    assert named.name.startswith("dqn-gymnasium-ALE-Pong-v5-s0-")
     taken.mkdir(parents=True)  # by a run that started in the same second
     asked = []
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS, label, ranges
 from jaxdqn.config.config import Config, replace, to_dict
 from jaxdqn.config.presets import preset
-from jaxdqn.storage.directory import SUMMARY, is_run
+from jaxdqn.storage.directory import SUMMARY, is_run, path_part
 
 CELLS = "cells"
 """Subdirectory of a study that holds its runs."""
@@ -153,7 +153,9 @@ def groups_of(
 
 def _existing_groups(cell: Cell, out: Path) -> list[Group]:
     """Return the runs of a cell on disk: finished ones first, then started ones, largest first."""
-    name = re.compile(rf"{re.escape(f'{cell.preset}-{cell.env}')}-s(\d+)-(\d+)-{cell.key}")
+    name = re.compile(
+        rf"{re.escape(path_part(f'{cell.preset}-{cell.env}'))}-s(\d+)-(\d+)-{cell.key}"
+    )
     runs = out / CELLS
     groups = []
     for directory in sorted(runs.iterdir()) if runs.is_dir() else ():
@@ -178,7 +180,8 @@ def _state(directory: Path) -> Literal["new", "started", "finished"]:
 
 
 def _directory(cell: Cell, out: Path, seeds: range) -> Path:
-    return out / CELLS / f"{cell.preset}-{cell.env}-s{seeds.start}-{seeds[-1]}-{cell.key}"
+    name = path_part(f"{cell.preset}-{cell.env}")
+    return out / CELLS / f"{name}-s{seeds.start}-{seeds[-1]}-{cell.key}"
 
 
 @functools.cache

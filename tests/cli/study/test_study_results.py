@@ -159,7 +159,8 @@ def scripted(static, config, keys, check):
     fields = dict.fromkeys(Programs._fields)
     fields |= {"init": init, "chunk": chunk, "evaluate": evaluate}
     fields |= {"params": lambda state: state.agent.params}
-    return Programs(**fields | {"evaluate_one": evaluate, "copy": np.array})
+    own = {"evaluate_one": evaluate, "copy": np.array, "close": lambda: None}
+    return Programs(**fields | own)
 
 
 def test_results_agree_with_the_records_of_the_host_loop(monkeypatch, capsys):
