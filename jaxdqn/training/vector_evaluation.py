@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -72,9 +73,10 @@ class VectorEvaluator:
 
     def close(self) -> None:
         """Close the environments."""
-        if self._envs is not None:
-            self._envs.close()
-            self._envs = None
+        envs, self._envs = self._envs, None
+        if envs is not None:
+            with contextlib.suppress(Exception):  # they may have failed
+                envs.close()
 
     def evaluate(self, params: Params, key: Array, epsilon: float) -> EvalInfo:
         """Return the results of N episodes, leaves [N]. Equal keys give equal episodes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,9 +133,10 @@ class VectorRunner:
 
     def close(self) -> None:
         """Close the environments."""
-        if self._envs is not None:
-            self._envs.close()
-            self._envs = None
+        envs, self._envs = self._envs, None
+        if envs is not None:
+            with contextlib.suppress(Exception):  # they may have failed
+                envs.close()
 
     def reset(self, seed: int) -> TimeStep:
         """Start the environments, and an episode in each."""

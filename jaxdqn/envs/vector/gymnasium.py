@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import multiprocessing
+import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -94,6 +96,8 @@ class _Vector:
         actions: DiscreteActions,
         processes: bool,
     ) -> None:
+        if processes:
+            makers = [partial(_make_in_worker, make) for make in makers]
         # Not fork, which deadlocks where JAX has threads.
         kind: Any = partial(AsyncVectorEnv, context="spawn") if processes else SyncVectorEnv
         self._envs: Any = kind(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -120,6 +124,13 @@ class _Vector:
     ) -> TimeStep:
         arrays = self._observations.convert(obs, len(first))
         return time_step(arrays, reward, terminated, truncated, first, self._observations.dtype)
+
+
+def _make_in_worker(make: Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
+    """Make an environment; in a worker process, leave SIGINT to the process of the run."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return make()
 
 
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
