@@ -84,6 +84,7 @@ def swept(tmp_path_factory):
     return SimpleNamespace(out=out, together=together, records=seen.records, separate=separate)
 
 
+@pytest.mark.slow
 def test_every_learner_equals_a_separate_run_of_its_seed_and_hyper_parameters(swept):
     rates = [float(result.state.hyper.learning_rate) for result, _ in swept.separate]
     np.testing.assert_allclose(rates, [3e-3, 3e-3, 1e29, 1e29], rtol=1e-6)
@@ -99,6 +100,7 @@ def test_every_learner_equals_a_separate_run_of_its_seed_and_hyper_parameters(sw
     assert key_data[1] == key_data[3] != key_data[0]
 
 
+@pytest.mark.slow
 def test_diverged_learners_are_named_and_do_not_affect_the_others(swept):
     # The test above shows that the results are bitwise identical to separate runs.
     summary = swept.together.summary
@@ -126,6 +128,7 @@ def test_a_run_ends_when_every_learner_has_diverged():
         run(config, environment=noisy())
 
 
+@pytest.mark.slow
 def test_the_records_of_a_population_hold_those_of_the_separate_runs(swept):
     for kind in ("metrics", "evaluation"):
         together = [record for name, record in swept.records if name == kind]
@@ -150,6 +153,7 @@ def test_the_records_of_a_population_hold_those_of_the_separate_runs(swept):
                 assert record["learners"] == [one["return_mean"] for one in each]
 
 
+@pytest.mark.slow
 def test_the_best_parameters_are_those_of_the_best_learner(swept):
     summary = swept.together.summary
     bests = [result.summary["best_eval_return_mean"] for result, _ in swept.separate]
@@ -452,6 +456,7 @@ def test_a_population_from_the_command_line_to_its_evaluation_and_curves(
         assert load_policy("there", which)(np.zeros(4, np.float32)) in (0, 1)
 
 
+@pytest.mark.slow
 def test_a_loaded_policy_is_of_one_learner_on_one_device(swept, tmp_path):
     shutil.copytree(swept.out, tmp_path / "out")
     mapped = {"devices": 4, "model_devices": 2, "average_every": 1, "average_moments": True}

@@ -68,7 +68,8 @@ def test_additional_processes_do_not_disturb_a_run(pair, start, port, tmp_path):
     assert [process.poll() for process in processes] == [None, None]
 
 
-UNEVEN = ["--num-envs", "30", "--batch-size", "126"]  # divisible by three devices
+# Divisible by three devices.
+UNEVEN = ["--num-envs", "30", "--batch-size", "126", "--replay-capacity", "102390"]
 REJECTED = {
     "another seed": ([[], ["--seed", "3"]], [1, 2], "seed=3: must be 0, as in process 0"),
     "too few devices": ([["--devices", "2"]] * 2, [2, 2], "devices=2: must be 4"),

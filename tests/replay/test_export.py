@@ -84,7 +84,7 @@ def test_the_command_exports_the_rows_of_a_learner_and_needs_no_devices(
 ):
     config = replace(CONFIG, **EXPORTED[case])
     state = save_checkpoint(tmp_path / "run", config)
-    monkeypatch.setattr("jaxdqn.envs.make", lambda name: noisy())
+    monkeypatch.setattr("jaxdqn.envs.make_from_arguments", lambda name, arguments: noisy())
     monkeypatch.setattr("jaxdqn.parallel.build.run_devices", lambda _: pytest.fail("took devices"))
     learners = range(config.learners) if config.learners > 1 else [None]
     found = []

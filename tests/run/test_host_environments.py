@@ -69,7 +69,11 @@ class Breaking(OnHost):
     ("kind", "message"),
     [
         ("raise", "^env='cycle': step failed: ZeroDivisionError: the simulator broke$"),
-        ("nan", "^env='cycle': step failed: ValueError: environment 0 returned a reward of nan$"),
+        pytest.param(
+            "nan",
+            "^env='cycle': step failed: ValueError: environment 0 returned a reward of nan$",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_simulator_that_fails_ends_the_run_with_a_checkpoint(tmp_path, kind, message):

@@ -10,7 +10,7 @@ from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
 from jaxdqn.training.vector_trainer import make_single_trainer, make_vector_trainer
 from jaxdqn.types import counter_int
-from tests.toys import OPTIMISED, assert_identical, bitwise_jit, cycle, tiny
+from tests.toys import OPTIMISED, QUICK, assert_identical, bitwise_jit, cycle, tiny
 
 ENVIRONMENT = cycle([1.0, 0.5, 2.0, 0.0], limit=7)
 """It draws no random numbers, so that it is the same on the host."""
@@ -49,10 +49,10 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def runner_of(config, environment=None):
+def runner_of(config, environment=None, options=QUICK):
     environment = environment or on_host()
     trainer = make_vector_trainer(config, environment)
-    programs = jit_vector_programs(trainer, OPTIMISED)
+    programs = jit_vector_programs(trainer, options)
     return VectorRunner(trainer, programs, lambda: environment.make(config.num_envs))
 
 
@@ -68,7 +68,7 @@ CASES = {
     "recurrent": {"recurrent": "gru", "recurrent_size": 4, "burn_in": 1, "sequence_length": 3},
     "normalised": {"normalize_observations": True},
 }  # fmt: skip
-FAST = ("several steps", "pqn")
+FAST = ("several steps",)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ FAST = ("several steps", "pqn")
 )
 def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_device(fields):
     config = tiny(hidden_sizes=(8,), overlap=False, **fields)
-    runner = runner_of(config)
+    runner = runner_of(config, options=OPTIMISED)
     key = jax.random.key(3)
     host = runner.init(key, None)
     trainer = make_trainer(tiny(hidden_sizes=(8,), **fields), environment=ENVIRONMENT)
