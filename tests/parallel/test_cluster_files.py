@@ -54,7 +54,7 @@ def test_the_slurm_script_runs_and_resumes(slurm_substitutes, port, tmp_path):
     environment = {**slurm_substitutes, "OUT": str(out), "PORT": str(port)}
     script = ["bash", ROOT / "docs/cluster/slurm.sh", *SHORT, "--virtual-devices", "2"]
     # More rows than fit into the time, which is enough to compile the programs.
-    script += ["--total-rows", "1000000000", "--max-seconds", "40"]
+    script += ["--total-rows", "1000000000", "--stop-when", "never", "--max-seconds", "40"]
     rows = [0]
     for _ in range(2):
         done = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
