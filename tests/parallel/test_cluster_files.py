@@ -64,8 +64,7 @@ def test_the_slurm_script_runs_and_resumes(slurm_substitutes, port, tmp_path):
         assert (summary["interrupted"], summary["ended_by"]) == (True, "deadline")
         rows.append(summary["rows"])
     assert rows == sorted(set(rows))
-    events = [json.loads(line)["event"] for line in (out / "events.jsonl").open()]
-    assert "resumed" in events
+    assert '"event": "resumed"' in (out / "events.jsonl").read_text()
     calls = (tmp_path / "scontrol").read_text().splitlines()
     assert calls == ["show hostnames node[1-2]", "requeue 4242"] * 2
 
