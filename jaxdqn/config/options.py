@@ -85,8 +85,8 @@ class Options:
     """Resets in the pool of each device; by default one for 16 rows of an iteration, and at least
     one for four environments."""
     overlap: bool = option(True, group="Algorithm")
-    """For an environment on the host: act while the gradient steps of the iteration before run, on
-    parameters that are one iteration old. Otherwise each waits for the other."""
+    """For an environment on the host: act during the gradient steps of the previous iteration, on
+    parameters that are one iteration old. Otherwise acting and learning take turns."""
     env_processes: bool = option(False, group="Algorithm")
     """For an environment on the host: step each in its own process, for slow simulators. Otherwise
     they step one after the other in the process of the run."""

@@ -41,8 +41,8 @@ class RunEvaluator:
     def evaluate(self, state: TrainState) -> None:
         """Evaluate the online parameters; keep the best, and confirm a solution."""
         progress, params = self._progress, self._programs.params(state)
-        progress.judged = progress.chunk
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
+        progress.judged = progress.chunk  # an evaluation that fails is repeated
         means, now = mean_returns(info), self._recorder.now()
         self._keep_best(params, info, means, now)
         refuted, confirmation = self._confirm(params, means)

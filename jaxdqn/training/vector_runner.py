@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -127,12 +128,14 @@ class VectorRunner:
         self._config, self._programs, self._make = trainer.config, programs, make
         self._learner, self._spec = trainer.learner, trainer.environment.spec
         self._envs: VectorEnvironment | None = None
+        self._learner_thread = ThreadPoolExecutor(1, "learner")
         self._acting: Params = None
         """Parameters to act with; None for those of the state."""
         self._hyper: Hyper | None = None
 
     def close(self) -> None:
         """Close the environments."""
+        self._learner_thread.shutdown()
         envs, self._envs = self._envs, None
         if envs is not None:
             with contextlib.suppress(Exception):  # they may have failed
@@ -193,17 +196,30 @@ class VectorRunner:
         # Copies, because learn donates the state.
         key, hyper, newest = programs.copy((state.key, state.hyper, state.agent.params))
         acting, position = newest if self._acting is None else self._acting, None
+        learning: Future[Any] | None = None
         for done in range(iterations):
             keys = programs.keys(key)
             key = keys.next
             try:
                 played, position = self._act(state, position, keys.act, acting, hyper, rows)
             except EnvironmentFailed as failed:
+                if learning is not None:
+                    state, total, newest = learning.result()
                 raise self._with_state(failed, state, total, done) from failed.__cause__
             rows += config.rows_per_iteration
-            before = newest
-            state, total, newest = programs.learn(state, total, key, keys.learn, played)
-            acting = before if config.overlap else newest
+            if learning is not None:
+                state, total, newest = learning.result()
+            acting = newest
+            # Another thread dispatches it: a call after one that takes long, from the same thread,
+            # would wait for its end.
+            learning = self._learner_thread.submit(
+                programs.learn, state, total, key, keys.learn, played
+            )
+            if not config.overlap:
+                state, total, newest = learning.result()
+                acting, learning = newest, None
+        if learning is not None:
+            state, total, newest = learning.result()
         self._acting = acting if config.overlap else None
         state, metrics = programs.summarize(state, total, np.int32(iterations))
         return state, (metrics, state.counters)
