@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,6 @@ from benchmarks.timing import MEDIANS, RATIOS, Case, alternate, ratio, spread
 from jaxdqn.cli.flags import parse, run_command
 
 _CHUNK_ROWS = 8_192
-_CADENCES: dict[str, dict[str, Any]] = {
-    "K=4 B=32 M=1": {"rollout_length": 4, "batch_size": 32, "gradient_steps": 1},
-    "K=32 B=64 M=16": {"rollout_length": 32, "batch_size": 64, "gradient_steps": 16},
-}
 _HOW = ("not learning", "serial", "overlapped")
 
 
@@ -29,6 +26,12 @@ class Flags:
     """Environment on the host."""
     num_envs: int = 8
     """Number of environments."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    step_milliseconds: float = 0.0
+    """Time by which every vector step of the environments is prolonged, as by a slow simulator."""
+    cadences: tuple[str, ...] = ("4,32,1", "32,64,16")
+    """Vector steps (K), batch size (B) and gradient steps (M) of an iteration, each as K,B,M."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,16 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="python -m benchmarks.host", description=__doc__)
-    for name in ("rounds", "num_envs"):
-        if getattr(flags, name) < 1:
-            raise ValueError(f"{name}={getattr(flags, name)}: must be at least 1")
+    for option in ("rounds", "num_envs"):
+        if getattr(flags, option) < 1:
+            raise ValueError(f"{option}={getattr(flags, option)}: must be at least 1")
     rows = []
-    for cadence, fields in _CADENCES.items():
-        cases = {how: make_case(flags.env, flags.num_envs, how, fields) for how in _HOW}
+    names = {cadence: name_of(cadence) for cadence in flags.cadences}
+    for cadence, name in names.items():
+        cases = {how: make_case(flags, how, cadence) for how in _HOW}
         times = alternate(cases, rounds=flags.rounds, seconds=flags.seconds)
         rows += [
             (
-                f"{cadence}, {how}",
+                f"{name}, {how}",
                 spread([1 / value for value in times[how]]),
                 ratio(times["not learning"], times[how]),
             )
@@ -58,7 +62,37 @@ def _main(argv: Sequence[str]) -> None:
     print(format_table(("case", "rows/s", "over not learning"), rows))
 
 
-def make_case(env: str, num_envs: int, how: str, fields: dict[str, Any]) -> Case:
+def name_of(cadence: str) -> str:
+    """Return a cadence K,B,M with the names of its numbers.
+
+    Raises:
+        ValueError: if it is not three whole numbers of at least 1.
+    """
+    numbers = cadence.split(",")
+    if len(numbers) != 3 or not all(number.isdigit() and int(number) for number in numbers):
+        raise ValueError(f"cadences={cadence!r}: must be K,B,M, as in 4,32,1")
+    return " ".join(f"{name}={number}" for name, number in zip("KBM", numbers, strict=True))
+
+
+class Prolonged:
+    """Environments on the host whose vector steps take longer.
+
+    Args:
+        envs: the environments.
+        seconds: added to each vector step.
+    """
+
+    def __init__(self, envs: Any, seconds: float) -> None:
+        self._envs, self._seconds = envs, seconds
+        self.reset, self.close = envs.reset, envs.close
+
+    def step(self, actions: Any) -> Any:
+        """Step the environments."""
+        time.sleep(self._seconds)
+        return self._envs.step(actions)
+
+
+def make_case(flags: Flags, how: str, cadence: str) -> Case:
     """Return a chunk of training, or of acting only, in environments on the host."""
     import jax
 
@@ -68,23 +102,37 @@ def make_case(env: str, num_envs: int, how: str, fields: dict[str, Any]) -> Case
     from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
     from jaxdqn.training.vector_trainer import make_vector_trainer
 
-    rows = num_envs * fields["rollout_length"]
+    length, batch_size, gradient_steps = map(int, cadence.split(","))
+    rows = flags.num_envs * length
     config = Config(
-        env=env, num_envs=num_envs, hidden_sizes=(64, 64), replay_capacity=256 * rows,
-        warmup_rows=max(rows, 1_024 // rows * rows), overlap=how == "overlapped", **fields,
+        env=flags.env, num_envs=flags.num_envs, hidden_sizes=flags.hidden_sizes,
+        rollout_length=length, batch_size=batch_size, gradient_steps=gradient_steps,
+        replay_capacity=256 * rows, warmup_rows=max(rows, 1_024 // rows * rows),
+        overlap=how == "overlapped",
     )  # fmt: skip
     host = envs.configured_host_environment(config)
     if host is None:
-        raise ValueError(f"env={env!r}: must be an environment on the host")
+        raise ValueError(f"env={flags.env!r}: must be an environment on the host")
+    make, seconds = host.make, flags.step_milliseconds / 1_000
+    if seconds:
+        host = host._replace(make=lambda num_envs: Prolonged(make(num_envs), seconds))
     trainer = make_vector_trainer(config, host)
-    programs = jit_vector_programs(trainer)
-    runner = VectorRunner(trainer, programs, lambda: host.make(num_envs))
+    runner = VectorRunner(trainer, jit_vector_programs(trainer))
     iterations = max(1, _CHUNK_ROWS // rows)
+    if seconds:
+        iterations = max(1, min(iterations, round(1 / (length * seconds))))  # about a second
     states = [runner.init(jax.random.key(0), hyper_from(config))]
-    act = runner.act_only if how == "not learning" else runner.chunk
+
+    def act(state: Any) -> tuple[Any, Any]:
+        keys = jax.random.split(jax.random.key(1), (iterations, length, 1 + flags.num_envs))
+        state = runner.warm_up(state, keys)
+        return state, state.counters
 
     def run() -> Any:
-        states[0], report = act(states[0], iterations)
+        if how == "not learning":
+            states[0], report = act(states[0])
+        else:
+            states[0], report = runner.chunk(states[0], iterations)
         return report
 
     run()

@@ -1,6 +1,5 @@
 """Settings of every test: eight CPU devices, and JAX at its strictest."""
 
-import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ import jax
 import pytest
 from hypothesis import settings
 
-from tests.toys import QUICK, quick_runs
+from tests.toys import QUICK
 
 # Before the first array: the devices are counted when the backend starts.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -17,9 +16,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Implicit dtype promotion and rank broadcasting are errors; code must convert explicitly.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# The programs that tests trace are kept by JAX; to search them for garbage takes long.
-gc.set_threshold(50_000, 50, 100)
 
 # nohup ignores SIGHUP, and runs then ignore it too; tests send it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -44,18 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep compiled programs in a directory of this process, not in that of the user."""
+    """Keep the programs of runs in this session's own directory, not in the user's."""
     directory = tmp_path_factory.mktemp("programs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxdqn.run.compilation_cache.default_directory", lambda: directory)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def quick_programs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compile the programs of runs without optimisation, except in slow tests."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    with quick_runs():
         yield

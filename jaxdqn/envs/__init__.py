@@ -1,4 +1,4 @@
-"""Environments on the device, all with the contract of ``jaxdqn.types.Environment``."""
+"""Environments; those on the device have the contract of ``jaxdqn.types.Environment``."""
 
 from typing import Any
 
@@ -50,6 +50,10 @@ def configured_host_environment(config: Config, environment: Any = None) -> Host
         ValueError: as ``host_environment``.
     """
     if isinstance(environment, HostEnvironment):
+        for name in ("env_args", "env_processes"):
+            if getattr(config, name):
+                reject(name, getattr(config, name), "left out with your own environment on the "
+                       "host; from_gymnasium takes processes=True")  # fmt: skip
         return environment
     if environment is None and is_host_env(config.env):
         arguments = read_env_args(config.env_args)

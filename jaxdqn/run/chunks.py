@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.parallel import multihost
 from jaxdqn.run.compile import Chunk, Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.storage.jsonl import Record
-from jaxdqn.training.vector_runner import EnvironmentFailed
 from jaxdqn.types import SUMMED_METRICS, Counter, Counters, Metrics, TrainState, counter_int
 
 LONG_CHUNK = 1.0

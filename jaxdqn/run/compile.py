@@ -98,7 +98,7 @@ def compile_programs(
     counted_out = (layout.state_out, layout.report_out)
     evaluate = _make_evaluate(config, trainer, config.eval_epsilon)
     saved = layout.state if config.replay_in_checkpoint else without_replay(layout.state)
-    init, chunk, evaluate_all, copy, snapshot, *of_one = _compile_all(
+    init, chunk, evaluate_all, copy, snapshot, *of_one = compile_all(
         (
             (
                 jax.jit(_with_counters(trainer, trainer.init), out_shardings=counted_out),
@@ -156,7 +156,7 @@ def _layout_of(trainer: Trainer, state_shape: TrainState) -> _Layout:
     return _Layout(state, trainer.params(state), state_out, report_out)
 
 
-def _compile_all(
+def compile_all(
     jitted: Sequence[tuple[Any, tuple[Any, ...]]],
     options: dict[str, Any] | None,
     check: Callable[[], None],

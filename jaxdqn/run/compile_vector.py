@@ -4,25 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.config.config import Config
-from jaxdqn.run.compile import Chunk, Programs, compiler_options, make_revive, perturb
-from jaxdqn.storage.state import snapshot_key_data
+from jaxdqn.run.compile import Chunk, Programs, compile_all, compiler_options, make_revive, perturb
+from jaxdqn.storage.state import snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EPSILON, EvalInfo
-from jaxdqn.training.vector_evaluation import MOST_ENVS, VectorEvaluator
-from jaxdqn.training.vector_runner import VectorPrograms, VectorRunner, jit_vector_programs
+from jaxdqn.training.vector_evaluation import (
+    MOST_ENVS,
+    PlayPrograms,
+    VectorEvaluator,
+    envs_of,
+    make_play,
+)
+from jaxdqn.training.vector_runner import (
+    VectorPrograms,
+    VectorRunner,
+    jit_vector_programs,
+    program_arguments,
+)
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import Array, Counters, Hyper, Params, PyTree, Row, TrainState
 
 
 class VectorCompiled(NamedTuple):
-    """Functions that runs of the same shapes share."""
+    """Programs that runs of the same shapes share."""
 
     programs: VectorPrograms
+    play: PlayPrograms
+    num_envs: int
+    """Of an evaluation."""
+    copy: Callable[[Params], Params]
     snapshot: Callable[[TrainState], PyTree]
     revive: Callable[[PyTree], TrainState]
     perturb: Callable[..., TrainState]
@@ -30,33 +47,61 @@ class VectorCompiled(NamedTuple):
 
 
 def compile_vector(
-    config: Config, trainer: VectorTrainer, state_shape: TrainState
+    config: Config,
+    trainer: VectorTrainer,
+    state: TrainState,
+    check: Callable[[], None] = lambda: None,
 ) -> VectorCompiled:
-    """Jit the functions of a run; each is compiled when it is first called."""
+    """Compile the programs that every run calls; the others are compiled at their first call.
+
+    Args:
+      config: of the run.
+      trainer: of the run.
+      state: shapes of the state.
+      check: as for ``compile_programs``.
+    """
     options = compiler_options(config)
-    return VectorCompiled(
-        programs=jit_vector_programs(trainer, options),
-        snapshot=jax.jit(snapshot_key_data, compiler_options=options),
-        revive=make_revive(state_shape, None, options),
-        perturb=jax.jit(perturb, compiler_options=options, donate_argnums=0),
-        empty_replay=jax.jit(
-            lambda state: trainer.learner.empty_replay(state.agent, state.actor),
-            compiler_options=options,
+    later = partial(jax.jit, compiler_options=options)
+    params, key, timestep = state.agent.params, state.key, state.actor.timestep
+    most_envs = config.num_envs if config.env_processes else MOST_ENVS
+    num_envs = envs_of(trainer.environment, config.eval_episodes, most_envs)
+    play = make_play(trainer.agent, num_envs, frame_stack=config.frame_stack)
+    timestep = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((num_envs, *leaf.shape[1:]), leaf.dtype), timestep
+    )
+    count, epsilon = np.int32(0), np.float32(0)
+    playing = jax.eval_shape(play.begin, params, key, timestep, epsilon)
+    saved = state if config.replay_in_checkpoint else without_replay(state)
+    jitted = jit_vector_programs(trainer)
+    compiled = compile_all(
+        (
+            *zip(jitted, program_arguments(trainer, state), strict=True),
+            (jax.jit(play.begin), (params, key, timestep, epsilon)),
+            (jax.jit(play.advance), (params, key, count, playing, timestep, epsilon)),
+            (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (params,)),
+            (jax.jit(snapshot_key_data), (saved,)),
         ),
+        options,
+        check,
+    )
+    begin, advance, copy, snapshot = compiled[len(jitted) :]
+    return VectorCompiled(
+        programs=VectorPrograms(*compiled[: len(jitted)]),
+        play=PlayPrograms(begin, advance),
+        num_envs=num_envs,
+        copy=copy,
+        snapshot=snapshot,
+        revive=make_revive(state, None, options),
+        perturb=later(perturb, donate_argnums=0),
+        empty_replay=later(lambda state: trainer.learner.empty_replay(state.agent, state.actor)),
     )
 
 
 def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorCompiled) -> Programs:
     """Return the programs of one run, with its own environments; ``close`` closes them."""
-    environment = trainer.environment
-    runner = VectorRunner(trainer, compiled.programs, lambda: environment.make(config.num_envs))
+    runner = VectorRunner(trainer, compiled.programs)
     evaluator = VectorEvaluator(
-        trainer.agent,
-        environment,
-        config.eval_episodes,
-        frame_stack=config.frame_stack,
-        most_envs=config.num_envs if config.env_processes else MOST_ENVS,
-        options=compiler_options(config),
+        trainer.environment, compiled.play, config.eval_episodes, compiled.num_envs
     )
 
     def counted(state: TrainState) -> tuple[TrainState, Counters]:
@@ -99,7 +144,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         init=init,
         chunk=chunk_of(config.iterations_per_chunk),
         evaluate=evaluate,
-        copy=compiled.programs.copy,
+        copy=compiled.copy,
         snapshot=compiled.snapshot,
         params=trainer.params,
         revive=revive,

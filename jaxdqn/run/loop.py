@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.monitoring.records import chunk_record, few_distinct
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
@@ -27,7 +28,6 @@ from jaxdqn.run.warnings import clipped_returns, repeated_episodes
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
-from jaxdqn.training.vector_runner import EnvironmentFailed
 from jaxdqn.types import Params, Row, TrainState
 
 
@@ -64,10 +64,11 @@ class HostLoop:
         """
         key, hyper = self._keys.train, learner_hypers(self._config)
         self._recorder.start_clock()
-        if rows is None:
-            started = self._programs.init(key, hyper)
-        else:
-            started = self._programs.preload(key, rows, hyper)
+        with self._recording_failures():
+            if rows is None:
+                started = self._programs.init(key, hyper)
+            else:
+                started = self._programs.preload(key, rows, hyper)
         state, counters = jax.block_until_ready(started)
         self.progress.train_seconds = self._recorder.seconds
         self.progress.totals = totals(jax.device_get(counters))
@@ -77,7 +78,8 @@ class HostLoop:
 
     def resume(self, restored: Restored) -> TrainState:
         """Resume from a checkpoint."""
-        state, refilled = self._revive(restored)
+        with self._recording_failures():
+            state, refilled = self._revive(restored)
         self.progress.restore(restored.meta["host"])
         if refilled is not None:
             self.progress.totals = refilled
@@ -92,12 +94,9 @@ class HostLoop:
             RunFailed: if the guard stops the run.
             OSError: if a record, or a checkpoint other than the last, cannot be written.
         """
-        try:
+        with self._recording_failures():
             state = self._train(state, stop)
             self._finish(state, stop)
-        except EnvironmentFailed as failed:
-            self._save_after_failure(failed)
-            raise
         return state
 
     def _train(self, state: TrainState, stop: StopRequest) -> TrainState:
@@ -130,8 +129,16 @@ class HostLoop:
             failed.state = state
             raise
 
-    def _save_after_failure(self, failed: EnvironmentFailed) -> None:
+    @contextmanager
+    def _recording_failures(self) -> Iterator[None]:
         """Record the failure of an environment, and save the state before it if it is known."""
+        try:
+            yield
+        except EnvironmentFailed as failed:
+            self._record_failure(failed)
+            raise
+
+    def _record_failure(self, failed: EnvironmentFailed) -> None:
         trace = "".join(traceback.format_exception(failed.__cause__))
         record = {"event": "environment failed", "reason": str(failed), "traceback": trace}
         self._recorder.log("event", {**record, **self._recorder.now()})

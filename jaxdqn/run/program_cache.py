@@ -103,7 +103,10 @@ def compiled_programs(
     try:
         if isinstance(static.trainer, VectorTrainer):
             if static.compiled is None:
-                static.compiled = compile_vector(config, static.trainer, static.state_shape)
+                with programs_kept():
+                    static.compiled = compile_vector(
+                        config, static.trainer, static.state_shape, check
+                    )
             return vector_programs(config, static.trainer, static.compiled)
         if static.programs is None:
             with programs_kept():

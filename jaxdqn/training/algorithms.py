@@ -10,7 +10,8 @@ from jaxdqn.agent.optimizer import average_first, make_optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
-from jaxdqn.networks.normalized import of_trained
+from jaxdqn.networks import make_network
+from jaxdqn.networks.normalized import of_trained, with_normalization
 from jaxdqn.training.dqn import make_dqn_learning
 from jaxdqn.training.learning import Learning
 from jaxdqn.training.pqn import make_pqn_learning
@@ -70,6 +71,28 @@ class CustomParts(NamedTuple):
 
 
 _NONE = CustomParts()
+
+
+def build_agent(
+    config: Config,
+    spec: EnvSpec,
+    collectives: Collectives,
+    network: Any,
+    custom: CustomParts,
+    around_network: Callable[[Network], Network] = lambda network: network,
+) -> Agent:
+    """Build the agent of a configuration, with the caller's own parts; as ``make_trainer``.
+
+    Raises:
+      ValueError: naming the part or field.
+    """
+    custom.check(config, network)
+    if custom.agent is not None:
+        return custom_agent(config, spec, collectives, custom.agent)
+    built = around_network(make_network(config, spec, network))
+    if config.normalize_observations:
+        built = with_normalization(built, spec)
+    return configured_agent(config, built, collectives, custom)
 
 
 def configured_agent(

@@ -25,6 +25,28 @@ class IterationKeys(NamedTuple):
     """Keys of the gradient steps, in the layout of ``Learning.key_shapes``."""
 
 
+class StartKeys(NamedTuple):
+    """Keys of the start of a run on one replica."""
+
+    agent: Array
+    """Equal on all replicas."""
+    envs: Array
+    warm_up: Array
+    run: Array
+    """``TrainState.key``"""
+
+
+def start_keys(key: Array, replica: Array | int) -> StartKeys:
+    """Return the keys of the start of a run; consumes ``key``.
+
+    Args:
+        key: of the run, equal on all replicas.
+        replica: index of this replica.
+    """
+    key_agent, key_replica = jax.random.split(typed_key(key))
+    return StartKeys(key_agent, *jax.random.split(jax.random.fold_in(key_replica, replica), 3))
+
+
 def typed_key(key: Array) -> Array:
     """Return a typed key; a raw key, as of ``jax.random.PRNGKey``, is wrapped.
 

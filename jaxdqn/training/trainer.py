@@ -15,21 +15,18 @@ from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.errors import reject
-from jaxdqn.networks import make_network
-from jaxdqn.networks.normalized import with_normalization
 from jaxdqn.training.acting import make_act
 from jaxdqn.training.algorithms import (
     CustomParts,
     MakeAgent,
     MakeLearning,
     MakeReplay,
-    configured_agent,
-    custom_agent,
+    build_agent,
     make_learning,
 )
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.keys import split_named, typed_key
+from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.metrics import all_reduce_metrics, reduce_metrics
 from jaxdqn.types import (
@@ -39,7 +36,6 @@ from jaxdqn.types import (
     Array,
     BatchLoss,
     Environment,
-    EnvSpec,
     Explore,
     Hyper,
     Metrics,
@@ -108,7 +104,7 @@ def make_trainer(
         if getattr(config, name) != wanted:
             reject(name, getattr(config, name), f"{wanted} with an environment on the device")
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
-    agent = made_agent(config, environment.spec, collectives, network, custom, around_network)
+    agent = build_agent(config, environment.spec, collectives, network, custom, around_network)
     made_learning = make_learning(config, agent, collectives, custom)
     learner = make_learner(config, environment.spec, agent, made_learning, collectives)
     parts = _Parts(
@@ -135,28 +131,6 @@ def make_trainer(
         # Trace the step now, so that a part that does not fit is rejected here.
         jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
     return trainer
-
-
-def made_agent(
-    config: Config,
-    spec: EnvSpec,
-    collectives: Collectives,
-    network: Any,
-    custom: CustomParts,
-    around_network: Callable[[Network], Network] = lambda network: network,
-) -> Agent:
-    """Make the agent of a configuration, with the caller's own parts; as ``make_trainer``.
-
-    Raises:
-      ValueError: naming the part or field.
-    """
-    custom.check(config, network)
-    if custom.agent is not None:
-        return custom_agent(config, spec, collectives, custom.agent)
-    made = around_network(make_network(config, spec, network))
-    if config.normalize_observations:
-        made = with_normalization(made, spec)
-    return configured_agent(config, made, collectives, custom)
 
 
 def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:
@@ -223,12 +197,10 @@ def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, 
     The agent is the same on all devices; environments and keys are each device's own.
     """
     hyper = hyper_from(parts.config) if hyper is None else hyper
-    key_agent, key_device = jax.random.split(typed_key(key))
-    key_device = jax.random.fold_in(key_device, parts.collectives.index())
-    key_envs, key_warmup, key_run = jax.random.split(key_device, 3)
-    keys = jax.random.split(key_envs, parts.config.envs_per_device)
-    actor = parts.learner.start(*jax.vmap(parts.environment.reset)(keys))
-    return parts.learner.init(key_agent, key_run, actor, hyper), key_warmup
+    keys = start_keys(key, parts.collectives.index())
+    keys_envs = jax.random.split(keys.envs, parts.config.envs_per_device)
+    actor = parts.learner.start(*jax.vmap(parts.environment.reset)(keys_envs))
+    return parts.learner.init(keys.agent, keys.run, actor, hyper), keys.warm_up
 
 
 def _warm_up(parts: _Parts, state: TrainState, key: Array) -> TrainState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,19 +11,19 @@ import numpy as np
 
 from jaxdqn.agent.exploration import select_actions
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
-from jaxdqn.envs.vector.base import HostEnvironment, VectorEnvironment
+from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.envs.vector.checked import CheckedEnvironments
 from jaxdqn.training.episode_digest import add_step, empty_digests
 from jaxdqn.training.evaluation import LONGEST_EPISODE, EvalInfo
 from jaxdqn.training.keys import seed_of
-from jaxdqn.training.vector_runner import EnvironmentFailed, failure_text
 from jaxdqn.types import Agent, Array, Exploration, Params, TimeStep
 
 MOST_ENVS = 32
-"""Environments of an evaluation; each plays several episodes if there are more of these."""
+"""Greatest number of environments in an evaluation; with more episodes, each plays several."""
 
 
-class _Play(NamedTuple):
-    """State of the policy; leaves [n, ...]."""
+class PlayState(NamedTuple):
+    """State of the policy in n environments; leaves [n, ...]."""
 
     timestep: TimeStep
     actions: Array
@@ -33,50 +32,94 @@ class _Play(NamedTuple):
     digests: Array
 
 
+class PlayPrograms(NamedTuple):
+    """Functions of an evaluation in n environments, pure or compiled."""
+
+    begin: Any
+    """``begin(params, key, timestep, epsilon) -> play``: the first actions"""
+    advance: Any
+    """``advance(params, key, count, play, timestep, epsilon) -> play``: the actions after ``count``
+    vector steps"""
+
+
+def envs_of(environment: HostEnvironment, episodes: int, most_envs: int = MOST_ENVS) -> int:
+    """Return n, the number of environments in an evaluation.
+
+    An environment without a time limit cannot be reset alone when its episode is cut, so it plays
+    one episode.
+    """
+    limit = environment.spec.max_episode_steps
+    return episodes if limit is None else min(episodes, most_envs)
+
+
+def make_play(agent: Agent, num_envs: int, *, frame_stack: int = 1) -> PlayPrograms:
+    """Make the functions of an evaluation in n environments, nearly greedy by ``epsilon``."""
+
+    def choose(
+        params: Params, key: Array, count: Array, play: PlayState, epsilon: Array
+    ) -> PlayState:
+        obs, first = observed(play.frames, play.timestep.obs), play.timestep.first
+        key_act, key_explore = jax.random.split(jax.random.fold_in(key, count))
+        _, carry, info = agent.act(key_act, params, play.carry, obs, first, None)
+        exploration = Exploration(jnp.full(num_envs, epsilon), jnp.float32(1))
+        actions, _ = select_actions("epsilon_greedy", key_explore, info.q, exploration)
+        return play._replace(actions=actions, carry=carry)
+
+    def begin(params: Params, key: Array, timestep: TimeStep, epsilon: Array) -> PlayState:
+        play = PlayState(
+            timestep=timestep,
+            actions=jnp.zeros(num_envs, jnp.int32),
+            frames=initial_frames(timestep.obs, frame_stack),
+            carry=agent.initial_carry(num_envs),
+            digests=empty_digests(num_envs),
+        )
+        return choose(params, key, jnp.int32(0), play, epsilon)
+
+    def advance(
+        params: Params,
+        key: Array,
+        count: Array,
+        play: PlayState,
+        timestep: TimeStep,
+        epsilon: Array,
+    ) -> PlayState:
+        before = play.timestep
+        digests = jnp.where(before.first, empty_digests(num_envs), play.digests)
+        digests = add_step(digests, before.obs, play.actions, timestep.reward)
+        frames = push_frame(play.frames, timestep.obs, timestep.first)
+        play = play._replace(timestep=timestep, frames=frames, digests=digests)
+        return choose(params, key, count, play, epsilon)
+
+    return PlayPrograms(begin, advance)
+
+
 class VectorEvaluator:
-    """Plays N episodes with given parameters, in environments that it keeps.
+    """Evaluator that keeps its environments.
 
     Each of n environments plays the same number of episodes to their ends, so short episodes have
     no more weight than long ones. An episode is cut after the time limit of the environment, or
     after ``LONGEST_EPISODE`` steps if it has none.
 
     Args:
-      agent: computes the Q-values.
       environment: on the host.
+      programs: of n environments, compiled.
       episodes: N.
-      frame_stack: S, as in training.
-      most_envs: the greatest n.
-      options: of the compiler.
+      num_envs: n, of ``envs_of``.
     """
 
     def __init__(
-        self,
-        agent: Agent,
-        environment: HostEnvironment,
-        episodes: int,
-        *,
-        frame_stack: int = 1,
-        most_envs: int = MOST_ENVS,
-        options: dict[str, Any] | None = None,
+        self, environment: HostEnvironment, programs: PlayPrograms, episodes: int, num_envs: int
     ) -> None:
-        limit = environment.spec.max_episode_steps
-        # Without a time limit of its own, an environment whose episode is cut plays no other.
-        self._num_envs = episodes if limit is None else min(episodes, most_envs)
-        self._limit = limit or LONGEST_EPISODE
-        self._quotas = np.full(self._num_envs, episodes // self._num_envs)
-        self._quotas[: episodes % self._num_envs] += 1
-        self._episodes, self._frame_stack = episodes, frame_stack
-        self._agent, self._environment = agent, environment
-        self._begin = jax.jit(self._first_actions, compiler_options=options)
-        self._advance = jax.jit(self._next_actions, compiler_options=options)
-        self._envs: VectorEnvironment | None = None
+        self._environment, self._programs, self._num_envs = environment, programs, num_envs
+        self._limit = environment.spec.max_episode_steps or LONGEST_EPISODE
+        self._quotas = np.full(num_envs, episodes // num_envs)
+        self._quotas[: episodes % num_envs] += 1
+        self._envs: CheckedEnvironments | None = None
 
     def close(self) -> None:
         """Close the environments."""
-        envs, self._envs = self._envs, None
-        if envs is not None:
-            with contextlib.suppress(Exception):  # they may have failed
-                envs.close()
+        if self._envs is not None:
+            self._envs.close()
 
     def evaluate(self, params: Params, key: Array, epsilon: float) -> EvalInfo:
         """Return the results of N episodes, leaves [N]. Equal keys give equal episodes.
@@ -86,17 +129,10 @@ class VectorEvaluator:
           key: seeds the environments and the random actions.
           epsilon: probability of a uniformly random action.
         """
-        try:
-            return self._play(params, key, epsilon)
-        except Exception as error:
-            name = self._environment.spec.name
-            raise EnvironmentFailed(failure_text(name, "an evaluation", error)) from error
-
-    def _play(self, params: Params, key: Array, epsilon: float) -> EvalInfo:
         if self._envs is None:
-            self._envs = self._environment.make(self._num_envs)
+            self._envs = CheckedEnvironments(self._environment, self._num_envs)
         timestep = self._envs.reset(seed_of(key))
-        play = self._begin(params, key, timestep, np.float32(epsilon))
+        play = self._programs.begin(params, key, timestep, np.float32(epsilon))
         returns = np.zeros(self._num_envs, np.float64)
         lengths = np.zeros(self._num_envs, np.int64)
         left = self._quotas.copy()
@@ -105,7 +141,9 @@ class VectorEvaluator:
         while left.any():
             count += 1
             timestep = self._envs.step(np.asarray(play.actions))
-            play = self._advance(params, key, np.int32(count), play, timestep, np.float32(epsilon))
+            play = self._programs.advance(
+                params, key, np.int32(count), play, timestep, np.float32(epsilon)
+            )
             returns += np.where(timestep.first, 0.0, timestep.reward)
             lengths += ~np.asarray(timestep.first)
             ends = timestep.terminated | timestep.truncated | (lengths >= self._limit)
@@ -125,44 +163,6 @@ class VectorEvaluator:
         ]
         return EvalInfo(*columns)
 
-    def _first_actions(
-        self, params: Params, key: Array, timestep: TimeStep, epsilon: Array
-    ) -> _Play:
-        play = _Play(
-            timestep=timestep,
-            actions=jnp.zeros(self._num_envs, jnp.int32),
-            frames=initial_frames(timestep.obs, self._frame_stack),
-            carry=self._agent.initial_carry(self._num_envs),
-            digests=empty_digests(self._num_envs),
-        )
-        return self._choose(params, key, jnp.int32(0), play, epsilon)
-
-    def _next_actions(
-        self,
-        params: Params,
-        key: Array,
-        count: Array,
-        play: _Play,
-        timestep: TimeStep,
-        epsilon: Array,
-    ) -> _Play:
-        before = play.timestep
-        digests = jnp.where(before.first, empty_digests(self._num_envs), play.digests)
-        digests = add_step(digests, before.obs, play.actions, timestep.reward)
-        frames = push_frame(play.frames, timestep.obs, timestep.first)
-        play = play._replace(timestep=timestep, frames=frames, digests=digests)
-        return self._choose(params, key, count, play, epsilon)
-
-    def _choose(
-        self, params: Params, key: Array, count: Array, play: _Play, epsilon: Array
-    ) -> _Play:
-        obs, first = observed(play.frames, play.timestep.obs), play.timestep.first
-        key = jax.random.fold_in(key, count)
-        _, carry, info = self._agent.act(key, params, play.carry, obs, first, None)
-        exploration = Exploration(jnp.full(self._num_envs, epsilon), jnp.float32(1))
-        actions, _ = select_actions("epsilon_greedy", key, info.q, exploration)
-        return play._replace(actions=actions, carry=carry)
-
 
 def make_vector_evaluator(
     agent: Agent,
@@ -175,7 +175,10 @@ def make_vector_evaluator(
     """Make ``evaluate(params, key) -> EvalInfo``, which starts environments and closes them."""
 
     def evaluate(params: Params, key: Array) -> EvalInfo:
-        evaluator = VectorEvaluator(agent, environment, episodes, frame_stack=frame_stack)
+        num_envs = envs_of(environment, episodes)
+        programs = make_play(agent, num_envs, frame_stack=frame_stack)
+        jitted = PlayPrograms(*map(jax.jit, programs))
+        evaluator = VectorEvaluator(environment, jitted, episodes, num_envs)
         try:
             return evaluator.evaluate(params, key, epsilon)
         finally:

@@ -22,13 +22,13 @@ from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import push_frame
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
 from jaxdqn.errors import reject
-from jaxdqn.training.algorithms import CustomParts, make_learning
+from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.keys import IterationKeys, split_named, typed_key
+from jaxdqn.training.keys import IterationKeys, split_named, start_keys
 from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics
-from jaxdqn.training.trainer import made_agent, make_trainer
+from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -91,23 +91,23 @@ class VectorTrainer(NamedTuple):
     """``begin(actor, keys[K, 1 + E], params, hyper, rows) -> (acting, extras)``: the actions of the
     first vector step of a chunk; ``rows`` are those before it, a ``Counter``."""
     advance: Callable[..., tuple[Acting, PyTree]]
-    """``advance(acting, k, obs[E, O], first[E], keys, params, hyper, rows) -> (acting, extras)``:
-    the actions of vector step ``k`` of an iteration, before which there were ``rows``"""
+    """``advance(acting, k, timestep, keys, params, hyper, rows) -> (acting, extras)``: the actions
+    of vector step ``k`` of an iteration, before which there were ``rows``"""
     remember: Callable[[TrainState, Played], TrainState]
     """``remember(state, played) -> state``: store and count rows without learning"""
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
     """``learn(state, total, key, keys, played) -> (state, total, params)``: store the rows and take
     the gradient steps. ``total`` are the sums of the metrics of the chunk, ``key`` is that of the
     state after the iteration, and ``params`` a copy of the new parameters to act with."""
-    no_metrics: Callable[[TrainState], Metrics]
-    """``no_metrics(state) -> total`` before the first iteration of a chunk"""
+    begin_chunk: Callable[[TrainState], tuple[Array, Hyper, Params, Metrics]]
+    """``begin_chunk(state) -> (key, hyper, params, total)``: copies of what ``learn`` donates, and
+    zeros for the sums of the metrics"""
     summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics]]
     """``summarize(state, total, iterations) -> (state, metrics)`` at the end of a chunk"""
     params: Callable[[PyTree], Params] = lambda state: state.agent.params
     counters: Callable[[TrainState], Counters] = lambda state: state.counters
     sharding: None = None
     mapped: bool = False
-    replicas: int = 1
 
 
 def make_vector_trainer(
@@ -135,7 +135,7 @@ def make_vector_trainer(
     _check_host(config)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     spec, collectives = environment.spec, identity_collectives
-    made = made_agent(config, spec, collectives, network, custom)
+    made = build_agent(config, spec, collectives, network, custom)
     made_learning = make_learning(config, made, collectives, custom)
     learner = make_learner(config, spec, made, made_learning, collectives)
     functions = _Functions(config, environment, learner)
@@ -151,7 +151,7 @@ def make_vector_trainer(
         advance=functions.advance,
         remember=functions.remember,
         learn=functions.learn,
-        no_metrics=functions.no_metrics,
+        begin_chunk=functions.begin_chunk,
         summarize=functions.summarize,
     )
 
@@ -204,17 +204,13 @@ class _Functions(NamedTuple):
         self, key: Array, hyper: Hyper | None = None, timestep: TimeStep | None = None
     ) -> TrainState:
         hyper = hyper_from(self.config) if hyper is None else hyper
-        key_agent, key_device = jax.random.split(typed_key(key))
-        key_device = jax.random.fold_in(key_device, 0)
-        _, _, key_run = jax.random.split(key_device, 3)
+        keys = start_keys(key, 0)
         timestep = zero_time_step(self.config, self.environment) if timestep is None else timestep
-        return self.learner.init(key_agent, key_run, self.learner.start((), timestep), hyper)
+        return self.learner.init(keys.agent, keys.run, self.learner.start((), timestep), hyper)
 
     def warm_up_keys(self, key: Array) -> Array:
-        _, key_device = jax.random.split(typed_key(key))
-        key_warmup = jax.random.split(jax.random.fold_in(key_device, 0), 3)[1]
         shape = (self.config.warmup_iterations, *self.learner.key_shapes.act)
-        return jax.random.split(key_warmup, shape)
+        return jax.random.split(start_keys(key, 0).warm_up, shape)
 
     def begin(
         self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
@@ -227,18 +223,16 @@ class _Functions(NamedTuple):
         self,
         acting: Acting,
         k: Array,
-        obs: Array,
-        first: Array,
+        timestep: TimeStep,
         keys: Array,
         params: Params,
         hyper: Hyper,
         rows: Counter,
     ) -> tuple[Acting, PyTree]:
         count = counter_float(rows) + k.astype(jnp.float32) * self.config.num_envs
-        frames = push_frame(acting.frames, obs, first)
-        unused: Any = None
-        timestep = TimeStep(obs, unused, unused, unused, first)
-        actor = ActorState((), timestep, frames, acting.carry, unused, acting.action)
+        frames = push_frame(acting.frames, timestep.obs, timestep.first)
+        no_statistics: Any = None  # no action depends on them
+        actor = ActorState((), timestep, frames, acting.carry, no_statistics, acting.action)
         decision = self.learner.act(keys[k, 0], params, hyper, count, actor)
         return Acting(frames, decision.carry, decision.actions), decision.extras
 
@@ -280,22 +274,17 @@ class _Functions(NamedTuple):
         state = self.learner.remember(state, rows, actor)
         return self.learner.learn(keys, state, rows, metrics)
 
-    def no_metrics(self, state: TrainState) -> Metrics:
-        length = self.config.rollout_length
+    def begin_chunk(self, state: TrainState) -> tuple[Array, Hyper, Params, Metrics]:
+        played = played_shape(self.config, self.begin, state)
 
-        def metrics_of(state: TrainState) -> Metrics:
+        def metrics_of(state: TrainState, played: Played) -> Metrics:
             keys = split_named(state.key, self.learner.key_shapes)
-            rows, actor = state.counters.rows, state.actor
-            acting, extras = self.begin(actor, keys.act, state.agent.params, state.hyper, rows)
-            timesteps, actions = jax.tree.map(
-                lambda leaf: jnp.broadcast_to(leaf, (length, *leaf.shape)),
-                (actor.timestep, acting.action),
-            )
-            played = Played(timesteps, actions, (extras,) * length, acting.carry)
             return self._learn(state, keys.learn, played)[1]
 
-        shapes = jax.eval_shape(metrics_of, state)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        shapes = jax.eval_shape(metrics_of, state, played)
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        copies = jax.tree.map(jnp.copy, (state.key, state.hyper, state.agent.params))
+        return *copies, total
 
     def summarize(
         self, state: TrainState, total: Metrics, iterations: Array
@@ -308,6 +297,28 @@ class _Functions(NamedTuple):
 def _count_env_steps(state: TrainState, metrics: Metrics) -> TrainState:
     env_steps = counter_add(state.counters.env_steps, metrics.env_steps)
     return state._replace(counters=state.counters._replace(env_steps=env_steps))
+
+
+def played_shape(config: Config, begin: Callable[..., Any], state: TrainState) -> Played:
+    """Return the shapes of the vector steps of an iteration; computes nothing.
+
+    Args:
+      config: the run.
+      begin: ``VectorTrainer.begin``
+      state: a state or its shapes.
+    """
+    length = config.rollout_length
+    keys = jax.eval_shape(
+        lambda key: jax.random.split(key, (length, 1 + config.num_envs)), state.key
+    )
+    acting, extras = jax.eval_shape(
+        begin, state.actor, keys, state.agent.params, state.hyper, state.counters.rows
+    )
+    timesteps, actions = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype),
+        (state.actor.timestep, acting.action),
+    )
+    return Played(timesteps, actions, (extras,) * length, acting.carry)
 
 
 def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:

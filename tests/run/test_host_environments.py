@@ -7,8 +7,10 @@ import pytest
 
 import jaxdqn
 from jaxdqn.cli import evaluate as evaluate_command
+from jaxdqn.cli.study.cells import groups_of, make_cell
 from jaxdqn.config.config import replace
 from jaxdqn.envs.vector import HostEnvironment
+from jaxdqn.envs.vector.checked import check_time_step
 from jaxdqn.errors import RunFailed
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
@@ -95,6 +97,82 @@ def test_a_simulator_that_fails_ends_the_run_with_a_checkpoint(tmp_path, kind, m
     assert result.summary["rows"] == 400
     rows = [record["rows"] for record in read_lines(out / "metrics.jsonl")]
     assert rows == [124, 216, 308, 400]
+
+
+class FailingAt(OnHost):
+    """Raise at one of the steps that environments of this class take, counted over all of them."""
+
+    left = 0
+
+    def step(self, actions):
+        FailingAt.left -= 1
+        if FailingAt.left == 0:
+            raise OSError("licence lost")
+        return super().step(actions)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"), [(3, "step failed"), (8 + 23 * 4 + 1, "step failed")],
+    ids=["in the warm-up", "in the last evaluation"],
+)  # fmt: skip
+def test_a_failure_outside_training_is_recorded_and_the_run_can_be_resumed(tmp_path, step, message):
+    environment, out = cycle([1.0, 2.0], limit=4), tmp_path / "run"
+    config = tiny(
+        hidden_sizes=(8,), total_rows=400, log_every=100, eval_every=0, eval_episodes=4,
+        checkpoint_every=100,
+    )  # fmt: skip
+    FailingAt.left = step
+    failing = HostEnvironment(environment.spec, lambda envs: FailingAt(environment, envs))
+    with pytest.raises(RunFailed, match=f"^env='cycle': {message}: OSError: licence lost$"):
+        run(config, out=out, environment=failing)
+    events = [one["event"] for one in read_lines(out / "events.jsonl")]
+    assert events.count("environment failed") == 1
+    result = run(config, out=out, environment=failing, resume=True)
+    # The evaluation that failed is made now.
+    assert result.summary["eval_episodes"] == 4
+    assert (result.summary["rows"], result.best_params is None) == (400, False)
+
+
+def test_programs_are_compiled_before_the_first_chunk(tmp_path):
+    result = run(replace(CARTPOLE, eval_every=0, log_every=30), out=tmp_path / "run")
+    seconds = [record["seconds"] for record in read_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert result.summary["compile_seconds"] > 1.0
+    assert seconds[0] < 0.5 * result.summary["compile_seconds"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"env_processes": True}, {"env_args": ("max_episode_steps=5",)}]
+)
+def test_arguments_of_a_registered_environment_are_rejected_with_your_own(fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"^{name}=.*: must be left out with your own environment"):
+        make_single_trainer(tiny(**fields), environment=on_host())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"obs": np.zeros((4, 3), np.float32)},
+            r"obs is float32\[4, 3\], and must be float32\[4, 2\]",
+        ),
+        ({"reward": np.zeros(3, np.float32)}, r"reward is float32\[3\], and must be float32\[4\]"),
+        ({"first": np.zeros(4)}, r"first is float64\[4\], and must be bool\[4\]"),
+        ({"reward": np.float32([0, 0, np.inf, 0])}, "environment 2 returned a reward of inf"),
+    ],
+)
+def test_an_invalid_time_step_is_named(changes, message):
+    environment = cycle([1.0, 2.0], limit=4)
+    timestep = OnHost(environment, 4).reset(0)
+    assert check_time_step(timestep, environment.spec, 4) is timestep
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_time_step(timestep._replace(**changes), environment.spec, 4)
+
+
+def test_a_study_trains_one_seed_in_a_run(tmp_path):
+    cell = make_cell("dqn", "gymnasium:CartPole-v1", range(3), {}, None)
+    groups = groups_of(cell, [0, 1, 2], tmp_path, seeds_at_once=None)
+    assert [list(group.seeds) for group in groups] == [[0], [1], [2]]
 
 
 def test_an_evaluation_plays_as_many_episodes_in_each_environment():

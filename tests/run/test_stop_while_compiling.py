@@ -50,7 +50,7 @@ def test_the_wait_for_compilation_ends_with_the_request():
     stop.set_deadline(time.perf_counter() + 0.2)
     started = time.perf_counter()
     with pytest.raises(RunStopped, match=r"^max_seconds: the run ended while") as raised:
-        compiling._compile_all([(Slow(1.0), ())] * 2, None, stop.check)
+        compiling.compile_all([(Slow(1.0), ())] * 2, None, stop.check)
     assert raised.value.reason == "deadline"
     assert time.perf_counter() - started < 0.9
 
@@ -58,11 +58,11 @@ def test_the_wait_for_compilation_ends_with_the_request():
 def test_an_error_of_one_program_does_not_wait_for_the_others():
     started = time.perf_counter()
     with pytest.raises(ZeroDivisionError):
-        compiling._compile_all(
+        compiling.compile_all(
             [(Slow(1.0), ()), (Slow(0.0, ZeroDivisionError()), ())], None, lambda: None
         )
     assert time.perf_counter() - started < 0.9
-    assert compiling._compile_all([(Slow(0.1), ()), (Slow(0.0), ())], None, lambda: None) == [
+    assert compiling.compile_all([(Slow(0.1), ()), (Slow(0.0), ())], None, lambda: None) == [
         0.1,
         0.0,
     ]
@@ -81,7 +81,7 @@ def endless(monkeypatch):
             raise AssertionError("not stopped")
 
         program_cache.clear()
-        monkeypatch.setattr(compiling, "_compile_all", compile_all)
+        monkeypatch.setattr(compiling, "compile_all", compile_all)
 
     yield replace
     program_cache.clear()

@@ -52,8 +52,7 @@ def assert_close(one, other):
 def runner_of(config, environment=None, options=QUICK):
     environment = environment or on_host()
     trainer = make_vector_trainer(config, environment)
-    programs = jit_vector_programs(trainer, options)
-    return VectorRunner(trainer, programs, lambda: environment.make(config.num_envs))
+    return VectorRunner(trainer, jit_vector_programs(trainer, options))
 
 
 CASES = {

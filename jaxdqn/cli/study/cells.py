@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS, label, ranges
 from jaxdqn.config.config import Config, replace, to_dict
+from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.config.presets import preset
 from jaxdqn.storage.directory import SUMMARY, is_run, path_part
 
@@ -144,7 +145,8 @@ def groups_of(
             groups.append(group)
             remaining -= seeds
     for consecutive in ranges(remaining):
-        step = seeds_at_once or len(consecutive)
+        # A run in an environment on the host trains one learner.
+        step = seeds_at_once or (1 if is_host_env(cell.env) else len(consecutive))
         for first in consecutive[::step]:
             seeds_together = range(first, min(first + step, consecutive.stop))
             groups.append(Group(seeds_together, _directory(cell, out, seeds_together), "new"))

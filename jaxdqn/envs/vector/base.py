@@ -11,7 +11,7 @@ from jaxdqn.types import EnvSpec, TimeStep
 
 
 class VectorEnvironment(Protocol):
-    """E environments that step together, with next-step autoreset; owns processes or threads.
+    """E environments that step together, with next-step autoreset.
 
     The step that ends an episode returns its true final observation. The following step ignores
     the action of that environment, resets it, and returns ``first=True``. Time steps have NumPy

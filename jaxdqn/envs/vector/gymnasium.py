@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,11 +44,11 @@ def gymnasium_environment(
         return gymnasium.make(name, **arguments)
 
     try:
-        make().close()
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+        env = make()
+    except Exception as error:  # arguments reach the simulator, which may raise anything
         raise ValueError(_explain(name, arguments, error)) from error
     texts = tuple(f"{key}={value}" for key, value in sorted(arguments.items()))
-    host = from_gymnasium(make, PREFIX + name, processes=processes)
+    host = _host_environment(env, make, PREFIX + name, processes)
     return host._replace(spec=host.spec._replace(arguments=texts))
 
 
@@ -60,13 +60,23 @@ def from_gymnasium(
     Args:
       make: returns a new environment; called once here, and once for each environment of a run.
       name: name of the environment in reports.
-      processes: step each environment in its own process, started by ``spawn``; otherwise they
-        step one after the other in this process.
+      processes: step each environment in its own process, started by ``spawn``, so that a script
+        needs ``if __name__ == "__main__":``; otherwise they step one after the other in this
+        process.
 
     Raises:
       ValueError: if the spaces are not supported; see ``jaxdqn.envs.vector.spaces``.
     """
-    env = make()
+    return _host_environment(make(), make, name, processes)
+
+
+def _host_environment(
+    env: gymnasium.Env[Any, Any],
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    name: str,
+    processes: bool,
+) -> HostEnvironment:
+    """Read the properties of an environment that ``make`` made, and close it."""
     try:
         observations = observation_arrays(env.observation_space)
         actions = discrete_actions(env.action_space)
@@ -87,7 +97,7 @@ def from_gymnasium(
 
 
 class _Vector:
-    """A vector environment of Gymnasium, with its autoreset stated."""
+    """A vector environment of Gymnasium with next-step autoreset."""
 
     def __init__(
         self,
@@ -97,7 +107,7 @@ class _Vector:
         processes: bool,
     ) -> None:
         if processes:
-            makers = [partial(_make_in_worker, make) for make in makers]
+            makers = [partial(_make_in_worker, make, os.getpid()) for make in makers]
         # Not fork, which deadlocks where JAX has threads.
         kind: Any = partial(AsyncVectorEnv, context="spawn") if processes else SyncVectorEnv
         self._envs: Any = kind(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -126,9 +136,14 @@ class _Vector:
         return time_step(arrays, reward, terminated, truncated, first, self._observations.dtype)
 
 
-def _make_in_worker(make: Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.Env[Any, Any]:
-    """Make an environment; in a worker process, leave SIGINT to the process of the run."""
-    if multiprocessing.parent_process() is not None:
+def _make_in_worker(
+    make: Callable[[], gymnasium.Env[Any, Any]], run: int
+) -> gymnasium.Env[Any, Any]:
+    """Make an environment; a worker leaves SIGINT to the process ``run``, which ends it.
+
+    Gymnasium calls this in the process of the run too, to read the spaces.
+    """
+    if os.getpid() != run:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return make()
 
@@ -136,8 +151,8 @@ def _make_in_worker(make: Callable[[], gymnasium.Env[Any, Any]]) -> gymnasium.En
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
     """Return one line about an environment that cannot be made."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, TypeError) and arguments:
-        return f"env_args: must be arguments of {name}; {reason}"
+    if arguments and not isinstance(error, gymnasium.error.Error | ModuleNotFoundError):
+        return f"env_args: must be arguments of {name}; {type(error).__name__}: {reason}"
     if isinstance(error, gymnasium.error.UnregisteredEnv):
         near = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.5)
         nearest = f"; nearest: {', '.join(PREFIX + each for each in near)}" if near else ""

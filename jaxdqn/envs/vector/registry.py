@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxdqn.envs.vector.base import HostEnvironment
@@ -24,12 +24,3 @@ def host_environment(
     from jaxdqn.envs.vector.gymnasium import gymnasium_environment
 
     return gymnasium_environment(name.partition(":")[2], arguments, processes=processes)
-
-
-def from_gymnasium(
-    make: Callable[[], Any], name: str, *, processes: bool = False
-) -> HostEnvironment:
-    """Return an environment on the host; see ``jaxdqn.envs.vector.gymnasium.from_gymnasium``."""
-    from jaxdqn.envs.vector import gymnasium
-
-    return gymnasium.from_gymnasium(make, name, processes=processes)

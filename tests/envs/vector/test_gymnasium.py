@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from jaxdqn.envs.vector import from_gymnasium, host_environment
+from jaxdqn.envs.vector import host_environment
+from jaxdqn.envs.vector.gymnasium import from_gymnasium
 from jaxdqn.envs.vector.spaces import discrete_actions, observation_arrays
 
 
@@ -144,6 +145,7 @@ def test_several_discrete_actions_are_one_and_cover_the_space():
         ),
         ("Pendulum-v1", {}, "env='gymnasium:Pendulum-v1': action space .*: must be discrete"),
         ("CartPole-v1", {"speed": 3}, "env_args: must be arguments of CartPole-v1; .*speed"),
+        ("FrozenLake-v1", {"map_name": "9x9"}, "env_args: must be arguments of .*KeyError: '9x9'"),
     ],
 )
 def test_what_cannot_be_made_is_one_line_that_names_it(name, arguments, message):
