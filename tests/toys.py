@@ -17,11 +17,13 @@ from jaxdqn.config.config import Config
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_FUSES = {"xla_cpu_use_fusion_emitters"} if jax.__version_info__ < (0, 11) else set()
+"""Option of XLA for fused loops, which JAX 0.11 no longer has."""
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, **dict.fromkeys(_FUSES, False)}
 quick_jit = partial(jax.jit, compiler_options=QUICK)
 """``jax.jit`` without XLA optimisation, in a third of the compile time: for tests that need not run
 fast."""
-OPTIMISED = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+OPTIMISED: dict[str, Any] = {"xla_backend_optimization_level": 3, **dict.fromkeys(_FUSES, True)}
 bitwise_jit = partial(jax.jit, compiler_options=OPTIMISED)
 """``jax.jit`` with optimisation in the fast suite too. Only then are two programs of the same
 computation, such as a scan of a function and the function by itself, bitwise identical."""
