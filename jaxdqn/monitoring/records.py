@@ -83,8 +83,8 @@ def evaluation_record(info: EvalInfo) -> Record:
         "episodes": returns.size,
         "return_mean": float(included.mean()),
         "return_std": deviation,
-        "return_min": float(included.min()),
-        "return_max": float(included.max()),
+        "return_min": float(np.min(included)),
+        "return_max": float(np.max(included)),
         "length_mean": float(lengths.mean()),
         "distinct_episodes": sum(distinct_episodes(info)),
     }
