@@ -19,6 +19,7 @@ from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, 
 from jaxdqn.run.memory_needs import memory_needs
 from jaxdqn.run.summary import algorithm, mapping_of
 from jaxdqn.storage.parts import resolve_parts
+from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import EnvSpec, Trainer, TrainState
 
 _HELP = """usage: jaxdqn explain [PRESET] [flags of jaxdqn run]
@@ -46,7 +47,7 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     spec = trainer.environment.spec
     taken = bytes_per_device(trainer, state)
     sections = {
-        "run": _run(config, preset, spec),
+        "run": _run(config, preset, spec, on_host=isinstance(trainer, VectorTrainer)),
         "shapes, on each device": _shapes(config, spec, taken),
         "bytes, on each device": _bytes(config, trainer, state, taken),
         "cadence": _cadence(config),
@@ -56,7 +57,10 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     return "\n\n".join(_section(title, lines) for title, lines in sections.items())
 
 
-def _run(config: Config, preset: str, spec: EnvSpec) -> dict[str, Any]:
+def _run(config: Config, preset: str, spec: EnvSpec, *, on_host: bool) -> dict[str, Any]:
+    acting = "while the device learns, on parameters one iteration old"
+    acting = acting if config.overlap else "in turn with learning"
+    processes = f", in {config.num_envs} processes" if config.env_processes else ""
     limit = spec.max_episode_steps
     episodes = "without a time limit" if limit is None else f"of at most {limit} steps"
     return {
@@ -64,6 +68,7 @@ def _run(config: Config, preset: str, spec: EnvSpec) -> dict[str, Any]:
         "algorithm": algorithm(config),
         "environment": f"{environment_text(spec, config.sticky_actions)}, {spec.num_actions} "
         f"actions, episodes {episodes}",
+        **({"on the host": f"acts {acting}{processes}"} if on_host else {}),
         "seed": seeds_of(config),
         "devices": f"{config.devices} x {jax.devices()[0].device_kind}, "
         f"mapping: {mapping_of(config)}",

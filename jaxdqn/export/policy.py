@@ -20,8 +20,8 @@ from jaxdqn.storage.params import PARAMETERS, restore_params
 from jaxdqn.storage.parts import ACTING, NAMES, read_parts, resolve_parts
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.vector_trainer import VectorTrainer, make_single_trainer
-from jaxdqn.types import Array, Environment, EnvSpec, Params, PyTree, Trainer
+from jaxdqn.training.vector_trainer import AnyTrainer, make_single_trainer
+from jaxdqn.types import Array, Environment, EnvSpec, Params, PyTree
 
 
 def load_policy(
@@ -101,7 +101,7 @@ def load_run(
     environment: Environment | str | None = None,
     network: Any = None,
     agent: Any = None,
-) -> tuple[Config, Trainer | VectorTrainer, Params]:
+) -> tuple[Config, AnyTrainer, Params]:
     """Read the configuration of a run, rebuild its trainer on one device, restore its parameters.
 
     For a population these are the parameters of one learner, as in ``load_policy``.

@@ -17,9 +17,9 @@ from jaxdqn.run.device_memory import (
     working_bytes,
 )
 from jaxdqn.training.evaluation import evaluation_shape
-from jaxdqn.training.vector_trainer import VectorTrainer
+from jaxdqn.training.vector_trainer import AnyTrainer, VectorTrainer
 from jaxdqn.tree import tree_bytes
-from jaxdqn.types import PyTree, Trainer, TrainState
+from jaxdqn.types import PyTree, TrainState
 
 _TRACED_ELEMENTS = 2**20
 """Elements of the observations of an evaluation from which its network is traced. Tracing takes
@@ -37,7 +37,7 @@ class Need(NamedTuple):
 
 
 def check_memory_of_run(
-    config: Config, trainer: Trainer | VectorTrainer, state: TrainState, *, saves: bool
+    config: Config, trainer: AnyTrainer, state: TrainState, *, saves: bool
 ) -> None:
     """Check that the parts of a run that are held at once fit in memory.
 
@@ -62,7 +62,7 @@ def check_memory_of_run(
 
 
 def memory_needs(
-    config: Config, trainer: Trainer | VectorTrainer, state: TrainState, *, saves: bool
+    config: Config, trainer: AnyTrainer, state: TrainState, *, saves: bool
 ) -> tuple[Need, ...]:
     """Return the parts that are held at once, as lower bounds.
 
@@ -93,7 +93,7 @@ def memory_needs(
     )  # fmt: skip
 
 
-def _evaluation_bytes(config: Config, trainer: Trainer | VectorTrainer, state: TrainState) -> int:
+def _evaluation_bytes(config: Config, trainer: AnyTrainer, state: TrainState) -> int:
     """Return the bytes of an evaluation of one learner: its environments, and an activation."""
     if isinstance(trainer, VectorTrainer):
         return 0  # of the simulators nothing is known

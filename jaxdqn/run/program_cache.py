@@ -18,8 +18,8 @@ from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.run.compilation_cache import programs_kept
 from jaxdqn.run.compile import Programs, compile_programs
 from jaxdqn.run.compile_vector import VectorCompiled, compile_vector, vector_programs
-from jaxdqn.training.vector_trainer import VectorTrainer
-from jaxdqn.types import Trainer, TrainState
+from jaxdqn.training.vector_trainer import AnyTrainer, VectorTrainer
+from jaxdqn.types import TrainState
 
 MAX_ENTRIES = 8
 """Configurations whose programs are kept; the least recently used is dropped."""
@@ -48,7 +48,7 @@ _CACHE_SETTINGS = ("jax_compilation_cache_", "jax_persistent_cache_")
 class StaticRun:
     """Part of a run that is independent of its seed, scalars and directory."""
 
-    trainer: Trainer | VectorTrainer
+    trainer: AnyTrainer
     """Pass ``hyper`` explicitly: its default hyper-parameters are those of the first run."""
     state_shape: TrainState
     programs: Programs | None = None

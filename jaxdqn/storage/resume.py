@@ -38,8 +38,10 @@ CHANGEABLE = (
     "eval_every",
     "eval_episodes",
     "eval_epsilon",
+    "env_processes",
 )
-"""Fields that may change on resume: stopping, evaluation, checkpoints and the guard."""
+"""Fields that may change on resume: stopping, evaluation, checkpoints, the guard, and the processes
+of environments on the host."""
 BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")
 """Fields of the budget; ``resumed_config`` makes those of the resumed run consistent."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")

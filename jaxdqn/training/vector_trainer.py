@@ -110,6 +110,9 @@ class VectorTrainer(NamedTuple):
     mapped: bool = False
 
 
+AnyTrainer = Trainer | VectorTrainer
+
+
 def make_vector_trainer(
     config: Config,
     environment: HostEnvironment,
@@ -156,7 +159,7 @@ def make_vector_trainer(
     )
 
 
-def make_single_trainer(config: Config, **parts: Any) -> Trainer | VectorTrainer:
+def make_single_trainer(config: Config, **parts: Any) -> AnyTrainer:
     """Make the trainer of one device and one learner, for any kind of environment.
 
     Args:
@@ -327,6 +330,3 @@ def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:
     no = np.zeros(num_envs, bool)
     obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
     return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)
-
-
-AnyTrainer = Trainer | VectorTrainer

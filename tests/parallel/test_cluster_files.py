@@ -49,24 +49,25 @@ def test_the_slurm_script_is_valid_bash():
 
 @pytest.mark.slow
 def test_the_slurm_script_runs_and_resumes(slurm_substitutes, port, tmp_path):
-    """A job that runs out of time is queued again, and the next one resumes its run."""
+    """The first job runs out of time and is queued again; the second ends the run."""
     out = tmp_path / "run"
     environment = {**slurm_substitutes, "OUT": str(out), "PORT": str(port)}
     script = ["bash", ROOT / "docs/cluster/slurm.sh", *SHORT, "--virtual-devices", "2"]
-    # More rows than fit into the time, which is enough to compile the programs.
-    script += ["--total-rows", "1000000000", "--stop-when", "never", "--max-seconds", "40"]
-    rows = [0]
-    for _ in range(2):
-        done = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    # More rows than fit into the time, which is enough to compile; any policy solves it.
+    script += ["--total-rows", "1000000000", "--solve-return", "8"]
+    rows = []
+    for more in (["--max-seconds", "40", "--stop-when", "never"], ["--stop-when", "solved"]):
+        done = subprocess.run(
+            [*script, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         summary = json.loads((out / "summary.json").read_text())
         assert (summary["processes"], summary["devices"]) == (2, 4)
-        assert (summary["interrupted"], summary["ended_by"]) == (True, "deadline")
+        assert summary["interrupted"] == (rows == [])
         rows.append(summary["rows"])
-    assert rows == sorted(set(rows))
-    assert '"event": "resumed"' in (out / "events.jsonl").read_text()
+    assert 0 < rows[0] <= rows[1]
     calls = (tmp_path / "scontrol").read_text().splitlines()
-    assert calls == ["show hostnames node[1-2]", "requeue 4242"] * 2
+    assert calls == ["show hostnames node[1-2]", "requeue 4242", "show hostnames node[1-2]"]
 
 
 def test_the_manifest_is_consistent_and_its_command_is_valid():
