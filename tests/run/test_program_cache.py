@@ -80,7 +80,7 @@ def lowered(monkeypatch):
             found.extend(function.lower(*arguments).as_text() for function, arguments in jitted)
             return [None] * len(jitted)
 
-        monkeypatch.setattr("jaxdqn.run.compile._compile_all", lower)
+        monkeypatch.setattr("jaxdqn.run.compile.compile_all", lower)
         trainer, keys = make_mapped_trainer(config, environment=noisy()), learner_keys(config)
         compile_programs(config, trainer, keys, jax.eval_shape(trainer.init, keys.train))
         assert len(found) == (5 if config.learners == 1 else 6)
