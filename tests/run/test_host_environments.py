@@ -136,7 +136,6 @@ def test_a_failure_outside_training_is_recorded_and_the_run_can_be_resumed(tmp_p
 def test_programs_are_compiled_before_the_first_chunk(tmp_path):
     result = run(replace(CARTPOLE, eval_every=0, log_every=30), out=tmp_path / "run")
     seconds = [record["seconds"] for record in read_lines(tmp_path / "run" / "metrics.jsonl")]
-    assert result.summary["compile_seconds"] > 1.0
     assert seconds[0] < 0.5 * result.summary["compile_seconds"]
 
 
