@@ -78,7 +78,7 @@ FAST = ("several steps",)
     ],
 )
 def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_device(fields):
-    config = tiny(hidden_sizes=(8,), overlap=False, **fields)
+    config = tiny(hidden_sizes=(8,), overlap=False, chunk_iterations=4, **fields)
     runner = runner_of(config, options=OPTIMISED)
     key = jax.random.key(3)
     host = runner.init(key, None)
@@ -105,9 +105,9 @@ def test_with_overlap_an_iteration_acts_on_parameters_that_are_one_iteration_old
     runner = runner_of(config)
     acted, act = [], runner._act
 
-    def watched(state, position, keys, params, hyper, rows):
+    def watched(state, position, keys, params, hyper):
         acted.append(jax.device_get(params))
-        return act(state, position, keys, params, hyper, rows)
+        return act(state, position, keys, params, hyper)
 
     runner._act = watched
     state = runner.init(jax.random.key(0), None)
