@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import RunFailed
 from jaxdqn.types import EnvSpec, TimeStep
+
+_FLOAT, _BOOL = np.dtype(np.float32), np.dtype(bool)
 
 
 class EnvironmentFailed(RunFailed):
@@ -75,17 +78,20 @@ def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeSte
     Raises:
       ValueError: naming what is invalid, and the environment.
     """
-    wanted: dict[str, Any] = {name: ((num_envs,), np.dtype(bool)) for name in TimeStep._fields}
-    wanted["obs"] = (num_envs, *spec.obs_shape), spec.obs_dtype
-    wanted["reward"] = (num_envs,), np.dtype(np.float32)
-    for name, (shape, dtype) in wanted.items():
-        leaf = getattr(timestep, name)
-        if leaf.shape != shape or leaf.dtype != dtype:
-            raise ValueError(
-                f"{name} is {leaf.dtype}{list(leaf.shape)}, and must be {dtype}{list(shape)}"
-            )
-    reward = np.asarray(timestep.reward)
-    if not np.isfinite(reward).all():
-        index = int(np.flatnonzero(~np.isfinite(reward))[0])
-        raise ValueError(f"environment {index} returned a reward of {reward[index]}")
+    _check(timestep.obs, "obs", (num_envs, *spec.obs_shape), spec.obs_dtype)
+    _check(timestep.reward, "reward", (num_envs,), _FLOAT)
+    for name in ("terminated", "truncated", "first"):
+        _check(getattr(timestep, name), name, (num_envs,), _BOOL)
+    if not math.isfinite(timestep.reward.sum()):
+        finite = np.isfinite(np.asarray(timestep.reward))
+        if not finite.all():
+            index = int(np.flatnonzero(~finite)[0])
+            raise ValueError(f"environment {index} returned a reward of {timestep.reward[index]}")
     return timestep
+
+
+def _check(leaf: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if leaf.shape != shape or leaf.dtype != dtype:
+        raise ValueError(
+            f"{name} is {leaf.dtype}{list(leaf.shape)}, and must be {dtype}{list(shape)}"
+        )
