@@ -65,8 +65,9 @@ def count_step(
       exploration: exploration parameters of the step.
     """
     ends = row.terminated | row.truncated
-    episode_return = episode.episode_return + jnp.where(stepped, row.reward, 0.0)
-    episode_length = episode.episode_length + stepped.astype(jnp.int32)
+    # A reset may come without an end, as of a simulator that is restarted.
+    episode_return = jnp.where(stepped, episode.episode_return + row.reward, 0.0)
+    episode_length = jnp.where(stepped, episode.episode_length + 1, 0)
     zero = jnp.float32(0)
     metrics = Metrics(
         rows=jnp.int32(stepped.size),

@@ -110,8 +110,15 @@ class VectorRunner:
         """Start the environments, and an episode in each."""
         self._acting = None
         if self._envs is None:
-            self._envs = CheckedEnvironments(self._environment, self._config.num_envs)
+            self._envs = CheckedEnvironments(
+                self._environment, self._config.num_envs, self._config.restart_envs
+            )
         return self._envs.reset(seed)
+
+    @property
+    def failures(self) -> list[EnvironmentFailed]:
+        """Failures after which the environments were started again."""
+        return [] if self._envs is None else self._envs.failures
 
     def init(self, key: Array, hyper: Hyper) -> TrainState:
         """Start a run, warm-up included."""

@@ -38,17 +38,20 @@ class CheckedEnvironments:
     Args:
       environment: to start.
       num_envs: E.
+      restarts: how often a step that fails closes all environments and makes them again instead;
+        every episode then starts again, with ``first``. The failures are in ``failures``.
     """
 
-    def __init__(self, environment: HostEnvironment, num_envs: int) -> None:
-        self._spec, self._num_envs = environment.spec, num_envs
-        try:
-            self._envs = environment.make(num_envs)
-        except Exception as error:
-            raise self._failure("start", error) from error
+    def __init__(self, environment: HostEnvironment, num_envs: int, restarts: int = 0) -> None:
+        self._environment, self._num_envs = environment, num_envs
+        self._spec, self._restarts = environment.spec, restarts
+        self._seed = 0
+        self.failures: list[EnvironmentFailed] = []
+        self._start()
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode in every environment."""
+        self._seed = seed
         try:
             return check_time_step(self._envs.reset(seed), self._spec, self._num_envs)
         except Exception as error:
@@ -59,12 +62,29 @@ class CheckedEnvironments:
         try:
             return check_time_step(self._envs.step(actions), self._spec, self._num_envs)
         except Exception as error:
-            raise self._failure("step", error) from error
+            failed = self._failure("step", error)
+            failed.__cause__ = error
+            if len(self.failures) >= self._restarts:
+                raise failed from error
+        return self._restart(failed)
 
     def close(self) -> None:
         """Close the environments, which may have failed."""
         with contextlib.suppress(Exception):
             self._envs.close()
+
+    def _start(self) -> None:
+        try:
+            self._envs = self._environment.make(self._num_envs)
+        except Exception as error:
+            raise self._failure("start", error) from error
+
+    def _restart(self, failed: EnvironmentFailed) -> TimeStep:
+        self.failures.append(failed)
+        self.close()
+        self._start()
+        # Another seed, so that the environments do not fail in the same way again.
+        return self.reset((self._seed + self._num_envs) % 2**31)
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailed:
         reason = " ".join(str(error).split()) or "without a message"

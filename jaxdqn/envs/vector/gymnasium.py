@@ -95,7 +95,10 @@ def _host_environment(
         max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
     )
     kind = _Workers if processes else SerialEnvironments
-    return HostEnvironment(spec, lambda num_envs: kind([make] * num_envs, observations, actions))
+    host = HostEnvironment(spec, lambda num_envs: kind([make] * num_envs, observations, actions))
+    if processes:
+        return host._replace(most_eval_envs=os.cpu_count() or 1)
+    return host
 
 
 def _check_kind(env: Any) -> None:
