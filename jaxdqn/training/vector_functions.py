@@ -16,7 +16,7 @@ from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import Decision, Learner
-from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics
+from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics, step_episode
 from jaxdqn.types import (
     ActorState,
     Array,
@@ -44,6 +44,9 @@ class Acting(NamedTuple):
     carry: PyTree
     action: Array
     """[E] int32, the last action"""
+    episode: PyTree
+    """``ActorState.episode`` before the newest time step; empty unless rows have extras, which may
+    depend on it"""
     step: Array
     """[] int32, index of the next vector step in the block of keys"""
     rows: Counter
@@ -87,6 +90,8 @@ class VectorFunctions(NamedTuple):
     config: Config
     environment: HostEnvironment
     learner: Learner
+    extras: bool
+    """True if rows have extras."""
 
     def init(
         self, key: Array, hyper: Hyper | None = None, timestep: TimeStep | None = None
@@ -117,27 +122,33 @@ class VectorFunctions(NamedTuple):
         self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
     ) -> tuple[Acting, PyTree]:
         decision = self.learner.act(keys[0], params, hyper, counter_float(rows), actor)
-        return self._next(actor.frames, decision, jnp.int32(0), rows)
+        episode = actor.episode if self.extras else ()
+        return self._next(actor.frames, decision, episode, jnp.int32(0), rows)
 
     def advance(
         self, acting: Acting, timestep: TimeStep, keys: Array, params: Params, hyper: Hyper
     ) -> tuple[Acting, PyTree]:
         frames = push_frame(acting.frames, timestep.obs, timestep.first)
-        no_statistics: Any = None  # no action depends on them
-        actor = ActorState((), timestep, frames, acting.carry, no_statistics, acting.action)
+        episode = acting.episode
+        if self.extras:
+            ends = timestep.terminated | timestep.truncated
+            _, episode = step_episode(episode, timestep.reward, ends, ~timestep.first)
+        actor = ActorState((), timestep, frames, acting.carry, episode, acting.action)
         k = acting.step % self.config.rollout_length
         count = counter_float(acting.rows) + k.astype(jnp.float32) * self.config.num_envs
         decision = self.learner.act(keys[acting.step], params, hyper, count, actor)
-        return self._next(frames, decision, acting.step, acting.rows)
+        return self._next(frames, decision, episode, acting.step, acting.rows)
 
     def _next(
-        self, frames: PyTree, decision: Decision, index: Array, rows: Counter
+        self, frames: PyTree, decision: Decision, episode: PyTree, index: Array, rows: Counter
     ) -> tuple[Acting, PyTree]:
         """Return the state of acting after vector step ``index``."""
         index = index + 1
         ended = index % self.config.rollout_length == 0
         count = jnp.where(ended, jnp.int32(self.config.rows_per_iteration), 0)
-        acting = Acting(frames, decision.carry, decision.actions, index, counter_add(rows, count))
+        acting = Acting(
+            frames, decision.carry, decision.actions, episode, index, counter_add(rows, count)
+        )
         return acting, decision.extras
 
     def remember(self, state: TrainState, played: Played) -> TrainState:

@@ -21,6 +21,7 @@ from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import reject
 from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
 from jaxdqn.training.learner import Learner, make_learner
+from jaxdqn.training.learning import no_extras
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, VectorFunctions
 from jaxdqn.types import (
@@ -108,7 +109,9 @@ def make_vector_trainer(
     made = build_agent(config, spec, collectives, network, custom)
     made_learning = make_learning(config, made, collectives, custom)
     learner = make_learner(config, spec, made, made_learning, collectives)
-    functions = VectorFunctions(config, environment, learner)
+    functions = VectorFunctions(
+        config, environment, learner, extras=made_learning.extras is not no_extras
+    )
     return VectorTrainer(
         config=config,
         agent=made,
