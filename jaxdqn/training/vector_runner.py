@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
+from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import seed_of, start_keys
 from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, block_length, played_shape
 from jaxdqn.training.vector_trainer import VectorTrainer
@@ -31,30 +33,52 @@ class VectorPrograms(NamedTuple):
     """
 
     init: Any
+    start: Any
     keys: Any
     warm_up_keys: Any
+    refill_keys: Any
+    block: Any
     begin: Any
     advance: Any
     remember: Any
+    empty_replay: Any
     learn: Any
     begin_chunk: Any
     summarize: Any
 
 
-_DONATED: dict[str, Any] = {"remember": 0, "learn": (0, 1), "summarize": 0}
+_DONATED: dict[str, Any] = {"remember": 0, "empty_replay": 0, "learn": (0, 1), "summarize": 0}
+_COMMON_RESULTS = {"summarize": (1, 2)}
+"""Results of the mapped functions that are equal on all replicas and have no axis [D]."""
+
+SELDOM = ("start", "refill_keys", "empty_replay")
+"""Programs of a resumed run, which are compiled at their first call."""
 
 
 def jit_vector_programs(
     trainer: VectorTrainer, options: dict[str, Any] | None = None
 ) -> VectorPrograms:
     """Jit the functions of a trainer; each is compiled at its first call."""
-    return VectorPrograms(
-        *(
-            jax.jit(getattr(trainer, name), donate_argnums=_DONATED.get(name, ()),
-                    compiler_options=options)
-            for name in VectorPrograms._fields
+
+    def jitted(name: str) -> Any:
+        return jax.jit(
+            getattr(trainer, name),
+            donate_argnums=_DONATED.get(name, ()),
+            compiler_options=options,
+            out_shardings=_out_shardings(trainer, name),
         )
-    )  # fmt: skip
+
+    return VectorPrograms(*map(jitted, VectorPrograms._fields))
+
+
+def _out_shardings(trainer: VectorTrainer, name: str) -> Any:
+    if trainer.sharding is None:
+        return None
+    sharded = trainer.sharding(0)
+    common = NamedSharding(sharded.mesh, PartitionSpec())
+    if name not in _COMMON_RESULTS:
+        return sharded
+    return tuple(common if index in _COMMON_RESULTS[name] else sharded for index in range(3))
 
 
 def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorPrograms:
@@ -64,19 +88,38 @@ def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorProgra
       trainer: of the run.
       state: shapes of the state.
     """
+
+    def placed(shapes: PyTree) -> PyTree:
+        if trainer.sharding is None:
+            return shapes
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            trainer.sharding(shapes),
+        )
+
+    state = placed(state)
     actor, hyper, params = state.actor, state.hyper, state.agent.params
-    rows, index = state.counters.rows, np.int32(0)
-    keys = jax.eval_shape(trainer.keys, state.key)
-    acting = jax.eval_shape(trainer.begin, actor, keys.act, params, hyper, rows)[0]
-    played = played_shape(trainer.config, trainer.begin, state)
-    total = jax.eval_shape(trainer.begin_chunk, state)[-1]
+    key, rows, index = state.key, state.counters.rows, np.int32(0)
+    run_key, run_hyper = jax.eval_shape(lambda: (jax.random.key(0), hyper_from(trainer.config)))
+    blocks = placed(jax.eval_shape(trainer.warm_up_keys, run_key))
+    keys = placed(jax.eval_shape(trainer.keys, key))
+    begin = (actor, keys.act, params, hyper, rows)
+    acting, extras = placed(jax.eval_shape(trainer.begin, *begin))
+    length = trainer.config.rollout_length
+    played = placed(played_shape(length, actor.timestep, acting, extras, mapped=trainer.mapped))
+    total = placed(jax.eval_shape(trainer.begin_chunk, state)[-1])
     return VectorPrograms(
-        init=(state.key, hyper, actor.timestep),
-        keys=(state.key,),
-        warm_up_keys=(state.key,),
-        begin=(actor, keys.act, params, hyper, rows),
+        init=(run_key, run_hyper, actor.timestep),
+        start=(actor.timestep,),
+        keys=(key,),
+        warm_up_keys=(run_key,),
+        refill_keys=(key,),
+        block=(blocks, index),
+        begin=begin,
         advance=(acting, actor.timestep, keys.act, params, hyper),
         remember=(state, played),
+        empty_replay=(state,),
         learn=(state, total, index, keys, played),
         begin_chunk=(state,),
         summarize=(state, total, index),
@@ -93,7 +136,10 @@ class VectorRunner:
 
     def __init__(self, trainer: VectorTrainer, programs: VectorPrograms) -> None:
         self._config, self._programs = trainer.config, programs
-        self._environment, self._learner = trainer.environment, trainer.learner
+        self._environment = trainer.environment
+        self._counters, self._mapped, self._replicas = (
+            trainer.counters, trainer.mapped, trainer.replicas,
+        )  # fmt: skip
         self._envs: CheckedEnvironments | None = None
         self._block_length = block_length(trainer.config)
         self._learner_thread = ThreadPoolExecutor(1, "learner")
@@ -122,24 +168,23 @@ class VectorRunner:
 
     def init(self, key: Array, hyper: Hyper) -> TrainState:
         """Start a run, warm-up included."""
-        keys = start_keys(key, 0)
-        state = self._programs.init(key, hyper, self.reset(seed_of(keys.envs)))
-        return self.warm_up(state, keys.warm_up)
+        timestep = self._divided(self.reset(seed_of(start_keys(key, 0).envs)))
+        state = self._programs.init(key, hyper, timestep)
+        return self.warm_up(state, self._programs.warm_up_keys(key))
 
     def restart(self, state: TrainState) -> TrainState:
         """Return a state whose environments have just been reset, after a resume."""
-        timestep = self.reset(seed_of(state.key))
-        return state._replace(actor=self._learner.start((), timestep))
+        key = state.key[0] if self._mapped else state.key
+        return state._replace(actor=self._programs.start(self._divided(self.reset(seed_of(key)))))
 
-    def refill(self, state: TrainState, empty_replay: PyTree) -> TrainState:
-        """Repeat the warm-up with an empty replay."""
-        key, key_warmup = jax.random.split(state.key)
-        return self.warm_up(state._replace(key=key, replay=empty_replay), key_warmup)
+    def refill(self, state: TrainState) -> TrainState:
+        """Repeat the warm-up with an empty replay; donates the state."""
+        key, blocks = self._programs.refill_keys(state.key)
+        return self.warm_up(self._programs.empty_replay(state._replace(key=key)), blocks)
 
-    def warm_up(self, state: TrainState, key: Array) -> TrainState:
+    def warm_up(self, state: TrainState, blocks: Array) -> TrainState:
         """Act the iterations of the warm-up and store their rows, but learn nothing; donates the
         state."""
-        blocks = self._programs.warm_up_keys(key)
         return self.act(state, blocks, self._config.warmup_iterations)
 
     def act(self, state: TrainState, blocks: Array, iterations: int) -> TrainState:
@@ -150,8 +195,8 @@ class VectorRunner:
         for done in range(iterations):
             block, index = divmod(done, self._block_length)
             if index == 0:
-                keys = blocks[block]
-                position = _restart_keys(position)
+                keys = self._programs.block(blocks, np.int32(block))
+                position = self._restart_keys(position)
             played, position = self._act(state, position, keys, params, hyper)
             state = self._programs.remember(state, played)
             if self._config.normalize_observations:  # the statistics are among the parameters
@@ -172,7 +217,7 @@ class VectorRunner:
             if keys is None or index == 0:
                 keys = programs.keys(key)
                 key = keys.last
-                position = _restart_keys(position)
+                position = self._restart_keys(position)
             try:
                 played, position = self._act(state, position, keys.act, acting, hyper)
             except EnvironmentFailed as failed:
@@ -193,8 +238,8 @@ class VectorRunner:
         if learning is not None:
             state, total, newest = learning.result()
         self._acting = acting if overlap else None
-        state, metrics = programs.summarize(state, total, np.int32(iterations))
-        return state, (metrics, state.counters)
+        state, *report = programs.summarize(state, total, np.int32(iterations))
+        return state, (report[0], report[1])
 
     def _with_state(
         self, failed: EnvironmentFailed, state: TrainState, total: Metrics, done: int
@@ -202,8 +247,8 @@ class VectorRunner:
         """Return a failure with the result of the complete iterations of a chunk."""
         if done == 0:
             return EnvironmentFailed(str(failed), state)
-        state, metrics = self._programs.summarize(state, total, np.int32(done))
-        return EnvironmentFailed(str(failed), state, (metrics, state.counters), done)
+        state, *report = self._programs.summarize(state, total, np.int32(done))
+        return EnvironmentFailed(str(failed), state, tuple(report), done)
 
     def _act(
         self,
@@ -234,15 +279,30 @@ class VectorRunner:
             else:
                 acting, extras = advance(*position, keys, params, hyper)
             actions = np.asarray(acting.action)
-            timestep = step(actions)
+            timestep = self._divided(step(actions.reshape(-1)))
             position = Position(acting, timestep)
             timesteps.append(timestep)
             chosen.append(actions)
             stored.append(extras)
         assert position is not None
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *timesteps)
-        actions_of: Any = np.stack(chosen)
+        axis = 1 if self._mapped else 0
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *timesteps)
+        actions_of: Any = np.stack(chosen, axis)
         return Played(stacked, actions_of, tuple(stored), acting.carry), position
+
+    def _divided(self, timestep: TimeStep) -> TimeStep:
+        """Divide the environments over the replicas, [E, ...] -> [D, E/D, ...]."""
+        if not self._mapped:
+            return timestep
+        size = self._replicas
+        return jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), timestep)
+
+    def _restart_keys(self, position: Position | None) -> Position | None:
+        """Return the state of acting at the start of a block of keys."""
+        if position is None:
+            return None
+        step: Any = np.zeros(self._replicas if self._mapped else (), np.int32)
+        return position._replace(acting=position.acting._replace(step=step))
 
 
 class Position(NamedTuple):
@@ -250,11 +310,3 @@ class Position(NamedTuple):
 
     acting: Acting
     timestep: TimeStep
-
-
-def _restart_keys(position: Position | None) -> Position | None:
-    """Return the state of acting at the start of a block of keys."""
-    if position is None:
-        return None
-    step: Any = np.int32(0)
-    return position._replace(acting=position.acting._replace(step=step))
