@@ -21,13 +21,14 @@ from jaxdqn.training.vector_evaluation import (
     envs_of,
     make_play,
 )
-from jaxdqn.training.vector_runner import (
+from jaxdqn.training.vector_programs import (
+    ACTING,
     SELDOM,
     VectorPrograms,
-    VectorRunner,
     jit_vector_programs,
     program_arguments,
 )
+from jaxdqn.training.vector_runner import VectorRunner
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import Array, Counters, Hyper, Params, PyTree, Row, TrainState
 
@@ -78,7 +79,12 @@ def compile_vector(
     playing = jax.eval_shape(play.begin, params, key, timestep, epsilon)
     saved = state if config.replay_in_checkpoint else without_replay(state)
     jitted = jit_vector_programs(trainer, options)
-    ahead = [name for name in VectorPrograms._fields if name not in SELDOM]
+    elsewhere = acting_device(config) is not None
+    ahead = [
+        name
+        for name in VectorPrograms._fields
+        if name not in SELDOM and not (elsewhere and name in ACTING)
+    ]
     compiled = compile_all(
         (
             *((getattr(jitted, name), getattr(arguments, name)) for name in ahead),
@@ -102,9 +108,26 @@ def compile_vector(
     )
 
 
+def acting_device(config: Config) -> jax.Device | None:
+    """Return the device that acts; None if those that learn do.
+
+    Raises:
+      ValueError: if the CPU is to act, and JAX has been told not to use it.
+    """
+    if config.act_on == "device" or jax.default_backend() == "cpu":
+        return None
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise ValueError(
+            f"act_on={config.act_on!r}: must be device, because JAX has no CPU device; "
+            "JAX_PLATFORMS names its platforms"
+        ) from error
+
+
 def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorCompiled) -> Programs:
     """Return the programs of one run, with its own environments; ``close`` closes them."""
-    runner = VectorRunner(trainer, compiled.programs)
+    runner = VectorRunner(trainer, compiled.programs, acting_device(config))
     evaluator = VectorEvaluator(
         trainer.environment,
         compiled.play,

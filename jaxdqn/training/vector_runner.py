@@ -1,4 +1,4 @@
-"""Compiled programs of a trainer of environments on the host, and the loop that calls them."""
+"""The loop that steps environments on the host and calls the programs of their trainer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
-from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import seed_of, start_keys
-from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, block_length, played_shape
+from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, block_length
+from jaxdqn.training.vector_programs import VectorPrograms
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import (
     Array,
@@ -26,120 +25,25 @@ from jaxdqn.types import (
 )
 
 
-class VectorPrograms(NamedTuple):
-    """Compiled functions of a ``VectorTrainer``, which documents them.
-
-    ``remember`` and ``learn`` donate the state.
-    """
-
-    init: Any
-    start: Any
-    keys: Any
-    warm_up_keys: Any
-    refill_keys: Any
-    block: Any
-    begin: Any
-    advance: Any
-    remember: Any
-    empty_replay: Any
-    learn: Any
-    begin_chunk: Any
-    summarize: Any
-
-
-_DONATED: dict[str, Any] = {"remember": 0, "empty_replay": 0, "learn": (0, 1), "summarize": 0}
-_COMMON_RESULTS = {"summarize": (1, 2)}
-"""Results of the mapped functions that are equal on all replicas and have no axis [D]."""
-
-SELDOM = ("start", "refill_keys", "empty_replay")
-"""Programs of a resumed run, which are compiled at their first call."""
-
-
-def jit_vector_programs(
-    trainer: VectorTrainer, options: dict[str, Any] | None = None
-) -> VectorPrograms:
-    """Jit the functions of a trainer; each is compiled at its first call."""
-
-    def jitted(name: str) -> Any:
-        return jax.jit(
-            getattr(trainer, name),
-            donate_argnums=_DONATED.get(name, ()),
-            compiler_options=options,
-            out_shardings=_out_shardings(trainer, name),
-        )
-
-    return VectorPrograms(*map(jitted, VectorPrograms._fields))
-
-
-def _out_shardings(trainer: VectorTrainer, name: str) -> Any:
-    if trainer.sharding is None:
-        return None
-    sharded = trainer.sharding(0)
-    common = NamedSharding(sharded.mesh, PartitionSpec())
-    if name not in _COMMON_RESULTS:
-        return sharded
-    return tuple(common if index in _COMMON_RESULTS[name] else sharded for index in range(3))
-
-
-def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorPrograms:
-    """Return the shapes of the arguments of each program, to compile it before it is called.
-
-    Args:
-      trainer: of the run.
-      state: shapes of the state.
-    """
-
-    def placed(shapes: PyTree) -> PyTree:
-        if trainer.sharding is None:
-            return shapes
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes,
-            trainer.sharding(shapes),
-        )
-
-    state = placed(state)
-    actor, hyper, params = state.actor, state.hyper, state.agent.params
-    key, rows, index = state.key, state.counters.rows, np.int32(0)
-    run_key, run_hyper = jax.eval_shape(lambda: (jax.random.key(0), hyper_from(trainer.config)))
-    blocks = placed(jax.eval_shape(trainer.warm_up_keys, run_key))
-    keys = placed(jax.eval_shape(trainer.keys, key))
-    begin = (actor, keys.act, params, hyper, rows)
-    acting, extras = placed(jax.eval_shape(trainer.begin, *begin))
-    length = trainer.config.rollout_length
-    played = placed(played_shape(length, actor.timestep, acting, extras, mapped=trainer.mapped))
-    total = placed(jax.eval_shape(trainer.begin_chunk, state)[-1])
-    return VectorPrograms(
-        init=(run_key, run_hyper, actor.timestep),
-        start=(actor.timestep,),
-        keys=(key,),
-        warm_up_keys=(run_key,),
-        refill_keys=(key,),
-        block=(blocks, index),
-        begin=begin,
-        advance=(acting, actor.timestep, keys.act, params, hyper),
-        remember=(state, played),
-        empty_replay=(state,),
-        learn=(state, total, index, keys, played),
-        begin_chunk=(state,),
-        summarize=(state, total, index),
-    )
-
-
 class VectorRunner:
     """Caller of the programs of a run, which steps its environments.
 
     Args:
       trainer: of the run.
       programs: its compiled functions.
+      acting_device: acts; None for the devices that learn.
     """
 
-    def __init__(self, trainer: VectorTrainer, programs: VectorPrograms) -> None:
+    def __init__(
+        self,
+        trainer: VectorTrainer,
+        programs: VectorPrograms,
+        acting_device: jax.Device | None = None,
+    ) -> None:
         self._config, self._programs = trainer.config, programs
         self._environment = trainer.environment
-        self._counters, self._mapped, self._replicas = (
-            trainer.counters, trainer.mapped, trainer.replicas,
-        )  # fmt: skip
+        self._mapped, self._replicas = trainer.mapped, trainer.replicas
+        self._acting_device = acting_device
         self._envs: CheckedEnvironments | None = None
         self._block_length = block_length(trainer.config)
         self._learner_thread = ThreadPoolExecutor(1, "learner")
@@ -191,16 +95,16 @@ class VectorRunner:
         """Act iterations with keys [blocks, I K] and store their rows, but learn nothing; donates
         the state."""
         position = None
-        _, hyper, params, _ = self._programs.begin_chunk(state)
+        hyper, params = self._to_act(self._programs.begin_chunk(state)[1:3])
         for done in range(iterations):
             block, index = divmod(done, self._block_length)
             if index == 0:
-                keys = self._programs.block(blocks, np.int32(block))
+                keys = self._to_act(self._programs.block(blocks, np.int32(block)))
                 position = self._restart_keys(position)
             played, position = self._act(state, position, keys, params, hyper)
             state = self._programs.remember(state, played)
             if self._config.normalize_observations:  # the statistics are among the parameters
-                params = self._programs.begin_chunk(state)[2]
+                params = self._to_act(self._programs.begin_chunk(state)[2])
         return state
 
     def chunk(
@@ -208,7 +112,8 @@ class VectorRunner:
     ) -> tuple[TrainState, tuple[Metrics, Counters]]:
         """Run iterations; return the state, and the metrics and counters."""
         programs, overlap = self._programs, self._config.overlap
-        key, hyper, newest, total = programs.begin_chunk(state)
+        key, *to_act, total = programs.begin_chunk(state)
+        hyper, newest = self._to_act(to_act)
         acting, position = newest if self._acting is None else self._acting, None
         learning: Future[Any] | None = None
         keys: KeyBlock | None = None
@@ -216,10 +121,10 @@ class VectorRunner:
             index = done % self._block_length
             if keys is None or index == 0:
                 keys = programs.keys(key)
-                key = keys.last
+                key, act_keys = keys.last, self._to_act(keys.act)
                 position = self._restart_keys(position)
             try:
-                played, position = self._act(state, position, keys.act, acting, hyper)
+                played, position = self._act(state, position, act_keys, acting, hyper)
             except EnvironmentFailed as failed:
                 if learning is not None:
                     state, total, newest = learning.result()
@@ -230,7 +135,7 @@ class VectorRunner:
             # Another thread dispatches it: a call after one that takes long, from the same thread,
             # would wait for its end.
             learning = self._learner_thread.submit(
-                programs.learn, state, total, np.int32(index), keys, played
+                self._learn, state, total, np.int32(index), keys, played
             )
             if not overlap:
                 state, total, newest = learning.result()
@@ -240,6 +145,12 @@ class VectorRunner:
         self._acting = acting if overlap else None
         state, *report = programs.summarize(state, total, np.int32(iterations))
         return state, (report[0], report[1])
+
+    def _learn(
+        self, state: TrainState, total: Metrics, index: np.int32, keys: KeyBlock, played: Played
+    ) -> tuple[TrainState, Metrics, Params]:
+        state, total, params = self._programs.learn(state, total, index, keys, played)
+        return state, total, self._to_act(params)
 
     def _with_state(
         self, failed: EnvironmentFailed, state: TrainState, total: Metrics, done: int
@@ -273,9 +184,8 @@ class VectorRunner:
         timesteps, chosen, stored = [], [], []
         for _ in range(self._config.rollout_length):
             if position is None:
-                acting, extras = self._programs.begin(
-                    state.actor, keys, params, hyper, state.counters.rows
-                )
+                actor, rows = self._to_act((state.actor, state.counters.rows))
+                acting, extras = self._programs.begin(actor, keys, params, hyper, rows)
             else:
                 acting, extras = advance(*position, keys, params, hyper)
             actions = np.asarray(acting.action)
@@ -288,7 +198,14 @@ class VectorRunner:
         axis = 1 if self._mapped else 0
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *timesteps)
         actions_of: Any = np.stack(chosen, axis)
-        return Played(stacked, actions_of, tuple(stored), acting.carry), position
+        extras_and_carry = tuple(stored), acting.carry
+        if self._acting_device is not None:
+            extras_and_carry = jax.device_get(extras_and_carry)
+        return Played(stacked, actions_of, *extras_and_carry), position
+
+    def _to_act(self, tree: PyTree) -> PyTree:
+        """Return a copy of arrays on the device that acts, if it is another one."""
+        return tree if self._acting_device is None else jax.device_put(tree, self._acting_device)
 
     def _divided(self, timestep: TimeStep) -> TimeStep:
         """Divide the environments over the replicas, [E, ...] -> [D, E/D, ...]."""

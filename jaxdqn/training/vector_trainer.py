@@ -187,5 +187,9 @@ def _check_host(config: Config) -> None:
         value = getattr(config, name)
         if value != wanted:
             reject(name, value, f"{wanted!r} with an environment on the host")
+    if config.act_on == "cpu" and config.devices > 1:
+        reject(
+            "act_on", "cpu", "device with several devices, which each act for their environments"
+        )
     if jax.process_count() > 1:
         reject("env", config.env, "one on the device with several processes")

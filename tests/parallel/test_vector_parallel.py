@@ -11,7 +11,8 @@ from jaxdqn.parallel.vector_parallel import vector_across_devices
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training.trainer import make_trainer
-from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
+from jaxdqn.training.vector_programs import jit_vector_programs
+from jaxdqn.training.vector_runner import VectorRunner
 from jaxdqn.training.vector_trainer import make_vector_trainer
 from tests.toys import OPTIMISED, QUICK, assert_identical, bitwise_jit, tiny
 from tests.training.test_vector_trainer import ENVIRONMENT, on_host
