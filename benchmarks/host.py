@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from benchmarks.report import describe, format_table, stamp
 from benchmarks.timing import MEDIANS, RATIOS, Case, alternate, ratio, spread
@@ -92,51 +92,87 @@ class Prolonged:
         return self._envs.step(actions)
 
 
-def make_case(flags: Flags, how: str, cadence: str) -> Case:
-    """Return a chunk of training, or of acting only, in environments on the host."""
+class Prepared(NamedTuple):
+    """Compiled work in environments on the host; each call continues the run."""
+
+    learn: Callable[[], Any]
+    """Run iterations; return the state, and the metrics."""
+    act: Callable[[], Any]
+    """Act and store as many rows without learning."""
+
+
+def host_config(
+    num_envs: int, length: int, batch_size: int, gradient_steps: int, **fields: Any
+) -> Any:
+    """Return a configuration of E environments of CartPole on the host, with this cadence K, B,
+    M."""
+    from jaxdqn.config.config import Config
+
+    rows = num_envs * length
+    sizes = {"replay_capacity": 256 * rows, "warmup_rows": max(rows, 1_024 // rows * rows)}
+    return Config(**{
+        "env": "gymnasium:CartPole-v1", "num_envs": num_envs, "rollout_length": length,
+        "batch_size": batch_size, "gradient_steps": gradient_steps, **sizes, **fields,
+    })  # fmt: skip
+
+
+def prepare_host(config: Any, iterations: int, host: Any = None) -> Prepared:
+    """Start a run of an environment on the host and compile its programs.
+
+    Args:
+        config: of the run.
+        iterations: of one call.
+        host: the environment; None takes that of ``config``.
+    """
     import jax
 
     from jaxdqn import envs
-    from jaxdqn.config.config import Config
     from jaxdqn.training.hyper import hyper_from
     from jaxdqn.training.vector_functions import block_length
     from jaxdqn.training.vector_programs import jit_vector_programs
     from jaxdqn.training.vector_runner import VectorRunner
     from jaxdqn.training.vector_trainer import make_vector_trainer
 
-    length, batch_size, gradient_steps = map(int, cadence.split(","))
-    rows = flags.num_envs * length
-    config = Config(
-        env=flags.env, num_envs=flags.num_envs, hidden_sizes=flags.hidden_sizes,
-        rollout_length=length, batch_size=batch_size, gradient_steps=gradient_steps,
-        replay_capacity=256 * rows, warmup_rows=max(rows, 1_024 // rows * rows),
-        overlap=how == "overlapped",
-    )  # fmt: skip
-    host = envs.configured_host_environment(config)
+    host = envs.configured_host_environment(config) if host is None else host
     if host is None:
-        raise ValueError(f"env={flags.env!r}: must be an environment on the host")
-    make, seconds = host.make, flags.step_milliseconds / 1_000
-    if seconds:
-        host = host._replace(make=lambda num_envs: Prolonged(make(num_envs), seconds))
+        raise ValueError(f"env={config.env!r}: must be an environment on the host")
     trainer = make_vector_trainer(config, host)
     runner = VectorRunner(trainer, jit_vector_programs(trainer))
-    iterations = max(1, _CHUNK_ROWS // rows)
-    if seconds:
-        iterations = max(1, min(iterations, round(1 / (length * seconds))))  # about a second
     states = [runner.init(jax.random.key(0), hyper_from(config))]
+    size = block_length(config)
+    blocks = jax.random.split(
+        jax.random.key(1), (-(-iterations // size), size * config.rollout_length)
+    )
 
-    def act(state: Any) -> tuple[Any, Any]:
-        shape = (-(-iterations // block_length(config)), block_length(config) * length)
-        state = runner.act(state, jax.random.split(jax.random.key(1), shape), iterations)
-        return state, state.counters
+    def learn() -> Any:
+        states[0], (metrics, _) = runner.chunk(states[0], iterations)
+        return states[0].counters, metrics
 
-    def run() -> Any:
-        if how == "not learning":
-            states[0], report = act(states[0])
-        else:
-            states[0], report = runner.chunk(states[0], iterations)
-        return report
+    def act() -> Any:
+        states[0] = runner.act(states[0], blocks, iterations)
+        return states[0].counters
 
+    return Prepared(learn, act)
+
+
+def make_case(flags: Flags, how: str, cadence: str) -> Case:
+    """Return a chunk of training, or of acting only, in environments on the host."""
+    from jaxdqn import envs
+
+    length, batch_size, gradient_steps = map(int, cadence.split(","))
+    rows = flags.num_envs * length
+    config = host_config(
+        flags.num_envs, length, batch_size, gradient_steps, env=flags.env,
+        hidden_sizes=flags.hidden_sizes, overlap=how == "overlapped",
+    )  # fmt: skip
+    host = envs.configured_host_environment(config)
+    iterations, seconds = max(1, _CHUNK_ROWS // rows), flags.step_milliseconds / 1_000
+    if host is not None and seconds:
+        make = host.make
+        host = host._replace(make=lambda num_envs: Prolonged(make(num_envs), seconds))
+        iterations = max(1, min(iterations, round(1 / (length * seconds))))  # about a second
+    prepared = prepare_host(config, iterations, host)
+    run = prepared.act if how == "not learning" else prepared.learn
     run()
     return Case(run, work=float(iterations * rows))
 

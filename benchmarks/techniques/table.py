@@ -11,6 +11,11 @@ from benchmarks.techniques.family import (
     measure_pqn,
     measure_variant,
 )
+from benchmarks.techniques.host import (
+    measure_host_environments,
+    measure_overlap,
+    measure_workers,
+)
 from benchmarks.techniques.parallel import measure_scaled
 from benchmarks.techniques.registry import Technique, register
 from benchmarks.techniques.training import (
@@ -220,5 +225,39 @@ register(
             "over one by one",
             "gradient steps of all",
         ),
+    )
+)
+_ON_HOST = "complete iterations of environments on the host: E=8 of Gymnasium's CartPole-v1"
+register(
+    Technique(
+        name="host-overlap",
+        principle="environments on the host step while the device takes the gradient steps of the "
+        "iteration before",
+        good_for="simulators that run on the CPU, most where acting and learning take equally long",
+        costs="acting on parameters that are one iteration old",
+        measured_on=f"{_ON_HOST}, K=4 B=32 M=1, MLP 64-64; and K=8 B=256 M=8, MLP 512-512 with "
+        "5 ms added to a vector step",
+        measure=measure_overlap,
+    )
+)
+register(
+    Technique(
+        name="host-environments",
+        principle="the device acts for several environments on the host in one call",
+        good_for="fast simulators, where the call takes longer than a step",
+        costs="a vector step waits for the slowest environment",
+        measured_on="Gymnasium's CartPole-v1 on the host, K=4, B=32, one gradient step a row",
+        measure=measure_host_environments,
+    )
+)
+register(
+    Technique(
+        name="host-processes",
+        principle="every environment on the host steps in its own process",
+        good_for="simulators that take more than about a millisecond a step",
+        costs="an exchange between processes at every step",
+        measured_on="steps of Gymnasium's CartPole-v1 only, one environment for each core; also "
+        "with 1 ms added to a step",
+        measure=measure_workers,
     )
 )

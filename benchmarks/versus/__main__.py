@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from benchmarks.host import name_of
 from benchmarks.processes import CPU_THREADS, Process
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, alternating, median_interval, spread, verdict
@@ -22,7 +23,8 @@ WORK = (
     "CartPole-v1, one gradient step of batch 128 per 10 environment steps, replay of 10 000, "
     "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn and purejaxrl 10, CleanRL 1, "
     "Stable-Baselines3 and SBX 1 or ENVS. purejaxql: PQN on Breakout-MinAtar, 128 environments, "
-    "32 steps, 32 minibatches, 2 epochs, convolution"
+    "32 steps, 32 minibatches, 2 epochs, convolution. sb3-host and sbx-host: CartPole-v1 in 8 "
+    "environments on the host, MLP 64-64"
 )
 
 
@@ -43,7 +45,12 @@ PEERS = {
     "sb3": Peer(bar=12.0, gradient_steps=400),
     "sbx": Peer(bar=12.0, gradient_steps=400),
     "cleanrl": Peer(bar=12.0, gradient_steps=400),
+    "sb3-host": Peer(bar=2.2, gradient_steps=512, work="host"),
+    "sbx-host": Peer(bar=2.6, gradient_steps=512, work="host"),
 }
+CADENCE = "4,32,1"
+BARS = {("sb3-host", "32,64,16"): 4.5}
+"""Bars of other cadences than ``CADENCE``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +58,9 @@ class Flags:
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Peer to measure, as NAME or NAME=ARGUMENT; repeat the flag for several. purejaxrl=FILE (its
     dqn.py), purejaxql=FILE (its pqn_minatar.py), sb3 or sb3=ENVS (number of environments), sbx or
-    sbx=ENVS, cleanrl=FILE (its dqn_jax.py, in a checkout)."""
+    sbx=ENVS, cleanrl=FILE (its dqn_jax.py, in a checkout). sb3-host=K,B,M and sbx-host=K,B,M
+    compare environments on the host: 8 of CartPole, MLP 64-64, M gradient steps of batch B after
+    every K vector steps; by default 4,32,1."""
     peer_python: str = sys.executable
     """Python interpreter that has the peers installed."""
     rounds: int = 9
@@ -64,7 +73,7 @@ class Flags:
     quick: bool = False
     """A tenth of the work and three rounds: a first look, not a measurement."""
     peer_threads: int | None = None
-    """XLA threads of the peers on CPU; by default one per core, the peers' own default. jaxdqn uses
+    """Threads of XLA and PyTorch in the peers on CPU; by default one per core, the peers' own default. jaxdqn uses
     one, as ``jaxdqn run`` does for networks of this size."""
     json: str | None = None
     """File for the measurements, such as benchmarks/results/versus.json."""
@@ -144,13 +153,13 @@ def _main(argv: Sequence[str]) -> None:
     with ExitStack() as stack:
         jaxdqn: dict[str, Process] = {}
         compile_seconds = {}
-        for work in dict.fromkeys(PEERS[name].work for name, _ in peers):
+        for work in dict.fromkeys(_work_of(name, argument) for name, argument in peers):
             jaxdqn[work] = _start_jaxdqn(work, divisor)
             stack.callback(jaxdqn[work].close)
             compile_seconds[work] = jaxdqn[work].receive()["compile_seconds"]
             print(f"jaxdqn ({work}): compiled in {compile_seconds[work]:.1f} s")
         for name, argument in peers:
-            process = jaxdqn[PEERS[name].work]
+            process = jaxdqn[_work_of(name, argument)]
             result = _measure_peer(flags, name, argument, process, rounds, divisor)
             report["results"].append(result)
             if "missing" in result:
@@ -205,10 +214,19 @@ def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
 
 def _start_jaxdqn(work: str, divisor: int) -> Process:
     """Start jaxdqn on the work of some peers, with the threads that it chooses for that work."""
+    if work.startswith("host:"):
+        steps = max(64, PEERS["sb3-host"].gradient_steps // divisor)
+        return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
     if work == "pqn":
         steps = max(64, PEERS["purejaxql"].gradient_steps // divisor)
         return Process.jaxdqn(steps, None, "stop", work)
     return Process.jaxdqn(PEERS["purejaxrl"].gradient_steps // divisor, CPU_THREADS)
+
+
+def _work_of(name: str, argument: str) -> str:
+    """Return the work of a peer, as ``benchmarks.versus.jaxdqn_driver`` names it."""
+    work = PEERS[name].work
+    return f"host:{argument}" if work == "host" else work
 
 
 def _measure_peer(
@@ -216,13 +234,16 @@ def _measure_peer(
 ) -> dict[str, Any]:
     """Start a peer, compare jaxdqn with it, and end it."""
     label = f"{name} ({argument} environments)" if argument.isdigit() else name
+    if PEERS[name].work == "host":
+        label = f"{name} {name_of(argument)}"
+    bar = BARS.get((name, argument), PEERS[name].bar)
     steps = max(64, PEERS[name].gradient_steps // divisor)
     process = Process.peer(flags.peer_python, name, argument, steps, flags.peer_threads)
     try:
         ready = process.receive()
         if "missing" in ready:
             return {"peer": label, **ready}
-        return {**ready, **compare(label, process, jaxdqn, rounds, PEERS[name].bar)}
+        return {**ready, **compare(label, process, jaxdqn, rounds, bar)}
     finally:
         process.close()
 
@@ -236,6 +257,9 @@ def _parse_peer(peer: str) -> tuple[str, str]:
     name, _, argument = peer.partition("=")
     if name not in PEERS:
         raise ValueError(f"peer={name!r}: must be {known_name('peer', name, list(PEERS))}")
+    if PEERS[name].work == "host":
+        name_of(argument or CADENCE)
+        return name, argument or CADENCE
     takes_count = name in ("sb3", "sbx")
     if takes_count and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
         raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")

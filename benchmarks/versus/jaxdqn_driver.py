@@ -1,8 +1,8 @@
 """Drive jaxdqn on the work of a peer in a separate process, as ``peers.py`` drives the peers.
 
 ``python -m benchmarks.versus.jaxdqn_driver GRADIENT_STEPS [GUARD] [WORK]`` writes the same lines
-of JSON; WORK is ``matched`` or ``pqn``. The process is separate because ``NPROC`` sets the number
-of XLA's CPU threads when a process starts.
+of JSON; WORK is ``matched``, ``pqn`` or ``host:K,B,M``. The process is separate because ``NPROC``
+sets the number of XLA's CPU threads when a process starts.
 """
 
 from __future__ import annotations
@@ -41,6 +41,20 @@ def _config(work: str, guard: Any) -> Config:
     )
 
 
+def _host_run(cadence: str, gradient_steps: int) -> Any:
+    """Return a function that takes gradient steps in environments on the host."""
+    from benchmarks.host import host_config, prepare_host
+    from benchmarks.versus import peers
+
+    length, batch_size, updates = (int(number) for number in cadence.split(","))
+    config = host_config(
+        peers.HOST_ENVS, length, batch_size, updates,
+        hidden_sizes=tuple(peers.HOST_HIDDEN_SIZES), replay_capacity=peers.HOST_CAPACITY,
+        warmup_rows=peers.HOST_WARMUP, epsilon_schedule="constant", epsilon_end=peers.EPSILON,
+    )  # fmt: skip
+    return prepare_host(config, gradient_steps // updates).learn
+
+
 def main() -> None:
     """Compile, then do the work once for every line on standard input."""
     import jax
@@ -52,14 +66,20 @@ def main() -> None:
     compile_cold()
     guard = sys.argv[2] if len(sys.argv) > 2 else Config().guard
     work = sys.argv[3] if len(sys.argv) > 3 else "matched"
-    config = _config(work, guard)
-    iterations = int(sys.argv[1]) // config.gradient_steps_per_iteration
-    prepared = workloads.prepare_learning(config, iterations)
-    jax.block_until_ready(prepared.case.run())
-    print(json.dumps({"compile_seconds": prepared.compile_seconds}), flush=True)
+    if work.startswith("host:"):
+        started = time.perf_counter()
+        run = _host_run(work.removeprefix("host:"), int(sys.argv[1]))
+        compile_seconds = time.perf_counter() - started
+    else:
+        config = _config(work, guard)
+        iterations = int(sys.argv[1]) // config.gradient_steps_per_iteration
+        run, compile_seconds = workloads.prepare_learning(config, iterations)
+        run = run.run
+    jax.block_until_ready(run())
+    print(json.dumps({"compile_seconds": compile_seconds}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        _, metrics = jax.block_until_ready(prepared.case.run())
+        _, metrics = jax.block_until_ready(run())
         seconds = time.perf_counter() - start
         counts = {name: int(getattr(metrics, name)) for name in ("env_steps", "gradient_steps")}
         print(json.dumps({"seconds": seconds, **counts}), flush=True)

@@ -9,7 +9,9 @@ the time until the first learning is done.
 
 The matched work is CartPole-v1, batch 128, a replay of 10 000, one gradient step per 10 environment
 steps, an MLP of 120 and 84 units, Adam, and epsilon at its final value 0.05. For purejaxql it is
-PQN as published: Breakout-MinAtar, 128 environments, 32 steps, 32 minibatches, 2 epochs.
+PQN as published: Breakout-MinAtar, 128 environments, 32 steps, 32 minibatches, 2 epochs. For
+sb3-host and sbx-host it is CartPole-v1 in 8 environments on the host, an MLP of 64 and 64 units,
+and after every K vector steps M gradient steps of batch B, the argument being K,B,M.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ LEARNING_RATE = 2.5e-4
 TARGET_PERIOD = 500  # environment steps
 EPSILON = 0.05
 HIDDEN_SIZES = [120, 84]
+
+HOST_ENVS = 8
+HOST_CAPACITY = 65_536
+HOST_WARMUP = 1_024
+HOST_HIDDEN_SIZES = [64, 64]
 
 _SOURCES = {
     "purejaxrl": "https://github.com/luchris429/purejaxrl (purejaxrl/dqn.py)",
@@ -128,12 +135,25 @@ def purejaxql(channel: Channel, path: str, gradient_steps: int) -> None:
 def stable_baselines3(channel: Channel, num_envs: str, gradient_steps: int) -> None:
     """Drive Stable-Baselines3's DQN; each measurement continues ``learn``."""
     package = _import("stable_baselines3", "stable-baselines3")
+    _limit_torch_threads()
     _stable_baselines(channel, package.DQN, num_envs, gradient_steps, device="cpu")
 
 
 def sbx(channel: Channel, num_envs: str, gradient_steps: int) -> None:
     """Drive SBX's DQN; each measurement continues ``learn``."""
     _stable_baselines(channel, _import("sbx", "sbx-rl").DQN, num_envs, gradient_steps)
+
+
+def stable_baselines3_host(channel: Channel, cadence: str, gradient_steps: int) -> None:
+    """Drive Stable-Baselines3's DQN on the work of environments on the host."""
+    package = _import("stable_baselines3", "stable-baselines3")
+    _limit_torch_threads()
+    _stable_baselines_host(channel, package.DQN, cadence, gradient_steps, device="cpu")
+
+
+def sbx_host(channel: Channel, cadence: str, gradient_steps: int) -> None:
+    """Drive SBX's DQN on the work of environments on the host."""
+    _stable_baselines_host(channel, _import("sbx", "sbx-rl").DQN, cadence, gradient_steps)
 
 
 def cleanrl(channel: Channel, path: str, gradient_steps: int) -> None:
@@ -191,11 +211,10 @@ def _stable_baselines(
     channel: Channel, algorithm: Any, num_envs: str, gradient_steps: int, **options: Any
 ) -> None:
     envs = int(num_envs or 1)
-    make_vec_env = _import("stable_baselines3", "stable-baselines3").common.env_util.make_vec_env
     warmup = 4 * BATCH_SIZE
     model = algorithm(
         "MlpPolicy",
-        make_vec_env("CartPole-v1", n_envs=envs, seed=0),
+        _vector_environment(envs),
         learning_rate=LEARNING_RATE,
         buffer_size=CAPACITY,
         batch_size=BATCH_SIZE,
@@ -209,17 +228,52 @@ def _stable_baselines(
         seed=0,
         **options,
     )
+    _continue_learning(channel, model, warmup, gradient_steps * ENV_STEPS_PER_GRADIENT_STEP)
+
+
+def _stable_baselines_host(
+    channel: Channel, algorithm: Any, cadence: str, gradient_steps: int, **options: Any
+) -> None:
+    steps, batch_size, updates = (int(number) for number in cadence.split(","))
+    model = algorithm(
+        "MlpPolicy",
+        _vector_environment(HOST_ENVS),
+        buffer_size=HOST_CAPACITY,
+        batch_size=batch_size,
+        learning_starts=HOST_WARMUP,
+        train_freq=steps,
+        gradient_steps=updates,
+        exploration_initial_eps=EPSILON,
+        exploration_final_eps=EPSILON,
+        policy_kwargs={"net_arch": HOST_HIDDEN_SIZES},
+        seed=0,
+        **options,
+    )
+    rows = gradient_steps // updates * steps * HOST_ENVS
+    _continue_learning(channel, model, HOST_WARMUP, rows)
+
+
+def _limit_torch_threads() -> None:
+    """Use as many threads in PyTorch as XLA has been told to use, if it has."""
+    threads = os.environ.get("NPROC")
+    if threads is not None:
+        _import("torch", "torch").set_num_threads(int(threads))
+
+
+def _vector_environment(envs: int) -> Any:
+    package = _import("stable_baselines3", "stable-baselines3")
+    return package.common.env_util.make_vec_env("CartPole-v1", n_envs=envs, seed=0)
+
+
+def _continue_learning(channel: Channel, model: Any, warmup: int, env_steps: int) -> None:
+    """Measure ``env_steps`` of a model for every request, after its warm-up."""
     start = time.perf_counter()
     model.learn(2 * warmup, log_interval=None)
     channel.ready(time.perf_counter() - start)
     while channel.wait_for_request():
         before, updates = model.num_timesteps, model._n_updates
         start = time.perf_counter()
-        model.learn(
-            gradient_steps * ENV_STEPS_PER_GRADIENT_STEP,
-            reset_num_timesteps=False,
-            log_interval=None,
-        )
+        model.learn(env_steps, reset_num_timesteps=False, log_interval=None)
         seconds = time.perf_counter() - start
         channel.send(
             seconds=seconds,
@@ -328,6 +382,8 @@ PEERS: dict[str, Callable[[Channel, str, int], None]] = {
     "sb3": stable_baselines3,
     "sbx": sbx,
     "cleanrl": cleanrl,
+    "sb3-host": stable_baselines3_host,
+    "sbx-host": sbx_host,
 }
 
 

@@ -38,6 +38,7 @@ CHANGEABLE = (
     "eval_every",
     "eval_episodes",
     "eval_epsilon",
+    "act_on",
     "env_processes",
     "restart_envs",
 )

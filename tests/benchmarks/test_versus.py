@@ -57,6 +57,7 @@ def test_a_missing_peer_is_reported_with_its_source():
         ("pureja=x.py", "must be a known peer; nearest: purejaxrl"),
         ("sb3=3", "ENVS dividing 10"),
         ("cleanrl", "must be cleanrl=FILE"),
+        ("sb3-host=4,32", "cadences='4,32': must be K,B,M"),
     ],
 )
 def test_an_invalid_peer_is_one_line(argument, message, capsys):
