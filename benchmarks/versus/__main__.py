@@ -73,8 +73,8 @@ class Flags:
     quick: bool = False
     """A tenth of the work and three rounds: a first look, not a measurement."""
     peer_threads: int | None = None
-    """Threads of XLA and PyTorch in the peers on CPU; by default one per core, the peers' own default. jaxdqn uses
-    one, as ``jaxdqn run`` does for networks of this size."""
+    """Threads of XLA and PyTorch in the peers on CPU; by default one per core, the peers' own
+    default. jaxdqn uses one, as ``jaxdqn run`` does for networks of this size."""
     json: str | None = None
     """File for the measurements, such as benchmarks/results/versus.json."""
 
