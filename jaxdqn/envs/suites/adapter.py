@@ -1,4 +1,4 @@
-"""What the adapters of all suites share: import, ids, errors, time limits, and the result."""
+"""Import, ids, errors and time limits of the suites, and the environment made of each."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from jaxdqn.envs.arguments import changed, checked
 from jaxdqn.envs.suites.adapter import Source, import_suite, limited, require_id
 from jaxdqn.errors import reject
@@ -47,5 +49,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
         carried = state.replace(observation=())
         return carried, state.observation, state.rewards[0], state.terminated, state.truncated
 
-    game = Source(reset, step, int(env.num_actions), changed=changed(arguments, defaults))
+    # env.num_actions would compile and run a reset.
+    (num_actions,) = jax.eval_shape(env.init, jax.random.key(0)).legal_action_mask.shape
+    game = Source(reset, step, num_actions, changed=changed(arguments, defaults))
     return limited(game, limit)
