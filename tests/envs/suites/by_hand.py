@@ -45,7 +45,7 @@ def compare(environment: Environment, hand: ByHand, actions: np.ndarray) -> Ends
     """
 
     def select(over: Any, fresh: Any, stepped: Any) -> Any:
-        return jax.tree.map(lambda a, b: jax.lax.select(over, a, b), fresh, stepped)
+        return jax.tree.map(lambda a, b: _strong(jax.lax.select(over, a, b)), fresh, stepped)
 
     @quick_jit
     @jax.vmap
@@ -59,7 +59,9 @@ def compare(environment: Environment, hand: ByHand, actions: np.ndarray) -> Ends
     env_state, timestep = reset(keys[-1])
     with as_written():
         shapes = jax.eval_shape(jax.vmap(hand.reset), keys[-1])[0]
-    state = jax.tree.map(_blank, shapes)
+    state = jax.tree.map(
+        lambda leaf: keys[-1] if _is_key(leaf) else np.zeros(leaf.shape, leaf.dtype), shapes
+    )
     state, observation, *_ = hand_step(keys[-1], state, actions[0], np.ones(ENVS, bool))
     assert timestep.first.all()
     over, ends, rewards = np.zeros(ENVS, bool), np.zeros(2, int), []
@@ -83,10 +85,13 @@ def compare(environment: Environment, hand: ByHand, actions: np.ndarray) -> Ends
     return Ends(int(ends[0]), int(ends[1]), np.array(rewards))
 
 
-def _blank(leaf: Any) -> Any:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.split(jax.random.key(0), leaf.shape)
-    return jnp.zeros(leaf.shape, leaf.dtype)
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _strong(leaf: Any) -> Any:
+    """Return an array without its weak type, with which a step would be compiled a second time."""
+    return leaf if _is_key(leaf) else jnp.asarray(leaf, leaf.dtype)
 
 
 def random_actions(num_actions: int, steps: int, *scripted: int) -> np.ndarray:

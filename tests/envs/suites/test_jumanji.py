@@ -66,9 +66,8 @@ def test_several_discrete_actions_are_one():
     assert environment.spec.num_actions == 100
 
     def expected(obs):
-        mines, steps = one_hot(obs.num_mines, 100), np.asarray(obs.step_count)
         board = one_hot(obs.board, 10, start=-1).reshape(3, -1)
-        scaled = np.stack([np.asarray(obs.num_mines) / 99, steps / 90], axis=1)
+        scaled = np.stack([np.asarray(obs.num_mines) / 99, np.asarray(obs.step_count) / 90], axis=1)
         return np.concatenate([board, scaled], axis=1, dtype=np.float32)
 
     hand = by_hand(env, expected, convert=lambda action: jnp.stack([action // 10, action % 10]))
@@ -88,7 +87,7 @@ def test_several_discrete_actions_are_one():
     ],
 )
 def test_bad_input_is_one_line(ident, arguments, message):
-    with pytest.raises(ValueError, match="^env") as caught:
+    with pytest.raises(ValueError, match=r"^env") as caught:
         jaxdqn.make_env(f"jumanji:{ident}", **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -63,7 +63,7 @@ def test_arguments_are_those_of_the_game_and_a_time_limit():
     ],
 )
 def test_bad_input_is_one_line(ident, arguments, message):
-    with pytest.raises(ValueError, match="^env") as caught:
+    with pytest.raises(ValueError, match=r"^env") as caught:
         jaxdqn.make_env(f"pgx:{ident}", **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

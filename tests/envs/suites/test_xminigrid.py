@@ -61,7 +61,7 @@ def test_a_frame_shows_the_grid():
     ],
 )
 def test_bad_input_is_one_line(ident, arguments, message):
-    with pytest.raises(ValueError, match="^env") as caught:
+    with pytest.raises(ValueError, match=r"^env") as caught:
         jaxdqn.make_env(f"xminigrid:{ident}", **arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
