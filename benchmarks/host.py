@@ -99,6 +99,7 @@ def make_case(flags: Flags, how: str, cadence: str) -> Case:
     from jaxdqn import envs
     from jaxdqn.config.config import Config
     from jaxdqn.training.hyper import hyper_from
+    from jaxdqn.training.vector_functions import block_length
     from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
     from jaxdqn.training.vector_trainer import make_vector_trainer
 
@@ -124,8 +125,8 @@ def make_case(flags: Flags, how: str, cadence: str) -> Case:
     states = [runner.init(jax.random.key(0), hyper_from(config))]
 
     def act(state: Any) -> tuple[Any, Any]:
-        keys = jax.random.split(jax.random.key(1), (iterations, length, 1 + flags.num_envs))
-        state = runner.warm_up(state, keys)
+        shape = (-(-iterations // block_length(config)), block_length(config) * length)
+        state = runner.act(state, jax.random.split(jax.random.key(1), shape), iterations)
         return state, state.counters
 
     def run() -> Any:

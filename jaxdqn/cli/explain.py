@@ -61,6 +61,8 @@ def _run(config: Config, preset: str, spec: EnvSpec, *, on_host: bool) -> dict[s
     acting = "while the device learns, on parameters one iteration old"
     acting = acting if config.overlap else "in turn with learning"
     processes = f", in {config.num_envs} processes" if config.env_processes else ""
+    if config.restart_envs:
+        processes += f", started again up to {config.restart_envs} times after a failure"
     limit = spec.max_episode_steps
     episodes = "without a time limit" if limit is None else f"of at most {limit} steps"
     return {

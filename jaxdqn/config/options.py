@@ -90,6 +90,10 @@ class Options:
     env_processes: bool = option(False, group="Algorithm")
     """For an environment on the host: step each in its own process, for slow simulators. Otherwise
     they step one after the other in the process of the run."""
+    restart_envs: int = option(0, group="Algorithm", at_least=0)
+    """For an environment on the host: how often a run closes all its environments and starts them
+    again, with new episodes, after a step of one has failed. After one more failure the run ends
+    with a checkpoint."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

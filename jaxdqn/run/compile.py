@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.config.config import Config
+from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.parallel.sharded_transfer import broadcast_sharded
@@ -61,6 +62,12 @@ class Programs(NamedTuple):
     part_of_chunk: Callable[[int], Future[Chunk]]
     """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces it, and
     compiles it in another thread."""
+    stop_evaluations: Callable[[Callable[[], bool]], None] = lambda stop: None
+    """``stop_evaluations(stop)``: from now on, evaluations on the host end with
+    ``EvaluationStopped`` when ``stop()`` is true. Those on the device always end."""
+    env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
+    """``env_failures()``: all failures so far after which environments on the host were started
+    again."""
     close: Callable[[], None] = lambda: None
     """End what belongs to one run only: the environments on the host."""
 

@@ -16,7 +16,6 @@ from jaxdqn.run.compile import Chunk, Programs, compile_all, compiler_options, m
 from jaxdqn.storage.state import snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EPSILON, EvalInfo
 from jaxdqn.training.vector_evaluation import (
-    MOST_ENVS,
     PlayPrograms,
     VectorEvaluator,
     envs_of,
@@ -63,8 +62,7 @@ def compile_vector(
     options = compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
     params, key, timestep = state.agent.params, state.key, state.actor.timestep
-    most_envs = config.num_envs if config.env_processes else MOST_ENVS
-    num_envs = envs_of(trainer.environment, config.eval_episodes, most_envs)
+    num_envs = envs_of(trainer.environment, config.eval_episodes)
     play = make_play(trainer.agent, num_envs, frame_stack=config.frame_stack)
     timestep = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((num_envs, *leaf.shape[1:]), leaf.dtype), timestep
@@ -101,7 +99,11 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
     """Return the programs of one run, with its own environments; ``close`` closes them."""
     runner = VectorRunner(trainer, compiled.programs)
     evaluator = VectorEvaluator(
-        trainer.environment, compiled.play, config.eval_episodes, compiled.num_envs
+        trainer.environment,
+        compiled.play,
+        config.eval_episodes,
+        compiled.num_envs,
+        restarts=config.restart_envs,
     )
 
     def counted(state: TrainState) -> tuple[TrainState, Counters]:
@@ -135,6 +137,9 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
     def preload(key: Array, rows: Row, hyper: Hyper) -> tuple[TrainState, Counters]:
         raise NotImplementedError("replay_from is rejected with an environment on the host")
 
+    def stop_evaluations(stop: Callable[[], bool]) -> None:
+        evaluator.stop = stop
+
     def close() -> None:
         runner.close()
         evaluator.close()
@@ -154,5 +159,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         preload=preload,
         perturb=compiled.perturb,
         part_of_chunk=part_of_chunk,
+        stop_evaluations=stop_evaluations,
+        env_failures=lambda: (*runner.failures, *evaluator.failures),
         close=close,
     )

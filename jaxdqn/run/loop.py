@@ -6,7 +6,7 @@ import dataclasses
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from jaxdqn.run.warnings import clipped_returns, repeated_episodes
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
+from jaxdqn.training.vector_evaluation import EvaluationStopped
 from jaxdqn.types import Params, Row, TrainState
 
 
@@ -54,6 +55,7 @@ class HostLoop:
         self._at_epsilon: Record | None = None
         """The same with a few random actions, if few episodes were distinct."""
         self.failure: OSError | None = None
+        self._restarts_seen = 0
         """Error that prevented the last checkpoint; None if it was written."""
 
     def start(self, rows: Row | None = None) -> TrainState:
@@ -94,6 +96,7 @@ class HostLoop:
             RunFailed: if the guard stops the run.
             OSError: if a record, or a checkpoint other than the last, cannot be written.
         """
+        self._programs.stop_evaluations(lambda: bool(stop))
         with self._recording_failures():
             state = self._train(state, stop)
             self._finish(state, stop)
@@ -106,7 +109,10 @@ class HostLoop:
             if report is None:  # stopped inside the chunk
                 continue
             metrics, seconds = report
+            self._record_restarts()
             record = {"chunk": progress.chunk, **self._recorder.now()}
+            if config.restart_envs:
+                record["env_restarts"] = progress.env_restarts
             self._recorder.log("metrics", {**record, **chunk_record(metrics, seconds)})
             if (message := clipped_returns(config, metrics)) is not None:
                 self._warn("clipped_returns", message)
@@ -124,7 +130,9 @@ class HostLoop:
 
     def _evaluate(self, state: TrainState) -> None:
         try:
-            self._evaluator.evaluate(state)
+            with suppress(EvaluationStopped):
+                self._evaluator.evaluate(state)
+            self._record_restarts()
         except EnvironmentFailed as failed:
             failed.state = state
             raise
@@ -137,6 +145,17 @@ class HostLoop:
         except EnvironmentFailed as failed:
             self._record_failure(failed)
             raise
+
+    def _record_restarts(self) -> None:
+        """Record the failures after which environments on the host were started again."""
+        failures = self._programs.env_failures()
+        for failed in failures[self._restarts_seen :]:
+            self.progress.env_restarts += 1
+            message = f"{failed}; all environments were started again, with new episodes"
+            trace = "".join(traceback.format_exception(failed.__cause__))
+            record = {"event": "environments restarted", "message": message, "traceback": trace}
+            self._recorder.log("event", {**record, **self._recorder.now()})
+        self._restarts_seen = len(failures)
 
     def _record_failure(self, failed: EnvironmentFailed) -> None:
         trace = "".join(traceback.format_exception(failed.__cause__))
@@ -208,12 +227,15 @@ class HostLoop:
                 progress.partial is not None or not checkpoints.has_saved(progress.chunk)
             ):
                 self._save(state)
+        if progress.last is None:  # the summary needs one evaluation, even after a stop
+            self._programs.stop_evaluations(lambda: False)
         if not progress.evaluated:
-            self._evaluator.evaluate(state)
+            self._evaluate(state)
         if not stop_agreed(stop):
-            self._fresh = self._evaluator.evaluate_best_on_fresh_episodes()
-            if few_distinct(self._fresh):
-                self._warn_of_repeated_episodes(self._fresh)
+            with suppress(EvaluationStopped):
+                self._fresh = self._evaluator.evaluate_best_on_fresh_episodes()
+                if few_distinct(self._fresh):
+                    self._warn_of_repeated_episodes(self._fresh)
         with self._noting_failure():
             if checkpoints is not None:
                 checkpoints.wait()

@@ -79,6 +79,7 @@ def results(
         "learning_stability": _mean(stability(passed) for passed in progress.passed),
         "skipped_gradient_steps": sum(progress.skipped_gradient_steps),
         "rollbacks": progress.rollbacks,
+        **({"env_restarts": progress.env_restarts} if config.restart_envs else {}),
         **({} if config.learners == 1 else _learner_results(config, progress, last, best)),
     }
 

@@ -39,6 +39,7 @@ CHANGEABLE = (
     "eval_episodes",
     "eval_epsilon",
     "env_processes",
+    "restart_envs",
 )
 """Fields that may change on resume: stopping, evaluation, checkpoints, the guard, and the processes
 of environments on the host."""

@@ -53,6 +53,20 @@ def mean_metrics(total: Metrics, iterations: Array) -> Metrics:
     return Metrics(**{name: mean(name, leaf) for name, leaf in total._asdict().items()})
 
 
+def step_episode(
+    episode: EpisodeStats, reward: Array, ends: Array, stepped: Array
+) -> tuple[EpisodeStats, EpisodeStats]:
+    """Return the episode statistics that include a vector step, and those after it, which are zero
+    where the episode ends. Arguments as in ``count_step``, [E]."""
+    # A reset may come without an end, as of a simulator that is restarted.
+    episode_return = jnp.where(stepped, episode.episode_return + reward, 0.0)
+    episode_length = jnp.where(stepped, episode.episode_length + 1, 0)
+    return EpisodeStats(episode_return, episode_length), EpisodeStats(
+        episode_return=jnp.where(ends, 0.0, episode_return),
+        episode_length=jnp.where(ends, 0, episode_length),
+    )
+
+
 def count_step(
     episode: EpisodeStats, row: Row, stepped: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:
@@ -65,8 +79,7 @@ def count_step(
       exploration: exploration parameters of the step.
     """
     ends = row.terminated | row.truncated
-    episode_return = episode.episode_return + jnp.where(stepped, row.reward, 0.0)
-    episode_length = episode.episode_length + stepped.astype(jnp.int32)
+    (episode_return, episode_length), after = step_episode(episode, row.reward, ends, stepped)
     zero = jnp.float32(0)
     metrics = Metrics(
         rows=jnp.int32(stepped.size),
@@ -86,11 +99,7 @@ def count_step(
         epsilon=jnp.mean(exploration.epsilon),
         extra={},
     )
-    episode = EpisodeStats(
-        episode_return=jnp.where(ends, 0.0, episode_return),
-        episode_length=jnp.where(ends, 0, episode_length),
-    )
-    return episode, metrics
+    return after, metrics
 
 
 def all_reduce_metrics(metrics: Metrics, collectives: Collectives) -> Metrics:

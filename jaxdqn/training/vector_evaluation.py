@@ -12,14 +12,19 @@ import numpy as np
 from jaxdqn.agent.exploration import select_actions
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
 from jaxdqn.envs.vector.base import HostEnvironment
-from jaxdqn.envs.vector.checked import CheckedEnvironments
+from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
 from jaxdqn.training.episode_digest import add_step, empty_digests
 from jaxdqn.training.evaluation import LONGEST_EPISODE, EvalInfo
 from jaxdqn.training.keys import seed_of
 from jaxdqn.types import Agent, Array, Exploration, Params, TimeStep
 
-MOST_ENVS = 32
-"""Greatest number of environments in an evaluation; with more episodes, each plays several."""
+
+class EvaluationStopped(Exception):
+    """A stop was requested during an evaluation, which has no result."""
+
+
+_Episode = tuple[float, int, int]
+"""Return, length and digest"""
 
 
 class PlayState(NamedTuple):
@@ -42,14 +47,9 @@ class PlayPrograms(NamedTuple):
     vector steps"""
 
 
-def envs_of(environment: HostEnvironment, episodes: int, most_envs: int = MOST_ENVS) -> int:
-    """Return n, the number of environments in an evaluation.
-
-    An environment without a time limit cannot be reset alone when its episode is cut, so it plays
-    one episode.
-    """
-    limit = environment.spec.max_episode_steps
-    return episodes if limit is None else min(episodes, most_envs)
+def envs_of(environment: HostEnvironment, episodes: int) -> int:
+    """Return n, the number of environments in an evaluation of N episodes."""
+    return min(episodes, environment.most_eval_envs)
 
 
 def make_play(agent: Agent, num_envs: int, *, frame_stack: int = 1) -> PlayPrograms:
@@ -97,24 +97,37 @@ class VectorEvaluator:
     """Evaluator that keeps its environments.
 
     Each of n environments plays the same number of episodes to their ends, so short episodes have
-    no more weight than long ones. An episode is cut after the time limit of the environment, or
-    after ``LONGEST_EPISODE`` steps if it has none.
+    no more weight than long ones. An environment without a time limit may not end: its episodes are
+    cut after ``LONGEST_EPISODE`` steps, and since one environment cannot be reset alone, each round
+    of n episodes then starts with a reset of all.
 
     Args:
       environment: on the host.
       programs: of n environments, compiled.
       episodes: N.
       num_envs: n, of ``envs_of``.
+      restarts: how often environments that fail are made again, and their episodes repeated. The
+        failures are in ``failures``.
     """
 
+    stop: Callable[[], bool] = staticmethod(lambda: False)
+    """An evaluation ends with ``EvaluationStopped`` when it returns True."""
+
     def __init__(
-        self, environment: HostEnvironment, programs: PlayPrograms, episodes: int, num_envs: int
+        self,
+        environment: HostEnvironment,
+        programs: PlayPrograms,
+        episodes: int,
+        num_envs: int,
+        *,
+        restarts: int = 0,
     ) -> None:
         self._environment, self._programs, self._num_envs = environment, programs, num_envs
+        self._quotas = _quotas(episodes, num_envs, environment.spec.max_episode_steps)
         self._limit = environment.spec.max_episode_steps or LONGEST_EPISODE
-        self._quotas = np.full(num_envs, episodes // num_envs)
-        self._quotas[: episodes % num_envs] += 1
         self._envs: CheckedEnvironments | None = None
+        self._restarts = restarts
+        self.failures: list[EnvironmentFailed] = []
 
     def close(self) -> None:
         """Close the environments."""
@@ -128,40 +141,73 @@ class VectorEvaluator:
           params: of the agent.
           key: seeds the environments and the random actions.
           epsilon: probability of a uniformly random action.
+
+        Raises:
+          EvaluationStopped: if ``stop`` returns True.
         """
-        if self._envs is None:
-            self._envs = CheckedEnvironments(self._environment, self._num_envs)
-        timestep = self._envs.reset(seed_of(key))
-        play = self._programs.begin(params, key, timestep, np.float32(epsilon))
-        returns = np.zeros(self._num_envs, np.float64)
-        lengths = np.zeros(self._num_envs, np.int64)
-        left = self._quotas.copy()
-        found: list[tuple[float, int, int]] = []
-        count = 0
-        while left.any():
-            count += 1
-            timestep = self._envs.step(np.asarray(play.actions))
-            play = self._programs.advance(
-                params, key, np.int32(count), play, timestep, np.float32(epsilon)
-            )
-            returns += np.where(timestep.first, 0.0, timestep.reward)
-            lengths += ~np.asarray(timestep.first)
-            ends = timestep.terminated | timestep.truncated | (lengths >= self._limit)
-            if not ends.any():
-                continue
-            digests = np.asarray(play.digests)
-            for index in np.flatnonzero(ends):
-                if left[index]:
-                    left[index] -= 1
-                    found.append((returns[index], lengths[index], digests[index]))
-            returns[ends], lengths[ends] = 0.0, 0
-        columns: Any = [
+        found: list[_Episode] = []
+        for index, quota in enumerate(self._quotas):
+            of_round = jax.random.fold_in(key, index) if index else key
+            found += self._play_or_restart(params, of_round, np.float32(epsilon), quota)
+        columns: list[Any] = [
             np.array(column, dtype)
             for column, dtype in zip(
                 zip(*found, strict=True), (np.float32, np.int32, np.uint32), strict=True
             )
         ]
         return EvalInfo(*columns)
+
+    def _play_or_restart(
+        self, params: Params, key: Array, epsilon: np.float32, quota: np.ndarray
+    ) -> list[_Episode]:
+        while True:
+            try:
+                return self._play(params, key, epsilon, quota.copy())
+            except EnvironmentFailed as failed:
+                if len(self.failures) >= self._restarts:
+                    raise
+                self.failures.append(failed)
+                self.close()
+                self._envs, key = None, jax.random.fold_in(key, len(self.failures))
+
+    def _play(
+        self, params: Params, key: Array, epsilon: np.float32, left: np.ndarray
+    ) -> list[_Episode]:
+        """Reset the environments, and play ``left`` [n] episodes in each."""
+        if self._envs is None:
+            self._envs = CheckedEnvironments(self._environment, self._num_envs)
+        timestep = self._envs.reset(seed_of(key))
+        play = self._programs.begin(params, key, timestep, epsilon)
+        returns = np.zeros(self._num_envs, np.float64)
+        lengths = np.zeros(self._num_envs, np.int64)
+        found: list[_Episode] = []
+        count = 0
+        while left.any():
+            if self.stop():
+                raise EvaluationStopped
+            count += 1
+            timestep = self._envs.step(np.asarray(play.actions))
+            play = self._programs.advance(params, key, np.int32(count), play, timestep, epsilon)
+            returns += np.where(timestep.first, 0.0, timestep.reward)
+            lengths += ~np.asarray(timestep.first)
+            ends = timestep.terminated | timestep.truncated | (lengths >= self._limit)
+            if not ends.any():
+                continue
+            digests = np.asarray(play.digests)
+            for index in np.flatnonzero(ends & (left > 0)):
+                left[index] -= 1
+                found.append((returns[index], lengths[index], digests[index]))
+            returns[ends], lengths[ends] = 0.0, 0
+        return found
+
+
+def _quotas(episodes: int, num_envs: int, limit: int | None) -> list[np.ndarray]:
+    """Return the numbers [n] of episodes of each environment, for each round."""
+    each = np.full(num_envs, episodes // num_envs)
+    each[: episodes % num_envs] += 1
+    if limit is not None:
+        return [each]
+    return [(each > played).astype(each.dtype) for played in range(int(each.max()))]
 
 
 def make_vector_evaluator(

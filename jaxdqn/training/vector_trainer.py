@@ -13,62 +13,28 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxdqn import envs
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config
-from jaxdqn.envs.frame_stack import push_frame
-from jaxdqn.envs.vector.base import HostEnvironment, time_step
+from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import reject
 from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
-from jaxdqn.training.guard import all_finite
-from jaxdqn.training.hyper import hyper_from
-from jaxdqn.training.keys import IterationKeys, split_named, start_keys
 from jaxdqn.training.learner import Learner, make_learner
-from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics
+from jaxdqn.training.learning import no_extras
 from jaxdqn.training.trainer import make_trainer
+from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, VectorFunctions
 from jaxdqn.types import (
-    ActorState,
     Agent,
     Array,
-    Counter,
     Counters,
     Hyper,
     Metrics,
     Params,
     PyTree,
-    Row,
-    TimeStep,
     Trainer,
     TrainState,
-    counter_add,
-    counter_float,
 )
-
-
-class Acting(NamedTuple):
-    """Part of the state of acting that the actions depend on."""
-
-    frames: PyTree
-    """``ActorState.frames`` before the newest observation"""
-    carry: PyTree
-    action: Array
-    """[E] int32, the last action"""
-
-
-class Played(NamedTuple):
-    """K vector steps in the environments."""
-
-    timesteps: TimeStep
-    """leaves [K, E, ...], the results of the actions"""
-    actions: Array
-    """[K, E] int32"""
-    extras: tuple[PyTree, ...]
-    """K times the ``extras`` of the rows, leaves [E, ...]"""
-    carry: PyTree
-    """Recurrent carry after the last observation but one"""
 
 
 class VectorTrainer(NamedTuple):
@@ -83,22 +49,24 @@ class VectorTrainer(NamedTuple):
     learner: Learner
     init: Callable[..., TrainState]
     """``init(key, hyper=defaults, timestep=zeros) -> state`` before the warm-up"""
-    keys: Callable[[Array], IterationKeys]
-    """``keys(key) -> keys`` of an iteration"""
+    keys: Callable[[Array], KeyBlock]
+    """``keys(key) -> keys`` of the next I iterations; see ``KeyBlock``"""
     warm_up_keys: Callable[[Array], Array]
-    """``warm_up_keys(key) -> keys [I, K, 1 + E]``"""
+    """``warm_up_keys(key) -> keys [blocks, I K]`` of the agent; the last block may have more keys
+    than the warm-up takes."""
     begin: Callable[..., tuple[Acting, PyTree]]
-    """``begin(actor, keys[K, 1 + E], params, hyper, rows) -> (acting, extras)``: the actions of the
+    """``begin(actor, keys[I K], params, hyper, rows) -> (acting, extras)``: the actions of the
     first vector step of a chunk; ``rows`` are those before it, a ``Counter``."""
     advance: Callable[..., tuple[Acting, PyTree]]
-    """``advance(acting, k, timestep, keys, params, hyper, rows) -> (acting, extras)``: the actions
-    of vector step ``k`` of an iteration, before which there were ``rows``"""
+    """``advance(acting, timestep, keys[I K], params, hyper) -> (acting, extras)``: the actions of
+    the next vector step"""
     remember: Callable[[TrainState, Played], TrainState]
     """``remember(state, played) -> state``: store and count rows without learning"""
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
-    """``learn(state, total, key, keys, played) -> (state, total, params)``: store the rows and take
-    the gradient steps. ``total`` are the sums of the metrics of the chunk, ``key`` is that of the
-    state after the iteration, and ``params`` a copy of the new parameters to act with."""
+    """``learn(state, total, index, keys, played) -> (state, total, params)``: store the rows of an
+    iteration and take its gradient steps. ``total`` are the sums of the metrics of the chunk,
+    ``index`` is that of the iteration in ``keys``, a ``KeyBlock``, and ``params`` a copy of the new
+    parameters to act with."""
     begin_chunk: Callable[[TrainState], tuple[Array, Hyper, Params, Metrics]]
     """``begin_chunk(state) -> (key, hyper, params, total)``: copies of what ``learn`` donates, and
     zeros for the sums of the metrics"""
@@ -141,14 +109,16 @@ def make_vector_trainer(
     made = build_agent(config, spec, collectives, network, custom)
     made_learning = make_learning(config, made, collectives, custom)
     learner = make_learner(config, spec, made, made_learning, collectives)
-    functions = _Functions(config, environment, learner)
+    functions = VectorFunctions(
+        config, environment, learner, extras=made_learning.extras is not no_extras
+    )
     return VectorTrainer(
         config=config,
         agent=made,
         environment=environment,
         learner=learner,
         init=functions.init,
-        keys=lambda key: split_named(key, learner.key_shapes),
+        keys=functions.keys,
         warm_up_keys=functions.warm_up_keys,
         begin=functions.begin,
         advance=functions.advance,
@@ -194,139 +164,3 @@ def _check_host(config: Config) -> None:
             reject(name, value, f"{wanted!r} with an environment on the host")
     if jax.process_count() > 1:
         reject("env", config.env, "one on the device with several processes")
-
-
-class _Functions(NamedTuple):
-    """Functions of a ``VectorTrainer``, which documents them."""
-
-    config: Config
-    environment: HostEnvironment
-    learner: Learner
-
-    def init(
-        self, key: Array, hyper: Hyper | None = None, timestep: TimeStep | None = None
-    ) -> TrainState:
-        hyper = hyper_from(self.config) if hyper is None else hyper
-        keys = start_keys(key, 0)
-        timestep = zero_time_step(self.config, self.environment) if timestep is None else timestep
-        return self.learner.init(keys.agent, keys.run, self.learner.start((), timestep), hyper)
-
-    def warm_up_keys(self, key: Array) -> Array:
-        shape = (self.config.warmup_iterations, *self.learner.key_shapes.act)
-        return jax.random.split(start_keys(key, 0).warm_up, shape)
-
-    def begin(
-        self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
-    ) -> tuple[Acting, PyTree]:
-        count = counter_float(rows)
-        decision = self.learner.act(keys[0, 0], params, hyper, count, actor)
-        return Acting(actor.frames, decision.carry, decision.actions), decision.extras
-
-    def advance(
-        self,
-        acting: Acting,
-        k: Array,
-        timestep: TimeStep,
-        keys: Array,
-        params: Params,
-        hyper: Hyper,
-        rows: Counter,
-    ) -> tuple[Acting, PyTree]:
-        count = counter_float(rows) + k.astype(jnp.float32) * self.config.num_envs
-        frames = push_frame(acting.frames, timestep.obs, timestep.first)
-        no_statistics: Any = None  # no action depends on them
-        actor = ActorState((), timestep, frames, acting.carry, no_statistics, acting.action)
-        decision = self.learner.act(keys[k, 0], params, hyper, count, actor)
-        return Acting(frames, decision.carry, decision.actions), decision.extras
-
-    def _rows(self, state: TrainState, played: Played) -> tuple[ActorState, Row, Metrics]:
-        """Return the state of acting after an iteration, its rows [K, E] and its metrics."""
-        length, num_envs = self.config.rollout_length, self.config.num_envs
-        rows = counter_float(state.counters.rows)
-
-        def observe(actor: ActorState, inputs: Any) -> tuple[ActorState, tuple[Row, Metrics]]:
-            k, actions, extras, timestep = inputs
-            decision = self.learner.recall(
-                state.hyper, rows + k * num_envs, actor, actions, played.carry, extras
-            )
-            actor, row, metrics = self.learner.observe(actor, decision, (), timestep)
-            return actor, (row, metrics)
-
-        steps = jnp.arange(length, dtype=jnp.float32)
-        extras = jax.tree.map(lambda *leaves: jnp.stack(leaves), *played.extras)
-        actor, (stored, metrics) = jax.lax.scan(
-            observe,
-            state.actor._replace(carry=played.carry),
-            (steps, played.actions, extras, played.timesteps),
-        )
-        return actor, stored, reduce_metrics(metrics)
-
-    def remember(self, state: TrainState, played: Played) -> TrainState:
-        actor, rows, metrics = self._rows(state, played)
-        return _count_env_steps(self.learner.remember(state, rows, actor), metrics)
-
-    def learn(
-        self, state: TrainState, total: Metrics, key: Array, keys: PyTree, played: Played
-    ) -> tuple[TrainState, Metrics, Params]:
-        state, metrics = self._learn(state._replace(key=key), keys, played)
-        total = add_metrics(total, metrics)
-        return state, total, jax.tree.map(jnp.copy, state.agent.params)
-
-    def _learn(self, state: TrainState, keys: PyTree, played: Played) -> tuple[TrainState, Metrics]:
-        actor, rows, metrics = self._rows(state, played)
-        state = self.learner.remember(state, rows, actor)
-        return self.learner.learn(keys, state, rows, metrics)
-
-    def begin_chunk(self, state: TrainState) -> tuple[Array, Hyper, Params, Metrics]:
-        played = played_shape(self.config, self.begin, state)
-
-        def metrics_of(state: TrainState, played: Played) -> Metrics:
-            keys = split_named(state.key, self.learner.key_shapes)
-            return self._learn(state, keys.learn, played)[1]
-
-        shapes = jax.eval_shape(metrics_of, state, played)
-        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        copies = jax.tree.map(jnp.copy, (state.key, state.hyper, state.agent.params))
-        return *copies, total
-
-    def summarize(
-        self, state: TrainState, total: Metrics, iterations: Array
-    ) -> tuple[TrainState, Metrics]:
-        lost = ~all_finite(state.agent.params)
-        metrics = mean_metrics(total, iterations)._replace(lost=lost.astype(jnp.int32))
-        return _count_env_steps(state, metrics), metrics
-
-
-def _count_env_steps(state: TrainState, metrics: Metrics) -> TrainState:
-    env_steps = counter_add(state.counters.env_steps, metrics.env_steps)
-    return state._replace(counters=state.counters._replace(env_steps=env_steps))
-
-
-def played_shape(config: Config, begin: Callable[..., Any], state: TrainState) -> Played:
-    """Return the shapes of the vector steps of an iteration; computes nothing.
-
-    Args:
-      config: the run.
-      begin: ``VectorTrainer.begin``
-      state: a state or its shapes.
-    """
-    length = config.rollout_length
-    keys = jax.eval_shape(
-        lambda key: jax.random.split(key, (length, 1 + config.num_envs)), state.key
-    )
-    acting, extras = jax.eval_shape(
-        begin, state.actor, keys, state.agent.params, state.hyper, state.counters.rows
-    )
-    timesteps, actions = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype),
-        (state.actor.timestep, acting.action),
-    )
-    return Played(timesteps, actions, (extras,) * length, acting.carry)
-
-
-def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:
-    """Return a time step of zeros that opens an episode in every environment."""
-    spec, num_envs = environment.spec, config.num_envs
-    no = np.zeros(num_envs, bool)
-    obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
-    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)

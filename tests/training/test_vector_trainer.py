@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdqn
 from jaxdqn.envs.vector import HostEnvironment
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
 from jaxdqn.training.vector_trainer import make_single_trainer, make_vector_trainer
 from jaxdqn.types import counter_int
-from tests.toys import OPTIMISED, QUICK, assert_identical, bitwise_jit, cycle, tiny
+from tests.toys import OPTIMISED, QUICK, assert_identical, bitwise_jit, cycle, quick_jit, tiny
 
 ENVIRONMENT = cycle([1.0, 0.5, 2.0, 0.0], limit=7)
 """It draws no random numbers, so that it is the same on the host."""
@@ -78,7 +79,7 @@ FAST = ("several steps",)
     ],
 )
 def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_device(fields):
-    config = tiny(hidden_sizes=(8,), overlap=False, **fields)
+    config = tiny(hidden_sizes=(8,), overlap=False, chunk_iterations=4, **fields)
     runner = runner_of(config, options=OPTIMISED)
     key = jax.random.key(3)
     host = runner.init(key, None)
@@ -100,14 +101,35 @@ def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_de
     assert reported.episodes > 0
 
 
+def test_extras_of_rows_have_the_episode_on_the_host_as_on_the_device():
+    fields = {
+        "rollout_length": 3, "warmup_rows": 48, "chunk_iterations": 2, "hidden_sizes": (8,),
+        "replay_capacity": 252,
+    }  # fmt: skip
+
+    def learning(config, agent, collectives):
+        made = jaxdqn.make_learning(config, agent, collectives)
+        return made._replace(extras=lambda actor, info: actor.episode)
+
+    config = tiny(overlap=False, **fields)
+    trainer = make_vector_trainer(config, on_host(), learning=learning)
+    runner = VectorRunner(trainer, jit_vector_programs(trainer, QUICK))
+    host, _ = runner.chunk(runner.init(jax.random.key(3), None), 5)
+    trainer = make_trainer(tiny(**fields), environment=ENVIRONMENT, learning=learning)
+    device = quick_jit(trainer.chunk(5))(quick_jit(trainer.init)(jax.random.key(3)))[0]
+    stored = device.replay.storage.extras
+    assert np.max(stored.episode_length) == 6
+    jax.tree.map(np.testing.assert_array_equal, host.replay.storage.extras, stored)
+
+
 def test_with_overlap_an_iteration_acts_on_parameters_that_are_one_iteration_old():
     config = tiny(hidden_sizes=(8,), exploration="boltzmann", temperature=0.5)
     runner = runner_of(config)
     acted, act = [], runner._act
 
-    def watched(state, position, keys, params, hyper, rows):
+    def watched(state, position, keys, params, hyper):
         acted.append(jax.device_get(params))
-        return act(state, position, keys, params, hyper, rows)
+        return act(state, position, keys, params, hyper)
 
     runner._act = watched
     state = runner.init(jax.random.key(0), None)

@@ -38,6 +38,8 @@ class HostEnvironment(NamedTuple):
     spec: EnvSpec
     make: Callable[[int], VectorEnvironment]
     """``make(E) -> VectorEnvironment``"""
+    most_eval_envs: int = 32
+    """Greatest number of environments in an evaluation; with more episodes, each plays several."""
 
 
 def time_step(

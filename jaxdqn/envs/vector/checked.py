@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import RunFailed
 from jaxdqn.types import EnvSpec, TimeStep
+
+_FLOAT, _BOOL = np.dtype(np.float32), np.dtype(bool)
 
 
 class EnvironmentFailed(RunFailed):
@@ -35,17 +38,20 @@ class CheckedEnvironments:
     Args:
       environment: to start.
       num_envs: E.
+      restarts: how often a step that fails closes all environments and makes them again instead;
+        every episode then starts again, with ``first``. The failures are in ``failures``.
     """
 
-    def __init__(self, environment: HostEnvironment, num_envs: int) -> None:
-        self._spec, self._num_envs = environment.spec, num_envs
-        try:
-            self._envs = environment.make(num_envs)
-        except Exception as error:
-            raise self._failure("start", error) from error
+    def __init__(self, environment: HostEnvironment, num_envs: int, restarts: int = 0) -> None:
+        self._environment, self._num_envs = environment, num_envs
+        self._spec, self._restarts = environment.spec, restarts
+        self._seed = 0
+        self.failures: list[EnvironmentFailed] = []
+        self._start()
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode in every environment."""
+        self._seed = seed
         try:
             return check_time_step(self._envs.reset(seed), self._spec, self._num_envs)
         except Exception as error:
@@ -56,12 +62,29 @@ class CheckedEnvironments:
         try:
             return check_time_step(self._envs.step(actions), self._spec, self._num_envs)
         except Exception as error:
-            raise self._failure("step", error) from error
+            failed = self._failure("step", error)
+            failed.__cause__ = error
+            if len(self.failures) >= self._restarts:
+                raise failed from error
+        return self._restart(failed)
 
     def close(self) -> None:
         """Close the environments, which may have failed."""
         with contextlib.suppress(Exception):
             self._envs.close()
+
+    def _start(self) -> None:
+        try:
+            self._envs = self._environment.make(self._num_envs)
+        except Exception as error:
+            raise self._failure("start", error) from error
+
+    def _restart(self, failed: EnvironmentFailed) -> TimeStep:
+        self.failures.append(failed)
+        self.close()
+        self._start()
+        # Another seed, so that the environments do not fail in the same way again.
+        return self.reset((self._seed + self._num_envs) % 2**31)
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailed:
         reason = " ".join(str(error).split()) or "without a message"
@@ -75,17 +98,20 @@ def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeSte
     Raises:
       ValueError: naming what is invalid, and the environment.
     """
-    wanted: dict[str, Any] = {name: ((num_envs,), np.dtype(bool)) for name in TimeStep._fields}
-    wanted["obs"] = (num_envs, *spec.obs_shape), spec.obs_dtype
-    wanted["reward"] = (num_envs,), np.dtype(np.float32)
-    for name, (shape, dtype) in wanted.items():
-        leaf = getattr(timestep, name)
-        if leaf.shape != shape or leaf.dtype != dtype:
-            raise ValueError(
-                f"{name} is {leaf.dtype}{list(leaf.shape)}, and must be {dtype}{list(shape)}"
-            )
-    reward = np.asarray(timestep.reward)
-    if not np.isfinite(reward).all():
-        index = int(np.flatnonzero(~np.isfinite(reward))[0])
-        raise ValueError(f"environment {index} returned a reward of {reward[index]}")
+    _check(timestep.obs, "obs", (num_envs, *spec.obs_shape), spec.obs_dtype)
+    _check(timestep.reward, "reward", (num_envs,), _FLOAT)
+    for name in ("terminated", "truncated", "first"):
+        _check(getattr(timestep, name), name, (num_envs,), _BOOL)
+    if not math.isfinite(timestep.reward.sum()):
+        finite = np.isfinite(np.asarray(timestep.reward))
+        if not finite.all():
+            index = int(np.flatnonzero(~finite)[0])
+            raise ValueError(f"environment {index} returned a reward of {timestep.reward[index]}")
     return timestep
+
+
+def _check(leaf: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if leaf.shape != shape or leaf.dtype != dtype:
+        raise ValueError(
+            f"{name} is {leaf.dtype}{list(leaf.shape)}, and must be {dtype}{list(shape)}"
+        )

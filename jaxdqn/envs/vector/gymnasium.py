@@ -11,9 +11,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
+from jaxdqn.envs.vector.serial import SerialEnvironments
 from jaxdqn.envs.vector.spaces import (
     DiscreteActions,
     ObservationArrays,
@@ -41,7 +42,8 @@ def gymnasium_environment(
     """
 
     def make() -> gymnasium.Env[Any, Any]:
-        return gymnasium.make(name, **arguments)
+        # Time steps are checked by CheckedEnvironments.
+        return gymnasium.make(name, **{"disable_env_checker": True, **arguments})
 
     try:
         env = make()
@@ -78,6 +80,7 @@ def _host_environment(
 ) -> HostEnvironment:
     """Read the properties of an environment that ``make`` made, and close it."""
     try:
+        _check_kind(env)
         observations = observation_arrays(env.observation_space)
         actions = discrete_actions(env.action_space)
     except ValueError as error:
@@ -91,26 +94,41 @@ def _host_environment(
         num_actions=actions.size,
         max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
     )
-    return HostEnvironment(
-        spec, lambda num_envs: _Vector([make] * num_envs, observations, actions, processes)
-    )
+    kind = _Workers if processes else SerialEnvironments
+    host = HostEnvironment(spec, lambda num_envs: kind([make] * num_envs, observations, actions))
+    if processes:
+        return host._replace(most_eval_envs=os.cpu_count() or 1)
+    return host
 
 
-class _Vector:
-    """A vector environment of Gymnasium with next-step autoreset."""
+def _check_kind(env: Any) -> None:
+    """Raise ValueError unless an object is one environment that does not reset itself."""
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise ValueError(
+            f"{type(env).__name__}: must be one environment; num_envs says how many are made"
+        )
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.Autoreset):
+            raise ValueError("wrapper Autoreset: must be removed, episodes are reset by the run")
+        env = env.env
+
+
+class _Workers:
+    """Environments of Gymnasium, each in its own process, with next-step autoreset."""
 
     def __init__(
         self,
         makers: list[Callable[[], gymnasium.Env[Any, Any]]],
         observations: ObservationArrays,
         actions: DiscreteActions,
-        processes: bool,
     ) -> None:
-        if processes:
-            makers = [partial(_make_in_worker, make, os.getpid()) for make in makers]
         # Not fork, which deadlocks where JAX has threads.
-        kind: Any = partial(AsyncVectorEnv, context="spawn") if processes else SyncVectorEnv
-        self._envs: Any = kind(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._envs: Any = AsyncVectorEnv(
+            [partial(_make_in_worker, make, os.getpid()) for make in makers],
+            context="spawn",
+            copy=False,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+        )
         self._observations, self._actions = observations, actions
         self._ended = np.zeros(len(makers), bool)
 

@@ -25,6 +25,8 @@ class ObservationArrays(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    convert_one: Callable[[Any], Any]
+    """``convert_one(obs) -> array [O]`` of one environment"""
     convert: Callable[[Any, int], Any]
     """``convert(batch, E) -> array [E, O]`` of a batch as a vector environment returns it"""
 
@@ -38,24 +40,27 @@ def observation_arrays(space: Any) -> ObservationArrays:
     if isinstance(space, spaces.Box):
         kept = space.dtype in (np.dtype(np.uint8), np.dtype(bool))
         dtype = np.dtype(space.dtype) if kept else np.dtype(np.float32)
-        return ObservationArrays(space.shape, dtype, lambda batch, num_envs: batch)
+        return ObservationArrays(space.shape, dtype, lambda obs: obs, lambda batch, num_envs: batch)
     if isinstance(space, spaces.Discrete):
         start, size = int(space.start), int(space.n)
 
-        def one_hot(batch: Any, num_envs: int) -> Any:
-            return np.asarray(batch)[:, None] - start == np.arange(size)
+        def one_hot(obs: Any) -> Any:
+            return np.asarray(obs)[..., None] - start == np.arange(size)
 
-        return ObservationArrays((size,), np.dtype(bool), one_hot)
+        return ObservationArrays(
+            (size,), np.dtype(bool), one_hot, lambda batch, num_envs: one_hot(batch)
+        )
     if not space.is_np_flattenable:
         raise ValueError(f"observation space {space}: must have a fixed size to be flattened")
 
-    def flattened(batch: Any, num_envs: int) -> Any:
-        return np.stack(
-            [spaces.flatten(space, _element(space, batch, index)) for index in range(num_envs)]
-        )
+    def flatten(obs: Any) -> Any:
+        return spaces.flatten(space, obs)
+
+    def flatten_all(batch: Any, num_envs: int) -> Any:
+        return np.stack([flatten(_element(space, batch, index)) for index in range(num_envs)])
 
     shape = (spaces.flatdim(space),)
-    return ObservationArrays(shape, np.dtype(np.float32), flattened)
+    return ObservationArrays(shape, np.dtype(np.float32), flatten, flatten_all)
 
 
 def _element(space: Any, batch: Any, index: int) -> Any:

@@ -157,3 +157,56 @@ def test_what_cannot_be_made_is_one_line_that_names_it(name, arguments, message)
 def test_too_many_combinations_of_actions_are_rejected():
     with pytest.raises(ValueError, match="at most 1,024 combinations to be one discrete space"):
         discrete_actions(spaces.MultiDiscrete([40, 40]))
+
+
+class Wide(gymnasium.Env):
+    """Return an observation that is wider than its space after the reset."""
+
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+def test_an_observation_of_another_shape_than_its_space_is_an_error():
+    vector = from_gymnasium(Wide, "wide").make(2)
+    vector.reset(0)
+    message = r"environment 0 returned an observation of shape \[3\], and its space has \[2\]"
+    with pytest.raises(ValueError, match=message):
+        vector.step(np.zeros(2, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gymnasium.make_vec("CartPole-v1", num_envs=2), "must be one environment"),
+        (lambda: gymnasium.wrappers.Autoreset(Wide()), "wrapper Autoreset: must be removed"),
+    ],
+    ids=["vector", "autoreset"],
+)
+def test_an_environment_that_resets_itself_is_rejected(make, message):
+    with pytest.raises(ValueError, match=f"^env='mine': .*{message}"):
+        from_gymnasium(make, "mine")
+
+
+def test_every_environment_is_closed_if_one_cannot_be_made():
+    made = []
+
+    def make():
+        if len(made) == 3:  # the first is made to read the spaces
+            raise OSError("no licence left")
+        made.append(Wide())
+        made[-1].close = lambda: closed.append(True)
+        return made[-1]
+
+    closed = []
+    host = from_gymnasium(make, "mine")
+    closed.clear()
+    with pytest.raises(OSError, match="no licence left"):
+        host.make(4)
+    assert len(closed) == 2

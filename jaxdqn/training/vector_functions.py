@@ -1,0 +1,244 @@
+"""The pure functions of a ``VectorTrainer``, which its programs are compiled from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.config.config import Config
+from jaxdqn.envs.frame_stack import push_frame
+from jaxdqn.envs.vector.base import HostEnvironment, time_step
+from jaxdqn.training.guard import all_finite
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.keys import split_named, start_keys
+from jaxdqn.training.learner import Decision, Learner
+from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics, step_episode
+from jaxdqn.types import (
+    ActorState,
+    Array,
+    Counter,
+    Hyper,
+    Metrics,
+    Params,
+    PyTree,
+    Row,
+    TimeStep,
+    TrainState,
+    counter_add,
+    counter_float,
+)
+
+MOST_ITERATIONS = 16
+"""Greatest number of iterations whose keys are made by one call."""
+
+
+class Acting(NamedTuple):
+    """Part of the state of acting that the actions depend on."""
+
+    frames: PyTree
+    """``ActorState.frames`` before the newest observation"""
+    carry: PyTree
+    action: Array
+    """[E] int32, the last action"""
+    episode: PyTree
+    """``ActorState.episode`` before the newest time step; empty unless rows have extras, which may
+    depend on it"""
+    step: Array
+    """[] int32, index of the next vector step in the block of keys"""
+    rows: Counter
+    """Rows before the iteration of the next vector step."""
+
+
+class KeyBlock(NamedTuple):
+    """Keys of I iterations, ``block_length`` of them."""
+
+    next: Array
+    """[I], the key of the state after each iteration"""
+    act: Array
+    """[I K], keys of the agent for each vector step"""
+    learn: PyTree
+    """``IterationKeys.learn``, leaves [I, ...]"""
+    last: Array
+    """[], the last of ``next``"""
+
+
+class Played(NamedTuple):
+    """K vector steps in the environments."""
+
+    timesteps: TimeStep
+    """leaves [K, E, ...], the results of the actions"""
+    actions: Array
+    """[K, E] int32"""
+    extras: tuple[PyTree, ...]
+    """K times the ``extras`` of the rows, leaves [E, ...]"""
+    carry: PyTree
+    """Recurrent carry after the last observation but one"""
+
+
+def block_length(config: Config) -> int:
+    """Return I, the number of iterations whose keys are made by one call."""
+    return min(MOST_ITERATIONS, config.iterations_per_chunk)
+
+
+class VectorFunctions(NamedTuple):
+    """Functions of a ``VectorTrainer``, which documents them."""
+
+    config: Config
+    environment: HostEnvironment
+    learner: Learner
+    extras: bool
+    """True if rows have extras."""
+
+    def init(
+        self, key: Array, hyper: Hyper | None = None, timestep: TimeStep | None = None
+    ) -> TrainState:
+        hyper = hyper_from(self.config) if hyper is None else hyper
+        keys = start_keys(key, 0)
+        timestep = zero_time_step(self.config, self.environment) if timestep is None else timestep
+        return self.learner.init(keys.agent, keys.run, self.learner.start((), timestep), hyper)
+
+    def warm_up_keys(self, key: Array) -> Array:
+        shape = (self.config.warmup_iterations, *self.learner.key_shapes.act)
+        act = jax.random.split(key, shape)[:, :, 0].reshape(-1)
+        # An environment on the host draws its random numbers itself: only the agent has keys.
+        size = block_length(self.config) * self.config.rollout_length
+        blocks = -(-len(act) // size)
+        index = jnp.minimum(jnp.arange(blocks * size), max(len(act) - 1, 0))
+        return act[index].reshape(blocks, size)
+
+    def keys(self, key: Array) -> KeyBlock:
+        def split(key: Array, _: None) -> tuple[Array, Any]:
+            keys = split_named(key, self.learner.key_shapes)
+            return keys.next, (keys.next, keys.act[:, 0], keys.learn)
+
+        last, (after, act, learn) = jax.lax.scan(split, key, None, length=block_length(self.config))
+        return KeyBlock(after, act.reshape(-1), learn, last)
+
+    def begin(
+        self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
+    ) -> tuple[Acting, PyTree]:
+        decision = self.learner.act(keys[0], params, hyper, counter_float(rows), actor)
+        episode = actor.episode if self.extras else ()
+        return self._next(actor.frames, decision, episode, jnp.int32(0), rows)
+
+    def advance(
+        self, acting: Acting, timestep: TimeStep, keys: Array, params: Params, hyper: Hyper
+    ) -> tuple[Acting, PyTree]:
+        frames = push_frame(acting.frames, timestep.obs, timestep.first)
+        episode = acting.episode
+        if self.extras:
+            ends = timestep.terminated | timestep.truncated
+            _, episode = step_episode(episode, timestep.reward, ends, ~timestep.first)
+        actor = ActorState((), timestep, frames, acting.carry, episode, acting.action)
+        k = acting.step % self.config.rollout_length
+        count = counter_float(acting.rows) + k.astype(jnp.float32) * self.config.num_envs
+        decision = self.learner.act(keys[acting.step], params, hyper, count, actor)
+        return self._next(frames, decision, episode, acting.step, acting.rows)
+
+    def _next(
+        self, frames: PyTree, decision: Decision, episode: PyTree, index: Array, rows: Counter
+    ) -> tuple[Acting, PyTree]:
+        """Return the state of acting after vector step ``index``."""
+        index = index + 1
+        ended = index % self.config.rollout_length == 0
+        count = jnp.where(ended, jnp.int32(self.config.rows_per_iteration), 0)
+        acting = Acting(
+            frames, decision.carry, decision.actions, episode, index, counter_add(rows, count)
+        )
+        return acting, decision.extras
+
+    def remember(self, state: TrainState, played: Played) -> TrainState:
+        actor, rows, metrics = self._rows(state, played)
+        return _count_env_steps(self.learner.remember(state, rows, actor), metrics)
+
+    def learn(
+        self, state: TrainState, total: Metrics, index: Array, keys: KeyBlock, played: Played
+    ) -> tuple[TrainState, Metrics, Params]:
+        of_iteration = jax.tree.map(lambda leaf: leaf[index], keys.learn)
+        state = state._replace(key=keys.next[index])
+        state, metrics = self._learn(state, of_iteration, played)
+        total = add_metrics(total, metrics)
+        return state, total, jax.tree.map(jnp.copy, state.agent.params)
+
+    def _learn(self, state: TrainState, keys: PyTree, played: Played) -> tuple[TrainState, Metrics]:
+        actor, rows, metrics = self._rows(state, played)
+        state = self.learner.remember(state, rows, actor)
+        return self.learner.learn(keys, state, rows, metrics)
+
+    def _rows(self, state: TrainState, played: Played) -> tuple[ActorState, Row, Metrics]:
+        """Return the state of acting after an iteration, its rows [K, E] and its metrics."""
+        length, num_envs = self.config.rollout_length, self.config.num_envs
+        rows = counter_float(state.counters.rows)
+
+        def observe(actor: ActorState, inputs: Any) -> tuple[ActorState, tuple[Row, Metrics]]:
+            k, actions, extras, timestep = inputs
+            decision = self.learner.recall(
+                state.hyper, rows + k * num_envs, actor, actions, played.carry, extras
+            )
+            actor, row, metrics = self.learner.observe(actor, decision, (), timestep)
+            return actor, (row, metrics)
+
+        steps = jnp.arange(length, dtype=jnp.float32)
+        extras = jax.tree.map(lambda *leaves: jnp.stack(leaves), *played.extras)
+        actor, (stored, metrics) = jax.lax.scan(
+            observe,
+            state.actor._replace(carry=played.carry),
+            (steps, played.actions, extras, played.timesteps),
+        )
+        return actor, stored, reduce_metrics(metrics)
+
+    def begin_chunk(self, state: TrainState) -> tuple[Array, Hyper, Params, Metrics]:
+        played = played_shape(self.config, self.begin, state)
+
+        def metrics_of(state: TrainState, played: Played) -> Metrics:
+            keys = split_named(state.key, self.learner.key_shapes)
+            return self._learn(state, keys.learn, played)[1]
+
+        shapes = jax.eval_shape(metrics_of, state, played)
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        copies = jax.tree.map(jnp.copy, (state.key, state.hyper, state.agent.params))
+        return *copies, total
+
+    def summarize(
+        self, state: TrainState, total: Metrics, iterations: Array
+    ) -> tuple[TrainState, Metrics]:
+        lost = ~all_finite(state.agent.params)
+        metrics = mean_metrics(total, iterations)._replace(lost=lost.astype(jnp.int32))
+        return _count_env_steps(state, metrics), metrics
+
+
+def _count_env_steps(state: TrainState, metrics: Metrics) -> TrainState:
+    env_steps = counter_add(state.counters.env_steps, metrics.env_steps)
+    return state._replace(counters=state.counters._replace(env_steps=env_steps))
+
+
+def played_shape(config: Config, begin: Callable[..., Any], state: TrainState) -> Played:
+    """Return the shapes of the vector steps of an iteration; computes nothing.
+
+    Args:
+      config: the run.
+      begin: ``VectorTrainer.begin``
+      state: a state or its shapes.
+    """
+    length = config.rollout_length
+    keys = jax.eval_shape(lambda key: jax.random.split(key, length), state.key)
+    acting, extras = jax.eval_shape(
+        begin, state.actor, keys, state.agent.params, state.hyper, state.counters.rows
+    )
+    timesteps, actions = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype),
+        (state.actor.timestep, acting.action),
+    )
+    return Played(timesteps, actions, (extras,) * length, acting.carry)
+
+
+def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:
+    """Return a time step of zeros that opens an episode in every environment."""
+    spec, num_envs = environment.spec, config.num_envs
+    no = np.zeros(num_envs, bool)
+    obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
+    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)
