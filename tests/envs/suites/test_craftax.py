@@ -55,7 +55,7 @@ def test_death_terminates_also_at_the_time_limit():
 
 
 def test_arguments_are_those_of_both_groups_of_parameters():
-    with pytest.raises(ValueError, match=r"env_args='max_zombie': must be an argument of .*nearest"):
+    with pytest.raises(ValueError, match="env_args='max_zombie': must be an argument of"):
         jaxdqn.make_env(f"craftax:{NAME}", max_zombie=3)
     with pytest.raises(ValueError, match="env_args='max_timesteps=0': must be at least 1"):
         jaxdqn.make_env(f"craftax:{NAME}", max_timesteps=0)
