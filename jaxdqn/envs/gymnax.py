@@ -131,7 +131,8 @@ def as_environment(environment: Any) -> Environment:
     if not is_gymnax(environment):
         raise ValueError(
             f"environment={type(environment).__name__}: must be a jaxdqn Environment, a gymnax "
-            "environment, or a pair (gymnax environment, its parameters)"
+            "environment, a pair (gymnax environment, its parameters), or for a Gymnasium "
+            "environment from_gymnasium(make, name)"
         )
     env, env_params = pair
     env_params = env.default_params if env_params is None else env_params
@@ -218,8 +219,8 @@ def _known(name: str) -> str:
         return near
     return (
         "a gymnax environment (classic control as CartPole-v1, MinAtar as Breakout-MinAtar, bsuite "
-        "as Catch-bsuite, or misc as FourRooms-misc) or your own, given as environment; Atari and "
-        "other environments of Gymnasium do not run on the device"
+        "as Catch-bsuite, or misc as FourRooms-misc) or your own, given as environment; an "
+        f"environment of Gymnasium runs on the host, by the name gymnasium:{name}"
     )
 
 

@@ -70,7 +70,7 @@ BAD = {
     "misspelt environment": (["--env", "CartPol-v1"], ["env='CartPol-v1'", "CartPole-v1"]),
     "environment of Gymnasium": (
         ["--env", "ALE/Pong-v5"],
-        ["env='ALE/Pong-v5'", "gymnax environment", "MinAtar", "do not run on the device"],
+        ["env='ALE/Pong-v5'", "gymnax environment", "MinAtar", "gymnasium:ALE/Pong-v5"],
     ),
     "directory that is not UTF-8": (["--out", "a\udcff"], ["'a\\udcff'", "UTF-8"]),
     "continuous actions": (["--env", "Pendulum-v1"], ["env='Pendulum-v1'", "discrete"]),

@@ -10,6 +10,10 @@ import numpy as np
 from jaxdqn.types import EnvSpec, TimeStep
 
 
+class SimulatorError(Exception):
+    """Failure of a simulator in another process; the message names its exception."""
+
+
 class VectorEnvironment(Protocol):
     """E environments that step together, with next-step autoreset.
 

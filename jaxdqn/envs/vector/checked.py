@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.envs.vector.base import HostEnvironment, SimulatorError
 from jaxdqn.errors import RunFailed
 from jaxdqn.types import EnvSpec, TimeStep
 
@@ -88,8 +88,9 @@ class CheckedEnvironments:
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailed:
         reason = " ".join(str(error).split()) or "without a message"
-        kind = type(error).__name__
-        return EnvironmentFailed(f"env={self._spec.name!r}: {what} failed: {kind}: {reason}")
+        if not isinstance(error, SimulatorError):
+            reason = f"{type(error).__name__}: {reason}"
+        return EnvironmentFailed(f"env={self._spec.name!r}: {what} failed: {reason}")
 
 
 def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeStep:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import difflib
 import os
-import signal
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import gymnasium
-import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from jaxdqn.envs.vector.base import HostEnvironment, time_step
+from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.envs.vector.serial import SerialEnvironments
-from jaxdqn.envs.vector.spaces import (
-    DiscreteActions,
-    ObservationArrays,
-    discrete_actions,
-    observation_arrays,
-)
-from jaxdqn.types import EnvSpec, TimeStep
+from jaxdqn.envs.vector.spaces import discrete_actions, observation_arrays
+from jaxdqn.envs.vector.workers import WorkerEnvironments
+from jaxdqn.types import EnvSpec
 
 PREFIX = "gymnasium:"
 
@@ -94,7 +86,7 @@ def _host_environment(
         num_actions=actions.size,
         max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
     )
-    kind = _Workers if processes else SerialEnvironments
+    kind = WorkerEnvironments if processes else SerialEnvironments
     host = HostEnvironment(spec, lambda num_envs: kind([make] * num_envs, observations, actions))
     if processes:
         return host._replace(most_eval_envs=os.cpu_count() or 1)
@@ -111,59 +103,6 @@ def _check_kind(env: Any) -> None:
         if isinstance(env, gymnasium.wrappers.Autoreset):
             raise ValueError("wrapper Autoreset: must be removed, episodes are reset by the run")
         env = env.env
-
-
-class _Workers:
-    """Environments of Gymnasium, each in its own process, with next-step autoreset."""
-
-    def __init__(
-        self,
-        makers: list[Callable[[], gymnasium.Env[Any, Any]]],
-        observations: ObservationArrays,
-        actions: DiscreteActions,
-    ) -> None:
-        # Not fork, which deadlocks where JAX has threads.
-        self._envs: Any = AsyncVectorEnv(
-            [partial(_make_in_worker, make, os.getpid()) for make in makers],
-            context="spawn",
-            copy=False,
-            autoreset_mode=AutoresetMode.NEXT_STEP,
-        )
-        self._observations, self._actions = observations, actions
-        self._ended = np.zeros(len(makers), bool)
-
-    def reset(self, seed: int) -> TimeStep:
-        obs, _ = self._envs.reset(seed=seed)
-        self._ended = np.zeros(len(self._ended), bool)
-        no = np.zeros(len(self._ended), bool)
-        return self._time_step(obs, no, no, no, ~no)
-
-    def step(self, actions: np.ndarray) -> TimeStep:
-        obs, reward, terminated, truncated, _ = self._envs.step(self._actions.convert(actions))
-        # The environments that ended at the step before have been reset by this one.
-        first, self._ended = self._ended, terminated | truncated
-        return self._time_step(obs, reward, terminated, truncated & ~terminated, first)
-
-    def close(self) -> None:
-        self._envs.close()
-
-    def _time_step(
-        self, obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any
-    ) -> TimeStep:
-        arrays = self._observations.convert(obs, len(first))
-        return time_step(arrays, reward, terminated, truncated, first, self._observations.dtype)
-
-
-def _make_in_worker(
-    make: Callable[[], gymnasium.Env[Any, Any]], run: int
-) -> gymnasium.Env[Any, Any]:
-    """Make an environment; a worker leaves SIGINT to the process ``run``, which ends it.
-
-    Gymnasium calls this in the process of the run too, to read the spaces.
-    """
-    if os.getpid() != run:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make()
 
 
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
