@@ -1,5 +1,6 @@
 """Runs of environments of the suites: short ones of every suite, and those that solve a task."""
 
+import dataclasses
 import json
 from importlib.util import find_spec
 
@@ -53,3 +54,18 @@ def test_a_short_run_of_every_suite(name, tmp_path):
     config = tiny(env=name, total_rows=200, eval_every=0, eval_episodes=2)
     assert run(config, out=tmp_path / "run").summary["env_steps"] > 150
     assert run(config, out=tmp_path / "run", resume=True).summary["rows"] == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["navix:Navix-Empty-8x8-v0", "xminigrid:MiniGrid-Empty-8x8"])
+def test_empty_rooms_are_solved(name, seed):
+    skip_without(name)
+    config = jaxdqn.preset("fast", env=name, n_step=5, gamma=0.95, total_rows=200_000, seed=seed)
+    config = dataclasses.replace(config, stop_when="solved", solve_return=0.9)
+    summary = run(config).summary
+    assert summary["solved"], summary["best_eval_return_mean"]
+    # The shortest way takes 11 steps; the reward of xminigrid falls with each.
+    shortest = 1 if "navix" in name else 1 - 0.9 * 11 / 256
+    assert summary["best_eval_return_mean"] == pytest.approx(shortest, abs=0.02)
+    print(f"{name}, seed {seed}: {summary['rows']} rows, {summary['seconds_to_solve']:.1f} s")
