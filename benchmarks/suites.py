@@ -64,7 +64,7 @@ def _main(argv: Sequence[str]) -> None:
 def make_case(flags: Flags, name: str, how: str) -> Case:
     """Return random acting in an environment, with a reset beside every step or without any.
 
-    Without resets, episodes go on after their end, which costs as much: it is the bound of
+    Without resets, episodes continue after their end, which costs as much: it is the bound of
     ``--reset pooled``.
     """
     import jax
