@@ -40,6 +40,9 @@ class Source(NamedTuple):
     view: Callable[[Array], Array] = standard
     """Conversion of the observation of ``reset`` and ``step`` to that of the ``TimeStep``."""
     render: Render | None = None
+    legal: Callable[[PyTree], Array] | None = None
+    """``legal(state) -> mask``, [A] bool, of the actions that may be taken; None if all may. It may
+    be all False in a state that ends the episode."""
     changed: tuple[str, ...] = ()
     """Arguments that differ from the defaults, as NAME=VALUE."""
 
@@ -140,12 +143,13 @@ def limited(source: Source, limit: int | None) -> Source:
         steps = state.steps + 1
         return TimedState(inner, steps), obs, reward, terminated, truncated | (steps >= limit)
 
-    render = source.render
+    render, legal = source.render, source.legal
     return source._replace(
         reset=reset,
         step=step,
         max_episode_steps=limit,
         render=None if render is None else lambda state: render(state.inner),
+        legal=None if legal is None else lambda state: legal(state.inner),
     )
 
 

@@ -15,10 +15,11 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdqn.envs.arguments import LIMITS, changed, checked
 from jaxdqn.envs.suites.adapter import Source, import_suite, limited, require_id
@@ -30,6 +31,14 @@ MOST_ACTIONS = 1024
 """Most combinations of several discrete actions that become one discrete space."""
 _MASK = "action_mask"
 _NO_LIMIT = 2**31 - 1
+
+
+class MaskedState(NamedTuple):
+    """State of the environment, and the mask of its observation."""
+
+    inner: Any
+    mask: Any
+    """``action_mask`` as the environment has it; empty if it has none."""
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
@@ -52,21 +61,32 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     if example.reward.shape != ():
         reject("env", name, f"an environment with one reward, not {example.reward.shape[0]}")
     bounds, limit = _bounds(env, specs, example.observation), getattr(env, "time_limit", None)
+    has_mask = hasattr(example.observation, _MASK)
     env = copy.copy(env)
     if limit is not None:
         env.time_limit = _NO_LIMIT
 
-    def reset(key: Array) -> tuple[Any, Array]:
-        state, timestep = env.reset(key)
-        return state, flatten(timestep.observation, bounds, without=(_MASK,))
-
-    def step(key: Array, state: Any, action: Array) -> tuple[Any, ...]:
-        state, timestep = env.step(state, convert(action))
+    def observed(state: Any, timestep: Any) -> tuple[MaskedState, Array]:
+        mask = getattr(timestep.observation, _MASK, ())
         obs = flatten(timestep.observation, bounds, without=(_MASK,))
-        last, terminated = timestep.last(), timestep.discount == 0
-        return state, obs, timestep.reward, last & terminated, last & ~terminated
+        return MaskedState(state, mask), obs
 
-    game = Source(reset, step, size, changed=changed(arguments, defaults))
+    def reset(key: Array) -> tuple[Any, Array]:
+        return observed(*env.reset(key))
+
+    def step(key: Array, state: MaskedState, action: Array) -> tuple[Any, ...]:
+        inner, timestep = env.step(state.inner, convert(action))
+        last, terminated = timestep.last(), timestep.discount == 0
+        return *observed(inner, timestep), timestep.reward, last & terminated, last & ~terminated
+
+    sizes = _sizes(env.action_spec)
+    game = Source(
+        reset,
+        step,
+        size,
+        legal=(lambda state: joint_mask(state.mask, sizes)) if has_mask else None,
+        changed=changed(arguments, defaults),
+    )
     return limited(game, None if limit is None else int(limit))
 
 
@@ -90,7 +110,7 @@ def _actions(name: str, specs: Any, spec: Any) -> tuple[int, Callable[[Array], A
         return int(spec.num_values), lambda action: action
     if not isinstance(spec, specs.MultiDiscreteArray):
         reject("env", name, f"an environment with discrete actions, not {spec}")
-    sizes = tuple(int(size) for size in spec.num_values.reshape(-1))
+    sizes = _sizes(spec)
     if (count := math.prod(sizes)) > MOST_ACTIONS:
         reject("env", name, f"an environment with at most {MOST_ACTIONS:,} combinations of actions "
                f"to be one discrete space, not {count:,}")  # fmt: skip
@@ -100,6 +120,27 @@ def _actions(name: str, specs: Any, spec: Any) -> tuple[int, Callable[[Array], A
         return parts.reshape(spec.shape).astype(spec.dtype)
 
     return count, combination
+
+
+def _sizes(spec: Any) -> tuple[int, ...]:
+    """Return the numbers of values of each of several discrete actions, or of the only one."""
+    return tuple(np.asarray(spec.num_values).reshape(-1).tolist())
+
+
+def joint_mask(mask: Array, sizes: tuple[int, ...]) -> Array:
+    """Return the mask of several discrete actions as that of their product, [A] bool.
+
+    Args:
+        mask: bool, of the shape ``sizes``, or ``[C, V]``: one row for each of C actions, all of
+            which have V values. A combination is then legal if each of its actions is.
+        sizes: number of values of each action.
+    """
+    if mask.shape == sizes:
+        return mask.reshape(-1)
+    legal = jnp.ones((1,), bool)
+    for row in mask:
+        legal = (jnp.expand_dims(legal, 1) & jnp.expand_dims(row, 0)).reshape(-1)
+    return legal
 
 
 def _bounds(env: Any, specs: Any, observation: Any) -> dict[str, Bounds]:

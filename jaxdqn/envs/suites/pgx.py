@@ -51,5 +51,11 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
 
     # env.num_actions would compile and run a reset.
     (num_actions,) = jax.eval_shape(env.init, jax.random.key(0)).legal_action_mask.shape
-    game = Source(reset, step, num_actions, changed=changed(arguments, defaults))
+    game = Source(
+        reset,
+        step,
+        num_actions,
+        legal=lambda state: state.legal_action_mask,
+        changed=changed(arguments, defaults),
+    )
     return limited(game, limit)

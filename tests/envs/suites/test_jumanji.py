@@ -1,11 +1,15 @@
 """Jumanji: the same rows as its own functions give."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxdqn
+from jaxdqn.envs.suites.adapter import as_written
+from jaxdqn.envs.suites.jumanji import joint_mask, source
 from tests.envs.suites.by_hand import ByHand, compare, one_hot, random_actions
+from tests.toys import quick_jit
 
 jumanji = pytest.importorskip("jumanji", reason="the extra jumanji is not installed")
 
@@ -72,6 +76,34 @@ def test_several_discrete_actions_are_one():
 
     hand = by_hand(env, expected, convert=lambda action: jnp.stack([action // 10, action % 10]))
     assert compare(environment, hand, random_actions(100, 30)).terminated > 3
+
+
+def test_masks_of_several_actions_are_one():
+    joint = np.random.default_rng(0).random((2, 3, 4)) < 0.5
+    np.testing.assert_array_equal(joint_mask(jnp.asarray(joint), (2, 3, 4)), joint.reshape(-1))
+    each = np.array([[True, False, True], [False, True, True]])
+    expected = [each[0, a] and each[1, b] for a in range(3) for b in range(3)]
+    np.testing.assert_array_equal(joint_mask(jnp.asarray(each), (3, 3)), expected)
+
+
+@pytest.mark.parametrize(
+    ("ident", "actions", "masked"),
+    [("Game2048-v1", 4, True), ("Cleaner-v0", 64, True), ("RubiksCube-v0", 18, False)],
+)
+def test_the_mask_is_that_of_the_observation(ident, actions, masked):
+    with as_written():
+        game = source(ident, {})
+    assert (game.legal is not None) is masked
+    if masked:
+        keys = jax.random.split(jax.random.key(0), 8)
+        with as_written():
+            masks = quick_jit(jax.vmap(lambda key: game.legal(game.reset(key)[0])))(keys)
+            _, timestep = quick_jit(jax.vmap(jumanji.make(ident).reset))(keys)
+        assert (masks.shape, masks.dtype) == ((8, actions), bool)
+        sizes = (4, 4, 4) if ident == "Cleaner-v0" else (4,)
+        expected = [joint_mask(mask, sizes) for mask in timestep.observation.action_mask]
+        np.testing.assert_array_equal(masks, np.array(expected))
+        assert not masks.all()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """Pgx: the same rows as its own functions give."""
 
+import jax
 import numpy as np
 import pytest
 
 import jaxdqn
+from jaxdqn.envs.suites.pgx import source
 from tests.envs.suites.by_hand import ByHand, compare, random_actions
+from tests.toys import quick_jit
 
 pgx = pytest.importorskip("pgx", reason="the extra pgx is not installed")
 
@@ -51,6 +54,16 @@ def test_arguments_are_those_of_the_game_and_a_time_limit():
     counting = hand._replace(reset=reset, step=step)
     ends = compare(environment, counting, random_actions(6, 30))
     assert ends.truncated > 3
+
+
+def test_the_mask_is_that_of_the_game_also_under_a_time_limit():
+    keys = jax.random.split(jax.random.key(1), 8)
+    expected = quick_jit(jax.vmap(pgx.make("2048").init))(keys).legal_action_mask
+    assert not expected.all()
+    for arguments in ({}, {"max_episode_steps": 5}):
+        game = source("2048", arguments)
+        masks = quick_jit(jax.vmap(lambda key, game=game: game.legal(game.reset(key)[0])))(keys)
+        np.testing.assert_array_equal(masks, expected)
 
 
 @pytest.mark.parametrize(
