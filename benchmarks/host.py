@@ -100,7 +100,8 @@ def make_case(flags: Flags, how: str, cadence: str) -> Case:
     from jaxdqn.config.config import Config
     from jaxdqn.training.hyper import hyper_from
     from jaxdqn.training.vector_functions import block_length
-    from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
+    from jaxdqn.training.vector_programs import jit_vector_programs
+    from jaxdqn.training.vector_runner import VectorRunner
     from jaxdqn.training.vector_trainer import make_vector_trainer
 
     length, batch_size, gradient_steps = map(int, cadence.split(","))

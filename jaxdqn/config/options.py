@@ -88,6 +88,11 @@ class Options:
     overlap: bool = option(True, group="Algorithm")
     """For an environment on the host: act during the gradient steps of the previous iteration, on
     parameters that are one iteration old. Otherwise acting and learning take turns."""
+    act_on: Literal["device", "cpu"] = option("device", group="Algorithm")
+    """For an environment on the host: act on the device that learns, or on the CPU, with parameters
+    that are copied to it after the gradient steps of each iteration. That is faster where the
+    network is small and the device is far, or busy learning. The same for a device that is a
+    CPU."""
     env_processes: bool = option(False, group="Algorithm")
     """For an environment on the host: step each in its own process, for slow simulators. Otherwise
     they step one after the other in the process of the run."""

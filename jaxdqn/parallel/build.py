@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -11,15 +12,16 @@ from jaxdqn import envs
 from jaxdqn.config.config import Config
 from jaxdqn.parallel import across_devices, across_mesh, device_collectives, population
 from jaxdqn.parallel.model_parallel import split_network
+from jaxdqn.parallel.vector_parallel import vector_across_devices
 from jaxdqn.training.trainer import make_trainer
-from jaxdqn.training.vector_trainer import make_vector_trainer
+from jaxdqn.training.vector_trainer import VectorTrainer, make_vector_trainer
 from jaxdqn.types import Trainer
 
 
 def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     """Make the trainer of a configuration and apply the mapping it asks for.
 
-    With an environment on the host it is a ``VectorTrainer``, which has no mapping yet.
+    With an environment on the host it is a ``VectorTrainer``.
 
     Args:
         config: the run.
@@ -28,10 +30,10 @@ def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     Raises:
         ValueError: as ``make_trainer``, or if there are too few devices.
     """
+    devices = run_devices(config) if config.devices > 1 else []
     host = envs.configured_host_environment(config, parts.get("environment"))
     if host is not None:
-        return cast(Trainer, make_vector_trainer(config, **{**parts, "environment": host}))
-    devices = run_devices(config) if config.devices > 1 else []
+        return cast(Trainer, _on_host(config, devices, {**parts, "environment": host}))
     if config.model_devices > 1:
         parts["around_network"] = partial(split_network, model_devices=config.model_devices)
     # Identity for a single replica: one device, a population, or a mesh of one replica.
@@ -44,6 +46,14 @@ def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
     if config.model_devices > 1:
         return across_mesh(trainer, devices, config.model_devices)
     return across_devices(trainer, devices, mapping=config.mapping)
+
+
+def _on_host(config: Config, devices: Sequence[jax.Device], parts: dict[str, Any]) -> VectorTrainer:
+    collectives = device_collectives(config.replicas, deterministic=config.deterministic)
+    trainer = make_vector_trainer(config, collectives=collectives, **parts)
+    if not devices:
+        return trainer
+    return vector_across_devices(trainer, devices, mapping=config.mapping)
 
 
 def run_devices(config: Config) -> list[jax.Device]:

@@ -43,16 +43,29 @@ def across_devices(
     Raises:
       ValueError: naming the argument, its value and the constraint.
     """
-    check_distinct(devices)
-    if mapping not in ("shard_map", "pmap"):
-        raise ValueError(f"mapping={mapping!r}: must be one of shard_map, pmap")
-    check_replicas(trainer, len(devices))
-    mapped = partial(shard_mapped, _mesh(devices)) if mapping == "shard_map" else _pmapped(devices)
+    mapped = mapping_over(trainer, devices, mapping)
 
     def sharding(state: PyTree) -> PyTree:
         return jax.tree.map(lambda _: state_sharding(devices), state)
 
     return map_trainer(trainer, mapped, len(devices))._replace(sharding=sharding)
+
+
+def mapping_over(
+    trainer: Any, devices: Sequence[jax.Device], mapping: str
+) -> Callable[..., Callable[..., Any]]:
+    """Return ``mapped(function, in_specs, out_specs)`` over devices, for a trainer's functions.
+
+    Raises:
+      ValueError: as ``across_devices``.
+    """
+    check_distinct(devices)
+    if mapping not in ("shard_map", "pmap"):
+        raise ValueError(f"mapping={mapping!r}: must be one of shard_map, pmap")
+    check_replicas(trainer, len(devices))
+    if mapping == "pmap":
+        return _pmapped(devices)
+    return partial(shard_mapped, _mesh(devices))
 
 
 def check_distinct(devices: Sequence[jax.Device]) -> None:
@@ -65,7 +78,7 @@ def check_distinct(devices: Sequence[jax.Device]) -> None:
         raise ValueError(f"devices={list(devices)}: must be one or more distinct devices")
 
 
-def check_replicas(trainer: Trainer, replicas: int, model_devices: int = 1) -> None:
+def check_replicas(trainer: Any, replicas: int, model_devices: int = 1) -> None:
     """Check that a trainer is unmapped and was made for this number of replicas.
 
     A trainer made for another number would run, but its replicas would not exchange

@@ -21,12 +21,14 @@ from jaxdqn.training.vector_evaluation import (
     envs_of,
     make_play,
 )
-from jaxdqn.training.vector_runner import (
+from jaxdqn.training.vector_programs import (
+    ACTING,
+    SELDOM,
     VectorPrograms,
-    VectorRunner,
     jit_vector_programs,
     program_arguments,
 )
+from jaxdqn.training.vector_runner import VectorRunner
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import Array, Counters, Hyper, Params, PyTree, Row, TrainState
 
@@ -42,7 +44,6 @@ class VectorCompiled(NamedTuple):
     snapshot: Callable[[TrainState], PyTree]
     revive: Callable[[PyTree], TrainState]
     perturb: Callable[..., TrainState]
-    empty_replay: Callable[[TrainState], PyTree]
 
 
 def compile_vector(
@@ -61,19 +62,32 @@ def compile_vector(
     """
     options = compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
-    params, key, timestep = state.agent.params, state.key, state.actor.timestep
+    arguments = program_arguments(trainer, state)
+    state, state_out = arguments.summarize[0], None
+    if trainer.sharding is not None:
+        state_out = trainer.sharding(state)
+    params, (key, _, timestep) = trainer.params(state), arguments.init
     num_envs = envs_of(trainer.environment, config.eval_episodes)
     play = make_play(trainer.agent, num_envs, frame_stack=config.frame_stack)
     timestep = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((num_envs, *leaf.shape[1:]), leaf.dtype), timestep
+        lambda leaf: jax.ShapeDtypeStruct(
+            (num_envs, *leaf.shape[1 + trainer.mapped :]), leaf.dtype
+        ),
+        timestep,
     )
     count, epsilon = np.int32(0), np.float32(0)
     playing = jax.eval_shape(play.begin, params, key, timestep, epsilon)
     saved = state if config.replay_in_checkpoint else without_replay(state)
-    jitted = jit_vector_programs(trainer)
+    jitted = jit_vector_programs(trainer, options)
+    elsewhere = acting_device(config) is not None
+    ahead = [
+        name
+        for name in VectorPrograms._fields
+        if name not in SELDOM and not (elsewhere and name in ACTING)
+    ]
     compiled = compile_all(
         (
-            *zip(jitted, program_arguments(trainer, state), strict=True),
+            *((getattr(jitted, name), getattr(arguments, name)) for name in ahead),
             (jax.jit(play.begin), (params, key, timestep, epsilon)),
             (jax.jit(play.advance), (params, key, count, playing, timestep, epsilon)),
             (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (params,)),
@@ -82,22 +96,38 @@ def compile_vector(
         options,
         check,
     )
-    begin, advance, copy, snapshot = compiled[len(jitted) :]
+    begin, advance, copy, snapshot = compiled[len(ahead) :]
     return VectorCompiled(
-        programs=VectorPrograms(*compiled[: len(jitted)]),
+        programs=jitted._replace(**dict(zip(ahead, compiled, strict=False))),
         play=PlayPrograms(begin, advance),
         num_envs=num_envs,
         copy=copy,
         snapshot=snapshot,
-        revive=make_revive(state, None, options),
-        perturb=later(perturb, donate_argnums=0),
-        empty_replay=later(lambda state: trainer.learner.empty_replay(state.agent, state.actor)),
+        revive=make_revive(state, state_out, options),
+        perturb=later(perturb, donate_argnums=0, out_shardings=state_out),
     )
+
+
+def acting_device(config: Config) -> jax.Device | None:
+    """Return the device that acts; None if those that learn do.
+
+    Raises:
+      ValueError: if the CPU is to act, and JAX has been told not to use it.
+    """
+    if config.act_on == "device" or jax.default_backend() == "cpu":
+        return None
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise ValueError(
+            f"act_on={config.act_on!r}: must be device, because JAX has no CPU device; "
+            "JAX_PLATFORMS names its platforms"
+        ) from error
 
 
 def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorCompiled) -> Programs:
     """Return the programs of one run, with its own environments; ``close`` closes them."""
-    runner = VectorRunner(trainer, compiled.programs)
+    runner = VectorRunner(trainer, compiled.programs, acting_device(config))
     evaluator = VectorEvaluator(
         trainer.environment,
         compiled.play,
@@ -107,7 +137,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
     )
 
     def counted(state: TrainState) -> tuple[TrainState, Counters]:
-        return state, jax.device_get(state.counters)
+        return state, jax.device_get(trainer.counters(state))
 
     def chunk_of(iterations: int) -> Chunk:
         return lambda state: runner.chunk(state, iterations)
@@ -129,7 +159,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         return runner.restart(state)
 
     def refill(state: TrainState) -> tuple[TrainState, Counters]:
-        return counted(runner.refill(state, compiled.empty_replay(state)))
+        return counted(runner.refill(state))
 
     def init(key: Array, hyper: Hyper) -> tuple[TrainState, Counters]:
         return counted(runner.init(key, hyper))

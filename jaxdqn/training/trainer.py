@@ -100,7 +100,8 @@ def make_trainer(
         reject("environment", host.spec.name, "on the device; make_vector_trainer makes the "
                "trainer of one on the host, and jaxdqn.run.run trains in either")  # fmt: skip
     environment = envs.configured_environment(config, environment)
-    for name, wanted in {"overlap": True, "env_processes": False, "restart_envs": 0}.items():
+    for name, wanted in {"overlap": True, "env_processes": False, "restart_envs": 0,
+                         "act_on": "device"}.items():  # fmt: skip
         if getattr(config, name) != wanted:
             reject(name, getattr(config, name), f"{wanted} with an environment on the device")
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import push_frame
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
@@ -16,11 +16,18 @@ from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import Decision, Learner
-from jaxdqn.training.metrics import add_metrics, mean_metrics, reduce_metrics, step_episode
+from jaxdqn.training.metrics import (
+    add_metrics,
+    all_reduce_metrics,
+    mean_metrics,
+    reduce_metrics,
+    step_episode,
+)
 from jaxdqn.types import (
     ActorState,
     Array,
     Counter,
+    Counters,
     Hyper,
     Metrics,
     Params,
@@ -85,11 +92,15 @@ def block_length(config: Config) -> int:
 
 
 class VectorFunctions(NamedTuple):
-    """Functions of a ``VectorTrainer``, which documents them."""
+    """Functions of one replica of a ``VectorTrainer``, which documents them.
+
+    E is the number of environments of the replica.
+    """
 
     config: Config
     environment: HostEnvironment
     learner: Learner
+    collectives: Collectives
     extras: bool
     """True if rows have extras."""
 
@@ -97,11 +108,23 @@ class VectorFunctions(NamedTuple):
         self, key: Array, hyper: Hyper | None = None, timestep: TimeStep | None = None
     ) -> TrainState:
         hyper = hyper_from(self.config) if hyper is None else hyper
-        keys = start_keys(key, 0)
-        timestep = zero_time_step(self.config, self.environment) if timestep is None else timestep
-        return self.learner.init(keys.agent, keys.run, self.learner.start((), timestep), hyper)
+        keys = start_keys(key, self.collectives.index())
+        if timestep is None:
+            timestep = zero_time_step(self.environment, self.config.envs_per_device)
+        return self.learner.init(keys.agent, keys.run, self.start(timestep), hyper)
+
+    def start(self, timestep: TimeStep) -> ActorState:
+        return self.learner.start((), timestep)
 
     def warm_up_keys(self, key: Array) -> Array:
+        return self._agent_keys(start_keys(key, self.collectives.index()).warm_up)
+
+    def refill_keys(self, key: Array) -> tuple[Array, Array]:
+        key, key_warmup = jax.random.split(key)
+        return key, self._agent_keys(key_warmup)
+
+    def _agent_keys(self, key: Array) -> Array:
+        """Return the keys of the agent in a warm-up, [blocks, I K]."""
         shape = (self.config.warmup_iterations, *self.learner.key_shapes.act)
         act = jax.random.split(key, shape)[:, :, 0].reshape(-1)
         # An environment on the host draws its random numbers itself: only the agent has keys.
@@ -109,6 +132,9 @@ class VectorFunctions(NamedTuple):
         blocks = -(-len(act) // size)
         index = jnp.minimum(jnp.arange(blocks * size), max(len(act) - 1, 0))
         return act[index].reshape(blocks, size)
+
+    def block(self, blocks: Array, index: Array) -> Array:
+        return blocks[index]
 
     def keys(self, key: Array) -> KeyBlock:
         def split(key: Array, _: None) -> tuple[Array, Any]:
@@ -153,7 +179,11 @@ class VectorFunctions(NamedTuple):
 
     def remember(self, state: TrainState, played: Played) -> TrainState:
         actor, rows, metrics = self._rows(state, played)
-        return _count_env_steps(self.learner.remember(state, rows, actor), metrics)
+        state = self.learner.remember(state, rows, actor)
+        return _count_env_steps(state, all_reduce_metrics(metrics, self.collectives))
+
+    def empty_replay(self, state: TrainState) -> TrainState:
+        return state._replace(replay=self.learner.empty_replay(state.agent, state.actor))
 
     def learn(
         self, state: TrainState, total: Metrics, index: Array, keys: KeyBlock, played: Played
@@ -192,7 +222,12 @@ class VectorFunctions(NamedTuple):
         return actor, stored, reduce_metrics(metrics)
 
     def begin_chunk(self, state: TrainState) -> tuple[Array, Hyper, Params, Metrics]:
-        played = played_shape(self.config, self.begin, state)
+        length, actor = self.config.rollout_length, state.actor
+        keys = jax.eval_shape(lambda key: jax.random.split(key, length), state.key)
+        acting, extras = jax.eval_shape(
+            self.begin, actor, keys, state.agent.params, state.hyper, state.counters.rows
+        )
+        played = played_shape(length, actor.timestep, acting, extras)
 
         def metrics_of(state: TrainState, played: Played) -> Metrics:
             keys = split_named(state.key, self.learner.key_shapes)
@@ -205,10 +240,12 @@ class VectorFunctions(NamedTuple):
 
     def summarize(
         self, state: TrainState, total: Metrics, iterations: Array
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, Metrics, Counters]:
         lost = ~all_finite(state.agent.params)
         metrics = mean_metrics(total, iterations)._replace(lost=lost.astype(jnp.int32))
-        return _count_env_steps(state, metrics), metrics
+        metrics = all_reduce_metrics(metrics, self.collectives)
+        state = _count_env_steps(state, metrics)
+        return state, metrics, state.counters
 
 
 def _count_env_steps(state: TrainState, metrics: Metrics) -> TrainState:
@@ -216,29 +253,29 @@ def _count_env_steps(state: TrainState, metrics: Metrics) -> TrainState:
     return state._replace(counters=state.counters._replace(env_steps=env_steps))
 
 
-def played_shape(config: Config, begin: Callable[..., Any], state: TrainState) -> Played:
-    """Return the shapes of the vector steps of an iteration; computes nothing.
+def played_shape(
+    length: int, timestep: TimeStep, acting: Acting, extras: PyTree, *, mapped: bool = False
+) -> Played:
+    """Return the shapes of the vector steps of an iteration.
 
     Args:
-      config: the run.
-      begin: ``VectorTrainer.begin``
-      state: a state or its shapes.
+      length: K
+      timestep: shapes of ``ActorState.timestep``.
+      acting, extras: shapes of the result of ``VectorTrainer.begin``.
+      mapped: True if leaves have a leading axis [D].
     """
-    length = config.rollout_length
-    keys = jax.eval_shape(lambda key: jax.random.split(key, length), state.key)
-    acting, extras = jax.eval_shape(
-        begin, state.actor, keys, state.agent.params, state.hyper, state.counters.rows
-    )
-    timesteps, actions = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype),
-        (state.actor.timestep, acting.action),
-    )
+
+    def several(leaf: Any) -> Any:
+        lead = leaf.shape[:1] if mapped else ()
+        return jax.ShapeDtypeStruct((*lead, length, *leaf.shape[len(lead) :]), leaf.dtype)
+
+    timesteps, actions = jax.tree.map(several, (timestep, acting.action))
     return Played(timesteps, actions, (extras,) * length, acting.carry)
 
 
-def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:
+def zero_time_step(environment: HostEnvironment, num_envs: int) -> TimeStep:
     """Return a time step of zeros that opens an episode in every environment."""
-    spec, num_envs = environment.spec, config.num_envs
+    spec = environment.spec
     no = np.zeros(num_envs, bool)
     obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
     return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)

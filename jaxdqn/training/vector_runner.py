@@ -1,4 +1,4 @@
-"""Compiled programs of a trainer of environments on the host, and the loop that calls them."""
+"""The loop that steps environments on the host and calls the programs of their trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
 from jaxdqn.training.keys import seed_of, start_keys
-from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, block_length, played_shape
+from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, block_length
+from jaxdqn.training.vector_programs import VectorPrograms
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import (
     Array,
@@ -24,76 +25,25 @@ from jaxdqn.types import (
 )
 
 
-class VectorPrograms(NamedTuple):
-    """Compiled functions of a ``VectorTrainer``, which documents them.
-
-    ``remember`` and ``learn`` donate the state.
-    """
-
-    init: Any
-    keys: Any
-    warm_up_keys: Any
-    begin: Any
-    advance: Any
-    remember: Any
-    learn: Any
-    begin_chunk: Any
-    summarize: Any
-
-
-_DONATED: dict[str, Any] = {"remember": 0, "learn": (0, 1), "summarize": 0}
-
-
-def jit_vector_programs(
-    trainer: VectorTrainer, options: dict[str, Any] | None = None
-) -> VectorPrograms:
-    """Jit the functions of a trainer; each is compiled at its first call."""
-    return VectorPrograms(
-        *(
-            jax.jit(getattr(trainer, name), donate_argnums=_DONATED.get(name, ()),
-                    compiler_options=options)
-            for name in VectorPrograms._fields
-        )
-    )  # fmt: skip
-
-
-def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorPrograms:
-    """Return the shapes of the arguments of each program, to compile it before it is called.
-
-    Args:
-      trainer: of the run.
-      state: shapes of the state.
-    """
-    actor, hyper, params = state.actor, state.hyper, state.agent.params
-    rows, index = state.counters.rows, np.int32(0)
-    keys = jax.eval_shape(trainer.keys, state.key)
-    acting = jax.eval_shape(trainer.begin, actor, keys.act, params, hyper, rows)[0]
-    played = played_shape(trainer.config, trainer.begin, state)
-    total = jax.eval_shape(trainer.begin_chunk, state)[-1]
-    return VectorPrograms(
-        init=(state.key, hyper, actor.timestep),
-        keys=(state.key,),
-        warm_up_keys=(state.key,),
-        begin=(actor, keys.act, params, hyper, rows),
-        advance=(acting, actor.timestep, keys.act, params, hyper),
-        remember=(state, played),
-        learn=(state, total, index, keys, played),
-        begin_chunk=(state,),
-        summarize=(state, total, index),
-    )
-
-
 class VectorRunner:
     """Caller of the programs of a run, which steps its environments.
 
     Args:
       trainer: of the run.
       programs: its compiled functions.
+      acting_device: acts; None for the devices that learn.
     """
 
-    def __init__(self, trainer: VectorTrainer, programs: VectorPrograms) -> None:
+    def __init__(
+        self,
+        trainer: VectorTrainer,
+        programs: VectorPrograms,
+        acting_device: jax.Device | None = None,
+    ) -> None:
         self._config, self._programs = trainer.config, programs
-        self._environment, self._learner = trainer.environment, trainer.learner
+        self._environment = trainer.environment
+        self._mapped, self._replicas = trainer.mapped, trainer.replicas
+        self._acting_device = acting_device
         self._envs: CheckedEnvironments | None = None
         self._block_length = block_length(trainer.config)
         self._learner_thread = ThreadPoolExecutor(1, "learner")
@@ -122,40 +72,39 @@ class VectorRunner:
 
     def init(self, key: Array, hyper: Hyper) -> TrainState:
         """Start a run, warm-up included."""
-        keys = start_keys(key, 0)
-        state = self._programs.init(key, hyper, self.reset(seed_of(keys.envs)))
-        return self.warm_up(state, keys.warm_up)
+        timestep = self._divided(self.reset(seed_of(start_keys(key, 0).envs)))
+        state = self._programs.init(key, hyper, timestep)
+        return self.warm_up(state, self._programs.warm_up_keys(key))
 
     def restart(self, state: TrainState) -> TrainState:
         """Return a state whose environments have just been reset, after a resume."""
-        timestep = self.reset(seed_of(state.key))
-        return state._replace(actor=self._learner.start((), timestep))
+        key = state.key[0] if self._mapped else state.key
+        return state._replace(actor=self._programs.start(self._divided(self.reset(seed_of(key)))))
 
-    def refill(self, state: TrainState, empty_replay: PyTree) -> TrainState:
-        """Repeat the warm-up with an empty replay."""
-        key, key_warmup = jax.random.split(state.key)
-        return self.warm_up(state._replace(key=key, replay=empty_replay), key_warmup)
+    def refill(self, state: TrainState) -> TrainState:
+        """Repeat the warm-up with an empty replay; donates the state."""
+        key, blocks = self._programs.refill_keys(state.key)
+        return self.warm_up(self._programs.empty_replay(state._replace(key=key)), blocks)
 
-    def warm_up(self, state: TrainState, key: Array) -> TrainState:
+    def warm_up(self, state: TrainState, blocks: Array) -> TrainState:
         """Act the iterations of the warm-up and store their rows, but learn nothing; donates the
         state."""
-        blocks = self._programs.warm_up_keys(key)
         return self.act(state, blocks, self._config.warmup_iterations)
 
     def act(self, state: TrainState, blocks: Array, iterations: int) -> TrainState:
         """Act iterations with keys [blocks, I K] and store their rows, but learn nothing; donates
         the state."""
         position = None
-        _, hyper, params, _ = self._programs.begin_chunk(state)
+        hyper, params = self._to_act(self._programs.begin_chunk(state)[1:3])
         for done in range(iterations):
             block, index = divmod(done, self._block_length)
             if index == 0:
-                keys = blocks[block]
-                position = _restart_keys(position)
+                keys = self._to_act(self._programs.block(blocks, np.int32(block)))
+                position = self._restart_keys(position)
             played, position = self._act(state, position, keys, params, hyper)
             state = self._programs.remember(state, played)
             if self._config.normalize_observations:  # the statistics are among the parameters
-                params = self._programs.begin_chunk(state)[2]
+                params = self._to_act(self._programs.begin_chunk(state)[2])
         return state
 
     def chunk(
@@ -163,7 +112,8 @@ class VectorRunner:
     ) -> tuple[TrainState, tuple[Metrics, Counters]]:
         """Run iterations; return the state, and the metrics and counters."""
         programs, overlap = self._programs, self._config.overlap
-        key, hyper, newest, total = programs.begin_chunk(state)
+        key, *to_act, total = programs.begin_chunk(state)
+        hyper, newest = self._to_act(to_act)
         acting, position = newest if self._acting is None else self._acting, None
         learning: Future[Any] | None = None
         keys: KeyBlock | None = None
@@ -171,10 +121,10 @@ class VectorRunner:
             index = done % self._block_length
             if keys is None or index == 0:
                 keys = programs.keys(key)
-                key = keys.last
-                position = _restart_keys(position)
+                key, act_keys = keys.last, self._to_act(keys.act)
+                position = self._restart_keys(position)
             try:
-                played, position = self._act(state, position, keys.act, acting, hyper)
+                played, position = self._act(state, position, act_keys, acting, hyper)
             except EnvironmentFailed as failed:
                 if learning is not None:
                     state, total, newest = learning.result()
@@ -185,7 +135,7 @@ class VectorRunner:
             # Another thread dispatches it: a call after one that takes long, from the same thread,
             # would wait for its end.
             learning = self._learner_thread.submit(
-                programs.learn, state, total, np.int32(index), keys, played
+                self._learn, state, total, np.int32(index), keys, played
             )
             if not overlap:
                 state, total, newest = learning.result()
@@ -193,8 +143,14 @@ class VectorRunner:
         if learning is not None:
             state, total, newest = learning.result()
         self._acting = acting if overlap else None
-        state, metrics = programs.summarize(state, total, np.int32(iterations))
-        return state, (metrics, state.counters)
+        state, *report = programs.summarize(state, total, np.int32(iterations))
+        return state, (report[0], report[1])
+
+    def _learn(
+        self, state: TrainState, total: Metrics, index: np.int32, keys: KeyBlock, played: Played
+    ) -> tuple[TrainState, Metrics, Params]:
+        state, total, params = self._programs.learn(state, total, index, keys, played)
+        return state, total, self._to_act(params)
 
     def _with_state(
         self, failed: EnvironmentFailed, state: TrainState, total: Metrics, done: int
@@ -202,8 +158,8 @@ class VectorRunner:
         """Return a failure with the result of the complete iterations of a chunk."""
         if done == 0:
             return EnvironmentFailed(str(failed), state)
-        state, metrics = self._programs.summarize(state, total, np.int32(done))
-        return EnvironmentFailed(str(failed), state, (metrics, state.counters), done)
+        state, *report = self._programs.summarize(state, total, np.int32(done))
+        return EnvironmentFailed(str(failed), state, tuple(report), done)
 
     def _act(
         self,
@@ -228,21 +184,42 @@ class VectorRunner:
         timesteps, chosen, stored = [], [], []
         for _ in range(self._config.rollout_length):
             if position is None:
-                acting, extras = self._programs.begin(
-                    state.actor, keys, params, hyper, state.counters.rows
-                )
+                actor, rows = self._to_act((state.actor, state.counters.rows))
+                acting, extras = self._programs.begin(actor, keys, params, hyper, rows)
             else:
                 acting, extras = advance(*position, keys, params, hyper)
             actions = np.asarray(acting.action)
-            timestep = step(actions)
+            timestep = self._divided(step(actions.reshape(-1)))
             position = Position(acting, timestep)
             timesteps.append(timestep)
             chosen.append(actions)
             stored.append(extras)
         assert position is not None
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *timesteps)
-        actions_of: Any = np.stack(chosen)
-        return Played(stacked, actions_of, tuple(stored), acting.carry), position
+        axis = 1 if self._mapped else 0
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *timesteps)
+        actions_of: Any = np.stack(chosen, axis)
+        extras_and_carry = tuple(stored), acting.carry
+        if self._acting_device is not None:
+            extras_and_carry = jax.device_get(extras_and_carry)
+        return Played(stacked, actions_of, *extras_and_carry), position
+
+    def _to_act(self, tree: PyTree) -> PyTree:
+        """Return a copy of arrays on the device that acts, if it is another one."""
+        return tree if self._acting_device is None else jax.device_put(tree, self._acting_device)
+
+    def _divided(self, timestep: TimeStep) -> TimeStep:
+        """Divide the environments over the replicas, [E, ...] -> [D, E/D, ...]."""
+        if not self._mapped:
+            return timestep
+        size = self._replicas
+        return jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), timestep)
+
+    def _restart_keys(self, position: Position | None) -> Position | None:
+        """Return the state of acting at the start of a block of keys."""
+        if position is None:
+            return None
+        step: Any = np.zeros(self._replicas if self._mapped else (), np.int32)
+        return position._replace(acting=position.acting._replace(step=step))
 
 
 class Position(NamedTuple):
@@ -250,11 +227,3 @@ class Position(NamedTuple):
 
     acting: Acting
     timestep: TimeStep
-
-
-def _restart_keys(position: Position | None) -> Position | None:
-    """Return the state of acting at the start of a block of keys."""
-    if position is None:
-        return None
-    step: Any = np.int32(0)
-    return position._replace(acting=position.acting._replace(step=step))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdqn import envs
-from jaxdqn.communication.collectives import identity_collectives
+from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import reject
@@ -25,6 +25,7 @@ from jaxdqn.training.learning import no_extras
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, VectorFunctions
 from jaxdqn.types import (
+    ActorState,
     Agent,
     Array,
     Counters,
@@ -32,6 +33,7 @@ from jaxdqn.types import (
     Metrics,
     Params,
     PyTree,
+    TimeStep,
     Trainer,
     TrainState,
 )
@@ -49,11 +51,17 @@ class VectorTrainer(NamedTuple):
     learner: Learner
     init: Callable[..., TrainState]
     """``init(key, hyper=defaults, timestep=zeros) -> state`` before the warm-up"""
+    start: Callable[[TimeStep], ActorState]
+    """``start(timestep) -> actor``: the state of acting after a reset"""
     keys: Callable[[Array], KeyBlock]
     """``keys(key) -> keys`` of the next I iterations; see ``KeyBlock``"""
     warm_up_keys: Callable[[Array], Array]
-    """``warm_up_keys(key) -> keys [blocks, I K]`` of the agent; the last block may have more keys
-    than the warm-up takes."""
+    """``warm_up_keys(key) -> keys [blocks, I K]`` of the agent, from the key of the run; the last
+    block may have more keys than the warm-up takes."""
+    refill_keys: Callable[[Array], tuple[Array, Array]]
+    """``refill_keys(key) -> (key, keys)``: for a second warm-up, from the key of a state"""
+    block: Callable[[Array, Array], Array]
+    """``block(keys, index) -> keys [I K]``"""
     begin: Callable[..., tuple[Acting, PyTree]]
     """``begin(actor, keys[I K], params, hyper, rows) -> (acting, extras)``: the actions of the
     first vector step of a chunk; ``rows`` are those before it, a ``Counter``."""
@@ -62,6 +70,8 @@ class VectorTrainer(NamedTuple):
     the next vector step"""
     remember: Callable[[TrainState, Played], TrainState]
     """``remember(state, played) -> state``: store and count rows without learning"""
+    empty_replay: Callable[[TrainState], TrainState]
+    """``empty_replay(state) -> state`` without rows"""
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
     """``learn(state, total, index, keys, played) -> (state, total, params)``: store the rows of an
     iteration and take its gradient steps. ``total`` are the sums of the metrics of the chunk,
@@ -70,12 +80,19 @@ class VectorTrainer(NamedTuple):
     begin_chunk: Callable[[TrainState], tuple[Array, Hyper, Params, Metrics]]
     """``begin_chunk(state) -> (key, hyper, params, total)``: copies of what ``learn`` donates, and
     zeros for the sums of the metrics"""
-    summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics]]
-    """``summarize(state, total, iterations) -> (state, metrics)`` at the end of a chunk"""
+    summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics, Counters]]
+    """``summarize(state, total, iterations) -> (state, metrics, counters)`` at the end of a
+    chunk"""
     params: Callable[[PyTree], Params] = lambda state: state.agent.params
     counters: Callable[[TrainState], Counters] = lambda state: state.counters
-    sharding: None = None
+    sharding: Callable[[PyTree], PyTree] | None = None
+    """As ``Trainer.sharding``."""
+    replicas: int = 1
+    """D, the number of replicas"""
     mapped: bool = False
+    """True if a mapping made this trainer: leaves then have a leading axis [D], time steps and
+    actions [D, E/D], except the key of the run, hyper-parameters of ``init``, ``index``, and the
+    metrics and counters of ``summarize``"""
 
 
 AnyTrainer = Trainer | VectorTrainer
@@ -92,12 +109,14 @@ def make_vector_trainer(
     loss: Any = None,
     learning: Any = None,
     agent: Any = None,
+    collectives: Collectives = identity_collectives,
 ) -> VectorTrainer:
-    """Make the trainer of an environment on the host, for one device and one learner.
+    """Make the trainer of an environment on the host, for one replica of one learner.
 
     Args:
       config: the run.
       environment: on the host.
+      collectives: communication between replicas.
       network, optimizer, replay, explore, loss, learning, agent: as ``make_trainer``.
 
     Raises:
@@ -105,12 +124,12 @@ def make_vector_trainer(
     """
     _check_host(config)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
-    spec, collectives = environment.spec, identity_collectives
+    spec = environment.spec
     made = build_agent(config, spec, collectives, network, custom)
     made_learning = make_learning(config, made, collectives, custom)
     learner = make_learner(config, spec, made, made_learning, collectives)
     functions = VectorFunctions(
-        config, environment, learner, extras=made_learning.extras is not no_extras
+        config, environment, learner, collectives, extras=made_learning.extras is not no_extras
     )
     return VectorTrainer(
         config=config,
@@ -118,14 +137,19 @@ def make_vector_trainer(
         environment=environment,
         learner=learner,
         init=functions.init,
+        start=functions.start,
         keys=functions.keys,
         warm_up_keys=functions.warm_up_keys,
+        refill_keys=functions.refill_keys,
+        block=functions.block,
         begin=functions.begin,
         advance=functions.advance,
         remember=functions.remember,
+        empty_replay=functions.empty_replay,
         learn=functions.learn,
         begin_chunk=functions.begin_chunk,
         summarize=functions.summarize,
+        replicas=collectives.size,
     )
 
 
@@ -146,7 +170,8 @@ def make_single_trainer(config: Config, **parts: Any) -> AnyTrainer:
 
 
 _REQUIRED = {
-    "devices": 1,
+    "model_devices": 1,
+    "average_every": None,
     "num_seeds": 1,
     "sweep": (),
     "reset": "every-step",
@@ -162,5 +187,9 @@ def _check_host(config: Config) -> None:
         value = getattr(config, name)
         if value != wanted:
             reject(name, value, f"{wanted!r} with an environment on the host")
+    if config.act_on == "cpu" and config.devices > 1:
+        reject(
+            "act_on", "cpu", "device with several devices, which each act for their environments"
+        )
     if jax.process_count() > 1:
         reject("env", config.env, "one on the device with several processes")

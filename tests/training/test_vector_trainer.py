@@ -8,7 +8,8 @@ import pytest
 import jaxdqn
 from jaxdqn.envs.vector import HostEnvironment
 from jaxdqn.training.trainer import make_trainer
-from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
+from jaxdqn.training.vector_programs import jit_vector_programs
+from jaxdqn.training.vector_runner import VectorRunner
 from jaxdqn.training.vector_trainer import make_single_trainer, make_vector_trainer
 from jaxdqn.types import counter_int
 from tests.toys import OPTIMISED, QUICK, assert_identical, bitwise_jit, cycle, quick_jit, tiny
@@ -122,6 +123,33 @@ def test_extras_of_rows_have_the_episode_on_the_host_as_on_the_device():
     jax.tree.map(np.testing.assert_array_equal, host.replay.storage.extras, stored)
 
 
+def test_another_device_may_act():
+    config = tiny(hidden_sizes=(8,), recurrent="gru", recurrent_size=4, burn_in=1,
+                  sequence_length=3)  # fmt: skip
+    acting, learning = jax.devices()[1], jax.devices()[0]
+    ends = []
+    for device in (None, acting):
+        trainer = make_vector_trainer(config, on_host())
+        runner = VectorRunner(trainer, jit_vector_programs(trainer, QUICK), device)
+        where, act = [], runner._programs.advance
+
+        def watched(acting, *arguments, act=act, where=where):
+            acting, extras = act(acting, *arguments)
+            where.append(acting.action.devices())
+            return acting, extras
+
+        runner._programs = runner._programs._replace(advance=watched)
+        state, _ = runner.chunk(runner.init(jax.random.key(3), None), 5)
+        assert where[-1] == {device or learning}
+        ends.append(jax.device_get(without_keys(state)))
+        assert all(leaf.devices() == {learning} for leaf in jax.tree.leaves(state.agent))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def without_keys(state):
+    return state._replace(key=jax.random.key_data(state.key))
+
+
 def test_with_overlap_an_iteration_acts_on_parameters_that_are_one_iteration_old():
     config = tiny(hidden_sizes=(8,), exploration="boltzmann", temperature=0.5)
     runner = runner_of(config)
@@ -164,7 +192,7 @@ def test_a_restarted_state_opens_an_episode_in_every_environment_and_keeps_the_r
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("devices", 2), ("num_seeds", 2), ("sticky_actions", 0.1), ("reset", "pooled")],
+    [("num_seeds", 2), ("sticky_actions", 0.1), ("reset", "pooled")],
 )
 def test_options_that_need_the_device_are_rejected_by_name(field, value):
     with pytest.raises(ValueError, match=rf"^{field}=.* with an environment on the host$"):
