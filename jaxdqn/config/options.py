@@ -33,11 +33,12 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """Environment: its gymnax name, or gymnasium:ID for one of Gymnasium, on the host."""
+    """Environment: its gymnax name; SUITE:ID for one of navix, xminigrid, craftax, jumanji, pgx or
+    octax, on the device; or gymnasium:ID for one of Gymnasium, on the host."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
-    max_steps_in_episode=50, or arguments of its constructor. --env-arg NAME=VALUE gives one, and
-    may be repeated."""
+    max_steps_in_episode=50, or arguments of its constructor or suite. --env-arg NAME=VALUE gives
+    one, and may be repeated."""
     sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
     """Probability that the environment repeats the previous action instead of the agent's, in
     training and evaluation (Machado et al. 2018)."""

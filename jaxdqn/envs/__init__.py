@@ -5,10 +5,12 @@ from typing import Any
 from jaxdqn.config.config import Config
 from jaxdqn.config.env_args import read_env_args
 from jaxdqn.config.host_envs import is_host_env
+from jaxdqn.config.suite_envs import is_suite_env
 from jaxdqn.envs.action_sets import full_action_set
 from jaxdqn.envs.base import EpisodeState, make_environment
 from jaxdqn.envs.gymnax import as_environment, make_from_arguments, make_gymnax, names
 from jaxdqn.envs.sticky import with_sticky_actions
+from jaxdqn.envs.suites import make_suite
 from jaxdqn.envs.vector import HostEnvironment, host_environment
 from jaxdqn.errors import reject
 from jaxdqn.types import Environment
@@ -29,14 +31,14 @@ def make(name: str, **kwargs: Any) -> Environment:
     """Build a registered environment by name, with next-step autoreset.
 
     Args:
-        name: one of ``names()``.
-        **kwargs: keyword arguments of ``make_gymnax``.
+        name: one of ``names()``, or ``SUITE:ID`` of another suite on the device.
+        **kwargs: keyword arguments of ``make_gymnax``, or the arguments of the suite.
 
     Raises:
         ValueError: if the name is unknown (the message lists the nearest names), its
-            actions are continuous, or its data cannot be downloaded.
+            actions are continuous, its suite is not installed, or its data cannot be downloaded.
     """
-    return make_gymnax(name, **kwargs)
+    return make_suite(name, kwargs) if is_suite_env(name) else make_gymnax(name, **kwargs)
 
 
 def configured_host_environment(config: Config, environment: Any = None) -> HostEnvironment | None:
@@ -76,7 +78,8 @@ def configured_environment(config: Config, environment: Any = None) -> Environme
         arguments: dict[str, Any] = dict(read_env_args(config.env_args))
         if config.full_action_set:
             arguments |= full_action_set(config.env, arguments)
-        made = make_from_arguments(config.env, arguments)
+        suite = is_suite_env(config.env)
+        made = (make_suite if suite else make_from_arguments)(config.env, arguments)
     else:
         for name in ("env_args", "full_action_set"):
             if getattr(config, name):

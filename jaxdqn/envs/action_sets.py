@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdqn.config.suite_envs import is_suite_env
 from jaxdqn.envs.gymnax import load, names
 from jaxdqn.errors import reject
 
@@ -23,7 +24,7 @@ def full_action_set(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if there is no such environment, it has one set of actions only, or
             ``arguments`` choose a set too.
     """
-    if not _has_two_sets(name):
+    if is_suite_env(name) or not _has_two_sets(name):
         having = [other for other in names() if other.endswith("-MinAtar")]
         reject("full_action_set", True, f"False with env={name!r}, which has one set of actions; "
                f"environments with two: {', '.join(having)}")  # fmt: skip

@@ -1,13 +1,25 @@
-"""Arguments of gymnax environments: fields of their parameters, and of their constructors."""
+"""Arguments of environments on the device: fields of their parameters, and of constructors."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxdqn.errors import suggest
+
+LIMITS = frozenset(
+    {
+        "max_steps_in_episode",
+        "max_steps",
+        "max_timesteps",
+        "max_episode_steps",
+        "max_num_steps_per_episodes",
+        "time_limit",
+    }
+)
+"""Names of limits of the steps of an episode, of which each suite has its own."""
 
 
 def split_arguments(
@@ -73,6 +85,51 @@ def changed_arguments(env: Any, env_params: Any, constructor: Mapping[str, Any])
     )
 
 
+def plain_fields(instance: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return the fields of a dataclass that are numbers, bools, strings or limits of time, by name.
+
+    Args:
+        instance: of a dataclass.
+        without: names of fields that are left out.
+    """
+    return {
+        name: value
+        for name, value in _fields(instance).items()
+        if name not in without and (isinstance(value, bool | int | float | str) or name in LIMITS)
+    }
+
+
+def checked(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments whose names and types are those of the defaults.
+
+    Args:
+        name: of the environment.
+        arguments: values by name.
+        defaults: of every argument that the environment has; None has any type.
+
+    Raises:
+        ValueError: if there is no such argument, or its value has the wrong type.
+    """
+    for key, value in arguments.items():
+        if key not in defaults:
+            constraint = f"nearest: {suggest(key, list(defaults))}" if defaults else "it has none"
+            raise ValueError(f"env_args={key!r}: must be an argument of {name}; {constraint}")
+        _check_type(key, value, defaults[key])
+    return {
+        key: float(value) if isinstance(defaults[key], float) else value
+        for key, value in arguments.items()
+    }
+
+
+def changed(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the arguments that differ from the defaults, as ``NAME=VALUE``, by name."""
+    return tuple(
+        f"{name}={_text(value)}"
+        for name, value in sorted(arguments.items())
+        if _text(value) != _text(defaults[name])
+    )
+
+
 def _fields(env_params: Any) -> dict[str, Any]:
     return {field.name: getattr(env_params, field.name) for field in dataclasses.fields(env_params)}
 
@@ -93,16 +150,20 @@ def _text(value: Any) -> str:
 def _check_type(name: str, value: Any, default: Any, argument: str = "env_args") -> None:
     """Check a plain value against the type of a plain default; others are passed as they are."""
     wanted: tuple[type, ...]
-    if isinstance(default, bool):
+    if name in LIMITS:
+        words, wanted = "a whole number", (int,)
+    elif isinstance(default, bool):
         words, wanted = "true or false", (bool,)
     elif isinstance(default, int):
         words, wanted = "a whole number", (int,)
     elif isinstance(default, float):
         words, wanted = "a number", (int, float)
+    elif isinstance(default, str):
+        words, wanted = "a name", (str,)
     else:
         return
     invalid = isinstance(value, bool) and bool not in wanted
     if isinstance(value, bool | int | float | str) and (invalid or not isinstance(value, wanted)):
         raise ValueError(f"{argument}='{name}={value}': must be {words}")
-    if name == "max_steps_in_episode" and value < 1:
+    if name in LIMITS and value < 1:
         raise ValueError(f"{argument}='{name}={value}': must be at least 1")

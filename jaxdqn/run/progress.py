@@ -41,7 +41,7 @@ class Progress:
     """Gradient steps of each learner that the guard undid, in completed chunks."""
     rollbacks: int = 0
     env_restarts: int = 0
-    """How often the environments on the host were started again after a failure."""
+    """Restarts of the environments on the host after a failure."""
     warned: list[str] = dataclasses.field(default_factory=list)
     """Events of the warnings that have been recorded."""
     totals: Record = dataclasses.field(default_factory=dict)

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from jaxdqn.config.host_envs import is_host_env
+from jaxdqn.config.suite_envs import is_suite_env
 from jaxdqn.storage.directory import PARTS, read_config
 from jaxdqn.storage.environment_spec import SPEC
 from jaxdqn.storage.jsonl import Record, write_json
@@ -166,7 +167,7 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
         raise ValueError(f"{file}: must be a record of own parts: {', '.join(NAMES)}")
     from jaxdqn import envs  # imports JAX
 
-    registered = is_host_env(config.env) or config.env in envs.names()
+    registered = is_host_env(config.env) or is_suite_env(config.env) or config.env in envs.names()
     if "environment" not in record and not registered:
         # An older version made the run, or the program registered the environment with gymnax.
         record["environment"] = None

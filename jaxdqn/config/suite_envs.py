@@ -1,0 +1,22 @@
+"""Names of environments of other JAX suites, on the device: ``SUITE:ID``. Imports no JAX."""
+
+from __future__ import annotations
+
+from jaxdqn.config.host_envs import HOST_SUITES
+from jaxdqn.errors import known_name, reject
+
+DEVICE_SUITES = ("navix", "xminigrid", "craftax", "jumanji", "pgx", "octax")
+"""Suites of environments in JAX; ``jaxdqn.envs.suites`` has a module of each name."""
+
+
+def is_suite_env(name: str) -> bool:
+    """Return whether a name is that of an environment of a suite on the device.
+
+    Raises:
+        ValueError: if the name is ``SUITE:ID`` and there is no such suite.
+    """
+    suite, colon, _ = name.partition(":")
+    if colon and suite not in (*DEVICE_SUITES, *HOST_SUITES):
+        known = known_name("suite", suite, [*DEVICE_SUITES, *HOST_SUITES])
+        reject("env", name, f"SUITE:ID, with SUITE {known}")
+    return bool(colon) and suite in DEVICE_SUITES
