@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HOST_SUITES = ("gymnasium",)
+HOST_SUITES = ("ale", "gymnasium")
 
 
 def is_host_env(name: str) -> bool:

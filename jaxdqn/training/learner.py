@@ -107,7 +107,7 @@ def make_learner(
         init=partial(_init, parts),
         act=partial(_act, parts, exploration_of),
         recall=partial(_recall, parts, exploration_of),
-        observe=_observe,
+        observe=partial(_observe, parts),
         remember=partial(_remember, parts),
         learn=partial(_learn, parts, make_learn(config, agent, learning, collectives)),
         empty_replay=partial(_empty_replay, parts),
@@ -231,7 +231,7 @@ def _decision(
 
 
 def _observe(
-    actor: ActorState, decision: Decision, env_state: PyTree, timestep: TimeStep
+    parts: _Parts, actor: ActorState, decision: Decision, env_state: PyTree, timestep: TimeStep
 ) -> tuple[ActorState, Row, Metrics]:
     row = Row(
         obs=decision.obs,
@@ -242,7 +242,9 @@ def _observe(
         truncated=timestep.truncated,
         extras=decision.extras,
     )
-    episode, metrics = count_step(actor.episode, row, ~timestep.first, decision.exploration)
+    within = parts.spec.terminates_within_episodes
+    ends = timestep.first if within else row.terminated | row.truncated
+    episode, metrics = count_step(actor.episode, row, ~timestep.first, ends, decision.exploration)
     frames = push_frame(actor.frames, timestep.obs, timestep.first)
     actor = ActorState(env_state, timestep, frames, decision.carry, episode, decision.actions)
     return actor, row, metrics

@@ -54,7 +54,7 @@ def mean_metrics(total: Metrics, iterations: Array) -> Metrics:
 
 
 def count_step(
-    episode: EpisodeStats, row: Row, stepped: Array, exploration: Exploration
+    episode: EpisodeStats, row: Row, stepped: Array, ends: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:
     """Update the episode statistics and count the metrics of one vector step.
 
@@ -62,9 +62,10 @@ def count_step(
       episode: before the step.
       row: of the step, leaves [E, ...].
       stepped: ``[E]`` bool, false for resets.
+      ends: ``[E]`` bool, true where the episode ends with this step, or has ended with the one
+        before.
       exploration: exploration parameters of the step.
     """
-    ends = row.terminated | row.truncated
     episode_return = episode.episode_return + jnp.where(stepped, row.reward, 0.0)
     episode_length = episode.episode_length + stepped.astype(jnp.int32)
     zero = jnp.float32(0)

@@ -130,7 +130,7 @@ class VectorEvaluator:
           epsilon: probability of a uniformly random action.
         """
         if self._envs is None:
-            self._envs = CheckedEnvironments(self._environment, self._num_envs)
+            self._envs = CheckedEnvironments(self._environment.to_evaluate(), self._num_envs)
         timestep = self._envs.reset(seed_of(key))
         play = self._programs.begin(params, key, timestep, np.float32(epsilon))
         returns = np.zeros(self._num_envs, np.float64)

@@ -38,6 +38,13 @@ class HostEnvironment(NamedTuple):
     spec: EnvSpec
     make: Callable[[int], VectorEnvironment]
     """``make(E) -> VectorEnvironment``"""
+    make_to_evaluate: Callable[[int], VectorEnvironment] | None = None
+    """As ``make``, for evaluations, which need whole episodes: ``terminated`` ends one. None if
+    that is so in training too."""
+
+    def to_evaluate(self) -> HostEnvironment:
+        """Return the environment as evaluations use it."""
+        return self if self.make_to_evaluate is None else self._replace(make=self.make_to_evaluate)
 
 
 def time_step(
