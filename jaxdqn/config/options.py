@@ -104,6 +104,9 @@ class Options:
     """Rows in a minibatch."""
     accumulate: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
     """Minibatches whose gradients are averaged into one gradient step."""
+    clip_rewards: bool = option(False, group="Algorithm")
+    """Learn from rewards clipped to [-1, 1], the sign of whole numbers (Mnih et al. 2015). The
+    returns in all records are those of the rewards as paid."""
     gamma: float = option(0.99, group="Algorithm", between=(0, 1), sweepable=True, everyday=True)
     """Discount of one environment step."""
     n_step: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})

@@ -245,6 +245,8 @@ def _observe(
     within = parts.spec.terminates_within_episodes
     ends = timestep.first if within else row.terminated | row.truncated
     episode, metrics = count_step(actor.episode, row, ~timestep.first, ends, decision.exploration)
+    if parts.config.clip_rewards:  # for learning; the episode statistics have the reward as paid
+        row = row._replace(reward=jnp.clip(row.reward, -1.0, 1.0))
     frames = push_frame(actor.frames, timestep.obs, timestep.first)
     actor = ActorState(env_state, timestep, frames, decision.carry, episode, decision.actions)
     return actor, row, metrics
