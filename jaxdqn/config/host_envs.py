@@ -5,6 +5,11 @@ from __future__ import annotations
 HOST_SUITES = ("ale", "gymnasium")
 
 
+def is_atari(env: object) -> bool:
+    """Return whether a name is that of an Atari game of ALE."""
+    return isinstance(env, str) and env.startswith("ale:")
+
+
 def is_host_env(name: str) -> bool:
     """Return whether a name is that of an environment on the host."""
     suite, colon, _ = name.partition(":")
