@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HOST_SUITES = ("ale", "gymnasium")
+HOST_SUITES = ("ale", "envpool", "gymnasium")
 
 
 def is_atari(env: object) -> bool:

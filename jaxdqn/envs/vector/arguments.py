@@ -60,6 +60,8 @@ def _constraint(value: Any, argument: Argument) -> str | None:
     default, least, most = argument
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"
+    if not isinstance(default, int | float):
+        return None if default is None or isinstance(value, type(default)) else "text"
     whole = isinstance(default, int)
     number = "a whole number" if whole else "a number"
     if least is not None and most is not None:

@@ -7,7 +7,6 @@ maximum of the last two of the four frames of a step, in grey, scaled. The repla
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxdqn.envs.vector.arguments import Argument, changed, read_arguments, reject_missing
-from jaxdqn.envs.vector.base import HostEnvironment, time_step
+from jaxdqn.envs.vector.base import HostEnvironment, cpus, time_step
 from jaxdqn.errors import known_name, reject
 from jaxdqn.types import EnvSpec, TimeStep
 
@@ -142,7 +141,7 @@ class _Vector:
     ) -> None:
         from ale_py.vector_env import AtariVectorEnv
 
-        threads = arguments["num_threads"] or _cpus()
+        threads = arguments["num_threads"] or cpus()
         envs: Any = AtariVectorEnv(
             game,
             num_envs,
@@ -182,10 +181,3 @@ class _Vector:
     ) -> TimeStep:
         # Without its axis of one frame.
         return time_step(obs[:, 0], reward, terminated, truncated, first, np.dtype(np.uint8))
-
-
-def _cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

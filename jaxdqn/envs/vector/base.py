@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -57,3 +58,10 @@ def time_step(
         *(np.array(flags, bool) for flags in (terminated, truncated, first)),
     )
     return TimeStep(*leaves)
+
+
+def cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -29,6 +29,10 @@ def host_environment(
         return gymnasium_environment(identity, arguments, processes=processes)
     if processes:
         reject("env_processes", True, f"left out with env={name!r}, which steps in threads")
+    if suite == "envpool":
+        from jaxdqn.envs.vector.envpool import envpool_environment
+
+        return envpool_environment(identity, arguments)
     from jaxdqn.envs.vector.atari import atari_environment
 
     return atari_environment(identity, arguments)

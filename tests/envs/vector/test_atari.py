@@ -1,7 +1,6 @@
 """Atari games: the rows, lives and frame stacks of ALE's own vector environment."""
 
 import os
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -184,20 +183,6 @@ def test_what_cannot_be_made_is_one_line_that_names_it(game, arguments, message)
     with pytest.raises(ValueError, match=r"^env") as raised:
         host_environment(f"ale:{game}", arguments)
     assert str(raised.value) == message
-
-
-def test_without_ale_py_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(ValueError, match="ale-py, which is not installed") as raised:
-        host_environment("ale:pong", {})
-    assert str(raised.value).endswith('pip install "jaxdqn[host]"')
-
-
-def test_processes_are_rejected_since_games_step_in_threads():
-    with pytest.raises(
-        ValueError, match="env_processes=True: must be left out with env='ale:pong'"
-    ):
-        host_environment("ale:pong", {}, processes=True)
 
 
 def test_closing_ends_the_threads_of_the_games():
