@@ -136,7 +136,7 @@ class VectorEvaluator:
         returns = np.zeros(self._num_envs, np.float64)
         lengths = np.zeros(self._num_envs, np.int64)
         left = self._quotas.copy()
-        found: list[tuple[float, int, int]] = []
+        found: list[tuple[float, int, int, bool]] = []
         count = 0
         while left.any():
             count += 1
@@ -153,12 +153,13 @@ class VectorEvaluator:
             for index in np.flatnonzero(ends):
                 if left[index]:
                     left[index] -= 1
-                    found.append((returns[index], lengths[index], digests[index]))
+                    terminated = bool(timestep.terminated[index])
+                    found.append((returns[index], lengths[index], digests[index], terminated))
             returns[ends], lengths[ends] = 0.0, 0
         columns: Any = [
             np.array(column, dtype)
             for column, dtype in zip(
-                zip(*found, strict=True), (np.float32, np.int32, np.uint32), strict=True
+                zip(*found, strict=True), (np.float32, np.int32, np.uint32, bool), strict=True
             )
         ]
         return EvalInfo(*columns)

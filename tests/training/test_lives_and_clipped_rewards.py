@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from jaxdqn.envs.vector import HostEnvironment
+from jaxdqn.monitoring.records import evaluation_record
 from jaxdqn.replay import make_uniform
+from jaxdqn.training.evaluation import make_evaluator
+from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_evaluation import make_vector_evaluator
 from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
@@ -95,3 +98,19 @@ def test_evaluations_use_the_environments_that_are_made_for_them():
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.agent.params)
     evaluate = make_vector_evaluator(trainer.agent, environment, 3)
     np.testing.assert_array_equal(evaluate(params, jax.random.key(0)).lengths, 7)
+
+
+@pytest.mark.parametrize(("limit", "terminal_at", "share"), [(7, None, 0), (7, 2, 1), (1, 2, 0)])
+def test_evaluations_on_device_and_host_tell_terminations_from_time_limits(
+    limit, terminal_at, share
+):
+    environment = cycle([1.0, 0.5, 2.0, 0.0], limit=limit, terminal_at=terminal_at)
+    agent = make_trainer(tiny(), environment=environment).agent
+    hyper, obs = hyper_from(tiny()), np.zeros((1, 4), np.float32)
+    params = quick_jit(agent.init)(jax.random.key(0), obs, hyper=hyper).params
+    on_device = quick_jit(make_evaluator(agent, environment, 3))(params, jax.random.key(0))
+    host = make_vector_evaluator(agent, on_host(environment), 3)(params, jax.random.key(0))
+    for info in (on_device, host):
+        record = evaluation_record(info)
+        assert record["terminated_share"] == share
+        np.testing.assert_array_equal(info.lengths, terminal_at if share else limit)

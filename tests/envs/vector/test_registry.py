@@ -34,7 +34,5 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
 
 @pytest.mark.parametrize("name", ["ale:pong", "envpool:CartPole-v1"])
 def test_processes_are_rejected_where_the_environments_step_in_threads(name):
-    with pytest.raises(
-        ValueError, match=f"^env_processes=True: must .* env='{name}'"
-    ):
+    with pytest.raises(ValueError, match=f"^env_processes=True: must .* env='{name}'"):
         host_environment(name, {}, processes=True)
