@@ -48,7 +48,31 @@ HOST_TASKS: dict[str, Config] = {
         warmup_rows=50_000,
         eval_epsilon=0.05,
     ),
+    # A crash costs the rest of the episode only, so the discount must make the future count.
+    "driving": Config(
+        env="envpool:HighwayFast-v0",
+        double=True,
+        dueling=True,
+        layer_norm=True,
+        total_rows=300_000,
+        num_envs=16,
+        batch_size=128,
+        gradient_steps=4,
+        gamma=0.95,
+        hidden_sizes=(256, 256),
+        learning_rate=5e-4,
+        learning_rate_schedule="linear",
+        target_period=200,
+        epsilon_end=0.02,
+        epsilon_decay_rows=20_000,
+        replay_capacity=160_000,
+        warmup_rows=1_600,
+        log_every=20_000,
+        eval_every=60_000,
+        eval_episodes=200,
+    ),
 }
+"""Preset of each task on the host."""
 
 # Settings of the authors (Gallici et al. 2024) for Atari, but for a fifth of their budget.
 PQN_ATARI: dict[str, Any] = {
