@@ -33,7 +33,7 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """Environment: its gymnax name, or gymnasium:ID for one of Gymnasium, on the host."""
+    """Environment: its gymnax name, or one on the host: gymnasium:ID, ale:GAME or envpool:ID."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
     max_steps_in_episode=50, or arguments of its constructor. --env-arg NAME=VALUE gives one, and
