@@ -1,5 +1,5 @@
 """Benchmarks of speed, memory and scaling, and comparisons with other libraries.
 
 Each is a command: ``python -m benchmarks.NAME``, for NAME one of throughput, startup, reliability,
-scaling, scaling.model, replay, resets, versus, techniques and held.
+scaling, scaling.model, replay, resets, versus, techniques, held and driving.
 """

@@ -54,6 +54,9 @@ class EnvSpec(NamedTuple):
     arguments: tuple[str, ...] = ()
     """Arguments that differ from the environment's defaults, as NAME=VALUE; empty if it reports
     none."""
+    terminates_within_episodes: bool = False
+    """True if ``terminated`` may be set within an episode, as at the loss of a life: it cuts the
+    bootstrap, but no reset follows. An episode then ends where the next one begins."""
 
 
 class TimeStep(NamedTuple):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from jaxdqn.config.config import Config
+from jaxdqn.config.host_envs import is_host_env
+from jaxdqn.config.presets import PRESETS
 from jaxdqn.envs import make_environment
 from jaxdqn.types import Environment, PyTree, Trainer, TrainState
 
@@ -49,6 +51,10 @@ def shared_programs(directory: Path) -> Iterator[None]:
     finally:
         for name, value in zip(names, before, strict=True):
             jax.config.update(name, value)
+
+
+DEVICE_PRESETS = {name: config for name, config in PRESETS.items() if not is_host_env(config.env)}
+"""Presets whose environments are on the device."""
 
 
 def tiny(**overrides: Any) -> Config:

@@ -127,7 +127,8 @@ def _play(
     kind = f"{epsilon:g}-greedy" if epsilon else "greedy"
     return record, (
         f"return {record['return_mean']:.2f} ± {error:.2f} (mean ± standard error of {episodes} "
-        f"{kind} episodes, {record['distinct_episodes']} of them distinct)"
+        f"{kind} episodes, {record['distinct_episodes']} of them distinct), "
+        f"{record['terminated_share']:.1%} of them terminated"
     )
 
 

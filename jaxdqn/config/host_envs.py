@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-HOST_SUITES = ("gymnasium",)
+HOST_SUITES = ("ale", "envpool", "gymnasium")
+
+
+def is_atari(env: object) -> bool:
+    """Return whether a name is that of an Atari game of ALE."""
+    return isinstance(env, str) and env.startswith("ale:")
 
 
 def is_host_env(name: str) -> bool:

@@ -34,7 +34,7 @@ class Options:
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
     """Environment: its gymnax name; SUITE:ID for one of navix, xminigrid, craftax, jumanji, pgx or
-    octax, on the device; or gymnasium:ID for one of Gymnasium, on the host."""
+    octax, on the device; or gymnasium:ID, ale:GAME or envpool:ID, on the host."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
     max_steps_in_episode=50, or arguments of its constructor or suite. --env-arg NAME=VALUE gives
@@ -114,6 +114,9 @@ class Options:
     """Rows in a minibatch."""
     accumulate: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
     """Minibatches whose gradients are averaged into one gradient step."""
+    clip_rewards: bool = option(False, group="Algorithm")
+    """Learn from rewards clipped to [-1, 1], the sign of whole numbers (Mnih et al. 2015). The
+    returns in all records are those of the rewards as paid."""
     gamma: float = option(0.99, group="Algorithm", between=(0, 1), sweepable=True, everyday=True)
     """Discount of one environment step."""
     n_step: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})

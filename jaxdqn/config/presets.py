@@ -9,6 +9,8 @@ from typing import Any
 
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.former_names import warn_of_former_names
+from jaxdqn.config.host_envs import is_atari
+from jaxdqn.config.host_presets import HOST_TASKS, PQN_ATARI
 from jaxdqn.config.protocols import PROTOCOLS, is_minatar, protocol_fields
 from jaxdqn.errors import known_name
 
@@ -147,6 +149,7 @@ TASKS: dict[str, Config] = {
         log_every=25_000,
         eval_every=100_000,
     ),
+    **HOST_TASKS,
 }
 """Preset of each task; docs/status.md has the measured results."""
 
@@ -254,6 +257,7 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "log_every": 81_920,
         "eval_every": 500_000,
     },
+    "Atari": PQN_ATARI,
 }
 
 # Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
@@ -287,8 +291,8 @@ of the paper (Bellemare et al. 2017), -10 to 10."""
 def for_task(algorithm: str, env: str) -> Config:
     """Return an algorithm with the settings of the preset of a task.
 
-    An environment without a preset gets the settings of Breakout if it is a MinAtar game, and the
-    defaults otherwise.
+    An environment without a preset gets the settings of Breakout if it is a MinAtar game, those of
+    Pong if it is an Atari game, and the defaults otherwise.
 
     Raises:
         ValueError: if the algorithm is unknown.
@@ -298,8 +302,11 @@ def for_task(algorithm: str, env: str) -> Config:
         raise ValueError(f"algorithm={algorithm!r}: must be {wanted}")
     if algorithm == "pqn":
         return _pqn(env)
-    by_env = {config.env: config for config in TASKS.values()} | {_CARTPOLE.env: _CARTPOLE}
-    base = by_env.get(env, by_env["Breakout-MinAtar"] if is_minatar(env) else Config())
+    by_env = {config.env: config for config in TASKS.values()}
+    by_env |= {config.env: config for config in (_CARTPOLE, TASKS["atari"])}
+    games = {"Breakout-MinAtar": is_minatar(env), TASKS["atari"].env: is_atari(env)}
+    default = next((by_env[name] for name, like in games.items() if like), Config())
+    base = by_env.get(env, default)
     if algorithm == "fast":
         return replace(base, env=env, **(_FAST if is_minatar(env) else {}))
     becomes_recurrent = algorithm == "recurrent" and base.recurrent == "none"
@@ -307,13 +314,15 @@ def for_task(algorithm: str, env: str) -> Config:
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
     if becomes_recurrent:
         # A batch counts sequences, which have several rows each.
-        values["batch_size"] = max(1, base.batch_size // 8)
+        values |= {"batch_size": max(1, base.batch_size // 8), "frame_stack": 1}
     return replace(base, **values, **_distribution(values.get("loss"), env))
 
 
 def _pqn(env: str) -> Config:
-    task = _PQN_TASKS["MinAtar" if is_minatar(env) else "CartPole-v1"]
-    if env not in _PQN_TASKS and not is_minatar(env):
+    games = {"MinAtar": is_minatar(env), "Atari": is_atari(env)}
+    game = next((name for name, like in games.items() if like), None)
+    task = _PQN_TASKS[game or "CartPole-v1"]
+    if env not in _PQN_TASKS and game is None:
         task = {**task, "solve_return": None, "stop_when": "never"}
     return Config(**{**_PQN, **task, "env": env})
 

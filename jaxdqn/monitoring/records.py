@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
@@ -88,6 +89,8 @@ def evaluation_record(info: EvalInfo) -> Record:
         "length_mean": float(lengths.mean()),
         "distinct_episodes": sum(distinct_episodes(info)),
     }
+    if np.size(info.terminated):
+        record["terminated_share"] = float(np.mean(info.terminated))
     if returns.ndim > 1:
         record["learners"] = mean_returns(info)
         record["learners_distinct_episodes"] = distinct_episodes(info)
@@ -101,7 +104,8 @@ def distinct_episodes(info: EvalInfo) -> list[int]:
     and rewards are. In a deterministic environment a greedy policy repeats the same episode from
     the same start, so that many episodes may be one, and their standard error means nothing.
     """
-    leaves = [np.atleast_2d(np.asarray(leaf)) for leaf in info]
+    compared = (info.returns, info.lengths, info.digests)
+    leaves = [np.atleast_2d(np.asarray(leaf)) for leaf in compared]
     return [len(set(zip(*(leaf[row].tolist() for leaf in leaves), strict=True)))
             for row in range(len(leaves[0]))]  # fmt: skip
 
@@ -119,7 +123,7 @@ def mean_returns(info: EvalInfo) -> list[float]:
 
 def select_learner(info: EvalInfo, learner: int) -> EvalInfo:
     """Return one learner's part, leaves [N], of an evaluation with leaves [P, N] or [N]."""
-    return EvalInfo(*(np.atleast_2d(np.asarray(leaf))[learner] for leaf in info))
+    return jax.tree.map(lambda leaf: np.atleast_2d(np.asarray(leaf))[learner], info)
 
 
 def mean_of_finite(values: Any) -> float:

@@ -11,6 +11,7 @@ import jax
 
 from jaxdqn import __version__
 from jaxdqn.config.config import Config
+from jaxdqn.envs.vector.atari_scores import human_normalized
 from jaxdqn.monitoring.records import learner_identity
 from jaxdqn.run.holding import stability
 from jaxdqn.run.progress import Progress
@@ -63,13 +64,16 @@ def results(
         "eval_return_std": last["return_std"],
         "eval_episodes": config.eval_episodes,
         "eval_epsilon": config.eval_epsilon,
+        "eval_terminated_share": last.get("terminated_share"),
         "eval_distinct_episodes": last.get("distinct_episodes"),
         "best_eval_return_mean": best["return_mean"],
         "best_eval_return_std": best["return_std"],
         "best_eval_rows": best["rows"],
         "best_fresh_return_mean": None if fresh is None else fresh["return_mean"],
+        "best_fresh_terminated_share": None if fresh is None else fresh.get("terminated_share"),
         "best_fresh_distinct_episodes": None if fresh is None else fresh["distinct_episodes"],
         "best_return_mean_at_epsilon": None if at_epsilon is None else at_epsilon["return_mean"],
+        **_human_normalized(config.env, progress, fresh),
         "solve_return": config.solve_return,
         "solved": None not in progress.solved_at,
         "seconds_to_solve": _last(progress.solved_at),
@@ -107,6 +111,18 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
         "last_learner": last["leader"],
         "learners": learners,
     }
+
+
+def _human_normalized(env: str, progress: Progress, fresh: Record | None) -> Record:
+    """Return the scores relative to those of a human; nothing unless that is known for the game."""
+    assert progress.last is not None
+    assert progress.best is not None
+    best = progress.best if fresh is None else fresh
+    last_score = human_normalized(env, progress.last["return_mean"])
+    best_score = human_normalized(env, best["return_mean"])
+    if last_score is None:
+        return {}
+    return {"human_normalized_score": last_score, "best_human_normalized_score": best_score}
 
 
 def _last(reached: Sequence[N | None]) -> N | None:

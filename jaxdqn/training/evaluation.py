@@ -13,7 +13,7 @@ from jaxdqn.agent.exploration import select_actions
 from jaxdqn.envs.autoreset import advance_of, select
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
 from jaxdqn.training.episode_digest import add_step, empty_digests
-from jaxdqn.types import Agent, Array, Environment, Exploration, Params, TimeStep
+from jaxdqn.types import Agent, Array, Environment, Exploration, Params, PyTree, TimeStep
 
 LONGEST_EPISODE = 108_000
 """Environment steps after which an episode without a time limit is cut: half an hour of a game
@@ -35,6 +35,9 @@ class EvalInfo(NamedTuple):
     """[N] int32, environment steps"""
     digests: Array
     """[N] uint32, of observations, actions and rewards; equal for equal episodes."""
+    terminated: PyTree = ()
+    """[N] bool, the episode ended in a terminal state and not at a time limit; empty if that is
+    not known."""
 
 
 class _PlayState(NamedTuple):
@@ -160,7 +163,12 @@ def _begin(
         frames=initial_frames(timestep.obs, frame_stack),
         carry=agent.initial_carry(episodes),
         running=jnp.ones(episodes, bool),
-        info=EvalInfo(jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), empty_digests(episodes)),
+        info=EvalInfo(
+            returns=jnp.zeros(episodes),
+            lengths=jnp.zeros(episodes, jnp.int32),
+            digests=empty_digests(episodes),
+            terminated=jnp.zeros(episodes, bool),
+        ),
     )
 
 
@@ -204,6 +212,7 @@ def _advance(
                 add_step(info.digests, state.timestep.obs, actions, timestep.reward),
                 info.digests,
             ),
+            terminated=info.terminated | (running & timestep.terminated),
         ),
     )
 

@@ -107,7 +107,7 @@ def make_learner(
         init=partial(_init, parts),
         act=partial(_act, parts, exploration_of),
         recall=partial(_recall, parts, exploration_of),
-        observe=_observe,
+        observe=partial(_observe, parts),
         remember=partial(_remember, parts),
         learn=partial(_learn, parts, make_learn(config, agent, learning, collectives)),
         empty_replay=partial(_empty_replay, parts),
@@ -231,7 +231,7 @@ def _decision(
 
 
 def _observe(
-    actor: ActorState, decision: Decision, env_state: PyTree, timestep: TimeStep
+    parts: _Parts, actor: ActorState, decision: Decision, env_state: PyTree, timestep: TimeStep
 ) -> tuple[ActorState, Row, Metrics]:
     row = Row(
         obs=decision.obs,
@@ -242,10 +242,20 @@ def _observe(
         truncated=timestep.truncated,
         extras=decision.extras,
     )
-    episode, metrics = count_step(actor.episode, row, ~timestep.first, decision.exploration)
+    ends = episode_ends(parts.spec, timestep)
+    episode, metrics = count_step(actor.episode, row, ~timestep.first, ends, decision.exploration)
+    if parts.config.clip_rewards:  # for learning; the episode statistics have the reward as paid
+        row = row._replace(reward=jnp.clip(row.reward, -1.0, 1.0))
     frames = push_frame(actor.frames, timestep.obs, timestep.first)
     actor = ActorState(env_state, timestep, frames, decision.carry, episode, decision.actions)
     return actor, row, metrics
+
+
+def episode_ends(spec: EnvSpec, timestep: TimeStep) -> Array:
+    """Return where an episode ends with a vector step, or has ended with the one before, [E]."""
+    if spec.terminates_within_episodes:
+        return timestep.first
+    return timestep.terminated | timestep.truncated
 
 
 def _remember(parts: _Parts, state: TrainState, rows: Row, actor: ActorState) -> TrainState:

@@ -57,18 +57,19 @@ def step_episode(
     episode: EpisodeStats, reward: Array, ends: Array, stepped: Array
 ) -> tuple[EpisodeStats, EpisodeStats]:
     """Return the episode statistics that include a vector step, and those after it, which are zero
-    where the episode ends. Arguments as in ``count_step``, [E]."""
+    where the episode ends or is reset. Arguments as in ``count_step``, [E]."""
+    episode_return = episode.episode_return + jnp.where(stepped, reward, 0.0)
+    episode_length = episode.episode_length + stepped.astype(jnp.int32)
     # A reset may come without an end, as of a simulator that is restarted.
-    episode_return = jnp.where(stepped, episode.episode_return + reward, 0.0)
-    episode_length = jnp.where(stepped, episode.episode_length + 1, 0)
+    over = ends | ~stepped
     return EpisodeStats(episode_return, episode_length), EpisodeStats(
-        episode_return=jnp.where(ends, 0.0, episode_return),
-        episode_length=jnp.where(ends, 0, episode_length),
+        episode_return=jnp.where(over, 0.0, episode_return),
+        episode_length=jnp.where(over, 0, episode_length),
     )
 
 
 def count_step(
-    episode: EpisodeStats, row: Row, stepped: Array, exploration: Exploration
+    episode: EpisodeStats, row: Row, stepped: Array, ends: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:
     """Update the episode statistics and count the metrics of one vector step.
 
@@ -76,9 +77,10 @@ def count_step(
       episode: before the step.
       row: of the step, leaves [E, ...].
       stepped: ``[E]`` bool, false for resets.
+      ends: ``[E]`` bool, true where the episode ends with this step, or has ended with the one
+        before.
       exploration: exploration parameters of the step.
     """
-    ends = row.terminated | row.truncated
     (episode_return, episode_length), after = step_episode(episode, row.reward, ends, stepped)
     zero = jnp.float32(0)
     metrics = Metrics(

@@ -23,8 +23,8 @@ class EvaluationStopped(Exception):
     """A stop was requested during an evaluation, which has no result."""
 
 
-_Episode = tuple[float, int, int]
-"""Return, length and digest"""
+_Episode = tuple[float, int, int, bool]
+"""Return, length, digest, and whether it terminated"""
 
 
 class PlayState(NamedTuple):
@@ -152,7 +152,7 @@ class VectorEvaluator:
         columns: list[Any] = [
             np.array(column, dtype)
             for column, dtype in zip(
-                zip(*found, strict=True), (np.float32, np.int32, np.uint32), strict=True
+                zip(*found, strict=True), (np.float32, np.int32, np.uint32, bool), strict=True
             )
         ]
         return EvalInfo(*columns)
@@ -175,7 +175,7 @@ class VectorEvaluator:
     ) -> list[_Episode]:
         """Reset the environments, and play ``left`` [n] episodes in each."""
         if self._envs is None:
-            self._envs = CheckedEnvironments(self._environment, self._num_envs)
+            self._envs = CheckedEnvironments(self._environment.to_evaluate(), self._num_envs)
         timestep = self._envs.reset(seed_of(key))
         play = self._programs.begin(params, key, timestep, epsilon)
         returns = np.zeros(self._num_envs, np.float64)
@@ -196,7 +196,8 @@ class VectorEvaluator:
             digests = np.asarray(play.digests)
             for index in np.flatnonzero(ends & (left > 0)):
                 left[index] -= 1
-                found.append((returns[index], lengths[index], digests[index]))
+                terminated = bool(timestep.terminated[index])
+                found.append((returns[index], lengths[index], digests[index], terminated))
             returns[ends], lengths[ends] = 0.0, 0
         return found
 

@@ -15,7 +15,7 @@ from jaxdqn.envs.vector.base import HostEnvironment, time_step
 from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import split_named, start_keys
-from jaxdqn.training.learner import Decision, Learner
+from jaxdqn.training.learner import Decision, Learner, episode_ends
 from jaxdqn.training.metrics import (
     add_metrics,
     all_reduce_metrics,
@@ -157,7 +157,7 @@ class VectorFunctions(NamedTuple):
         frames = push_frame(acting.frames, timestep.obs, timestep.first)
         episode = acting.episode
         if self.extras:
-            ends = timestep.terminated | timestep.truncated
+            ends = episode_ends(self.environment.spec, timestep)
             _, episode = step_episode(episode, timestep.reward, ends, ~timestep.first)
         actor = ActorState((), timestep, frames, acting.carry, episode, acting.action)
         k = acting.step % self.config.rollout_length

@@ -14,7 +14,6 @@ import pytest
 
 from jaxdqn.cli import replay as export
 from jaxdqn.config.config import replace
-from jaxdqn.config.presets import PRESETS
 from jaxdqn.export.policy import load_policy
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.replay.export import read_rows
@@ -36,37 +35,40 @@ from tests.storage.runs import (
     shrunk,
     without_clocks,
 )
-from tests.toys import noisy
+from tests.toys import DEVICE_PRESETS, noisy
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-CASES = {name: (config, {}) for name, config in PRESETS.items()} | {
-    "cartpole, two devices": (PRESETS["cartpole"], {"devices": 2}),
+CASES = {name: (config, {}) for name, config in DEVICE_PRESETS.items()} | {
+    "cartpole, two devices": (DEVICE_PRESETS["cartpole"], {"devices": 2}),
     "cartpole, boltzmann and stacks": (
-        PRESETS["cartpole"],
+        DEVICE_PRESETS["cartpole"],
         {"exploration": "boltzmann", "frame_stack": 3, "rollout_length": 2, "gradient_steps": 2},
     ),
-    "cartpole, prioritised": (PRESETS["cartpole"], {"replay": "prioritized"}),
+    "cartpole, prioritised": (DEVICE_PRESETS["cartpole"], {"replay": "prioritized"}),
     "cartpole, prioritised, two devices": (
-        PRESETS["cartpole"],
+        DEVICE_PRESETS["cartpole"],
         {"replay": "prioritized", "devices": 2, "priority_exponent": 0.5},
     ),
-    "cartpole, deterministic": (PRESETS["cartpole"], {"devices": 2, "deterministic": True}),
-    "cartpole, pmap": (PRESETS["cartpole"], {"devices": 2, "mapping": "pmap"}),
+    "cartpole, deterministic": (DEVICE_PRESETS["cartpole"], {"devices": 2, "deterministic": True}),
+    "cartpole, pmap": (DEVICE_PRESETS["cartpole"], {"devices": 2, "mapping": "pmap"}),
     "cartpole, model mesh": (
-        PRESETS["cartpole"],
+        DEVICE_PRESETS["cartpole"],
         {"devices": 4, "model_devices": 2, "hidden_sizes": (512, 512)},
     ),
-    "cartpole, int8": (PRESETS["cartpole"], {"devices": 2, "compression": "int8"}),
-    "cartpole, top-k": (PRESETS["cartpole"], {"devices": 2, "compression": "top_k"}),
+    "cartpole, int8": (DEVICE_PRESETS["cartpole"], {"devices": 2, "compression": "int8"}),
+    "cartpole, top-k": (DEVICE_PRESETS["cartpole"], {"devices": 2, "compression": "top_k"}),
     "cartpole, averaging": (
-        PRESETS["cartpole"],
+        DEVICE_PRESETS["cartpole"],
         {"devices": 2, "average_every": 2, "target_period": 6},
     ),
-    "cartpole, population by map": (PRESETS["cartpole"], {"num_seeds": 2, "population": "map"}),
+    "cartpole, population by map": (
+        DEVICE_PRESETS["cartpole"],
+        {"num_seeds": 2, "population": "map"},
+    ),
     "cartpole, population by vmap over devices": (
-        PRESETS["cartpole"],
+        DEVICE_PRESETS["cartpole"],
         {"sweep": ("gamma=0.9,0.99",), "num_seeds": 2, "devices": 2, "population": "vmap"},
     ),
 }

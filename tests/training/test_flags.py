@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdqn.config.presets import PRESETS
 from jaxdqn.run.runner import run
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from tests.storage.runs import shrunk
-from tests.toys import noisy, quick_jit, quick_runs, tiny
+from tests.toys import DEVICE_PRESETS, noisy, quick_jit, quick_runs, tiny
 
 WIDE = ("float64", "int64", "uint64")
 
@@ -19,11 +18,14 @@ FAST = ("cartpole", "breakout", "iqn", "rainbow", "recurrent", "pqn")
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in DEVICE_PRESETS
+    ],
 )
 def test_every_preset_keeps_32_bits_under_x64(name):
     with jax.enable_x64(True):
-        trainer = make_trainer(shrunk(PRESETS[name]))
+        trainer = make_trainer(shrunk(DEVICE_PRESETS[name]))
         state = jax.eval_shape(trainer.init, jax.random.key(0))
         leaves = jax.tree_util.tree_leaves_with_path((state, jax.eval_shape(trainer.step, state)))
     names = [jax.tree_util.keystr(path) for path, leaf in leaves if str(leaf.dtype) in WIDE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -44,6 +45,13 @@ class HostEnvironment(NamedTuple):
     """``make(E) -> VectorEnvironment``"""
     most_eval_envs: int = 32
     """Greatest number of environments in an evaluation; with more episodes, each plays several."""
+    make_to_evaluate: Callable[[int], VectorEnvironment] | None = None
+    """As ``make``, for evaluations, which need whole episodes: ``terminated`` ends one. None if
+    that is so in training too."""
+
+    def to_evaluate(self) -> HostEnvironment:
+        """Return the environment as evaluations use it."""
+        return self if self.make_to_evaluate is None else self._replace(make=self.make_to_evaluate)
 
 
 def time_step(
@@ -56,3 +64,10 @@ def time_step(
         *(np.array(flags, bool) for flags in (terminated, truncated, first)),
     )
     return TimeStep(*leaves)
+
+
+def cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

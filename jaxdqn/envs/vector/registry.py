@@ -1,4 +1,4 @@
-"""Names of environments on the host: ``SUITE:ID``, such as ``gymnasium:LunarLander-v3``."""
+"""Names of environments on the host: ``SUITE:ID``, such as ``ale:pong``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.errors import reject
 
 
 def host_environment(
@@ -21,6 +22,17 @@ def host_environment(
     Raises:
       ValueError: if the id or an argument is unknown, or the spaces are not supported.
     """
-    from jaxdqn.envs.vector.gymnasium import gymnasium_environment
+    suite, _, identity = name.partition(":")
+    if suite == "gymnasium":
+        from jaxdqn.envs.vector.gymnasium import gymnasium_environment
 
-    return gymnasium_environment(name.partition(":")[2], arguments, processes=processes)
+        return gymnasium_environment(identity, arguments, processes=processes)
+    if processes:
+        reject("env_processes", True, f"left out with env={name!r}, which steps in threads")
+    if suite == "envpool":
+        from jaxdqn.envs.vector.envpool import envpool_environment
+
+        return envpool_environment(identity, arguments)
+    from jaxdqn.envs.vector.atari import atari_environment
+
+    return atari_environment(identity, arguments)

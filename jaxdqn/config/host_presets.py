@@ -1,0 +1,93 @@
+"""Presets of environments on the host. Imports no JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxdqn.config.config import Config, replace
+
+# Settings of Dopamine's DQN (Castro et al. 2018, and its JAX version for Adam), which has the
+# protocol of Machado et al. 2018. Sixteen games step together; one gradient step for four rows.
+_ATARI = Config(
+    env="ale:pong",
+    clip_rewards=True,
+    frame_stack=4,
+    network="nature",
+    total_rows=50_000_000,
+    num_envs=16,
+    replay_ratio=8.0,
+    batch_size=32,
+    learning_rate=6.25e-5,
+    optimizer_epsilon=1.5e-4,
+    target_period=2_000,
+    epsilon_end=0.01,
+    epsilon_decay_rows=250_000,
+    replay_capacity=1_000_000,
+    warmup_rows=20_000,
+    log_every=50_000,
+    eval_every=1_000_000,
+    eval_episodes=20,
+    eval_epsilon=0.001,
+)
+
+HOST_TASKS: dict[str, Config] = {
+    "atari": _ATARI,
+    # Mnih et al. 2015, extended data table 1. The published epsilon of RMSProp, 0.01, is for a
+    # gradient summed over the minibatch; here it is averaged.
+    "atari-classic": replace(
+        _ATARI,
+        env_args=("protocol=classic",),
+        optimizer="rmsprop",
+        rmsprop_centered=True,
+        rmsprop_decay=0.95,
+        optimizer_epsilon=0.01 / 32**2,
+        learning_rate=2.5e-4,
+        target_period=10_000,
+        epsilon_end=0.1,
+        epsilon_decay_rows=1_000_000,
+        warmup_rows=50_000,
+        eval_epsilon=0.05,
+    ),
+    # A crash costs the rest of the episode only, so the discount must make the future count.
+    "driving": Config(
+        env="envpool:HighwayFast-v0",
+        double=True,
+        dueling=True,
+        layer_norm=True,
+        total_rows=300_000,
+        num_envs=16,
+        batch_size=64,
+        gradient_steps=4,
+        replay="prioritized",
+        gamma=0.95,
+        hidden_sizes=(256, 256),
+        learning_rate=5e-4,
+        learning_rate_schedule="linear",
+        target_period=200,
+        epsilon_decay_rows=20_000,
+        replay_capacity=160_000,
+        warmup_rows=1_600,
+        log_every=20_000,
+        eval_every=60_000,
+        eval_episodes=200,
+    ),
+}
+"""Preset of each task on the host."""
+
+# Settings of the authors (Gallici et al. 2024) for Atari, but for a fifth of their budget.
+PQN_ATARI: dict[str, Any] = {
+    "clip_rewards": True,
+    "frame_stack": 4,
+    "num_envs": 128,
+    "rollout_length": 32,
+    "minibatches": 32,
+    "epochs": 2,
+    "trace_decay": 0.65,
+    "learning_rate": 2.5e-4,
+    "total_rows": 10_000_000,
+    "epsilon_end": 0.001,
+    "epsilon_decay_rows": 1_000_000,
+    "log_every": 81_920,
+    "eval_every": 1_000_000,
+    "eval_episodes": 20,
+}

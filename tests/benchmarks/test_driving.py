@@ -1,0 +1,44 @@
+"""Benchmark of driving policies against constant actions."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks import driving
+from jaxdqn.envs.vector import HostEnvironment, host_environment
+from tests.toys import cycle
+from tests.training.test_vector_trainer import OnHost
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 999])
+def test_intervals_are_those_of_student(degrees):
+    assert driving.student_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
+    values = np.linspace(0, 1, degrees + 1)
+    low, high = stats.t.interval(0.95, degrees, values.mean(), stats.sem(values))
+    assert driving.mean_and_interval(values) == f"0.50 ± {(high - low) / 2:.2f}"
+
+
+def test_a_constant_action_is_judged_by_whole_episodes_of_every_environment():
+    environment = cycle([1.0, 2.0, 4.0, 8.0], limit=9, terminal_at=3)
+    host = HostEnvironment(environment.spec, lambda num_envs: OnHost(environment, num_envs))
+    returns, crashes = driving.judge_action(host, 40, 0)
+    assert len(returns) == 64  # two of each of 32 environments
+    np.testing.assert_array_equal(returns, 1 + 2 + 4)
+    assert crashes.all()
+    assert driving.measured(returns, crashes) == ("7.00 ± 0.00", "0.0%")
+
+
+def test_slower_is_the_best_constant_action_and_faster_crashes():
+    pytest.importorskip("envpool")
+    host = host_environment("envpool:HighwayFast-v0", {})
+    slower, faster = (driving.judge_action(host, 96, action) for action in (4, 3))
+    assert driving.best_action(host, 96) == driving.ACTIONS.index("SLOWER")
+    assert slower[0].mean() == pytest.approx(21, abs=0.7)
+    assert slower[1].mean() < 0.1
+    assert faster[1].mean() > 0.9
+
+
+@pytest.mark.parametrize("option", ["seeds", "episodes", "original"])
+def test_an_invalid_count_is_named(option, capsys):
+    assert driving.main([f"--{option}", "-1"]) == 2
+    assert f"{option}=-1: must be at least" in capsys.readouterr().err

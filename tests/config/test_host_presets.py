@@ -1,0 +1,32 @@
+"""Presets of environments on the host."""
+
+import pytest
+
+from jaxdqn.config.presets import ALGORITHMS, preset
+
+
+def test_atari_has_the_schedule_of_dopamine_in_gradient_steps():
+    config = preset("atari")
+    assert (config.env, config.env_args) == ("ale:pong", ())
+    # One gradient step of 32 rows for four rows, and 8,000 rows between target networks.
+    assert config.gradient_steps_per_iteration / config.rows_per_iteration == 1 / 4
+    assert config.target_period * 4 == 8_000
+    assert config.total_rows * 4 == 200_000_000  # frames
+
+
+def test_atari_classic_differs_by_its_protocol_and_optimiser():
+    config, optimiser = preset("atari-classic"), ALGORITHMS["dqn-2015"]
+    assert config.env_args == ("protocol=classic",)
+    for name, value in optimiser.items():
+        assert getattr(config, name) == value, name
+    same = ("frame_stack", "clip_rewards", "replay_capacity", "gamma", "num_envs", "total_rows")
+    for name in same:
+        assert getattr(config, name) == getattr(preset("atari"), name), name
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_has_the_observations_and_rewards_of_atari(name):
+    config = preset(name, env="ale:breakout")
+    assert config.clip_rewards
+    assert config.frame_stack == (1 if name == "recurrent" else 4)
+    assert not preset(name).clip_rewards
