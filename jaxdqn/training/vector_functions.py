@@ -241,4 +241,5 @@ def zero_time_step(config: Config, environment: HostEnvironment) -> TimeStep:
     spec, num_envs = environment.spec, config.num_envs
     no = np.zeros(num_envs, bool)
     obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
-    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)
+    legal = np.ones((num_envs, spec.num_actions), bool) if spec.masked else None
+    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype, legal)
