@@ -72,7 +72,8 @@ def test_a_mask_takes_a_bit_for_each_action_and_nothing_without_one():
     replay = make_uniform(**SIZES)
     example = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows_at(0))
     masked, plain = (
-        tree_bytes(jax.eval_shape(replay.init, row)) for row in (example, example._replace(legal=()))
+        tree_bytes(jax.eval_shape(replay.init, row))
+        for row in (example, example._replace(legal=()))
     )
     assert masked - plain == ENVS * SLOTS * 2  # eleven bits are two bytes
 
