@@ -115,7 +115,7 @@ MAPPINGS = {
     "population in turn": {"num_seeds": 2, "population": "map"},
     "pmap": {"devices": 2},
     "shard_map": {"devices": 2, "mapping": "shard_map"},
-    "data and model": {"devices": 4, "model_devices": 2},
+    "data and model": {"devices": 4, "model_devices": 2, "hidden_sizes": (64, 512)},
     "averaged": {"devices": 2, "average_every": 2},
 }
 FAST_MAPPINGS = ("population",)
