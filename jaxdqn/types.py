@@ -57,6 +57,8 @@ class EnvSpec(NamedTuple):
     terminates_within_episodes: bool = False
     """True if ``terminated`` may be set within an episode, as at the loss of a life: it cuts the
     bootstrap, but no reset follows. An episode then ends where the next one begins."""
+    masked: bool = False
+    """True if time steps have a mask of legal actions."""
 
 
 class TimeStep(NamedTuple):
@@ -76,6 +78,9 @@ class TimeStep(NamedTuple):
     """[] bool, the episode ended otherwise, as by a time limit: bootstrap from ``obs``."""
     first: Array
     """[] bool, ``obs`` is the first observation of an episode."""
+    legal: PyTree = ()
+    """[A] bool, the legal actions at ``obs``; empty if every action is legal. Where an episode ends
+    there may be none."""
 
 
 class Environment(NamedTuple):
@@ -119,6 +124,8 @@ class Row(NamedTuple):
     """[...] bool, the action ended the episode otherwise; used for statistics only."""
     extras: PyTree = ()
     """[...] any pytree (such as a recurrent carry or a behaviour probability), empty by default"""
+    legal: PyTree = ()
+    """[..., A] bool, the legal actions at ``obs``; empty if every action is legal"""
 
 
 class Batch(NamedTuple):
@@ -136,6 +143,10 @@ class Batch(NamedTuple):
     """[B, O] or [B, O, S], the bootstrap observation; empty if ``r_t`` is already the target."""
     extras_tm1: PyTree = ()
     """[B, ...], extras of the start row"""
+    legal_tm1: PyTree = ()
+    """[B, A] bool, the legal actions at ``obs_tm1``; empty if every action is legal"""
+    legal_t: PyTree = ()
+    """[B, A] bool, the legal actions at ``obs_t``; empty if every action is legal"""
 
 
 class SampleInfo(NamedTuple):
@@ -245,6 +256,8 @@ class Exploration(NamedTuple):
     """[E] float32, probability of repeating the previous action; empty if actions never repeat."""
     previous: PyTree = ()
     """[E] int32, the previous action; empty if ``repeat`` is."""
+    legal: PyTree = ()
+    """[E, A] bool, the legal actions; empty if every action is legal."""
 
 
 Explore = Callable[[Array, Array, Exploration], tuple[Array, Array]]
@@ -252,7 +265,9 @@ Explore = Callable[[Array, Array, Exploration], tuple[Array, Array]]
 
 It consumes ``key``. The actions are int32 and their probabilities under the behaviour policy
 float32. Epsilon is 1 during the warm-up, which should act at random. Repeating previous actions is
-its own task, if ``exploration.repeat`` is not empty.
+its own task, if ``exploration.repeat`` is not empty. If ``exploration.legal`` is not empty, only
+actions that are true there may be chosen; ``q`` of the others is ``jaxdqn.losses.ILLEGAL``. A run
+that takes another ends with an error.
 """
 
 
@@ -260,7 +275,7 @@ class ActInfo(NamedTuple):
     """Diagnostics of ``act``."""
 
     q: Array
-    """[E, A] float32"""
+    """[E, A] float32, ``jaxdqn.losses.ILLEGAL`` for illegal actions"""
     behaviour_prob: Array
     """[E] float32, probability of the chosen action under the behaviour policy"""
 
@@ -297,8 +312,9 @@ class Agent(NamedTuple):
     init: Callable[..., AgentState]
     """``init(key, obs[B, O], *, hyper) -> AgentState``"""
     act: Callable[..., tuple[Array, PyTree, ActInfo]]
-    """``act(key, params, carry, obs[E, O], first[E], exploration) -> (actions[E], carry, info)``.
-    With ``exploration=None`` the actions are greedy, without noise, and the key is not used."""
+    """``act(key, params, carry, obs[E, O], first[E], exploration, legal=()) -> (actions[E], carry,
+    info)``. With ``exploration=None`` the actions are greedy, without noise, and the key is not
+    used. ``legal`` is [E, A] bool, and passed only if the environment masks actions."""
     learn: Callable[..., tuple[AgentState, LearnInfo]]
     """``learn(key, state, batch, weights[B], *, hyper) -> (state, info)``: one gradient step"""
     initial_carry: Callable[[int], PyTree]
@@ -443,6 +459,9 @@ class Metrics(NamedTuple):
     """float32, mean over environments"""
     extra: dict[str, Array]
     """float32, mean over gradient steps of each custom metric, by name; see ``BatchLoss``."""
+    illegal: PyTree = ()
+    """int32, environment steps whose action the mask forbids, which ends the run; empty without
+    masks."""
 
 
 SUMMED_METRICS = (
@@ -456,6 +475,7 @@ SUMMED_METRICS = (
     "lost",
     "averagings",
     "gap_sum",
+    "illegal",
 )
 """Fields of ``Metrics`` that are added up over iterations."""
 

@@ -155,3 +155,40 @@ def rows_of(state: TrainState) -> tuple[Any, ...]:
     stored = jax.tree.map(lambda leaf: np.asarray(leaf[:size]), state.replay.storage)
     first, terminated, truncated = ((stored.flags & bit) > 0 for bit in (1, 2, 4))
     return first, terminated | truncated, stored.action, stored.reward, stored.obs
+
+
+POISON = 1000.0
+"""Reward of an illegal action in ``masked``, more than anything else pays."""
+
+
+@cache
+def masked(*, num_actions: int = 3, limit: int = 6, mask: bool = True) -> Environment:
+    """Return an environment of random observations, masks and ends.
+
+    It is ``noisy`` with a mask that is drawn at every step, and has no legal action in a terminal
+    state. An illegal action pays ``POISON``; without ``mask`` the environment does not say which.
+    """
+
+    def draw(key: jax.Array) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+        bits = jax.random.bits(key, (5 + num_actions,), jnp.uint8).astype(jnp.int32)
+        always = jnp.arange(num_actions, dtype=jnp.int32) == bits[4] % num_actions
+        allowed = (bits[5:] < 100) | always
+        obs = (bits[:2] % 9 + 1).astype(jnp.float32)
+        ends = bits[3] < 40
+        return (allowed, ends), obs, bits[2].astype(jnp.float32) / 64 - 2, ends
+
+    def reset(key: jax.Array) -> tuple[Any, jax.Array]:
+        (allowed, _), obs, _, _ = draw(key)
+        return (allowed, jnp.bool_(False)), obs
+
+    def step(key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, ...]:
+        after, obs, reward, ends = draw(key)
+        return after, obs, jnp.where(state[0][action], reward, POISON), ends
+
+    def legal(state: Any) -> jax.Array:
+        return state[0] & ~state[1]
+
+    return make_environment(
+        reset, step, name="masked", num_actions=num_actions, max_episode_steps=limit,
+        legal=legal if mask else None,
+    )  # fmt: skip

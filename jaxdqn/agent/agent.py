@@ -15,6 +15,7 @@ from jaxdqn.agent.sequence_loss import Sequences, make_sequence_loss
 from jaxdqn.agent.target_update import periodic_update, polyak_update
 from jaxdqn.agent.transition_loss import make_transition_loss
 from jaxdqn.config.loss_registry import LOSSES
+from jaxdqn.losses import is_masked, legal_values
 from jaxdqn.tree import global_norm
 from jaxdqn.types import (
     ActInfo,
@@ -51,6 +52,7 @@ def make_agent(
     polyak: bool = False,
     sequences: Sequences | None = None,
     rescale: bool = False,
+    masked: bool = False,
 ) -> Agent:
     """Make a DQN agent (Mnih et al. 2015) from its parts.
 
@@ -74,6 +76,7 @@ def make_agent(
       sequences: for a recurrent network: ``learn`` takes rows [B, L, ...], with the carry before
         the first row as ``extras`` [B, ...], instead of a ``Batch``.
       rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
+      masked: reject batches without masks of legal actions, over which targets are computed.
 
     Raises:
       ValueError: naming the argument, its value and the valid values.
@@ -88,6 +91,7 @@ def make_agent(
         polyak=polyak,
         sequences=sequences,
         rescale=rescale,
+        masked=masked,
     )
     _check_options(options)
 
@@ -122,6 +126,7 @@ class _Options(NamedTuple):
     polyak: bool
     sequences: Sequences | None
     rescale: bool
+    masked: bool
 
 
 def _check_options(options: _Options) -> None:
@@ -181,17 +186,20 @@ def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array,
         obs: Array,
         first: Array,
         exploration: Exploration | None,
+        legal: PyTree = (),
     ) -> tuple[Array, PyTree, ActInfo]:
         if exploration is None:
             output, carry = network.apply(params, None, carry, obs, first)
-            actions = jnp.argmax(output.q_values, axis=-1).astype(jnp.int32)
-            return actions, carry, ActInfo(output.q_values, jnp.ones(actions.shape, jnp.float32))
+            q = legal_values(output.q_values, legal)
+            actions = jnp.argmax(q, axis=-1).astype(jnp.int32)
+            return actions, carry, ActInfo(q, jnp.ones(actions.shape, jnp.float32))
         key_network, key_action, key_repeat = jax.random.split(key, 3)
         if network.noisy:
             output, carry = _apply_per_env(network, params, key_network, carry, obs, first)
         else:
             output, carry = network.apply(params, key_network, carry, obs, first)
-        q = output.q_values
+        q = legal_values(output.q_values, legal)
+        exploration = exploration._replace(legal=legal)
         if callable(options.exploration):
             actions, prob = _checked(*options.exploration(key_action, q, exploration), q)
             return actions, carry, ActInfo(q=q, behaviour_prob=prob)
@@ -274,10 +282,14 @@ def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[P
             rescale=options.rescale,
         )
     compute = jax.value_and_grad(loss_and_info, has_aux=True)
+    needs_masks = options.masked and options.bootstrap != "none" and not callable(options.loss)
 
     def gradient(
         key: Array, state: AgentState, batch: Batch, weights: Array, hyper: Hyper
     ) -> tuple[Params, _LossInfo]:
+        if needs_masks:
+            _check_masks(batch)
+
         def of_minibatch(key: Array, batch: Batch, weights: Array) -> tuple[Params, _LossInfo]:
             (loss, info), grads = compute(
                 state.params, key, state.target_params, batch, weights, hyper
@@ -289,6 +301,17 @@ def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[P
         return _accumulate(of_minibatch, options.accumulate, key, batch, weights, state.params)
 
     return gradient
+
+
+def _check_masks(batch: Any) -> None:
+    """Check that a batch, or a ``Row`` of sequences, has the masks that targets need."""
+    names = ("legal_tm1", "legal_t") if isinstance(batch, Batch) else ("legal",)
+    for name in names:
+        if not is_masked(getattr(batch, name)):
+            raise ValueError(
+                f"{name}: must be in the batches of your replay or learning, as {name} of "
+                f"{type(batch).__name__}, with an environment that masks actions"
+            )
 
 
 _LossInfo = tuple[Array, Array, Array, dict[str, Array]]

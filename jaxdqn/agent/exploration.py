@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.types import Array, Exploration
+from jaxdqn.losses.legal import is_masked, legal_values, some_legal
+from jaxdqn.types import Array, Exploration, PyTree
 
 
 def epsilon_schedule(
@@ -56,7 +57,8 @@ def select_actions(
 
     With probability ``epsilon`` the action is uniformly random. Otherwise it is
     the greedy one (the first of equal ones), or for ``boltzmann`` it is drawn from
-    ``softmax(q / temperature)``.
+    ``softmax(q / temperature)``. With a mask, uniform, greedy and softmax are over the legal
+    actions. An environment without a legal action has no valid action; any is returned.
 
     One random 32-bit word per environment decides both whether to explore and which
     action to take. In a scan on CPU, E=10: 1.0 us against 2.4 with two words; E=1024:
@@ -66,44 +68,48 @@ def select_actions(
       kind: epsilon_greedy or boltzmann.
       key: is consumed.
       q: ``[E, A]`` float32
-      exploration: ``epsilon`` [E], and ``temperature`` [] for boltzmann.
+      exploration: ``epsilon`` [E], ``temperature`` [] for boltzmann, and ``legal`` [E, A] or
+        empty.
 
     Returns:
       Actions ``[E]`` int32, and the probability ``[E]`` float32 of each.
     """
     coins = _coins(key, q.shape[:1])
     if kind == "boltzmann":
-        over_envs = jax.vmap(_boltzmann, in_axes=(0, 0, 0, None))
-        return over_envs(coins, q, exploration.epsilon, exploration.temperature)
-    return jax.vmap(_epsilon_greedy)(coins, q, exploration.epsilon)
+        over_envs = jax.vmap(_boltzmann, in_axes=(0, 0, 0, None, 0))
+        epsilon, temperature = exploration.epsilon, exploration.temperature
+        return over_envs(coins, q, epsilon, temperature, exploration.legal)
+    return jax.vmap(_epsilon_greedy)(coins, q, exploration.epsilon, exploration.legal)
 
 
-def epsilon_greedy(key: Array, q: Array, epsilon: Array) -> tuple[Array, Array]:
+def epsilon_greedy(key: Array, q: Array, epsilon: Array, legal: PyTree = ()) -> tuple[Array, Array]:
     """Choose an action for one environment: uniform with probability epsilon, else greedy.
 
     Args:
       key: is consumed.
       q: ``[A]`` float32
       epsilon: ``[]`` float32
+      legal: ``[A]`` bool, or empty.
 
     Returns:
       The action ``[]`` int32, and its probability ``[]`` float32.
     """
-    return _epsilon_greedy(_coins(key, ()), q, epsilon)
+    return _epsilon_greedy(_coins(key, ()), q, epsilon, legal)
 
 
-def boltzmann(key: Array, q: Array, temperature: Array) -> tuple[Array, Array]:
+def boltzmann(key: Array, q: Array, temperature: Array, legal: PyTree = ()) -> tuple[Array, Array]:
     """Choose an action for one environment from ``softmax(q / temperature)``.
 
     Args:
       key: is consumed.
       q: ``[A]`` float32
       temperature: ``[]`` float32, above 0, in units of ``q``.
+      legal: ``[A]`` bool, or empty.
 
     Returns:
       The action ``[]`` int32, and its probability ``[]`` float32.
     """
-    return _boltzmann(_coins(key, ()), q, jnp.float32(0.0), temperature)
+    return _boltzmann(_coins(key, ()), q, jnp.float32(0.0), temperature, legal)
 
 
 def repeat_actions(
@@ -112,24 +118,31 @@ def repeat_actions(
     """Replace epsilon-greedy actions by the previous ones, each with probability ``repeat``.
 
     A repeated action explores further than independent actions do. This is a simple form
-    of temporally extended exploration (Dabney et al. 2021), with geometric durations.
+    of temporally extended exploration (Dabney et al. 2021), with geometric durations. A previous
+    action that is not legal any more is not repeated.
 
     Args:
       key: is consumed.
       q: ``[E, A]`` float32, from which ``actions`` were chosen.
       actions: ``[E]`` int32, epsilon-greedy.
-      exploration: ``epsilon``, ``repeat`` and ``previous``, each [E].
+      exploration: ``epsilon``, ``repeat`` and ``previous``, each [E], and ``legal`` [E, A] or
+        empty.
 
     Returns:
       Actions ``[E]`` int32, and the probability ``[E]`` float32 of each.
     """
-    repeated = jax.random.uniform(key, actions.shape, jnp.float32) < exploration.repeat
+    repeat, count = exploration.repeat, _count(exploration.legal, q.shape[-1])
+    if is_masked(exploration.legal):
+        q, legal = legal_values(q, exploration.legal), some_legal(exploration.legal)
+        possible = jnp.take_along_axis(legal, exploration.previous[:, None], axis=1)[:, 0]
+        repeat = jnp.where(possible, repeat, 0.0)
+    repeated = jax.random.uniform(key, actions.shape, jnp.float32) < repeat
     actions = jnp.where(repeated, exploration.previous, actions)
     greedy = jnp.argmax(q, axis=-1).astype(jnp.int32)
-    prob = exploration.epsilon / q.shape[-1]
+    prob = exploration.epsilon / count
     prob = prob + jnp.where(actions == greedy, 1.0 - exploration.epsilon, 0.0)
     same = (actions == exploration.previous).astype(jnp.float32)
-    return actions, exploration.repeat * same + (1.0 - exploration.repeat) * prob
+    return actions, repeat * same + (1.0 - repeat) * prob
 
 
 def _coins(key: Array, shape: tuple[int, ...]) -> Array:
@@ -142,31 +155,51 @@ def _coins(key: Array, shape: tuple[int, ...]) -> Array:
     return jnp.minimum(words * 2.0**-32, 1.0 - 2.0**-24)
 
 
-def _epsilon_greedy(coin: Array, q: Array, epsilon: Array) -> tuple[Array, Array]:
+def _epsilon_greedy(coin: Array, q: Array, epsilon: Array, legal: PyTree) -> tuple[Array, Array]:
     chex.assert_rank([coin, q, epsilon], [0, 1, 0])
-    greedy = jnp.argmax(q).astype(jnp.int32)
-    action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, q.shape[0]), greedy)
-    prob = epsilon / q.shape[0] + jnp.where(action == greedy, 1.0 - epsilon, 0.0)
+    greedy = jnp.argmax(legal_values(q, legal)).astype(jnp.int32)
+    action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, q.shape[0], legal), greedy)
+    prob = epsilon / _count(legal, q.shape[0]) + jnp.where(action == greedy, 1.0 - epsilon, 0.0)
     return action, prob
 
 
-def _boltzmann(coin: Array, q: Array, epsilon: Array, temperature: Array) -> tuple[Array, Array]:
+def _boltzmann(
+    coin: Array, q: Array, epsilon: Array, temperature: Array, legal: PyTree
+) -> tuple[Array, Array]:
     chex.assert_rank([coin, q, epsilon, temperature], [0, 1, 0, 0])
     num_actions = q.shape[0]
+    q = legal_values(q, legal)
     weight = jnp.exp((q - jnp.max(q)) / temperature)
     cumulative = jnp.cumsum(weight)
     # A coin of at least epsilon is uniform on [epsilon, 1): it inverts the cumulative weights.
     threshold = _ratio(coin - epsilon, 1.0 - epsilon) * cumulative[-1]
     sampled = jnp.sum(cumulative[:-1] <= threshold, dtype=jnp.int32)
-    action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, num_actions), sampled)
+    if is_masked(legal):
+        # A ratio that rounds to 1 gives the last action, which may be illegal.
+        last = jnp.max(jnp.where(weight > 0, jnp.arange(num_actions, dtype=jnp.int32), 0))
+        sampled = jnp.minimum(sampled, last)
+    action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, num_actions, legal), sampled)
     chosen = jnp.sum(jnp.where(jnp.arange(num_actions) == action, weight, 0.0))
-    return action, epsilon / num_actions + (1.0 - epsilon) * chosen / cumulative[-1]
+    prob = epsilon / _count(legal, num_actions) + (1.0 - epsilon) * chosen / cumulative[-1]
+    return action, prob
 
 
-def _uniform_action(coin: Array, epsilon: Array, num_actions: int) -> Array:
+def _uniform_action(coin: Array, epsilon: Array, num_actions: int, legal: PyTree) -> Array:
     """Return a uniform action from a coin below epsilon, which is uniform on [0, epsilon)."""
-    action = (_ratio(coin, epsilon) * num_actions).astype(jnp.int32)
-    return jnp.minimum(action, num_actions - 1)
+    if not is_masked(legal):
+        action = (_ratio(coin, epsilon) * num_actions).astype(jnp.int32)
+        return jnp.minimum(action, num_actions - 1)
+    # The legal action of this rank: as many actions have fewer legal ones up to them.
+    cumulative = jnp.cumsum(some_legal(legal), dtype=jnp.int32)
+    rank = (_ratio(coin, epsilon) * cumulative[-1].astype(jnp.float32)).astype(jnp.int32)
+    return jnp.sum(cumulative <= jnp.minimum(rank, cumulative[-1] - 1), dtype=jnp.int32)
+
+
+def _count(legal: PyTree, num_actions: int) -> Any:
+    """Return the number of legal actions, [...] float32; ``num_actions`` without a mask."""
+    if not is_masked(legal):
+        return num_actions
+    return jnp.sum(some_legal(legal), axis=-1, dtype=jnp.float32)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

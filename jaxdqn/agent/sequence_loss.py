@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.config.config import Config
-from jaxdqn.losses import Example, target_metrics, weighted_mean
+from jaxdqn.losses import Example, legal_values, target_metrics, weighted_mean
 from jaxdqn.types import Array, Hyper, Network, Params, PyTree, QOutput, Row
 
 RESCALING = 1e-3
@@ -224,13 +224,25 @@ def _examples(
             jnp.swapaxes(leaf, 0, 1), returns.bootstrap - sequences.burn_in
         )
 
+    legal_t = jax.tree.map(at_bootstrap, _legal(rows, sequences))
+
+    def legal_only(output: QOutput) -> QOutput:
+        return output._replace(q_values=legal_values(output.q_values, legal_t))
+
     return Example(
         online_tm1=jax.tree.map(lambda leaf: jnp.swapaxes(leaf[: sequences.length], 0, 1), online),
         a_tm1=rows.action[:, sequences.burn_in : sequences.stop],
         r_t=returns.r_t,
         discount_t=returns.discount_t,
-        target_t=jax.tree.map(at_bootstrap, target),
-        selector_t=jax.lax.stop_gradient(at_bootstrap(online.q_values)) if double else (),
+        target_t=legal_only(jax.tree.map(at_bootstrap, target)),
+        selector_t=jax.lax.stop_gradient(legal_values(at_bootstrap(online.q_values), legal_t))
+        if double
+        else (),
         temperature=(),
         rescaling=jnp.full(returns.r_t.shape, RESCALING) if rescale else (),
     )
+
+
+def _legal(rows: Row, sequences: Sequences) -> PyTree:
+    """Return the masks of the rows after the burn-in, [length + N, B, A], or empty."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1)[sequences.burn_in :], rows.legal)

@@ -9,8 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.config.loss_registry import LOSSES
-from jaxdqn.losses import Example, munchausen_bonus, target_metrics, weighted_mean
-from jaxdqn.types import Array, Batch, Hyper, Network, Params, QOutput
+from jaxdqn.losses import (
+    Example,
+    legal_values,
+    munchausen_bonus,
+    target_metrics,
+    weighted_mean,
+)
+from jaxdqn.types import Array, Batch, Hyper, Network, Params, PyTree, QOutput
 
 
 def make_transition_loss(
@@ -45,11 +51,12 @@ def make_transition_loss(
 def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callable[..., Example]:
     """Make ``examples_of(params, key, target_params, batch, hyper)``, leaves [B, ...]."""
 
-    def output_of(params: Params, key: Array, obs: Array) -> QOutput:
+    def output_of(params: Params, key: Array, obs: Array, legal: PyTree = ()) -> QOutput:
         batch_size = obs.shape[0]
         first = jnp.zeros(batch_size, jnp.bool_)
         carry = network.initial_carry(batch_size)
-        return network.apply(params, key, carry, obs, first)[0]
+        output = network.apply(params, key, carry, obs, first)[0]
+        return output._replace(q_values=legal_values(output.q_values, legal))
 
     def examples_of(
         params: Params, key: Array, target_params: Params, batch: Batch, hyper: Hyper
@@ -60,19 +67,23 @@ def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callabl
         online_tm1 = output_of(params, key_online, batch.obs_tm1)
         r_t, temperature = batch.r_t, hyper.entropy_temperature
         if bootstrap == "munchausen":
-            policy_q = output_of(target_params, key_target, batch.obs_tm1).q_values
+            policy_q = output_of(target_params, key_target, batch.obs_tm1, batch.legal_tm1).q_values
             r_t = r_t + jax.vmap(munchausen_bonus, in_axes=(0, 0, None, None, None))(
                 policy_q, batch.a_tm1, temperature, hyper.munchausen_scale, hyper.munchausen_clip
             )
         soft = bootstrap in ("soft", "munchausen")
-        target_t = () if bootstrap == "none" else output_of(target_params, key_target, batch.obs_t)
+
+        def at_bootstrap(params: Params, key: Array) -> QOutput:
+            return output_of(params, key, batch.obs_t, batch.legal_t)
+
+        target_t = () if bootstrap == "none" else at_bootstrap(target_params, key_target)
         return Example(
             online_tm1=online_tm1,
             a_tm1=batch.a_tm1,
             r_t=r_t,
             discount_t=batch.discount_t,
             target_t=target_t,
-            selector_t=jax.lax.stop_gradient(output_of(params, key_selector, batch.obs_t).q_values)
+            selector_t=jax.lax.stop_gradient(at_bootstrap(params, key_selector).q_values)
             if double
             else (),
             temperature=jnp.broadcast_to(temperature, r_t.shape) if soft else (),

@@ -23,6 +23,8 @@ class StickyState(NamedTuple):
     """State of the environment without them."""
     previous: Array
     """[] int32, the action that was executed last; 0 at the start of an episode."""
+    legal: PyTree = ()
+    """``TimeStep.legal`` of the last time step"""
 
 
 def with_sticky_actions(environment: Environment, probability: float) -> Environment:
@@ -30,7 +32,8 @@ def with_sticky_actions(environment: Environment, probability: float) -> Environ
 
     At the first step of an episode the repeated action is 0, as in the Arcade Learning Environment
     and in MinAtar, where it is the action without effect. A row of replay holds the action of the
-    agent, so the repetition is part of the environment's randomness.
+    agent, so the repetition is part of the environment's randomness. An action that the mask of the
+    environment forbids is not repeated: the agent's action is executed then.
 
     Args:
         environment: one environment; its specification does not change.
@@ -49,7 +52,7 @@ def with_sticky_actions(environment: Environment, probability: float) -> Environ
 
 def _reset(environment: Environment, key: Array) -> tuple[StickyState, TimeStep]:
     inner, timestep = environment.reset(key)
-    return StickyState(inner, jnp.int32(0)), timestep
+    return StickyState(inner, jnp.int32(0), timestep.legal), timestep
 
 
 def _step(
@@ -57,6 +60,9 @@ def _step(
 ) -> tuple[StickyState, TimeStep]:
     # The environment receives the key itself: splitting it takes as long as a small environment.
     repeats = jax.random.bernoulli(jax.random.fold_in(key, _STREAM), probability)
+    if not isinstance(state.legal, tuple):
+        repeats = repeats & state.legal[state.previous]
     executed = jnp.where(repeats, state.previous, action)
     inner, timestep = step(key, state.inner, executed)
-    return StickyState(inner, jnp.where(timestep.first, 0, executed)), timestep
+    previous = jnp.where(timestep.first, 0, executed)
+    return StickyState(inner, previous, timestep.legal), timestep

@@ -47,7 +47,9 @@ def load_policy(
         ``policy(obs) -> action``: an int for one observation [O], an int32 array [B] for a batch
         [B, O]. With frame stacks an observation is [O, S]. The policy of a recurrent network
         keeps its carry between calls: ``policy(obs, first)`` resets it where ``first``, a bool
-        or [B] bool, is True. The first call starts an episode, and so does a change of B.
+        or [B] bool, is True. The first call starts an episode, and so does a change of B. If the
+        environment masks actions, ``policy(obs, legal=mask)`` takes the mask, bool [A] or [B, A],
+        and returns a legal action.
 
     Raises:
         ValueError: if the directory or its parameters do not exist, an argument is invalid, or
@@ -64,11 +66,14 @@ def load_policy(
     carry: PyTree = None
 
     @jax.jit
-    def greedy(carry: PyTree, obs: Array, first: Array) -> tuple[Array, PyTree]:
-        actions, carry, _ = agent.act(jax.random.key(0), params, carry, obs, first, None)
+    def greedy(
+        carry: PyTree, obs: Array, first: Array, masks: tuple[Array, ...]
+    ) -> tuple[Array, PyTree]:
+        key = jax.random.key(0)
+        actions, carry, _ = agent.act(key, params, carry, obs, first, None, *masks)
         return actions, carry
 
-    def policy(obs: Any, first: Any = False) -> Any:
+    def policy(obs: Any, first: Any = False, legal: Any = None) -> Any:
         nonlocal carry
         obs = np.asarray(obs, spec.obs_dtype)
         single = obs.shape == shape
@@ -82,10 +87,31 @@ def load_policy(
         first = np.asarray(first, bool)
         if first.shape not in ((), (len(batch),)):
             raise ValueError(f"first.shape={first.shape}: must be () or ({len(batch)},)")
-        actions, carry = greedy(carry, batch, np.broadcast_to(first, len(batch)))
+        masks = _masks(legal, spec, len(batch), single)
+        actions, carry = greedy(carry, batch, np.broadcast_to(first, len(batch)), masks)
         return int(actions[0]) if single else np.array(actions)
 
     return policy
+
+
+def _masks(legal: Any, spec: EnvSpec, batch_size: int, single: bool) -> tuple[Any, ...]:
+    """Return the mask [B, A] that ``Agent.act`` takes, after a check; none without masks."""
+    shape = (spec.num_actions,) if single else (batch_size, spec.num_actions)
+    if not spec.masked:
+        if legal is None:
+            return ()
+        raise ValueError(f"legal: must be left out; {spec.name} has no masks of legal actions")
+    if legal is None:
+        raise ValueError(
+            f"legal: must be the mask of legal actions, bool {shape}; {spec.name} masks actions"
+        )
+    legal = np.asarray(legal)
+    if legal.shape != shape or legal.dtype.kind not in "biu":
+        raise ValueError(f"legal={legal.dtype}{legal.shape}: must be bool {shape}")
+    legal = legal.astype(bool)
+    if not legal.any(axis=-1).all():
+        raise ValueError("legal: must have at least one legal action")
+    return (legal.reshape(batch_size, spec.num_actions),)
 
 
 def _batch_size(carry: PyTree) -> int | None:

@@ -7,6 +7,7 @@ from jaxdqn.losses.categorical import (
     categorical_project,
     categorical_target,
 )
+from jaxdqn.losses.legal import ILLEGAL, is_masked, legal_values, some_legal
 from jaxdqn.losses.quantile import (
     quantile_huber_loss,
     quantile_midpoints,
@@ -27,6 +28,7 @@ from jaxdqn.losses.targets import (
 from jaxdqn.losses.td import huber_loss, squared_loss, td_error, weighted_mean
 
 __all__ = [
+    "ILLEGAL",
     "Example",
     "categorical_clipped",
     "categorical_loss",
@@ -35,7 +37,9 @@ __all__ = [
     "categorical_target",
     "double_q_target",
     "huber_loss",
+    "is_masked",
     "lambda_targets",
+    "legal_values",
     "munchausen_bonus",
     "q_learning_target",
     "q_target",
@@ -45,6 +49,7 @@ __all__ = [
     "quantile_target",
     "rescale",
     "soft_q_target",
+    "some_legal",
     "squared_loss",
     "target_metrics",
     "td_error",

@@ -32,11 +32,12 @@ class Example(NamedTuple):
     discount_t: Array
     """[] float32, gamma^m, or 0 after a terminal state"""
     target_t: PyTree
-    """QOutput, the target network at the bootstrap observation; empty if ``r_t`` is already the
-    target"""
+    """QOutput, the target network at the bootstrap observation, with the value ``ILLEGAL`` for
+    illegal actions; empty if ``r_t`` is already the target"""
     selector_t: PyTree
     """[A] float32, the online network's values at the bootstrap observation, whose argmax is the
-    action of double Q-learning; empty if the target network selects the action"""
+    action of double Q-learning, with ``ILLEGAL`` for illegal ones; empty if the target network
+    selects the action"""
     temperature: PyTree
     """[] float32, temperature of soft targets; empty if the bootstrap is the maximum of Q"""
     rescaling: PyTree = ()

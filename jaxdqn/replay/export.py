@@ -2,9 +2,10 @@
 
 The file is an ``.npz`` archive of arrays with the rows of E environments in order of time:
 ``obs`` [T, E, O], and ``first``, ``action``, ``reward``, ``terminated`` and ``truncated`` [T, E],
-all as in ``jaxdqn.types.Row``. A row whose successor opens an episode holds the final observation
-of its episode; its action and consequence are invalid. ``meta`` is JSON text with the version of
-the format, the name of the environment and its number of actions.
+all as in ``jaxdqn.types.Row``; and ``legal`` [T, E, A] if the environment masks actions. A row
+whose successor opens an episode holds the final observation of its episode; its action and
+consequence are invalid. ``meta`` is JSON text with the version of the format, the name of the
+environment and its number of actions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.losses import is_masked
 from jaxdqn.replay.ring import in_order
 from jaxdqn.types import EnvSpec, PyTree, Row
 
@@ -65,6 +67,8 @@ def write_rows(file: str | os.PathLike[str], stored: StoredRows) -> None:
         raise ValueError("extras: must be empty; the file format cannot store them")
     meta = {"format": FORMAT, "env": stored.env, "num_actions": stored.num_actions}
     arrays = {name: getattr(stored.rows, name) for name in _FIELDS}
+    if is_masked(stored.rows.legal):
+        arrays["legal"] = stored.rows.legal
     unfinished = Path(f"{file}.unfinished")
     try:
         with open(unfinished, "wb") as opened:
@@ -85,6 +89,8 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             meta = json.loads(str(arrays["meta"]))
             rows = Row(*(arrays[name] for name in _FIELDS))
+            if "legal" in arrays:
+                rows = rows._replace(legal=arrays["legal"])
             version, stored = meta["format"], StoredRows(rows, meta["env"], meta["num_actions"])
     except OSError as error:
         raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
@@ -109,6 +115,9 @@ def _check_rows(stored: StoredRows, file: str) -> None:
             raise ValueError(f"replay_from={file!r}: {name} must have axes {list(shape)}")
         if name in dtypes and leaf.dtype != dtypes[name]:
             raise ValueError(f"replay_from={file!r}: {name} must be {np.dtype(dtypes[name])}")
+    legal, wanted = stored.rows.legal, (*shape, stored.num_actions)
+    if is_masked(legal) and (legal.shape != wanted or legal.dtype != bool):
+        raise ValueError(f"replay_from={file!r}: legal must be bool{list(wanted)}")
     action = stored.rows.action
     if action.size and not (action.min() >= 0 and action.max() < stored.num_actions):
         raise ValueError(f"replay_from={file!r}: action must be from 0 to {stored.num_actions - 1}")
@@ -134,6 +143,11 @@ def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
     if stored.num_actions != spec.num_actions:
         raise ValueError(
             f"replay_from: it has {stored.num_actions} actions, must be {spec.num_actions}"
+        )
+    if is_masked(rows.legal) != spec.masked:
+        found, wanted = ("has no", "masks") if spec.masked else ("has", "does not mask")
+        raise ValueError(
+            f"replay_from: it {found} masks of legal actions, and the environment {wanted} actions"
         )
 
     def streams(leaf: np.ndarray) -> np.ndarray:

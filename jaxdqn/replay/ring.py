@@ -28,7 +28,7 @@ _FIRST, _TERMINATED, _TRUNCATED = 1, 2, 4
 
 
 class StoredRow(NamedTuple):
-    """The stored form of a row: flags in one byte, boolean observations packed to bits."""
+    """The stored form of a row: flags in one byte, booleans packed to bits."""
 
     obs: PyTree
     """[..., O], or ``PackedBits`` if boolean"""
@@ -39,6 +39,8 @@ class StoredRow(NamedTuple):
     reward: Array
     """[...] float32"""
     extras: PyTree
+    legal: PyTree = ()
+    """``PackedBits`` of [..., A], or empty"""
 
 
 class RingState(NamedTuple):
@@ -132,6 +134,8 @@ def gather_transitions(
         discount_t=jnp.where(ends, 0.0, gamma * powers[last]),
         obs_t=gather_obs(ring, bootstrap, frame_stack=frame_stack),
         extras_tm1=jax.tree.map(lambda leaf: take(leaf, index), ring.rows.extras),
+        legal_tm1=unpack_bits(jax.tree.map(lambda leaf: take(leaf, index), ring.rows.legal)),
+        legal_t=unpack_bits(jax.tree.map(lambda leaf: take(leaf, bootstrap), ring.rows.legal)),
     )
 
 
@@ -195,6 +199,7 @@ def _encode(rows: Row, *, num_leading: int) -> StoredRow:
         action=rows.action.astype(jnp.int32),
         reward=rows.reward.astype(jnp.float32),
         extras=rows.extras,
+        legal=() if isinstance(rows.legal, tuple) else pack_bits(rows.legal, num_leading),
     )
 
 
@@ -208,4 +213,5 @@ def _decode(stored: StoredRow) -> Row:
         terminated=(stored.flags & _TERMINATED).astype(jnp.bool_),
         truncated=(stored.flags & _TRUNCATED).astype(jnp.bool_),
         extras=stored.extras,
+        legal=unpack_bits(stored.legal),
     )

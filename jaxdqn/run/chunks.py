@@ -123,9 +123,12 @@ def add_parts(first: Record, second: Record) -> Record:
     sizes = first["iterations"], second["iterations"]
     before, after = first["metrics"], second["metrics"]
     metrics: Record = {
-        name: _add_metric(name, before, after, sizes) for name in Metrics._fields if name != "extra"
+        name: _add_metric(name, before, after, sizes)
+        for name in Metrics._fields
+        if name not in ("extra", "illegal")
     }
-    # A checkpoint of an earlier version has no custom metrics.
+    # A checkpoint of an earlier version has no custom metrics and no masks.
+    metrics["illegal"] = _add_illegal(before.get("illegal", ()), after.get("illegal", ()))
     metrics["extra"] = {
         name: _weighted_mean(values, after["extra"][name], sizes)
         for name, values in before.get("extra", {}).items()
@@ -140,6 +143,7 @@ def add_parts(first: Record, second: Record) -> Record:
 def metrics_of(plain: Record) -> Metrics:
     """Return metrics from the plain values of a part, as arrays."""
     fields: Any = {name: np.asarray(value) for name, value in plain.items() if name != "extra"}
+    fields["illegal"] = _add_illegal(plain.get("illegal", ()), ())
     extra: Any = {name: np.asarray(value) for name, value in plain.get("extra", {}).items()}
     return Metrics(**fields, extra=extra)
 
@@ -155,6 +159,12 @@ def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) 
     if name in SUMMED_METRICS:
         return before.astype(np.float64) + after if before.dtype.kind == "f" else before + after
     return _weighted_mean(before, after, sizes)
+
+
+def _add_illegal(first: Any, second: Any) -> Any:
+    """Return the sum of two counts of illegal actions, either of which is empty without masks."""
+    given = [np.asarray(count) for count in (first, second) if np.size(count)]
+    return np.sum(given, axis=0) if given else ()
 
 
 def _weighted_mean(before: Any, after: Any, sizes: Sequence[int]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
@@ -147,6 +148,18 @@ def nothing_learned(config: Config, progress: Progress) -> RunFailed:
         f"guard={config.guard!r}: none of the {progress.totals['gradient_steps']:,} gradient "
         f"steps{learners} was finite, and all were undone: nothing was learned; check the scale "
         "of rewards and observations and the learning rate"
+    )
+
+
+def illegal_actions(metrics: Metrics, chunk: int) -> RunFailed | None:
+    """Return the failure of a run in which an action was taken that the mask forbids, or None."""
+    count = sum(int(np.sum(leaf)) for leaf in jax.tree.leaves(metrics.illegal))
+    if count == 0:
+        return None
+    return RunFailed(
+        f"legal: {count:,} actions in chunk {chunk} were not legal: the environment returned a "
+        "mask without a legal action where the episode does not end, or a custom part took an "
+        "action that exploration.legal forbids"
     )
 
 

@@ -7,18 +7,25 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.checked import EnvironmentFailed
+from jaxdqn.errors import RunFailed
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.monitoring.records import chunk_record, few_distinct
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
-from jaxdqn.run.divergence import DivergenceHandler, nothing_learned, rollback_record
+from jaxdqn.run.divergence import (
+    DivergenceHandler,
+    illegal_actions,
+    nothing_learned,
+    rollback_record,
+)
 from jaxdqn.run.evaluation import RunEvaluator
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
@@ -116,6 +123,8 @@ class HostLoop:
             self._recorder.log("metrics", {**record, **chunk_record(metrics, seconds)})
             if (message := clipped_returns(config, metrics)) is not None:
                 self._warn("clipped_returns", message)
+            if (failed := illegal_actions(metrics, progress.chunk)) is not None:
+                self._end_with(failed, state)
             if self._divergence.needs_handling(metrics):
                 restored = self._divergence.handle(state, metrics)
                 if restored is not None:
@@ -127,6 +136,23 @@ class HostLoop:
             if self._checkpoints is not None and self._checkpoints.is_due(progress.chunk):
                 self._save(state)
         return state
+
+    def _end_with(self, failed: RunFailed, state: TrainState) -> NoReturn:
+        """Record a failure of the environment, take a checkpoint, and raise it."""
+        record = {"event": "environment failed", "reason": str(failed)}
+        self._recorder.log("event", {**record, **self._recorder.now()})
+        self._save_last(state)
+        raise failed
+
+    def _save_last(self, state: TrainState) -> None:
+        """Take a checkpoint of the state in which the run fails, unless there is one."""
+        checkpoints, progress = self._checkpoints, self.progress
+        if checkpoints is None:
+            return
+        with self._noting_failure():
+            if progress.partial is not None or not checkpoints.has_saved(progress.chunk):
+                self._save(state)
+            checkpoints.wait()
 
     def _evaluate(self, state: TrainState) -> None:
         try:
@@ -161,13 +187,8 @@ class HostLoop:
         trace = "".join(traceback.format_exception(failed.__cause__))
         record = {"event": "environment failed", "reason": str(failed), "traceback": trace}
         self._recorder.log("event", {**record, **self._recorder.now()})
-        checkpoints, progress = self._checkpoints, self.progress
-        if checkpoints is None or failed.state is None:
-            return
-        with self._noting_failure():
-            if progress.partial is not None or not checkpoints.has_saved(progress.chunk):
-                self._save(failed.state)
-            checkpoints.wait()
+        if failed.state is not None:
+            self._save_last(failed.state)
 
     def ended_by(self, stop: StopRequest) -> str:
         """Return what ended the run: ``budget``, ``solved``, ``held``, or the reason of the

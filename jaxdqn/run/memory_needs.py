@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.agent.masks import act_on
 from jaxdqn.config.config import Config
 from jaxdqn.replay import check_memory
 from jaxdqn.run.device_memory import (
@@ -105,13 +106,12 @@ def _evaluation_bytes(config: Config, trainer: AnyTrainer, state: TrainState) ->
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape[trainer.mapped :], leaf.dtype),
             state.agent.params,
         )
-        obs = shape.frames if jax.tree.leaves(shape.frames) else shape.timestep.obs
-        first = shape.timestep.first
 
-        def act(params: PyTree, carry: PyTree, obs: Any, first: Any) -> Any:
-            return agent.act(jax.random.key(0), params, carry, obs, first, None)
+        def act(params: PyTree, carry: PyTree, frames: PyTree, timestep: Any) -> Any:
+            return act_on(agent, jax.random.key(0), params, carry, frames, timestep, None)
 
-        size += _largest(jax.make_jaxpr(act)(params, shape.carry, obs, first).jaxpr)
+        arguments = params, shape.carry, shape.frames, shape.timestep
+        size += _largest(jax.make_jaxpr(act)(*arguments).jaxpr)
     return size
 
 

@@ -42,6 +42,7 @@ def check_spec(record: Mapping[str, Any], spec: EnvSpec, run: str | os.PathLike[
     before, now = record.get(SPEC), spec_record(spec)
     if before is None:
         return
+    before = {"masked": False, **before}  # runs from before there were masks had none
     changes = [
         f"{name} was {before[name]!r}, is {now[name]!r}"
         for name in now

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxdqn.agent.agent import Optimizer, make_agent
+from jaxdqn.agent.masks import check_takes_masks
 from jaxdqn.agent.optimizer import average_first, make_optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
@@ -88,15 +89,23 @@ def build_agent(
     """
     custom.check(config, network)
     if custom.agent is not None:
-        return custom_agent(config, spec, collectives, custom.agent)
+        agent = custom_agent(config, spec, collectives, custom.agent)
+        if spec.masked:
+            check_takes_masks(agent)
+        return agent
     built = around_network(make_network(config, spec, network))
     if config.normalize_observations:
         built = with_normalization(built, spec)
-    return configured_agent(config, built, collectives, custom)
+    return configured_agent(config, built, collectives, custom, masked=spec.masked)
 
 
 def configured_agent(
-    config: Config, network: Network, collectives: Collectives, custom: CustomParts
+    config: Config,
+    network: Network,
+    collectives: Collectives,
+    custom: CustomParts,
+    *,
+    masked: bool = False,
 ) -> Agent:
     """Make the agent of a configuration from a network and the caller's own parts."""
     if custom.optimizer is None:
@@ -117,6 +126,7 @@ def configured_agent(
         polyak=config.target_tau is not None,
         sequences=None if config.recurrent == "none" else sequences_of(config),
         rescale=config.rescale_values,
+        masked=masked,
     )
 
 

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.agent.exploration import select_actions
+from jaxdqn.agent.masks import act_on
 from jaxdqn.envs.autoreset import advance_of, select
-from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
+from jaxdqn.envs.frame_stack import initial_frames, push_frame
+from jaxdqn.losses import legal_values
 from jaxdqn.training.episode_digest import add_step, empty_digests
 from jaxdqn.types import Agent, Array, Environment, Exploration, Params, PyTree, TimeStep
 
@@ -185,13 +187,15 @@ def _advance(
     ``keys`` [1 + N] are the key of the agent, then one for each environment.
     """
     key_agent, keys_environment = keys[0], keys[1:]
-    obs, first = observed(state.frames, state.timestep.obs), state.timestep.first
-    _, carry, act_info = agent.act(key_agent, params, state.carry, obs, first, None)
+    first, legal = state.timestep.first, state.timestep.legal
+    _, carry, act_info = act_on(
+        agent, key_agent, params, state.carry, state.frames, state.timestep, None
+    )
     # By the Q-values: the actions of a custom agent may not be greedy.
     if epsilon == 0:
-        actions = jnp.argmax(act_info.q, axis=-1).astype(jnp.int32)
+        actions = jnp.argmax(legal_values(act_info.q, legal), axis=-1).astype(jnp.int32)
     else:
-        exploration = Exploration(jnp.full(len(first), epsilon), jnp.float32(1))
+        exploration = Exploration(jnp.full(len(first), epsilon), jnp.float32(1), legal=legal)
         key_explore = jax.random.fold_in(key_agent, 1)
         actions, _ = select_actions("epsilon_greedy", key_explore, act_info.q, exploration)
     env_state, timestep = _step(environment, keys_environment, state, actions)

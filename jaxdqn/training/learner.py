@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.agent.exploration import epsilon_ladder, epsilon_schedule
+from jaxdqn.agent.masks import act_on
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
@@ -123,7 +124,8 @@ def example_row(spec: EnvSpec, extras: PyTree = ()) -> Row:
     """Return a row of zeros in the shapes of an environment, as ``Replay.init`` takes it."""
     no = jnp.bool_(False)
     obs = jnp.zeros(spec.obs_shape, spec.obs_dtype)
-    return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no, extras)
+    legal = jnp.zeros(spec.num_actions, jnp.bool_) if spec.masked else ()
+    return Row(obs, no, jnp.int32(0), jnp.float32(0), no, no, extras, legal)
 
 
 class _Parts(NamedTuple):
@@ -179,9 +181,9 @@ def _example_extras(learning: Learning, agent: Agent, params: Params, actor: Act
         return ()
 
     def extras(params: Params, actor: ActorState) -> PyTree:
-        key, first = jax.random.key(0), actor.timestep.first
-        obs = observed(actor.frames, actor.timestep.obs)
-        return learning.extras(actor, agent.act(key, params, actor.carry, obs, first, None)[2])
+        key = jax.random.key(0)
+        acted = act_on(agent, key, params, actor.carry, actor.frames, actor.timestep, None)
+        return learning.extras(actor, acted[2])
 
     shapes = jax.eval_shape(extras, params, actor)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes)
@@ -197,8 +199,9 @@ def _act(
     actor: ActorState,
 ) -> Decision:
     exploration = exploration_of(hyper, rows, actor)
-    obs, first = observed(actor.frames, actor.timestep.obs), actor.timestep.first
-    actions, carry, info = parts.agent.act(key, params, actor.carry, obs, first, exploration)
+    actions, carry, info = act_on(
+        parts.agent, key, params, actor.carry, actor.frames, actor.timestep, exploration
+    )
     extras = parts.learning.extras(actor, info)
     return _decision(parts, actor, exploration, actions, carry, extras)
 
@@ -241,6 +244,7 @@ def _observe(
         terminated=timestep.terminated,
         truncated=timestep.truncated,
         extras=decision.extras,
+        legal=actor.timestep.legal,
     )
     ends = episode_ends(parts.spec, timestep)
     episode, metrics = count_step(actor.episode, row, ~timestep.first, ends, decision.exploration)

@@ -8,9 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.communication.collectives import Collectives
-from jaxdqn.types import SUMMED_METRICS, Array, EpisodeStats, Exploration, Metrics, Row
+from jaxdqn.losses import is_masked
+from jaxdqn.types import (
+    SUMMED_METRICS,
+    Array,
+    EpisodeStats,
+    Exploration,
+    Metrics,
+    PyTree,
+    Row,
+)
 
-_COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum")
+_COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum", "illegal")
 """Metrics that differ between devices and are added up."""
 _AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon", "extra")
 _NEVER = 2**30
@@ -22,7 +31,7 @@ def reduce_metrics(metrics: Metrics) -> Metrics:
 
     def reduce(name: str, leaf: Any) -> Any:
         if name in SUMMED_METRICS:
-            return jnp.sum(leaf, axis=0, dtype=leaf.dtype)
+            return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), leaf)
         if name == "first_skipped":
             # The steps of earlier iterations, plus the earlier steps of the same iteration.
             iteration = jnp.argmax(metrics.skipped > 0, axis=0)
@@ -100,8 +109,17 @@ def count_step(
         q_mean=zero,
         epsilon=jnp.mean(exploration.epsilon),
         extra={},
+        illegal=_count_illegal(row, stepped),
     )
     return after, metrics
+
+
+def _count_illegal(row: Row, stepped: Array) -> PyTree:
+    """Return the number of actions [] int32 that the mask forbids; empty without a mask."""
+    if not is_masked(row.legal):
+        return ()
+    allowed = jnp.take_along_axis(row.legal, row.action[:, None], axis=1)[:, 0]
+    return jnp.sum(stepped & ~allowed, dtype=jnp.int32)
 
 
 def all_reduce_metrics(metrics: Metrics, collectives: Collectives) -> Metrics:

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.agent.masks import act_on
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
-from jaxdqn.envs.frame_stack import observed
 from jaxdqn.losses import lambda_targets
 from jaxdqn.training.learning import GradientStep, Learning, make_update, step_collectives
 from jaxdqn.types import Agent, Array, Batch, LearnInfo, PyTree, Row, TrainState
@@ -79,16 +79,15 @@ def _targets_and_weights(
     agent: Agent, collectives: Collectives, key: Array, state: TrainState, rows: Row
 ) -> tuple[Array, Array]:
     """Return the Q(lambda) targets and the loss weights of the rows, each [K, E]."""
-    timestep = state.actor.timestep
-    obs = observed(state.actor.frames, timestep.obs)
+    actor, timestep = state.actor, state.actor.timestep
     # Without exploration, and so without noise in the value.
-    info = agent.act(key, state.agent.params, state.actor.carry, obs, timestep.first, None)[2]
+    acted = act_on(agent, key, state.agent.params, actor.carry, actor.frames, timestep, None)
     # A row is invalid if the next observation is the first of an episode.
     invalid = jnp.concatenate([rows.first[1:], timestep.first[None]])
     targets = jax.vmap(lambda_targets, in_axes=(1, 1, 1, 1, None), out_axes=1)(
         rows.reward,
         jnp.where(rows.terminated, 0.0, state.hyper.gamma),
-        jnp.concatenate([rows.extras, jnp.max(info.q, axis=-1)[None]]),
+        jnp.concatenate([rows.extras, jnp.max(acted[2].q, axis=-1)[None]]),
         invalid,
         state.hyper.trace_decay,
     )

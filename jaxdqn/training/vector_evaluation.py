@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.agent.exploration import select_actions
-from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
+from jaxdqn.agent.masks import act_on
+from jaxdqn.envs.frame_stack import initial_frames, push_frame
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
 from jaxdqn.training.episode_digest import add_step, empty_digests
@@ -58,10 +59,10 @@ def make_play(agent: Agent, num_envs: int, *, frame_stack: int = 1) -> PlayProgr
     def choose(
         params: Params, key: Array, count: Array, play: PlayState, epsilon: Array
     ) -> PlayState:
-        obs, first = observed(play.frames, play.timestep.obs), play.timestep.first
         key_act, key_explore = jax.random.split(jax.random.fold_in(key, count))
-        _, carry, info = agent.act(key_act, params, play.carry, obs, first, None)
-        exploration = Exploration(jnp.full(num_envs, epsilon), jnp.float32(1))
+        timestep = play.timestep
+        _, carry, info = act_on(agent, key_act, params, play.carry, play.frames, timestep, None)
+        exploration = Exploration(jnp.full(num_envs, epsilon), jnp.float32(1), legal=timestep.legal)
         actions, _ = select_actions("epsilon_greedy", key_explore, info.q, exploration)
         return play._replace(actions=actions, carry=carry)
 

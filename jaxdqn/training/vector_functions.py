@@ -278,4 +278,5 @@ def zero_time_step(environment: HostEnvironment, num_envs: int) -> TimeStep:
     spec = environment.spec
     no = np.zeros(num_envs, bool)
     obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
-    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype)
+    legal = np.ones((num_envs, spec.num_actions), bool) if spec.masked else None
+    return time_step(obs, np.zeros(num_envs), no, no, ~no, spec.obs_dtype, legal)

@@ -55,15 +55,25 @@ class HostEnvironment(NamedTuple):
 
 
 def time_step(
-    obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any, dtype: np.dtype
+    obs: Any,
+    reward: Any,
+    terminated: Any,
+    truncated: Any,
+    first: Any,
+    dtype: np.dtype,
+    legal: Any = None,
 ) -> TimeStep:
-    """Return a time step of NumPy arrays in the dtypes of the contract, all copies."""
+    """Return a time step of NumPy arrays in the dtypes of the contract, all copies.
+
+    Without ``legal``, [E, A], it has no mask.
+    """
     leaves: Any = (
         np.array(obs, dtype),
         np.array(reward, np.float32),
         *(np.array(flags, bool) for flags in (terminated, truncated, first)),
     )
-    return TimeStep(*leaves)
+    masks: Any = () if legal is None else np.array(legal, bool)
+    return TimeStep(*leaves)._replace(legal=masks)
 
 
 def cpus() -> int:

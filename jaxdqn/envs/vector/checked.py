@@ -108,7 +108,22 @@ def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeSte
         if not finite.all():
             index = int(np.flatnonzero(~finite)[0])
             raise ValueError(f"environment {index} returned a reward of {timestep.reward[index]}")
+    _check_masks(timestep, spec, num_envs)
     return timestep
+
+
+def _check_masks(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> None:
+    if not spec.masked:
+        if not isinstance(timestep.legal, tuple):
+            raise ValueError("legal is a mask, and must be empty: the specification has none")
+        return
+    if isinstance(timestep.legal, tuple):
+        raise ValueError(f"legal is empty, and must be bool[{num_envs}, {spec.num_actions}]")
+    _check(timestep.legal, "legal", (num_envs, spec.num_actions), _BOOL)
+    stuck = ~(timestep.legal.any(axis=1) | timestep.terminated | timestep.truncated)
+    if stuck.any():
+        index = int(np.flatnonzero(stuck)[0])
+        raise ValueError(f"environment {index} returned a mask without a legal action")
 
 
 def _check(leaf: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.envs.vector.masks import has_mask
 from jaxdqn.envs.vector.serial import SerialEnvironments
 from jaxdqn.envs.vector.spaces import discrete_actions, observation_arrays
 from jaxdqn.envs.vector.workers import WorkerEnvironments
@@ -51,6 +52,9 @@ def from_gymnasium(
 ) -> HostEnvironment:
     """Return an environment on the host from a function that makes a Gymnasium environment.
 
+    If the info of its reset has an ``action_mask``, that of every step is the mask of legal
+    actions; see ``jaxdqn.envs.vector.masks``.
+
     Args:
       make: returns a new environment; called once here, and once for each environment of a run.
       name: name of the environment in reports.
@@ -75,6 +79,7 @@ def _host_environment(
         _check_kind(env)
         observations = observation_arrays(env.observation_space)
         actions = discrete_actions(env.action_space)
+        masked = has_mask(env)
     except ValueError as error:
         raise ValueError(f"env={name!r}: {error}") from error
     finally:
@@ -85,9 +90,12 @@ def _host_environment(
         obs_dtype=observations.dtype,
         num_actions=actions.size,
         max_episode_steps=None if env.spec is None else env.spec.max_episode_steps,
+        masked=masked,
     )
     kind = WorkerEnvironments if processes else SerialEnvironments
-    host = HostEnvironment(spec, lambda num_envs: kind([make] * num_envs, observations, actions))
+    host = HostEnvironment(
+        spec, lambda num_envs: kind([make] * num_envs, observations, actions, masked)
+    )
     if processes:
         return host._replace(most_eval_envs=os.cpu_count() or 1)
     return host

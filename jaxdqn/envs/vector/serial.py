@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from jaxdqn.envs.vector.masks import MASK, read_mask
 from jaxdqn.envs.vector.spaces import DiscreteActions, ObservationArrays
 from jaxdqn.types import TimeStep
 
@@ -24,6 +25,7 @@ class SerialEnvironments:
       makers: E functions that return an environment.
       observations: conversion of the observations.
       actions: conversion of the actions.
+      masked: read the mask of legal actions from the infos.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class SerialEnvironments:
         makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
         observations: ObservationArrays,
         actions: DiscreteActions,
+        masked: bool = False,
     ) -> None:
         self._envs: list[gymnasium.Env[Any, Any]] = []
         try:
@@ -39,7 +42,7 @@ class SerialEnvironments:
         except BaseException:
             self.close()
             raise
-        self._observations, self._actions = observations, actions
+        self._observations, self._actions, self._masked = observations, actions, masked
         self._shape = (len(self._envs), *observations.shape)
         self._ended = [False] * len(self._envs)
 
@@ -47,11 +50,14 @@ class SerialEnvironments:
         """Start an episode in every environment; environment i is seeded with ``seed + i``."""
         count = len(self._envs)
         obs = np.empty(self._shape, self._observations.dtype)
+        infos: list[Any] = [None] * count
         for index, env in enumerate(self._envs):
-            self._write(obs, index, env.reset(seed=seed + index)[0])
+            seen, infos[index] = env.reset(seed=seed + index)
+            self._write(obs, index, seen)
         self._ended = [False] * count
         no: Any = np.zeros(count, bool)
-        return TimeStep(_array(obs), _array(np.zeros(count, np.float32)), no, no, ~no)
+        legal = self._legal(infos, self._ended)
+        return TimeStep(_array(obs), _array(np.zeros(count, np.float32)), no, no, ~no, legal)
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """Step every environment, or reset it if its episode has ended."""
@@ -59,12 +65,14 @@ class SerialEnvironments:
         obs = np.empty(self._shape, self._observations.dtype)
         rewards = [0.0] * count
         terminated, truncated = [False] * count, [False] * count
+        infos: list[Any] = [None] * count
         for index, action in enumerate(self._actions.convert(actions)):
             env = self._envs[index]
             if ended[index]:
-                self._write(obs, index, env.reset()[0])
+                seen, infos[index] = env.reset()
+                self._write(obs, index, seen)
                 continue
-            seen, reward, terminal, cut, _ = env.step(action)
+            seen, reward, terminal, cut, infos[index] = env.step(action)
             self._write(obs, index, seen)
             rewards[index] = float(reward)
             terminated[index], truncated[index] = bool(terminal), bool(cut) and not terminal
@@ -76,6 +84,7 @@ class SerialEnvironments:
             _array(np.array(terminated)),
             _array(np.array(truncated)),
             _array(np.array(ended)),
+            self._legal(infos, self._ended),
         )
 
     def close(self) -> None:
@@ -83,6 +92,16 @@ class SerialEnvironments:
         for env in self._envs:
             with contextlib.suppress(Exception):
                 env.close()
+
+    def _legal(self, infos: list[Any], ended: list[bool]) -> Any:
+        """Return ``TimeStep.legal`` from the infos of all environments."""
+        if not self._masked:
+            return ()
+        size = self._actions.size
+        return np.stack([
+            read_mask(info.get(MASK), index, size, ended=ended[index])
+            for index, info in enumerate(infos)
+        ])  # fmt: skip
 
     def _write(self, batch: np.ndarray, index: int, obs: Any) -> None:
         converted = self._observations.convert_one(obs)

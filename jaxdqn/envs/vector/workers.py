@@ -16,6 +16,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from jaxdqn.config.options import CHECKPOINT_SIGNALS
 from jaxdqn.envs.vector.base import SimulatorError, time_step
+from jaxdqn.envs.vector.masks import read_masks
 from jaxdqn.envs.vector.spaces import DiscreteActions, ObservationArrays
 from jaxdqn.types import TimeStep
 
@@ -33,6 +34,7 @@ class WorkerEnvironments:
       makers: E functions that return an environment.
       observations: conversion of the observations.
       actions: conversion of the actions.
+      masked: read the mask of legal actions from the infos.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class WorkerEnvironments:
         makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
         observations: ObservationArrays,
         actions: DiscreteActions,
+        masked: bool = False,
     ) -> None:
         # Not fork, which deadlocks where JAX has threads.
         self._envs: Any = AsyncVectorEnv(
@@ -49,7 +52,7 @@ class WorkerEnvironments:
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
         self._failed = False
-        self._observations, self._actions = observations, actions
+        self._observations, self._actions, self._masked = observations, actions, masked
         self._ended = np.zeros(len(makers), bool)
 
     def reset(self, seed: int) -> TimeStep:
@@ -58,7 +61,7 @@ class WorkerEnvironments:
         _raise_reported(infos)
         self._ended = np.zeros(len(self._ended), bool)
         no = np.zeros(len(self._ended), bool)
-        return self._time_step(obs, no, no, no, ~no)
+        return self._time_step(infos, obs, no, no, no, ~no)
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """Step every environment, or reset it if its episode has ended."""
@@ -67,7 +70,7 @@ class WorkerEnvironments:
         _raise_reported(infos)
         # The environments that ended at the step before have been reset by this one.
         first, self._ended = self._ended, terminated | truncated
-        return self._time_step(obs, reward, terminated, truncated & ~terminated, first)
+        return self._time_step(infos, obs, reward, terminated, truncated & ~terminated, first)
 
     def close(self) -> None:
         """Close the environments, and kill the processes that do not end."""
@@ -108,10 +111,12 @@ class WorkerEnvironments:
         return "the connection to a process of the environments was lost"
 
     def _time_step(
-        self, obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any
+        self, infos: Any, obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any
     ) -> TimeStep:
         arrays = self._observations.convert(obs, len(first))
-        return time_step(arrays, reward, terminated, truncated, first, self._observations.dtype)
+        legal = read_masks(infos, self._ended, self._actions.size) if self._masked else None
+        dtype = self._observations.dtype
+        return time_step(arrays, reward, terminated, truncated, first, dtype, legal)
 
 
 def _raise_reported(infos: Mapping[str, Any]) -> None:
