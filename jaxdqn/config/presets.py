@@ -147,6 +147,26 @@ TASKS: dict[str, Config] = {
         log_every=25_000,
         eval_every=100_000,
     ),
+    # Returns of three steps, since hovering until the time limit is otherwise a stable policy.
+    "lunarlander": Config(
+        env="gymnasium:LunarLander-v3",
+        loss="squared",
+        total_rows=300_000,
+        num_envs=16,
+        gradient_steps=2,
+        n_step=3,
+        double=True,
+        hidden_sizes=(256, 256),
+        layer_norm=True,
+        learning_rate_schedule="linear",
+        target_period=250,
+        epsilon_end=0.02,
+        epsilon_decay_rows=60_000,
+        replay_capacity=102_400,
+        warmup_rows=4_096,
+        eval_every=100_000,
+        solve_return=200.0,
+    ),
 }
 """Preset of each task; docs/status.md has the measured results."""
 
