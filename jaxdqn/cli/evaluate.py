@@ -157,7 +157,7 @@ def _player(flags: Flags, config: Config, trainer: Any) -> _Player:
     record = {
         "env": spec.name,
         "arguments": list(spec.arguments),
-        "sticky_actions": sticky,
+        "sticky_actions": sticky,  # those of the library; a simulator's own are in arguments
         "max_episode_steps": spec.max_episode_steps or LONGEST_EPISODE,
         "trained_on": trained.name,
         "trained_with_sticky_actions": config.sticky_actions,

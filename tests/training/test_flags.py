@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.config.presets import PRESETS
 from jaxdqn.run.runner import run
 from jaxdqn.training.hyper import hyper_from
@@ -19,7 +20,11 @@ FAST = ("cartpole", "breakout", "iqn", "rainbow", "recurrent", "pqn")
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS],
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name, config in PRESETS.items()
+        if not is_host_env(config.env)
+    ],
 )
 def test_every_preset_keeps_32_bits_under_x64(name):
     with jax.enable_x64(True):
