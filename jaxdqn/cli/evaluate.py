@@ -1,4 +1,4 @@
-"""Evaluate a run: ``jaxdqn evaluate RUN [--episodes N] [--video FILE]``."""
+"""Evaluate a run: ``jaxdqn evaluate RUN [--episodes N] [--on NAME] [--video FILE]``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
 from jaxdqn.cli.backend import keep_compiled_programs, start_backend
 from jaxdqn.cli.flags import parse, run_command
-from jaxdqn.cli.parts import PolicyParts, references
+from jaxdqn.cli.parts import PolicyParts, references, take_env_args
 from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import SUMMARY, read_config
-from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.jsonl import Record, write_json
 
 _DESCRIPTION = """Play greedy episodes with the parameters of a run, and print their mean return,
 its standard error and how many of the episodes are distinct. If few are, as in a deterministic
-game, print the return with a few random actions too. With --video, draw one more episode."""
+game, print the return with a few random actions too. With --on, play another environment than that
+of the run. With --video, draw one more episode."""
 _STREAM = 0x65766C
 _MAX_FRAMES = 2_000
 
@@ -40,6 +41,15 @@ class Flags:
     """Probability of a uniformly random action; by default eval_epsilon of the run."""
     which: Literal["best", "last"] = "best"
     """Parameters to evaluate."""
+    on: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Play this environment, as --env of a run names it. Its observations and actions must be those
+    of the policy, or have a registered mapping, as those of the MinAtar games have. Sticky actions
+    and the action set of an environment on the device are those of the run."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of the environment of --on, each as NAME=VALUE. --env-arg NAME=VALUE gives one, and
+    may be repeated."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the result into this file, with the environment and its protocol."""
     video: Annotated[str | None, tyro.conf.arg(aliases=["--gif"], metavar="FILE")] = None
     """Draw one episode into this file, a .gif or an .mp4; MP4 needs pip install
     "jaxdqn[video]"."""
@@ -52,12 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> None:
-    flags = parse(Flags, argv, prog="jaxdqn evaluate", description=_DESCRIPTION)
-    for name, minimum in (("episodes", 1), ("seed", 0)):
-        if getattr(flags, name) < minimum:
-            raise ValueError(f"{name}={getattr(flags, name)}: must be at least {minimum}")
-    if flags.epsilon is not None and not 0 <= flags.epsilon <= 1:
-        raise ValueError(f"epsilon={flags.epsilon}: must be between 0 and 1")
+    arguments = take_env_args(argv)
+    flags = parse(Flags, arguments, prog="jaxdqn evaluate", description=_DESCRIPTION)
+    _check(flags)
     parts = references(flags.parts)
     config = read_config(flags.run)
     if flags.video is not None:
@@ -67,7 +74,6 @@ def _main(argv: Sequence[str]) -> None:
 
     import jax
 
-    from jaxdqn.cli.explain import environment_text
     from jaxdqn.export.policy import load_run
     from jaxdqn.monitoring.records import few_distinct
     from jaxdqn.training.evaluation import EPSILON
@@ -76,33 +82,98 @@ def _main(argv: Sequence[str]) -> None:
     keep_compiled_programs()
     learner = _learner(flags, config)
     config, trainer, params = load_run(flags.run, flags.which, **parts)
+    player = _player(flags, config, trainer)
     if flags.video is not None:
         from jaxdqn.envs.video import require_drawable
-        from jaxdqn.training.vector_trainer import VectorTrainer
 
-        if isinstance(trainer, VectorTrainer):
-            raise ValueError(
-                f"video={flags.video!r}: must be left out: environments on the host cannot be "
-                "drawn yet"
-            )
-        require_drawable(trainer.environment)
+        require_drawable(player.environment)
     epsilon = config.eval_epsilon if flags.epsilon is None else flags.epsilon
     # Folded, so that seed 0 does not repeat the random numbers of a run with seed 0.
     key = jax.random.fold_in(jax.random.key(flags.seed), _STREAM)
     key_episodes, key_video = jax.random.split(key)
-    play = partial(_play, config, trainer, params, key_episodes, flags.episodes)
+    play = partial(_play, player, params, key_episodes, flags.episodes)
     record, text = play(epsilon)
-    environment = environment_text(trainer.environment.spec, config.sticky_actions)
-    print(f"{environment}, {flags.which} parameters{learner}: {text}")
+    print(f"{player.text}, {flags.which} parameters{learner}: {text}")
+    if flags.json is not None:
+        about = {"run": flags.run, "which": flags.which, "seed": flags.seed, "epsilon": epsilon}
+        _write(flags.json, {**about, **player.record, **record})
     if few_distinct(record) and epsilon == 0:
         print(f"few episodes are distinct; with a few random actions: {play(EPSILON)[1]}")
     if flags.video is not None:
-        _draw(flags.video, config, trainer, params, key_video)
+        _draw(flags.video, player, params, key_video)
         print(f"episode drawn in {flags.video}")
 
 
+def _check(flags: Flags) -> None:
+    for name, minimum in (("episodes", 1), ("seed", 0)):
+        if getattr(flags, name) < minimum:
+            raise ValueError(f"{name}={getattr(flags, name)}: must be at least {minimum}")
+    if flags.epsilon is not None and not 0 <= flags.epsilon <= 1:
+        raise ValueError(f"epsilon={flags.epsilon}: must be between 0 and 1")
+    if flags.env_args and flags.on is None:
+        raise ValueError(f"env_args={list(flags.env_args)}: must come with on; without it the "
+                         "arguments are those of the run")  # fmt: skip
+    if flags.json is not None and not Path(flags.json).parent.is_dir():
+        raise ValueError(f"json={flags.json!r}: must be in a directory that exists")
+
+
+class _Player(NamedTuple):
+    """A policy, and the environment that it plays."""
+
+    agent: Any
+    environment: Any
+    frame_stack: int
+    text: str
+    """Environment and protocol in words."""
+    record: Record
+    """Environment and protocol."""
+
+    @property
+    def on_host(self) -> bool:
+        from jaxdqn.envs.vector import HostEnvironment
+
+        return isinstance(self.environment, HostEnvironment)
+
+
+def _player(flags: Flags, config: Config, trainer: Any) -> _Player:
+    """Return the environment to play: that of the run, or that of ``--on``."""
+    from jaxdqn.cli.explain import environment_text
+    from jaxdqn.envs import environment_of_name
+    from jaxdqn.envs.judge import as_judge
+    from jaxdqn.training.evaluation import LONGEST_EPISODE
+
+    trained = trainer.environment.spec
+    environment, sticky = trainer.environment, config.sticky_actions
+    text = environment_text(trained, sticky)
+    if flags.on is not None:
+        environment, sticky = environment_of_name(config, flags.on, flags.env_args)
+        environment = as_judge(environment, trained)
+        limit = environment.spec.max_episode_steps or LONGEST_EPISODE
+        text = (
+            f"{environment_text(environment.spec, sticky)}, episodes of at most {limit:,} steps, "
+            f"policy trained on {text}"
+        )
+    spec = environment.spec
+    record = {
+        "env": spec.name,
+        "arguments": list(spec.arguments),
+        "sticky_actions": sticky,  # those of the library; a simulator's own are in arguments
+        "max_episode_steps": spec.max_episode_steps or LONGEST_EPISODE,
+        "trained_on": trained.name,
+        "trained_with_sticky_actions": config.sticky_actions,
+    }
+    return _Player(trainer.agent, environment, config.frame_stack, text, record)
+
+
+def _write(path: str, record: Record) -> None:
+    try:
+        write_json(Path(path), record)
+    except OSError as error:
+        raise ValueError(f"json={path!r}: must be writable: {error.strerror}") from error
+
+
 def _play(
-    config: Config, trainer: Any, params: Any, key: Any, episodes: int, epsilon: float
+    player: _Player, params: Any, key: Any, episodes: int, epsilon: float
 ) -> tuple[Record, str]:
     """Return the record of an evaluation, and its result as text."""
     import jax
@@ -110,18 +181,16 @@ def _play(
     from jaxdqn.monitoring.records import evaluation_record
     from jaxdqn.training.evaluation import make_evaluator
     from jaxdqn.training.vector_evaluation import make_vector_evaluator
-    from jaxdqn.training.vector_trainer import VectorTrainer
 
-    on_host = isinstance(trainer, VectorTrainer)
-    make: Any = make_vector_evaluator if on_host else make_evaluator
+    make: Any = make_vector_evaluator if player.on_host else make_evaluator
     evaluate = make(
-        trainer.agent,
-        trainer.environment,
+        player.agent,
+        player.environment,
         episodes,
-        frame_stack=config.frame_stack,
+        frame_stack=player.frame_stack,
         epsilon=epsilon,
     )
-    evaluate = evaluate if on_host else jax.jit(evaluate)
+    evaluate = evaluate if player.on_host else jax.jit(evaluate)
     record = evaluation_record(jax.device_get(evaluate(params, key)))
     error = record["return_std"] / math.sqrt(episodes) if episodes > 1 else math.nan
     kind = f"{epsilon:g}-greedy" if epsilon else "greedy"
@@ -144,20 +213,25 @@ def _learner(flags: Flags, config: Config) -> str:
     return " of " + ", ".join(f"{name} {value:g}" for name, value in identity.items())
 
 
-def _draw(path: str, config: Config, trainer: Any, params: Any, key: Any) -> None:
+def _draw(path: str, player: _Player, params: Any, key: Any) -> None:
     """Play one episode and draw it."""
-    from jaxdqn.envs.video import save_video
+    from jaxdqn.envs.video import save_frames, save_video
     from jaxdqn.training.evaluation import play_episode
+    from jaxdqn.training.vector_drawing import play_drawn_episode
 
-    states, rewards = play_episode(
-        trainer.agent,
-        trainer.environment,
+    play: Any = play_drawn_episode if player.on_host else play_episode
+    episode = play(
+        player.agent,
+        player.environment,
         params,
         key,
-        frame_stack=config.frame_stack,
+        frame_stack=player.frame_stack,
         max_steps=_MAX_FRAMES,
     )
-    save_video(path, trainer.environment, states, rewards)
+    if player.on_host:
+        save_frames(path, player.environment.spec.name, episode)
+    else:
+        save_video(path, player.environment, *episode)
 
 
 if __name__ == "__main__":

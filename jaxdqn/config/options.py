@@ -36,9 +36,10 @@ class Options:
     """Environment: its gymnax name; SUITE:ID for one of navix, xminigrid, craftax, jumanji, pgx or
     octax, on the device; or gymnasium:ID, ale:GAME or envpool:ID, on the host."""
     env_args: tuple[str, ...] = option((), group="Run")
-    """Arguments of the environment, each as NAME=VALUE: fields of its gymnax parameters, such as
-    max_steps_in_episode=50, or arguments of its constructor or suite. --env-arg NAME=VALUE gives
-    one, and may be repeated."""
+    """Arguments of the environment, each as NAME=VALUE: of gymnax, fields of its parameters, such
+    as max_steps_in_episode=50, or arguments of its constructor; of a suite, as docs/suites.md lists
+    them; of Gymnasium, arguments of gymnasium.make, such as max_episode_steps=50. --env-arg
+    NAME=VALUE gives one, and may be repeated."""
     sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
     """Probability that the environment repeats the previous action instead of the agent's, in
     training and evaluation (Machado et al. 2018)."""
@@ -353,7 +354,8 @@ class Options:
     (Pohlen et al. 2018)."""
 
     eval_episodes: int = option(100, group="Evaluation", at_least=1)
-    """Greedy episodes in an evaluation, each in its own environment."""
+    """Greedy episodes in an evaluation: each in its own environment on the device; on the host at
+    most 32 environments play them (with env_processes, one for each CPU)."""
     eval_epsilon: float = option(0.0, group="Evaluation", between=(0, 1))
     """Probability of a uniformly random action in evaluations; 0 is greedy."""
     eval_every: int = option(

@@ -1,10 +1,12 @@
 """Environments; those on the device have the contract of ``jaxdqn.types.Environment``."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, replace
 from jaxdqn.config.env_args import read_env_args
 from jaxdqn.config.host_envs import is_host_env
+from jaxdqn.config.protocols import is_minatar
 from jaxdqn.config.suite_envs import is_suite_env
 from jaxdqn.envs.action_sets import full_action_set
 from jaxdqn.envs.base import EpisodeState, make_environment
@@ -19,6 +21,7 @@ __all__ = [
     "EpisodeState",
     "configured_environment",
     "configured_host_environment",
+    "environment_of_name",
     "make",
     "make_environment",
     "make_gymnax",
@@ -86,3 +89,30 @@ def configured_environment(config: Config, environment: Any = None) -> Environme
                 reject(name, getattr(config, name), "left out with your own environment")
         made = as_environment(environment)
     return with_sticky_actions(made, config.sticky_actions)
+
+
+def environment_of_name(
+    config: Config, name: str, arguments: Sequence[str] = ()
+) -> tuple[Environment | HostEnvironment, float]:
+    """Return another registered environment than that of a run, and its sticky actions.
+
+    On the device, sticky actions and the action set of a MinAtar game are those of ``config``. An
+    environment on the host has its own.
+
+    Args:
+        config: the run.
+        name: as ``Config.env``.
+        arguments: of the environment, as ``Config.env_args``.
+
+    Raises:
+        ValueError: as ``configured_environment``.
+    """
+    on_host = is_host_env(name)
+    sticky = 0.0 if on_host else config.sticky_actions
+    full = config.full_action_set and is_minatar(name)
+    config = replace(
+        config, env=name, env_args=tuple(arguments), sticky_actions=sticky, full_action_set=full
+    )
+    made = configured_host_environment(config) if on_host else configured_environment(config)
+    assert made is not None
+    return made, sticky

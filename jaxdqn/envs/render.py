@@ -36,7 +36,12 @@ def make_render(name: str, env: Any, env_params: Any) -> Render:
     if name in _MAPS:
         return lambda state: _pixels(_cells_image(_MAPS[name](env, state)))
     observe = _observe(env, env_params)
-    return lambda state: _pixels(_cells_image(_channels(observe(state))))
+    return lambda state: picture_of_channels(observe(state))
+
+
+def picture_of_channels(obs: np.ndarray) -> np.ndarray:
+    """Return a picture of channels [height, width, ...], uint8 [HEIGHT, WIDTH, 3]."""
+    return _pixels(_cells_image(_channels(obs)))
 
 
 def _observe(env: Any, env_params: Any) -> Callable[[Any], np.ndarray]:

@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxdqn.envs.base import EpisodeState
 from jaxdqn.envs.gymnax import DRAWABLE
+from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.types import Environment
 
 _TITLE_HEIGHT = 24
@@ -28,15 +29,24 @@ _MIN_SIDE = 240
 _PAPER, _INK = (255, 255, 255), (34, 34, 34)
 
 
-def require_drawable(environment: Environment) -> None:
-    """Check that an environment has a ``render`` function.
+def require_drawable(environment: Environment | HostEnvironment) -> None:
+    """Check that an environment can be drawn.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if one on the device has no ``render``, or one on the host no
+            ``make_drawable``.
     """
-    if environment.render is None:
+    name = environment.spec.name
+    if isinstance(environment, HostEnvironment):
+        if environment.make_drawable is None:
+            raise ValueError(
+                f"env={name!r}: must have frames to be drawn: an environment of Gymnasium the "
+                "render mode rgb_array, in from_gymnasium(..., make_drawable=...) for your own; a "
+                "HostEnvironment a function make_drawable"
+            )
+    elif environment.render is None:
         raise ValueError(
-            f"env={environment.spec.name!r}: must have a render function to be drawn: build your "
+            f"env={name!r}: must have a render function to be drawn: build your "
             "own with make_environment(..., render=...), where render(state) returns uint8 "
             f"[height, width, 3]; registered environments that have one: "
             f"{', '.join(sorted(DRAWABLE))}"
@@ -85,16 +95,41 @@ def save_video(
             an argument is out of range, or the file cannot be written.
     """
     require_drawable(environment)
-    check_video_path(path)
     if not env_states or len(env_states) != len(rewards):
         raise ValueError(
             f"rewards: must be as many as env_states, at least one, "
             f"not {len(rewards)} for {len(env_states)}"
         )
+    assert environment.render is not None
+    frames = zip(map(environment.render, env_states), rewards, strict=True)
+    save_frames(path, environment.spec.name, frames, frames_per_second=frames_per_second)
+
+
+def save_frames(
+    path: str | os.PathLike[str],
+    name: str,
+    frames: Iterable[tuple[Any, float]],
+    *,
+    frames_per_second: int = 20,
+) -> None:
+    """Write an episode as a video from its frames.
+
+    Args:
+        path: the file to write, ending in ``.gif`` or ``.mp4``.
+        name: of the environment, for the title.
+        frames: at least one pair (frame, reward): uint8 [height, width, 3], and the reward that led
+            to it. An iterator is read once, one frame at a time.
+        frames_per_second: at most 50, the limit of a GIF.
+
+    Raises:
+        ValueError: if a frame is invalid, an argument is out of range, or the file cannot be
+            written.
+    """
+    check_video_path(path)
     if not 1 <= frames_per_second <= 50:
         raise ValueError(f"frames_per_second={frames_per_second!r}: must be from 1 to 50")
     encode = _encode_gif if Path(path).suffix.lower() == ".gif" else _encode_mp4
-    video = encode(_frames(environment, env_states, rewards), frames_per_second)
+    video = encode(_titled_frames(name, frames), frames_per_second)
     try:
         Path(path).write_bytes(video)
     except OSError as error:
@@ -103,15 +138,11 @@ def save_video(
         ) from error
 
 
-def _frames(
-    environment: Environment, env_states: Sequence[EpisodeState], rewards: Sequence[float]
-) -> Iterator[Image.Image]:
+def _titled_frames(name: str, frames: Iterable[tuple[Any, float]]) -> Iterator[Image.Image]:
     """Yield the titled frames, all of the same size."""
-    assert environment.render is not None
-    shape = None
-    returns = np.cumsum(np.asarray(rewards, np.float64))
-    for step, (state, total) in enumerate(zip(env_states, returns, strict=True)):
-        frame = np.asarray(environment.render(state))
+    shape, total = None, 0.0
+    for step, (picture, reward) in enumerate(frames):
+        frame, total = np.asarray(picture), total + float(reward)
         shape = shape or frame.shape
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
             raise ValueError(
@@ -123,7 +154,7 @@ def _frames(
                 f"render: must return frames of one shape, not {list(shape)} and "
                 f"{list(frame.shape)}"
             )
-        yield _titled(frame, f"{environment.spec.name}   step {step}   return {total:.4g}")
+        yield _titled(frame, f"{name}   step {step}   return {total:.4g}")
 
 
 def _titled(frame: np.ndarray, title: str) -> Image.Image:

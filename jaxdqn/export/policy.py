@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.config.options import PARALLEL_OPTIONS
+from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.environment_spec import check_spec
 from jaxdqn.storage.params import PARAMETERS, restore_params
@@ -28,7 +29,7 @@ def load_policy(
     run: str | os.PathLike[str],
     which: str = "best",
     *,
-    environment: Environment | str | None = None,
+    environment: Environment | HostEnvironment | str | None = None,
     network: Any = None,
     agent: Any = None,
 ) -> Callable[[Any], Any]:
@@ -124,7 +125,7 @@ def load_run(
     run: str | os.PathLike[str],
     which: str = "best",
     *,
-    environment: Environment | str | None = None,
+    environment: Environment | HostEnvironment | str | None = None,
     network: Any = None,
     agent: Any = None,
 ) -> tuple[Config, AnyTrainer, Params]:

@@ -14,6 +14,7 @@ import jax
 
 from jaxdqn.agent.agent import Optimizer
 from jaxdqn.config.config import Config, to_dict
+from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import RunFailed, RunStopped
 from jaxdqn.monitoring.curves import plot_runs
 from jaxdqn.monitoring.loggers import Logger, LoggerGroup, make_jsonl_logger
@@ -63,7 +64,7 @@ def run(
     resume: bool = False,
     extend: Extend | None = None,
     preset: str | None = None,
-    environment: Environment | str | None = None,
+    environment: Environment | HostEnvironment | str | None = None,
     network: Any = None,
     optimizer: Optimizer | str | None = None,
     replay: MakeReplay | str | None = None,

@@ -67,7 +67,9 @@ def test_a_gif_shows_the_frames_enlarged_below_the_title(tmp_path):
 def test_an_mp4_shows_the_same_frames(tmp_path):
     path = tmp_path / "walk.mp4"
     video.save_video(path, *walk(draw), frames_per_second=10)
-    frames = [np.asarray(frame) for frame in video._frames(*walk(draw))]
+    env, states, rewards = walk(draw)
+    pairs = zip(map(env.render, states), rewards, strict=True)
+    frames = [np.asarray(frame) for frame in video._titled_frames("walk", pairs)]
     found, meta = decode(path, tmp_path)
     assert (meta["size"], meta["fps"], meta["codec"]) == ((320, 104), 10.0, "h264")
     assert len(found) == 5

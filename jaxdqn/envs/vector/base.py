@@ -37,6 +37,14 @@ class VectorEnvironment(Protocol):
         ...
 
 
+class DrawableEnvironment(VectorEnvironment, Protocol):
+    """One environment (E = 1) that can be drawn."""
+
+    def render(self) -> np.ndarray:
+        """Return a frame of the present state, uint8 [height, width, 3]."""
+        ...
+
+
 class HostEnvironment(NamedTuple):
     """An environment that runs on the host: its properties, and how to start it."""
 
@@ -45,6 +53,8 @@ class HostEnvironment(NamedTuple):
     """``make(E) -> VectorEnvironment``"""
     most_eval_envs: int = 32
     """Greatest number of environments in an evaluation; with more episodes, each plays several."""
+    make_drawable: Callable[[], DrawableEnvironment] | None = None
+    """``make_drawable() -> DrawableEnvironment``; None if the environment cannot be drawn."""
     make_to_evaluate: Callable[[int], VectorEnvironment] | None = None
     """As ``make``, for evaluations, which need whole episodes: ``terminated`` ends one. None if
     that is so in training too."""

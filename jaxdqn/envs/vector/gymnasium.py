@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium
 
+from jaxdqn.envs.vector import minatar
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.envs.vector.masks import has_mask
 from jaxdqn.envs.vector.serial import SerialEnvironments
@@ -34,21 +39,52 @@ def gymnasium_environment(
         not supported.
     """
 
-    def make() -> gymnasium.Env[Any, Any]:
+    game = minatar.is_minatar_id(name)
+    if game:
+        arguments = {**minatar.PROTOCOL, **arguments}
+
+    def make(**more: Any) -> gymnasium.Env[Any, Any]:
         # Time steps are checked by CheckedEnvironments.
-        return gymnasium.make(name, **{"disable_env_checker": True, **arguments})
+        options: dict[str, Any] = {"disable_env_checker": True, **arguments, **more}
+        return gymnasium.make(_registered(name), **options)
 
     try:
         env = make()
     except Exception as error:  # arguments reach the simulator, which may raise anything
         raise ValueError(_explain(name, arguments, error)) from error
     texts = tuple(f"{key}={value}" for key, value in sorted(arguments.items()))
-    host = _host_environment(env, make, PREFIX + name, processes)
+    drawable: Any = minatar.drawn(make) if game else _with_frames(env, make)
+    host = _host_environment(env, make, PREFIX + name, processes, drawable)
     return host._replace(spec=host.spec._replace(arguments=texts))
 
 
+def _registered(name: str) -> Any:
+    """Return what ``gymnasium.make`` takes; called in each process that makes environments."""
+    if minatar.is_minatar_id(name):
+        minatar.register_games()
+        # As a specification: Gymnasium warns that the id of all six actions, -v0, is out of date.
+        return gymnasium.registry.get(name, name)
+    if _is_box2d(name):
+        # Its import crashes the process if warnings are errors.
+        with warnings.catch_warnings(), contextlib.suppress(ImportError):
+            warnings.simplefilter("ignore")
+            importlib.import_module("Box2D")
+    return name
+
+
+def _with_frames(env: gymnasium.Env[Any, Any], make: Any) -> Any:
+    """Return a function that makes an environment with frames; None if it has none."""
+    if "rgb_array" not in env.metadata.get("render_modes", ()):
+        return None
+    return partial(make, render_mode="rgb_array")
+
+
 def from_gymnasium(
-    make: Callable[[], gymnasium.Env[Any, Any]], name: str, *, processes: bool = False
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    name: str,
+    *,
+    processes: bool = False,
+    make_drawable: Callable[[], gymnasium.Env[Any, Any]] | None = None,
 ) -> HostEnvironment:
     """Return an environment on the host from a function that makes a Gymnasium environment.
 
@@ -61,11 +97,16 @@ def from_gymnasium(
       processes: step each environment in its own process, started by ``spawn``, so that a script
         needs ``if __name__ == "__main__":``; otherwise they step one after the other in this
         process.
+      make_drawable: returns a new environment with ``render_mode="rgb_array"``, for videos; by
+        default ``make``, if its environments have this mode.
 
     Raises:
       ValueError: if the spaces are not supported; see ``jaxdqn.envs.vector.spaces``.
     """
-    return _host_environment(make(), make, name, processes)
+    env = make()
+    if make_drawable is None and env.render_mode == "rgb_array":
+        make_drawable = make
+    return _host_environment(env, make, name, processes, make_drawable)
 
 
 def _host_environment(
@@ -73,6 +114,7 @@ def _host_environment(
     make: Callable[[], gymnasium.Env[Any, Any]],
     name: str,
     processes: bool,
+    make_drawable: Callable[[], gymnasium.Env[Any, Any]] | None,
 ) -> HostEnvironment:
     """Read the properties of an environment that ``make`` made, and close it."""
     try:
@@ -96,6 +138,11 @@ def _host_environment(
     host = HostEnvironment(
         spec, lambda num_envs: kind([make] * num_envs, observations, actions, masked)
     )
+    if make_drawable is not None:
+        frames = [make_drawable]
+        host = host._replace(
+            make_drawable=lambda: SerialEnvironments(frames, observations, actions, masked)
+        )
     if processes:
         return host._replace(most_eval_envs=os.cpu_count() or 1)
     return host
@@ -116,6 +163,10 @@ def _check_kind(env: Any) -> None:
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
     """Return one line about an environment that cannot be made."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, gymnasium.error.DependencyNotInstalled) and _is_box2d(name):
+        reason = f'{reason.partition(",")[0]}; pip install "jaxdqn[box2d]" installs it'
+    elif isinstance(error, ValueError) and minatar.is_minatar_id(name):
+        return f"env={PREFIX + name!r}: {reason}"
     if arguments and not isinstance(error, gymnasium.error.Error | ModuleNotFoundError):
         return f"env_args: must be arguments of {name}; {type(error).__name__}: {reason}"
     if isinstance(error, gymnasium.error.UnregisteredEnv):
@@ -123,3 +174,9 @@ def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
         nearest = f"; nearest: {', '.join(PREFIX + each for each in near)}" if near else ""
         return f"env={PREFIX + name!r}: must be an id registered with Gymnasium{nearest}"
     return f"env={PREFIX + name!r}: cannot be made: {reason}"
+
+
+def _is_box2d(name: str) -> bool:
+    """Return whether an id is one of Gymnasium's environments that need Box2D."""
+    spec = gymnasium.registry.get(name)
+    return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.box2d")

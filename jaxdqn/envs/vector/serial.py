@@ -87,6 +87,10 @@ class SerialEnvironments:
             self._legal(infos, self._ended),
         )
 
+    def render(self) -> np.ndarray:
+        """Return a frame of the first environment, uint8 [height, width, 3]."""
+        return np.asarray(self._envs[0].render())
+
     def close(self) -> None:
         """Close every environment, those after one that fails too."""
         for env in self._envs:

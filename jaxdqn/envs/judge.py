@@ -1,0 +1,202 @@
+"""Evaluation of a policy in another environment than that of its training.
+
+The observations and actions of the two must be the same, or a registered mapping translates them.
+The MinAtar games of gymnax and of the authors' package are registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.envs.autoreset import AutoresetStep, StepFunction, advance_of
+from jaxdqn.envs.vector.base import HostEnvironment, VectorEnvironment
+from jaxdqn.types import Environment, EnvSpec, TimeStep
+
+
+class EnvMapping(NamedTuple):
+    """Translation between a policy and an environment that it was not trained in."""
+
+    actions: tuple[int, ...] | None = None
+    """[A], the action of the environment for each action of the policy; None if they are equal."""
+    observe: Callable[[Any], Any] | None = None
+    """``observe(obs) -> obs``: one observation of the environment as the policy takes it, for NumPy
+    and JAX arrays; None if they are equal."""
+
+
+MappingFunction = Callable[[EnvSpec, EnvSpec], EnvMapping]
+"""``mapping(policy, environment) -> EnvMapping`` from the two specifications"""
+
+_MAPPINGS: dict[tuple[str, str], MappingFunction] = {}
+
+
+def register_mapping(policy: str, environment: str, mapping: EnvMapping | MappingFunction) -> None:
+    """Register how policies of one environment play another.
+
+    Args:
+      policy: name of the environment of training.
+      environment: name of the other environment.
+      mapping: an ``EnvMapping``, or a function of the two specifications that returns one.
+    """
+    function = (lambda *specs: mapping) if isinstance(mapping, EnvMapping) else mapping
+    _MAPPINGS[policy, environment] = function
+
+
+def as_judge(
+    environment: Environment | HostEnvironment, policy: EnvSpec
+) -> Environment | HostEnvironment:
+    """Return an environment with the observations and actions of a policy.
+
+    Args:
+      environment: on the device or on the host.
+      policy: specification of the environment that the policy was trained in.
+
+    Raises:
+      ValueError: if they differ and no mapping is registered, or the mapping does not fit.
+    """
+    spec = environment.spec
+    function = _MAPPINGS.get((policy.name, spec.name))
+    mapping = EnvMapping() if function is None else function(policy, spec)
+    _check_actions(mapping, policy, spec)
+    found = _mapped_spec(spec, mapping)
+    if _interface(found) != _interface(policy):
+        hint = "" if function else "; register_mapping of jaxdqn.envs.judge translates between two"
+        raise ValueError(
+            f"on={spec.name!r}: must have the observations and actions of the policy, "
+            f"{_text(policy)} in {policy.name!r}, not {_text(found)}{hint}"
+        )
+    if mapping == EnvMapping():
+        return environment
+    if isinstance(environment, HostEnvironment):
+        return _on_host(environment, mapping, found)
+    return _on_device(environment, mapping, found)
+
+
+def _interface(spec: EnvSpec) -> tuple[Any, ...]:
+    return tuple(spec.obs_shape), np.dtype(spec.obs_dtype), spec.num_actions
+
+
+def _text(spec: EnvSpec) -> str:
+    return f"{np.dtype(spec.obs_dtype)}{list(spec.obs_shape)} and {spec.num_actions} actions"
+
+
+def _check_actions(mapping: EnvMapping, policy: EnvSpec, spec: EnvSpec) -> None:
+    actions = mapping.actions
+    if actions is None:
+        return
+    valid = all(0 <= action < spec.num_actions for action in actions)
+    if len(actions) != policy.num_actions or not valid:
+        raise ValueError(
+            f"actions={list(actions)}: must map each of the {policy.num_actions} actions of "
+            f"{policy.name!r} to one of the {spec.num_actions} of {spec.name!r}"
+        )
+
+
+def _mapped_spec(spec: EnvSpec, mapping: EnvMapping) -> EnvSpec:
+    """Return the specification that the policy sees."""
+    if mapping.actions is not None:
+        spec = spec._replace(num_actions=len(mapping.actions))
+    if mapping.observe is not None:
+        seen = np.asarray(mapping.observe(np.zeros(spec.obs_shape, spec.obs_dtype)))
+        spec = spec._replace(obs_shape=seen.shape, obs_dtype=seen.dtype)
+    return spec
+
+
+def _on_device(environment: Environment, mapping: EnvMapping, spec: EnvSpec) -> Environment:
+    observe = mapping.observe or (lambda obs: obs)
+
+    def seen(state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
+        return state, timestep._replace(obs=observe(timestep.obs))
+
+    def mapped(step: StepFunction) -> StepFunction:
+        def run(key: Any, state: Any, action: Any) -> tuple[Any, TimeStep]:
+            if mapping.actions is not None:
+                action = jnp.asarray(mapping.actions, jnp.int32)[action]
+            return seen(*step(key, state, action))
+
+        return run
+
+    advance = advance_of(environment)
+    step = mapped(environment.step)
+    return environment._replace(
+        reset=lambda key: seen(*environment.reset(key)),
+        step=step if advance is None else AutoresetStep(step, mapped(advance)),
+        spec=spec,
+    )
+
+
+def _on_host(environment: HostEnvironment, mapping: EnvMapping, spec: EnvSpec) -> HostEnvironment:
+    drawable: Any = environment.make_drawable
+    return environment._replace(
+        spec=spec,
+        make=lambda num_envs: _MappedEnvironments(environment.make(num_envs), mapping),
+        make_drawable=drawable and (lambda: _MappedEnvironments(drawable(), mapping)),
+    )
+
+
+class _MappedEnvironments:
+    """A ``VectorEnvironment`` with translated observations and actions."""
+
+    def __init__(self, envs: VectorEnvironment, mapping: EnvMapping) -> None:
+        self._envs, self._observe = envs, mapping.observe
+        self._actions = None if mapping.actions is None else np.array(mapping.actions, np.int32)
+        self.close = envs.close
+
+    def reset(self, seed: int) -> TimeStep:
+        return self._seen(self._envs.reset(seed))
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        table = self._actions
+        return self._seen(self._envs.step(actions if table is None else table[actions]))
+
+    def render(self) -> Any:
+        envs: Any = self._envs
+        return envs.render()
+
+    def _seen(self, timestep: TimeStep) -> TimeStep:
+        if self._observe is None:
+            return timestep
+        obs: Any = np.stack([self._observe(obs) for obs in np.asarray(timestep.obs)])
+        return timestep._replace(obs=obs)
+
+
+_EFFECTIVE = {
+    "Asterix": (0, 1, 2, 3, 4),
+    "Breakout": (0, 1, 3),
+    "Freeway": (0, 2, 4),
+    "Seaquest": (0, 1, 2, 3, 4, 5),
+    "SpaceInvaders": (0, 1, 3, 5),
+}
+"""Actions of each MinAtar game that have an effect, of n, l, u, r, d, f; their order is that of the
+smaller set of actions, in gymnax as in the package."""
+
+
+def _register_minatar(game: str) -> None:
+    """Register the forms of a game, whose channels are the same, with all or the effective actions.
+
+    An action that the environment lacks has no effect in the game, as action 0 has none.
+    """
+    effective = _EFFECTIVE[game]
+
+    def mapping(policy: EnvSpec, environment: EnvSpec) -> EnvMapping:
+        there = _full_or(effective, environment.num_actions)
+        here = _full_or(effective, policy.num_actions)
+        actions = tuple(there.index(each) if each in there else 0 for each in here)
+        return EnvMapping() if here == there else EnvMapping(actions)
+
+    names = [f"{game}-MinAtar", *(f"gymnasium:MinAtar/{game}-v{version}" for version in (0, 1))]
+    for policy, environment in product(names, names):
+        register_mapping(policy, environment, mapping)
+
+
+def _full_or(effective: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the set of actions of a game with ``count`` of them."""
+    return effective if count == len(effective) else tuple(range(6))
+
+
+for _game in _EFFECTIVE:
+    _register_minatar(_game)
