@@ -124,6 +124,7 @@ def test_the_deep_sea_optimum_is_the_reward_minus_the_cost_of_moving():
         ("frozenlake", 0.97 * frozen_lake_optimum()),
         ("breakout", 10.0),
         ("memorychain", 0.95),
+        ("lunarlander", 200.0),
     ],
 )
 def test_preset_reaches_its_known_result(name, bar, tmp_path):

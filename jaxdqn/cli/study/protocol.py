@@ -32,7 +32,7 @@ def protocol(envs: Sequence[str], results: Sequence[Record]) -> str:
         ]
     if not lines:
         return ""
-    text = "Episodes have the time limits of gymnax:\n\n" + "\n".join(lines)
+    text = "Time limits of the episodes:\n\n" + "\n".join(lines)
     if any(env.endswith("-MinAtar") for env in envs):
         text += (
             "\n\ngymnax truncates the episodes of MinAtar: these returns are not comparable with "

@@ -1,5 +1,7 @@
 """Environments of Gymnasium on the host: the same rows as Gymnasium stepped by hand."""
 
+import sys
+
 import gymnasium
 import jax
 import numpy as np
@@ -152,6 +154,47 @@ def test_what_cannot_be_made_is_one_line_that_names_it(name, arguments, message)
     with pytest.raises(ValueError, match=f"^{message}") as raised:
         host_environment(f"gymnasium:{name}", arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "message"),
+    [
+        (
+            "MinAtar/Breakout-v1",
+            "minatar",
+            "needs the package minatar, which is not installed; "
+            r'pip install "jaxdqn\[minatar\]" installs it$',
+        ),
+        (
+            "LunarLander-v3",
+            "Box2D",
+            r'cannot be made: Box2D is not installed; pip install "jaxdqn\[box2d\]" installs it$',
+        ),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_tells_how_to_install_it(
+    name, package, message, monkeypatch
+):
+    for module in [*sys.modules]:
+        if module.partition(".")[0] == package or module.startswith("gymnasium.envs.box2d"):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    games = {id: spec for id, spec in gymnasium.registry.items() if "MinAtar" not in id}
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", games)
+    monkeypatch.setattr(gymnasium, "registry", games)
+    with pytest.raises(ValueError, match=f"^env='gymnasium:{name}': {message}") as raised:
+        host_environment(f"gymnasium:{name}", {})
+    assert "\n" not in str(raised.value)
+
+
+def test_box2d_is_imported_where_warnings_are_errors():
+    pytest.importorskip("pygame")
+    host = host_environment("gymnasium:LunarLander-v3", {})
+    assert (host.spec.obs_shape, host.spec.num_actions) == ((8,), 4)
+    vector = host.make_drawable()
+    vector.reset(0)
+    assert vector.render().shape == (400, 600, 3)
+    vector.close()
 
 
 def test_too_many_combinations_of_actions_are_rejected():
