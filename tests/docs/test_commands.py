@@ -73,7 +73,7 @@ def check(program, arguments):
     elif module.__name__ == "jaxdqn.cli.compare":
         parse(importlib.import_module("benchmarks.techniques.__main__").Flags, rest)
     else:
-        parse(module.Flags, rest)
+        parse(module.Flags, take_env_args(rest))
 
 
 def _module(name):
