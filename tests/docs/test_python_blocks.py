@@ -15,7 +15,13 @@ BLOCKS = {
     for page in PAGES
     for index, text in enumerate(blocks(page, "python"))
 }
-RUNNABLE = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/python.md")
+RUNNABLE = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/action-masks.md",
+    "docs/guide.md",
+    "docs/python.md",
+)
 """Pages whose blocks are complete programs; other pages have fragments."""
 
 FAST = ("CONTRIBUTING.md 0", "docs/guide.md 0")
