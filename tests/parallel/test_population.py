@@ -216,6 +216,7 @@ class Script:
             **dict.fromkeys(Programs._fields)
             | {"chunk": chunk, "evaluate": evaluate, "evaluate_one": evaluate_one}
             | {"params": lambda state: state.agent.params}
+            | {"stop_evaluations": lambda stop: None, "env_failures": list}
         )
 
 
