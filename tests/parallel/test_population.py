@@ -193,6 +193,7 @@ class Script:
             place = int(after.agent.params[0]) // 10 - 1
             ones = np.ones(self.config.learners, np.float32)
             metrics = Metrics(*[ones] * len(Metrics._fields))._replace(
+                illegal=(),
                 skipped=np.array(self.skipped[place]),
                 lost=0 * ones,
                 gradient_steps=5 * ones,
@@ -215,6 +216,7 @@ class Script:
             **dict.fromkeys(Programs._fields)
             | {"chunk": chunk, "evaluate": evaluate, "evaluate_one": evaluate_one}
             | {"params": lambda state: state.agent.params}
+            | {"stop_evaluations": lambda stop: None, "env_failures": list}
         )
 
 
@@ -317,6 +319,7 @@ def test_a_checkpoint_before_the_first_evaluation_resumes(tmp_path):
 def test_metrics_of_a_chunk_are_averaged_over_the_finite_learners():
     ones = np.ones(3, np.float32)
     metrics = Metrics(*[ones] * len(Metrics._fields))._replace(
+        illegal=(),
         episodes=np.int32([1, 10, 0]),
         return_sum=np.float32([8, 20, 0]),
         loss=np.float32([1, NAN, 3]),

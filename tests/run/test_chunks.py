@@ -202,7 +202,9 @@ class Sleeper:
             self.sizes.append(iterations)
             time.sleep(iterations * self.seconds)
             rows = Counter(0, state + iterations)
-            metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))._replace(extra={})
+            metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))._replace(
+                extra={}, illegal=()
+            )
             return state + iterations, (metrics, Counters(rows, rows, rows))
 
         return program

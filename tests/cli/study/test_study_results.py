@@ -145,7 +145,7 @@ def scripted(static, config, keys, check):
 
     def chunk(before):
         after = state(int(before.agent.params["kernel"][0, 0]) + 1)
-        metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))
+        metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))._replace(illegal=())
         return after, (
             metrics._replace(skipped=np.zeros(2), lost=np.zeros(2), extra={}),
             after.counters,
@@ -160,6 +160,7 @@ def scripted(static, config, keys, check):
     fields |= {"init": init, "chunk": chunk, "evaluate": evaluate}
     fields |= {"params": lambda state: state.agent.params}
     own = {"evaluate_one": evaluate, "copy": np.array, "close": lambda: None}
+    own |= {"stop_evaluations": lambda stop: None, "env_failures": list}
     return Programs(**fields | own)
 
 
