@@ -111,6 +111,7 @@ def build(name: str, make: Callable[[], Source], arguments: Mapping[str, Any]) -
                 max_episode_steps=source.max_episode_steps,
                 view=source.view,
                 render=source.render,
+                legal=source.legal,
             )
     except OSError as error:
         raise ValueError(f"env={name!r}: its data could not be loaded: {_line(error)}") from error

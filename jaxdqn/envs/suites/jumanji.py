@@ -1,6 +1,7 @@
 """Jumanji, ``jumanji:ID``.
 
-Arguments: those of the environment's constructor that are plain values, such as ``time_limit``.
+Arguments: those of the environment's constructor that are plain values, such as ``time_limit``;
+and ``masks``, which is False to let the agent take actions outside ``action_mask``.
 
 Jumanji ends an episode at its time limit as at a terminal state, with a discount of 0. Here the
 limit is taken out of the environment, so that an end at the limit is a truncation.
@@ -38,7 +39,7 @@ class MaskedState(NamedTuple):
 
     inner: Any
     mask: Any
-    """``action_mask`` as the environment has it; empty if it has none."""
+    """``action_mask`` as the environment has it; empty without masks."""
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
@@ -52,8 +53,9 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     jumanji, specs = import_suite(name, "jumanji", "jumanji.specs")
     require_id(name, jumanji.registered_environments())
     env = jumanji.make(ident)
-    defaults = _defaults(env)
+    defaults = {**_defaults(env), "masks": True}
     values = checked(name, arguments, defaults)
+    masks = values.pop("masks", True)
     if values:
         env = jumanji.make(ident, **values)
     size, convert = _actions(name, specs, env.action_spec)
@@ -61,13 +63,13 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     if example.reward.shape != ():
         reject("env", name, f"an environment with one reward, not {example.reward.shape[0]}")
     bounds, limit = _bounds(env, specs, example.observation), getattr(env, "time_limit", None)
-    has_mask = hasattr(example.observation, _MASK)
+    masked = masks and hasattr(example.observation, _MASK)
     env = copy.copy(env)
     if limit is not None:
         env.time_limit = _NO_LIMIT
 
     def observed(state: Any, timestep: Any) -> tuple[MaskedState, Array]:
-        mask = getattr(timestep.observation, _MASK, ())
+        mask = getattr(timestep.observation, _MASK) if masked else ()
         obs = flatten(timestep.observation, bounds, without=(_MASK,))
         return MaskedState(state, mask), obs
 
@@ -84,7 +86,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
         reset,
         step,
         size,
-        legal=(lambda state: joint_mask(state.mask, sizes)) if has_mask else None,
+        legal=(lambda state: joint_mask(state.mask, sizes)) if masked else None,
         changed=changed(arguments, defaults),
     )
     return limited(game, None if limit is None else int(limit))

@@ -2,7 +2,7 @@
 
 Arguments: ``max_episode_steps``, a time limit, which Pgx has not; and those of the game's
 constructor, such as ``sticky_action_prob`` of MinAtar. Observations are bool. An illegal action
-ends the game with a reward of -1.
+would end the game with a reward of -1; it is masked, unless ``masks`` is False.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
         reject("env", name, f"a game of one player, not {env.num_players}: {', '.join(alone)}")
     parameters = inspect.signature(type(env)).parameters.values()
     defaults = {parameter.name: parameter.default for parameter in parameters}
-    defaults["max_episode_steps"] = None
+    defaults |= {"max_episode_steps": None, "masks": True}
     values = checked(name, arguments, defaults)
+    masks = values.pop("masks", True)
     limit = values.pop("max_episode_steps", None)
     env = type(env)(**values)
 
@@ -55,7 +56,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
         reset,
         step,
         num_actions,
-        legal=lambda state: state.legal_action_mask,
+        legal=(lambda state: state.legal_action_mask) if masks else None,
         changed=changed(arguments, defaults),
     )
     return limited(game, limit)

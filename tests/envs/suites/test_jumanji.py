@@ -93,6 +93,7 @@ def test_masks_of_several_actions_are_one():
 def test_the_mask_is_that_of_the_observation(ident, actions, masked):
     with as_written():
         game = source(ident, {})
+        assert source(ident, {"masks": False}).legal is None
     assert (game.legal is not None) is masked
     if masked:
         keys = jax.random.split(jax.random.key(0), 8)

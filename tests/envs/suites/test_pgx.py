@@ -26,8 +26,9 @@ def by_hand(env):
 
 @pytest.mark.slow
 def test_rows_are_those_of_the_suite_stepped_by_hand():
-    environment = jaxdqn.make_env("pgx:2048")
-    assert (environment.spec.max_episode_steps, environment.spec.arguments) == (None, ())
+    environment = jaxdqn.make_env("pgx:2048", masks=False)
+    assert environment.spec.max_episode_steps is None
+    assert environment.spec.arguments == ("masks=False",)
     ends = compare(environment, by_hand(pgx.make("2048")), random_actions(4, 80))
     assert ends.terminated > 3
     assert ends.truncated == 0
@@ -62,7 +63,11 @@ def test_the_mask_is_that_of_the_game_also_under_a_time_limit():
     expected = quick_jit(jax.vmap(pgx.make("2048").init))(keys).legal_action_mask
     assert not expected.all()
     for arguments in ({}, {"max_episode_steps": 5}):
+        assert source("2048", {**arguments, "masks": False}).legal is None
         game = source("2048", arguments)
+        with_mask = jaxdqn.make_env("pgx:2048", **arguments)
+        found = quick_jit(jax.vmap(with_mask.reset))(keys)[1].legal
+        np.testing.assert_array_equal(found, expected)
         masks = quick_jit(jax.vmap(lambda key, game=game: game.legal(game.reset(key)[0])))(keys)
         np.testing.assert_array_equal(masks, expected)
 

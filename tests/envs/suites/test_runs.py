@@ -70,3 +70,20 @@ def test_empty_rooms_are_solved(name, seed):
     shortest = 1 if "navix" in name else 1 - 0.9 * 11 / 256
     assert summary["best_eval_return_mean"] == pytest.approx(shortest, abs=0.02)
     print(f"{name}, seed {seed}: {summary['rows']} rows, {summary['seconds_to_solve']:.1f} s")
+
+
+@pytest.mark.slow
+def test_masks_make_game_2048_better_by_an_interval():
+    skip_without("jumanji:Game2048-v1")
+    returns = {}
+    for masks in ("true", "false"):
+        config = jaxdqn.preset(
+            "fast", env="jumanji:Game2048-v1", env_args=(f"masks={masks}",), n_step=5,
+            total_rows=300_000, eval_every=0,
+        )  # fmt: skip
+        runs = [run(dataclasses.replace(config, seed=seed)) for seed in range(5)]
+        returns[masks] = np.array([each.summary["eval_return_mean"] for each in runs])
+    difference = returns["true"] - returns["false"]
+    half = 2.776 * difference.std(ddof=1) / np.sqrt(5)  # t of 4 degrees of freedom, 95 %
+    print(f"Game2048, with and without masks: {returns}, {difference.mean():.0f} +- {half:.0f}")
+    assert difference.mean() - half > 0
