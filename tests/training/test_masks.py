@@ -133,8 +133,8 @@ def test_no_mapping_takes_an_illegal_action(name):
     trainer = make_mapped_trainer(config, environment=masked())
     keys = learner_keys(config).train if config.learners > 1 else jax.random.key(0)
     hyper = (learner_hypers(config),) if config.learners > 1 else ()
-    state = trainer.init(keys, *hyper)
-    _, metrics = trainer.chunk(20)(state)
+    state = quick_jit(trainer.init)(keys, *hyper)
+    _, metrics = quick_jit(trainer.chunk(20))(state)
     np.testing.assert_array_equal(metrics.illegal, 0)
     assert np.shape(metrics.illegal) == np.shape(metrics.env_steps)
     assert int(np.sum(metrics.return_sum)) < POISON
