@@ -179,7 +179,7 @@ def _boltzmann(
         last = jnp.max(jnp.where(weight > 0, jnp.arange(num_actions, dtype=jnp.int32), 0))
         sampled = jnp.minimum(sampled, last)
     action = jnp.where(coin < epsilon, _uniform_action(coin, epsilon, num_actions, legal), sampled)
-    chosen = jnp.sum(jnp.where(jnp.arange(num_actions) == action, weight, 0.0))
+    chosen = jnp.sum(jnp.where(jnp.arange(num_actions, dtype=jnp.int32) == action, weight, 0.0))
     prob = epsilon / _count(legal, num_actions) + (1.0 - epsilon) * chosen / cumulative[-1]
     return action, prob
 
