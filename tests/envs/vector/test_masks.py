@@ -9,7 +9,8 @@ from gymnasium import spaces
 from jaxdqn.envs.vector.checked import check_time_step
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
 from jaxdqn.training.vector_evaluation import make_vector_evaluator
-from jaxdqn.training.vector_runner import VectorRunner, jit_vector_programs
+from jaxdqn.training.vector_programs import jit_vector_programs
+from jaxdqn.training.vector_runner import VectorRunner
 from jaxdqn.training.vector_trainer import make_vector_trainer
 from tests.toys import QUICK, tiny
 
