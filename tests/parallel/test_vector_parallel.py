@@ -33,6 +33,7 @@ def run_host(mapping, options, iterations=7, **fields):
     return before, *runner.chunk(start, iterations)
 
 
+@pytest.mark.slow
 def test_a_run_over_devices_is_bitwise_that_of_the_same_environment_on_the_devices():
     _, host, (metrics, counters) = run_host("shard_map", OPTIMISED)
     trainer = make_trainer(

@@ -30,6 +30,7 @@ def test_a_run_by_name_has_true_scores_in_its_records_and_is_resumed(tmp_path):
     assert resumed.summary["rows"] > summary["rows"]
 
 
+@pytest.mark.slow
 def test_the_score_is_normalised_and_another_protocol_is_another_run(tmp_path):
     summary = run(replace(CONFIG, total_rows=100), out=tmp_path / "run").summary
     score = summary["human_normalized_score"]

@@ -182,6 +182,7 @@ def test_environments_that_fail_are_started_again_with_new_episodes(tmp_path, un
     assert first["length_mean"] == 4
 
 
+@pytest.mark.slow
 def test_a_failure_beyond_the_restarts_ends_the_run_with_a_checkpoint(tmp_path, unreliable):
     with pytest.raises(RunFailed, match="licence lost"):
         run(RESTARTING, out=tmp_path / "run", environment=unreliable(18, 28, 33 + 23))
@@ -192,6 +193,7 @@ def test_a_failure_beyond_the_restarts_ends_the_run_with_a_checkpoint(tmp_path, 
     assert resumed.summary["rows"] == 400
 
 
+@pytest.mark.slow
 def test_an_evaluation_whose_environments_fail_is_repeated(tmp_path, unreliable):
     # The last evaluation follows 8 + 4 * 23 steps.
     result = run(RESTARTING, out=tmp_path / "run", environment=unreliable(8 + 92 + 2))

@@ -54,6 +54,7 @@ def test_a_state_without_a_legal_action_ends_the_run_with_a_checkpoint(tmp_path,
     assert checkpoint.name.endswith("1")  # of the chunk in which it was seen
 
 
+@pytest.mark.slow
 def test_a_run_with_masks_is_saved_resumed_and_its_policy_needs_the_mask(tmp_path):
     out = tmp_path / "run"
     result = run(CONFIG, out=out, environment=masked())
@@ -99,6 +100,7 @@ def rows_of(environment):
     return export_rows(state.replay, devices=1)
 
 
+@pytest.mark.slow
 def test_exported_rows_with_and_without_masks_do_not_mix(tmp_path):
     with_masks, without = rows_of(masked()), rows_of(masked(mask=False))
     taken = np.take_along_axis(with_masks.legal, with_masks.action[..., None], axis=2)[..., 0]
@@ -116,6 +118,7 @@ def test_exported_rows_with_and_without_masks_do_not_mix(tmp_path):
         read_rows(file)
 
 
+@pytest.mark.slow
 def test_a_policy_of_an_environment_without_masks_takes_none(tmp_path):
     run(tiny(total_rows=100, log_every=100, eval_episodes=2, eval_every=0), out=tmp_path / "run",
         environment=noisy())  # fmt: skip
@@ -179,6 +182,7 @@ def test_a_step_with_masks_runs_under_the_checks_for_nan_infinity_and_transfers(
         assert not wide
 
 
+@pytest.mark.slow
 def test_a_custom_part_that_takes_illegal_actions_ends_the_run():
     def explore(key, q, exploration):
         return jnp.zeros(q.shape[0], jnp.int32), jnp.ones(q.shape[0])

@@ -55,7 +55,7 @@ def rewards(state):
     return state.actor.timestep.reward
 
 
-FAST = ("dqn", "munchausen", "boltzmann", "r2d2", "pqn")
+FAST = ("dqn", "r2d2", "pqn")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def test_without_its_mask_the_environment_is_poisoned():
     assert metrics.illegal == ()
 
 
+@pytest.mark.slow
 def test_masks_without_illegal_actions_train_as_none():
     free = masked(mask=False)
 
@@ -152,6 +153,7 @@ def masked_greedy(key, q, exploration):
     return select_actions("epsilon_greedy", key, q, exploration)
 
 
+@pytest.mark.slow
 def test_actions_of_a_custom_exploration_are_counted_where_they_are_illegal():
     trainer = make_trainer(tiny(), environment=masked(), explore=random_actions)
     _, _, metrics, seen = watched_run(trainer, 20, rewards)

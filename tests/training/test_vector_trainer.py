@@ -102,6 +102,7 @@ def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_de
     assert reported.episodes > 0
 
 
+@pytest.mark.slow
 def test_extras_of_rows_have_the_episode_on_the_host_as_on_the_device():
     fields = {
         "rollout_length": 3, "warmup_rows": 48, "chunk_iterations": 2, "hidden_sizes": (8,),
@@ -123,6 +124,7 @@ def test_extras_of_rows_have_the_episode_on_the_host_as_on_the_device():
     jax.tree.map(np.testing.assert_array_equal, host.replay.storage.extras, stored)
 
 
+@pytest.mark.slow
 def test_another_device_may_act():
     config = tiny(hidden_sizes=(8,), recurrent="gru", recurrent_size=4, burn_in=1,
                   sequence_length=3)  # fmt: skip

@@ -36,6 +36,7 @@ def test_rows_are_those_of_the_suite_stepped_by_hand():
     assert ends.rewards.max() >= 4
 
 
+@pytest.mark.slow
 def test_arguments_are_those_of_the_game_and_a_time_limit():
     arguments = {"sticky_action_prob": 0.0, "use_minimal_action_set": False}
     environment = jaxdqn.make_env("pgx:minatar-breakout", max_episode_steps=5, **arguments)
@@ -58,6 +59,7 @@ def test_arguments_are_those_of_the_game_and_a_time_limit():
     assert ends.truncated > 3
 
 
+@pytest.mark.slow
 def test_the_mask_is_that_of_the_game_also_under_a_time_limit():
     keys = jax.random.split(jax.random.key(1), 8)
     expected = quick_jit(jax.vmap(pgx.make("2048").init))(keys).legal_action_mask
