@@ -77,11 +77,12 @@ def as_judge(
 
 
 def _interface(spec: EnvSpec) -> tuple[Any, ...]:
-    return tuple(spec.obs_shape), np.dtype(spec.obs_dtype), spec.num_actions
+    return tuple(spec.obs_shape), np.dtype(spec.obs_dtype), spec.num_actions, spec.masked
 
 
 def _text(spec: EnvSpec) -> str:
-    return f"{np.dtype(spec.obs_dtype)}{list(spec.obs_shape)} and {spec.num_actions} actions"
+    masks = " with masks" if spec.masked else ""
+    return f"{np.dtype(spec.obs_dtype)}{list(spec.obs_shape)} and {spec.num_actions} actions{masks}"
 
 
 def _check_actions(mapping: EnvMapping, policy: EnvSpec, spec: EnvSpec) -> None:
@@ -110,7 +111,8 @@ def _on_device(environment: Environment, mapping: EnvMapping, spec: EnvSpec) -> 
     observe = mapping.observe or (lambda obs: obs)
 
     def seen(state: Any, timestep: TimeStep) -> tuple[Any, TimeStep]:
-        return state, timestep._replace(obs=observe(timestep.obs))
+        timestep = timestep._replace(obs=observe(timestep.obs))
+        return state, _with_mask(timestep, mapping.actions)
 
     def mapped(step: StepFunction) -> StepFunction:
         def run(key: Any, state: Any, action: Any) -> tuple[Any, TimeStep]:
@@ -131,11 +133,20 @@ def _on_device(environment: Environment, mapping: EnvMapping, spec: EnvSpec) -> 
 
 def _on_host(environment: HostEnvironment, mapping: EnvMapping, spec: EnvSpec) -> HostEnvironment:
     drawable: Any = environment.make_drawable
+    make = environment.to_evaluate().make
     return environment._replace(
         spec=spec,
-        make=lambda num_envs: _MappedEnvironments(environment.make(num_envs), mapping),
+        make=lambda num_envs: _MappedEnvironments(make(num_envs), mapping),
+        make_to_evaluate=None,
         make_drawable=drawable and (lambda: _MappedEnvironments(drawable(), mapping)),
     )
+
+
+def _with_mask(timestep: TimeStep, actions: Any) -> TimeStep:
+    """Return a time step whose mask, if it has one, is that of the actions of the policy."""
+    if actions is None or isinstance(timestep.legal, tuple):  # the tuple is empty
+        return timestep
+    return timestep._replace(legal=timestep.legal[..., np.asarray(actions)])
 
 
 class _MappedEnvironments:
@@ -158,6 +169,7 @@ class _MappedEnvironments:
         return envs.render()
 
     def _seen(self, timestep: TimeStep) -> TimeStep:
+        timestep = _with_mask(timestep, self._actions)
         if self._observe is None:
             return timestep
         obs: Any = np.stack([self._observe(obs) for obs in np.asarray(timestep.obs)])

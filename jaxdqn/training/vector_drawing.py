@@ -57,8 +57,12 @@ def play_drawn_episode(
         play = play_once.begin(params, key, timestep, greedy)
         for count in range(1, min(max_steps, environment.spec.max_episode_steps or max_steps) + 1):
             timestep = envs.step(np.asarray(play.actions))
+            if timestep.first[0]:
+                return
             yield _frame(drawable[0], environment), float(timestep.reward[0])
-            if timestep.terminated[0] or timestep.truncated[0]:
+            # A lost life may terminate within the episode, which then ends where the next begins.
+            within = environment.spec.terminates_within_episodes
+            if (timestep.terminated[0] and not within) or timestep.truncated[0]:
                 return
             play = play_once.advance(params, key, np.int32(count), play, timestep, greedy)
     finally:

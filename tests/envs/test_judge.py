@@ -10,8 +10,15 @@ import pytest
 
 from jaxdqn import envs
 from jaxdqn.envs.gymnax import load, permissive_promotion
-from jaxdqn.envs.judge import _EFFECTIVE, EnvMapping, as_judge, register_mapping
-from jaxdqn.envs.vector import host_environment
+from jaxdqn.envs.judge import (
+    _EFFECTIVE,
+    EnvMapping,
+    _with_mask,
+    as_judge,
+    register_mapping,
+)
+from jaxdqn.envs.vector import HostEnvironment, host_environment
+from jaxdqn.envs.vector.base import time_step
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
 from jaxdqn.types import EnvSpec
 from tests.envs.minatar_states import draws_random_numbers, gymnax_fields, published_game
@@ -229,3 +236,21 @@ def test_a_mapping_that_does_not_fit_is_rejected(mapped):
     register_mapping("here", "there", EnvMapping((0, 1, 2)))  # observations are not mapped
     with pytest.raises(ValueError, match=r"not float32\[2\] and 3 actions$"):
         as_judge(counter_on_device(), HERE)
+
+
+def test_a_mask_is_that_of_the_actions_of_the_policy():
+    legal = np.array([[True, False, True], [False, True, True]])
+    plain = time_step(np.zeros((2, 1)), [0, 0], *np.zeros((3, 2), bool), np.float32)
+    masked = plain._replace(legal=legal)
+    np.testing.assert_array_equal(_with_mask(masked, (2, 0)).legal, [[True, True], [True, False]])
+    assert _with_mask(masked, None).legal is legal
+    assert _with_mask(plain, (2, 0)).legal == ()
+
+
+def test_a_policy_without_masks_does_not_play_an_environment_that_has_them():
+    policy = spec("mine", 3)
+    environment = HostEnvironment(
+        policy._replace(name="theirs", masked=True), lambda num_envs: None
+    )
+    with pytest.raises(ValueError, match=r"3 actions in 'mine', not .* 3 actions with masks"):
+        as_judge(environment, policy)

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdqn.envs.vector.base import HostEnvironment, time_step
 from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
 from jaxdqn.envs.video import require_drawable
@@ -80,3 +81,32 @@ def test_an_environment_without_frames_is_one_line_that_says_what_it_needs():
     with pytest.raises(ValueError, match=message):
         require_drawable(from_gymnasium(Blind, "blind"))
     require_drawable(from_gymnasium(Blind, "blind", make_drawable=Walk))
+
+
+class Lives:
+    """Lose a life at the second step, and reset at the fifth; a frame holds the count of steps."""
+
+    def reset(self, seed):
+        self.steps = 0
+        return self._time_step()
+
+    def step(self, actions):
+        self.steps += 1
+        return self._time_step()
+
+    def render(self):
+        return np.full((2, 3, 3), self.steps, np.uint8)
+
+    def close(self):
+        pass
+
+    def _time_step(self):
+        ends = np.array([self.steps in (2, 4)])
+        return time_step(np.zeros((1, 1)), [0.5], ends, [False], [self.steps == 5], np.float32)
+
+
+def test_a_game_with_lives_is_drawn_to_its_end():
+    spec = from_gymnasium(Walk, "walk").spec._replace(terminates_within_episodes=True)
+    environment = HostEnvironment(spec, lambda num_envs: Lives(), make_drawable=Lives)
+    positions, _ = drawn(environment, max_steps=100)
+    assert positions == [0, 1, 2, 3, 4]
