@@ -23,7 +23,7 @@ def by_hand(env, expected, *, limit=None, convert=lambda action: action):
 
     def step(key, state, action):
         state, timestep = env.step(state, convert(action))
-        last, at_limit = timestep.last(), False
+        last, at_limit = timestep.last(), np.bool_(False)
         if limit is not None:
             at_limit = (state.step_count >= limit) & ~_lost(state)
         return state, timestep.observation, timestep.reward, last & ~at_limit, last & at_limit
