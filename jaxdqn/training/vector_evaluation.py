@@ -19,6 +19,9 @@ from jaxdqn.training.evaluation import LONGEST_EPISODE, EvalInfo
 from jaxdqn.training.keys import seed_of
 from jaxdqn.types import Agent, Array, Exploration, Params, TimeStep
 
+_ROUND, _RESTART = 2**31, 2**31 + 1
+"""Streams of keys, above every count of vector steps."""
+
 
 class EvaluationStopped(Exception):
     """A stop was requested during an evaluation, which has no result."""
@@ -148,7 +151,7 @@ class VectorEvaluator:
         """
         found: list[_Episode] = []
         for index, quota in enumerate(self._quotas):
-            of_round = jax.random.fold_in(key, index) if index else key
+            of_round = _other_key(key, _ROUND, index) if index else key
             found += self._play_or_restart(params, of_round, np.float32(epsilon), quota)
         columns: list[Any] = [
             np.array(column, dtype)
@@ -169,7 +172,7 @@ class VectorEvaluator:
                     raise
                 self.failures.append(failed)
                 self.close()
-                self._envs, key = None, jax.random.fold_in(key, len(self.failures))
+                self._envs, key = None, _other_key(key, _RESTART, len(self.failures))
 
     def _play(
         self, params: Params, key: Array, epsilon: np.float32, left: np.ndarray
@@ -201,6 +204,11 @@ class VectorEvaluator:
                 found.append((returns[index], lengths[index], digests[index], terminated))
             returns[ends], lengths[ends] = 0.0, 0
         return found
+
+
+def _other_key(key: Array, stream: int, index: int) -> Array:
+    """Return a key that no vector step uses; each of those folds its count into the key."""
+    return jax.random.fold_in(jax.random.fold_in(key, stream), index)
 
 
 def _quotas(episodes: int, num_envs: int, limit: int | None) -> list[np.ndarray]:
