@@ -122,6 +122,7 @@ def test_diverged_learners_are_named_and_do_not_affect_the_others(swept):
         assert None in record["learners"]["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_every_learner_has_diverged():
     config = replace(SWEPT, sweep=("learning_rate=1e28,1e29",))
     with pytest.raises(RunFailed, match="every learner"):

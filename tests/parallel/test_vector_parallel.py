@@ -61,6 +61,7 @@ def test_pmap_and_shard_map_agree_and_the_replicas_stay_equal():
     assert obs.shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_run_over_devices_is_recorded_and_resumed(tmp_path):
     config = tiny(
         **FIELDS, total_rows=240, eval_every=0, eval_episodes=4, checkpoint_every=1,

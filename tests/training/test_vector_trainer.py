@@ -72,31 +72,41 @@ CASES = {
 FAST = ("several steps",)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         pytest.param(fields, id=name, marks=[] if name in FAST else pytest.mark.slow)
         for name, fields in CASES.items()
     ],
 )
-def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_device(fields):
+def started(request):
+    """Return the fields, the runner, the trainer on the device, and the first state of both."""
+    fields = request.param
     config = tiny(hidden_sizes=(8,), overlap=False, chunk_iterations=4, **fields)
     runner = runner_of(config, options=OPTIMISED)
     key = jax.random.key(3)
-    host = runner.init(key, None)
     trainer = make_trainer(tiny(hidden_sizes=(8,), **fields), environment=ENVIRONMENT)
-    device = bitwise_jit(trainer.init)(key)
-    device = device._replace(actor=device.actor._replace(env_state=()))
+    return fields, runner, trainer, runner.init(key, None), bitwise_jit(trainer.init)(key)
+
+
+def without_environment(state):
+    return state._replace(actor=state.actor._replace(env_state=()))
+
+
+def test_the_warm_up_is_bitwise_that_of_the_same_environment_on_the_device(started):
+    fields, _, _, host, device = started
     # The carry of a cell is computed in another program, and rounded differently.
     same = assert_close if "recurrent" in fields else assert_identical
-    same(host, device)
+    same(host, without_environment(device))
+
+
+def test_without_overlap_a_run_is_bitwise_that_of_the_same_environment_on_the_device(started):
+    fields, runner, trainer, host, device = started
     if "recurrent" in fields:
         return
-
-    start = bitwise_jit(trainer.init)(key)
-    expected, metrics = bitwise_jit(trainer.chunk(9))(start)
-    host, (reported, counters) = runner.chunk(host, 9)
-    assert_identical(host, expected._replace(actor=expected.actor._replace(env_state=())))
+    expected, metrics = bitwise_jit(trainer.chunk(9))(device)
+    host, (reported, counters) = runner.chunk(jax.tree.map(jnp.copy, host), 9)
+    assert_identical(host, without_environment(expected))
     assert_identical(counters, expected.counters)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), reported, metrics)
     assert reported.episodes > 0
