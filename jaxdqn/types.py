@@ -487,6 +487,8 @@ RESERVED_METRICS = (
     *Metrics._fields,
     "chunk",
     "seconds",
+    "train_seconds",
+    "eval_seconds",
     "env_steps_per_second",
     "gradient_steps_per_second",
     "return_mean",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ class CallbackContext:
         record: see ``record``.
         params: returns the online parameters, not copied.
         hyper: returns the traced hyper-parameters.
+        directory: of the run.
     """
 
     def __init__(
@@ -40,9 +42,12 @@ class CallbackContext:
         record: Record,
         params: Callable[[], Params],
         hyper: Callable[[], Hyper],
+        directory: Path | None,
     ) -> None:
         self.config = config
         """Configuration of the run."""
+        self.directory = directory
+        """Run directory; None if the run writes nothing."""
         self.record = record
         """The metrics of the chunk, the evaluation, the event of the checkpoint, or the summary, as
         loggers receive them."""
@@ -115,6 +120,7 @@ class CallbackGroup:
         config: of the run.
         params: ``Programs.params``
         log_event: receives events.
+        directory: of the run.
     """
 
     def __init__(
@@ -123,10 +129,11 @@ class CallbackGroup:
         config: Config,
         params: Callable[[TrainState], Params],
         log_event: Callable[[Record], None],
+        directory: Path | None = None,
     ) -> None:
         self._callbacks, self._config = list(callbacks), config
         self._called = bool(callbacks)
-        self._params, self._log_event = params, log_event
+        self._params, self._log_event, self._directory = params, log_event, directory
         self.reason: str | None = None
         """Reason that a callback gave to end the run; None before."""
 
@@ -153,6 +160,7 @@ class CallbackGroup:
                 dict(record),
                 lambda: self._params(state),
                 lambda: state.hyper,
+                self._directory,
             )
             try:
                 function(context)

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
@@ -51,12 +52,15 @@ class HostLoop:
         loggers: Sequence[Logger],
         checkpoints: CheckpointManager | None = None,
         callbacks: Sequence[Any] = (),
+        directory: Path | None = None,
     ) -> None:
         self._config, self._programs, self._keys = config, programs, keys
         self._checkpoints = checkpoints
         self.progress = Progress.of(config.learners)
         self._recorder = Recorder(self.progress, loggers)
-        self.callbacks = CallbackGroup(callbacks, config, programs.params, self._log_event)
+        self.callbacks = CallbackGroup(
+            callbacks, config, programs.params, self._log_event, directory
+        )
         self._chunks = ChunkRunner(config, programs, self.progress)
         self._evaluator = RunEvaluator(config, programs, keys, self.progress, self._recorder)
         self._divergence = DivergenceHandler(config, self.progress, self._recorder, checkpoints)
@@ -125,6 +129,10 @@ class HostLoop:
             record = {"chunk": progress.chunk, **self._recorder.now()}
             if config.restart_envs:
                 record["env_restarts"] = progress.env_restarts
+            record |= {
+                "train_seconds": progress.train_seconds,
+                "eval_seconds": progress.eval_seconds,
+            }
             record |= chunk_record(metrics, seconds)
             self._recorder.log("metrics", record)
             state = self.callbacks.call("on_chunk", record, state)

@@ -216,7 +216,7 @@ def _train(
     checkpoints = _make_checkpoint_manager(setup, programs)
     if checkpoints is not None:
         stack.callback(checkpoints.close)
-    host = HostLoop(config, programs, setup.keys, loggers, checkpoints, callbacks)
+    host = HostLoop(config, programs, setup.keys, loggers, checkpoints, callbacks, setup.directory)
     state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from jaxdqn.communication.collectives import Collectives
@@ -32,11 +33,13 @@ def make_dqn_learning(
 
     def gradient_step(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
         key_sample, key_learn = keys[0], keys[1]
-        batch, sample = replay.sample(key_sample, state.replay, state.hyper.gamma)
+        with jax.named_scope("draw"):
+            batch, sample = replay.sample(key_sample, state.replay, state.hyper.gamma)
         weights = weights_of(state, sample)
         agent_state, info, skipped = update(key_learn, state, batch, weights)
         info = diagnose(state, batch, info, weights, sample)
-        replay_state = replay.update(state.replay, sample.indices, _priorities(state, info))
+        with jax.named_scope("draw"):
+            replay_state = replay.update(state.replay, sample.indices, _priorities(state, info))
         # The replay has the TD errors now; the scan need not stack M times B of them.
         info = info._replace(abs_td=jnp.float32(0))
         return state._replace(agent=agent_state, replay=replay_state), (info, skipped)

@@ -75,7 +75,8 @@ def make_update(
     def update(
         key: Array, state: TrainState, batch: Batch, weights: Array
     ) -> tuple[AgentState, LearnInfo, Array]:
-        agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
+        with jax.named_scope("learn"):
+            agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
         if config.guard == "off":
             return agent_state, info, jnp.bool_(False)
         agent_state, skipped = keep_finite(
