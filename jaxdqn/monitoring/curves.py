@@ -34,6 +34,7 @@ _DETAILS = {
 """Figures of ``plot_details`` with their titles."""
 
 _DETAILS_PER_ROW = 3
+_MOST_IN_LEGEND = 18
 
 _FEW_POINTS = 25
 """A curve of fewer points has a mark at each."""
@@ -152,6 +153,12 @@ def plot_details(
                        linewidth=1.2)  # fmt: skip
         panel.set_title(_DETAILS[name], fontsize="medium")
         _style(panel, engineering=("x", "y") if name == "env_steps_per_second" else ("x",))
+    figure.get_layout_engine().set(h_pad=0.1)
+    for panel in panels[max(0, len(shown) - _DETAILS_PER_ROW) : len(shown)]:
+        panel.set_xlabel("environment steps", fontsize="small")
+    if 1 < len(runs) <= _MOST_IN_LEGEND:
+        names = [Path(run).resolve().name for run in runs]
+        figure.legend(panels[0].lines, names, fontsize="small", loc="outside lower center", ncols=6)
     _save(figure, out, 120, format)
 
 

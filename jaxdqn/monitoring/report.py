@@ -26,7 +26,7 @@ _MOST_ROWS = 50
 
 
 class RunFiles(NamedTuple):
-    """What the directory of a run says about it."""
+    """Content of the directory of a run."""
 
     path: Path
     config: Config
@@ -94,7 +94,10 @@ def report_html(
         page.add("The policy", note or media(episode))
     svg = io.StringIO()
     plot_details(runs, svg, format="svg")
-    page.add("Learning in detail", figure(svg.getvalue(), "Means over each chunk, one line a run."))
+    page.add(
+        "Learning in detail",
+        figure(svg.getvalue(), "Means over each chunk, one line for each run."),
+    )
     page.add("Configuration", _configuration(files))
     page.add("Throughput and machine", _machine(files))
     page.add("Reproduce", _reproduce(files))
@@ -174,7 +177,7 @@ def _results(files: Sequence[RunFiles]) -> str:
         [
             row["run"],
             str(row["seed"]),
-            *(f"{row['swept'].get(name, ''):g}" for name in swept),
+            *(number(row["swept"].get(name), "g") for name in swept),
             number(row["last"], ".2f"),
             number(row["best"], ".2f"),
             _seconds(row["solved"]),
@@ -216,8 +219,9 @@ def _configuration(files: Sequence[RunFiles]) -> str:
     ]  # fmt: skip
     of = f"preset {first.preset}" if first.preset else "default"
     shown = table(["option", "value", of], rows) if rows else f"<p>As the {of}.</p>"
-    if first.parts:
-        shown += f"<p>Own parts: {escape(json.dumps(first.parts))}</p>"
+    own = {name: part for name, part in first.parts.items() if isinstance(part, str)}
+    if own:
+        shown += table(["own part", "reference"], [[*item] for item in own.items()])
     every = [[name, ", ".join(dict.fromkeys(_plain(value[name]) for value in values))]
              for name in base]  # fmt: skip
     return shown + details("All options", table(["option", "value"], every))
@@ -230,8 +234,8 @@ def _plain(value: Any) -> str:
 
 
 def _machine(files: Sequence[RunFiles]) -> str:
-    head = ["run", "environment steps", "gradient steps", "environment steps/s",
-            "gradient steps/s", "training", "evaluation", "compilation", "devices"]  # fmt: skip
+    head = ["run", "env steps", "gradient steps", "env steps/s", "gradient steps/s", "training",
+            "evaluation", "compilation", "devices"]  # fmt: skip
     rows = [
         [
             run.path.resolve().name,

@@ -27,7 +27,7 @@ figure { margin: 0; }
 figure svg { width: 100%; height: auto; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .9rem .25rem 0; vertical-align: top; }
+th, td { text-align: left; padding: .25rem .8rem .25rem 0; vertical-align: top; }
 th { color: #555; font-weight: 600; border-bottom: 1px solid #ccc; }
 td { border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
 th.number, td.number { text-align: right; white-space: nowrap; }
