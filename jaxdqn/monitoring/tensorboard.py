@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxdqn.config.config import Config, from_dict
+from jaxdqn.monitoring.background import in_background
 from jaxdqn.monitoring.figures import (
     MOST_LEARNERS,
     Figures,
@@ -29,6 +30,7 @@ FOLDER = "tensorboard"
 """Folder of the events in a run directory."""
 
 _RESULT = "evaluation/return_mean"
+_FLUSH_SECONDS = 2
 
 
 def make_tensorboard_logger(directory: str | os.PathLike[str] | None = None) -> Logger:
@@ -59,7 +61,7 @@ def make_tensorboard_logger(directory: str | os.PathLike[str] | None = None) -> 
         elif kind == "event" and "message" in record:
             writers.note(record["message"])
 
-    return Logger(log=log, close=writers.close, name="tensorboard logger")
+    return in_background(Logger(log=log, close=writers.close, name="tensorboard logger"))
 
 
 class _Writers:
@@ -117,7 +119,7 @@ class _Writers:
         folders = [(self._directory, values), *self._learners(config, values)]
         for folder, of_run in folders:
             # Events from this step on are of a part of the run that is repeated: drop them.
-            writer = SummaryWriter(str(folder), purge_step=self._step)
+            writer = SummaryWriter(str(folder), purge_step=self._step, flush_secs=_FLUSH_SECONDS)
             experiment, begin, _ = hparams(of_run, {_RESULT: 0.0})
             writer.file_writer.add_summary(experiment)
             writer.file_writer.add_summary(begin)
@@ -142,29 +144,36 @@ class _Writers:
 
 
 def _write(writer: Any, group: str, figures: Figures, step: int) -> None:
-    for name, value in finite(figures.scalars).items():
-        writer.add_scalar(f"{group}/{name}", value, step)
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.summary import scalar
+
+    made = [scalar(f"{group}/{name}", value) for name, value in finite(figures.scalars).items()]
     for name, shares in figures.histograms.items():
-        _write_histogram(writer, f"{group}/{name}", name, shares, step)
-    writer.flush()
+        made.extend(_histogram(f"{group}/{name}", name, shares))
+    # One event for all: each takes a message to the writer's thread and a write of its own.
+    values = [value for summary in made for value in summary.value]
+    writer.file_writer.add_summary(Summary(value=values), step)
 
 
-def _write_histogram(writer: Any, tag: str, name: str, shares: list[float], step: int) -> None:
+def _histogram(tag: str, name: str, shares: list[float]) -> list[Any]:
+    """Return the summary of a histogram; none if it is empty or not finite."""
+    from tensorboardX.summary import histogram_raw
+
     limits = bin_limits(f"{name}_histogram")
     counts = np.asarray(shares, np.float64)
     if not np.all(np.isfinite(counts)) or counts.sum() <= 0:
-        return
+        return []
     lower = np.asarray([limits[0] - abs(limits[0]), *limits[:-1]])
     middle = (lower + limits) / 2
     used = np.flatnonzero(counts)
-    writer.add_histogram_raw(
+    summary = histogram_raw(
         tag,
-        min=float(lower[used[0]]),
-        max=float(limits[used[-1]]),
-        num=float(counts.sum()),
-        sum=float(counts @ middle),
-        sum_squares=float(counts @ middle**2),
-        bucket_limits=limits.tolist(),
-        bucket_counts=counts.tolist(),
-        global_step=step,
+        float(lower[used[0]]),
+        float(limits[used[-1]]),
+        float(counts.sum()),
+        float(counts @ middle),
+        float(counts @ middle**2),
+        limits.tolist(),
+        counts.tolist(),
     )
+    return [summary]

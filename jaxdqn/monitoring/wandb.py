@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxdqn.monitoring.background import in_background
 from jaxdqn.monitoring.figures import (
     Figures,
     device_bytes,
@@ -22,13 +25,17 @@ from jaxdqn.training.diagnostics import bin_limits
 
 PROJECT = "jaxdqn"
 
+_SECONDS_BETWEEN = 0.5
+"""Least time between the figures of two chunks that are sent."""
+
 
 def make_wandb_logger(**settings: Any) -> Logger:
     """Make a logger that sends the figures of a run to Weights & Biases.
 
     The environment variables of ``wandb`` apply: ``WANDB_PROJECT``, ``WANDB_ENTITY``, and
     ``WANDB_MODE=offline``, which writes files for ``wandb sync``. The axis of the figures is
-    ``env_steps``.
+    ``env_steps``. Of short chunks those that end within half a second of the last one that was sent
+    are left out, since wandb takes milliseconds for each; the last chunk is always sent.
 
     Args:
         settings: keyword arguments of ``wandb.init``, instead of the defaults.
@@ -41,14 +48,23 @@ def make_wandb_logger(**settings: Any) -> Logger:
     except ImportError:
         reject_missing("wandb", True, "wandb", "wandb")
     runs: list[Any] = []
+    last_sent, unsent = -math.inf, None
+
+    def send(record: Record) -> None:
+        nonlocal last_sent, unsent
+        runs[0].log(_values(wandb, "training", record))
+        last_sent, unsent = time.monotonic(), None
 
     def log(kind: str, record: Record) -> None:
+        nonlocal unsent
         if kind == "start":
             runs.append(_begin(wandb, record, settings))
         if not runs:
             return
         if kind == "metrics":
-            runs[0].log(_values(wandb, "training", record))
+            unsent = record
+            if time.monotonic() - last_sent >= _SECONDS_BETWEEN:
+                send(record)
         elif kind == "evaluation":
             group = kind if record["purpose"] == "evaluate" else "confirmation"
             runs[0].log(_values(wandb, group, record))
@@ -58,10 +74,12 @@ def make_wandb_logger(**settings: Any) -> Logger:
             )
 
     def close() -> None:
+        if runs and unsent is not None:
+            send(unsent)
         for run in runs:
             run.finish()
 
-    return Logger(log=log, close=close, name="wandb logger")
+    return in_background(Logger(log=log, close=close, name="wandb logger"))
 
 
 def _begin(wandb: Any, record: Record, settings: dict[str, Any]) -> Any:

@@ -1,13 +1,18 @@
 """Loggers for TensorBoard, Prometheus and Weights & Biases: what their readers read."""
 
+import contextlib
 import importlib.util
 import json
 import math
 import re
+import socket
 import struct
+import subprocess
 import sys
+import time
 import types
 import urllib.request
+from shutil import which
 
 import numpy as np
 import pytest
@@ -299,6 +304,23 @@ def test_wandb_gets_configuration_figures_and_summary(monkeypatch, tmp_path):
     assert run.finished == 1
 
 
+def test_wandb_gets_the_last_of_many_short_chunks(monkeypatch, tmp_path):
+    fake, run = types.ModuleType("wandb"), FakeRun()
+    fake.init, fake.Histogram = lambda **settings: run, lambda np_histogram: np_histogram
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    from jaxdqn.monitoring.wandb import make_wandb_logger
+
+    logger = make_wandb_logger()
+    logger.log("start", start(tmp_path))
+    for env_steps in range(100, 1_100, 100):
+        logger.log("metrics", chunk(env_steps))
+    logger.close()
+    sent = [values["env_steps"] for values in run.logged]
+    assert sent[0] == 100
+    assert sent[-1] == 1_000
+    assert len(sent) < 10
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="needs wandb")
 @pytest.mark.filterwarnings("ignore")
@@ -327,3 +349,46 @@ def test_a_missing_package_names_the_extra(module, package, extra, monkeypatch):
     make = getattr(importlib.import_module(f"jaxdqn.monitoring.{module}"), f"make_{module}_logger")
     with pytest.raises(ValueError, match=rf"^{module}=.*pip install \"jaxdqn\[{extra}\]\"$"):
         make(*["9400"] * (module == "prometheus"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("prometheus") is None, reason="needs the server prometheus")
+def test_a_prometheus_server_scrapes_a_run(tmp_path):
+    pytest.importorskip("prometheus_client")
+    from jaxdqn.monitoring.prometheus import make_prometheus_logger
+
+    logger, port = make_prometheus_logger("0"), free_port()
+    target = f"127.0.0.1:{logger.log.__self__.port}"
+    logger.log("start", start("runs/mine"))
+    logger.log("metrics", chunk(100))
+    config = (MONITORING / "prometheus.yml").read_text()
+    (tmp_path / "prometheus.yml").write_text(
+        config.replace("127.0.0.1:9400", target).replace("5s", "1s")
+    )
+    server = subprocess.Popen(
+        [which("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}",
+         f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={tmp_path / 'data'}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        results = []
+        deadline = time.monotonic() + 60
+        while not results and time.monotonic() < deadline:
+            time.sleep(0.5)
+            with contextlib.suppress(OSError):
+                query = f"http://127.0.0.1:{port}/api/v1/query?query=jaxdqn_return_mean"
+                with urllib.request.urlopen(query, timeout=5) as answer:
+                    results = json.load(answer)["data"]["result"]
+        (result,) = results
+        assert result["metric"]["run"] == "mine"
+        assert float(result["value"][1]) == 12.5
+    finally:
+        server.terminate()
+        server.wait(30)
+        logger.close()
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
