@@ -226,3 +226,63 @@ def test_optuna_prunes_a_run():
     study.optimize(objective, n_trials=2)
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
     assert all(300 < count < 1_000 for count in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{"devices": 2}, {"devices": 2, "mapping": "pmap"}, {"devices": 2, "num_seeds": 4}]
+)
+def test_a_callback_sets_hyper_parameters_under_every_mapping(options):
+    seen = []
+
+    class Set:
+        def on_chunk(self, context):
+            seen.append(context.hyper["learning_rate"])
+            assert (
+                jax.tree.leaves(context.params)[0].shape[:1] == (4,) or "num_seeds" not in options
+            )
+            learners = options.get("num_seeds", 1)
+            context.set_hyper(learning_rate=np.arange(1, learners + 1) / 8)
+
+    state = run(small(**options), environment=noisy(), callbacks=Set()).state
+    values = [index / 8 for index in range(1, options.get("num_seeds", 1) + 1)]
+    assert np.ravel(seen[1]).tolist() == values
+    assert sorted(set(np.ravel(state.hyper.learning_rate).tolist())) == values
+
+
+PROCESSES = """
+import sys
+import jax
+from jaxdqn.parallel import multihost
+jax.config.update("jax_num_cpu_devices", 1)
+multihost.join(sys.argv[1], 2, int(sys.argv[2]))
+import jaxdqn
+from jaxdqn.run import run
+
+
+class Halve:
+    calls = 0
+
+    def on_chunk(self, context):
+        Halve.calls += 1
+        context.set_hyper(learning_rate=context.hyper["learning_rate"] / 2)
+        if context.record["chunk"] == 3:
+            raise jaxdqn.EndRun("enough")
+
+
+config = jaxdqn.preset("cartpole", devices=2, total_rows=20_000, log_every=1_000, eval_episodes=10,
+                       learning_rate=0.5, stop_when="never")
+result = run(config, callbacks=Halve())
+rate = multihost.local_part(result.state.hyper.learning_rate)
+print("result", Halve.calls, result.summary["ended_by"], float(rate.ravel()[0]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_follow_the_callbacks_of_the_first(start, port):
+    address = f"127.0.0.1:{port}"
+    started = [start(address, index, program=("-c", PROCESSES)) for index in range(2)]
+    ended = [process.communicate(timeout=300) for process in started]
+    lines = [next(line for line in out.splitlines() if line.startswith("result"))
+             for out, _ in ended]  # fmt: skip
+    assert lines == ["result 3 callback 0.0625", "result 0 callback 0.0625"]
