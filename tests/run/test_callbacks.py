@@ -121,6 +121,7 @@ def test_a_callback_that_raises_is_dropped_and_the_others_are_called(capsys):
     assert line.startswith(f"warning: {event['reason']}; the callback is dropped")
 
 
+@pytest.mark.slow
 def test_a_callback_of_a_population_sees_and_sets_each_learner():
     seen = []
 
