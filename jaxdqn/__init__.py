@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxdqn.config.presets import PRESETS, preset
     from jaxdqn.envs import make as make_env
     from jaxdqn.envs.base import make_environment
+    from jaxdqn.errors import EndRun
     from jaxdqn.export.policy import load_policy
     from jaxdqn.networks import make_network
     from jaxdqn.parallel import across_devices, device_collectives
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _MODULES = {  # module of each public name, and after a colon its name there if it differs
     "Config": "config",
+    "EndRun": "errors",
     "Learning": "training.learning",
     "PRESETS": "config.presets",
     "across_devices": "parallel",
@@ -56,6 +58,7 @@ _MODULES = {  # module of each public name, and after a colon its name there if 
 __all__ = [
     "PRESETS",
     "Config",
+    "EndRun",
     "Learning",
     "across_devices",
     "device_collectives",

@@ -21,6 +21,8 @@ COMMANDS = {
     "run": Command("jaxdqn.cli.run", "train, or resume a run"),
     "evaluate": Command("jaxdqn.cli.evaluate", "evaluate a run, and draw an episode"),
     "plot": Command("jaxdqn.cli.plot", "draw learning curves of runs"),
+    "watch": Command("jaxdqn.cli.watch", "follow a run of another process"),
+    "report": Command("jaxdqn.cli.report", "write a page of HTML about runs"),
     "explain": Command("jaxdqn.cli.explain", "print shapes, bytes and schedules of a run"),
     "replay": Command("jaxdqn.cli.replay", "write the replay of a run to a file"),
     "study": Command("jaxdqn.cli.study.__main__", "train presets on environments over seeds"),

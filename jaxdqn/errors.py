@@ -26,6 +26,14 @@ class RunStopped(RunFailed):
         self.reason = reason
 
 
+class EndRun(Exception):
+    """Raised in a callback to end the run, with all files written.
+
+    Args:
+        reason: text for the event of the run.
+    """
+
+
 def suggest(name: str, known: list[str]) -> str:
     """Return the known names nearest to ``name`` as text, or all of them if none is near."""
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)

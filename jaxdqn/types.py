@@ -293,6 +293,8 @@ class LearnInfo(NamedTuple):
     """[] float32, mean Q of the actions in the batch"""
     extra: PyTree = ()
     """Custom metrics, a dict of [] float32 by name; empty if there are none."""
+    diagnostics: PyTree = ()
+    """A dict of float32 arrays by name, [] or [bins]; empty without ``Config.diagnostics``."""
 
 
 class AgentState(NamedTuple):
@@ -462,6 +464,8 @@ class Metrics(NamedTuple):
     illegal: PyTree = ()
     """int32, environment steps whose action the mask forbids, which ends the run; empty without
     masks."""
+    diagnostics: PyTree = ()
+    """float32, mean over gradient steps of each of ``LearnInfo.diagnostics``"""
 
 
 SUMMED_METRICS = (
@@ -483,6 +487,8 @@ RESERVED_METRICS = (
     *Metrics._fields,
     "chunk",
     "seconds",
+    "train_seconds",
+    "eval_seconds",
     "env_steps_per_second",
     "gradient_steps_per_second",
     "return_mean",

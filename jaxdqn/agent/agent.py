@@ -53,6 +53,7 @@ def make_agent(
     sequences: Sequences | None = None,
     rescale: bool = False,
     masked: bool = False,
+    measure_gradient: Callable[[Params, Hyper], dict[str, Array]] | None = None,
 ) -> Agent:
     """Make a DQN agent (Mnih et al. 2015) from its parts.
 
@@ -77,6 +78,7 @@ def make_agent(
         the first row as ``extras`` [B, ...], instead of a ``Batch``.
       rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
       masked: reject batches without masks of legal actions, over which targets are computed.
+      measure_gradient: returns diagnostics, ``LearnInfo.diagnostics``, of this device's gradient.
 
     Raises:
       ValueError: naming the argument, its value and the valid values.
@@ -92,6 +94,7 @@ def make_agent(
         sequences=sequences,
         rescale=rescale,
         masked=masked,
+        measure_gradient=measure_gradient,
     )
     _check_options(options)
 
@@ -127,6 +130,7 @@ class _Options(NamedTuple):
     sequences: Sequences | None
     rescale: bool
     masked: bool
+    measure_gradient: Callable[[Params, Hyper], dict[str, Array]] | None
 
 
 def _check_options(options: _Options) -> None:
@@ -259,7 +263,9 @@ def _make_learn(
             target_params, since_target = periodic_update(
                 params, state.target_params, since_target, options.target_period
             )
-        info = LearnInfo(loss, abs_td, global_norm(grads), q_mean, extra)
+        measure = options.measure_gradient
+        found = () if measure is None else measure(grads, hyper)
+        info = LearnInfo(loss, abs_td, global_norm(grads), q_mean, extra, found)
         return AgentState(params, target_params, opt_state, since_target), info
 
     return learn

@@ -12,8 +12,8 @@ import optax
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.communication.compression import compressed_mean
 from jaxdqn.config.config import Config
-from jaxdqn.tree import PACK_LIMIT, pack, unpack
-from jaxdqn.types import Array, Hyper, PyTree
+from jaxdqn.tree import PACK_LIMIT, global_norm, pack, unpack
+from jaxdqn.types import Array, Hyper, PyTree, trained_params
 
 _TINY_GRADIENT = 1e-17
 _TINY_STATE = 1e-36
@@ -36,10 +36,7 @@ def make_optimizer(
     def optimizer(hyper: Hyper) -> optax.GradientTransformation:
         # With average_every, replicas average their parameters and not their gradients.
         links = [_gradient_mean(config, collectives)] if config.average_every is None else []
-        if config.clip_value is not None:
-            links.append(optax.clip(hyper.clip_value))
-        if config.clip_norm is not None:
-            links.append(optax.clip_by_global_norm(hyper.clip_norm))
+        links.extend(_clipping(config, hyper))
         if config.normalize_gradients:
             links.append(unit_norm())
         links.append(flush_tiny(_scaling(config)))
@@ -47,6 +44,35 @@ def make_optimizer(
         return _standard_promotion(pack_small(optax.chain(*links)))
 
     return optimizer
+
+
+def _clipping(config: Config, hyper: Hyper) -> list[optax.GradientTransformation]:
+    links = []
+    if config.clip_value is not None:
+        links.append(optax.clip(hyper.clip_value))
+    if config.clip_norm is not None:
+        links.append(optax.clip_by_global_norm(hyper.clip_norm))
+    return links
+
+
+def make_clipped_norm(
+    config: Config, collectives: Collectives = identity_collectives
+) -> Callable[[PyTree, Hyper], dict[str, Array]]:
+    """Make a diagnostic, ``(grads, hyper) -> {"grad_norm_clipped": [] float32}``.
+
+    It is the global norm of the mean gradient over devices, without compression, after clipping by
+    value and by norm.
+    """
+
+    def clipped_norm(grads: PyTree, hyper: Hyper) -> dict[str, Array]:
+        grads = trained_params(grads)
+        if config.average_every is None:
+            grads = collectives.mean(grads)
+        for link in _clipping(config, hyper):
+            grads, _ = link.update(grads, link.init(grads))
+        return {"grad_norm_clipped": global_norm(grads)}
+
+    return clipped_norm
 
 
 def average_first(

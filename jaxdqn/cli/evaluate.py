@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -211,6 +212,27 @@ def _learner(flags: Flags, config: Config) -> str:
     index = json.loads(summary.read_text())[f"{flags.which}_learner"]
     identity = learner_identity(config, index)
     return " of " + ", ".join(f"{name} {value:g}" for name, value in identity.items())
+
+
+def draw_episode(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Draw an episode of the best parameters of a run.
+
+    Raises:
+        ValueError: if the run cannot be read, or its environment cannot be drawn.
+    """
+    import jax
+
+    from jaxdqn.envs.video import require_drawable
+    from jaxdqn.export.policy import load_run
+
+    flags = Flags(run=os.fspath(run), video=os.fspath(path))
+    start_backend()
+    keep_compiled_programs()
+    config, trainer, params = load_run(flags.run, flags.which)
+    player = _player(flags, config, trainer)
+    require_drawable(player.environment)
+    key = jax.random.fold_in(jax.random.key(flags.seed), _STREAM)
+    _draw(os.fspath(path), player, params, key)
 
 
 def _draw(path: str, player: _Player, params: Any, key: Any) -> None:

@@ -6,23 +6,27 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.lazy_modules import import_matplotlib
 
-_DESCRIPTION = """Draw the learning curves of runs into one picture: the return in training and in
-evaluations, over environment steps and over wall-clock time."""
+_DESCRIPTION = """Draw the learning curves of runs into one picture, over environment steps and over
+wall-clock time. One run: the return in training and in evaluations. Several seeds of a
+configuration, as several runs or as learners of one: the interquartile mean of the greedy
+evaluations, with a 95 % bootstrap interval."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories."""
-    out: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "curves.png"
     """Picture to write, in the format of its suffix: .png, .pdf, .svg and others."""
+    x: Literal["env_steps", "seconds"] | None = None
+    """The only axis to draw; by default a panel for each."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,9 +39,14 @@ def _main(argv: Sequence[str]) -> None:
     if not flags.runs:
         raise ValueError("runs=(): must be at least one run directory")
     _check_suffix(flags.out)
-    from jaxdqn.monitoring.curves import plot_runs
+    from jaxdqn.monitoring.curves import plot_groups, plot_runs
+    from jaxdqn.monitoring.groups import groups_of
+    from jaxdqn.storage.directory import read_config
 
-    plot_runs(flags.runs, flags.out)
+    if len(flags.runs) == 1 and read_config(flags.runs[0]).learners == 1:
+        plot_runs(flags.runs, flags.out, axis=flags.x)
+    else:
+        plot_groups(groups_of(flags.runs), flags.out, axis=flags.x)
     print(f"curves in {flags.out}")
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -45,6 +45,9 @@ from jaxdqn.storage.directory import (
     read_config,
     read_config_file,
 )
+
+if TYPE_CHECKING:
+    from jaxdqn.monitoring.loggers import Logger
 
 DEFAULT_PRESET = "cartpole"
 
@@ -97,6 +100,18 @@ class Flags(Options):
     Learning."""
     agent: str | None = option(None, group="Algorithm")
     """Your own agent, as MODULE:FUNCTION, a function (config, spec, collectives) -> Agent."""
+    tensorboard: bool = option(False, group="Monitoring")
+    """Write event files for TensorBoard into RUN/tensorboard; needs pip install
+    "jaxdqn[monitor]"."""
+    prometheus: str | None = option(None, group="Monitoring")
+    """Serve the newest figures for Prometheus at PORT of the loopback interface, or at HOST:PORT;
+    needs pip install "jaxdqn[monitor]". docs/monitoring/ has a dashboard for Grafana."""
+    wandb: bool = option(False, group="Monitoring")
+    """Send the figures to Weights & Biases; needs pip install "jaxdqn[wandb]". WANDB_PROJECT,
+    WANDB_MODE and other variables of wandb apply."""
+    profile: int | None = option(None, group="Monitoring")
+    """Write a trace of this many chunks, after the first one, into RUN/profile; see
+    docs/monitoring.md."""
     explain: bool = option(False, group="Run")
     """Print the shapes, bytes and schedules of the run, and exit without allocating memory."""
     cpu_threads: int | None = option(None, group="Devices")
@@ -175,9 +190,12 @@ def _main(argv: Sequence[str]) -> int:
 
         leads = join(spec, timeouts)
     keep_compiled_programs()
-    from jaxdqn.monitoring.terminal import make_progress_logger
+    from jaxdqn.run.profiling import Profiler, check_profile
     from jaxdqn.run.runner import run
 
+    check_profile(flags.profile, config)
+    callbacks = [] if flags.profile is None else [Profiler(flags.profile)]
+    loggers = _loggers(flags, config) if leads else []
     if leads and flags.resume and not is_run(out):
         say(f"no run in {out} yet: starting one")
     result = run(
@@ -188,12 +206,33 @@ def _main(argv: Sequence[str]) -> int:
         extend=flags.extend,
         preset=name,
         **parts,
-        loggers=[make_progress_logger(config)] if leads else [],
+        loggers=loggers,
+        callbacks=callbacks,
     )
     if leads:
         say(outcome(result.summary))
         say(f"summary in {(result.directory or out) / SUMMARY}")
     return 0
+
+
+def _loggers(flags: Flags, config: Config) -> list[Logger]:
+    """Return the loggers that the flags ask for; those of other programs first, which may fail."""
+    from jaxdqn.monitoring.terminal import make_progress_logger
+
+    loggers = []
+    if flags.tensorboard:
+        from jaxdqn.monitoring.tensorboard import make_tensorboard_logger
+
+        loggers.append(make_tensorboard_logger())
+    if flags.wandb:
+        from jaxdqn.monitoring.wandb import make_wandb_logger
+
+        loggers.append(make_wandb_logger())
+    if flags.prometheus is not None:
+        from jaxdqn.monitoring.prometheus import make_prometheus_logger
+
+        loggers.append(make_prometheus_logger(flags.prometheus))
+    return [*loggers, make_progress_logger(config)]
 
 
 def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[str | None, Flags]:

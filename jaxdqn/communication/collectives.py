@@ -32,15 +32,19 @@ def device_collectives(size: int, *, deterministic: bool = False) -> Collectives
     def mean(tree: PyTree) -> PyTree:
         return jax.lax.pmean(tree, DEVICE_AXIS)
 
+    # The name of the region in profiles.
+    named = jax.named_scope("all-reduce")
     return Collectives(
-        mean=mean_in_order if deterministic else mean,
-        sum=lambda tree: jax.lax.psum(tree, DEVICE_AXIS),
-        max=lambda tree: jax.lax.pmax(tree, DEVICE_AXIS),
+        mean=named(mean_in_order if deterministic else mean),
+        sum=named(lambda tree: jax.lax.psum(tree, DEVICE_AXIS)),
+        max=named(lambda tree: jax.lax.pmax(tree, DEVICE_AXIS)),
         index=lambda: jax.lax.axis_index(DEVICE_AXIS),
         size=size,
-        all_gather=lambda tree: jax.lax.all_gather(tree, DEVICE_AXIS),
-        all_to_all=lambda tree: jax.tree.map(
-            lambda leaf: jax.lax.all_to_all(leaf, DEVICE_AXIS, 0, 0), tree
+        all_gather=named(lambda tree: jax.lax.all_gather(tree, DEVICE_AXIS)),
+        all_to_all=named(
+            lambda tree: jax.tree.map(
+                lambda leaf: jax.lax.all_to_all(leaf, DEVICE_AXIS, 0, 0), tree
+            )
         ),
     )
 

@@ -64,6 +64,10 @@ class Options:
     schedule_rows: int | None = option(None, group="Run", at_least=1)
     """Rows over which learning_rate_schedule and the rise of importance_exponent extend; by default
     total_rows. Their last values then hold."""
+    diagnostics: bool = option(False, group="Run")
+    """Log more about learning: histograms of Q and |TD error|, maximum Q, distance from the target
+    network, gradient norm after clipping, age of the drawn rows, fill of the replay, effective
+    sample size. Without it the compiled programs do not change. See docs/monitoring.md."""
     deterministic: bool = option(False, group="Run")
     """Make runs bitwise reproducible on the same kind and number of devices with the same library
     versions. Scatters on GPU become slower, and several devices use an all-gather in place of an

@@ -1,7 +1,8 @@
-"""Learning curves, drawn from the files of runs."""
+"""Learning curves, drawn from the files of runs: of one run, or over the seeds of several."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -10,66 +11,212 @@ from typing import Any
 
 from jaxdqn.config.config import Config
 from jaxdqn.lazy_modules import import_matplotlib
+from jaxdqn.monitoring.groups import AXES, Axis, Group, band_of, labels_of
+from jaxdqn.monitoring.styles import styles
 from jaxdqn.monitoring.terminal import seeds_of
 from jaxdqn.storage.directory import read_config
 from jaxdqn.storage.jsonl import FILES, Record, read_lines
 
-_AXES = (("env_steps", "environment steps"), ("seconds", "wall-clock seconds"))
+_DETAILS = {
+    "return_mean": "return in training",
+    "loss": "loss",
+    "grad_norm": "gradient norm",
+    "q_mean": "mean Q of the actions",
+    "abs_td_mean": "mean |TD error|",
+    "q_max": "mean maximum of Q",
+    "target_gap": "distance from the target network",
+    "sample_age": "age of drawn rows",
+    "effective_sample_size": "effective sample size",
+    "epsilon": "epsilon",
+    "env_steps_per_second": "environment steps/s",
+    "length_mean": "episode length",
+}
+"""Figures of ``plot_details`` with their titles."""
+
+_DETAILS_PER_ROW = 3
+_MOST_IN_LEGEND = 18
+
+_FEW_POINTS = 25
+"""A curve of fewer points has a mark at each."""
 
 
 def plot_runs(
-    runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, dpi: int = 120
+    runs: Sequence[str | os.PathLike[str]],
+    out: Any,
+    *,
+    axis: Axis | None = None,
+    dpi: int = 120,
+    format: str | None = None,
 ) -> None:
-    """Plot the training and evaluation returns of runs, over steps and over time.
+    """Plot the training and evaluation returns of each run, over steps and over time.
 
     For a population, each learner is a thin line, and steps are those of one learner.
 
     Args:
         runs: run directories.
-        out: the picture to write; its suffix selects the format.
+        out: the picture to write, a path or an open file; its suffix selects the format.
+        axis: the only axis to draw; by default a panel for each.
         dpi: dots per inch.
+        format: of the picture; by default that of the suffix.
 
     Raises:
         ValueError: if a run directory cannot be read, or ``out`` cannot be written.
     """
-    import_matplotlib()
-    # Without pyplot, which connects to a window system and keeps global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(_AXES), sharey=True)
+    figure, panels = _panels(axis)
     configs = [read_config(run) for run in runs]
     for index, (run, config) in enumerate(zip(runs, configs, strict=True)):
         name = Path(run).resolve().name
         label = "" if len(runs) == 1 else f"{config.env}, {seeds_of(config)} ({name}): "
-        for panel, (column, _) in zip(panels, _AXES, strict=True):
-            _draw(panel, Path(run), config, column, label, f"C{index % 10}")
+        line, colour = styles()[index % len(styles())]
+        for column, panel in panels.items():
+            _draw(panel, Path(run), config, column, label, colour, line)
     for threshold in {config.solve_return for config in configs} - {None}:
-        for panel in panels:
-            panel.axhline(threshold, color="0.6", linestyle=":", label=f"solved: {threshold:g}")
-    for panel, (column, label) in zip(panels, _AXES, strict=True):
-        panel.set_xlabel(label)
-        if column == "env_steps":
-            if any(config.learners > 1 for config in configs):
-                panel.set_xlabel(f"{label} of each learner")
-            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("episode return")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=2)
+        _mark_solved(panels, threshold)
+    population = any(config.learners > 1 for config in configs)
+    _finish(figure, panels, "episode return", "learner" if population else None)
     titles = {f"{config.env}, {seeds_of(config)}" for config in configs}
     if len(titles) == 1:
         figure.suptitle(titles.pop())
+    _save(figure, out, dpi, format)
+
+
+def plot_groups(
+    groups: Sequence[Group],
+    out: Any,
+    *,
+    axis: Axis | None = None,
+    dpi: int = 120,
+    format: str | None = None,
+) -> None:
+    """Plot the interquartile mean over the seeds of each group, with its bootstrap interval.
+
+    Args:
+        groups: of runs.
+        out: the picture to write, a path or an open file.
+        axis: the only axis to draw; by default a panel for each.
+        dpi: dots per inch.
+        format: of the picture; by default that of the suffix.
+
+    Raises:
+        ValueError: if ``out`` cannot be written.
+    """
+    figure, panels = _panels(axis)
+    for group, label, (line, colour) in zip(
+        groups, labels_of(groups), itertools.cycle(styles()), strict=False
+    ):
+        for column, panel in panels.items():
+            band = band_of(group, column)
+            middle, low, high = zip(*band.estimates, strict=True)
+            marker = "o" if len(band.x) < _FEW_POINTS else None
+            panel.plot(band.x, middle, line, color=colour, label=label, marker=marker, markersize=3)
+            if len(group.seeds) > 1:
+                panel.fill_between(band.x, low, high, color=colour, alpha=0.2, linewidth=0)
+    for threshold in {group.solve_return for group in groups} - {None}:
+        _mark_solved(panels, threshold)
+    several = any(len(group.seeds) > 1 for group in groups)
+    ylabel = "greedy return, IQM and 95 % interval" if several else "greedy return"
+    _finish(figure, panels, ylabel, "seed" if several else None)
+    if len(envs := {group.values["env"] for group in groups}) == 1:
+        figure.suptitle(envs.pop())
+    _save(figure, out, dpi, format)
+
+
+def plot_details(
+    runs: Sequence[str | os.PathLike[str]], out: Any, *, format: str | None = None
+) -> None:
+    """Plot figures of learning over environment steps, a small panel each and a line a run.
+
+    Args:
+        runs: run directories.
+        out: the picture to write, a path or an open file.
+        format: of the picture; by default that of the suffix.
+
+    Raises:
+        ValueError: if a run directory cannot be read, or ``out`` cannot be written.
+    """
+    records = [read_lines(Path(run) / FILES["metrics"]) for run in runs]
+    divisors = [read_config(run).learners for run in runs]
+    shown = [name for name in _DETAILS if any(name in line for lines in records for line in lines)]
+    down = -(-len(shown) // _DETAILS_PER_ROW) or 1
+    figure = _figure((10, 2.4 * down))
+    panels = figure.subplots(down, _DETAILS_PER_ROW, squeeze=False).ravel()
+    for panel, name in itertools.zip_longest(panels, shown):
+        if name is None:
+            panel.set_axis_off()
+            continue
+        for lines, divisor, (line, colour) in zip(
+            records, divisors, itertools.cycle(styles()), strict=False
+        ):
+            points = [(record["env_steps"] / divisor, record[name]) for record in lines
+                      if record.get(name) is not None]  # fmt: skip
+            panel.plot(*zip(*points, strict=True) if points else ([], []), line, color=colour,
+                       linewidth=1.2)  # fmt: skip
+        panel.set_title(_DETAILS[name], fontsize="medium")
+        _style(panel, engineering=("x", "y") if name == "env_steps_per_second" else ("x",))
+    figure.get_layout_engine().set(h_pad=0.1)
+    for panel in panels[max(0, len(shown) - _DETAILS_PER_ROW) : len(shown)]:
+        panel.set_xlabel("environment steps", fontsize="small")
+    if 1 < len(runs) <= _MOST_IN_LEGEND:
+        names = [Path(run).resolve().name for run in runs]
+        figure.legend(panels[0].lines, names, fontsize="small", loc="outside lower center", ncols=6)
+    _save(figure, out, 120, format)
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    import_matplotlib()
+    # Without pyplot, which connects to a window system and keeps global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(panel: Any, engineering: Sequence[str]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    for name in engineering:
+        getattr(panel, f"{name}axis").set_major_formatter(EngFormatter(sep=""))
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _panels(axis: Axis | None) -> tuple[Any, dict[Axis, Any]]:
+    """Return a figure and its panels by axis."""
+    columns: list[Any] = list(AXES) if axis is None else [axis]
+    figure = _figure((10 if axis is None else 6.5, 4.5))
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    return figure, dict(zip(columns, panels, strict=True))
+
+
+def _mark_solved(panels: dict[Axis, Any], threshold: Any) -> None:
+    for panel in panels.values():
+        panel.axhline(threshold, color="0.45", linestyle=":", label=f"solved: {threshold:g}")
+
+
+def _finish(figure: Any, panels: dict[Axis, Any], ylabel: str, each: str | None) -> None:
+    """Label the axes, and add a legend below the panels, where it covers no line."""
+    for column, panel in panels.items():
+        of_each = f" of each {each}" if each and column == "env_steps" else ""
+        panel.set_xlabel(f"{AXES[column]}{of_each}")
+        _style(panel, engineering=("x",) if column == "env_steps" else ())
+    first = next(iter(panels.values()))
+    first.set_ylabel(ylabel)
+    handles, labels = first.get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=2)
+
+
+def _save(figure: Any, out: Any, dpi: int, format: str | None = None) -> None:
     try:
-        figure.savefig(out, dpi=dpi)
+        figure.savefig(out, dpi=dpi, format=format)
     except OSError as error:
         raise ValueError(f"out={str(out)!r}: must be writable: {error.strerror}") from error
 
 
-def _draw(panel: Any, run: Path, config: Config, column: str, label: str, color: str) -> None:
+def _draw(
+    panel: Any, run: Path, config: Config, column: str, label: str, color: str, line: str = "-"
+) -> None:
     """Draw a run: for a population the mean, and the evaluations of each learner as thin lines."""
     # Records count steps over all learners; the plot shows those of one.
     steps_divisor = config.learners if column == "env_steps" else 1
@@ -88,6 +235,7 @@ def _draw(panel: Any, run: Path, config: Config, column: str, label: str, color:
         [record[column] / steps_divisor for record in training],
         [record["return_mean"] for record in training],
         color=color,
+        linestyle=line,
         alpha=0.45,
         label=f"{label}training, with exploration{mean_of}",
     )
@@ -97,6 +245,7 @@ def _draw(panel: Any, run: Path, config: Config, column: str, label: str, color:
         [record["return_mean"] for record in evaluations],
         yerr=None if several else [_standard_error(record) for record in evaluations],
         color=color,
+        linestyle=line,
         marker="o",
         markersize=3,
         label=f"{label}greedy evaluation{mean_of or ' ± standard error'}",

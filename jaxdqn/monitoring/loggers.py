@@ -6,14 +6,16 @@ calls ``log`` between chunks with plain Python values, of these kinds:
 - ``"start"``, once, before anything is compiled: ``config``, and ``out``, the
   run directory or None;
 - ``"metrics"``, once a chunk: running totals ``rows``, ``env_steps``,
-  ``gradient_steps`` and ``seconds``, and of this chunk ``env_steps_per_second``,
+  ``gradient_steps``, ``seconds``, ``train_seconds`` and ``eval_seconds``, and of this
+  chunk ``env_steps_per_second``,
   ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``,
-  ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``, and the metrics of a custom loss;
+  ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``, the metrics of a custom loss, and those of
+  ``Config.diagnostics``;
 - ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
   ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
 - ``"event"``, when something unusual happens: ``event`` is ``started``, ``resumed``,
-  ``damaged``, ``checkpoint``, ``not finite``, ``rollback``, ``logger dropped``, ``no curve`` or
-  ``stopped``, followed by details;
+  ``damaged``, ``checkpoint``, ``not finite``, ``rollback``, ``logger dropped``,
+  ``callback dropped``, ``ended``, ``no curve`` or ``stopped``, followed by details;
 - ``"summary"``, once, at the end.
 
 In the records of a population, totals are sums over its learners and averages are averages

@@ -53,6 +53,7 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
         **{name: mean_of_finite(value) for name, value in averaged.items()},
         "skipped": int(np.sum(metrics.skipped)),
     }
+    record |= {name: _over_learners(leaf, metrics) for name, leaf in _diagnostics(metrics)}
     averagings = int(np.sum(metrics.averagings))
     if averagings:
         record["replica_gap"] = float(np.sum(metrics.gap_sum)) / averagings
@@ -62,8 +63,23 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
             "length_mean": per_episode(metrics.length_sum).tolist(),
             **{name: np.asarray(value, float).tolist() for name, value in averaged.items()},
             "skipped": np.asarray(metrics.skipped).tolist(),
+            **{name: leaf.tolist() for name, leaf in _diagnostics(metrics)},
         }
     return record
+
+
+def _diagnostics(metrics: Metrics) -> list[tuple[str, np.ndarray]]:
+    """Return the diagnostics by name, leaves [...] or [P, ...]."""
+    found = dict(metrics.diagnostics)
+    return [(name, np.asarray(leaf, np.float64)) for name, leaf in found.items()]
+
+
+def _over_learners(leaf: np.ndarray, metrics: Metrics) -> Any:
+    """Return a diagnostic as plain values; for a population its mean over the finite learners."""
+    if np.ndim(metrics.loss) == 0:
+        return leaf.tolist()
+    finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+    return (leaf[finite].mean(axis=0) if finite.any() else np.full(leaf.shape[1:], np.nan)).tolist()
 
 
 def evaluation_record(info: EvalInfo) -> Record:

@@ -125,13 +125,18 @@ def add_parts(first: Record, second: Record) -> Record:
     metrics: Record = {
         name: _add_metric(name, before, after, sizes)
         for name in Metrics._fields
-        if name not in ("extra", "illegal")
+        if name not in ("extra", "illegal", "diagnostics")
     }
     # A checkpoint of an earlier version has no custom metrics and no masks.
     metrics["illegal"] = _add_illegal(before.get("illegal", ()), after.get("illegal", ()))
     metrics["extra"] = {
         name: _weighted_mean(values, after["extra"][name], sizes)
         for name, values in before.get("extra", {}).items()
+    }
+    one, other = dict(before.get("diagnostics", ())), dict(after.get("diagnostics", ()))
+    # A resumed run may have switched them on or off.
+    metrics["diagnostics"] = {
+        name: _weighted_mean(one[name], other[name], sizes) for name in one if name in other
     }
     return {
         "iterations": sum(sizes),
@@ -142,7 +147,10 @@ def add_parts(first: Record, second: Record) -> Record:
 
 def metrics_of(plain: Record) -> Metrics:
     """Return metrics from the plain values of a part, as arrays."""
-    fields: Any = {name: np.asarray(value) for name, value in plain.items() if name != "extra"}
+    dicts = ("extra", "diagnostics")
+    fields: Any = {name: np.asarray(value) for name, value in plain.items() if name not in dicts}
+    diagnostics = dict(plain.get("diagnostics", ()))
+    fields["diagnostics"] = {name: np.asarray(value) for name, value in diagnostics.items()}
     fields["illegal"] = _add_illegal(plain.get("illegal", ()), ())
     extra: Any = {name: np.asarray(value) for name, value in plain.get("extra", {}).items()}
     return Metrics(**fields, extra=extra)

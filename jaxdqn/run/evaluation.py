@@ -38,8 +38,8 @@ class RunEvaluator:
         self.best_params: Params = None
         """Best parameters of one learner; None before the first evaluation."""
 
-    def evaluate(self, state: TrainState) -> None:
-        """Evaluate the online parameters; keep the best, and confirm a solution."""
+    def evaluate(self, state: TrainState) -> Record:
+        """Evaluate the online parameters; keep the best, confirm a solution, return the record."""
         progress, params = self._progress, self._programs.params(state)
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
         progress.judged = progress.chunk  # an evaluation that fails is repeated
@@ -52,9 +52,11 @@ class RunEvaluator:
             )
         standing = progress.standing(progress.leader(means))
         progress.last = {**now, **self._epsilon, **evaluation_record(info), **standing}
-        self._recorder.log("evaluation", {"purpose": "evaluate", **progress.last})
+        record = {"purpose": "evaluate", **progress.last}
+        self._recorder.log("evaluation", record)
         if confirmation is not None:
             self._recorder.log("evaluation", {"purpose": "confirm", **confirmation})
+        return record
 
     def _keep_best(
         self, params: Params, info: EvalInfo, means: Sequence[float], now: Record

@@ -7,7 +7,8 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from jaxdqn.errors import RunFailed
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.monitoring.records import chunk_record, few_distinct
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
+from jaxdqn.run.callbacks import CallbackGroup
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.divergence import (
@@ -49,11 +51,16 @@ class HostLoop:
         keys: RunKeys,
         loggers: Sequence[Logger],
         checkpoints: CheckpointManager | None = None,
+        callbacks: Sequence[Any] = (),
+        directory: Path | None = None,
     ) -> None:
         self._config, self._programs, self._keys = config, programs, keys
         self._checkpoints = checkpoints
         self.progress = Progress.of(config.learners)
         self._recorder = Recorder(self.progress, loggers)
+        self.callbacks = CallbackGroup(
+            callbacks, config, programs.params, self._log_event, directory
+        )
         self._chunks = ChunkRunner(config, programs, self.progress)
         self._evaluator = RunEvaluator(config, programs, keys, self.progress, self._recorder)
         self._divergence = DivergenceHandler(config, self.progress, self._recorder, checkpoints)
@@ -61,6 +68,8 @@ class HostLoop:
         """Evaluation of the best parameters over fresh episodes."""
         self._at_epsilon: Record | None = None
         """The same with a few random actions, if few episodes were distinct."""
+        self._checkpoint_record: Record = {}
+        """Event of the newest checkpoint."""
         self.failure: OSError | None = None
         self._restarts_seen = 0
         """Error that prevented the last checkpoint; None if it was written."""
@@ -120,7 +129,13 @@ class HostLoop:
             record = {"chunk": progress.chunk, **self._recorder.now()}
             if config.restart_envs:
                 record["env_restarts"] = progress.env_restarts
-            self._recorder.log("metrics", {**record, **chunk_record(metrics, seconds)})
+            record |= {
+                "train_seconds": progress.train_seconds,
+                "eval_seconds": progress.eval_seconds,
+            }
+            record |= chunk_record(metrics, seconds)
+            self._recorder.log("metrics", record)
+            state = self.callbacks.call("on_chunk", record, state)
             if (message := clipped_returns(config, metrics)) is not None:
                 self._warn("clipped_returns", message)
             if (failed := illegal_actions(metrics, progress.chunk)) is not None:
@@ -132,9 +147,10 @@ class HostLoop:
                     state = self._roll_back(restored)
                     continue
             if progress.chunk % config.chunks_per_evaluation == 0:
-                self._evaluate(state)
+                state = self._evaluate(state)
             if self._checkpoints is not None and self._checkpoints.is_due(progress.chunk):
                 self._save(state)
+                self.callbacks.call("on_checkpoint", self._checkpoint_record, state)
         return state
 
     def _end_with(self, failed: RunFailed, state: TrainState) -> NoReturn:
@@ -154,14 +170,18 @@ class HostLoop:
                 self._save(state)
             checkpoints.wait()
 
-    def _evaluate(self, state: TrainState) -> None:
+    def _evaluate(self, state: TrainState) -> TrainState:
+        evaluation = None
         try:
             with suppress(EvaluationStopped):
-                self._evaluator.evaluate(state)
+                evaluation = self._evaluator.evaluate(state)
             self._record_restarts()
         except EnvironmentFailed as failed:
             failed.state = state
             raise
+        if evaluation is None:
+            return state
+        return self.callbacks.call("on_evaluation", evaluation, state)
 
     @contextmanager
     def _recording_failures(self) -> Iterator[None]:
@@ -191,11 +211,13 @@ class HostLoop:
             self._save_last(failed.state)
 
     def ended_by(self, stop: StopRequest) -> str:
-        """Return what ended the run: ``budget``, ``solved``, ``held``, or the reason of the
-        request."""
+        """Return what ended the run: ``budget``, ``solved``, ``held``, ``callback``, or the
+        reason of the request."""
         if self.unfinished:
             return stop.reason or "nothing"
-        return "budget" if self.spent else self._config.stop_when
+        if self.spent:
+            return "budget"
+        return "callback" if self.callbacks.reason is not None else self._config.stop_when
 
     @property
     def spent(self) -> bool:
@@ -209,6 +231,8 @@ class HostLoop:
 
     @property
     def _reached_goal(self) -> bool:
+        if self.callbacks.reason is not None:
+            return True
         if self._config.stop_when == "never":
             return False
         if self._config.stop_when == "held":
@@ -241,6 +265,8 @@ class HostLoop:
     def _finish(self, state: TrainState, stop: StopRequest) -> None:
         """Take the last checkpoint, then make the last evaluations."""
         progress, checkpoints = self.progress, self._checkpoints
+        if (reason := self.callbacks.reason) is not None:
+            self._log_event({"event": "ended", "message": f"a callback ended the run: {reason}"})
         # Save before the last evaluations: an uninterrupted, longer run would not make them.
         # Another thread writes the checkpoint in the meantime.
         with self._noting_failure():
@@ -248,6 +274,7 @@ class HostLoop:
                 progress.partial is not None or not checkpoints.has_saved(progress.chunk)
             ):
                 self._save(state)
+                self.callbacks.call("on_checkpoint", self._checkpoint_record, state)
         if progress.last is None:  # the summary needs one evaluation, even after a stop
             self._programs.stop_evaluations(lambda: False)
         if not progress.evaluated:
@@ -274,6 +301,9 @@ class HostLoop:
             record = {"event": event, "message": message, **self._recorder.now()}
             self._recorder.log("event", record)
 
+    def _log_event(self, record: Record) -> None:
+        self._recorder.log("event", {**record, **self._recorder.now()})
+
     @contextmanager
     def _noting_failure(self) -> Iterator[None]:
         """Record an ``OSError`` instead of raising it, so that the parameters are still saved."""
@@ -294,6 +324,7 @@ class HostLoop:
         record = {"event": "checkpoint", "chunk": progress.chunk, **self._recorder.now()}
         record["blocked_seconds"] = time.perf_counter() - started
         self._recorder.log("event", record)
+        self._checkpoint_record = record
 
     def _revive(self, restored: Restored) -> tuple[TrainState, Record | None]:
         """Return the state of a checkpoint, and the totals if its replay had to be refilled."""

@@ -21,6 +21,7 @@ from jaxdqn.monitoring.loggers import Logger, LoggerGroup, make_jsonl_logger
 from jaxdqn.monitoring.output import warn
 from jaxdqn.parallel import multihost
 from jaxdqn.parallel.platforms import check_platforms
+from jaxdqn.run.callbacks import as_callbacks
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent
 from jaxdqn.run.first_state import first_state
@@ -73,6 +74,7 @@ def run(
     learning: MakeLearning | str | None = None,
     agent: Agent | MakeAgent | str | None = None,
     loggers: Sequence[Logger] = (),
+    callbacks: Any = (),
 ) -> RunResult:
     """Train a configuration.
 
@@ -114,6 +116,10 @@ def run(
             may name the part itself.
         loggers: receive the records of the run, and are closed at its end. A logger that raises an
             exception is dropped, and reported on standard error and by an event; the run continues.
+        callbacks: one object, or several, with methods ``on_chunk``, ``on_evaluation``,
+            ``on_checkpoint`` and ``on_end``, any of which may be missing. Each is called with a
+            ``jaxdqn.run.callbacks.CallbackContext``, and may raise ``jaxdqn.EndRun`` to end the run
+            as its budget does. One that raises another exception is dropped as a logger is.
 
     Raises:
         ValueError: if the configuration is invalid, the replay does not fit in memory, ``out`` is
@@ -124,7 +130,8 @@ def run(
     started = time.perf_counter()
     setup: RunSetup | None = None
     check_platforms()
-    _check_arguments(config, out, resume, extend)
+    callbacks = as_callbacks(callbacks)
+    _check_arguments(config, out, resume, extend, len(callbacks))
     if unique and (out is None or resume):
         raise ValueError("unique=True: must come with out, and without resume")
     parts = {
@@ -153,7 +160,7 @@ def run(
                 preset=preset,
                 stack=stack,
             )
-            return _train(setup, group, stack, started)
+            return _train(setup, group, callbacks, stack, started)
     except OSError as error:
         lost_peer = isinstance(error, BrokenPipeError | ConnectionError)
         if setup is None or setup.directory is None or lost_peer:
@@ -162,7 +169,11 @@ def run(
 
 
 def _check_arguments(
-    config: Config, out: str | os.PathLike[str] | None, resume: bool, extend: str | None
+    config: Config,
+    out: str | os.PathLike[str] | None,
+    resume: bool,
+    extend: str | None,
+    callbacks: int,
 ) -> None:
     if getattr(jax.config, _DISABLE_JIT):
         raise ValueError(
@@ -178,10 +189,16 @@ def _check_arguments(
     if config.guard == "rollback" and out is None:
         raise ValueError("guard='rollback': must come with out, which receives checkpoints")
     if jax.process_count() > 1:
-        check_processes(config, resume=resume, saves=out is not None)
+        check_processes(config, resume=resume, saves=out is not None, callbacks=callbacks)
 
 
-def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float) -> RunResult:
+def _train(
+    setup: RunSetup,
+    group: LoggerGroup,
+    callbacks: Sequence[Any],
+    stack: ExitStack,
+    started: float,
+) -> RunResult:
     config = setup.config
     stop = stack.enter_context(stop_on_signals(config.checkpoint_signals))
     if config.max_seconds is not None:
@@ -199,11 +216,12 @@ def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float
     checkpoints = _make_checkpoint_manager(setup, programs)
     if checkpoints is not None:
         stack.callback(checkpoints.close)
-    host = HostLoop(config, programs, setup.keys, loggers, checkpoints)
+    host = HostLoop(config, programs, setup.keys, loggers, checkpoints, callbacks, setup.directory)
     state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
     _log(loggers, "summary", summary)
+    host.callbacks.call("on_end", summary, state)
     last = host.last_params(state)
     if setup.directory is not None and multihost.is_coordinator():
         _write_results(setup.directory, host.best_params, last, summary)

@@ -87,14 +87,16 @@ def set_up(
     return RunSetup(config, own, static, keys, directory, preset, rows, resuming)
 
 
-def check_processes(config: Config, *, resume: bool, saves: bool) -> None:
+def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int = 0) -> None:
     """Check that several processes can run a configuration together.
 
     Raises:
         ValueError: on every process, or on the one whose inputs differ.
     """
     multihost.check_even()
-    multihost.check_same({**to_dict(config), "resume": resume, "saves": saves})
+    multihost.check_same(
+        {**to_dict(config), "resume": resume, "saves": saves, "callbacks": callbacks}
+    )
     count, devices = jax.process_count(), jax.device_count()
     if config.devices != devices:
         raise ValueError(

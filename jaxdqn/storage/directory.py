@@ -28,7 +28,7 @@ from jaxdqn.storage.loss_record import register_recorded_loss
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARTS = "parts.json"
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 def path_part(name: str) -> str:
@@ -89,7 +89,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 def _is_leftover(name: str) -> bool:
     """Return whether a file is left over from a run that ended while creating its directory."""
-    return name == _LOCK or name.startswith(f".{CONFIG}.")
+    return name == LOCK or name.startswith(f".{CONFIG}.")
 
 
 def back_up_and_empty(file: Path) -> None:
@@ -137,7 +137,7 @@ def lock(path: Path, stack: ExitStack) -> None:
         ValueError: if another process holds the lock.
         OSError: if the directory cannot be written.
     """
-    file = stack.enter_context((path / _LOCK).open("a+", encoding="utf-8"))
+    file = stack.enter_context((path / LOCK).open("a+", encoding="utf-8"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -41,9 +41,10 @@ CHANGEABLE = (
     "act_on",
     "env_processes",
     "restart_envs",
+    "diagnostics",
 )
-"""Fields that may change on resume: stopping, evaluation, checkpoints, the guard, and the processes
-of environments on the host."""
+"""Fields that may change on resume: stopping, evaluation, checkpoints, the guard, the processes of
+environments on the host, and diagnostics."""
 BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")
 """Fields of the budget; ``resumed_config`` makes those of the resumed run consistent."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")

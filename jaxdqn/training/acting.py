@@ -42,8 +42,10 @@ def make_act(
         actor, pool = acting
         key_agent, keys_environment = keys[0], keys[1:]
         rows = counter_float(state.counters.rows) + row_offset
-        decision = learner.act(key_agent, state.agent.params, state.hyper, rows, actor)
-        env_state, after, pool = step_envs(pool, keys_environment, actor, decision.actions)
+        with jax.named_scope("act"):
+            decision = learner.act(key_agent, state.agent.params, state.hyper, rows, actor)
+        with jax.named_scope("env"):
+            env_state, after, pool = step_envs(pool, keys_environment, actor, decision.actions)
         actor, row, metrics = learner.observe(actor, decision, env_state, after)
         return (actor, pool), (row, metrics)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxdqn.agent.agent import Optimizer, make_agent
 from jaxdqn.agent.masks import check_takes_masks
-from jaxdqn.agent.optimizer import average_first, make_optimizer
+from jaxdqn.agent.optimizer import average_first, make_clipped_norm, make_optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
@@ -127,6 +127,9 @@ def configured_agent(
         sequences=None if config.recurrent == "none" else sequences_of(config),
         rescale=config.rescale_values,
         masked=masked,
+        measure_gradient=make_clipped_norm(config, collectives)
+        if config.diagnostics and custom.optimizer is None
+        else None,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.replay import importance_weights, make_prioritized, make_uniform
+from jaxdqn.training.diagnostics import make_diagnostics
 from jaxdqn.training.learning import Learning, ReplayKeys, make_update, step_collectives
 from jaxdqn.types import Agent, Array, LearnInfo, Replay, SampleInfo, TrainState, counter_float
 
@@ -27,12 +29,17 @@ def make_dqn_learning(
     replay, steps = replay or make_replay(config), config.gradient_steps_per_iteration
     weights_of = _make_importance_weights(config, collectives)
     update = make_update(config, agent, collectives)
+    diagnose = make_diagnostics(config, agent)
 
     def gradient_step(state: TrainState, keys: Array) -> tuple[TrainState, tuple[LearnInfo, Array]]:
         key_sample, key_learn = keys[0], keys[1]
-        batch, sample = replay.sample(key_sample, state.replay, state.hyper.gamma)
-        agent_state, info, skipped = update(key_learn, state, batch, weights_of(state, sample))
-        replay_state = replay.update(state.replay, sample.indices, _priorities(state, info))
+        with jax.named_scope("draw"):
+            batch, sample = replay.sample(key_sample, state.replay, state.hyper.gamma)
+        weights = weights_of(state, sample)
+        agent_state, info, skipped = update(key_learn, state, batch, weights)
+        info = diagnose(state, batch, info, weights, sample)
+        with jax.named_scope("draw"):
+            replay_state = replay.update(state.replay, sample.indices, _priorities(state, info))
         # The replay has the TD errors now; the scan need not stack M times B of them.
         info = info._replace(abs_td=jnp.float32(0))
         return state._replace(agent=agent_state, replay=replay_state), (info, skipped)

@@ -266,7 +266,7 @@ def _remember(parts: _Parts, state: TrainState, rows: Row, actor: ActorState) ->
     count = counter_add(state.counters.rows, jnp.int32(parts.config.rows_per_iteration))
     return state._replace(
         agent=_with_statistics(parts, state.agent, rows),
-        replay=parts.learning.remember(state.replay, rows),
+        replay=jax.named_scope("remember")(parts.learning.remember)(state.replay, rows),
         actor=actor,
         counters=state.counters._replace(rows=count),
     )

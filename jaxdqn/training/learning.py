@@ -75,7 +75,8 @@ def make_update(
     def update(
         key: Array, state: TrainState, batch: Batch, weights: Array
     ) -> tuple[AgentState, LearnInfo, Array]:
-        agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
+        with jax.named_scope("learn"):
+            agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
         if config.guard == "off":
             return agent_state, info, jnp.bool_(False)
         agent_state, skipped = keep_finite(
@@ -148,15 +149,21 @@ def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Any]:
         "grad_norm": jnp.mean(infos.grad_norm),
         "q_mean": jnp.mean(infos.q_mean),
         "extra": {name: jnp.mean(values) for name, values in _extra(infos).items()},
+        "diagnostics": jax.tree.map(
+            # Leaves [M] or [M / every, every], and [bins] behind for histograms.
+            lambda leaf: jnp.mean(leaf, axis=tuple(range(infos.loss.ndim))),
+            infos.diagnostics,
+        ),
     }
 
 
 def _extra(infos: LearnInfo) -> dict[str, Array]:
     """Return the custom metrics by name, after a check of the names."""
     extra = dict(infos.extra)
+    reserved = (*RESERVED_METRICS, *dict(infos.diagnostics))
     for name in extra:
-        if not name.isidentifier() or name in RESERVED_METRICS:
+        if not name.isidentifier() or name in reserved:
             raise ValueError(
-                f"metric {name!r}: must be an identifier and none of {', '.join(RESERVED_METRICS)}"
+                f"metric {name!r}: must be an identifier and none of {', '.join(reserved)}"
             )
     return extra

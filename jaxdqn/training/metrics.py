@@ -21,7 +21,7 @@ from jaxdqn.types import (
 
 _COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum", "illegal")
 """Metrics that differ between devices and are added up."""
-_AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon", "extra")
+_AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon", "extra", "diagnostics")
 _NEVER = 2**30
 """Larger than the number of gradient steps in any chunk."""
 

@@ -16,6 +16,7 @@ from jaxdqn.agent.masks import act_on
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.losses import lambda_targets
+from jaxdqn.training.diagnostics import make_diagnostics
 from jaxdqn.training.learning import GradientStep, Learning, make_update, step_collectives
 from jaxdqn.types import Agent, Array, Batch, LearnInfo, PyTree, Row, TrainState
 
@@ -39,6 +40,7 @@ def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) ->
     weight, such that the mean weight of all rows of an iteration is 1.
     """
     update = make_update(config, agent, collectives)
+    diagnose = make_diagnostics(config, agent)
     within_step = step_collectives(config, collectives)
     steps, minibatches = config.gradient_steps_per_iteration, config.minibatches
 
@@ -60,6 +62,7 @@ def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) ->
             zeros = jnp.zeros_like(target)
             batch = Batch(obs_tm1=obs, a_tm1=actions, r_t=target, discount_t=zeros, obs_t=())
             agent_state, info, skipped = update(key, state, batch, weights)
+            info = diagnose(state, batch, info, weights, None)
             info = info._replace(abs_td=jnp.float32(0))
             return state._replace(agent=agent_state), (info, skipped)
 

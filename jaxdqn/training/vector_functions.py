@@ -147,7 +147,8 @@ class VectorFunctions(NamedTuple):
     def begin(
         self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
     ) -> tuple[Acting, PyTree]:
-        decision = self.learner.act(keys[0], params, hyper, counter_float(rows), actor)
+        with jax.named_scope("act"):
+            decision = self.learner.act(keys[0], params, hyper, counter_float(rows), actor)
         episode = actor.episode if self.extras else ()
         return self._next(actor.frames, decision, episode, jnp.int32(0), rows)
 
@@ -162,7 +163,8 @@ class VectorFunctions(NamedTuple):
         actor = ActorState((), timestep, frames, acting.carry, episode, acting.action)
         k = acting.step % self.config.rollout_length
         count = counter_float(acting.rows) + k.astype(jnp.float32) * self.config.num_envs
-        decision = self.learner.act(keys[acting.step], params, hyper, count, actor)
+        with jax.named_scope("act"):
+            decision = self.learner.act(keys[acting.step], params, hyper, count, actor)
         return self._next(frames, decision, episode, acting.step, acting.rows)
 
     def _next(

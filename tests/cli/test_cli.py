@@ -283,7 +283,7 @@ def test_a_run_from_the_command_line_to_its_evaluation_and_curves(capsys):
         (evaluate, ["nowhere", "--which", "bst"], "--which bst: must be best or last"),
         (plot, ["nowhere", "--out", "x.png"], "run='nowhere': must be a run directory"),
         (plot, ["--out", "x.png"], "at least one run"),
-        (plot, ["nowhere"], "--out FILE: must be given; jaxdqn plot --help describes it"),
+        (plot, ["nowhere", "--x", "hours"], "--x hours: must be env_steps or seconds"),
     ],
 )
 def test_the_other_commands_report_invalid_input_in_one_line_too(command, argv, part, capsys):

@@ -16,7 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_the_commands_are_those_that_the_documentation_lists():
-    assert set(COMMANDS) == {"run", "evaluate", "plot", "explain", "replay", "study", "compare"}
+    assert set(COMMANDS) == {
+        "run", "evaluate", "plot", "watch", "report", "explain", "replay", "study", "compare",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ RUNNABLE = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/action-masks.md",
+    "docs/callbacks.md",
     "docs/guide.md",
     "docs/python.md",
 )
@@ -26,6 +28,15 @@ RUNNABLE = (
 
 FAST = ("CONTRIBUTING.md 0", "docs/guide.md 0")
 """Blocks that train nothing and build nothing large."""
+
+
+@pytest.fixture(autouse=True)
+def _optional_packages(request):
+    """Skip a block that shows the use of a package which no extra installs."""
+    block = request.node.funcargs.get("block", "")
+    for name in ("optuna",):
+        if f"import {name}\n" in block and not importlib.util.find_spec(name):
+            pytest.skip(f"needs {name}")
 
 
 @pytest.mark.parametrize("block", [pytest.param(text, id=name) for name, text in BLOCKS.items()])

@@ -195,6 +195,7 @@ class Script:
             ones = np.ones(self.config.learners, np.float32)
             metrics = Metrics(*[ones] * len(Metrics._fields))._replace(
                 illegal=(),
+                diagnostics=(),
                 skipped=np.array(self.skipped[place]),
                 lost=0 * ones,
                 gradient_steps=5 * ones,
@@ -321,6 +322,7 @@ def test_metrics_of_a_chunk_are_averaged_over_the_finite_learners():
     ones = np.ones(3, np.float32)
     metrics = Metrics(*[ones] * len(Metrics._fields))._replace(
         illegal=(),
+        diagnostics=(),
         episodes=np.int32([1, 10, 0]),
         return_sum=np.float32([8, 20, 0]),
         loss=np.float32([1, NAN, 3]),

@@ -31,6 +31,7 @@ ENVIRONMENT = noisy()
 
 def a_part(iterations, **metrics):
     values = {name: 0.0 for name in Metrics._fields} | {"rows": 4 * iterations, "extra": {}}
+    values |= {"diagnostics": {}}
     return {"iterations": iterations, "seconds": 0.5, "metrics": {**values, **metrics}}
 
 
@@ -203,7 +204,7 @@ class Sleeper:
             time.sleep(iterations * self.seconds)
             rows = Counter(0, state + iterations)
             metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))._replace(
-                extra={}, illegal=()
+                extra={}, illegal=(), diagnostics=()
             )
             return state + iterations, (metrics, Counters(rows, rows, rows))
 

@@ -50,7 +50,7 @@ class Script:
             # The donated buffer is overwritten, as on a device.
             state.agent.params[...] = -1
             metrics = Metrics(*np.ones(len(Metrics._fields), np.float32))._replace(
-                illegal=(), skipped=0, lost=0, extra={}
+                illegal=(), skipped=0, lost=0, extra={}, diagnostics=()
             )
             return after, (metrics, after.counters)
 

@@ -150,7 +150,7 @@ def test_counts_of_illegal_actions_add_up_over_the_parts_of_a_chunk():
     def part(illegal):
         trainer = make_trainer(tiny(), environment=masked())
         metrics = jax.eval_shape(trainer.chunk(1), jax.eval_shape(trainer.init, jax.random.key(0)))
-        plain = {name: 0 for name in metrics[1]._fields} | {"extra": {}}
+        plain = {name: 0 for name in metrics[1]._fields} | {"extra": {}, "diagnostics": {}}
         return {"iterations": 1, "seconds": 1.0, "metrics": {**plain, "illegal": illegal}}
 
     assert metrics_of(add_parts(part(2), part(3))["metrics"]).illegal == 5

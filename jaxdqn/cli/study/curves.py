@@ -8,26 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxdqn.cli.study.statistics import Curve, curve_of
 from jaxdqn.lazy_modules import import_matplotlib
+from jaxdqn.monitoring.statistics import Curve, curve_of
+from jaxdqn.monitoring.styles import styles
 from jaxdqn.storage.jsonl import Record
 
 CURVES = "curves.png"
 
-# Okabe and Ito's palette, readable with colour blindness, without its yellow, which is too pale on
-# white. Further lines repeat the seven colours dashed, then dotted.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-_LINES = ("-", "--", ":", "-.")
 _PER_ROW = 3
 _SIZE = (4.2, 3.2)
 """Width and height of a panel, in inches."""
 _CHARACTERS = 50
 """Width of the legend below one panel, in characters."""
-
-
-def styles() -> list[tuple[str, str]]:
-    """Return the pairs (line style, colour) in the order of their use."""
-    return list(itertools.product(_LINES, _COLOURS))
 
 
 def draw_curves(

@@ -14,7 +14,7 @@ from jaxdqn.cli.study.curves import CURVES, draw_curves
 from jaxdqn.cli.study.protocol import column, protocol
 from jaxdqn.cli.study.results import REPORT
 from jaxdqn.cli.study.settings import as_text, command_of, label, seeds_text
-from jaxdqn.cli.study.statistics import estimate
+from jaxdqn.monitoring.statistics import estimate
 from jaxdqn.storage.jsonl import Record
 
 _SEED_NOTE = (

@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 from jaxdqn.cli.study import __main__
-from jaxdqn.cli.study.curves import draw_curves, styles
-from jaxdqn.cli.study.statistics import REPETITIONS, curve_of, estimate, iqm
+from jaxdqn.cli.study.curves import draw_curves
+from jaxdqn.monitoring.statistics import REPETITIONS, curve_of, estimate, iqm
+from jaxdqn.monitoring.styles import styles
 from jaxdqn.storage.jsonl import to_json
 from tests.studies import lines, study
 

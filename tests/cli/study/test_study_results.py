@@ -145,7 +145,9 @@ def scripted(static, config, keys, check):
 
     def chunk(before):
         after = state(int(before.agent.params["kernel"][0, 0]) + 1)
-        metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))._replace(illegal=())
+        metrics = Metrics(*(np.ones(2, np.float32) for _ in Metrics._fields))._replace(
+            illegal=(), diagnostics=()
+        )
         return after, (
             metrics._replace(skipped=np.zeros(2), lost=np.zeros(2), extra={}),
             after.counters,

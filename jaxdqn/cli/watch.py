@@ -1,0 +1,103 @@
+"""Follow a run of another process: ``jaxdqn watch RUN``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.config.config import Config
+
+_DESCRIPTION = """Show the progress of a run that another process does, until it ends: on a terminal
+as the run itself shows it, otherwise as lines. Ctrl-C ends the display, not the run."""
+
+_POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run directory."""
+    once: bool = False
+    """Print the newest metrics and the newest evaluation, and exit."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="jaxdqn watch", description=_DESCRIPTION)
+    from jaxdqn.monitoring.follow import is_running
+    from jaxdqn.storage.directory import read_config
+
+    config = read_config(flags.run)
+    if flags.once:
+        _print_newest(flags.run, config)
+    else:
+        _follow(flags.run, config)
+    if is_running(flags.run):
+        print("running")
+        return
+    print(_end(Path(flags.run)))
+
+
+def _print_newest(run: str, config: Config) -> None:
+    """Print the newest records of a run as lines."""
+    from jaxdqn.monitoring.follow import RecordReader
+    from jaxdqn.monitoring.terminal import evaluation_line, progress_items
+
+    newest = dict(RecordReader(run).records())
+    if "metrics" in newest:
+        items = progress_items(config, newest["metrics"])
+        print(" | ".join(f"{name} {value}" for name, value in items))
+    else:
+        print("no chunk is finished yet")
+    if "evaluation" in newest:
+        print(evaluation_line(newest["evaluation"]))
+
+
+def _follow(run: str, config: Config) -> None:
+    """Show the records of a run until no process runs it."""
+    from jaxdqn.config.config import to_dict
+    from jaxdqn.monitoring.follow import RecordReader, is_running
+    from jaxdqn.monitoring.terminal import make_progress_logger
+
+    reader, logger = RecordReader(run), make_progress_logger(config)
+    logger.log("start", {"config": to_dict(config), "out": run})
+    try:
+        running = True
+        while running:
+            # Asked before the files are read: what is written before the end is then shown.
+            running = is_running(run)
+            for kind, record in reader.records():
+                logger.log(kind, record)
+            if running:
+                time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        logger.close()
+
+
+def _end(run: Path) -> str:
+    """Return the outcome of a run that no process runs."""
+    from jaxdqn.cli.run import outcome
+    from jaxdqn.storage.directory import SUMMARY
+
+    file = run / SUMMARY
+    if not file.exists():
+        return "not running, and not finished: --resume continues it"
+    return outcome(json.loads(file.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Profiles: the named regions of a chunk, and the trace of a run."""
+
+import gzip
+import json
+import re
+
+import jax
+import pytest
+
+from jaxdqn.parallel.build import make_mapped_trainer
+from jaxdqn.run.profiling import REGIONS, Profiler, check_profile
+from jaxdqn.run.runner import run
+from tests.run.test_run import small
+from tests.toys import noisy, quick_runs, tiny
+
+
+def lowered(**options):
+    trainer = make_mapped_trainer(tiny(**options), environment=noisy())
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    return jax.jit(trainer.chunk(2)).lower(state)
+
+
+def names(region, text):
+    """Return whether an operation of a program is in a region."""
+    return re.search(rf'["/]{region}/', text) is not None
+
+
+def test_every_region_is_named_in_the_program_of_a_chunk():
+    text = lowered(devices=2, replay="prioritized").as_text(debug_info=True)
+    assert [name for name in REGIONS if not names(name, text)] == []
+
+
+def test_the_names_of_regions_change_no_operation(monkeypatch):
+    named = lowered()
+
+    class Unnamed:
+        def __init__(self, name):
+            pass
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):
+            pass
+
+        def __call__(self, function):
+            return function
+
+    monkeypatch.setattr(jax, "named_scope", Unnamed)
+    unnamed = lowered()
+    assert names("draw", named.as_text(debug_info=True))
+    assert not names("draw", unnamed.as_text(debug_info=True))
+    assert named.as_text() == unnamed.as_text()
+
+
+@pytest.mark.slow
+def test_a_profiled_run_writes_a_trace_of_the_chunks_after_the_first(tmp_path, monkeypatch):
+    calls = []
+    start, stop = jax.profiler.start_trace, jax.profiler.stop_trace
+    monkeypatch.setattr(jax.profiler, "start_trace",
+                        lambda *a, **k: (calls.append("start"), start(*a, **k)))  # fmt: skip
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: (calls.append("stop"), stop()))
+
+    class Count:
+        def on_chunk(self, context):
+            calls.append("chunk")
+
+    with quick_runs():
+        run(small(total_rows=700), out=tmp_path / "run", environment=noisy(),
+            callbacks=[Count(), Profiler(2)])  # fmt: skip
+    assert calls[:6] == ["chunk", "start", "chunk", "chunk", "stop", "chunk"]
+    (trace,) = (tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert len(events) > 100
+
+
+@pytest.mark.parametrize(
+    ("chunks", "rows", "message"),
+    [
+        (0, 1_000, "profile=0: must be between 1 and 9"),
+        (10, 1_000, "profile=10: must be between 1 and 9"),
+        (1, 50, "profile=1: must be left out of a run of one chunk"),
+    ],
+)
+def test_a_profile_needs_chunks_after_the_first(chunks, rows, message):
+    config = tiny(total_rows=rows, log_every=100)
+    with pytest.raises(ValueError, match=message):
+        check_profile(chunks, config)
+    check_profile(None, config)
