@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": Command("jaxdqn.cli.evaluate", "evaluate a run, and draw an episode"),
     "plot": Command("jaxdqn.cli.plot", "draw learning curves of runs"),
     "explain": Command("jaxdqn.cli.explain", "print shapes, bytes and schedules of a run"),
+    "export": Command("jaxdqn.cli.export", "write the policy of a run, to use without jaxdqn"),
     "replay": Command("jaxdqn.cli.replay", "write the replay of a run to a file"),
     "study": Command("jaxdqn.cli.study.__main__", "train presets on environments over seeds"),
     "compare": Command("jaxdqn.cli.compare", "measure the speed-up of each technique"),

@@ -16,7 +16,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_the_commands_are_those_that_the_documentation_lists():
-    assert set(COMMANDS) == {"run", "evaluate", "plot", "explain", "replay", "study", "compare"}
+    assert set(COMMANDS) == {
+        "run",
+        "evaluate",
+        "plot",
+        "explain",
+        "export",
+        "replay",
+        "study",
+        "compare",
+    }
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
