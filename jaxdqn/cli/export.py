@@ -14,9 +14,8 @@ from jaxdqn.cli.backend import start_backend
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.parts import PolicyParts, references
 
-_DESCRIPTION = """Write the greedy policy of a run into a directory that runs without jaxdqn. It
-needs jax and flatbuffers, on CPU, CUDA or TPU, with any batch size. load_policy.py in the directory
-loads it; see docs/export.md."""
+_DESCRIPTION = """Write the greedy policy of a run into a directory that can be used without jaxdqn,
+with any batch size. load_policy.py in the directory loads it; see docs/export.md."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,9 @@ class Flags:
     """Directory to make for the policy."""
     which: Literal["best", "last"] = "best"
     """Parameters to export."""
+    format: Literal["stablehlo", "onnx"] = "stablehlo"
+    """stablehlo needs jax and flatbuffers, and runs on CPU, CUDA and TPU; onnx needs onnxruntime
+    and no JAX. To write onnx, the extra onnx and jax2onnx must be installed; see docs/export.md."""
     quantize: Literal["float32", "bfloat16", "int8"] = "float32"
     """Dtype in which kernels are stored; int8 has a scale for each output channel. With bfloat16
     and int8, the agreement of actions and the return are measured."""
@@ -52,6 +54,7 @@ def _main(argv: Sequence[str]) -> None:
         flags.run,
         flags.to,
         flags.which,
+        format=flags.format,
         quantize=flags.quantize,
         episodes=flags.episodes,
         **parts,

@@ -8,11 +8,13 @@ from typing import Any
 
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.export.measure import agreement, mean_return
+from jaxdqn.export.onnx import require_converter, write_onnx
 from jaxdqn.export.policy import load_run
 from jaxdqn.export.quantize import DTYPES, restore
 from jaxdqn.export.serialized import FlatPolicy, Policy, flatten, write_policy
 from jaxdqn.types import Environment
 
+FORMATS = ("stablehlo", "onnx")
 _EPISODES = 100
 _OBSERVATIONS = 10_000
 
@@ -22,13 +24,14 @@ def export_policy(
     to: str | os.PathLike[str],
     which: str = "best",
     *,
+    format: str = "stablehlo",
     quantize: str = "float32",
     episodes: int = _EPISODES,
     environment: Environment | HostEnvironment | str | None = None,
     network: Any = None,
     agent: Any = None,
 ) -> dict[str, Any]:
-    """Write the greedy policy of a run into a directory that needs jax and flatbuffers only.
+    """Write the greedy policy of a run into a directory that can be used without jaxdqn.
 
     The exported policy includes masks of legal actions, frame stacks and the recurrent carry.
     ``load_policy.py`` in the directory loads it.
@@ -37,6 +40,8 @@ def export_policy(
         run: the run directory.
         to: the directory to make.
         which: ``best`` or ``last`` parameters, as ``load_policy`` takes it.
+        format: ``stablehlo``, which needs jax and flatbuffers, or ``onnx``, which needs onnxruntime
+            and no JAX; to write it needs the extra ``onnx``.
         quantize: dtype in which kernels are stored: float32, bfloat16, or int8 with a scale for
             each output channel.
         episodes: greedy episodes over which the return of a quantised policy, and of the original,
@@ -52,11 +57,15 @@ def export_policy(
 
     Raises:
         ValueError: as ``load_policy``; or if ``to`` is in use or cannot be written, or the network
-            cannot be traced with a symbolic batch size.
+            cannot be traced with a symbolic batch size or converted to the format.
     """
     to = Path(to)
     check_target(to)
     check_quantize(quantize)
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
+    if format == "onnx":
+        require_converter()
     if episodes < 2:
         raise ValueError(f"episodes={episodes}: must be at least 2")
     config, trainer, params = load_run(
@@ -64,12 +73,17 @@ def export_policy(
     )
     policy = Policy(trainer.agent, trainer.environment.spec, config.frame_stack, params)
     flat = flatten(policy, quantize)
-    record: dict[str, Any] = {"quantize": quantize, "weight_bytes": flat.quantized.bytes}
+    record: dict[str, Any] = {
+        "format": format,
+        "quantize": quantize,
+        "weight_bytes": flat.quantized.bytes,
+    }
     if quantize != "float32":
         record |= _compare(policy, quantized(policy, flat), trainer.environment, episodes)
         record["float32_weight_bytes"] = flatten(policy).quantized.bytes
     try:
-        write_policy(to, policy, flat, {"run": os.fspath(run), "which": which, **record})
+        write = write_onnx if format == "onnx" else write_policy
+        write(to, policy, flat, {"run": os.fspath(run), "which": which, **record})
     except OSError as error:
         raise ValueError(f"to={str(to)!r}: must be writable: {error.strerror}") from error
     return record

@@ -66,7 +66,12 @@ def quantize(params: Params, dtype: str) -> Quantized:
 
 
 def restore(layout: Layout, weights: list[Any]) -> Params:
-    """Return the parameters that stored weights stand for, all in their first dtype."""
+    """Return the parameters that stored weights stand for, all in their first dtype.
+
+    Args:
+        layout: of the parameters.
+        weights: as ``quantize`` stored them; bfloat16 may also be bfloat16 instead of uint16.
+    """
     remaining = iter(weights)
     leaves: list[Array] = []
     for kind in layout.kinds:
@@ -74,7 +79,9 @@ def restore(layout: Layout, weights: list[Any]) -> Params:
         if kind == "int8":
             stored = stored.astype(jnp.float32) * next(remaining)
         elif kind == "bfloat16":
-            stored = jax.lax.bitcast_convert_type(stored, jnp.bfloat16).astype(jnp.float32)
+            if stored.dtype != jnp.bfloat16:
+                stored = jax.lax.bitcast_convert_type(stored, jnp.bfloat16)
+            stored = stored.astype(jnp.float32)
         leaves.append(stored)
     return jax.tree.unflatten(layout.structure, leaves)
 

@@ -61,9 +61,13 @@ def policy_of(environment, seed=0, **overrides):
 
 def inputs(spec, steps, batch):
     """Return random observations [T, B, O], with ends of episodes and masks."""
-    rng = np.random.default_rng(0)
+    rng, shape = np.random.default_rng(0), (steps, batch, *spec.obs_shape)
     data = {
-        "obs": rng.normal(size=(steps, batch, *spec.obs_shape)).astype(spec.obs_dtype),
+        "obs": (
+            rng.normal(size=shape) > 0.5
+            if spec.obs_dtype == np.bool_
+            else rng.normal(size=shape).astype(spec.obs_dtype)
+        ),
         "first": rng.random((steps, batch)) < 0.1,
     }
     if spec.masked:
@@ -102,7 +106,11 @@ def by_hand(policy, data):
 def test_exported_policies_take_the_actions_of_the_run_without_jaxdqn(finished, tmp_path):  # noqa: F811
     plain = tmp_path / "plain"
     record = jaxdqn.export_policy(finished.out, plain, "last", environment=noisy())
-    assert record == {"quantize": "float32", "weight_bytes": 4 * (2 * 16 + 16 + 16 * 2 + 2)}
+    assert record == {
+        "format": "stablehlo",
+        "quantize": "float32",
+        "weight_bytes": 4 * (2 * 16 + 16 + 16 * 2 + 2),
+    }
     obs = np.random.default_rng(1).uniform(-9, 9, (2, 5000, 2)).astype(np.float32)
     np.savez(plain / "inputs.npz", obs=obs, first=np.zeros(obs.shape[:2], bool))
     directories = {plain: load_policy(finished.out, "last", environment=noisy())(obs[0])}
