@@ -32,6 +32,9 @@ class Flags:
     quantize: Literal["float32", "bfloat16", "int8"] = "float32"
     """Dtype in which kernels are stored; int8 has a scale for each output channel. With bfloat16
     and int8, the agreement of actions and the return are measured."""
+    distill_to: tuple[int, ...] | None = None
+    """Widths of dense layers, as in --distill-to 32: export a smaller network, trained on the
+    Q-values of the policy over the replay in the newest checkpoint, and measure it as above."""
     episodes: int = 100
     """Greedy episodes over which the return is measured."""
     parts: tyro.conf.OmitArgPrefixes[PolicyParts] = dataclasses.field(default_factory=PolicyParts)
@@ -56,6 +59,7 @@ def _main(argv: Sequence[str]) -> None:
         flags.which,
         format=flags.format,
         quantize=flags.quantize,
+        distill_to=flags.distill_to,
         episodes=flags.episodes,
         **parts,
     )
@@ -65,9 +69,9 @@ def _main(argv: Sequence[str]) -> None:
 def report(record: dict[str, Any]) -> str:
     """Return what was measured, as text."""
     text = f"{record['weight_bytes']:,} bytes of weights"
-    if "float32_weight_bytes" in record:
-        share = record["weight_bytes"] / record["float32_weight_bytes"]
-        text += f", {share:.3f} of those of float32"
+    if "original_weight_bytes" in record:
+        share = record["weight_bytes"] / record["original_weight_bytes"]
+        text += f", {share:.3f} of those of the original"
     if "action_agreement" not in record:
         return text
     return (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.export.distill import distill, read_replay
 from jaxdqn.export.measure import agreement, mean_return
 from jaxdqn.export.onnx import require_converter, write_onnx
 from jaxdqn.export.policy import load_run
@@ -26,6 +28,7 @@ def export_policy(
     *,
     format: str = "stablehlo",
     quantize: str = "float32",
+    distill_to: Sequence[int] | None = None,
     episodes: int = _EPISODES,
     environment: Environment | HostEnvironment | str | None = None,
     network: Any = None,
@@ -44,14 +47,17 @@ def export_policy(
             and no JAX; to write it needs the extra ``onnx``.
         quantize: dtype in which kernels are stored: float32, bfloat16, or int8 with a scale for
             each output channel.
-        episodes: greedy episodes over which the return of a quantised policy, and of the original,
-            is measured.
+        distill_to: widths of dense layers: export a smaller network, which is trained on the
+            Q-values of the policy over the replay in the run's newest checkpoint.
+        episodes: greedy episodes over which the return of a quantised or distilled policy, and of
+            the original, is measured.
         environment: your own, as ``load_policy`` takes it.
         network: your own, as ``load_policy`` takes it.
         agent: your own, as ``load_policy`` takes it.
 
     Returns:
-        What was measured: ``weight_bytes``; and with ``quantize`` also ``float32_weight_bytes``,
+        What was measured: ``weight_bytes``; and with ``quantize`` or ``distill_to`` also
+        ``original_weight_bytes``,
         ``action_agreement`` over 10 000 observations, ``return_mean`` and
         ``original_return_mean`` with their standard errors. ``policy.json`` holds it too.
 
@@ -64,6 +70,8 @@ def export_policy(
     check_quantize(quantize)
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
+    if distill_to is not None and not (distill_to and min(distill_to) >= 1):
+        raise ValueError(f"distill_to={distill_to!r}: must be one or more widths of at least 1")
     if format == "onnx":
         require_converter()
     if episodes < 2:
@@ -71,16 +79,22 @@ def export_policy(
     config, trainer, params = load_run(
         run, which, environment=environment, network=network, agent=agent
     )
-    policy = Policy(trainer.agent, trainer.environment.spec, config.frame_stack, params)
+    original = Policy(trainer.agent, trainer.environment.spec, config.frame_stack, params)
+    policy = original
+    if distill_to is not None:
+        own = {"environment": environment, "network": network, "agent": agent}
+        policy = distill(original, config, read_replay(run, which, **own), distill_to)
     flat = flatten(policy, quantize)
     record: dict[str, Any] = {
         "format": format,
         "quantize": quantize,
         "weight_bytes": flat.quantized.bytes,
     }
-    if quantize != "float32":
-        record |= _compare(policy, quantized(policy, flat), trainer.environment, episodes)
-        record["float32_weight_bytes"] = flatten(policy).quantized.bytes
+    if distill_to is not None:
+        record["distill_to"] = list(distill_to)
+    if quantize != "float32" or distill_to is not None:
+        record |= _compare(original, quantized(policy, flat), trainer.environment, episodes)
+        record["original_weight_bytes"] = flatten(original).quantized.bytes
     try:
         write = write_onnx if format == "onnx" else write_policy
         write(to, policy, flat, {"run": os.fspath(run), "which": which, **record})
