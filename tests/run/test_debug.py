@@ -66,8 +66,8 @@ def test_the_first_function_with_an_output_that_is_not_finite_is_named(tmp_path,
     assert run_command.main(["acrobot", "--debug", "--network", f"{file}:net"]) == 1
     error = capsys.readouterr().err
     assert f"inverse ({file}:12): its output is not finite" in error
+    three = noisy(num_actions=3)
     with pytest.raises(RunFailed, match="its output is not finite"):
-        three = noisy(num_actions=3)
         debug(tiny(), report=lambda line: None, environment=three, network=f"{file}:net")
     assert run_command.main(["cartpole", "--debug", "--out", str(tmp_path / "x")]) == 2
 
