@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxdqn.envs import make as make_env
     from jaxdqn.envs.base import make_environment
     from jaxdqn.errors import EndRun
+    from jaxdqn.export.export_run import export_policy
     from jaxdqn.export.policy import load_policy
     from jaxdqn.networks import make_network
     from jaxdqn.parallel import across_devices, device_collectives
@@ -36,6 +37,7 @@ _MODULES = {  # module of each public name, and after a colon its name there if 
     "PRESETS": "config.presets",
     "across_devices": "parallel",
     "device_collectives": "communication.collectives",
+    "export_policy": "export.export_run",
     "hyper_from": "training.hyper",
     "load_policy": "export.policy",
     "make_agent": "agent",
@@ -62,6 +64,7 @@ __all__ = [
     "Learning",
     "across_devices",
     "device_collectives",
+    "export_policy",
     "hyper_from",
     "load_policy",
     "make_agent",

@@ -24,6 +24,7 @@ COMMANDS = {
     "watch": Command("jaxdqn.cli.watch", "follow a run of another process"),
     "report": Command("jaxdqn.cli.report", "write a page of HTML about runs"),
     "explain": Command("jaxdqn.cli.explain", "print shapes, bytes and schedules of a run"),
+    "export": Command("jaxdqn.cli.export", "write the policy of a run, to use without jaxdqn"),
     "replay": Command("jaxdqn.cli.replay", "write the replay of a run to a file"),
     "study": Command("jaxdqn.cli.study.__main__", "train presets on environments over seeds"),
     "compare": Command("jaxdqn.cli.compare", "measure the speed-up of each technique"),

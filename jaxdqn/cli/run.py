@@ -114,6 +114,10 @@ class Flags(Options):
     docs/monitoring.md."""
     explain: bool = option(False, group="Run")
     """Print the shapes, bytes and schedules of the run, and exit without allocating memory."""
+    debug: bool = option(False, group="Run")
+    """Run a few iterations of small size without jit, on one device, and write no files: print and
+    breakpoint() work in your own parts, and the first function with an output that is not finite is
+    named. See docs/debugging.md."""
     cpu_threads: int | None = option(None, group="Devices")
     """Threads of XLA on CPU. By default one for small dense networks, which is faster, and one for
     each core otherwise."""
@@ -168,6 +172,8 @@ def _main(argv: Sequence[str]) -> int:
     timeouts = Timeouts(flags.heartbeat_seconds, flags.initialization_seconds)
     check_timeouts(timeouts)
     many = spec is not None or flags.multi_host
+    if flags.debug and (many or flags.resume or flags.out is not None):
+        raise ValueError("debug=True: must come without out, resume, coordinator and multi_host")
     if many and flags.explain:
         raise ValueError("explain=True: must come without coordinator and multi_host")
     if many and not is_worker():
@@ -182,6 +188,13 @@ def _main(argv: Sequence[str]) -> int:
         from jaxdqn.cli.explain import explain
 
         print(explain(config, name or "custom", parts))
+        return 0
+
+    if flags.debug:
+        from jaxdqn.run.debug import debug
+
+        own: dict[str, Any] = dict(parts)
+        debug(config, report=say, **own)
         return 0
 
     leads = True

@@ -304,6 +304,9 @@ class Options:
 
     network: Literal["auto", "mlp", "minatar", "nature"] = option("auto", group="Network")
     """Torso; auto chooses by the shape of the observation."""
+    init_from: str | None = option(None, group="Network")
+    """Directory of another run, whose best parameters the network starts from where names and
+    shapes match; the rest, such as the head for another number of actions, starts at random."""
     hidden_sizes: tuple[int, ...] = option((128, 128), group="Network")
     """Widths of the layers of the MLP torso. An empty list makes Q linear; with
     one-hot observations, Q is then a table."""

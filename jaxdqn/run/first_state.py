@@ -37,7 +37,7 @@ def first_state(
         ValueError: if the directory holds another run, or one that ended without a checkpoint.
     """
     if not setup.resuming:
-        return host.start(setup.rows), setup.preset
+        return _start(setup, host, log), setup.preset
     assert setup.directory is not None
     assert checkpoints is not None
     restored = _restore(setup, setup.directory, checkpoints)
@@ -46,12 +46,21 @@ def first_state(
             f"no checkpoint was finished in {setup.directory}: the run starts from the beginning"
         )
         log({"event": "started", "message": message})
-        return host.start(setup.read_rows()), setup.preset
+        return _start(setup, host, log), setup.preset
     for line in restored.skipped:
         log({"event": "damaged", "message": line})
     message = _resume_message(setup, setup.directory, restored)
     log({"event": "resumed", "chunk": restored.step, "message": message})
     return host.resume(restored), setup.preset or restored.meta["preset"]
+
+
+def _start(setup: RunSetup, host: HostLoop, log: Callable[[Record], None]) -> TrainState:
+    """Start a run, with the replay and the parameters of other runs that it names."""
+    transfer = setup.read_transfer()
+    if transfer is not None:
+        record = {"source": transfer.source, "taken": list(transfer.taken), "new": transfer.new}
+        log({"event": "initialised", "message": transfer.message, **record})
+    return host.start(setup.read_rows(), transfer)
 
 
 def _restore(setup: RunSetup, directory: Path, checkpoints: CheckpointManager) -> Restored | None:

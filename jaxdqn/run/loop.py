@@ -37,6 +37,7 @@ from jaxdqn.run.warnings import clipped_returns, repeated_episodes
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
+from jaxdqn.storage.transfer import Transfer, transferred
 from jaxdqn.training.vector_evaluation import EvaluationStopped
 from jaxdqn.types import Params, Row, TrainState
 
@@ -74,11 +75,12 @@ class HostLoop:
         self._restarts_seen = 0
         """Error that prevented the last checkpoint; None if it was written."""
 
-    def start(self, rows: Row | None = None) -> TrainState:
+    def start(self, rows: Row | None = None, transfer: Transfer | None = None) -> TrainState:
         """Start a run, warm-up included.
 
         Args:
             rows: initial content of the replay, leaves [I, K, E, ...].
+            transfer: parameters of another run, which the networks have after the warm-up.
         """
         key, hyper = self._keys.train, learner_hypers(self._config)
         self._recorder.start_clock()
@@ -88,6 +90,8 @@ class HostLoop:
             else:
                 started = self._programs.preload(key, rows, hyper)
         state, counters = jax.block_until_ready(started)
+        if transfer is not None:
+            state = transferred(state, transfer)
         self.progress.train_seconds = self._recorder.seconds
         self.progress.totals = totals(jax.device_get(counters))
         if self._checkpoints is not None and self._config.guard == "rollback":

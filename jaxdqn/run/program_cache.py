@@ -36,6 +36,7 @@ HOST_FIELDS = (
     "rollback_factor",
     "rollback_limit",
     "replay_from",
+    "init_from",
 )
 """Fields that only the host reads; keys and rows are arguments of the programs."""
 

@@ -178,7 +178,8 @@ def _check_arguments(
     if getattr(jax.config, _DISABLE_JIT):
         raise ValueError(
             "jax_disable_jit=True: must be False for a run, which would take hours and gigabytes; "
-            "unset JAX_DISABLE_JIT, and call the function to inspect under jax.disable_jit()"
+            "unset JAX_DISABLE_JIT, and use --debug, or jaxdqn.run.debug.debug from Python: a few "
+            "iterations of small size without jit"
         )
     if resume and out is None:
         raise ValueError("resume=True: must come with out, the run directory to resume")

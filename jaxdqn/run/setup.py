@@ -23,6 +23,7 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.loss_record import with_loss
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
 from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
+from jaxdqn.storage.transfer import Transfer, read_transfer
 from jaxdqn.types import EnvSpec, Row
 
 
@@ -38,12 +39,18 @@ class RunSetup(NamedTuple):
     preset: str | None
     rows: Row | None
     """Initial content of the replay, leaves [I, K, E, ...]; None if it starts empty."""
+    transfer: Transfer | None
+    """Parameters of another run to start from, if any."""
     resuming: bool
     """True if a run has been started in the directory."""
 
     def read_rows(self) -> Row | None:
         """Return the initial content of the replay that ``config.replay_from`` names, if any."""
         return self.rows or _read_rows(self.config, self.static.trainer.environment.spec)
+
+    def read_transfer(self) -> Transfer | None:
+        """Return the parameters of the run that ``config.init_from`` names, if any."""
+        return self.transfer or _read_transfer(self.config, self.static)
 
 
 def set_up(
@@ -79,12 +86,13 @@ def set_up(
     own = own._replace(record=with_loss(with_spec(own.record, spec), config))
     check_memory_of_run(config, static.trainer, static.state_shape, saves=out is not None)
     rows = None if resuming else _read_rows(config, spec)
+    transfer = None if resuming else _read_transfer(config, static)
     directory = None
     if out is not None:
         claimed = multihost.broadcast(lambda: os.fspath(claim(Path(out)) if unique else out))
         on_coordinator(lambda: _open_directory(claimed, config, resuming, stack, own.record))
         directory = Path(claimed)
-    return RunSetup(config, own, static, keys, directory, preset, rows, resuming)
+    return RunSetup(config, own, static, keys, directory, preset, rows, transfer, resuming)
 
 
 def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int = 0) -> None:
@@ -122,6 +130,15 @@ def _read_rows(config: Config, spec: EnvSpec) -> Row | None:
     if config.replay_from is None:
         return None
     return fold_rows(read_rows(config.replay_from), config, spec)
+
+
+def _read_transfer(config: Config, static: StaticRun) -> Transfer | None:
+    if config.init_from is None:
+        return None
+    params = static.state_shape.agent.params
+    if static.trainer.mapped:
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
+    return read_transfer(config.init_from, params)
 
 
 def _open_directory(

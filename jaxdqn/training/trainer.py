@@ -47,6 +47,8 @@ from jaxdqn.types import (
     counter_add,
 )
 
+_DISABLE_JIT = "jax_disable_jit"
+
 
 def make_trainer(
     config: Config,
@@ -128,8 +130,10 @@ def make_trainer(
         replicas=collectives.size,
         chunk_of=None if config.iterations_per_average > 1 else partial(_chunk_of, parts),
     )
-    if collectives.size == 1 and config.model_devices == 1 and any(custom[1:]):
-        # Trace the step now, so that a part that does not fit is rejected here.
+    jit_disabled: Any = getattr(jax.config, _DISABLE_JIT)
+    if not jit_disabled and collectives.size == 1 and config.model_devices == 1 and any(custom[1:]):
+        # Trace the step now, so that a part that does not fit is rejected here. Without jit own
+        # parts are called with values at once.
         jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
     return trainer
 

@@ -17,7 +17,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_commands_are_those_that_the_documentation_lists():
     assert set(COMMANDS) == {
-        "run", "evaluate", "plot", "watch", "report", "explain", "replay", "study", "compare",
+        "run", "evaluate", "plot", "watch", "report", "explain", "export", "replay", "study",
+        "compare",
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ OTHER_HOST_FIELDS = {
     "rollback_factor": 0.25,
     "rollback_limit": 1,
     "replay_from": "rows.npz",
+    "init_from": "another-run",
 }
 
 UNUSED_BY_PQN = {

@@ -1,0 +1,134 @@
+"""Export the policy of a run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.export.distill import distill, read_replay
+from jaxdqn.export.measure import agreement, mean_return
+from jaxdqn.export.onnx import require_converter, write_onnx
+from jaxdqn.export.policy import load_run
+from jaxdqn.export.quantize import DTYPES, restore
+from jaxdqn.export.serialized import FlatPolicy, Policy, flatten, write_policy
+from jaxdqn.types import Environment
+
+FORMATS = ("stablehlo", "onnx")
+_EPISODES = 100
+_OBSERVATIONS = 10_000
+
+
+def export_policy(
+    run: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    which: str = "best",
+    *,
+    format: str = "stablehlo",
+    quantize: str = "float32",
+    distill_to: Sequence[int] | None = None,
+    episodes: int = _EPISODES,
+    environment: Environment | HostEnvironment | str | None = None,
+    network: Any = None,
+    agent: Any = None,
+) -> dict[str, Any]:
+    """Write the greedy policy of a run into a directory that can be used without jaxdqn.
+
+    The exported policy includes masks of legal actions, frame stacks and the recurrent carry.
+    ``load_policy.py`` in the directory loads it.
+
+    Args:
+        run: the run directory.
+        to: the directory to make.
+        which: ``best`` or ``last`` parameters, as ``load_policy`` takes it.
+        format: ``stablehlo``, which needs jax and flatbuffers, or ``onnx``, which needs onnxruntime
+            and no JAX; to write it needs the extra ``onnx``.
+        quantize: dtype in which kernels are stored: float32, bfloat16, or int8 with a scale for
+            each output channel.
+        distill_to: widths of dense layers: export a smaller network, which is trained on the
+            Q-values of the policy over the replay in the run's newest checkpoint.
+        episodes: greedy episodes over which the return of a quantised or distilled policy, and of
+            the original, is measured.
+        environment: your own, as ``load_policy`` takes it.
+        network: your own, as ``load_policy`` takes it.
+        agent: your own, as ``load_policy`` takes it.
+
+    Returns:
+        What was measured: ``weight_bytes``; and with ``quantize`` or ``distill_to`` also
+        ``original_weight_bytes``,
+        ``action_agreement`` over 10 000 observations, ``return_mean`` and
+        ``original_return_mean`` with their standard errors. ``policy.json`` holds it too.
+
+    Raises:
+        ValueError: as ``load_policy``; or if ``to`` is in use or cannot be written, or the network
+            cannot be traced with a symbolic batch size or converted to the format.
+    """
+    to = Path(to)
+    check_target(to)
+    check_quantize(quantize)
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
+    if distill_to is not None and not (distill_to and min(distill_to) >= 1):
+        raise ValueError(f"distill_to={distill_to!r}: must be one or more widths of at least 1")
+    if format == "onnx":
+        require_converter()
+    if episodes < 2:
+        raise ValueError(f"episodes={episodes}: must be at least 2")
+    config, trainer, params = load_run(
+        run, which, environment=environment, network=network, agent=agent
+    )
+    original = Policy(trainer.agent, trainer.environment.spec, config.frame_stack, params)
+    policy = original
+    if distill_to is not None:
+        own = {"environment": environment, "network": network, "agent": agent}
+        policy = distill(original, config, read_replay(run, which, **own), distill_to)
+    flat = flatten(policy, quantize)
+    record: dict[str, Any] = {
+        "format": format,
+        "quantize": quantize,
+        "weight_bytes": flat.quantized.bytes,
+    }
+    if distill_to is not None:
+        record["distill_to"] = list(distill_to)
+    if quantize != "float32" or distill_to is not None:
+        record |= _compare(original, quantized(policy, flat), trainer.environment, episodes)
+        record["original_weight_bytes"] = flatten(original).quantized.bytes
+    try:
+        write = write_onnx if format == "onnx" else write_policy
+        write(to, policy, flat, {"run": os.fspath(run), "which": which, **record})
+    except OSError as error:
+        raise ValueError(f"to={str(to)!r}: must be writable: {error.strerror}") from error
+    return record
+
+
+def quantized(policy: Policy, flat: FlatPolicy) -> Policy:
+    """Return the policy with the parameters that its stored weights stand for."""
+    return policy._replace(params=restore(flat.quantized.layout, list(flat.weights)))
+
+
+def _compare(policy: Policy, other: Policy, environment: Any, episodes: int) -> dict[str, Any]:
+    """Return the agreement of two policies, and the return of each over the same episodes."""
+    before = mean_return(policy, environment, episodes)
+    after = mean_return(other, environment, episodes)
+    return {
+        "action_agreement": agreement(policy, other, environment, _OBSERVATIONS),
+        "return_mean": after.mean,
+        "return_standard_error": after.standard_error,
+        "original_return_mean": before.mean,
+        "original_return_standard_error": before.standard_error,
+        "episodes": episodes,
+    }
+
+
+def check_quantize(quantize: str) -> None:
+    """Raise a ValueError for an unknown dtype of weights."""
+    if quantize not in DTYPES:
+        raise ValueError(f"quantize={quantize!r}: must be one of {', '.join(DTYPES)}")
+
+
+def check_target(to: Path) -> None:
+    """Raise a ValueError unless ``to`` is a directory that can be made, or an empty one."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ValueError(f"to={str(to)!r}: must be a new or an empty directory")

@@ -1,0 +1,137 @@
+"""Measurements of an exported policy: agreement of actions with another policy, and return."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.agent.exploration import select_actions
+from jaxdqn.agent.masks import act_on
+from jaxdqn.envs.frame_stack import initial_frames, push_frame
+from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.export.serialized import Policy
+from jaxdqn.training.evaluation import make_evaluator
+from jaxdqn.training.vector_evaluation import make_vector_evaluator
+from jaxdqn.types import Array, Environment, Exploration, TimeStep
+
+_ENVS = 50
+EPSILON = 0.05
+"""Probability of a random action while observations are collected, so that they also come from
+states beside those that the policy visits."""
+
+
+class Return(NamedTuple):
+    """Mean return over N greedy episodes."""
+
+    mean: float
+    standard_error: float
+
+
+def mean_return(
+    policy: Policy, environment: Environment | HostEnvironment, episodes: int, seed: int = 0
+) -> Return:
+    """Return the mean return of a policy, and its standard error.
+
+    Args:
+        policy: plays greedily.
+        environment: on the device or on the host.
+        episodes: N, at least 2.
+        seed: of the episodes.
+    """
+    on_host = isinstance(environment, HostEnvironment)
+    make: Any = make_vector_evaluator if on_host else make_evaluator
+    evaluate = make(policy.agent, environment, episodes, frame_stack=policy.frame_stack)
+    evaluate = evaluate if on_host else jax.jit(evaluate)
+    returns = np.asarray(evaluate(policy.params, jax.random.key(seed)).returns, np.float64)
+    return Return(float(returns.mean()), float(returns.std(ddof=1) / math.sqrt(episodes)))
+
+
+def agreement(
+    policy: Policy,
+    other: Policy,
+    environment: Environment | HostEnvironment,
+    observations: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """Return the share of observations on which two policies take the same greedy action.
+
+    The first policy plays, with a random action of probability ``EPSILON``; both see all
+    observations, in order, each with its own frame stacks and carry.
+
+    Args:
+        policy: plays.
+        other: is compared with it.
+        environment: on the device or on the host.
+        observations: number of observations, rounded up to whole vector steps.
+        seed: of the episodes.
+    """
+    key, key_reset = jax.random.split(jax.random.key(seed))
+    reset, step, close = _functions(environment, _ENVS)
+    env_state, timestep = reset(key_reset)
+    first_of, act = zip(*map(_actor, (policy, other)), strict=True)
+    states = [begin(timestep) for begin in first_of]
+    equal, steps = 0, -(-observations // _ENVS)
+    try:
+        for index in range(steps):
+            key_act, key_step = jax.random.split(jax.random.fold_in(key, index))
+            greedy, explored, states[0] = act[0](key_act, states[0], timestep)
+            compared, _, states[1] = act[1](key_act, states[1], timestep)
+            equal += int(np.sum(np.asarray(greedy) == np.asarray(compared)))
+            env_state, timestep = step(key_step, env_state, explored)
+    finally:
+        close()
+    return equal / (steps * _ENVS)
+
+
+def _actor(policy: Policy) -> tuple[Any, Any]:
+    """Return ``begin(timestep) -> state`` and ``act(key, state, timestep) -> (a, b, state)``.
+
+    ``a`` [E] are the greedy actions and ``b`` [E] those with exploration.
+    """
+    agent = policy.agent
+
+    def begin(timestep: TimeStep) -> Any:
+        # ``act`` pushes the first observation onto a stack that is cleared where it is first.
+        frames = initial_frames(jnp.asarray(timestep.obs), policy.frame_stack)
+        return frames, agent.initial_carry(len(timestep.first))
+
+    @jax.jit
+    def act(key: Array, state: Any, timestep: TimeStep) -> Any:
+        frames, carry = state
+        frames = push_frame(frames, timestep.obs, timestep.first)
+        actions, carry, info = act_on(agent, key, policy.params, carry, frames, timestep, None)
+        exploration = Exploration(
+            jnp.full(len(timestep.first), EPSILON), jnp.float32(1), legal=timestep.legal
+        )
+        explored, _ = select_actions("epsilon_greedy", key, info.q, exploration)
+        return actions, explored, (frames, carry)
+
+    return begin, act
+
+
+def _functions(environment: Environment | HostEnvironment, num_envs: int) -> tuple[Any, Any, Any]:
+    """Return reset, step and close of E environments, on the device or on the host."""
+    if isinstance(environment, HostEnvironment):
+        envs = environment.to_evaluate().make(num_envs)
+
+        def reset_host(key: Array) -> tuple[None, TimeStep]:
+            return None, envs.reset(int(jax.random.randint(key, (), 0, 2**31 - 1)))
+
+        def step_host(key: Array, state: None, actions: Array) -> tuple[None, TimeStep]:
+            return None, envs.step(np.asarray(actions))
+
+        return reset_host, step_host, envs.close
+
+    @jax.jit
+    def reset(key: Array) -> Any:
+        return jax.vmap(environment.reset)(jax.random.split(key, num_envs))
+
+    @jax.jit
+    def step(key: Array, state: Any, actions: Array) -> Any:
+        return jax.vmap(environment.step)(jax.random.split(key, num_envs), state, actions)
+
+    return reset, step, lambda: None

@@ -1,0 +1,125 @@
+"""Run a few iterations without ``jit``, to debug an own loss, network or environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+
+import jaxdqn
+from jaxdqn.config.config import Config, replace
+from jaxdqn.config.options import PARALLEL_OPTIONS
+from jaxdqn.envs.vector.base import HostEnvironment
+from jaxdqn.errors import RunFailed
+from jaxdqn.storage.parts import resolve_parts
+from jaxdqn.training.vector_trainer import make_single_trainer
+from jaxdqn.types import Metrics
+
+ITERATIONS = 3
+_ENVS, _BATCH, _SLACK = 2, 8, 4
+_CHECKS = ("jax_debug_nans", "jax_debug_infs")
+_LIBRARY = str(Path(jaxdqn.__file__).parent)
+
+
+def debug(
+    config: Config,
+    *,
+    iterations: int = ITERATIONS,
+    report: Callable[[str], None] = print,
+    **parts: Any,
+) -> list[Metrics]:
+    """Run iterations one by one without ``jit``, at small sizes, on one device.
+
+    ``print`` and ``breakpoint()`` in own parts see values. Every operation is checked for NaN and
+    infinity.
+
+    Args:
+        config: the run; ``debug_config`` makes its sizes small.
+        iterations: number of iterations after the warm-up.
+        report: receives lines of text.
+        parts: your own, as ``jaxdqn.run.runner.run`` takes them.
+
+    Returns:
+        The metrics of each iteration.
+
+    Raises:
+        ValueError: as ``run``, or if the environment is on the host.
+        RunFailed: if an output is not finite. The message names the function.
+    """
+    small = debug_config(config)
+    report(f"without jit, at small sizes: {_changes(config, small)}")
+    objects = resolve_parts(parts, {}, run="").objects
+    metrics = []
+    with ExitStack() as stack:
+        for name in _CHECKS:
+            stack.callback(jax.config.update, name, getattr(jax.config, name))
+            jax.config.update(name, True)
+        stack.enter_context(jax.disable_jit())
+        stack.enter_context(jax.transfer_guard("allow"))
+        trainer: Any = make_single_trainer(small, **objects)
+        if isinstance(trainer.environment, HostEnvironment):
+            raise ValueError(
+                f"debug=True: must come with an environment on the device, not {config.env!r}, "
+                "whose Python code can be debugged as it is"
+            )
+        try:
+            state = trainer.init(jax.random.key(config.seed))
+            report("warm-up complete")
+            for index in range(iterations):
+                state, found = trainer.step(state)
+                metrics.append(found)
+                report(f"iteration {index + 1} of {iterations}: loss {float(found.loss):.6g}")
+        except FloatingPointError as error:
+            raise RunFailed(f"{_culprit(error)}: its output is not finite ({error})") from error
+    return metrics
+
+
+def debug_config(config: Config) -> Config:
+    """Return the configuration with sizes at which an iteration without ``jit`` takes seconds."""
+    envs, rows = min(config.num_envs, _ENVS), config.rollout_length
+    single = {name: getattr(Config, name) for name in PARALLEL_OPTIONS}
+    changed: dict[str, Any] = {**single, "num_envs": envs}
+    if config.algorithm == "pqn":
+        return replace(config, **changed, minibatches=1, epochs=1)
+    batch = min(config.batch_size, _BATCH)
+    reach = config.reach + config.frame_stack + rows + config.start_stride
+    warmup = max(envs * (reach + _SLACK), batch * config.accumulate)
+    warmup = -(-warmup // (envs * rows)) * envs * rows
+    changed |= {"batch_size": batch, "warmup_rows": warmup, "replay_capacity": 4 * warmup}
+    changed |= {"replay_ratio": None, "gradient_steps": 1}
+    return replace(config, **changed)
+
+
+def _changes(before: Config, after: Config) -> str:
+    """Return the changed options as text."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    changed = [name for name in names if getattr(before, name) != getattr(after, name)]
+    return ", ".join(f"{name}={getattr(after, name)!r}" for name in changed) or "none changed"
+
+
+def _culprit(error: BaseException) -> str:
+    """Return the innermost function outside other packages in which an error was raised.
+
+    JAX raises it where the operation is called, so this function made the value.
+    """
+    found: FrameType | None = None
+    line = 0
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        own = file.startswith(_LIBRARY) or ("site-packages" not in file and not _standard(file))
+        if own:
+            found, line = frame, number
+    if found is None:
+        return "an operation of JAX"
+    return f"{found.f_code.co_qualname} ({found.f_code.co_filename}:{line})"
+
+
+def _standard(file: str) -> bool:
+    return file.startswith((sys.base_prefix, "<"))

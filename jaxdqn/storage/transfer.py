@@ -1,0 +1,113 @@
+"""Parameters of another run as the start of a run, where their names and shapes match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.storage import directory as run_directory
+from jaxdqn.storage.params import orbax_checkpointer
+from jaxdqn.storage.restore import newest_intact
+from jaxdqn.types import AgentState, Params, TrainState
+
+
+class Transfer(NamedTuple):
+    """Parameters to start from."""
+
+    source: str
+    taken: dict[str, np.ndarray]
+    """Parameters of one learner by name."""
+    new: dict[str, str]
+    """Parameters that keep their random start, by name, with the reason."""
+
+    @property
+    def message(self) -> str:
+        """Return what was taken and what was not, as text."""
+        text = f"starts from {self.source}: took {', '.join(self.taken)}"
+        if not self.new:
+            return text
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in self.new.items())
+        return f"{text}; new are {reasons}"
+
+
+def read_transfer(source: str, target: Params) -> Transfer:
+    """Compare the parameters of a run with those of a network, and read those that match.
+
+    Args:
+        source: directory of the run. Its best parameters are read, or those of its newest
+            checkpoint if it has not ended.
+        target: shapes of one learner's parameters.
+
+    Raises:
+        ValueError: if ``source`` is not a run with parameters, or none of them match.
+    """
+    stored = _read(source)
+    taken, new = {}, {}
+    for name, leaf in _named(target).items():
+        found = stored.get(name)
+        if found is None:
+            new[name] = "not in that run"
+        elif (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            new[name] = f"{found.dtype}{list(found.shape)} there, {leaf.dtype}{list(leaf.shape)}"
+        else:
+            taken[name] = found
+    if not taken:
+        raise ValueError(
+            f"init_from={source!r}: must have parameters with the names and shapes of this run's "
+            f"network: {', '.join(f'{name} ({reason})' for name, reason in new.items())}"
+        )
+    return Transfer(source, taken, new)
+
+
+def transferred(state: TrainState, transfer: Transfer) -> TrainState:
+    """Return a state whose online and target networks start from the transfer.
+
+    Args:
+        state: new; leaves may have a leading axis [D] or [P], along which the parameters are
+            repeated.
+        transfer: of this network.
+    """
+    agent: AgentState = state.agent
+    params = _replaced(agent.params, transfer)
+    target = agent.target_params
+    if not isinstance(target, tuple) or jax.tree.leaves(target):
+        target = _replaced(target, transfer)
+    return state._replace(agent=agent._replace(params=params, target_params=target))
+
+
+def _replaced(params: Params, transfer: Transfer) -> Params:
+    def replace(path: Any, leaf: Any) -> Any:
+        value = transfer.taken.get(_name(path))
+        if value is None:
+            return leaf
+        whole = np.array(np.broadcast_to(value, leaf.shape))
+        placed = jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda part: whole[part])
+        return jnp.copy(placed)  # on CPU it may share NumPy's memory, and the state is donated
+
+    return jax.tree_util.tree_map_with_path(replace, params)
+
+
+def _read(source: str) -> dict[str, np.ndarray]:
+    if not run_directory.is_run(source):
+        raise ValueError(f"init_from={source!r}: must be a run directory")
+    directory = Path(source)
+    if not (directory / run_directory.SUMMARY).exists() or not (directory / "best").is_dir():
+        directory = newest_intact(directory) or directory
+    if not (directory / "best").is_dir():
+        raise ValueError(f"init_from={source!r}: must hold the parameters best/ or a checkpoint")
+    with orbax_checkpointer() as checkpointer:
+        restored: Any = checkpointer.restore((directory / "best").resolve())
+    return {name: np.asarray(leaf) for name, leaf in _named(restored).items()}
+
+
+def _named(params: Params) -> dict[str, Any]:
+    """Return the leaves by name, the same for a structure and for the plain dict of it."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)

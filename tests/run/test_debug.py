@@ -1,0 +1,79 @@
+"""Runs without jit: values in own parts, small sizes, and the first output that is not finite."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.cli import run as run_command
+from jaxdqn.config.presets import PRESETS
+from jaxdqn.errors import RunFailed
+from jaxdqn.run.debug import debug, debug_config
+from tests.toys import DEVICE_PRESETS, noisy, tiny
+
+OWN = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        x = nn.Dense(3)(obs)
+        return inverse(x)
+
+def inverse(x):
+    return x / (x - x)
+
+def net():
+    return Net()
+"""
+
+
+class Seeing(nn.Module):
+    seen: tuple = ()
+
+    @nn.compact
+    def __call__(self, obs):
+        if not isinstance(obs, jax.core.Tracer):
+            SEEN.append(np.asarray(obs))
+        return nn.Dense(2)(obs)
+
+
+SEEN: list[np.ndarray] = []
+
+
+@pytest.mark.slow
+def test_own_parts_see_values_and_the_sizes_are_small_and_said():
+    SEEN.clear()
+    lines = []
+    config = tiny(num_envs=16, batch_size=64, replay_capacity=4096, warmup_rows=256)
+    metrics = debug(
+        config, iterations=1, report=lines.append, environment=noisy(), network=Seeing()
+    )
+    assert len(metrics) == 1
+    assert jnp.isfinite(metrics[0].loss)
+    assert any((obs >= 1).all() and obs.shape == (2, 2) for obs in SEEN)
+    assert "num_envs=2" in lines[0]
+    assert "batch_size=8" in lines[0]
+    assert not jax.config.jax_disable_jit
+    assert not jax.config.jax_debug_nans
+
+
+def test_the_first_function_with_an_output_that_is_not_finite_is_named(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    assert run_command.main(["acrobot", "--debug", "--network", f"{file}:net"]) == 1
+    error = capsys.readouterr().err
+    assert f"inverse ({file}:12): its output is not finite" in error
+    three = noisy(num_actions=3)
+    with pytest.raises(RunFailed, match="its output is not finite"):
+        debug(tiny(), report=lambda line: None, environment=three, network=f"{file}:net")
+    assert run_command.main(["cartpole", "--debug", "--out", str(tmp_path / "x")]) == 2
+
+
+@pytest.mark.parametrize("name", sorted(DEVICE_PRESETS))
+def test_the_small_sizes_of_every_preset_are_valid(name):
+    small = debug_config(PRESETS[name])
+    assert small.num_envs <= 2
+    assert small.algorithm == "pqn" or small.gradient_steps_per_iteration == 1
