@@ -47,9 +47,7 @@ class ActorFunctions(NamedTuple):
 
     start: Callable[[Array], Stream]
     """``start(key) -> stream``: reset the environments; ``key`` is that of the run."""
-    warm_up: Callable[
-        [Array, Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]
-    ]
+    warm_up: Callable[[Array, Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]]
     """``warm_up(key, stream, params, hyper, rows) -> (stream, (rows[W, K, E], metrics))``: the W
     iterations of the warm-up. ``rows`` counts those of all actors before it."""
     block: Callable[[Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -60,7 +61,10 @@ class RayCluster:
             _check_answers(address)
             options["address"] = address
         try:
-            self.ray.init(runtime_env={"env_vars": environment}, **options)
+            with warnings.catch_warnings():
+                # JAX warns of every fork; Ray's is followed by the start of another program.
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                self.ray.init(runtime_env={"env_vars": environment}, **options)
         except (ConnectionError, RuntimeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             reject("ray_address", address, f"a Ray cluster of version {self.ray.__version__} that "
@@ -81,6 +85,21 @@ class RayCluster:
         """
         actor = self.ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0)(worker)
         return actor.remote(*arguments)
+
+    def stop(self, worker: Any) -> None:
+        """End the process of a worker for good."""
+        self.ray.kill(worker)
+
+    def put(self, value: Any) -> Any:
+        """Return a reference to a value in the object store.
+
+        Raises:
+            RunFailed: if the object store is full.
+        """
+        try:
+            return self.ray.put(value)
+        except self.ray.exceptions.ObjectStoreFullError as error:
+            raise RunFailed(f"the object store of Ray is full: {error}") from error
 
     def wait(self, futures: list[Any], timeout: float | None) -> list[Any]:
         """Return the futures that are ready; wait for the first for ``timeout`` seconds."""

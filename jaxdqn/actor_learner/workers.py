@@ -49,22 +49,29 @@ class ActorWorker:
     ) -> None:
         functions = make_actor(config, actors=actors, index=index, iterations=iterations)
         self._key = jax.random.wrap_key_data(key_data)
+        self._incarnation = 0
         self._start, self._warm_up = jax.jit(functions.start), jax.jit(functions.warm_up)
         self._block = jax.jit(functions.block, donate_argnums=0)
         self._stream: Stream = self._start(self._key)
 
-    def restart(self, incarnation: int) -> None:
-        """Start another stream, with other random numbers."""
-        self._key = jax.random.fold_in(self._key, incarnation)
-        self._stream = self._start(self._key)
-
-    def warm_up(self, published: Published) -> tuple[Row, BlockInfo]:
+    def warm_up(self, published: Published, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act the iterations of the warm-up."""
+        self._follow(incarnation)
         return self._play(published, lambda *arguments: self._warm_up(self._key, *arguments))
 
-    def block(self, published: Published) -> tuple[Row, BlockInfo]:
-        """Act the iterations of a block."""
+    def block(self, published: Published, incarnation: int) -> tuple[Row, BlockInfo]:
+        """Act the iterations of a block.
+
+        ``incarnation`` counts the deaths of this worker: a new one starts another stream, with
+        other random numbers.
+        """
+        self._follow(incarnation)
         return self._play(published, self._block)
+
+    def _follow(self, incarnation: int) -> None:
+        if incarnation != self._incarnation:
+            self._incarnation = incarnation
+            self._stream = self._start(jax.random.fold_in(self._key, incarnation))
 
     def _play(self, published: Published, program: Any) -> tuple[Row, BlockInfo]:
         started, count = time.perf_counter(), make_counter(published.rows)

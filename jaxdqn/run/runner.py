@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 
@@ -20,13 +20,14 @@ from jaxdqn.monitoring.curves import plot_runs
 from jaxdqn.monitoring.loggers import Logger, LoggerGroup, make_jsonl_logger
 from jaxdqn.monitoring.output import warn
 from jaxdqn.parallel import multihost
+from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.parallel.platforms import check_platforms
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent
 from jaxdqn.run.first_state import first_state
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
 from jaxdqn.run.loop import HostLoop
-from jaxdqn.run.program_cache import compiled_programs
+from jaxdqn.run.program_cache import StaticRun, compiled_programs
 from jaxdqn.run.setup import RunSetup, check_processes, set_up
 from jaxdqn.run.summary import identity
 from jaxdqn.storage import directory as run_directory
@@ -40,6 +41,21 @@ from jaxdqn.training.algorithms import MakeAgent, MakeLearning, MakeReplay
 from jaxdqn.types import Agent, BatchLoss, Environment, Explore, Params, TrainState
 
 _DISABLE_JIT = "jax_disable_jit"
+
+
+class Engine(Protocol):
+    """Provider of a run's programs, other than the compiled trainer."""
+
+    def configure(self, config: Config, parts: dict[str, Any]) -> Config:
+        """Return the configuration as the engine runs it; raise ``ValueError`` if it cannot."""
+
+    def programs(
+        self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]
+    ) -> Programs:
+        """Return the programs of a run; ``check`` as for ``compiled_programs``."""
+
+    def summary(self) -> Record:
+        """Return fields of the run's summary."""
 
 
 class RunResult(NamedTuple):
@@ -73,6 +89,7 @@ def run(
     learning: MakeLearning | str | None = None,
     agent: Agent | MakeAgent | str | None = None,
     loggers: Sequence[Logger] = (),
+    engine: Engine | None = None,
 ) -> RunResult:
     """Train a configuration.
 
@@ -112,6 +129,9 @@ def run(
         optimizer: your own, as ``make_trainer`` takes it.
         replay, explore, loss, learning, agent: your own, as ``make_trainer`` takes them. References
             may name the part itself.
+        engine: runs the chunks instead of the programs of the trainer, as
+            ``jaxdqn.actor_learner.engine.RayEngine`` does. It is not recorded: pass it again to
+            resume with it.
         loggers: receive the records of the run, and are closed at its end. A logger that raises an
             exception is dropped, and reported on standard error and by an event; the run continues.
 
@@ -137,6 +157,8 @@ def run(
         "learning": learning,
         "agent": agent,
     }
+    if engine is not None:
+        config = engine.configure(config, parts)
     try:
         with ExitStack() as stack:
             # The host converts seeds, scalars and records. A step of the trainer transfers nothing.
@@ -153,7 +175,7 @@ def run(
                 preset=preset,
                 stack=stack,
             )
-            return _train(setup, group, stack, started)
+            return _train(setup, group, stack, started, engine)
     except OSError as error:
         lost_peer = isinstance(error, BrokenPipeError | ConnectionError)
         if setup is None or setup.directory is None or lost_peer:
@@ -181,7 +203,9 @@ def _check_arguments(
         check_processes(config, resume=resume, saves=out is not None)
 
 
-def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float) -> RunResult:
+def _train(
+    setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float, engine: Engine | None
+) -> RunResult:
     config = setup.config
     stop = stack.enter_context(stop_on_signals(config.checkpoint_signals))
     if config.max_seconds is not None:
@@ -190,7 +214,8 @@ def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float
     compiling = time.perf_counter()
     log_event = partial(_log, loggers, "event")
     try:
-        programs = compiled_programs(setup.static, config, setup.keys, stop.check)
+        make_programs = compiled_programs if engine is None else engine.programs
+        programs = make_programs(setup.static, config, setup.keys, stop.check)
     except RunStopped as stopped:
         log_event({"event": "stopped", "reason": stopped.reason})
         raise
@@ -203,6 +228,8 @@ def _train(setup: RunSetup, group: LoggerGroup, stack: ExitStack, started: float
     state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
+    if engine is not None:
+        summary |= engine.summary()
     _log(loggers, "summary", summary)
     last = host.last_params(state)
     if setup.directory is not None and multihost.is_coordinator():

@@ -44,7 +44,9 @@ def separated_replay(config: Config) -> Replay:
     )
 
 
-def synchronous(key: jax.Array, config: Config, iterations: int) -> tuple[TrainState, Rings, Stream]:
+def synchronous(
+    key: jax.Array, config: Config, iterations: int
+) -> tuple[TrainState, Rings, Stream]:
     """Return the learner's state and the rings after synchronous iterations."""
     actor = make_actor(config, actors=1, index=0, iterations=1)
     shard = make_shard(config, num_envs=actor.num_envs, rings=1)
