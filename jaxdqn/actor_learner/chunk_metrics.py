@@ -39,7 +39,7 @@ class ChunkTotals:
         self._rows[index] += int(info.metrics.rows)
         self.seen.add(index)
 
-    def add_group(self, metrics: Metrics, sample_ages: np.ndarray) -> None:
+    def add_group(self, metrics: Metrics, sample_ages: Any) -> None:
         """Count a group of gradient steps."""
         self._groups.append(metrics)
         self._sample_ages.append(sample_ages)
@@ -50,7 +50,7 @@ class ChunkTotals:
         finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(
             jax.device_get(state.agent.params))]  # fmt: skip
         result = _reduced(self._groups) if self._groups else _nothing_learned()
-        result = result._replace(lost=np.int32(not all(finite)), **self._of_acting())
+        result = result._replace(**{"lost": np.int32(not all(finite)), **self._of_acting()})
         waited = self.waited_for_rows + self.waited_for_draws
         acted = sum(block.seconds for block in self._blocks)
         extra = {
@@ -64,7 +64,8 @@ class ChunkTotals:
         }
         for index, rows in enumerate(self._rows):
             extra[f"actor_{index}_rows_per_second"] = rows / seconds
-        return result._replace(extra={name: np.float32(value) for name, value in extra.items()})
+        values: Any = {name: np.float32(value) for name, value in extra.items()}
+        return result._replace(extra=values)
 
     def _of_acting(self) -> dict[str, Any]:
         blocks = [block.metrics for block in self._blocks]
@@ -87,7 +88,7 @@ def _reduced(groups: list[Metrics]) -> Metrics:
 def _nothing_learned() -> Metrics:
     zero, none = np.float32(0), np.int32(0)
     floats = ("return_sum", "length_sum", "gap_sum", "loss", "grad_norm", "q_mean", "epsilon")
-    values = {name: zero if name in floats else none for name in Metrics._fields}
+    values: dict[str, Any] = {name: zero if name in floats else none for name in Metrics._fields}
     return Metrics(**{**values, "extra": {}, "illegal": ()})
 
 

@@ -87,7 +87,7 @@ class Driver:
         totals = ChunkTotals(self._num_actors)
         published = self._publish(state)
         for index in range(self._num_actors):
-            self._call("warm_up" if config.warmup_iterations else "block", index, published)
+            self._call("warm_up", index, published)
         while len(totals.seen) < self._num_actors:
             self._take(cluster.wait(list(self._calls), None)[0], state, totals)
         self._settle_adds()

@@ -11,7 +11,7 @@ import jax
 
 from jaxdqn.actor_learner.driver import Driver
 from jaxdqn.actor_learner.group_learner import make_group_learner, no_metrics
-from jaxdqn.actor_learner.ray_cluster import RayCluster, import_ray
+from jaxdqn.actor_learner.ray_cluster import RayCluster, check_address, import_ray
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.host_envs import HOST_SUITES
 from jaxdqn.errors import reject
@@ -70,6 +70,7 @@ class RayEngine:
             ValueError: if the engine does not support a field or a custom part.
         """
         import_ray()
+        check_address(self.ray_address)
         for name, value in parts.items():
             if value is not None:
                 reject(name, value, "left out with engine='ray'")

@@ -88,13 +88,16 @@ def make_group_learner(config: Config) -> GroupLearner:
     def learn(
         state: TrainState, keys: Array, batches: Batch, info: SampleInfo
     ) -> tuple[TrainState, Array, Metrics]:
+        # Rows of the iteration, which learning from a replay does not read.
+        no_rows: PyTree = ()
+
         def step(state: TrainState, inputs: Any) -> tuple[TrainState, tuple[Array, Metrics]]:
             key, batch, sample = inputs
             delivered = _Delivered(batch, sample, jnp.zeros_like(sample.probabilities))
             # The key of the draw has been used by the shard.
             of_step = ReplayKeys(gradient_steps=jnp.stack([key, key])[None])
             state, metrics = learner.learn(
-                of_step, state._replace(replay=delivered), (), no_metrics()
+                of_step, state._replace(replay=delivered), no_rows, no_metrics()
             )
             return state._replace(replay=()), (state.replay.priorities, metrics)
 

@@ -58,7 +58,6 @@ class RayCluster:
             options |= {"num_cpus": workers, "include_dashboard": False}
             options |= {"_node_ip_address": "127.0.0.1"}
         else:
-            _check_answers(address)
             options["address"] = address
         try:
             with warnings.catch_warnings():
@@ -131,9 +130,15 @@ class WorkerDied(Exception):
     """The process of a worker died during a call."""
 
 
-def _check_answers(address: str) -> None:
-    if address == "auto":
+def check_address(address: str | None) -> None:
+    """Check that something answers at the address of a cluster.
+
+    Raises:
+        ValueError: if nothing does within five seconds, or the address is malformed.
+    """
+    if address in (None, "auto"):
         return
+    assert address is not None
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         reject("ray_address", address, "'auto' or HOST:PORT")

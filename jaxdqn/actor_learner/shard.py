@@ -22,7 +22,7 @@ from jaxdqn.replay.prioritized import (
 )
 from jaxdqn.replay.ring import gather_transitions
 from jaxdqn.replay.sum_tree import draw, total
-from jaxdqn.types import Array, Batch, Row, SampleInfo
+from jaxdqn.types import Array, Batch, PyTree, Row, SampleInfo
 
 Rings = tuple[PrioritizedState, ...]
 
@@ -30,14 +30,14 @@ Rings = tuple[PrioritizedState, ...]
 class Draws(NamedTuple):
     """m batches drawn from a shard."""
 
-    batches: Batch
-    """leaves [m, B, ...]"""
+    batches: PyTree
+    """``Batch`` with leaves [m, B, ...]; empty when priorities go back"""
     info: SampleInfo
     """leaves [m, B]; the indices are those of each row's ring"""
     rings: Array
     """[m, B] int32, the ring of each row"""
-    ages: Array
-    """[m] float32, mean number of vector steps that a row's stream has stored since the row"""
+    ages: PyTree
+    """[m] float32, or empty: mean number of vector steps stored in the ring since each row"""
     mass: Array
     """[] float32, sum of the priorities of the shard"""
 
@@ -107,8 +107,8 @@ def make_shard(config: Config, *, num_envs: int, rings: int) -> ShardFunctions:
         return batch, SampleInfo(index, leaf / mass), ring, jnp.mean(age)
 
     def sample(keys: Array, state: Rings, gamma: Array) -> Draws:
-        drawn = jax.lax.map(lambda key: one_batch(state, gamma, key), keys)
-        return Draws(*drawn, mass=mass_of(state))
+        batches, info, ring, ages = jax.lax.map(lambda key: one_batch(state, gamma, key), keys)
+        return Draws(batches, info, ring, ages, mass_of(state))
 
     def update(state: Rings, draws: Draws, priorities: Array) -> Rings:
         def of_batch(state: Rings, inputs: Any) -> tuple[Rings, None]:

@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.actor_learner.actor import Stream, make_actor
@@ -48,7 +49,7 @@ class ActorWorker:
         self, config: Config, key_data: np.ndarray, actors: int, index: int, iterations: int
     ) -> None:
         functions = make_actor(config, actors=actors, index=index, iterations=iterations)
-        self._key = jax.random.wrap_key_data(key_data)
+        self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
         self._incarnation = 0
         self._start, self._warm_up = jax.jit(functions.start), jax.jit(functions.warm_up)
         self._block = jax.jit(functions.block, donate_argnums=0)
@@ -110,7 +111,7 @@ class ShardWorker:
         """Draw a batch for each key, [m]; None while no row can be drawn."""
         if float(self._mass(self._rings)) == 0.0:
             return None
-        keys = jax.random.wrap_key_data(key_data)
+        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
         return to_numpy(self._sample(keys, self._rings, gamma))
 
     def update(self, drawn: Draws, priorities: np.ndarray) -> None:
