@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +17,7 @@ import jaxdqn
 from jaxdqn.errors import RunFailed, reject
 
 _CONNECT_SECONDS = 5.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def import_ray() -> ModuleType:
@@ -60,7 +65,7 @@ class RayCluster:
         else:
             options["address"] = address
         try:
-            with warnings.catch_warnings():
+            with _keeping_signal_handlers(), warnings.catch_warnings():
                 # JAX warns of every fork; Ray's is followed by the start of another program.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 self.ray.init(runtime_env={"env_vars": environment}, **options)
@@ -124,6 +129,21 @@ class RayCluster:
     def close(self) -> None:
         """End the workers; end a cluster that was started here."""
         self.ray.shutdown()
+
+
+@contextmanager
+def _keeping_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers at the end: Ray replaces them, and a run stops by its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 class WorkerDied(Exception):
