@@ -123,3 +123,9 @@ def test_killed_workers_come_back_and_a_stopped_run_resumes(tmp_path: Path) -> N
     resumed = json.loads((out / "summary.json").read_text())
     assert resumed["rows"] > rows
     assert resumed["gradient_steps"] > summary["gradient_steps"]
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r'pip install "jaxdqn\[ray\]"'):
+        RayEngine(2).configure(preset("per"), {})
