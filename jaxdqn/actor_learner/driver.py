@@ -56,7 +56,7 @@ class Driver:
         self._random = np.random.default_rng(config.seed)
         self._workers: list[Any] = []
         self.restarts = 0
-        """Deaths of workers, after which Ray started them again."""
+        """Calls that failed because a worker had died; one death may fail several."""
 
     def start(self, key: Array, state: TrainState) -> TrainState:
         """Start the workers and act the warm-up."""

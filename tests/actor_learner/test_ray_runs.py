@@ -90,7 +90,7 @@ def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_workers_come_back_and_a_stopped_run_resumes(tmp_path: Path) -> None:
+def test_a_run_survives_killed_workers_and_resumes_after_a_stop(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "run"
     arguments = [*APEX, "--replay-shards", "2", "--stop-when", "never", "--out", str(out)]
