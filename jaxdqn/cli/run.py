@@ -19,6 +19,7 @@ from jaxdqn.cli.backend import (
     set_up_devices,
     use_cpu_threads,
 )
+from jaxdqn.cli.engine import check_engine, make_engine
 from jaxdqn.cli.flags import parse, run_command, terminal_columns
 from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.launch.supervisor import (
@@ -112,6 +113,16 @@ class Flags(Options):
     profile: int | None = option(None, group="Monitoring")
     """Write a trace of this many chunks, after the first one, into RUN/profile; see
     docs/monitoring.md."""
+    engine: Literal["jit", "ray"] = option("jit", group="Ray")
+    """jit: act and learn in one compiled program. ray: asynchronous actors and a sharded replay in
+    processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md."""
+    actors: int | None = option(None, group="Ray")
+    """Number of actors, over which the environments are divided; 1 by default."""
+    replay_shards: int | None = option(None, group="Ray")
+    """Number of processes that hold the replay, at most --actors; 1 by default."""
+    ray_address: str | None = option(None, group="Ray")
+    """HOST:PORT of a running Ray cluster, or auto. By default the run starts one on this machine,
+    whose listeners are on loopback."""
     explain: bool = option(False, group="Run")
     """Print the shapes, bytes and schedules of the run, and exit without allocating memory."""
     debug: bool = option(False, group="Run")
@@ -168,6 +179,7 @@ def _main(argv: Sequence[str]) -> int:
         raise ValueError("resume=True: must come with --out, the run to resume")
     if flags.extend is not None and not flags.resume:
         raise ValueError(f"extend={flags.extend!r}: must come with --resume")
+    check_engine(flags)
     spec = process_spec(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
     timeouts = Timeouts(flags.heartbeat_seconds, flags.initialization_seconds)
     check_timeouts(timeouts)
@@ -203,6 +215,7 @@ def _main(argv: Sequence[str]) -> int:
 
         leads = join(spec, timeouts)
     keep_compiled_programs()
+    engine = make_engine(flags)
     from jaxdqn.run.profiling import Profiler, check_profile
     from jaxdqn.run.runner import run
 
@@ -219,6 +232,7 @@ def _main(argv: Sequence[str]) -> int:
         extend=flags.extend,
         preset=name,
         **parts,
+        engine=engine,
         loggers=loggers,
         callbacks=callbacks,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 
@@ -20,6 +20,7 @@ from jaxdqn.monitoring.curves import plot_runs
 from jaxdqn.monitoring.loggers import Logger, LoggerGroup, make_jsonl_logger
 from jaxdqn.monitoring.output import warn
 from jaxdqn.parallel import multihost
+from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.parallel.platforms import check_platforms
 from jaxdqn.run.callbacks import as_callbacks
 from jaxdqn.run.compile import Programs
@@ -27,7 +28,7 @@ from jaxdqn.run.device_memory import bytes_per_device, bytes_sent
 from jaxdqn.run.first_state import first_state
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
 from jaxdqn.run.loop import HostLoop
-from jaxdqn.run.program_cache import compiled_programs
+from jaxdqn.run.program_cache import StaticRun, compiled_programs
 from jaxdqn.run.setup import RunSetup, check_processes, set_up
 from jaxdqn.run.summary import identity
 from jaxdqn.storage import directory as run_directory
@@ -41,6 +42,21 @@ from jaxdqn.training.algorithms import MakeAgent, MakeLearning, MakeReplay
 from jaxdqn.types import Agent, BatchLoss, Environment, Explore, Params, TrainState
 
 _DISABLE_JIT = "jax_disable_jit"
+
+
+class Engine(Protocol):
+    """Provider of a run's programs, other than the compiled trainer."""
+
+    def configure(self, config: Config, parts: dict[str, Any]) -> Config:
+        """Return the configuration as the engine runs it; raise ``ValueError`` if it cannot."""
+
+    def programs(
+        self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]
+    ) -> Programs:
+        """Return the programs of a run; ``check`` as for ``compiled_programs``."""
+
+    def summary(self) -> Record:
+        """Return fields of the run's summary."""
 
 
 class RunResult(NamedTuple):
@@ -75,6 +91,7 @@ def run(
     agent: Agent | MakeAgent | str | None = None,
     loggers: Sequence[Logger] = (),
     callbacks: Any = (),
+    engine: Engine | None = None,
 ) -> RunResult:
     """Train a configuration.
 
@@ -114,6 +131,9 @@ def run(
         optimizer: your own, as ``make_trainer`` takes it.
         replay, explore, loss, learning, agent: your own, as ``make_trainer`` takes them. References
             may name the part itself.
+        engine: runs the chunks instead of the programs of the trainer, as
+            ``jaxdqn.actor_learner.engine.RayEngine`` does. It is not recorded: pass it again to
+            resume with it.
         loggers: receive the records of the run, and are closed at its end. A logger that raises an
             exception is dropped, and reported on standard error and by an event; the run continues.
         callbacks: one object, or several, with methods ``on_chunk``, ``on_evaluation``,
@@ -144,6 +164,8 @@ def run(
         "learning": learning,
         "agent": agent,
     }
+    if engine is not None:
+        config = engine.configure(config, parts)
     try:
         with ExitStack() as stack:
             # The host converts seeds, scalars and records. A step of the trainer transfers nothing.
@@ -160,7 +182,7 @@ def run(
                 preset=preset,
                 stack=stack,
             )
-            return _train(setup, group, callbacks, stack, started)
+            return _train(setup, group, callbacks, stack, started, engine)
     except OSError as error:
         lost_peer = isinstance(error, BrokenPipeError | ConnectionError)
         if setup is None or setup.directory is None or lost_peer:
@@ -199,6 +221,7 @@ def _train(
     callbacks: Sequence[Any],
     stack: ExitStack,
     started: float,
+    engine: Engine | None,
 ) -> RunResult:
     config = setup.config
     stop = stack.enter_context(stop_on_signals(config.checkpoint_signals))
@@ -208,7 +231,8 @@ def _train(
     compiling = time.perf_counter()
     log_event = partial(_log, loggers, "event")
     try:
-        programs = compiled_programs(setup.static, config, setup.keys, stop.check)
+        make_programs = compiled_programs if engine is None else engine.programs
+        programs = make_programs(setup.static, config, setup.keys, stop.check)
     except RunStopped as stopped:
         log_event({"event": "stopped", "reason": stopped.reason})
         raise
@@ -221,6 +245,8 @@ def _train(
     state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
+    if engine is not None:
+        summary |= engine.summary()
     _log(loggers, "summary", summary)
     host.callbacks.call("on_end", summary, state)
     last = host.last_params(state)

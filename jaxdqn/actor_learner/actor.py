@@ -1,0 +1,145 @@
+"""An actor: environments on its device, and blocks of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn import envs
+from jaxdqn.communication.collectives import identity_collectives
+from jaxdqn.config.config import Config, replace
+from jaxdqn.training.acting import make_act
+from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
+from jaxdqn.training.keys import split_named, start_keys
+from jaxdqn.training.learner import Learner, make_learner
+from jaxdqn.training.metrics import reduce_metrics
+from jaxdqn.types import (
+    ActorState,
+    AgentState,
+    Array,
+    Counter,
+    Counters,
+    Hyper,
+    Metrics,
+    Params,
+    Row,
+    TrainState,
+    counter_add,
+    make_counter,
+)
+
+
+class Stream(NamedTuple):
+    """State of one actor: its key and its environments."""
+
+    key: Array
+    """[], as ``TrainState.key``"""
+    actor: ActorState
+    """leaves [E, ...]"""
+
+
+class ActorFunctions(NamedTuple):
+    """Pure functions of one actor, with E environments of its own."""
+
+    start: Callable[[Array], Stream]
+    """``start(key) -> stream``: reset the environments; ``key`` is that of the run."""
+    warm_up: Callable[[Array, Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]]
+    """``warm_up(key, stream, params, hyper, rows) -> (stream, (rows[W, K, E], metrics))``: the W
+    iterations of the warm-up. ``rows`` counts those of all actors before it."""
+    block: Callable[[Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]]
+    """``block(stream, params, hyper, rows) -> (stream, (rows[I, K, E], metrics))``: the next I
+    iterations."""
+    num_envs: int
+    """E"""
+
+
+def acting_config(config: Config, actors: int) -> Config:
+    """Return the configuration of acting, whose environments are divided over ``actors``.
+
+    It divides them as over data-parallel replicas, so that each actor has its part of the
+    exploration ladder.
+    """
+    if actors == 1:
+        return config
+    # Actors do not learn: only validation reads the batch size, which must divide too.
+    batch_size = -(-config.batch_size // actors) * actors
+    return replace(config, devices=actors, batch_size=batch_size, replay_ratio=None)
+
+
+def make_actor(config: Config, *, actors: int, index: int, iterations: int) -> ActorFunctions:
+    """Make the functions of one actor.
+
+    Args:
+      config: of the run; ``num_envs`` counts the environments of all actors.
+      actors: number of actors.
+      index: of this actor, from 0.
+      iterations: I, iterations in a block.
+    """
+    config = acting_config(config, actors)
+    collectives = identity_collectives._replace(size=actors, index=lambda: jnp.int32(index))
+    environment = envs.configured_environment(config, None)
+    custom = CustomParts(None, None, None, None, None, None)
+    agent = build_agent(
+        config, environment.spec, collectives, None, custom, lambda network: network
+    )
+    learning = make_learning(config, agent, collectives, custom)
+    learner = make_learner(config, environment.spec, agent, learning, collectives)
+    act = partial(_act, config, make_act(config, environment, learner))
+
+    def start(key: Array) -> Stream:
+        keys = start_keys(key, index)
+        keys_envs = jax.random.split(keys.envs, config.envs_per_device)
+        return Stream(keys.run, learner.start(*jax.vmap(environment.reset)(keys_envs)))
+
+    def warm_up(
+        key: Array, stream: Stream, params: Params, hyper: Hyper, rows: Counter
+    ) -> tuple[Stream, tuple[Row, Metrics]]:
+        shape = (config.warmup_iterations, *learner.key_shapes.act)
+        keys = jax.random.split(start_keys(key, index).warm_up, shape)
+        return act(stream, keys, params, hyper, rows)
+
+    def block(
+        stream: Stream, params: Params, hyper: Hyper, rows: Counter
+    ) -> tuple[Stream, tuple[Row, Metrics]]:
+        key, keys = _keys_of_block(learner, stream.key, iterations)
+        return act(stream._replace(key=key), keys, params, hyper, rows)
+
+    return ActorFunctions(start, warm_up, block, config.envs_per_device)
+
+
+def _keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array, Array]:
+    """Return the key after I iterations, and the keys of acting in them [I, K, 1 + E]."""
+
+    def split(key: Array, _: None) -> tuple[Array, Array]:
+        keys = split_named(key, learner.key_shapes)
+        return keys.next, keys.act
+
+    return jax.lax.scan(split, key, None, length=iterations)
+
+
+def _act(
+    config: Config,
+    act: Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]],
+    stream: Stream,
+    keys: Array,
+    params: Params,
+    hyper: Hyper,
+    rows: Counter,
+) -> tuple[Stream, tuple[Row, Metrics]]:
+    """Act the iterations of the keys [I, K, 1 + E]."""
+    none = make_counter()
+    agent = AgentState(params, (), (), jnp.int32(0))
+    state = TrainState(stream.key, hyper, agent, (), stream.actor, Counters(rows, none, none))
+
+    def iterate(state: TrainState, keys: Array) -> tuple[TrainState, tuple[Row, Metrics]]:
+        played, actor, metrics = act(keys, state)
+        count = counter_add(state.counters.rows, jnp.int32(config.rows_per_iteration))
+        counters = state.counters._replace(rows=count)
+        return state._replace(actor=actor, counters=counters), (played, metrics)
+
+    state, (played, metrics) = jax.lax.scan(iterate, state, keys)
+    return stream._replace(actor=state.actor), (played, reduce_metrics(metrics))

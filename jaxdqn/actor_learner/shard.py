@@ -1,0 +1,164 @@
+"""A shard of the replay: a prioritised ring for the stream of each of its actors.
+
+Asynchronous streams cannot share the position of a ring, so each has a ring of its own. A draw goes
+over the rings in proportion to the sums of their priorities, and is stratified over all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdqn.config.config import Config
+from jaxdqn.replay.prioritized import (
+    PrioritizedState,
+    count_generations,
+    generation_of,
+    make_prioritized,
+)
+from jaxdqn.replay.ring import gather_transitions
+from jaxdqn.replay.sum_tree import draw, total
+from jaxdqn.types import Array, Batch, PyTree, Row, SampleInfo
+
+Rings = tuple[PrioritizedState, ...]
+
+
+class Draws(NamedTuple):
+    """m batches drawn from a shard."""
+
+    batches: PyTree
+    """``Batch`` with leaves [m, B, ...]; empty when priorities go back"""
+    info: SampleInfo
+    """leaves [m, B]; the indices are those of each row's ring"""
+    rings: Array
+    """[m, B] int32, the ring of each row"""
+    ages: PyTree
+    """[m] float32, or empty: mean number of vector steps stored in the ring since each row"""
+    mass: Array
+    """[] float32, sum of the priorities of the shard"""
+
+
+class ShardFunctions(NamedTuple):
+    """Pure functions of one shard with R rings."""
+
+    init: Callable[[Row], Rings]
+    """``init(example_row) -> rings``"""
+    add: Callable[[PrioritizedState, Row], PrioritizedState]
+    """``add(ring, rows[I, K, E]) -> ring``"""
+    sample: Callable[[Array, Rings, Array], Draws]
+    """``sample(keys[m], rings, gamma) -> draws``; consumes the keys. At least one priority must be
+    positive."""
+    update: Callable[[Rings, Draws, Array], Rings]
+    """``update(rings, draws, priorities[m, B]) -> rings``, in the order of the batches. Rows that
+    were overwritten since the draw are ignored."""
+    mass: Callable[[Rings], Array]
+    """``mass(rings) -> [] float32``, the sum of the priorities"""
+
+
+def make_shard(config: Config, *, num_envs: int, rings: int) -> ShardFunctions:
+    """Make the functions of a shard.
+
+    Args:
+      config: of the run.
+      num_envs: E, environments of one actor.
+      rings: R, number of actors that send their rows to this shard.
+    """
+    batch_size = config.batch_size * config.accumulate
+    replay = make_prioritized(
+        num_envs=num_envs,
+        rows_per_env=config.replay_rows,
+        rows_per_add=config.rollout_length,
+        batch_size=batch_size,
+        n_step=config.n_step,
+        frame_stack=config.frame_stack,
+    )
+    num_rows = num_envs * config.replay_rows
+    generations = count_generations(num_rows)
+
+    def of_ring(
+        ring: PrioritizedState, strata: Array, offsets: Array, gamma: Array
+    ) -> tuple[Batch, Array, Array, Array]:
+        flat, leaf = draw(ring.tree, strata, offsets)
+        batch = gather_transitions(
+            ring.ring, flat, gamma, n_step=config.n_step, frame_stack=config.frame_stack
+        )
+        index = flat + num_rows * generation_of(ring, flat, generations)
+        age = (ring.position - 1 - flat // num_envs) % config.replay_rows
+        return batch, index, leaf, age.astype(jnp.float32)
+
+    def one_batch(state: Rings, gamma: Array, key: Array) -> Any:
+        masses = jnp.stack([total(ring.tree) for ring in state])
+        ends = jnp.cumsum(masses)
+        mass = ends[-1]
+        part = mass / batch_size
+        bits = jax.random.bits(key, (batch_size,), jnp.uint32)
+        strata = jnp.arange(batch_size, dtype=jnp.float32) * part
+        offsets = (bits >> 8).astype(jnp.float32) * (math.ldexp(1.0, -24) * part)
+        ring = _ring_of(masses, ends, strata + offsets)
+        # A stratum may begin in the ring before its position: its coarse part is then negative.
+        # Positions of other rings are replaced by the start, and their results are not used.
+        results = [
+            of_ring(one, jnp.where(ring == r, strata - before, 0.0), offsets, gamma)
+            for r, (one, before) in enumerate(zip(state, ends - masses, strict=True))
+        ]
+        batch, index, leaf, age = _select(ring, results)
+        return batch, SampleInfo(index, leaf / mass), ring, jnp.mean(age)
+
+    def sample(keys: Array, state: Rings, gamma: Array) -> Draws:
+        batches, info, ring, ages = jax.lax.map(lambda key: one_batch(state, gamma, key), keys)
+        return Draws(batches, info, ring, ages, mass_of(state))
+
+    def update(state: Rings, draws: Draws, priorities: Array) -> Rings:
+        def of_batch(state: Rings, inputs: Any) -> tuple[Rings, None]:
+            indices, ring, priorities = inputs
+            # No row has a negative index: the update ignores it.
+            return tuple(
+                replay.update(one, jnp.where(ring == r, indices, -1), priorities)
+                for r, one in enumerate(state)
+            ), None
+
+        return jax.lax.scan(of_batch, state, (draws.info.indices, draws.rings, priorities))[0]
+
+    def add(ring: PrioritizedState, rows: Row) -> PrioritizedState:
+        return jax.lax.scan(lambda ring, rows: (replay.add(ring, rows), None), ring, rows)[0]
+
+    def mass_of(state: Rings) -> Array:
+        return jnp.sum(jnp.stack([total(ring.tree) for ring in state]))
+
+    return ShardFunctions(
+        init=lambda example: tuple(replay.init(example) for _ in range(rings)),
+        add=add,
+        sample=sample,
+        update=update,
+        mass=mass_of,
+    )
+
+
+def _ring_of(masses: Array, ends: Array, positions: Array) -> Array:
+    """Return the ring [B] int32 at each position of the cumulative sum over rings.
+
+    It is never a ring without mass, unless all are.
+    """
+    ring = jnp.sum(positions[:, None] >= ends[None, :], axis=1, dtype=jnp.int32)
+    indices = jnp.arange(masses.size, dtype=jnp.int32)
+    last = jnp.max(jnp.where(masses > 0, indices, 0))
+    # Rounding may put a position past the end. A ring without mass ends where the one before it
+    # does, so the count of ends passes over it.
+    return jnp.minimum(ring, last)
+
+
+def _select(ring: Array, results: list[Any]) -> Any:
+    """Return the examples [B, ...] of each one's ring, from results of every ring."""
+
+    def choose(*leaves: Array) -> Array:
+        chosen = leaves[0]
+        for r, leaf in enumerate(leaves[1:], start=1):
+            here = (ring == r).reshape(-1, *(1,) * (leaf.ndim - 1))
+            chosen = jnp.where(here, leaf, chosen)
+        return chosen
+
+    return jax.tree.map(choose, *results)

@@ -1,0 +1,124 @@
+"""State of an actor and of a shard in a process. Arguments and results are NumPy arrays."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdqn.actor_learner.actor import Stream, make_actor
+from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
+from jaxdqn.config.config import Config
+from jaxdqn.types import Hyper, Metrics, Params, Row, make_counter
+
+
+class Published(NamedTuple):
+    """Parameters of the learner, as sent to actors."""
+
+    params: Params
+    hyper: Hyper
+    gradient_steps: int
+    """Gradient steps that made the parameters."""
+    rows: int
+    """Rows of all actors that the learner had counted."""
+
+
+class BlockInfo(NamedTuple):
+    """Description of a block of rows; the rows are sent separately."""
+
+    metrics: Metrics
+    gradient_steps: int
+    """Those of the parameters that the actor acted with."""
+    seconds: float
+    """Duration of acting."""
+
+
+class ActorWorker:
+    """One actor.
+
+    Args:
+        config: of the run.
+        key_data: key data of the run.
+        actors, index, iterations: as for ``make_actor``.
+    """
+
+    def __init__(
+        self, config: Config, key_data: np.ndarray, actors: int, index: int, iterations: int
+    ) -> None:
+        functions = make_actor(config, actors=actors, index=index, iterations=iterations)
+        self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
+        self._incarnation = 0
+        self._start, self._warm_up = jax.jit(functions.start), jax.jit(functions.warm_up)
+        self._block = jax.jit(functions.block, donate_argnums=0)
+        self._stream: Stream = self._start(self._key)
+
+    def warm_up(self, published: Published, incarnation: int) -> tuple[Row, BlockInfo]:
+        """Act the iterations of the warm-up."""
+        self._follow(incarnation)
+        return self._play(published, lambda *arguments: self._warm_up(self._key, *arguments))
+
+    def block(self, published: Published, incarnation: int) -> tuple[Row, BlockInfo]:
+        """Act the iterations of a block.
+
+        ``incarnation`` counts the deaths of this worker: a new one starts another stream, with
+        other random numbers.
+        """
+        self._follow(incarnation)
+        return self._play(published, self._block)
+
+    def _follow(self, incarnation: int) -> None:
+        if incarnation != self._incarnation:
+            self._incarnation = incarnation
+            self._stream = self._start(jax.random.fold_in(self._key, incarnation))
+
+    def _play(self, published: Published, program: Any) -> tuple[Row, BlockInfo]:
+        started, count = time.perf_counter(), make_counter(published.rows)
+        stream, played = program(self._stream, published.params, published.hyper, count)
+        self._stream = stream
+        rows, metrics = to_numpy(played)
+        seconds = time.perf_counter() - started
+        return rows, BlockInfo(metrics, published.gradient_steps, seconds)
+
+
+class ShardWorker:
+    """One shard of the replay.
+
+    Args:
+        config: of the run.
+        example: row of zeros.
+        num_envs, rings: as for ``make_shard``.
+    """
+
+    def __init__(self, config: Config, example: Row, num_envs: int, rings: int) -> None:
+        functions = make_shard(config, num_envs=num_envs, rings=rings)
+        self._rings: Rings = jax.jit(functions.init)(example)
+        self._add = jax.jit(functions.add, donate_argnums=0)
+        self._sample = jax.jit(functions.sample)
+        self._update = jax.jit(functions.update, donate_argnums=0)
+        self._mass = jax.jit(functions.mass)
+
+    def add(self, ring: int, rows: Row) -> float:
+        """Store rows [I, K, E] of a stream; return the sum of the priorities of the shard."""
+        rings = list(self._rings)
+        rings[ring] = self._add(rings[ring], rows)
+        self._rings = tuple(rings)
+        return float(self._mass(self._rings))
+
+    def sample(self, key_data: np.ndarray, gamma: np.ndarray) -> Draws | None:
+        """Draw a batch for each key, [m]; None while no row can be drawn."""
+        if float(self._mass(self._rings)) == 0.0:
+            return None
+        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
+        return to_numpy(self._sample(keys, self._rings, gamma))
+
+    def update(self, drawn: Draws, priorities: np.ndarray) -> None:
+        """Take back the priorities [m, B] of batches; of ``drawn`` only indices are read."""
+        self._rings = self._update(self._rings, drawn, priorities)
+
+
+def to_numpy(tree: Any) -> Any:
+    """Return the leaves as NumPy arrays of their own."""
+    return jax.tree.map(np.array, jax.device_get(tree))

@@ -1,0 +1,131 @@
+"""Runs on Ray through the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jaxdqn.actor_learner.engine import RayEngine
+from jaxdqn.config.presets import preset
+
+COMMAND = (sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray")
+APEX = (*COMMAND, "--replay", "prioritized", "--actors", "2")
+
+
+def workers_of(process: psutil.Process, name: str) -> list[psutil.Process]:
+    """Return the processes of Ray's workers of a class, below ``process``."""
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if any(f"ray::{name}" in word for word in child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_metrics(file: Path, lines: int, seconds: float) -> None:
+    """Wait until a run has recorded that many chunks."""
+    deadline = time.monotonic() + seconds
+    while not (file.exists() and file.read_text().count("\n") >= lines):
+        assert time.monotonic() < deadline, "the run records no more chunks"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--engine", "ray"), "replay='uniform': must be 'prioritized' with engine='ray'"),
+        (("--actors", "2"), "actors=2: must be left out without engine='ray'"),
+    ],
+)
+def test_flags_that_do_not_fit_are_rejected(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    from jaxdqn.cli.run import main
+
+    assert main(["cartpole", *arguments, "--out", "unused-by-this-test"]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_the_engine_rejects_what_it_cannot_run() -> None:
+    pytest.importorskip("ray")
+    config = preset("per")
+    with pytest.raises(ValueError, match=r"actors=3: must be a divisor of num_envs=32"):
+        RayEngine(3).configure(config, {})
+    with pytest.raises(ValueError, match=r"replay_shards=2: must be from 1 to actors=1"):
+        RayEngine(1, 2)
+    with pytest.raises(ValueError, match=r"ray_address='127.0.0.1:1': must be the address"):
+        RayEngine(2, ray_address="127.0.0.1:1").configure(config, {})
+    with pytest.raises(ValueError, match=r"network=.*: must be left out with engine='ray'"):
+        RayEngine(2).configure(config, {"network": "mine:network"})
+
+
+@pytest.mark.slow
+def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [*APEX, "--stop-when", "solved", "--out", str(out)],
+        capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["solved"]
+    assert summary["mapping"] == "ray, 2 actors, 1 shard, 1 learner"
+    # The replay ratio of the preset, up to one block and one group.
+    allowed = (summary["rows"] - 1_024) / 32
+    assert allowed - 64 <= summary["gradient_steps"] <= allowed
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["actor_0_rows_per_second"] > 0
+    assert last["actor_1_rows_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_survives_killed_workers_and_resumes_after_a_stop(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    arguments = [*APEX, "--replay-shards", "2", "--stop-when", "never", "--out", str(out)]
+    run = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        process = psutil.Process(run.pid)
+        wait_for_metrics(out / "metrics.jsonl", 1, 90)
+        for name in ("ActorWorker", "ShardWorker"):
+            workers_of(process, name)[0].send_signal(signal.SIGKILL)
+        seen = (out / "metrics.jsonl").read_text().count("\n")
+        wait_for_metrics(out / "metrics.jsonl", seen + 5, 60)
+        below = process.children(recursive=True)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == 0, run.stderr and run.stderr.read()
+        _, alive = psutil.wait_procs(below, timeout=15)
+        assert not alive
+    finally:
+        run.kill()
+        run.communicate()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert summary["worker_restarts"] >= 2
+    rows = summary["rows"]
+    again = subprocess.run(
+        [*APEX, "--resume", "--stop-when", "never", "--total-rows", "600000", "--max-seconds", "45",
+         "--out", str(out)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    resumed = json.loads((out / "summary.json").read_text())
+    assert resumed["rows"] > rows
+    assert resumed["gradient_steps"] > summary["gradient_steps"]
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r'pip install "jaxdqn\[ray\]"'):
+        RayEngine(2).configure(preset("per"), {})

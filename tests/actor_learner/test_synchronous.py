@@ -1,0 +1,97 @@
+"""One actor, one shard and one gradient step at a time compute what the plain trainer computes.
+
+In the plain trainer the compiler fuses the draw of a batch with its loss, which rounds differently
+in the last bit. A barrier around the draw separates them, as messages between processes do. With
+two gradient steps an iteration the two loops are compiled differently: parameters then differ by
+one unit in the last place after tens of steps.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdqn.actor_learner.actor import Stream, make_actor
+from jaxdqn.actor_learner.group_learner import make_group_learner
+from jaxdqn.actor_learner.shard import Rings, make_shard
+from jaxdqn.config.config import Config
+from jaxdqn.training.dqn import make_replay
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import Replay, Row, TrainState, counter_add
+
+CONFIG = Config(
+    replay="prioritized",
+    num_envs=4,
+    rollout_length=2,
+    gradient_steps=1,
+    batch_size=8,
+    n_step=3,
+    hidden_sizes=(8,),
+    replay_capacity=128,
+    warmup_rows=32,
+    total_rows=400,
+    target_period=3,
+)
+ITERATIONS = 20  # the ring of 32 rows for each environment wraps
+
+
+def separated_replay(config: Config) -> Replay:
+    """Return the replay of a configuration, not fused with the gradient steps."""
+    replay = make_replay(config)
+    separate = jax.lax.optimization_barrier
+    return replay._replace(
+        sample=lambda *arguments: separate(replay.sample(*arguments)),
+        update=lambda state, *priorities: replay.update(state, *separate(priorities)),
+    )
+
+
+def synchronous(
+    key: jax.Array, config: Config, iterations: int
+) -> tuple[TrainState, Rings, Stream]:
+    """Return the learner's state and the rings after synchronous iterations."""
+    actor = make_actor(config, actors=1, index=0, iterations=1)
+    shard = make_shard(config, num_envs=actor.num_envs, rings=1)
+    learner = make_group_learner(config)
+    warm_up, act, learn = map(jax.jit, (actor.warm_up, actor.block, learner.learn))
+    add, sample, update = map(jax.jit, (shard.add, shard.sample, shard.update))
+    state = jax.jit(learner.init)(key)._replace(replay=())
+    stream = jax.jit(actor.start)(key)
+    rings = shard.init(learner.example)
+
+    def count(state: TrainState, rows: Row) -> TrainState:
+        counters = state.counters
+        size = jnp.int32(rows.first.size)
+        return state._replace(counters=counters._replace(rows=counter_add(counters.rows, size)))
+
+    stream, (rows, _) = warm_up(key, stream, state.agent.params, state.hyper, state.counters.rows)
+    rings, state = (add(rings[0], rows),), count(state, rows)
+    for _ in range(iterations):
+        after, keys = learner.next_keys(state.key, 1)
+        stream, (rows, _) = act(stream, state.agent.params, state.hyper, state.counters.rows)
+        rings, state = (add(rings[0], rows),), count(state._replace(key=after), rows)
+        for key_draw, key_learn in keys:
+            draws = sample(key_draw[None], rings, state.hyper.gamma)
+            state, priorities, _ = learn(state, key_learn[None], draws.batches, draws.info)
+            rings = update(rings, draws, priorities)
+    return state, rings, stream
+
+
+@pytest.mark.slow
+def test_synchronous_machinery_is_bitwise_the_plain_trainer() -> None:
+    key = jax.random.key(5)
+    trainer = make_trainer(CONFIG, replay=separated_replay)
+    plain = jax.jit(trainer.init)(key)
+    step = jax.jit(trainer.step)
+    for _ in range(ITERATIONS):
+        plain, _ = step(plain)
+    state, rings, stream = synchronous(key, CONFIG, ITERATIONS)
+    one, other = (
+        (plain.agent, plain.replay, plain.actor, plain.key, plain.counters.gradient_steps),
+        (state.agent, rings[0], stream.actor, state.key, state.counters.gradient_steps),
+    )
+    for expected, actual in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if jnp.issubdtype(expected.dtype, jax.dtypes.prng_key):
+            expected, actual = jax.random.key_data(expected), jax.random.key_data(actual)
+        np.testing.assert_array_equal(np.asarray(expected), np.asarray(actual))
