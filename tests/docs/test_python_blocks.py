@@ -33,7 +33,8 @@ FAST = ("CONTRIBUTING.md 0", "docs/guide.md 0")
 @pytest.fixture(autouse=True)
 def _optional_packages(request):
     """Skip a block that shows the use of a package which no extra installs."""
-    block = request.node.funcargs.get("block", "")
+    callspec = getattr(request.node, "callspec", None)
+    block = callspec.params["block"] if callspec else ""
     for name in ("optuna",):
         if f"import {name}\n" in block and not importlib.util.find_spec(name):
             pytest.skip(f"needs {name}")

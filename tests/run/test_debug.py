@@ -60,6 +60,7 @@ def test_own_parts_see_values_and_the_sizes_are_small_and_said():
     assert not jax.config.jax_debug_nans
 
 
+@pytest.mark.slow
 def test_the_first_function_with_an_output_that_is_not_finite_is_named(tmp_path, capsys):
     file = tmp_path / "own.py"
     file.write_text(OWN)

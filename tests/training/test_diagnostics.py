@@ -139,10 +139,8 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name != "prioritized" else [])
-             for name in CASES],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_a_run_with_diagnostics_learns_the_same(name):
     environment = masked() if name == "masks" else noisy()
     options = dict(CASES[name])
