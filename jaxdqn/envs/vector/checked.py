@@ -108,8 +108,20 @@ def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeSte
         if not finite.all():
             index = int(np.flatnonzero(~finite)[0])
             raise ValueError(f"environment {index} returned a reward of {timestep.reward[index]}")
+    if spec.obs_dtype == _FLOAT and not np.isfinite(timestep.obs).all():
+        _check_finite(np.asarray(timestep.obs), np.asarray(timestep.terminated))
     _check_masks(timestep, spec, num_envs)
     return timestep
+
+
+def _check_finite(obs: np.ndarray, terminated: np.ndarray) -> None:
+    """Check observations [E, ...], except those of terminal states, which reach no target."""
+    finite = np.isfinite(obs.reshape(len(obs), -1))
+    wrong = ~(finite.all(axis=1) | terminated)
+    if wrong.any():
+        index = int(np.flatnonzero(wrong)[0])
+        value = obs.reshape(len(obs), -1)[index][~finite[index]][0]
+        raise ValueError(f"environment {index} returned an observation that contains {value}")
 
 
 def _check_masks(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> None:

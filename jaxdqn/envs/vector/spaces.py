@@ -45,7 +45,10 @@ def observation_arrays(space: Any) -> ObservationArrays:
         start, size = int(space.start), int(space.n)
 
         def one_hot(obs: Any) -> Any:
-            return np.asarray(obs)[..., None] - start == np.arange(size)
+            hot = np.asarray(obs)[..., None] - start == np.arange(size)
+            if not hot.any(axis=-1).all():
+                raise ValueError(f"observation {obs} is outside its space {space}")
+            return hot
 
         return ObservationArrays(
             (size,), np.dtype(bool), one_hot, lambda batch, num_envs: one_hot(batch)

@@ -9,6 +9,8 @@ import pytest
 from gymnasium import spaces
 
 from jaxdqn.envs.vector import host_environment
+from jaxdqn.envs.vector.base import time_step
+from jaxdqn.envs.vector.checked import check_time_step
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
 from jaxdqn.envs.vector.spaces import discrete_actions, observation_arrays
 
@@ -222,6 +224,26 @@ def test_an_observation_of_another_shape_than_its_space_is_an_error():
     message = r"environment 0 returned an observation of shape \[3\], and its space has \[2\]"
     with pytest.raises(ValueError, match=message):
         vector.step(np.zeros(2, np.int32))
+
+
+def test_a_number_outside_a_discrete_space_is_an_error():
+    space = spaces.Discrete(3, start=5)
+    with pytest.raises(ValueError, match=r"^observation 4 is outside its space Discrete"):
+        observation_arrays(space).convert_one(4)
+    with pytest.raises(ValueError, match=r"^observation \[5 8\] is outside its space"):
+        observation_arrays(space).convert(np.array([5, 8]), 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_observation_that_is_not_finite_is_an_error_unless_it_is_terminal(value):
+    spec = from_gymnasium(Wide, "wide").spec
+    obs, no = np.zeros((3, 2)), np.zeros(3, bool)
+    obs[1, 1] = value
+    timestep = time_step(obs, np.zeros(3), no, no, no, np.dtype(np.float32))
+    with pytest.raises(ValueError, match=f"^environment 1 returned an .* that contains {value}$"):
+        check_time_step(timestep, spec, 3)
+    terminal = timestep._replace(terminated=np.array([False, True, False]))
+    assert check_time_step(terminal, spec, 3) is terminal
 
 
 @pytest.mark.parametrize(
