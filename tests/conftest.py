@@ -18,6 +18,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Each operation of a lowered program otherwise holds the complete traceback.
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
+
 # Tracing makes millions of small objects, nearly none of them cyclic: with the default thresholds
 # the collector takes a seventh of the suite's time.
 gc.freeze()

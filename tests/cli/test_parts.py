@@ -219,6 +219,7 @@ def test_every_other_part_is_a_reference_that_evaluation_does_not_need(directory
     assert "must have a built-in replay to export its rows" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_an_agent_is_remembered_for_evaluation_and_resuming(directory):
     own = ["--agent", "mine:agent", "--learning", "mine:learning", "--environment", "mine:corridor"]
     with quick_runs():

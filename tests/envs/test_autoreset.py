@@ -136,12 +136,14 @@ def test_no_reset_is_used_twice_and_episodes_are_those_of_the_contract(size):
     assert abs(np.mean(starts / 2**24) - 0.5) < 4 * 0.29 / np.sqrt(len(starts))
 
 
+@pytest.mark.slow
 def test_a_run_whose_resets_are_all_equal_is_that_of_every_step_bitwise():
     environment = cycle([0.0, 1.0, 2.0], limit=5)
     expected = stored(CONFIG, environment)
     assert_identical(stored(POOLED, environment), expected)
 
 
+@pytest.mark.slow
 def test_only_as_many_resets_as_the_pool_holds_are_computed():
     counted = []
 
@@ -192,6 +194,7 @@ def ragged():
     return make_environment(reset, step, name="ragged", num_actions=2, max_episode_steps=9)
 
 
+@pytest.mark.slow
 def test_evaluations_without_resets_are_those_with_resets():
     environment = ragged()
     closed = environment._replace(step=lambda *args: environment.step(*args))

@@ -45,7 +45,13 @@ def played_states(game):
     return found
 
 
-@pytest.mark.parametrize("game", _EFFECTIVE)
+@pytest.mark.parametrize(
+    "game",
+    [
+        pytest.param(game, marks=pytest.mark.slow if game in ("Seaquest", "Freeway") else [])
+        for game in _EFFECTIVE
+    ],
+)
 def test_channels_actions_and_rules_of_gymnax_are_those_of_the_published_games(game):
     env, params = load(f"{game}-MinAtar", use_minimal_action_set=False)
     found = played_states(game)

@@ -115,8 +115,12 @@ class FailingAt(OnHost):
 
 
 @pytest.mark.parametrize(
-    ("step", "message"), [(3, "step failed"), (8 + 23 * 4 + 1, "step failed")],
-    ids=["in the warm-up", "in the last evaluation"],
+    ("step", "message"),
+    [
+        pytest.param(3, "step failed", id="in the warm-up"),
+        pytest.param(8 + 23 * 4 + 1, "step failed", id="in the last evaluation",
+                     marks=pytest.mark.slow),
+    ],
 )  # fmt: skip
 def test_a_failure_outside_training_is_recorded_and_the_run_can_be_resumed(tmp_path, step, message):
     environment, out = cycle([1.0, 2.0], limit=4), tmp_path / "run"
@@ -250,6 +254,7 @@ def test_a_stop_request_ends_an_evaluation_without_a_result(tmp_path):
     assert steps[8 + 46 :] == [2] * (3 + 4 * 20 + 19)
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_before_the_first_chunk(tmp_path):
     result = run(replace(CARTPOLE, eval_every=0, log_every=30), out=tmp_path / "run")
     seconds = [record["seconds"] for record in read_lines(tmp_path / "run" / "metrics.jsonl")]

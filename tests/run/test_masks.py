@@ -146,6 +146,7 @@ def test_a_run_with_masks_resumes_on_another_number_of_devices(tmp_path):
     assert end.state.replay.storage.reward.max() < POISON
 
 
+@pytest.mark.slow
 def test_counts_of_illegal_actions_add_up_over_the_parts_of_a_chunk():
     def part(illegal):
         trainer = make_trainer(tiny(), environment=masked())

@@ -26,6 +26,7 @@ FALLING = {"learning_rate_schedule": "linear"}
 RISING = {"replay": "prioritized"}
 
 
+@pytest.mark.slow
 def test_a_longer_run_keeps_its_chunks_and_equals_one_that_had_its_budget_from_the_start(tmp_path):
     assert (N.iterations_per_chunk, DOUBLE.iterations_per_chunk) == (30, 40)
     whole = run(DOUBLE, environment=noisy())

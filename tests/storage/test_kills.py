@@ -118,6 +118,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts_and_reports_it(tmp_pa
     assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", uninterrupted, again)
 
 
+@pytest.mark.slow
 def test_the_policy_of_a_killed_run_can_be_loaded(tmp_path):
     with pytest.raises(Killed):
         run(CONFIG, out=tmp_path / "run", environment=noisy(), loggers=[killing(4)])

@@ -44,6 +44,7 @@ def test_a_loss_is_registered_again_under_its_name(registry):
     assert losses[0] == losses[2] != losses[1]
 
 
+@pytest.mark.slow
 def test_a_policy_is_loaded_without_the_loss_of_its_run(registry, tmp_path):
     jaxdqn.register_loss("own", cubic)
     out = tmp_path / "run"

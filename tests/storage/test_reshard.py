@@ -121,6 +121,7 @@ def test_the_run_continues_on_other_devices(saved, devices):
         assert (keys[0] != keys[1]).any()
 
 
+@pytest.mark.slow
 def test_the_new_devices_draw_only_valid_starts(saved):
     """On each device the valid starts are exact after more rows were added."""
     old, arrays = saved

@@ -174,6 +174,7 @@ def test_an_agent_of_several_replicas_must_be_made_for_them():
         )
 
 
+@pytest.mark.slow
 def test_a_replaced_step_is_that_of_the_chunk():
     trainer = make_trainer(CONFIG, environment=ENVIRONMENT)
     start = quick_jit(trainer.init)(jax.random.key(0))
@@ -216,6 +217,7 @@ def scaled_reward(params, target_params, key, batch, hyper):
     return 0 * batch.r_t, {"scaled": hyper.extra["scale"] * jnp.ones(())}
 
 
+@pytest.mark.slow
 def test_a_population_sweeps_a_custom_scalar_that_the_loss_reads():
     config = tiny(extra_hyper=("scale=3",), sweep=("scale=1,2",))
     trainer = make_mapped_trainer(config, environment=ENVIRONMENT, loss=scaled_reward)

@@ -36,10 +36,11 @@ def test_every_preset_keeps_32_bits_under_x64(name):
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param({}, id="dqn", marks=pytest.mark.slow),
+        pytest.param({}, id="dqn"),
         pytest.param(
             {"replay": "prioritized", "loss": "categorical", "noisy": True, "dueling": True},
             id="rainbow",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"recurrent": "lstm", "warmup_rows": 128, "sequence_length": 4, "burn_in": 1},

@@ -100,6 +100,7 @@ def chunked():
     return state, chunk
 
 
+@pytest.mark.slow
 def test_the_steps_before_the_first_skipped_one_are_counted_exactly(chunked):
     state, chunk = chunked
     flags, params = [], []
@@ -124,6 +125,7 @@ def test_the_steps_before_the_first_skipped_one_are_counted_exactly(chunked):
     assert counter_int(state.counters.gradient_steps) == 60
 
 
+@pytest.mark.slow
 def test_the_count_before_the_first_skipped_step_spans_inner_and_outer_loops():
     config = replace(CONFIG, guard="skip", gradient_steps=3)
     trainer = make_trainer(config, environment=poisoned(30, limit=1000))
@@ -181,6 +183,7 @@ def test_skip_continues_and_reports_the_skipped_steps(tmp_path):
     assert f"({sum(skipped)} of them not finite and undone)" in outcome(result.summary)
 
 
+@pytest.mark.slow
 def test_a_run_that_undoes_every_gradient_step_fails_with_its_files_written(tmp_path):
     config = replace(CONFIG, guard="skip", loss="squared")
     environment = poisoned(1, 1e38, limit=1)  # finite, unlike its square

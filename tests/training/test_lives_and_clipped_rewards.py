@@ -21,6 +21,7 @@ RANDOM = {"epsilon_schedule": "constant", "epsilon_end": 1.0}
 CYCLE = cycle([3.0, 0.5, -4.0, 0.0], limit=7)
 
 
+@pytest.mark.slow
 def test_learning_sees_clipped_rewards_and_the_metrics_the_true_ones():
     ends = {}
     for clip in (False, True):

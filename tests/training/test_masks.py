@@ -55,7 +55,7 @@ def rewards(state):
     return state.actor.timestep.reward
 
 
-FAST = ("dqn", "r2d2", "pqn")
+FAST = ("dqn", "pqn")
 
 
 @pytest.mark.parametrize(

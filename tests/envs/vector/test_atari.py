@@ -102,11 +102,14 @@ def test_equal_seeds_give_equal_games_also_above_the_range_of_one_seed():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"protocol": "machado"},
-        {"protocol": "classic"},
-        {"protocol": "machado", "max_num_frames_per_episode": 190},
+        pytest.param({"protocol": "machado"}, id="machado"),
+        pytest.param({"protocol": "classic"}, id="classic"),
+        pytest.param(
+            {"protocol": "machado", "max_num_frames_per_episode": 190},
+            id="machado, truncated",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["machado", "classic", "machado, truncated"],
 )
 def test_stacks_of_the_ring_and_of_acting_are_those_of_the_emulator(fields):
     """800 frames each, over resets, lost lives and time limits."""

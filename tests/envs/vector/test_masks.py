@@ -189,7 +189,7 @@ VARIANTS = {
         "batch_size": type(tiny()).batch_size,
     },
 }  # fmt: skip
-FAST = ("dqn", "pqn")
+FAST = ("dqn",)
 
 
 @pytest.mark.parametrize(
