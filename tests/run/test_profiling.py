@@ -25,6 +25,15 @@ def names(region, text):
     return re.search(rf'["/]{region}/', text) is not None
 
 
+@pytest.fixture
+def full_locations():
+    """Keep the complete locations, as JAX does by default, in which the regions are."""
+    jax.config.update("jax_include_full_tracebacks_in_locations", True)
+    yield
+    jax.config.update("jax_include_full_tracebacks_in_locations", False)
+
+
+@pytest.mark.usefixtures("full_locations")
 def test_every_region_is_named_in_the_program_of_a_chunk():
     text = lowered(devices=2, replay="prioritized").as_text(debug_info=True)
     assert [name for name in REGIONS if not names(name, text)] == []
