@@ -89,7 +89,8 @@ def _nothing_learned() -> Metrics:
     zero, none = np.float32(0), np.int32(0)
     floats = ("return_sum", "length_sum", "gap_sum", "loss", "grad_norm", "q_mean", "epsilon")
     values: dict[str, Any] = {name: zero if name in floats else none for name in Metrics._fields}
-    return Metrics(**{**values, "extra": {}, "illegal": ()})
+    # Fields with a default have no scalar.
+    return Metrics(**{**values, **Metrics._field_defaults, "extra": {}, "illegal": ()})
 
 
 def _mean(values: Any) -> float:
