@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdqn.actor_learner.group_learner import no_metrics
 from jaxdqn.actor_learner.workers import BlockInfo
 from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.types import Metrics, TrainState
@@ -49,7 +50,7 @@ class ChunkTotals:
         seconds = time.perf_counter() - self._started
         finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(
             jax.device_get(state.agent.params))]  # fmt: skip
-        result = _reduced(self._groups) if self._groups else _nothing_learned()
+        result = _reduced(self._groups) if self._groups else jax.device_get(no_metrics())
         result = result._replace(**{"lost": np.int32(not all(finite)), **self._of_acting()})
         waited = self.waited_for_rows + self.waited_for_draws
         acted = sum(block.seconds for block in self._blocks)
@@ -83,14 +84,6 @@ class ChunkTotals:
 def _reduced(groups: list[Metrics]) -> Metrics:
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(groups))
     return jax.device_get(reduce_metrics(stacked))
-
-
-def _nothing_learned() -> Metrics:
-    zero, none = np.float32(0), np.int32(0)
-    floats = ("return_sum", "length_sum", "gap_sum", "loss", "grad_norm", "q_mean", "epsilon")
-    values: dict[str, Any] = {name: zero if name in floats else none for name in Metrics._fields}
-    # Fields with a default have no scalar.
-    return Metrics(**{**values, **Metrics._field_defaults, "extra": {}, "illegal": ()})
 
 
 def _mean(values: Any) -> float:

@@ -55,6 +55,8 @@ class Driver:
         self._learn = jax.jit(learner.learn)
         self._random = np.random.default_rng(config.seed)
         self._workers: list[Any] = []
+        self._dead: set[int] = set()
+        """Actors whose last call failed."""
         self.restarts = 0
         """Calls that failed because a worker had died; one death may fail several."""
 
@@ -138,11 +140,14 @@ class Driver:
         try:
             info = self._cluster.result(future)
         except WorkerDied:
-            self.restarts += 1
+            # Calls fail until Ray has started the process again: one death may fail several.
+            self.restarts += index not in self._dead
+            self._dead.add(index)
             self._incarnations[index] += 1
             time.sleep(0.1)  # until Ray has noticed that the process has ended
             self._call("block", index, self._publish(state))
             return
+        self._dead.discard(index)
         shard = index % self._num_shards
         self._adds[shard].append(self._shards[shard].add.remote(index // self._num_shards, rows))
         while len(self._adds[shard]) > _MOST_ADDS:

@@ -102,12 +102,13 @@ def _actor(policy: Policy) -> tuple[Any, Any]:
     @jax.jit
     def act(key: Array, state: Any, timestep: TimeStep) -> Any:
         frames, carry = state
+        key_act, key_explore = jax.random.split(key)
         frames = push_frame(frames, timestep.obs, timestep.first)
-        actions, carry, info = act_on(agent, key, policy.params, carry, frames, timestep, None)
+        actions, carry, info = act_on(agent, key_act, policy.params, carry, frames, timestep, None)
         exploration = Exploration(
             jnp.full(len(timestep.first), EPSILON), jnp.float32(1), legal=timestep.legal
         )
-        explored, _ = select_actions("epsilon_greedy", key, info.q, exploration)
+        explored, _ = select_actions("epsilon_greedy", key_explore, info.q, exploration)
         return actions, explored, (frames, carry)
 
     return begin, act
