@@ -1,4 +1,5 @@
-"""Load an exported policy. Needs jax and flatbuffers; nothing else of jaxdqn is imported.
+"""Load an exported policy. Needs jax and flatbuffers, or onnxruntime if its format is onnx; nothing
+else of jaxdqn is imported.
 
 ``jaxdqn export`` writes a copy of this file beside each policy:
 
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax import export
+
+Step = Callable[[Any, Any, Any, Any], tuple[Any, list[Any]]]
+"""``step(state, obs[B, O], first[B], masks) -> (actions[B], state)``"""
 
 
 def load(directory: Any = Path(__file__).parent) -> Callable[..., Any]:
@@ -29,11 +31,9 @@ def load(directory: Any = Path(__file__).parent) -> Callable[..., Any]:
     """
     directory = Path(directory)
     about = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
-    exported = export.deserialize(bytearray((directory / "policy.stablehlo").read_bytes()))
-    with np.load(directory / "weights.npz") as arrays:
-        weights = [jax.numpy.asarray(arrays[f"w{i}"]) for i in range(about["weights"])]
-        initial = [arrays[f"s{i}"] for i in range(about["state"])]
-    call, shape = jax.jit(exported.call), tuple(about["obs_shape"])
+    program = {"stablehlo": stablehlo_program, "onnx": onnx_program}[about["format"]]
+    step, initial = program(directory, about)
+    shape = tuple(about["obs_shape"])
     state: list[Any] = []
     size = 0
 
@@ -54,7 +54,45 @@ def load(directory: Any = Path(__file__).parent) -> Callable[..., Any]:
             size = len(obs)
             state = [np.repeat(leaf, size, axis=0) for leaf in initial]
         first = np.broadcast_to(np.asarray(first, bool), size)
-        actions, state = call(weights, state, obs, first, masks)
+        actions, state = step(state, obs, first, masks)
         return int(actions[0]) if single else np.array(actions)
 
     return policy
+
+
+def stablehlo_program(directory: Path, about: Any) -> tuple[Step, list[Any]]:
+    """Return the program of a policy in the format stablehlo, and its state before an episode."""
+    import jax
+    from jax import export
+
+    exported = export.deserialize(bytearray((directory / "policy.stablehlo").read_bytes()))
+    with np.load(directory / "weights.npz") as arrays:
+        weights = [jax.numpy.asarray(arrays[f"w{i}"]) for i in range(about["weights"])]
+        initial = [arrays[f"s{i}"] for i in range(about["state"])]
+    call = jax.jit(exported.call)
+    return lambda *inputs: call(weights, *inputs), initial
+
+
+def onnx_program(directory: Path, about: Any) -> tuple[Step, list[Any]]:
+    """Return the program of a policy in the format onnx, and its state before an episode."""
+    with np.load(directory / "initial.npz") as arrays:
+        initial = [arrays[f"s{i}"] for i in range(about["state"])]
+    return onnx_step((directory / "policy.onnx").read_bytes()), initial
+
+
+def onnx_step(model: bytes) -> Step:
+    """Return the function of an ONNX model, which runs on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def step(state: Any, obs: Any, first: Any, masks: Any) -> tuple[Any, list[Any]]:
+        inputs = {f"state_{index}": leaf for index, leaf in enumerate(state)}
+        inputs |= {"obs": obs, "first": first, **({"legal": masks[0]} if masks else {})}
+        actions, *state = session.run(None, {name: inputs[name] for name in names})
+        return actions, state
+
+    return step

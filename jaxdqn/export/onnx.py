@@ -11,15 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdqn.export import onnx_loader
 from jaxdqn.export.fold import folded
-from jaxdqn.export.serialized import (
-    LOADER,
-    FlatPolicy,
-    Policy,
-    abstract_inputs,
-    write_about,
-)
+from jaxdqn.export.loader import onnx_step
+from jaxdqn.export.serialized import FlatPolicy, Policy, abstract_inputs, write_about
 from jaxdqn.types import Array, EnvSpec
 
 MODEL, INITIAL = "policy.onnx", "initial.npz"
@@ -51,9 +45,7 @@ def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -
     (directory / MODEL).write_bytes(model)
     arrays: dict[str, Any] = {f"s{index}": leaf for index, leaf in enumerate(flat.initial)}
     np.savez(directory / INITIAL, **arrays)
-    source = Path(onnx_loader.__file__).read_text(encoding="utf-8")
-    (directory / LOADER).write_text(source, encoding="utf-8")
-    write_about(directory, policy.spec, flat, record)
+    write_about(directory, policy.spec, flat, "onnx", record)
 
 
 def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
@@ -141,7 +133,7 @@ def _check_actions(model: bytes, flat: FlatPolicy, spec: EnvSpec) -> None:
     Raises:
         ValueError: if too many differ.
     """
-    session = onnx_loader.make_session(model)
+    step = onnx_step(model)
     rng = np.random.default_rng(0)
     state = [np.repeat(leaf, _BATCH, axis=0) for leaf in flat.initial]
     expected_state, act = list(state), jax.jit(flat.act)
@@ -153,7 +145,7 @@ def _check_actions(model: bytes, flat: FlatPolicy, spec: EnvSpec) -> None:
         if spec.masked:
             masks = [rng.random((_BATCH, spec.num_actions)) < 0.5]
             masks[0][:, 0] |= ~masks[0].any(axis=-1)
-        actions, state = onnx_loader.step(session, state, obs, first, masks)
+        actions, state = step(state, obs, first, masks)
         expected, expected_state = act(flat.weights, expected_state, obs, first, masks)
         equal += int(np.sum(actions == np.asarray(expected)))
     share = equal / (_STEPS * _BATCH)

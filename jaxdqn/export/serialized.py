@@ -130,14 +130,15 @@ def write_policy(directory: Path, policy: Policy, flat: FlatPolicy, record: Any)
     arrays = {f"w{index}": leaf for index, leaf in enumerate(flat.weights)}
     arrays |= {f"s{index}": leaf for index, leaf in enumerate(flat.initial)}
     np.savez(directory / WEIGHTS, allow_pickle=False, **arrays)
+    write_about(directory, policy.spec, flat, "stablehlo", record)
+
+
+def write_about(directory: Path, spec: EnvSpec, flat: FlatPolicy, format: str, record: Any) -> None:
+    """Write ``load_policy.py`` and ``policy.json``, which holds what it reads, and ``record``."""
     source = Path(loader.__file__).read_text(encoding="utf-8")
     (directory / LOADER).write_text(source, encoding="utf-8")
-    write_about(directory, policy.spec, flat, record)
-
-
-def write_about(directory: Path, spec: EnvSpec, flat: FlatPolicy, record: Any) -> None:
-    """Write ``policy.json``: what the loader reads, and ``record``."""
     about = {
+        "format": format,
         "obs_shape": list(spec.obs_shape),
         "obs_dtype": np.dtype(spec.obs_dtype).name,
         "actions": spec.num_actions,
