@@ -3,6 +3,8 @@
 The network is a table, so that illegal actions can be left out of it, or have any value.
 """
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,20 +97,27 @@ def rows_of(legal, seed=2):
     )
 
 
-def result_of(variant, params, target, batch):
-    """Return loss, priorities and mean Q, and the gradient."""
-    if isinstance(batch, Row):
-        loss = LOSSES[variant["loss"]].load()
+@cache
+def program_of(names, values, sequences):
+    """Return the compiled loss and gradient of a variant; they are compiled once a shape."""
+    variant = dict(zip(names, values, strict=True))
+    if sequences:
         loss_and_info = make_sequence_loss(
-            network_of(variant["loss"]), loss, double=variant.get("double", False),
-            sequences=Sequences(1, LENGTH - 2, 1), rescale=variant.get("rescale", False),
+            network_of(variant["loss"]), LOSSES[variant["loss"]].load(),
+            double=variant.get("double", False), sequences=Sequences(1, LENGTH - 2, 1),
+            rescale=variant.get("rescale", False),
         )  # fmt: skip
     else:
         loss_and_info = make_transition_loss(
             network_of(variant["loss"]), loss=variant["loss"],
             double=variant.get("double", False), bootstrap=variant.get("bootstrap", "greedy"),
         )  # fmt: skip
-    compute = quick_jit(jax.value_and_grad(loss_and_info, has_aux=True))
+    return quick_jit(jax.value_and_grad(loss_and_info, has_aux=True))
+
+
+def result_of(variant, params, target, batch):
+    """Return loss, priorities and mean Q, and the gradient."""
+    compute = program_of(tuple(variant), tuple(variant.values()), isinstance(batch, Row))
     arguments = jax.tree.map(jnp.asarray, (target, batch, np.ones(SIZE, np.float32)))
     (loss, info), gradient = compute(jnp.asarray(params), jax.random.key(0), *arguments, HYPER)
     return (loss, info), np.asarray(gradient)

@@ -162,7 +162,10 @@ def reflex_agent(num_actions: int) -> Agent:
     return Agent(init=None, act=act, learn=None, initial_carry=lambda size: ())
 
 
-@pytest.mark.parametrize(("game", "starts"), [("Breakout", 2), ("SpaceInvaders", 1)])
+@pytest.mark.parametrize(
+    ("game", "starts"),
+    [("Breakout", 2), pytest.param("SpaceInvaders", 1, marks=pytest.mark.slow)],
+)
 def test_greedy_episodes_of_the_games_of_gymnax_repeat_and_of_the_published_ones_differ(
     game, starts
 ):

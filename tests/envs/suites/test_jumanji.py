@@ -88,7 +88,11 @@ def test_masks_of_several_actions_are_one():
 
 @pytest.mark.parametrize(
     ("ident", "actions", "masked"),
-    [("Game2048-v1", 4, True), ("Cleaner-v0", 64, True), ("RubiksCube-v0", 18, False)],
+    [
+        ("Game2048-v1", 4, True),
+        pytest.param("Cleaner-v0", 64, True, marks=pytest.mark.slow),
+        ("RubiksCube-v0", 18, False),
+    ],
 )
 def test_the_mask_is_that_of_the_observation(ident, actions, masked):
     with as_written():

@@ -102,7 +102,7 @@ def test_equal_seeds_give_equal_games_also_above_the_range_of_one_seed():
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"protocol": "machado"}, id="machado"),
+        pytest.param({"protocol": "machado"}, id="machado", marks=pytest.mark.slow),
         pytest.param({"protocol": "classic"}, id="classic"),
         pytest.param(
             {"protocol": "machado", "max_num_frames_per_episode": 190},
