@@ -19,7 +19,7 @@ PAGES = (
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"jaxdqn \w+ \S|python -m \w+\.")
 
