@@ -1,9 +1,10 @@
 """Run a ``jaxdqn`` command of the pages at small size: ``python -m tests.docs.small_command ...``.
 
 The rule, which CONTRIBUTING.md states: a run has at most 4,000 rows, chunks and a warm-up of at
-most 2,000, a replay of at most about 16,000 rows, evaluations of 3 episodes, and virtual devices
-where it names several. Other commands play 3 episodes. A study that is not small only lists its
-cells. ``compare`` is parsed, and so is a command that needs a package which is not installed.
+most 2,000, a replay of at most about 16,000 rows, evaluations of 3 episodes, Atari games of 400
+frames, and virtual devices where it names several. Other commands play 3 episodes. A study that is
+not small only lists its cells. ``compare`` is parsed, and so is a command that needs a package
+which is not installed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pathlib import Path
 from jaxdqn.__main__ import COMMANDS, main
 from jaxdqn.cli import run
 from jaxdqn.cli.parts import take_env_args, take_references
+from jaxdqn.config.host_envs import is_atari
 from jaxdqn.storage.directory import is_run, read_config
 
 PREPARED = ".prepared"
 """File in a run directory that the test has made, which a command may replace."""
 
-_ROWS, _CHUNK, _REPLAY, _EPISODES = 4_000, 2_000, 16_000, 3
+_ROWS, _CHUNK, _REPLAY, _EPISODES, _FRAMES = 4_000, 2_000, 16_000, 3, 400
 _PACKAGES = {
     "--wandb": "wandb", "--engine": "ray", "onnx": "jax2onnx", "navix:": "navix",
     "craftax:": "craftax", "octax:": "octax", "envpool:": "envpool", "driving": "envpool",
@@ -70,6 +72,8 @@ def _small_run(rest: list[str]) -> list[str]:
     for field, size in sizes.items():
         if getattr(config, field) > size:
             words += [f"--{field.replace('_', '-')}", str(size)]
+    if is_atari(config.env):
+        words += ["--env-arg", f"max_num_frames_per_episode={_FRAMES}"]
     if config.devices > 1 and flags.virtual_devices is None:
         words += ["--virtual-devices", str(config.devices)]
     return words
