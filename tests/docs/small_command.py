@@ -24,7 +24,7 @@ from jaxdqn.storage.directory import is_run, read_config
 PREPARED = ".prepared"
 """File in a run directory that the test has made, which a command may replace."""
 
-_ROWS, _CHUNK, _REPLAY, _EPISODES, _FRAMES = 4_000, 2_000, 16_000, 3, 400
+_ROWS, _ATARI_ROWS, _CHUNK, _REPLAY, _EPISODES, _FRAMES = 4_000, 2_200, 2_000, 16_000, 3, 400
 _PACKAGES = {
     "--wandb": "wandb", "--engine": "ray", "onnx": "jax2onnx", "navix:": "navix",
     "craftax:": "craftax", "octax:": "octax", "envpool:": "envpool", "driving": "envpool",
@@ -63,7 +63,8 @@ def _small_run(rest: list[str]) -> list[str]:
         more = flags.total_rows > stored.total_rows
         return ["--total-rows", str(stored.total_rows + _CHUNK)] if more else []
     config = run.config_from(flags)
-    sizes = {"total_rows": _ROWS, "log_every": _CHUNK, "eval_episodes": _EPISODES}
+    rows = _ATARI_ROWS if is_atari(config.env) else _ROWS
+    sizes = {"total_rows": rows, "log_every": _CHUNK, "eval_episodes": _EPISODES}
     if config.algorithm == "dqn":
         sizes["warmup_rows"] = _CHUNK
         unit = config.num_envs * config.rollout_length
