@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -74,6 +75,7 @@ def _small_run(rest: list[str]) -> list[str]:
         if getattr(config, field) > size:
             words += [f"--{field.replace('_', '-')}", str(size)]
     if is_atari(config.env):
+        os.environ.pop("XLA_FLAGS", None)  # convolutions without optimisation take minutes
         words += ["--env-arg", f"max_num_frames_per_episode={_FRAMES}"]
     if config.devices > 1 and flags.virtual_devices is None:
         words += ["--virtual-devices", str(config.devices)]
