@@ -40,7 +40,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
-# A name of the package is also that of a chapter, so that annotations have two targets.
+# An annotation such as Config means the public name and its definition: two targets.
 suppress_warnings = ["ref.python"]
 # Packages of extras, which the documentation is built without.
 autodoc_mock_imports = ["ray", "envpool", "wandb", "jax2onnx", "onnxruntime", "onnx_ir"]
