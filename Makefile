@@ -2,13 +2,15 @@
 # lock file changes. The project is installed again after pyproject.toml changes, which
 # declares the jaxdqn command.
 .DELETE_ON_ERROR:
-.PHONY: help train test test-slow lint bench lock clean
+.PHONY: help train test test-slow lint bench docs docs-serve lock clean
 
 PYTHON ?= python3
 UV ?= uv
 ARGS ?=
 
 BIN := .venv/bin
+DOCS := build/docs
+DOCS_PORT ?= 8000
 STAMP := .venv/.made-from-lock
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -19,6 +21,8 @@ help:
 	@echo 'make test-slow   the tests that train or measure'
 	@echo 'make lint        ruff and mypy'
 	@echo 'make bench       throughput by part of the iteration'
+	@echo 'make docs        build the documentation into $(DOCS)/index.html'
+	@echo 'make docs-serve  build it, and serve it at http://127.0.0.1:$(DOCS_PORT)'
 	@echo 'make lock        resolve requirements/lock.txt again (needs uv; ARGS=--upgrade for newest versions)'
 	@echo 'make clean       remove .venv and caches'
 	@echo
@@ -41,6 +45,14 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.throughput $(ARGS)
 
+# Warnings, such as a link that leads nowhere, are errors. `make docs ARGS=-E` reads every page again.
+docs: $(INSTALLED)
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet \
+	  --jobs auto -d build/doctrees $(ARGS) docs $(DOCS)
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(DOCS) $(DOCS_PORT)
+
 $(STAMP): requirements/lock.txt
 	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
 	  echo 'error: PYTHON=$(PYTHON) must be Python 3.11, 3.12 or 3.13; try make PYTHON=python3.12 ...' >&2; \
@@ -56,7 +68,7 @@ $(INSTALLED): $(STAMP) pyproject.toml
 lock:
 	@command -v $(UV) >/dev/null || { \
 	  echo 'error: make lock needs uv; pip install uv, or make lock UV=path/to/uv' >&2; exit 1; }
-	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --extra dev \
+	$(UV) pip compile --no-config --quiet --universal --python-version 3.11 --extra dev --extra docs \
 	  --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
 	  $(ARGS) -o requirements/lock.txt pyproject.toml
 

@@ -116,6 +116,11 @@ def make_sequence(
 def validated_sizes(
     num_envs: int, rows_per_env: int, rows_per_add: int, batch_size: int, length: int, stride: int
 ) -> SequenceSizes:
+    """Return the sizes of a replay of sequences.
+
+    Raises:
+        ValueError: naming the argument, its value and the constraint.
+    """
     validate_sizes(
         num_envs=num_envs,
         rows_per_env=rows_per_env,

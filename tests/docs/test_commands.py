@@ -32,7 +32,7 @@ def runs(tmp_path, monkeypatch):
     """Make a directory in which every run that the pages name has been started."""
     monkeypatch.setenv("NPROC", "1")  # restores what the commands set
     config = json.dumps(to_dict(preset("cartpole")))
-    for name in ("a", "b", "again", "first", "second", "corridor", "two", "RUN"):
+    for name in ("a", "b", "again", "first", "second", "corridor", "two", "long", "RUN"):
         for directory in (tmp_path / "runs" / name, tmp_path / name):
             directory.mkdir(parents=True)
             (directory / "config.json").write_text(config)

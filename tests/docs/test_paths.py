@@ -53,8 +53,9 @@ def test_the_places_to_add_cover_the_usual_things():
 
 
 def test_the_index_lists_every_page():
-    index = ROOT / "docs" / "README.md"
-    assert set((ROOT / "docs").glob("*.md")) - {index} <= set(links(index))
+    index = ROOT / "docs" / "index.md"
+    included = {ROOT / "docs" / "contributing.md", ROOT / "docs" / "changelog.md"}
+    assert set((ROOT / "docs").glob("*.md")) - {index} - included <= set(links(index))
 
 
 def selections():

@@ -9,22 +9,17 @@ import sys
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, blocks, name_of
+from tests.docs.pages import PAGES, ROOT, blocks_of, name_of
 
-BLOCKS = {
-    f"{name_of(page)} {index}": text
+_OWN_TEST = "docs/change-any-part.md"
+"""Page whose programs ``test_change_any_part.py`` runs."""
+
+ALL = {
+    f"{name_of(page)} {index}": block
     for page in PAGES
-    for index, text in enumerate(blocks(page, "python"))
+    for index, block in enumerate(block for block in blocks_of(page) if block.language == "python")
 }
-RUNNABLE = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "docs/action-masks.md",
-    "docs/callbacks.md",
-    "docs/guide.md",
-    "docs/python.md",
-)
-"""Pages whose blocks are complete programs; other pages have fragments."""
+BLOCKS = {name: block.text for name, block in ALL.items() if block.reason is None}
 
 FAST = ("CONTRIBUTING.md 0", "docs/guide.md 0")
 """Blocks that train nothing and build nothing large."""
@@ -35,8 +30,8 @@ def _optional_packages(request):
     """Skip a block that shows the use of a package which no extra installs."""
     callspec = getattr(request.node, "callspec", None)
     block = callspec.params["block"] if callspec else ""
-    for name in ("optuna",):
-        if f"import {name}\n" in block and not importlib.util.find_spec(name):
+    for mark, name in (("import optuna\n", "optuna"), ("RayEngine(", "ray")):
+        if mark in block and not importlib.util.find_spec(name):
             pytest.skip(f"needs {name}")
 
 
@@ -72,7 +67,7 @@ def test_every_attribute_of_the_package_that_a_block_uses_exists(block):
     [
         pytest.param(text, id=name, marks=[] if name in FAST else pytest.mark.slow)
         for name, text in BLOCKS.items()
-        if name.startswith(RUNNABLE)
+        if not name.startswith(_OWN_TEST)
     ],
 )
 def test_a_block_runs_as_written(block, tmp_path):

@@ -241,6 +241,17 @@ def test_the_compose_files_name_each_other_and_one_port():
     assert f'"uid": "{source["uid"]}"' in (MONITORING / "dashboard.json").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(which("docker-compose") is None, reason="needs docker-compose")
+def test_docker_compose_accepts_the_compose_file():
+    ended = subprocess.run(
+        [which("docker-compose"), "-f", str(MONITORING / "compose.yaml"), "config"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert set(yaml.safe_load(ended.stdout)["services"]) == {"prometheus", "grafana"}
+
+
 @pytest.mark.parametrize("address", ["", "http", "70000", ":9400", "host:"])
 def test_an_invalid_address_is_rejected(address):
     from jaxdqn.monitoring.prometheus import make_prometheus_logger
