@@ -13,7 +13,7 @@ FLOORS = (
     ("errors",),
     ("config",),
     ("types",),
-    ("tree", "lazy_modules"),
+    ("tree", "lazy_modules", "backend_choices"),
     ("losses", "envs", "communication"),
     ("networks", "replay"),
     ("agent",),

@@ -79,9 +79,14 @@ def make_update(
             agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
         if config.guard == "off":
             return agent_state, info, jnp.bool_(False)
-        agent_state, skipped = keep_finite(
-            state.agent, agent_state, info, within_step, periodic=agent.target_period is not None
-        )
+        with jax.named_scope("guard"):
+            agent_state, skipped = keep_finite(
+                state.agent,
+                agent_state,
+                info,
+                within_step,
+                periodic=agent.target_period is not None,
+            )
         return agent_state, info, skipped
 
     return update
@@ -140,6 +145,7 @@ def _check_inputs(inputs: PyTree, steps: int) -> None:
             )
 
 
+@jax.named_scope("metrics")
 def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Any]:
     """Reduce the diagnostics of M gradient steps, leaves [M] or [M / every, every]."""
     return {

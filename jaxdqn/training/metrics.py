@@ -26,6 +26,7 @@ _NEVER = 2**30
 """Larger than the number of gradient steps in any chunk."""
 
 
+@jax.named_scope("metrics")
 def reduce_metrics(metrics: Metrics) -> Metrics:
     """Reduce metrics over their leading axis, which is in the order of time."""
 
@@ -77,6 +78,7 @@ def step_episode(
     )
 
 
+@jax.named_scope("metrics")
 def count_step(
     episode: EpisodeStats, row: Row, stepped: Array, ends: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:
