@@ -14,6 +14,7 @@ FLOORS = (
     ("config",),
     ("types",),
     ("tree", "lazy_modules", "backend_choices"),
+    ("loops",),
     ("losses", "envs", "communication"),
     ("networks", "replay"),
     ("agent",),
