@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.backend_choices import choices
 from jaxdqn.types import Array
 
 
@@ -115,6 +116,11 @@ def lambda_targets(
     """
     chex.assert_rank([r_t, discount_t, values, invalid, trace_decay], [1, 1, 1, 1, 0])
 
+    if choices().associative_targets:
+        return jax.lax.stop_gradient(
+            _associative_targets(r_t, discount_t, values, invalid, trace_decay)
+        )
+
     def backup(next_target: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, discount, value, next_value, is_invalid = step
         mixed = (1.0 - trace_decay) * next_value + trace_decay * next_target
@@ -123,6 +129,21 @@ def lambda_targets(
 
     steps = (r_t, discount_t, values[:-1], values[1:], invalid)
     return jax.lax.stop_gradient(jax.lax.scan(backup, values[-1], steps, reverse=True)[1])
+
+
+def _associative_targets(
+    r_t: Array, discount_t: Array, values: Array, invalid: Array, trace_decay: Array
+) -> Array:
+    """Return ``lambda_targets`` by an associative scan over the maps ``G -> a + b G``."""
+    constant = bootstrapped(r_t, discount_t, (1.0 - trace_decay) * values[1:])
+    a = jnp.where(invalid, values[:-1], constant)
+    b = jnp.where(invalid, 0.0, discount_t * trace_decay)
+
+    def compose(later: tuple[Array, Array], earlier: tuple[Array, Array]) -> tuple[Array, Array]:
+        return bootstrapped(earlier[0], earlier[1], later[0]), earlier[1] * later[1]
+
+    offset, slope = jax.lax.associative_scan(compose, (a, b), reverse=True)
+    return bootstrapped(offset, slope, values[-1])
 
 
 def rescale(value: Array, epsilon: Array) -> Array:

@@ -17,7 +17,10 @@ def td_error(q_tm1: Array, a_tm1: Array, target: Array) -> Array:
       target: ``[]`` float32
     """
     chex.assert_rank([q_tm1, a_tm1, target], [1, 0, 0])
-    return target - q_tm1[a_tm1]
+    # A selection, not an index: the gradient of an index is a scatter, on a GPU a kernel by itself
+    # after another that writes the zeros. Both give the same bits.
+    chosen = jnp.arange(q_tm1.shape[0], dtype=jnp.int32) == a_tm1
+    return target - jnp.sum(jnp.where(chosen, q_tm1, 0.0))
 
 
 def squared_loss(td: Array) -> Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxdqn.backend_choices import backend, choices
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.parallel.data_parallel import single_pass_loop
@@ -284,6 +285,7 @@ def perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
 
 def compiler_options(config: Config) -> dict[str, Any] | None:
     """Return the options of XLA for the programs of a run."""
-    if config.deterministic and jax.default_backend() == "gpu":
-        return {"xla_gpu_deterministic_ops": True}
-    return None
+    options = dict(choices().compiler_options)
+    if config.deterministic and backend() == "gpu":
+        options["xla_gpu_deterministic_ops"] = True
+    return options or None

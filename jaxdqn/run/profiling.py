@@ -15,7 +15,9 @@ from jaxdqn.run.callbacks import CallbackContext
 FOLDER = "profile"
 """Folder of the trace in a run directory."""
 
-REGIONS = ("act", "env", "remember", "draw", "learn", "all-reduce")
+REGIONS = (
+    "keys", "act", "env", "metrics", "remember", "draw", "learn", "guard", "all-reduce",
+)  # fmt: skip
 """Named regions of the compiled chunk, by ``jax.named_scope``."""
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.backend_choices import choices
 from jaxdqn.config.config import Config
 from jaxdqn.envs.autoreset import ResetPool, advance_of, fill_pool, step_from_pool
+from jaxdqn.envs.one_hot import select_at_indices
 from jaxdqn.errors import reject
 from jaxdqn.training.learner import Learner
-from jaxdqn.training.metrics import reduce_metrics
+from jaxdqn.training.metrics import mean_metrics, scan_and_add
 from jaxdqn.types import (
     ActorState,
     Array,
@@ -38,7 +40,7 @@ def make_act(
 
     def vector_step(
         keys: Array, acting: tuple[ActorState, PyTree], state: TrainState, row_offset: Array
-    ) -> tuple[tuple[ActorState, PyTree], tuple[Row, Metrics]]:
+    ) -> tuple[tuple[ActorState, PyTree], Row, Metrics]:
         actor, pool = acting
         key_agent, keys_environment = keys[0], keys[1:]
         rows = counter_float(state.counters.rows) + row_offset
@@ -47,17 +49,19 @@ def make_act(
         with jax.named_scope("env"):
             env_state, after, pool = step_envs(pool, keys_environment, actor, decision.actions)
         actor, row, metrics = learner.observe(actor, decision, env_state, after)
-        return (actor, pool), (row, metrics)
+        return (actor, pool), row, metrics
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
         # Rows over all devices from the start of the iteration to each of its vector steps.
         row_offsets = jnp.arange(config.rollout_length, dtype=jnp.float32) * config.num_envs
-        (actor, _), (rows, metrics) = jax.lax.scan(
+        (actor, _), rows, metrics = scan_and_add(
             lambda acting, inputs: vector_step(inputs[0], acting, state, inputs[1]),
             (state.actor, fill(keys)),
             (keys, row_offsets),
+            unroll=True,
+            pack=config.model_devices == 1,
         )
-        return rows, actor, reduce_metrics(metrics)
+        return rows, actor, mean_metrics(metrics, config.rollout_length)
 
     return act
 
@@ -69,10 +73,13 @@ def _make_steps(config: Config, environment: Environment) -> tuple[Any, Any]:
     actions[E]) -> (env_state, timestep, pool)``.
     """
 
+    select = choices().select_at_indices
+    step = select_at_indices(environment.step) if select else environment.step
+
     def step_every(
         pool: PyTree, keys: Array, actor: ActorState, actions: Array
     ) -> tuple[PyTree, TimeStep, PyTree]:
-        return *jax.vmap(environment.step)(keys, actor.env_state, actions), pool
+        return *jax.vmap(step)(keys, actor.env_state, actions), pool
 
     if config.reset == "every-step":
         return lambda keys: (), step_every

@@ -57,6 +57,7 @@ def keep_finite(
     return selected, undone
 
 
+@jax.named_scope("guard")
 def all_finite(tree: PyTree) -> Array:
     """Return ``[]`` bool, whether every floating-point element is finite.
 

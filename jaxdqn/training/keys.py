@@ -68,6 +68,7 @@ def seed_of(key: Array) -> int:
     return int(jax.random.bits(jax.random.fold_in(key, _HOST_STREAM), dtype=jnp.uint32) >> 1)
 
 
+@jax.named_scope("keys")
 def split_named(key: Array, shapes: PyTree) -> PyTree:
     """Split a key into a pytree of keys, in the order of its leaves.
 

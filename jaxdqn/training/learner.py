@@ -293,7 +293,7 @@ def _learn(
     counters = state.counters._replace(
         gradient_steps=counter_add(state.counters.gradient_steps, steps)
     )
-    metrics = metrics._replace(gradient_steps=steps, **learn_metrics)
+    metrics = metrics._replace(**learn_metrics)
     return state._replace(counters=counters), metrics
 
 

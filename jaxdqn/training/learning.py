@@ -12,6 +12,7 @@ from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.training.guard import keep_finite
+from jaxdqn.training.metrics import mean_metrics, scan_and_add
 from jaxdqn.types import (
     RESERVED_METRICS,
     ActInfo,
@@ -21,6 +22,7 @@ from jaxdqn.types import (
     Array,
     Batch,
     LearnInfo,
+    Metrics,
     PyTree,
     Row,
     TrainState,
@@ -79,9 +81,14 @@ def make_update(
             agent_state, info = agent.learn(key, state.agent, batch, weights, hyper=state.hyper)
         if config.guard == "off":
             return agent_state, info, jnp.bool_(False)
-        agent_state, skipped = keep_finite(
-            state.agent, agent_state, info, within_step, periodic=agent.target_period is not None
-        )
+        with jax.named_scope("guard"):
+            agent_state, skipped = keep_finite(
+                state.agent,
+                agent_state,
+                info,
+                within_step,
+                periodic=agent.target_period is not None,
+            )
         return agent_state, info, skipped
 
     return update
@@ -105,27 +112,33 @@ def make_learn(
     are of this device only.
     """
     steps, every = config.gradient_steps_per_iteration, config.average_every
+    form = {"unroll": True, "pack": config.model_devices == 1}
     average = make_average(config, collectives, target_period=agent.target_period)
 
     def learn(keys: PyTree, state: TrainState, rows: Row) -> tuple[TrainState, dict[str, Any]]:
         gradient_step, inputs = learning.prepare(keys, state, rows)
         _check_inputs(inputs, steps)
 
-        def steps_and_average(state: TrainState, inputs: PyTree) -> tuple[TrainState, Any]:
-            state, outputs = jax.lax.scan(gradient_step, state, inputs)
-            agent_state, gap = average(state.agent)
-            return state._replace(agent=agent_state), (outputs, gap)
+        def one_step(state: TrainState, inputs: PyTree) -> tuple[TrainState, tuple[()], Metrics]:
+            state, (info, skipped) = gradient_step(state, inputs)
+            return state, (), _learn_metrics(info, skipped)
 
-        averaged: dict[str, Any] = {}
+        def steps_and_average(
+            state: TrainState, inputs: PyTree
+        ) -> tuple[TrainState, tuple[()], Metrics]:
+            state, _, metrics = scan_and_add(one_step, state, inputs, **form)
+            agent_state, gap = average(state.agent)
+            metrics = metrics._replace(averagings=jnp.int32(1), gap_sum=gap)
+            return state._replace(agent=agent_state), (), metrics
+
         if every is None or every > steps:
-            state, (infos, skipped) = jax.lax.scan(gradient_step, state, inputs)
+            state, _, metrics = scan_and_add(one_step, state, inputs, **form)
         else:
             groups = jax.tree.map(
                 lambda leaf: leaf.reshape(steps // every, every, *leaf.shape[1:]), inputs
             )
-            state, ((infos, skipped), gaps) = jax.lax.scan(steps_and_average, state, groups)
-            averaged = {"averagings": jnp.int32(steps // every), "gap_sum": jnp.sum(gaps)}
-        return state, {**_learn_metrics(infos, skipped), **averaged}
+            state, _, metrics = scan_and_add(steps_and_average, state, groups, pack=form["pack"])
+        return state, _present(mean_metrics(metrics, steps))
 
     return learn
 
@@ -140,27 +153,31 @@ def _check_inputs(inputs: PyTree, steps: int) -> None:
             )
 
 
-def _learn_metrics(infos: LearnInfo, skipped: Array) -> dict[str, Any]:
-    """Reduce the diagnostics of M gradient steps, leaves [M] or [M / every, every]."""
-    return {
-        "skipped": jnp.sum(skipped, dtype=jnp.int32),
-        "first_skipped": jnp.argmax(skipped.ravel()).astype(jnp.int32),
-        "loss": jnp.mean(infos.loss),
-        "grad_norm": jnp.mean(infos.grad_norm),
-        "q_mean": jnp.mean(infos.q_mean),
-        "extra": {name: jnp.mean(values) for name, values in _extra(infos).items()},
-        "diagnostics": jax.tree.map(
-            # Leaves [M] or [M / every, every], and [bins] behind for histograms.
-            lambda leaf: jnp.mean(leaf, axis=tuple(range(infos.loss.ndim))),
-            infos.diagnostics,
-        ),
+def _learn_metrics(info: LearnInfo, skipped: Array) -> Metrics:
+    """Return the metrics of one gradient step; those of acting are empty."""
+    empty: Any = dict.fromkeys(Metrics._fields, ())
+    learned = {
+        "gradient_steps": jnp.int32(1),
+        "skipped": skipped.astype(jnp.int32),
+        "first_skipped": jnp.int32(0),
+        "loss": info.loss,
+        "grad_norm": info.grad_norm,
+        "q_mean": info.q_mean,
+        "extra": _extra(info),
+        "diagnostics": info.diagnostics,
     }
+    return Metrics(**{**empty, **learned})
 
 
-def _extra(infos: LearnInfo) -> dict[str, Array]:
+def _present(metrics: Metrics) -> dict[str, Any]:
+    """Return the fields of metrics that are not empty, by name."""
+    return {name: leaf for name, leaf in metrics._asdict().items() if not isinstance(leaf, tuple)}
+
+
+def _extra(info: LearnInfo) -> dict[str, Array]:
     """Return the custom metrics by name, after a check of the names."""
-    extra = dict(infos.extra)
-    reserved = (*RESERVED_METRICS, *dict(infos.diagnostics))
+    extra = dict(info.extra)
+    reserved = (*RESERVED_METRICS, *dict(info.diagnostics))
     for name in extra:
         if not name.isidentifier() or name in reserved:
             raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdqn.communication.collectives import Collectives
+from jaxdqn.loops import scan
 from jaxdqn.losses import is_masked
 from jaxdqn.types import (
     SUMMED_METRICS,
@@ -26,6 +28,7 @@ _NEVER = 2**30
 """Larger than the number of gradient steps in any chunk."""
 
 
+@jax.named_scope("metrics")
 def reduce_metrics(metrics: Metrics) -> Metrics:
     """Reduce metrics over their leading axis, which is in the order of time."""
 
@@ -42,6 +45,46 @@ def reduce_metrics(metrics: Metrics) -> Metrics:
     return Metrics(**{name: reduce(name, leaf) for name, leaf in metrics._asdict().items()})
 
 
+def scan_and_add(
+    step: Callable[[Any, Any], tuple[Any, Any, Metrics]],
+    state: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    **form: bool,
+) -> tuple[PyTree, PyTree, Metrics]:
+    """Scan over steps and add up their metrics.
+
+    The sums are in the carry. Stacked by the scan instead, each metric would be written to a place
+    that depends on the index of the loop, which on a GPU costs an update of the CUDA graph.
+
+    Args:
+      step: ``step(state, x) -> (state, output, metrics)``
+      state: the carry.
+      xs: leaves [length, ...], or None.
+      length: number of steps, at least 1.
+      form: the keyword arguments of ``jaxdqn.loops.scan``.
+
+    Returns:
+      The last state, the outputs [length, ...], and the sums of the metrics by ``add_metrics``.
+    """
+    disabled: Any = getattr(jax.config, "jax_disable_jit")  # noqa: B009  (declared at run time)
+    total: Any = None  # without jit the loop is one of Python, and the first step begins the sums
+    if not disabled:
+        # The jitted step is traced once, for the shapes and for the loop.
+        step = jax.jit(step, inline=True)
+        first = jax.eval_shape(lambda xs: jax.tree.map(lambda leaf: leaf[0], xs), xs)
+        shapes = jax.eval_shape(step, state, first)[2]
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(carry: tuple[PyTree, Any], x: Any) -> tuple[tuple[PyTree, Metrics], PyTree]:
+        state, output, metrics = step(carry[0], x)
+        return (state, metrics if carry[1] is None else add_metrics(carry[1], metrics)), output
+
+    (state, sums), outputs = scan(body, (state, total), xs, length, **form)
+    return state, outputs, sums
+
+
+@jax.named_scope("metrics")
 def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
     """Return sums over iterations, of ``total`` and the next one; ``mean_metrics`` ends them."""
     added = jax.tree.map(jnp.add, total, metrics)
@@ -50,9 +93,10 @@ def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
     return added._replace(first_skipped=first)
 
 
-def mean_metrics(total: Metrics, iterations: Array) -> Metrics:
-    """Return the metrics of a chunk, as ``reduce_metrics``, from sums over its iterations."""
-    count = iterations.astype(jnp.float32)
+@jax.named_scope("metrics")
+def mean_metrics(total: Metrics, steps: Array | int) -> Metrics:
+    """Return the metrics over steps, as ``reduce_metrics`` does, from their sums."""
+    count = jnp.asarray(steps, jnp.float32)
 
     def mean(name: str, leaf: Any) -> Any:
         if name in SUMMED_METRICS or name == "first_skipped":
@@ -77,6 +121,7 @@ def step_episode(
     )
 
 
+@jax.named_scope("metrics")
 def count_step(
     episode: EpisodeStats, row: Row, stepped: Array, ends: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:

@@ -28,7 +28,7 @@ from jaxdqn.training.guard import all_finite
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import Learner, make_learner
-from jaxdqn.training.metrics import all_reduce_metrics, reduce_metrics
+from jaxdqn.training.metrics import all_reduce_metrics, mean_metrics, scan_and_add
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -214,10 +214,13 @@ def _warm_up(parts: _Parts, state: TrainState, key: Array) -> TrainState:
     if iterations == 0:
         return state
     keys = jax.random.split(key, (iterations, *parts.learner.key_shapes.act))
-    state, metrics = jax.lax.scan(
-        lambda state, keys: _act_and_remember(parts, keys, state)[:2], state, keys
-    )
-    return _count_over_devices(parts, state, reduce_metrics(metrics))[0]
+
+    def act(state: TrainState, keys: Array) -> tuple[TrainState, tuple[()], Metrics]:
+        state, metrics, _ = _act_and_remember(parts, keys, state)
+        return state, (), metrics
+
+    state, _, metrics = scan_and_add(act, state, keys, pack=_packs(parts))
+    return _count_over_devices(parts, state, mean_metrics(metrics, iterations))[0]
 
 
 def _act_and_remember(
@@ -237,15 +240,32 @@ def _iterate(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:
 
 def _iterate_and_average(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:
     """Run the iterations between two averagings of the parameters, then average them."""
-    state, metrics = jax.lax.scan(
-        lambda state, _: _iterate(parts, state),
-        state,
-        None,
-        length=parts.config.iterations_per_average,
-    )
+    iterations = parts.config.iterations_per_average
+    state, metrics = _repeat(parts, partial(_iterate, parts), state, iterations)
     agent_state, gap = parts.average(state.agent)
-    metrics = reduce_metrics(metrics)._replace(averagings=jnp.int32(1), gap_sum=gap)
+    metrics = metrics._replace(averagings=jnp.int32(1), gap_sum=gap)
     return state._replace(agent=agent_state), metrics
+
+
+def _repeat(
+    parts: _Parts,
+    step: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+    times: int,
+) -> tuple[TrainState, Metrics]:
+    """Repeat a step; the metrics are those over all repetitions."""
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, tuple[()], Metrics]:
+        state, metrics = step(state)
+        return state, (), metrics
+
+    state, _, metrics = scan_and_add(body, state, length=times, pack=_packs(parts))
+    return state, mean_metrics(metrics, times)
+
+
+def _packs(parts: _Parts) -> bool:
+    """Return whether the state may be packed: parameters split over a model axis may not."""
+    return parts.config.model_devices == 1
 
 
 def _count_over_devices(
@@ -268,11 +288,9 @@ def _chunk(parts: _Parts, iterations: int) -> Callable[[TrainState], tuple[Train
     body = _iterate_and_average if group > 1 else _iterate
 
     def chunk(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(
-            lambda state, _: body(parts, state), state, None, length=iterations // group
-        )
+        state, metrics = _repeat(parts, partial(body, parts), state, iterations // group)
         lost = ~all_finite(state.agent.params)
-        metrics = reduce_metrics(metrics)._replace(lost=lost.astype(jnp.int32))
+        metrics = metrics._replace(lost=lost.astype(jnp.int32))
         return _count_over_devices(parts, state, metrics)
 
     return chunk
@@ -288,11 +306,9 @@ def _chunk_of(
             raise ValueError(f"iterations={iterations}: must be at least 1")
 
         def chunk(state: TrainState) -> tuple[TrainState, Metrics]:
-            state, metrics = jax.lax.scan(
-                lambda state, _: step(state), state, None, length=iterations
-            )
+            state, metrics = _repeat(parts, step, state, iterations)
             lost = parts.collectives.max((~all_finite(state.agent.params)).astype(jnp.int32))
-            return state, reduce_metrics(metrics)._replace(lost=lost)
+            return state, metrics._replace(lost=lost)
 
         return chunk
 

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdqn.losses import double_q_target, q_learning_target, td_error, truncated_importance_ratio
+from jaxdqn.backend_choices import tracing_for
+from jaxdqn.losses import (
+    double_q_target,
+    lambda_targets,
+    q_learning_target,
+    td_error,
+    truncated_importance_ratio,
+)
+from tests.toys import quick_jit
 
 rlax = pytest.importorskip("rlax")
 
@@ -116,3 +124,32 @@ def test_truncated_importance_ratios_agree_with_rlax(limit):
         expected = rlax.categorical_importance_sampling_ratios(policy, behaviour, actions)
     np.testing.assert_allclose(ratios, np.minimum(expected, limit), rtol=1e-5)
     assert (np.asarray(expected) > 1).any()
+
+
+def test_the_associative_form_of_lambda_targets_equals_the_sequential_one():
+    rng = np.random.default_rng(0)
+    steps = 12
+    invalid = rng.random(steps) < 0.2
+    terminated = np.roll(invalid, -1) & (rng.random(steps) < 0.7)
+    terminated[-1] = True
+    values = rng.normal(size=steps + 1).astype(np.float32)
+    # The observation after a terminal state, and so its value, may be arbitrary.
+    values[1:][terminated] = np.nan
+    arguments = [
+        jnp.asarray(rng.normal(size=steps), jnp.float32),
+        jnp.where(jnp.asarray(terminated), 0.0, jnp.float32(0.9)),
+        jnp.asarray(values),
+        jnp.asarray(invalid),
+    ]
+
+    def over_decays(*arguments):
+        return jax.vmap(lambda decay: lambda_targets(*arguments, decay))(jnp.float32([0, 0.65, 1]))
+
+    sequential = np.asarray(quick_jit(over_decays)(*arguments))
+    with tracing_for("gpu"):
+        form = jax.jit(lambda *arguments: over_decays(*arguments)).trace(*arguments)
+        assert "scan" not in str(form.jaxpr)
+        associative = np.asarray(quick_jit(lambda *arguments: over_decays(*arguments))(*arguments))
+    np.testing.assert_allclose(associative, sequential, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(sequential[:, ~invalid]).all()
+    assert np.isnan(sequential[:, invalid]).any()

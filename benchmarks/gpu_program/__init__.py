@@ -1,0 +1,1 @@
+"""Count what one iteration launches on a GPU, on a machine without one."""
