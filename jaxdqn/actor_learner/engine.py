@@ -10,8 +10,12 @@ from typing import Any
 import jax
 
 from jaxdqn.actor_learner.driver import Driver
-from jaxdqn.actor_learner.group_learner import make_group_learner, no_metrics
+from jaxdqn.actor_learner.gradient_server import Compression
+from jaxdqn.actor_learner.group_learner import no_metrics
 from jaxdqn.actor_learner.ray_cluster import RayCluster, check_address, import_ray
+from jaxdqn.actor_learner.server_learning import ServerMode, ServerOptions
+from jaxdqn.actor_learner.time_use import TimeUse
+from jaxdqn.communication.compression import KINDS
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.host_envs import HOST_SUITES
 from jaxdqn.errors import reject
@@ -40,30 +44,62 @@ _REQUIRED = {
 
 
 class RayEngine:
-    """Ape-X on Ray: actors and shards of the replay in processes of their own.
+    """Asynchronous actors and a sharded replay on Ray, in processes of their own.
 
-    The process that runs the configuration is the learner. It starts a Ray cluster on this machine,
-    or joins a running one. The environments are divided over the actors. Priorities and parameters
-    travel asynchronously, so two runs of the same seed differ.
+    Without ``server_mode`` it is Ape-X (Horgan et al. 2018): the process that runs the
+    configuration is the learner. With it, that process is the parameter server of ``learners``
+    learners (Gorila, Nair et al. 2015). It starts a Ray cluster on this machine, or joins a running
+    one. The environments are divided over the actors. Priorities, gradients and parameters travel
+    asynchronously, so two runs of the same seed differ.
 
     Args:
         actors: number of actors; must divide ``num_envs``.
         replay_shards: number of shards, at most ``actors``.
         ray_address: HOST:PORT of a running cluster, or ``auto``.
+        learners: L, number of learners of a parameter server.
+        server_mode: ``sync``: a gradient step applies the mean of the gradients of all learners, of
+            ``batch_size / L`` rows each. ``async``: each gradient is of ``batch_size`` rows and is
+            applied as it comes.
+        max_staleness: with ``async``: drop gradients against parameters that are more gradient
+            steps old.
+        staleness_discount: with ``async``: P; multiply the learning rate of a gradient against
+            parameters that are s gradient steps old by (1 + s)^-P (Zhang et al. 2016).
+        compression: ``none``, ``bfloat16``, ``int8`` or ``top_k``: of the gradients that learners
+            send, with error feedback.
+        top_k_fraction: share of the elements that ``top_k`` sends.
 
     Raises:
         ValueError: naming the argument, its value and the constraint.
     """
 
     def __init__(
-        self, actors: int = 1, replay_shards: int = 1, ray_address: str | None = None
+        self,
+        actors: int = 1,
+        replay_shards: int = 1,
+        ray_address: str | None = None,
+        *,
+        learners: int = 1,
+        server_mode: ServerMode | None = None,
+        max_staleness: int | None = None,
+        staleness_discount: float = 0.0,
+        compression: str = "none",
+        top_k_fraction: float = 0.01,
     ) -> None:
         if actors < 1:
             reject("actors", actors, "at least 1")
         if not 1 <= replay_shards <= actors:
             reject("replay_shards", replay_shards, f"from 1 to actors={actors}")
         self.actors, self.replay_shards, self.ray_address = actors, replay_shards, ray_address
+        self._server = _server_options(
+            learners, server_mode, max_staleness, compression, top_k_fraction
+        )
+        if not 0 <= staleness_discount < 100:
+            reject("staleness_discount", staleness_discount, "at least 0 and below 100")
+        if staleness_discount and server_mode != "async":
+            reject("staleness_discount", staleness_discount, "left out without server_mode='async'")
+        self._staleness_discount = staleness_discount
         self._driver: Driver | None = None
+        self._times = TimeUse()
 
     def configure(self, config: Config, parts: dict[str, Any]) -> Config:
         """Return the configuration as the engine runs it, after a check.
@@ -71,6 +107,7 @@ class RayEngine:
         Raises:
             ValueError: if the engine does not support a field or a custom part.
         """
+        self._times = TimeUse()
         import_ray()
         check_address(self.ray_address)
         for name, value in parts.items():
@@ -83,6 +120,9 @@ class RayEngine:
             reject("env", config.env, "an environment on the device with engine='ray'")
         if config.num_envs % self.actors:
             reject("actors", self.actors, f"a divisor of num_envs={config.num_envs}")
+        if self._server is not None and config.batch_size % self._server.batches:
+            reject("learners", self._server.learners, f"a divisor of batch_size={config.batch_size}"
+                   " with server_mode='sync'")  # fmt: skip
         # The rows are in other processes: a run that is resumed repeats the warm-up.
         return replace(config, replay_in_checkpoint=False)
 
@@ -91,20 +131,36 @@ class RayEngine:
     ) -> Programs:
         """Start the cluster, and return the programs of a run, whose chunks the workers serve."""
         assert not isinstance(static.trainer, VectorTrainer)
-        learner = make_group_learner(config)
+        times = self._times
+        with times.spent("start"):
+            workers = self.actors + self.replay_shards
+            workers += 0 if self._server is None else self._server.learners
+            cluster = RayCluster(workers, self.ray_address)
+        driver = Driver(
+            config,
+            cluster,
+            self.actors,
+            self.replay_shards,
+            times,
+            self._server,
+            self._staleness_discount,
+        )
+        self._driver = driver
 
         def init(key: Array, hyper: Hyper | None = None) -> TrainState:
-            return without_replay(learner.init(key, hyper))
+            return without_replay(driver.init(key, hyper))
 
         # The workers do the work of a chunk; the host loop needs only its shapes.
         trainer = static.trainer._replace(
             init=init, chunk=lambda iterations: lambda state: (state, no_metrics())
         )
-        shape = without_replay(static.state_shape)
-        compiled = compile_programs(config, trainer, keys, shape, check)
-        cluster = RayCluster(self.actors + self.replay_shards, self.ray_address)
-        driver = Driver(config, cluster, learner, self.actors, self.replay_shards)
-        self._driver = driver
+        try:
+            with times.spent("compile"):
+                shape = without_replay(static.state_shape)
+                compiled = compile_programs(config, trainer, keys, shape, check)
+        except BaseException:
+            cluster.close()
+            raise
 
         def start(key: Array, hyper: Hyper) -> tuple[TrainState, Counters]:
             state = driver.start(key, compiled.init(key, hyper)[0])
@@ -125,12 +181,77 @@ class RayEngine:
             chunk=partial(driver.chunk, iterations=config.iterations_per_chunk),
             refill=refill,
             part_of_chunk=part_of_chunk,
+            evaluate=self._timed("evaluation", compiled.evaluate),
+            evaluate_one=self._timed("evaluation", compiled.evaluate_one),
+            evaluate_at_epsilon=self._timed("evaluation", compiled.evaluate_at_epsilon),
+            snapshot=self._timed("checkpoint", compiled.snapshot),
             close=cluster.close,
         )
 
+    def _timed(self, use: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function whose time, until its results are ready, counts for a use."""
+
+        def timed(*arguments: Any) -> Any:
+            with self._times.spent(use):
+                return jax.block_until_ready(function(*arguments))
+
+        return timed
+
     def summary(self) -> Record:
         """Return the fields of the summary that describe the engine."""
-        shards = f"{self.replay_shards} shard{'s' if self.replay_shards > 1 else ''}"
-        actors = f"{self.actors} actor{'s' if self.actors > 1 else ''}"
-        restarts = 0 if self._driver is None else self._driver.restarts
-        return {"mapping": f"ray, {actors}, {shards}, 1 learner", "worker_restarts": restarts}
+        parts = [_count(self.actors, "actor"), _count(self.replay_shards, "shard")]
+        learners = 1 if self._server is None else self._server.learners
+        parts.append(_count(learners, "learner"))
+        if self._server is not None:
+            parts.append(f"parameter server ({self._server.mode})")
+        driver = self._driver
+        restarts = 0 if driver is None else driver.streams.restarts
+        return {
+            "mapping": f"ray, {', '.join(parts)}",
+            "worker_restarts": restarts,
+            "goodput": self._goodput(0.0 if driver is None else driver.learning.learner_seconds),
+        }
+
+    def _goodput(self, productive: float) -> Record:
+        """Return the share of productive time, and the seconds of every use."""
+        wall, seconds = self._times.wall, self._times.seconds()
+        return {
+            "share": productive / wall,
+            "learner_seconds": productive,
+            "wall_seconds": wall,
+            "seconds": {**seconds, "other": wall - sum(seconds.values())},
+        }
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number > 1 else ''}"
+
+
+def _server_options(
+    learners: int,
+    mode: ServerMode | None,
+    max_staleness: int | None,
+    compression: str,
+    top_k_fraction: float,
+) -> ServerOptions | None:
+    """Return the options of the parameter server; None for Ape-X."""
+    if learners < 1:
+        reject("learners", learners, "at least 1")
+    if mode not in (None, "sync", "async"):
+        reject("server_mode", mode, "'sync' or 'async'")
+    if mode is None:
+        if learners > 1:
+            reject("learners", learners, "1 without server_mode")
+        if compression != "none":
+            reject("compression", compression, "'none' with engine='ray' without server_mode")
+    if mode != "async" and max_staleness is not None:
+        reject("max_staleness", max_staleness, "left out without server_mode='async'")
+    if max_staleness is not None and max_staleness < 0:
+        reject("max_staleness", max_staleness, "at least 0")
+    if compression not in ("none", *KINDS):
+        reject("compression", compression, f"one of none, {', '.join(KINDS)}")
+    if not 0 < top_k_fraction <= 1:
+        reject("top_k_fraction", top_k_fraction, "above 0 and at most 1")
+    if mode is None:
+        return None
+    return ServerOptions(learners, mode, Compression(compression, top_k_fraction), max_staleness)

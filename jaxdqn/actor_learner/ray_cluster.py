@@ -107,7 +107,9 @@ class RayCluster:
 
     def wait(self, futures: list[Any], timeout: float | None) -> list[Any]:
         """Return the futures that are ready; wait for the first for ``timeout`` seconds."""
-        return list(self.ray.wait(futures, num_returns=1, timeout=timeout)[0])
+        if not self.ray.wait(futures, num_returns=1, timeout=timeout)[0]:
+            return []
+        return list(self.ray.wait(futures, num_returns=len(futures), timeout=0)[0])
 
     def result(self, future: Any) -> Any:
         """Return the result of a call.

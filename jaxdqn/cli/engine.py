@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from jaxdqn.config.algorithm_rules import default_of
 from jaxdqn.errors import reject
 
 if TYPE_CHECKING:
     from jaxdqn.actor_learner.engine import RayEngine
 
-_OF_RAY = ("actors", "replay_shards", "ray_address")
+_OF_RAY = (
+    "actors",
+    "replay_shards",
+    "learners",
+    "server_mode",
+    "max_staleness",
+    "staleness_discount",
+    "ray_address",
+)
+_OF_COMPRESSION = ("compression", "top_k_fraction")
+"""Options of data-parallel replicas that are arguments of the engine with a parameter server."""
+
+
+def without_engine_options(flags: Any) -> Any:
+    """Return the flags as they configure a run: compression on Ray is that of the engine."""
+    if flags.engine != "ray":
+        return flags
+    return dataclasses.replace(flags, **{name: default_of(name) for name in _OF_COMPRESSION})
 
 
 def check_engine(flags: Any) -> None:
@@ -34,6 +53,6 @@ def make_engine(flags: Any) -> RayEngine | None:
         return None
     from jaxdqn.actor_learner.engine import RayEngine
 
-    actors = 1 if flags.actors is None else flags.actors
-    shards = 1 if flags.replay_shards is None else flags.replay_shards
-    return RayEngine(actors, shards, flags.ray_address)
+    names = (*_OF_RAY, *_OF_COMPRESSION)
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    return RayEngine(**given)

@@ -19,7 +19,7 @@ from jaxdqn.cli.backend import (
     set_up_devices,
     use_cpu_threads,
 )
-from jaxdqn.cli.engine import check_engine, make_engine
+from jaxdqn.cli.engine import check_engine, make_engine, without_engine_options
 from jaxdqn.cli.flags import parse, run_command, terminal_columns
 from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.launch.supervisor import (
@@ -120,6 +120,17 @@ class Flags(Options):
     """Number of actors, over which the environments are divided; 1 by default."""
     replay_shards: int | None = option(None, group="Ray")
     """Number of processes that hold the replay, at most --actors; 1 by default."""
+    learners: int | None = option(None, group="Ray")
+    """Number of learners of a parameter server, each in a process of its own; 1 by default."""
+    server_mode: Literal["sync", "async"] | None = option(None, group="Ray")
+    """Learn by a parameter server (Gorila). sync: a gradient step takes the mean of the gradients
+    of all learners, which divide the batch. async: each learner computes the gradient of a whole
+    batch, and the server applies the gradients as they come. --compression applies to them."""
+    max_staleness: int | None = option(None, group="Ray")
+    """With --server-mode async: drop gradients that are more gradient steps old."""
+    staleness_discount: float | None = option(None, group="Ray")
+    """With --server-mode async: P; multiply the learning rate of a gradient that is S gradient
+    steps old by (1 + S)^-P. 0 by default."""
     ray_address: str | None = option(None, group="Ray")
     """HOST:PORT of a running Ray cluster, or auto. By default the run starts one on this machine,
     whose listeners are on loopback."""
@@ -173,7 +184,7 @@ def _main(argv: Sequence[str]) -> int:
         raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)
     _check_layers(arguments, flags, own_network="network" in parts)
-    config = config_from(flags)
+    config = config_from(without_engine_options(flags))
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
         raise ValueError("resume=True: must come with --out, the run to resume")

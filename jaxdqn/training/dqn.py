@@ -80,19 +80,22 @@ def priorities_of(state: TrainState, info: LearnInfo) -> Array:
 def make_importance_weights(
     config: Config, collectives: Collectives
 ) -> Callable[[TrainState, SampleInfo], Array]:
-    """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses.
-
-    The exponent rises linearly to 1 over ``rows_of_schedules``.
-    """
+    """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses."""
     if config.replay == "uniform":
         return lambda state, sample: jnp.ones_like(sample.probabilities)
     global_max = step_collectives(config, collectives).max
 
     def weights_of(state: TrainState, sample: SampleInfo) -> Array:
-        rows = counter_float(state.counters.rows)
-        progress = jnp.minimum(rows / float(config.rows_of_schedules), 1.0)
-        exponent = state.hyper.importance_exponent
-        exponent = exponent + (1.0 - exponent) * progress
+        exponent = importance_exponent(config, state)
         return importance_weights(sample.probabilities, exponent, global_max)
 
     return weights_of
+
+
+def importance_exponent(config: Config, state: TrainState) -> Array:
+    """Return the exponent [] float32 of the importance weights, which rises linearly to 1 over
+    ``rows_of_schedules``."""
+    rows = counter_float(state.counters.rows)
+    progress = jnp.minimum(rows / float(config.rows_of_schedules), 1.0)
+    exponent = state.hyper.importance_exponent
+    return exponent + (1.0 - exponent) * progress
