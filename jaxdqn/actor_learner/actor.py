@@ -105,13 +105,13 @@ def make_actor(config: Config, *, actors: int, index: int, iterations: int) -> A
     def block(
         stream: Stream, params: Params, hyper: Hyper, rows: Counter
     ) -> tuple[Stream, tuple[Row, Metrics]]:
-        key, keys = _keys_of_block(learner, stream.key, iterations)
+        key, keys = keys_of_block(learner, stream.key, iterations)
         return act(stream._replace(key=key), keys, params, hyper, rows)
 
     return ActorFunctions(start, warm_up, block, config.envs_per_device)
 
 
-def _keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array, Array]:
+def keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array, Array]:
     """Return the key after I iterations, and the keys of acting in them [I, K, 1 + E]."""
 
     def split(key: Array, _: None) -> tuple[Array, Array]:

@@ -19,8 +19,8 @@ from jaxdqn.actor_learner.workers import to_numpy
 from jaxdqn.config.config import Config
 from jaxdqn.types import Array, Counters, Metrics, TrainState
 
-_BLOCK_ROWS = 512
-"""Rows that a block has about."""
+BLOCK_ROWS = 512
+"""Rows of a block, rounded to iterations, by default."""
 _MOST_IN_GROUP = 16
 """Greatest number of gradient steps between two exchanges with a shard."""
 
@@ -62,6 +62,7 @@ class Driver:
       times: of the process.
       server: options of a parameter server; None for Ape-X.
       staleness_discount: as for ``make_gradient_server``.
+      block_rows: rows of a block, rounded down to complete iterations.
     """
 
     def __init__(
@@ -73,11 +74,12 @@ class Driver:
         times: TimeUse,
         server: ServerOptions | None = None,
         staleness_discount: float = 0.0,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
         self._config, self._cluster, self._times = config, cluster, times
         self._num_actors, self._server = actors, server
         rows = config.rollout_length * (config.num_envs // actors)
-        self._iterations = max(1, min(_BLOCK_ROWS // rows, config.iterations_per_chunk))
+        self._iterations = max(1, min(block_rows // rows, config.iterations_per_chunk))
         steps = config.gradient_steps_per_iteration
         self._group = max(1, min(_MOST_IN_GROUP, self._iterations * steps // actors))
         self.streams = Streams(config, cluster, actors, shards, times)

@@ -9,15 +9,15 @@ from typing import Any
 
 import jax
 
-from jaxdqn.actor_learner.driver import Driver
+from jaxdqn.actor_learner.driver import BLOCK_ROWS, Driver
 from jaxdqn.actor_learner.gradient_server import Compression
 from jaxdqn.actor_learner.group_learner import no_metrics
+from jaxdqn.actor_learner.host_programs import make_host_programs
 from jaxdqn.actor_learner.ray_cluster import RayCluster, check_address, import_ray
 from jaxdqn.actor_learner.server_learning import ServerMode, ServerOptions
 from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.communication.compression import KINDS
 from jaxdqn.config.config import Config, replace
-from jaxdqn.config.host_envs import HOST_SUITES
 from jaxdqn.errors import reject
 from jaxdqn.parallel.learners import RunKeys
 from jaxdqn.run.compile import Chunk, Programs, compile_programs
@@ -39,6 +39,8 @@ _REQUIRED = {
     "replay_from": None,
     "diagnostics": False,
     "init_from": None,
+    "overlap": True,
+    "act_on": "device",
 }
 """Values of the fields that the engine supports with one value only."""
 
@@ -67,6 +69,8 @@ class RayEngine:
         compression: ``none``, ``bfloat16``, ``int8`` or ``top_k``: of the gradients that learners
             send, with error feedback.
         top_k_fraction: share of the elements that ``top_k`` sends.
+        block_rows: rows that an actor sends at a time, rounded down to complete iterations; fewer
+            for slow environments.
 
     Raises:
         ValueError: naming the argument, its value and the constraint.
@@ -84,7 +88,11 @@ class RayEngine:
         staleness_discount: float = 0.0,
         compression: str = "none",
         top_k_fraction: float = 0.01,
+        block_rows: int = BLOCK_ROWS,
     ) -> None:
+        if block_rows < 1:
+            reject("block_rows", block_rows, "at least 1")
+        self._block_rows = block_rows
         if actors < 1:
             reject("actors", actors, "at least 1")
         if not 1 <= replay_shards <= actors:
@@ -116,8 +124,6 @@ class RayEngine:
         for name, wanted in _REQUIRED.items():
             if getattr(config, name) != wanted:
                 reject(name, getattr(config, name), f"{wanted!r} with engine='ray'")
-        if config.env.partition(":")[0] in HOST_SUITES:
-            reject("env", config.env, "an environment on the device with engine='ray'")
         if config.num_envs % self.actors:
             reject("actors", self.actors, f"a divisor of num_envs={config.num_envs}")
         if self._server is not None and config.batch_size % self._server.batches:
@@ -130,7 +136,6 @@ class RayEngine:
         self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]
     ) -> Programs:
         """Start the cluster, and return the programs of a run, whose chunks the workers serve."""
-        assert not isinstance(static.trainer, VectorTrainer)
         times = self._times
         with times.spent("start"):
             workers = self.actors + self.replay_shards
@@ -144,20 +149,24 @@ class RayEngine:
             times,
             self._server,
             self._staleness_discount,
+            self._block_rows,
         )
         self._driver = driver
 
         def init(key: Array, hyper: Hyper | None = None) -> TrainState:
             return without_replay(driver.init(key, hyper))
 
-        # The workers do the work of a chunk; the host loop needs only its shapes.
-        trainer = static.trainer._replace(
-            init=init, chunk=lambda iterations: lambda state: (state, no_metrics())
-        )
+        shape = without_replay(static.state_shape)
         try:
             with times.spent("compile"):
-                shape = without_replay(static.state_shape)
-                compiled = compile_programs(config, trainer, keys, shape, check)
+                if isinstance(static.trainer, VectorTrainer):
+                    compiled = make_host_programs(config, static.trainer, init, shape)
+                else:
+                    # The workers do the work of a chunk; the host loop needs only its shapes.
+                    trainer = static.trainer._replace(
+                        init=init, chunk=lambda iterations: lambda state: (state, no_metrics())
+                    )
+                    compiled = compile_programs(config, trainer, keys, shape, check)
         except BaseException:
             cluster.close()
             raise
@@ -176,6 +185,10 @@ class RayEngine:
             part.set_result(partial(driver.chunk, iterations=iterations))
             return part
 
+        def close() -> None:
+            cluster.close()
+            compiled.close()
+
         return compiled._replace(
             init=start,
             chunk=partial(driver.chunk, iterations=config.iterations_per_chunk),
@@ -185,7 +198,7 @@ class RayEngine:
             evaluate_one=self._timed("evaluation", compiled.evaluate_one),
             evaluate_at_epsilon=self._timed("evaluation", compiled.evaluate_at_epsilon),
             snapshot=self._timed("checkpoint", compiled.snapshot),
-            close=cluster.close,
+            close=close,
         )
 
     def _timed(self, use: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -211,6 +224,25 @@ class RayEngine:
             "worker_restarts": restarts,
             "goodput": self._goodput(0.0 if driver is None else driver.learning.learner_seconds),
         }
+
+    def record(self) -> Record:
+        """Return the name of the engine and the arguments that differ from their defaults."""
+        arguments: Record = {"actors": self.actors, "replay_shards": self.replay_shards}
+        if self.ray_address is not None:
+            arguments["ray_address"] = self.ray_address
+        if self._block_rows != BLOCK_ROWS:
+            arguments["block_rows"] = self._block_rows
+        server = self._server
+        if server is not None:
+            arguments |= {"learners": server.learners, "server_mode": server.mode}
+            if server.max_staleness is not None:
+                arguments["max_staleness"] = server.max_staleness
+            if self._staleness_discount:
+                arguments["staleness_discount"] = self._staleness_discount
+            if server.compression.kind != "none":
+                arguments["compression"] = server.compression.kind
+                arguments["top_k_fraction"] = server.compression.top_k_fraction
+        return {"engine": "ray", **arguments}
 
     def _goodput(self, productive: float) -> Record:
         """Return the share of productive time, and the seconds of every use."""

@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn import envs
-from jaxdqn.actor_learner.group_learner import GroupLearner, make_group_learner, no_metrics
+from jaxdqn.actor_learner.group_learner import (
+    GroupLearner,
+    environment_of,
+    make_group_learner,
+    no_metrics,
+)
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.communication.packets import PacketCode, make_packet_code
 from jaxdqn.config.config import Config, replace
@@ -201,12 +205,12 @@ def divided_config(config: Config, batches: int) -> Config:
 
 
 def _agent_of(config: Config) -> Agent:
-    spec = envs.configured_environment(config, None).spec
+    spec = environment_of(config).spec
     return build_agent(config, spec, identity_collectives, None, CustomParts())
 
 
 def _code_of(config: Config, agent: Agent, compression: Compression) -> PacketCode:
-    spec = envs.configured_environment(config, None).spec
+    spec = environment_of(config).spec
     shape = spec.obs_shape if config.frame_stack == 1 else (*spec.obs_shape, config.frame_stack)
     obs = jax.ShapeDtypeStruct((1, *shape), spec.obs_dtype)
     key = jax.eval_shape(lambda: jax.random.key(0))

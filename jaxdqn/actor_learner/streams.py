@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
+from jaxdqn.actor_learner.host_actor import HostActorWorker
 from jaxdqn.actor_learner.ray_cluster import RayCluster, WorkerDied
 from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardWorker, to_numpy
 from jaxdqn.config.config import Config
+from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.types import Counters, Row, TrainState, counter_int, make_counter
 
 _MOST_ADDS = 2
@@ -67,8 +69,9 @@ class Streams:
             cluster.start(ShardWorker, shard_config, example, num_envs, len(own))
             for own in of_shard
         ]
+        worker = HostActorWorker if is_host_env(config.env) else ActorWorker
         self._actors = [
-            cluster.start(ActorWorker, config, key_data, self._num_actors, index, iterations)
+            cluster.start(worker, config, key_data, self._num_actors, index, iterations)
             for index in range(self._num_actors)
         ]
         self._workers = [*self.shards, *self._actors]

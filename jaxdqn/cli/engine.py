@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdqn.config.algorithm_rules import default_of
 from jaxdqn.errors import reject
+from jaxdqn.monitoring.output import say
+from jaxdqn.storage.engine_record import engine_text, read_engine
 
 if TYPE_CHECKING:
     from jaxdqn.actor_learner.engine import RayEngine
@@ -18,10 +20,32 @@ _OF_RAY = (
     "server_mode",
     "max_staleness",
     "staleness_discount",
+    "block_rows",
     "ray_address",
 )
 _OF_COMPRESSION = ("compression", "top_k_fraction")
 """Options of data-parallel replicas that are arguments of the engine with a parameter server."""
+
+
+def with_recorded_engine(flags: Any) -> Any:
+    """Return flags with an engine: by default that of the run to resume, with its arguments.
+
+    Raises:
+        ValueError: if the record of the engine is damaged.
+    """
+    record = read_engine(flags.out) if flags.resume and flags.out is not None else None
+    if record is None or flags.engine not in (None, record["engine"]):
+        return dataclasses.replace(flags, engine=flags.engine or "jit")
+    missing = {name: None for name in ("engine", *_OF_RAY)}
+    missing |= {name: default_of(name) for name in _OF_COMPRESSION}
+    taken = {
+        name: record[name]
+        for name, default in missing.items()
+        if name in record and getattr(flags, name) == default
+    }
+    if taken:
+        say(f"resumes with {engine_text({'engine': record['engine'], **taken})}, as recorded")
+    return dataclasses.replace(flags, **taken)
 
 
 def without_engine_options(flags: Any) -> Any:

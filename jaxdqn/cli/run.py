@@ -19,7 +19,12 @@ from jaxdqn.cli.backend import (
     set_up_devices,
     use_cpu_threads,
 )
-from jaxdqn.cli.engine import check_engine, make_engine, without_engine_options
+from jaxdqn.cli.engine import (
+    check_engine,
+    make_engine,
+    with_recorded_engine,
+    without_engine_options,
+)
 from jaxdqn.cli.flags import parse, run_command, terminal_columns
 from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.launch.supervisor import (
@@ -113,9 +118,10 @@ class Flags(Options):
     profile: int | None = option(None, group="Monitoring")
     """Write a trace of this many chunks, after the first one, into RUN/profile; see
     docs/monitoring.md."""
-    engine: Literal["jit", "ray"] = option("jit", group="Ray")
+    engine: Literal["jit", "ray"] | None = option(None, group="Ray")
     """jit: act and learn in one compiled program. ray: asynchronous actors and a sharded replay in
-    processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md."""
+    processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md. By default
+    jit, and with --resume that of the run, with its arguments."""
     actors: int | None = option(None, group="Ray")
     """Number of actors, over which the environments are divided; 1 by default."""
     replay_shards: int | None = option(None, group="Ray")
@@ -131,6 +137,9 @@ class Flags(Options):
     staleness_discount: float | None = option(None, group="Ray")
     """With --server-mode async: P; multiply the learning rate of a gradient that is S gradient
     steps old by (1 + S)^-P. 0 by default."""
+    block_rows: int | None = option(None, group="Ray")
+    """Rows that an actor sends at a time, rounded down to complete iterations; 512 by default.
+    Fewer for slow environments."""
     ray_address: str | None = option(None, group="Ray")
     """HOST:PORT of a running Ray cluster, or auto. By default the run starts one on this machine,
     whose listeners are on loopback."""
@@ -183,6 +192,7 @@ def _main(argv: Sequence[str]) -> int:
     if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
         raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)
+    flags = with_recorded_engine(flags)
     _check_layers(arguments, flags, own_network="network" in parts)
     config = config_from(without_engine_options(flags))
     check_virtual_devices(flags.virtual_devices, config)
