@@ -23,4 +23,6 @@ class SlowCartPole(CartPoleEnv):
         return super().step(action)
 
 
-gymnasium.register("SlowCartPole-v0", entry_point=SlowCartPole, max_episode_steps=50)
+gymnasium.register(
+    "SlowCartPole-v0", entry_point="benchmarks.slow_simulator:SlowCartPole", max_episode_steps=50
+)

@@ -11,6 +11,7 @@ from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
 from jaxdqn.actor_learner.gradient_server import divided_config, make_gradient_server
 from jaxdqn.actor_learner.group_learner import make_group_learner
 from jaxdqn.actor_learner.group_learning import GroupLearning
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities, example_estimates
 from jaxdqn.actor_learner.ray_cluster import RayCluster
 from jaxdqn.actor_learner.server_learning import ServerLearning, ServerOptions
 from jaxdqn.actor_learner.streams import Streams
@@ -63,6 +64,7 @@ class Driver:
       server: options of a parameter server; None for Ape-X.
       staleness_discount: as for ``make_gradient_server``.
       block_rows: rows of a block, rounded down to complete iterations.
+      initial: initial priorities.
     """
 
     def __init__(
@@ -75,11 +77,15 @@ class Driver:
         server: ServerOptions | None = None,
         staleness_discount: float = 0.0,
         block_rows: int = BLOCK_ROWS,
+        initial: InitialPriorities = "max",
     ) -> None:
         self._config, self._cluster, self._times = config, cluster, times
         self._num_actors, self._server = actors, server
         rows = config.rollout_length * (config.num_envs // actors)
-        self._iterations = max(1, min(block_rows // rows, config.iterations_per_chunk))
+        # A block fills at most half of its ring.
+        fits = config.replay_rows // 2 // config.rollout_length
+        self._iterations = max(1, min(block_rows // rows, config.iterations_per_chunk, fits))
+        self._initial = initial
         steps = config.gradient_steps_per_iteration
         self._group = max(1, min(_MOST_IN_GROUP, self._iterations * steps // actors))
         self.streams = Streams(config, cluster, actors, shards, times)
@@ -95,6 +101,8 @@ class Driver:
             )
             self.init, self._example = functions.init, functions.example
             self.learning = ServerLearning(*common, functions, server, times)
+        if initial == "actor":
+            self._example = self._example._replace(extras=example_estimates())
 
     def start(self, key: Array, state: TrainState) -> TrainState:
         """Start the workers and act the warm-up."""
@@ -104,7 +112,8 @@ class Driver:
             shard_config = divided_config(shard_config, server.batches)
         with self._times.spent("start"):
             data = np.asarray(jax.random.key_data(key))
-            streams.start(data, to_numpy(self._example), self._iterations, shard_config)
+            example = to_numpy(self._example)
+            streams.start(data, example, self._iterations, shard_config, self._initial)
             self.learning.start()
             streams.warm_up(state, self._totals())
         self._origin = streams.rows, streams.steps

@@ -13,6 +13,7 @@ from jaxdqn.actor_learner.driver import BLOCK_ROWS, Driver
 from jaxdqn.actor_learner.gradient_server import Compression
 from jaxdqn.actor_learner.group_learner import no_metrics
 from jaxdqn.actor_learner.host_programs import make_host_programs
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities, initial_priorities_of
 from jaxdqn.actor_learner.ray_cluster import RayCluster, check_address, import_ray
 from jaxdqn.actor_learner.server_learning import ServerMode, ServerOptions
 from jaxdqn.actor_learner.time_use import TimeUse
@@ -71,6 +72,9 @@ class RayEngine:
         top_k_fraction: share of the elements that ``top_k`` sends.
         block_rows: rows that an actor sends at a time, rounded down to complete iterations; fewer
             for slow environments.
+        initial_priorities: ``actor``: |TD error| by the estimates of the actor (Horgan et al.
+            2018); ``max``: the maximum priority so far (Schaul et al. 2016). By default ``actor``,
+            and ``max`` with a distributional loss.
 
     Raises:
         ValueError: naming the argument, its value and the constraint.
@@ -89,7 +93,11 @@ class RayEngine:
         compression: str = "none",
         top_k_fraction: float = 0.01,
         block_rows: int = BLOCK_ROWS,
+        initial_priorities: InitialPriorities | None = None,
     ) -> None:
+        if initial_priorities not in (None, "actor", "max"):
+            reject("initial_priorities", initial_priorities, "'actor' or 'max'")
+        self._initial = initial_priorities
         if block_rows < 1:
             reject("block_rows", block_rows, "at least 1")
         self._block_rows = block_rows
@@ -129,6 +137,7 @@ class RayEngine:
         if self._server is not None and config.batch_size % self._server.batches:
             reject("learners", self._server.learners, f"a divisor of batch_size={config.batch_size}"
                    " with server_mode='sync'")  # fmt: skip
+        initial_priorities_of(config, self._initial)
         # The rows are in other processes: a run that is resumed repeats the warm-up.
         return replace(config, replay_in_checkpoint=False)
 
@@ -150,6 +159,7 @@ class RayEngine:
             self._server,
             self._staleness_discount,
             self._block_rows,
+            initial_priorities_of(config, self._initial),
         )
         self._driver = driver
 
@@ -232,6 +242,8 @@ class RayEngine:
             arguments["ray_address"] = self.ray_address
         if self._block_rows != BLOCK_ROWS:
             arguments["block_rows"] = self._block_rows
+        if self._initial is not None:
+            arguments["initial_priorities"] = self._initial
         server = self._server
         if server is not None:
             arguments |= {"learners": server.learners, "server_mode": server.mode}

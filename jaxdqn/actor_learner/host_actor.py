@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn import envs
-from jaxdqn.actor_learner.actor import acting_config, keys_of_block
+from jaxdqn.actor_learner.actor import acting_config, keys_of_block, learner_of_actor
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities, with_estimates
 from jaxdqn.actor_learner.workers import BlockInfo, Published, to_numpy
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.envs.vector.checked import CheckedEnvironments
-from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
 from jaxdqn.training.keys import seed_of, start_keys
-from jaxdqn.training.learner import Learner, make_learner
+from jaxdqn.training.learner import Learner
 from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.training.vector_functions import Acting, VectorFunctions
 from jaxdqn.types import (
@@ -52,27 +52,29 @@ class HostActorFunctions(NamedTuple):
     advance: Callable[..., tuple[Acting, PyTree]]
     """``advance(acting, timestep, keys, params, hyper) -> (acting, extras)``: the next actions"""
     observe: Callable[
-        [ActorState, TimeStep, Array, Hyper, Counter], tuple[ActorState, Row, Metrics]
+        [ActorState, TimeStep, Array, PyTree, Hyper, Counter], tuple[ActorState, Row, Metrics]
     ]
-    """``observe(actor, timesteps[n K, E], actions[n K, E], hyper, rows) -> (actor, rows[n, K, E],
-    metrics)``: the rows of n iterations"""
+    """``observe(actor, timesteps[n K, E], actions[n K, E], extras[n K, E], hyper, rows) -> (actor,
+    rows[n, K, E], metrics)``: the rows of n iterations"""
     environment: HostEnvironment
     num_envs: int
     """E"""
 
 
 def make_host_actor(
-    config: Config, *, actors: int, index: int, iterations: int
+    config: Config,
+    *,
+    actors: int,
+    index: int,
+    iterations: int,
+    initial: InitialPriorities = "max",
 ) -> HostActorFunctions:
     """Make the functions of one actor; the arguments are those of ``make_actor``."""
     environment = envs.configured_host_environment(config)
     assert environment is not None
     config = acting_config(config, actors)
     collectives = identity_collectives._replace(size=actors, index=lambda: jnp.int32(index))
-    spec, custom = environment.spec, CustomParts()
-    agent = build_agent(config, spec, collectives, None, custom)
-    learning = make_learning(config, agent, collectives, custom)
-    learner = make_learner(config, spec, agent, learning, collectives)
+    _, learner = learner_of_actor(config, environment.spec, collectives, initial)
     functions = VectorFunctions(config, environment, learner, collectives, extras=False)
 
     def warm_up_keys(key: Array) -> Array:
@@ -89,31 +91,40 @@ def make_host_actor(
         keys=keys,
         begin=functions.begin,
         advance=functions.advance,
-        observe=_make_observe(config, learner),
+        observe=_make_observe(config, learner, initial),
         environment=environment,
         num_envs=config.envs_per_device,
     )
 
 
-def _make_observe(config: Config, learner: Learner) -> Callable[..., Any]:
+def _make_observe(
+    config: Config, learner: Learner, initial: InitialPriorities
+) -> Callable[..., Any]:
     length = config.rollout_length
 
     def observe(
-        actor: ActorState, timesteps: TimeStep, actions: Array, hyper: Hyper, rows: Counter
+        actor: ActorState,
+        timesteps: TimeStep,
+        actions: Array,
+        extras: PyTree,
+        hyper: Hyper,
+        rows: Counter,
     ) -> tuple[ActorState, Row, Metrics]:
         before = counter_float(rows)
 
         def step(actor: ActorState, inputs: Any) -> tuple[ActorState, tuple[Row, Metrics]]:
-            number, timestep, chosen = inputs
+            number, timestep, chosen, extra = inputs
             decision = learner.recall(
-                hyper, before + number * config.num_envs, actor, chosen, actor.carry, ()
+                hyper, before + number * config.num_envs, actor, chosen, actor.carry, extra
             )
             actor, row, metrics = learner.observe(actor, decision, (), timestep)
             return actor, (row, metrics)
 
         numbers = jnp.arange(actions.shape[0], dtype=jnp.float32)
-        actor, (stored, metrics) = jax.lax.scan(step, actor, (numbers, timesteps, actions))
+        actor, (stored, metrics) = jax.lax.scan(step, actor, (numbers, timesteps, actions, extras))
         stored = jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), stored)
+        if initial == "actor":
+            stored = with_estimates(stored)
         return actor, stored, reduce_metrics(metrics)
 
     return observe
@@ -123,9 +134,17 @@ class HostActorWorker:
     """One actor with environments on the host. The arguments are those of ``ActorWorker``."""
 
     def __init__(
-        self, config: Config, key_data: np.ndarray, actors: int, index: int, iterations: int
+        self,
+        config: Config,
+        key_data: np.ndarray,
+        actors: int,
+        index: int,
+        iterations: int,
+        initial: InitialPriorities = "max",
     ) -> None:
-        made = make_host_actor(config, actors=actors, index=index, iterations=iterations)
+        made = make_host_actor(
+            config, actors=actors, index=index, iterations=iterations, initial=initial
+        )
         self._start_acting, self._observe = jax.jit(made.start), jax.jit(made.observe)
         self._begin, self._advance = jax.jit(made.begin), jax.jit(made.advance)
         self._keys, self._warm_up_keys = jax.jit(made.keys), jax.jit(made.warm_up_keys)
@@ -162,23 +181,25 @@ class HostActorWorker:
         params, hyper = jax.device_put((published.params, published.hyper))
         timesteps: list[TimeStep] = []
         chosen: list[np.ndarray] = []
+        stored: list[PyTree] = []
         for _ in range(len(keys)):
             if self._position is None:
-                acting, _ = self._begin(self._actor, keys, params, hyper, count)
+                acting, extras = self._begin(self._actor, keys, params, hyper, count)
             else:
                 last, timestep = self._position
                 if not chosen:  # the keys and the count of rows are those of this block
                     last = last._replace(step=jnp.int32(0), rows=count)
-                acting, _ = self._advance(last, timestep, keys, params, hyper)
+                acting, extras = self._advance(last, timestep, keys, params, hyper)
             actions = np.asarray(acting.action)
             timestep = self._envs.step(actions)
             self._position = acting, timestep
             timesteps.append(timestep)
             chosen.append(actions)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *timesteps)
-        self._actor, rows, metrics = self._observe(
-            self._actor, stacked, np.stack(chosen), hyper, count
+            stored.append(jax.tree.map(np.asarray, extras))
+        played = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *zip(timesteps, chosen, stored, strict=True)
         )
+        self._actor, rows, metrics = self._observe(self._actor, *played, hyper, count)
         rows, metrics = to_numpy((rows, metrics))
         info = BlockInfo(metrics, published.gradient_steps, time.perf_counter() - started)
         return rows, info

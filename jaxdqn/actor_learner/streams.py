@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
 from jaxdqn.actor_learner.host_actor import HostActorWorker
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities
 from jaxdqn.actor_learner.ray_cluster import RayCluster, WorkerDied
 from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardWorker, to_numpy
@@ -50,7 +51,12 @@ class Streams:
         """Rows taken, environment steps among them, and gradient steps made."""
 
     def start(
-        self, key_data: np.ndarray, example: Row, iterations: int, shard_config: Config
+        self,
+        key_data: np.ndarray,
+        example: Row,
+        iterations: int,
+        shard_config: Config,
+        initial: InitialPriorities,
     ) -> None:
         """Start the workers.
 
@@ -59,6 +65,7 @@ class Streams:
           example: row of zeros.
           iterations: of a block.
           shard_config: configuration whose batches the shards draw.
+          initial: initial priorities.
         """
         config, cluster = self._config, self._cluster
         for worker in self._workers:
@@ -66,12 +73,12 @@ class Streams:
         num_envs = config.num_envs // self._num_actors
         of_shard = [range(s, self._num_actors, self._num_shards) for s in range(self._num_shards)]
         self.shards = [
-            cluster.start(ShardWorker, shard_config, example, num_envs, len(own))
+            cluster.start(ShardWorker, shard_config, example, num_envs, len(own), initial)
             for own in of_shard
         ]
         worker = HostActorWorker if is_host_env(config.env) else ActorWorker
         self._actors = [
-            cluster.start(worker, config, key_data, self._num_actors, index, iterations)
+            cluster.start(worker, config, key_data, self._num_actors, index, iterations, initial)
             for index in range(self._num_actors)
         ]
         self._workers = [*self.shards, *self._actors]

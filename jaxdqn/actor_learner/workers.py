@@ -16,6 +16,7 @@ from jaxdqn.actor_learner.gradient_server import (
     Gradient,
     make_gradient_learner,
 )
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities
 from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
 from jaxdqn.config.config import Config
 from jaxdqn.types import Hyper, Metrics, Params, Row, make_counter
@@ -46,13 +47,21 @@ class ActorWorker:
     Args:
         config: of the run.
         key_data: key data of the run.
-        actors, index, iterations: as for ``make_actor``.
+        actors, index, iterations, initial: as for ``make_actor``.
     """
 
     def __init__(
-        self, config: Config, key_data: np.ndarray, actors: int, index: int, iterations: int
+        self,
+        config: Config,
+        key_data: np.ndarray,
+        actors: int,
+        index: int,
+        iterations: int,
+        initial: InitialPriorities = "max",
     ) -> None:
-        functions = make_actor(config, actors=actors, index=index, iterations=iterations)
+        functions = make_actor(
+            config, actors=actors, index=index, iterations=iterations, initial=initial
+        )
         self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
         self._incarnation = 0
         self._start, self._warm_up = jax.jit(functions.start), jax.jit(functions.warm_up)
@@ -93,11 +102,18 @@ class ShardWorker:
     Args:
         config: of the run.
         example: row of zeros.
-        num_envs, rings: as for ``make_shard``.
+        num_envs, rings, initial: as for ``make_shard``.
     """
 
-    def __init__(self, config: Config, example: Row, num_envs: int, rings: int) -> None:
-        functions = make_shard(config, num_envs=num_envs, rings=rings)
+    def __init__(
+        self,
+        config: Config,
+        example: Row,
+        num_envs: int,
+        rings: int,
+        initial: InitialPriorities = "max",
+    ) -> None:
+        functions = make_shard(config, num_envs=num_envs, rings=rings, initial=initial)
         self._rings: Rings = jax.jit(functions.init)(example)
         self._add = jax.jit(functions.add, donate_argnums=0)
         self._sample = jax.jit(functions.sample)

@@ -21,6 +21,7 @@ _OF_RAY = (
     "max_staleness",
     "staleness_discount",
     "block_rows",
+    "initial_priorities",
     "ray_address",
 )
 _OF_COMPRESSION = ("compression", "top_k_fraction")

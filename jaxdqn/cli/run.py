@@ -140,6 +140,9 @@ class Flags(Options):
     block_rows: int | None = option(None, group="Ray")
     """Rows that an actor sends at a time, rounded down to complete iterations; 512 by default.
     Fewer for slow environments."""
+    initial_priorities: Literal["actor", "max"] | None = option(None, group="Ray")
+    """Priority of a new row. actor: |TD error| by the values of its actor (Ape-X). max: the maximum
+    so far. By default actor, and max with a distributional loss."""
     ray_address: str | None = option(None, group="Ray")
     """HOST:PORT of a running Ray cluster, or auto. By default the run starts one on this machine,
     whose listeners are on loopback."""

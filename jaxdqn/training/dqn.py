@@ -74,7 +74,12 @@ def priorities_of(state: TrainState, info: LearnInfo) -> Array:
     """
     finite_step = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     abs_td = jnp.where(finite_step & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
-    return (abs_td + _PRIORITY_OFFSET) ** state.hyper.priority_exponent
+    return priority_of(abs_td, state.hyper.priority_exponent)
+
+
+def priority_of(abs_td: Array, exponent: Array) -> Array:
+    """Return the priorities [B] of rows with these absolute TD errors."""
+    return (abs_td + _PRIORITY_OFFSET) ** exponent
 
 
 def make_importance_weights(
