@@ -78,6 +78,7 @@ class ChunkTotals:
             "parameter_age": _mean(self._ages),
             "sample_age": _mean(ages),
             "worker_restarts": float(restarts),
+            "actors": float(sum(rows > 0 for rows in self._rows)),
             **self._shares(),
         }
         if self._gradients:

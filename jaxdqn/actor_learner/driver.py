@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 import jax
@@ -12,9 +13,9 @@ from jaxdqn.actor_learner.gradient_server import divided_config, make_gradient_s
 from jaxdqn.actor_learner.group_learner import make_group_learner
 from jaxdqn.actor_learner.group_learning import GroupLearning
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities, example_estimates
-from jaxdqn.actor_learner.ray_cluster import RayCluster
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources
 from jaxdqn.actor_learner.server_learning import ServerLearning, ServerOptions
-from jaxdqn.actor_learner.streams import Streams
+from jaxdqn.actor_learner.streams import ActorCount, Streams
 from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.actor_learner.workers import to_numpy
 from jaxdqn.config.config import Config
@@ -22,6 +23,7 @@ from jaxdqn.types import Array, Counters, Metrics, TrainState
 
 BLOCK_ROWS = 512
 """Rows of a block, rounded to iterations, by default."""
+_ONE_CPU = Resources()
 _MOST_IN_GROUP = 16
 """Greatest number of gradient steps between two exchanges with a shard."""
 
@@ -58,37 +60,39 @@ class Driver:
     Args:
       config: of the run.
       cluster: of the workers.
-      actors: number of actors.
+      actors: numbers of actors.
       shards: number of shards.
       times: of the process.
       server: options of a parameter server; None for Ape-X.
       staleness_discount: as for ``make_gradient_server``.
       block_rows: rows of a block, rounded down to complete iterations.
       initial: initial priorities.
+      actor_resources: of one actor.
     """
 
     def __init__(
         self,
         config: Config,
         cluster: RayCluster,
-        actors: int,
+        actors: ActorCount,
         shards: int,
         times: TimeUse,
         server: ServerOptions | None = None,
         staleness_discount: float = 0.0,
         block_rows: int = BLOCK_ROWS,
         initial: InitialPriorities = "max",
+        actor_resources: Resources = _ONE_CPU,
     ) -> None:
         self._config, self._cluster, self._times = config, cluster, times
-        self._num_actors, self._server = actors, server
-        rows = config.rollout_length * (config.num_envs // actors)
+        self._num_actors, self._server = actors.most, server
+        rows = config.rollout_length * (config.num_envs // actors.most)
         # A block fills at most half of its ring.
         fits = config.replay_rows // 2 // config.rollout_length
         self._iterations = max(1, min(block_rows // rows, config.iterations_per_chunk, fits))
         self._initial = initial
         steps = config.gradient_steps_per_iteration
-        self._group = max(1, min(_MOST_IN_GROUP, self._iterations * steps // actors))
-        self.streams = Streams(config, cluster, actors, shards, times)
+        self._group = max(1, min(_MOST_IN_GROUP, self._iterations * steps // actors.most))
+        self.streams = Streams(config, cluster, actors, shards, times, actor_resources)
         common = (config, cluster, self.streams)
         self.learning: Learning
         if server is None:
@@ -144,15 +148,19 @@ class Driver:
         """
         streams, owed = self.streams, self._owed()
         with self._times.spent("messages"):
+            streams.retry(state)
             state, worked = self.learning.work(state, totals, owed)
         futures = list(self.learning.futures)
         use = "gradients" if futures and streams.use_of_waiting == "rows" else None
         if owed < 2 * self._group or not streams.can_draw:
             futures += streams.futures
-        if not futures:
-            return state
+        timeout = 0.0 if worked else streams.seconds_to_retry
         with self._times.spent(use or streams.use_of_waiting):
-            ready = self._cluster.wait(futures, 0 if worked else None)
+            if futures:
+                ready = self._cluster.wait(futures, timeout)
+            else:
+                ready = []
+                time.sleep(timeout or 0.0)
         blocks = [future for future in ready if streams.owns(future)]
         totals.add_queues(
             blocks=len(blocks), gradients=len(ready) - len(blocks), adds=streams.adds_in_flight

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 
 from jaxdqn.actor_learner.driver import BLOCK_ROWS, Driver
-from jaxdqn.actor_learner.gradient_server import Compression
+from jaxdqn.actor_learner.engine_options import resources_of, server_options
 from jaxdqn.actor_learner.group_learner import no_metrics
 from jaxdqn.actor_learner.host_programs import make_host_programs
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities, initial_priorities_of
-from jaxdqn.actor_learner.ray_cluster import RayCluster, check_address, import_ray
-from jaxdqn.actor_learner.server_learning import ServerMode, ServerOptions
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, check_address, import_ray
+from jaxdqn.actor_learner.server_learning import ServerMode
+from jaxdqn.actor_learner.streams import ActorCount
 from jaxdqn.actor_learner.time_use import TimeUse
-from jaxdqn.communication.compression import KINDS
 from jaxdqn.config.config import Config, replace
 from jaxdqn.errors import reject
 from jaxdqn.parallel.learners import RunKeys
@@ -56,7 +56,9 @@ class RayEngine:
     asynchronously, so two runs of the same seed differ.
 
     Args:
-        actors: number of actors; must divide ``num_envs``.
+        actors: number of actors; must divide ``num_envs``. A pair (least, most) is elastic: the run
+            needs the least, and has up to the most while the cluster has resources for them. The
+            most must divide ``num_envs``.
         replay_shards: number of shards, at most ``actors``.
         ray_address: HOST:PORT of a running cluster, or ``auto``.
         learners: L, number of learners of a parameter server.
@@ -75,6 +77,9 @@ class RayEngine:
         initial_priorities: ``actor``: |TD error| by the estimates of the actor (Horgan et al.
             2018); ``max``: the maximum priority so far (Schaul et al. 2016). By default ``actor``,
             and ``max`` with a distributional loss.
+        cpus_per_actor, cpus_per_shard, cpus_per_learner: CPUs that Ray reserves for a worker, which
+            may be fractions below 1. Learners are those of a parameter server.
+        gpus_per_learner: GPUs, 0.5 for two learners on one. Without them a learner runs on the CPU.
 
     Raises:
         ValueError: naming the argument, its value and the constraint.
@@ -82,7 +87,7 @@ class RayEngine:
 
     def __init__(
         self,
-        actors: int = 1,
+        actors: int | tuple[int, int] = 1,
         replay_shards: int = 1,
         ray_address: str | None = None,
         *,
@@ -94,6 +99,10 @@ class RayEngine:
         top_k_fraction: float = 0.01,
         block_rows: int = BLOCK_ROWS,
         initial_priorities: InitialPriorities | None = None,
+        cpus_per_actor: float = 1.0,
+        cpus_per_shard: float = 1.0,
+        cpus_per_learner: float = 1.0,
+        gpus_per_learner: float = 0.0,
     ) -> None:
         if initial_priorities not in (None, "actor", "max"):
             reject("initial_priorities", initial_priorities, "'actor' or 'max'")
@@ -101,12 +110,20 @@ class RayEngine:
         if block_rows < 1:
             reject("block_rows", block_rows, "at least 1")
         self._block_rows = block_rows
-        if actors < 1:
-            reject("actors", actors, "at least 1")
-        if not 1 <= replay_shards <= actors:
-            reject("replay_shards", replay_shards, f"from 1 to actors={actors}")
-        self.actors, self.replay_shards, self.ray_address = actors, replay_shards, ray_address
-        self._server = _server_options(
+        self.actors = ActorCount(actors, actors) if isinstance(actors, int) else ActorCount(*actors)
+        if not 1 <= self.actors.least <= self.actors.most:
+            reject("actors", actors, "at least 1, or a range LEAST..MOST that begins there")
+        if not 1 <= replay_shards <= self.actors.least:
+            reject("replay_shards", replay_shards, f"from 1 to actors={self.actors.least}")
+        self.replay_shards, self.ray_address = replay_shards, ray_address
+        self._of_actor = resources_of("cpus_per_actor", cpus_per_actor)
+        self._of_shard = resources_of("cpus_per_shard", cpus_per_shard)
+        self._of_learner = resources_of("cpus_per_learner", cpus_per_learner, gpus_per_learner)
+        if server_mode is None and self._of_learner != Resources():
+            name = "gpus_per_learner" if gpus_per_learner else "cpus_per_learner"
+            reject(name, gpus_per_learner or cpus_per_learner, "left out without server_mode: the "
+                   "learner is the process of the run")  # fmt: skip
+        self._server = server_options(
             learners, server_mode, max_staleness, compression, top_k_fraction
         )
         if not 0 <= staleness_discount < 100:
@@ -132,8 +149,8 @@ class RayEngine:
         for name, wanted in _REQUIRED.items():
             if getattr(config, name) != wanted:
                 reject(name, getattr(config, name), f"{wanted!r} with engine='ray'")
-        if config.num_envs % self.actors:
-            reject("actors", self.actors, f"a divisor of num_envs={config.num_envs}")
+        if config.num_envs % self.actors.most:
+            reject("actors", self.actors.most, f"a divisor of num_envs={config.num_envs}")
         if self._server is not None and config.batch_size % self._server.batches:
             reject("learners", self._server.learners, f"a divisor of batch_size={config.batch_size}"
                    " with server_mode='sync'")  # fmt: skip
@@ -147,9 +164,14 @@ class RayEngine:
         """Start the cluster, and return the programs of a run, whose chunks the workers serve."""
         times = self._times
         with times.spent("start"):
-            workers = self.actors + self.replay_shards
-            workers += 0 if self._server is None else self._server.learners
-            cluster = RayCluster(workers, self.ray_address)
+            learners = 0 if self._server is None else self._server.learners
+            required = [
+                *[self._of_shard] * self.replay_shards,
+                *[self._of_actor] * self.actors.least,
+                *[self._of_learner] * learners,
+            ]
+            optional = [self._of_actor] * (self.actors.most - self.actors.least)
+            cluster = RayCluster(required, self.ray_address, optional)
         driver = Driver(
             config,
             cluster,
@@ -160,6 +182,7 @@ class RayEngine:
             self._staleness_discount,
             self._block_rows,
             initial_priorities_of(config, self._initial),
+            self._of_actor,
         )
         self._driver = driver
 
@@ -222,7 +245,9 @@ class RayEngine:
 
     def summary(self) -> Record:
         """Return the fields of the summary that describe the engine."""
-        parts = [_count(self.actors, "actor"), _count(self.replay_shards, "shard")]
+        least, most = self.actors
+        actors = _count(least, "actor") if least == most else f"{least} to {most} actors"
+        parts = [actors, _count(self.replay_shards, "shard")]
         learners = 1 if self._server is None else self._server.learners
         parts.append(_count(learners, "learner"))
         if self._server is not None:
@@ -237,7 +262,16 @@ class RayEngine:
 
     def record(self) -> Record:
         """Return the name of the engine and the arguments that differ from their defaults."""
-        arguments: Record = {"actors": self.actors, "replay_shards": self.replay_shards}
+        least, most = self.actors
+        actors = least if least == most else [least, most]
+        arguments: Record = {"actors": actors, "replay_shards": self.replay_shards}
+        resources = {
+            "cpus_per_actor": (self._of_actor.cpus, 1.0),
+            "cpus_per_shard": (self._of_shard.cpus, 1.0),
+            "cpus_per_learner": (self._of_learner.cpus, 1.0),
+            "gpus_per_learner": (self._of_learner.gpus, 0.0),
+        }
+        arguments |= {name: here for name, (here, default) in resources.items() if here != default}
         if self.ray_address is not None:
             arguments["ray_address"] = self.ray_address
         if self._block_rows != BLOCK_ROWS:
@@ -269,33 +303,3 @@ class RayEngine:
 
 def _count(number: int, name: str) -> str:
     return f"{number} {name}{'s' if number > 1 else ''}"
-
-
-def _server_options(
-    learners: int,
-    mode: ServerMode | None,
-    max_staleness: int | None,
-    compression: str,
-    top_k_fraction: float,
-) -> ServerOptions | None:
-    """Return the options of the parameter server; None for Ape-X."""
-    if learners < 1:
-        reject("learners", learners, "at least 1")
-    if mode not in (None, "sync", "async"):
-        reject("server_mode", mode, "'sync' or 'async'")
-    if mode is None:
-        if learners > 1:
-            reject("learners", learners, "1 without server_mode")
-        if compression != "none":
-            reject("compression", compression, "'none' with engine='ray' without server_mode")
-    if mode != "async" and max_staleness is not None:
-        reject("max_staleness", max_staleness, "left out without server_mode='async'")
-    if max_staleness is not None and max_staleness < 0:
-        reject("max_staleness", max_staleness, "at least 0")
-    if compression not in ("none", *KINDS):
-        reject("compression", compression, f"one of none, {', '.join(KINDS)}")
-    if not 0 < top_k_fraction <= 1:
-        reject("top_k_fraction", top_k_fraction, "above 0 and at most 1")
-    if mode is None:
-        return None
-    return ServerOptions(learners, mode, Compression(compression, top_k_fraction), max_staleness)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
 from jaxdqn.actor_learner.host_actor import HostActorWorker
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities
-from jaxdqn.actor_learner.ray_cluster import RayCluster, WorkerDied
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, WorkerDied
 from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardWorker, to_numpy
 from jaxdqn.config.config import Config
@@ -22,6 +22,17 @@ _MOST_ADDS = 2
 """Blocks on their way to one shard, beyond which the learner waits."""
 _RETRY_SECONDS = 0.1
 """Time until Ray has noticed that the process of a worker has ended."""
+_RETRY_OPTIONAL_SECONDS = 1.0
+"""Time between two calls of an actor that waits for resources."""
+
+
+class ActorCount(NamedTuple):
+    """Numbers of actors of a run."""
+
+    least: int
+    """Actors that the run needs."""
+    most: int
+    """Actors that it has if the cluster has resources for them; they divide the environments."""
 
 
 class Streams:
@@ -32,19 +43,29 @@ class Streams:
     Args:
       config: of the run.
       cluster: of the workers.
-      actors: number of actors.
+      actors: numbers of actors.
       shards: number of shards.
       times: of the process.
+      resources: of one actor.
     """
 
     def __init__(
-        self, config: Config, cluster: RayCluster, actors: int, shards: int, times: TimeUse
+        self,
+        config: Config,
+        cluster: RayCluster,
+        actors: ActorCount,
+        shards: int,
+        times: TimeUse,
+        resources: Resources,
     ) -> None:
         self._config, self._cluster, self._times = config, cluster, times
-        self._num_actors, self._num_shards = actors, shards
+        self._least, self._num_actors, self._num_shards = *actors, shards
+        self._resources = resources
         self._workers: list[Any] = []
         self._dead: set[str] = set()
-        """Workers whose last call failed."""
+        """Workers whose last call failed, and which the run needs."""
+        self._absent: set[int] = set()
+        """Other actors whose last call failed."""
         self.restarts = 0
         """Deaths of workers."""
         self.rows = self.env_steps = self.steps = 0
@@ -70,6 +91,7 @@ class Streams:
         config, cluster = self._config, self._cluster
         for worker in self._workers:
             cluster.stop(worker)
+        cluster.release()
         num_envs = config.num_envs // self._num_actors
         of_shard = [range(s, self._num_actors, self._num_shards) for s in range(self._num_shards)]
         self.shards = [
@@ -78,7 +100,10 @@ class Streams:
         ]
         worker = HostActorWorker if is_host_env(config.env) else ActorWorker
         self._actors = [
-            cluster.start(worker, config, key_data, self._num_actors, index, iterations, initial)
+            cluster.start(
+                *(worker, config, key_data, self._num_actors, index, iterations, initial),
+                resources=None if self._needs(index) else self._resources,
+            )
             for index in range(self._num_actors)
         ]
         self._workers = [*self.shards, *self._actors]
@@ -86,14 +111,21 @@ class Streams:
         self._adds: list[deque[Any]] = [deque() for _ in self.shards]
         self._published: tuple[int, Any] = (-1, None)
         self._calls: dict[Any, tuple[int, Any]] = {}
+        self._retries: dict[int, float] = {}
+        """Actors to call again, and when."""
+
+    def _needs(self, index: int) -> bool:
+        """Return whether the run needs an actor."""
+        return index < self._least
 
     def warm_up(self, state: TrainState, totals: ChunkTotals) -> None:
         """Act the warm-up, and let the actors continue."""
         self.count(state)
         for index in range(self._num_actors):
-            self._call("warm_up", index, state)
-        while len(totals.seen) < self._num_actors:
-            for future in self._cluster.wait(self.futures, None):
+            self._call("warm_up" if self._needs(index) else "block", index, state)
+        while not totals.seen.issuperset(range(self._least)):
+            self.retry(state)
+            for future in self._cluster.wait(self.futures, self.seconds_to_retry):
                 self.take(future, state, totals)
         for shard in range(self._num_shards):
             self.settle_adds(shard)
@@ -122,6 +154,20 @@ class Streams:
         """Use of the time in which the process waits for blocks."""
         return "recovery" if self._dead else "rows"
 
+    @property
+    def seconds_to_retry(self) -> float | None:
+        """Seconds until an actor that has died is called again; None if there is none."""
+        if not self._retries:
+            return None
+        return max(0.0, min(self._retries.values()) - time.monotonic())
+
+    def retry(self, state: TrainState) -> None:
+        """Call the actors again whose time has come."""
+        now = time.monotonic()
+        for index in [index for index, due in self._retries.items() if due <= now]:
+            del self._retries[index]
+            self._call("block", index, state)
+
     def take(self, future: Any, state: TrainState, totals: ChunkTotals) -> None:
         """Take a finished block: send its rows to their shard, and let the actor act again."""
         index, rows = self._calls.pop(future)
@@ -129,11 +175,10 @@ class Streams:
             info = self._cluster.result(future)
         except WorkerDied:
             # Calls fail until Ray has started the process again: one death may fail several.
-            self.note_death(f"actor {index}")
-            self._incarnations[index] += 1
-            self._call("block", index, state)
+            self._lose_actor(index)
             return
-        self.note_life(f"actor {index}")
+        self._dead.discard(f"actor {index}")
+        self._absent.discard(index)
         shard = index % self._num_shards
         self._adds[shard].append(self.shards[shard].add.remote(index // self._num_shards, rows))
         while len(self._adds[shard]) > _MOST_ADDS:
@@ -142,6 +187,18 @@ class Streams:
         self.rows += int(info.metrics.rows)
         self.env_steps += int(info.metrics.env_steps)
         self._call("block", index, state)
+
+    def _lose_actor(self, index: int) -> None:
+        """Note the death of an actor, which is called again later."""
+        self._incarnations[index] += 1
+        if self._needs(index):
+            self.restarts += f"actor {index}" not in self._dead
+            self._dead.add(f"actor {index}")
+        else:  # it may have left with its node, and the run does not wait for it
+            self.restarts += index not in self._absent
+            self._absent.add(index)
+        wait = _RETRY_SECONDS if self._needs(index) else _RETRY_OPTIONAL_SECONDS
+        self._retries[index] = time.monotonic() + wait
 
     def _call(self, method: str, index: int, state: TrainState) -> None:
         call = getattr(self._actors[index], method).options(num_returns=2)

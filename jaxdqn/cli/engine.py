@@ -22,6 +22,10 @@ _OF_RAY = (
     "staleness_discount",
     "block_rows",
     "initial_priorities",
+    "cpus_per_actor",
+    "cpus_per_shard",
+    "cpus_per_learner",
+    "gpus_per_learner",
     "ray_address",
 )
 _OF_COMPRESSION = ("compression", "top_k_fraction")
@@ -80,4 +84,19 @@ def make_engine(flags: Any) -> RayEngine | None:
 
     names = (*_OF_RAY, *_OF_COMPRESSION)
     given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if "actors" in given:
+        given["actors"] = actors_of(given["actors"])
     return RayEngine(**given)
+
+
+def actors_of(text: Any) -> int | tuple[int, int]:
+    """Return the number of actors, or the least and the most of ``2..8``.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    numbers = text if isinstance(text, list) else str(text).split("..")
+    if len(numbers) > 2 or not all(str(number).isdigit() for number in numbers):
+        reject("actors", text, "a number, or LEAST..MOST as in 2..8")
+    least, most = int(numbers[0]), int(numbers[-1])
+    return least if len(numbers) == 1 else (least, most)

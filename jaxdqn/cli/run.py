@@ -122,8 +122,9 @@ class Flags(Options):
     """jit: act and learn in one compiled program. ray: asynchronous actors and a sharded replay in
     processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md. By default
     jit, and with --resume that of the run, with its arguments."""
-    actors: int | None = option(None, group="Ray")
-    """Number of actors, over which the environments are divided; 1 by default."""
+    actors: str | None = option(None, group="Ray")
+    """Number of actors, over which the environments are divided; 1 by default. 2..8 is elastic: the
+    run needs 2, and has up to 8 while the cluster has resources for them."""
     replay_shards: int | None = option(None, group="Ray")
     """Number of processes that hold the replay, at most --actors; 1 by default."""
     learners: int | None = option(None, group="Ray")
@@ -143,6 +144,15 @@ class Flags(Options):
     initial_priorities: Literal["actor", "max"] | None = option(None, group="Ray")
     """Priority of a new row. actor: |TD error| by the values of its actor (Ape-X). max: the maximum
     so far. By default actor, and max with a distributional loss."""
+    cpus_per_actor: float | None = option(None, group="Ray")
+    """CPUs that Ray reserves for an actor; 1 by default, and it may be a fraction below 1."""
+    cpus_per_shard: float | None = option(None, group="Ray")
+    """CPUs that Ray reserves for a shard."""
+    cpus_per_learner: float | None = option(None, group="Ray")
+    """CPUs that Ray reserves for a learner of a parameter server."""
+    gpus_per_learner: float | None = option(None, group="Ray")
+    """GPUs that Ray reserves for a learner of a parameter server: 0.5 for two on one GPU. Without
+    it learners run on the CPU."""
     ray_address: str | None = option(None, group="Ray")
     """HOST:PORT of a running Ray cluster, or auto. By default the run starts one on this machine,
     whose listeners are on loopback."""

@@ -37,6 +37,6 @@ def test_a_run_over_two_nodes_needs_a_cpu_for_each_worker(tmp_path: Path) -> Non
         capture_output=True, text=True, timeout=220, check=False,
     )  # fmt: skip
     assert "2 0 " in done.stdout, done.stdout + done.stderr
-    assert "must be a cluster with at least 5 CPUs" in done.stdout
+    assert "must be a cluster with at least 5 CPUs, for the 5 workers; it has 3" in done.stdout
     assert (tmp_path / "2" / "summary.json").exists()
     assert not (tmp_path / "4" / "summary.json").exists()

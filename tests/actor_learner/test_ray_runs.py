@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from jaxdqn.actor_learner.engine import RayEngine
+from jaxdqn.cli.engine import actors_of
 from jaxdqn.config.presets import preset
 
 COMMAND = (sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray")
@@ -44,7 +45,7 @@ def wait_for_metrics(file: Path, lines: int, seconds: float) -> None:
     ("arguments", "message"),
     [
         (("--engine", "ray"), "replay='uniform': must be 'prioritized' with engine='ray'"),
-        (("--actors", "2"), "actors=2: must be left out without engine='ray'"),
+        (("--actors", "2"), "actors='2': must be left out without engine='ray'"),
         (("--server-mode", "sync"), "server_mode='sync': must be left out without engine='ray'"),
         (
             ("--engine", "ray", "--replay", "prioritized", "--compression", "int8"),
@@ -60,6 +61,14 @@ def test_flags_that_do_not_fit_are_rejected(
 
     assert main(["cartpole", *arguments, "--out", "unused-by-this-test"]) != 0
     assert message in capsys.readouterr().err
+
+
+def test_numbers_of_actors_are_read() -> None:
+    assert (actors_of("3"), actors_of("2..8"), actors_of([2, 4])) == (3, (2, 8), (2, 4))
+    with pytest.raises(ValueError, match=r"actors='2-8': must be a number, or LEAST..MOST"):
+        actors_of("2-8")
+    with pytest.raises(ValueError, match=r"actors=\(4, 2\): must be at least 1, or a range"):
+        RayEngine((4, 2))
 
 
 def test_the_engine_rejects_what_it_cannot_run() -> None:
@@ -82,6 +91,10 @@ def test_the_engine_rejects_what_it_cannot_run() -> None:
     [
         ({"learners": 2}, "learners=2: must be 1 without server_mode"),
         ({"learners": 0}, "learners=0: must be at least 1"),
+        ({"block_rows": 0}, "block_rows=0: must be at least 1"),
+        ({"cpus_per_actor": 1.5}, "cpus_per_actor=1.5: must be above 0, and a whole number above"),
+        ({"gpus_per_learner": 0.5}, "gpus_per_learner=0.5: must be left out without server_mode"),
+        ({"initial_priorities": "one"}, "initial_priorities='one': must be 'actor' or 'max'"),
         ({"server_mode": "both"}, "server_mode='both': must be 'sync' or 'async'"),
         (
             {"server_mode": "sync", "max_staleness": 1},
