@@ -67,8 +67,16 @@ class ChunkTotals:
         for name, length in lengths.items():
             self._queues[name].append(length)
 
-    def metrics(self, state: TrainState, restarts: int) -> Metrics:
-        """Return the metrics of the chunk that ends with ``state``."""
+    def metrics(self, state: TrainState, restarts: int, present: int = 0) -> Metrics:
+        """Return the metrics of the chunk that ends with ``state``.
+
+        The parts of a long chunk are averaged, so that a metric is a rate, a share or a state.
+
+        Args:
+          state: at the end.
+          restarts: deaths of workers since the start.
+          present: number of actors that act.
+        """
         finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(
             jax.device_get(state.agent.params))]  # fmt: skip
         result = _reduced(self._groups) if self._groups else jax.device_get(no_metrics())
@@ -78,7 +86,7 @@ class ChunkTotals:
             "parameter_age": _mean(self._ages),
             "sample_age": _mean(ages),
             "worker_restarts": float(restarts),
-            "actors": float(sum(rows > 0 for rows in self._rows)),
+            "actors": float(present),
             **self._shares(),
         }
         if self._gradients:
@@ -112,7 +120,7 @@ class ChunkTotals:
         return {
             "gradient_staleness": _mean(self._staleness),
             "gradient_staleness_max": float(max(self._staleness, default=0)),
-            "gradients_dropped": float(self.gradients_dropped),
+            "gradients_dropped_share": self.gradients_dropped / max(1, len(self._staleness)),
         }
 
     def _of_acting(self) -> dict[str, Any]:

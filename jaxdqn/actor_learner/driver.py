@@ -35,6 +35,8 @@ class Learning(Protocol):
     """Gradient steps that are made together."""
     learner_seconds: float
     """Seconds of computing gradients, mean over the learners."""
+    gradients_dropped: int
+    """Gradients beyond the greatest staleness."""
 
     @property
     def futures(self) -> Any:
@@ -139,7 +141,7 @@ class Driver:
         ):
             state = self._advance(state, totals)
         state = streams.counted(state)
-        return state, (totals.metrics(state, streams.restarts), state.counters)
+        return state, (totals.metrics(state, streams.restarts, streams.present), state.counters)
 
     def _advance(self, state: TrainState, totals: ChunkTotals) -> TrainState:
         """Learn as far as the rows allow, then take the blocks and gradients that are ready.

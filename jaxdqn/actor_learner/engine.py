@@ -254,9 +254,11 @@ class RayEngine:
             parts.append(f"parameter server ({self._server.mode})")
         driver = self._driver
         restarts = 0 if driver is None else driver.streams.restarts
+        dropped = 0 if driver is None else driver.learning.gradients_dropped
         return {
             "mapping": f"ray, {', '.join(parts)}",
             "worker_restarts": restarts,
+            **({} if self._server is None else {"gradients_dropped": dropped}),
             "goodput": self._goodput(0.0 if driver is None else driver.learning.learner_seconds),
         }
 

@@ -54,7 +54,7 @@ class GroupLearning:
         self._learn = jax.jit(learner.learn)
         self._random = np.random.default_rng(config.seed)
         self._drawing: _Drawing | None = None
-        self.learner_seconds = 0.0
+        self.learner_seconds, self.gradients_dropped = 0.0, 0
 
     futures: tuple[Any, ...] = ()
     """Nothing is in flight between two groups."""

@@ -81,7 +81,8 @@ class RayCluster:
             environment["PYTHONPATH"] = root if not path else f"{root}{os.pathsep}{path}"
             cpus = math.ceil(sum(each.cpus for each in (*required, *optional)))
             options |= {"num_cpus": cpus, "include_dashboard": False}
-            options |= {"_node_ip_address": "127.0.0.1"}
+            # Without it Ray joins a cluster that another program has started on this machine.
+            options |= {"address": "local", "_node_ip_address": "127.0.0.1"}
         else:
             options["address"] = address
         try:

@@ -87,6 +87,7 @@ class ServerLearning:
         self._learners: list[Any] = []
         self.learner_seconds = 0.0
         """Seconds of computing gradients, mean over the learners."""
+        self.gradients_dropped = 0
 
     def start(self) -> None:
         """Start the learners."""
@@ -153,6 +154,7 @@ class ServerLearning:
             most = self._options.max_staleness
             if most is not None and staleness > most:
                 totals.gradients_dropped += 1
+                self.gradients_dropped += 1
                 return state
         gradients = tuple(each.gradient for each in answers)
         with self._times.spent("learn"):

@@ -66,6 +66,8 @@ class Streams:
         """Workers whose last call failed, and which the run needs."""
         self._absent: set[int] = set()
         """Other actors whose last call failed."""
+        self._present: set[int] = set()
+        """Actors whose last call succeeded."""
         self.restarts = 0
         """Deaths of workers."""
         self.rows = self.env_steps = self.steps = 0
@@ -140,6 +142,11 @@ class Streams:
         return future in self._calls
 
     @property
+    def present(self) -> int:
+        """Number of actors that act."""
+        return len(self._present)
+
+    @property
     def adds_in_flight(self) -> int:
         """Blocks on their way to shards."""
         return sum(map(len, self._adds))
@@ -179,6 +186,7 @@ class Streams:
             return
         self._dead.discard(f"actor {index}")
         self._absent.discard(index)
+        self._present.add(index)
         shard = index % self._num_shards
         self._adds[shard].append(self.shards[shard].add.remote(index // self._num_shards, rows))
         while len(self._adds[shard]) > _MOST_ADDS:
@@ -191,6 +199,7 @@ class Streams:
     def _lose_actor(self, index: int) -> None:
         """Note the death of an actor, which is called again later."""
         self._incarnations[index] += 1
+        self._present.discard(index)
         if self._needs(index):
             self.restarts += f"actor {index}" not in self._dead
             self._dead.add(f"actor {index}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 import jaxdqn
 
-SCRIPT = """
+TOO_FEW = """
 import subprocess, sys
 from ray.cluster_utils import Cluster
 
@@ -27,16 +28,68 @@ cluster.shutdown()
 """
 
 
+ELASTIC = """
+import json, pathlib, signal, subprocess, sys, time
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+out = pathlib.Path(sys.argv[1])
+run = subprocess.Popen(
+    [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
+     "prioritized", "--ray-address", cluster.address, "--total-rows", "5000000", "--eval-every",
+     "0", "--actors", "2..4", "--out", str(out)],
+    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+def wait_for(actors):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and run.poll() is None:
+        file = out / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        if lines and json.loads(lines[-1])["actors"] == actors:
+            print(actors, json.loads(lines[-1])["actor_3_rows_per_second"] > 0)
+            return
+        time.sleep(0.1)
+    print("no record with", actors, "actors")
+
+try:
+    wait_for(2)
+    node = cluster.add_node(num_cpus=2)
+    wait_for(4)
+    cluster.remove_node(node)
+    wait_for(2)
+    run.send_signal(signal.SIGTERM)
+    print("exit", run.wait(60), run.stderr.read())
+finally:
+    run.kill()
+    cluster.shutdown()
+"""
+
+
+def outcome_of(script: str, directory: Path) -> str:
+    """Run a script in a process of its own, and return what it wrote."""
+    root = str(Path(jaxdqn.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, str(directory)],
+        env={**os.environ, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True, text=True, timeout=330, check=False,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_actors_join_with_a_node_and_leave_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    outcome = outcome_of(ELASTIC, tmp_path / "run")
+    assert "2 False\n4 True\n2 False\nexit 0" in outcome, outcome
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["mapping"] == "ray, 2 to 4 actors, 1 shard, 1 learner"
+
+
 @pytest.mark.slow
 def test_a_run_over_two_nodes_needs_a_cpu_for_each_worker(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    root = str(Path(jaxdqn.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True, text=True, timeout=220, check=False,
-    )  # fmt: skip
-    assert "2 0 " in done.stdout, done.stdout + done.stderr
-    assert "must be a cluster with at least 5 CPUs, for the 5 workers; it has 3" in done.stdout
+    outcome = outcome_of(TOO_FEW, tmp_path)
+    assert "2 0 " in outcome, outcome
+    assert "must be a cluster with at least 5 CPUs, for the 5 workers; it has 3" in outcome
     assert (tmp_path / "2" / "summary.json").exists()
     assert not (tmp_path / "4" / "summary.json").exists()

@@ -145,7 +145,7 @@ def test_a_parameter_server_with_two_learners_solves_cartpole(server: str, tmp_p
     assert sum(goodput["seconds"].values()) == pytest.approx(goodput["wall_seconds"])
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     staleness = [record["gradient_staleness"] for record in records]
-    assert sum(record["gradients_dropped"] for record in records) == 0
+    assert summary["gradients_dropped"] == 0
     # With async the other learner sends about one gradient while a learner computes one.
     assert 0.1 < max(staleness) < 4 if mode == "async" else max(staleness) == 0
     for learner in (0, 1):
@@ -164,9 +164,10 @@ def test_gradients_beyond_the_greatest_staleness_are_dropped(tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert sum(record["gradients_dropped"] for record in records) > 10
-    steps = json.loads((out / "summary.json").read_text())["gradient_steps"]
-    assert steps == records[-1]["gradient_steps"] > 300
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["gradients_dropped"] > 10
+    assert 0 < records[-1]["gradients_dropped_share"] < 1
+    assert summary["gradient_steps"] == records[-1]["gradient_steps"] > 300
 
 
 @pytest.mark.slow
