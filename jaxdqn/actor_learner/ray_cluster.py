@@ -6,6 +6,8 @@ import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,7 @@ import jaxdqn
 from jaxdqn.errors import RunFailed, reject
 
 _CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 15
 _RESERVE_SECONDS = 20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -239,10 +242,13 @@ class WorkerDied(Exception):
 
 
 def check_address(address: str | None) -> None:
-    """Check that something answers at the address of a cluster.
+    """Check that a Ray cluster answers at an address.
+
+    ``ray.init`` waits for minutes for a server that accepts connections and does not answer.
 
     Raises:
-        ValueError: if nothing does within five seconds, or the address is malformed.
+        ValueError: if nothing accepts a connection within five seconds, if no Ray cluster answers
+            within fifteen, or if the address is malformed.
     """
     if address in (None, "auto"):
         return
@@ -254,3 +260,15 @@ def check_address(address: str | None) -> None:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
         reject("ray_address", address, f"the address of a Ray cluster that answers: {error}")
+    status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:
+        done = subprocess.run(
+            status, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        reject("ray_address", address, "the address of a Ray cluster: something accepts "
+               f"connections there, and does not answer within {_ANSWER_SECONDS} s")  # fmt: skip
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = " ".join(lines[-4:]) or f"exit code {done.returncode}"
+        reject("ray_address", address, f"the address of a Ray cluster: {reason[:400]}")
