@@ -309,7 +309,7 @@ class AgentState(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """Network, loss and optimiser as four pure functions."""
+    """Network, loss and optimiser as pure functions."""
 
     init: Callable[..., AgentState]
     """``init(key, obs[B, O], *, hyper) -> AgentState``"""
@@ -324,6 +324,12 @@ class Agent(NamedTuple):
     target_period: int | None = None
     """Gradient steps between replacements of the target network by the parameters, at which
     ``since_target`` becomes 0; None if the target network moves otherwise, or if there is none."""
+    gradient: Callable[..., tuple[Params, LearnInfo]] | None = None
+    """``gradient(key, state, batch, weights[B], *, hyper) -> (grads, info)``: the first half of
+    ``learn``, which reads the parameters of ``state`` only; None if ``learn`` cannot be divided."""
+    apply: Callable[..., AgentState] | None = None
+    """``apply(state, grads, loss, *, hyper) -> state``: the second half of ``learn``; None as
+    ``gradient``."""
 
 
 if TYPE_CHECKING:

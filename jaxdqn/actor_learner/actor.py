@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn import envs
-from jaxdqn.communication.collectives import identity_collectives
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities, with_estimates
+from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config, replace
 from jaxdqn.training.acting import make_act
 from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
@@ -19,10 +20,12 @@ from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.types import (
     ActorState,
+    Agent,
     AgentState,
     Array,
     Counter,
     Counters,
+    EnvSpec,
     Hyper,
     Metrics,
     Params,
@@ -70,7 +73,14 @@ def acting_config(config: Config, actors: int) -> Config:
     return replace(config, devices=actors, batch_size=batch_size, replay_ratio=None)
 
 
-def make_actor(config: Config, *, actors: int, index: int, iterations: int) -> ActorFunctions:
+def make_actor(
+    config: Config,
+    *,
+    actors: int,
+    index: int,
+    iterations: int,
+    initial: InitialPriorities = "max",
+) -> ActorFunctions:
     """Make the functions of one actor.
 
     Args:
@@ -78,17 +88,14 @@ def make_actor(config: Config, *, actors: int, index: int, iterations: int) -> A
       actors: number of actors.
       index: of this actor, from 0.
       iterations: I, iterations in a block.
+      initial: initial priorities; with ``actor`` the extras of rows are ``Estimates``.
     """
     config = acting_config(config, actors)
     collectives = identity_collectives._replace(size=actors, index=lambda: jnp.int32(index))
     environment = envs.configured_environment(config, None)
-    custom = CustomParts(None, None, None, None, None, None)
-    agent = build_agent(
-        config, environment.spec, collectives, None, custom, lambda network: network
-    )
-    learning = make_learning(config, agent, collectives, custom)
-    learner = make_learner(config, environment.spec, agent, learning, collectives)
-    act = partial(_act, config, make_act(config, environment, learner))
+    learner = learner_of_actor(config, environment.spec, collectives, initial)[1]
+    estimate = with_estimates if initial == "actor" else _unchanged
+    act = partial(_act, config, make_act(config, environment, learner), estimate)
 
     def start(key: Array) -> Stream:
         keys = start_keys(key, index)
@@ -105,13 +112,32 @@ def make_actor(config: Config, *, actors: int, index: int, iterations: int) -> A
     def block(
         stream: Stream, params: Params, hyper: Hyper, rows: Counter
     ) -> tuple[Stream, tuple[Row, Metrics]]:
-        key, keys = _keys_of_block(learner, stream.key, iterations)
+        key, keys = keys_of_block(learner, stream.key, iterations)
         return act(stream._replace(key=key), keys, params, hyper, rows)
 
     return ActorFunctions(start, warm_up, block, config.envs_per_device)
 
 
-def _keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array, Array]:
+def learner_of_actor(
+    config: Config, spec: EnvSpec, collectives: Collectives, initial: InitialPriorities
+) -> tuple[Agent, Learner]:
+    """Return the agent and the learner with which an actor acts.
+
+    With initial priorities of the actor, the extras of rows are Q [E, A].
+    """
+    custom = CustomParts()
+    agent = build_agent(config, spec, collectives, None, custom)
+    learning = make_learning(config, agent, collectives, custom)
+    if initial == "actor":
+        learning = learning._replace(extras=lambda actor, info: info.q)
+    return agent, make_learner(config, spec, agent, learning, collectives)
+
+
+def _unchanged(rows: Row) -> Row:
+    return rows
+
+
+def keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array, Array]:
     """Return the key after I iterations, and the keys of acting in them [I, K, 1 + E]."""
 
     def split(key: Array, _: None) -> tuple[Array, Array]:
@@ -124,6 +150,7 @@ def _keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array
 def _act(
     config: Config,
     act: Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]],
+    estimate: Callable[[Row], Row],
     stream: Stream,
     keys: Array,
     params: Params,
@@ -142,4 +169,4 @@ def _act(
         return state._replace(actor=actor, counters=counters), (played, metrics)
 
     state, (played, metrics) = jax.lax.scan(iterate, state, keys)
-    return stream._replace(actor=state.actor), (played, reduce_metrics(metrics))
+    return stream._replace(actor=state.actor), (estimate(played), reduce_metrics(metrics))

@@ -9,29 +9,40 @@ import jax
 import numpy as np
 
 from jaxdqn.actor_learner.group_learner import no_metrics
-from jaxdqn.actor_learner.workers import BlockInfo
+from jaxdqn.actor_learner.time_use import TimeUse
+from jaxdqn.actor_learner.workers import BlockInfo, GradientInfo
 from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.types import Metrics, TrainState
 
 _OF_ACTING = ("rows", "env_steps", "episodes", "return_sum", "length_sum", "illegal")
+_WAITS = ("rows", "draws", "gradients", "recovery")
+"""Uses of the time of the process of the run in which it is idle."""
 
 
 class ChunkTotals:
-    """Blocks and groups of gradient steps since the start of a chunk."""
+    """Blocks, gradients and gradient steps since the start of a chunk.
 
-    def __init__(self, actors: int) -> None:
+    Args:
+      actors: number of actors.
+      times: of the process.
+      learners: number of learners of a parameter server; 0 without one.
+    """
+
+    def __init__(self, actors: int, times: TimeUse, learners: int = 0) -> None:
         self._started = time.perf_counter()
+        self._times, self._before = times, times.seconds()
         self._blocks: list[BlockInfo] = []
         self._ages: list[float] = []
         self._groups: list[Metrics] = []
         self._sample_ages: list[Any] = []
         self._rows = [0] * actors
+        self._gradients: list[list[GradientInfo]] = [[] for _ in range(learners)]
+        self._staleness: list[int] = []
+        self._queues: dict[str, list[int]] = {"blocks": [], "gradients": [], "adds": []}
         self.seen: set[int] = set()
         """Actors that have sent a block."""
-        self.waited_for_rows = 0.0
-        """Seconds in which the learner waited for actors."""
-        self.waited_for_draws = 0.0
-        """Seconds in which it waited for shards."""
+        self.gradients_dropped = 0
+        """Gradients beyond the greatest staleness."""
 
     def add_block(self, index: int, info: BlockInfo, gradient_steps: int) -> None:
         """Count a block of an actor, taken after ``gradient_steps``."""
@@ -40,33 +51,77 @@ class ChunkTotals:
         self._rows[index] += int(info.metrics.rows)
         self.seen.add(index)
 
+    def add_gradient(self, learner: int, staleness: int, info: GradientInfo) -> None:
+        """Count a gradient that a learner has computed."""
+        self._gradients[learner].append(info)
+        self._staleness.append(staleness)
+
     def add_group(self, metrics: Metrics, sample_ages: Any) -> None:
         """Count a group of gradient steps."""
         self._groups.append(metrics)
-        self._sample_ages.append(sample_ages)
+        self._sample_ages.append(np.ravel(sample_ages))
 
-    def metrics(self, state: TrainState, restarts: int) -> Metrics:
-        """Return the metrics of the chunk that ends with ``state``."""
-        seconds = time.perf_counter() - self._started
+    def add_queues(self, **lengths: int) -> None:
+        """Count the lengths of queues: finished blocks, finished gradients, and blocks on their way
+        to a shard."""
+        for name, length in lengths.items():
+            self._queues[name].append(length)
+
+    def metrics(self, state: TrainState, restarts: int, present: int = 0) -> Metrics:
+        """Return the metrics of the chunk that ends with ``state``.
+
+        The parts of a long chunk are averaged, so that a metric is a rate, a share or a state.
+
+        Args:
+          state: at the end.
+          restarts: deaths of workers since the start.
+          present: number of actors that act.
+        """
         finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(
             jax.device_get(state.agent.params))]  # fmt: skip
         result = _reduced(self._groups) if self._groups else jax.device_get(no_metrics())
         result = result._replace(**{"lost": np.int32(not all(finite)), **self._of_acting()})
-        waited = self.waited_for_rows + self.waited_for_draws
-        acted = sum(block.seconds for block in self._blocks)
+        ages = np.concatenate(self._sample_ages) if self._sample_ages else ()
         extra = {
             "parameter_age": _mean(self._ages),
-            "sample_age": _mean(np.ravel(self._sample_ages)),
-            "learner_idle_share": waited / seconds,
-            "learner_rows_wait_share": self.waited_for_rows / seconds,
-            "learner_draws_wait_share": self.waited_for_draws / seconds,
-            "actor_busy_share": acted / seconds / len(self._rows),
+            "sample_age": _mean(ages),
             "worker_restarts": float(restarts),
+            "actors": float(present),
+            **self._shares(),
         }
-        for index, rows in enumerate(self._rows):
-            extra[f"actor_{index}_rows_per_second"] = rows / seconds
+        if self._gradients:
+            extra |= self._of_gradients()
         values: Any = {name: np.float32(value) for name, value in extra.items()}
         return result._replace(extra=values)
+
+    def _shares(self) -> dict[str, float]:
+        """Return shares of the chunk's time, rates, and mean lengths of queues."""
+        seconds = time.perf_counter() - self._started
+        used = {use: after - self._before[use] for use, after in self._times.seconds().items()}
+        acted = sum(block.seconds for block in self._blocks)
+        owner = "server" if self._gradients else "learner"
+        shares = {
+            f"{owner}_idle_share": sum(used[use] for use in _WAITS) / seconds,
+            **{f"{owner}_{use}_wait_share": used[use] / seconds for use in _WAITS},
+            f"{owner}_busy_share": used["learn"] / seconds,
+            f"{owner}_parameters_share": used["parameters"] / seconds,
+            "actor_busy_share": acted / seconds / len(self._rows),
+        }
+        for index, rows in enumerate(self._rows):
+            shares[f"actor_{index}_rows_per_second"] = rows / seconds
+        for name, lengths in self._queues.items():
+            shares[f"{name}_queue_length"] = _mean(lengths)
+        for index, gradients in enumerate(self._gradients):
+            shares[f"learner_{index}_gradients_per_second"] = len(gradients) / seconds
+            shares[f"learner_{index}_busy_share"] = sum(g.seconds for g in gradients) / seconds
+        return shares
+
+    def _of_gradients(self) -> dict[str, float]:
+        return {
+            "gradient_staleness": _mean(self._staleness),
+            "gradient_staleness_max": float(max(self._staleness, default=0)),
+            "gradients_dropped_share": self.gradients_dropped / max(1, len(self._staleness)),
+        }
 
     def _of_acting(self) -> dict[str, Any]:
         blocks = [block.metrics for block in self._blocks]

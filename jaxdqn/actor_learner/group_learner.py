@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxdqn import envs
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config, replace
+from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.training.algorithms import CustomParts, build_agent
 from jaxdqn.training.dqn import make_dqn_learning
 from jaxdqn.training.hyper import hyper_from
@@ -18,9 +19,11 @@ from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import example_row, make_learner
 from jaxdqn.training.learning import ReplayKeys
 from jaxdqn.training.metrics import reduce_metrics
+from jaxdqn.training.vector_functions import zero_time_step
 from jaxdqn.types import (
     Array,
     Batch,
+    Environment,
     Hyper,
     Metrics,
     PyTree,
@@ -57,11 +60,8 @@ class GroupLearner(NamedTuple):
 
 def make_group_learner(config: Config) -> GroupLearner:
     """Make the learner of a configuration."""
-    environment = envs.configured_environment(config, None)
-    custom = CustomParts(None, None, None, None, None, None)
-    agent = build_agent(
-        config, environment.spec, identity_collectives, None, custom, lambda network: network
-    )
+    environment = environment_of(config)
+    agent = build_agent(config, environment.spec, identity_collectives, None, CustomParts())
     one_step = replace(config, gradient_steps=1, replay_ratio=None)
     learning = make_dqn_learning(one_step, agent, identity_collectives, _delivered_replay())
     parts = (environment.spec, agent, learning, identity_collectives)
@@ -73,8 +73,11 @@ def make_group_learner(config: Config) -> GroupLearner:
     def init(key: Array, hyper: Hyper | None = None) -> TrainState:
         hyper = hyper_from(config) if hyper is None else hyper
         keys = start_keys(key, 0)
-        keys_envs = jax.random.split(keys.envs, config.num_envs)
-        actor = learner.start(*jax.vmap(environment.reset)(keys_envs))
+        if isinstance(environment, HostEnvironment):
+            actor = learner.start((), zero_time_step(environment, config.num_envs))
+        else:
+            keys_envs = jax.random.split(keys.envs, config.num_envs)
+            actor = learner.start(*jax.vmap(environment.reset)(keys_envs))
         return learner.init(keys.agent, keys.run, actor, hyper)
 
     def next_keys(key: Array, iterations: int) -> tuple[Array, Array]:
@@ -105,6 +108,11 @@ def make_group_learner(config: Config) -> GroupLearner:
         return state, priorities, reduce_metrics(metrics)
 
     return GroupLearner(init, next_keys, learn, example_row(environment.spec))
+
+
+def environment_of(config: Config) -> Environment | HostEnvironment:
+    """Return the environment of a run, on the device or on the host."""
+    return envs.configured_host_environment(config) or envs.configured_environment(config)
 
 
 def _delivered_replay() -> Replay:

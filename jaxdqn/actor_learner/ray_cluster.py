@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jaxdqn
 from jaxdqn.errors import RunFailed, reject
 
 _CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 15
+_RESERVE_SECONDS = 20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -39,20 +45,36 @@ def import_ray() -> ModuleType:
     return ray
 
 
+class Resources(NamedTuple):
+    """Resources of one worker."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
 class RayCluster:
     """A Ray cluster for one run: one that is started on this machine, or a running one.
 
     Args:
-        workers: number of workers, each of which takes one CPU.
+        required: resources of the workers that the run needs. They are reserved together, by a
+            placement group.
         address: HOST:PORT of a running cluster, or ``auto``; None starts one on this machine, whose
             listeners are on loopback.
+        optional: resources of the workers that start when the cluster has resources for them.
 
     Raises:
-        ValueError: if Ray is not installed, the address does not answer or has too few CPUs.
+        ValueError: if Ray is not installed, the address does not answer, the cluster has another
+            version of Ray or Python, or it has too few resources.
     """
 
-    def __init__(self, workers: int, address: str | None = None) -> None:
+    def __init__(
+        self,
+        required: Sequence[Resources],
+        address: str | None = None,
+        optional: Sequence[Resources] = (),
+    ) -> None:
         self.ray = import_ray()
+        self._address = address
         environment = {"JAX_PLATFORMS": "cpu"}
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
@@ -60,8 +82,10 @@ class RayCluster:
             root = str(Path(jaxdqn.__file__).parents[1])
             path = os.environ.get("PYTHONPATH")
             environment["PYTHONPATH"] = root if not path else f"{root}{os.pathsep}{path}"
-            options |= {"num_cpus": workers, "include_dashboard": False}
-            options |= {"_node_ip_address": "127.0.0.1"}
+            cpus = math.ceil(sum(each.cpus for each in (*required, *optional)))
+            options |= {"num_cpus": cpus, "include_dashboard": False}
+            # Without it Ray joins a cluster that another program has started on this machine.
+            options |= {"address": "local", "_node_ip_address": "127.0.0.1"}
         else:
             options["address"] = address
         try:
@@ -70,25 +94,74 @@ class RayCluster:
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 self.ray.init(runtime_env={"env_vars": environment}, **options)
         except (ConnectionError, RuntimeError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             reject("ray_address", address, f"a Ray cluster of version {self.ray.__version__} that "
-                   f"this process can join: {first}")  # fmt: skip
-        self._check_cpus(workers, address)
-
-    def _check_cpus(self, workers: int, address: str | None) -> None:
-        cpus = int(self.ray.cluster_resources().get("CPU", 0))
-        if cpus < workers:
+                   f"this process can join: {reason[:400]}")  # fmt: skip
+        try:
+            self._check_resources(required)
+            self._group = self._reserve(required)
+        except BaseException:
             self.close()
-            reject("ray_address", address, f"a cluster with at least {workers} CPUs, one for each "
-                   f"actor and shard; it has {cpus}")  # fmt: skip
+            raise
+        self._reserved = 0
+        """Bundles of the placement group that have a worker."""
 
-    def start(self, worker: type, *arguments: Any) -> Any:
+    def _check_resources(self, required: Sequence[Resources]) -> None:
+        """Check that the cluster is large enough, whatever else runs there."""
+        present = self.ray.cluster_resources()
+        for name, field in (("CPU", "cpus"), ("GPU", "gpus")):
+            needed = sum(getattr(each, field) for each in required)
+            if present.get(name, 0) < needed:
+                reject(
+                    "ray_address",
+                    self._address,
+                    f"a cluster with at least {needed:g} {name}s, for the {len(required)} workers; "
+                    f"it has {present.get(name, 0):g}",
+                )
+
+    def _reserve(self, required: Sequence[Resources]) -> Any:
+        """Reserve resources for all required workers at once."""
+        bundles = [
+            {"CPU": each.cpus} | ({"GPU": each.gpus} if each.gpus else {}) for each in required
+        ]
+        group = self.ray.util.placement_group(bundles, strategy="PACK")
+        if not group.wait(_RESERVE_SECONDS):
+            free = self.ray.available_resources()
+            have = ", ".join(f"{free.get(name, 0):g} free {name}s" for name in ("CPU", "GPU"))
+            workers = f"the {len(required)} workers"
+            reject("ray_address", self._address, f"a cluster with free resources for {workers}; it "
+                   f"has {have}, or its nodes are too small")  # fmt: skip
+        return group
+
+    def start(self, worker: type, *arguments: Any, resources: Resources | None = None) -> Any:
         """Start a worker in a process of its own, and return its handle.
 
         If its process dies, Ray starts it again, and the calls in flight fail.
+
+        Args:
+            worker: class of the worker.
+            arguments: of its constructor.
+            resources: of an optional worker; None takes the next reserved ones.
         """
-        actor = self.ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0)(worker)
-        return actor.remote(*arguments)
+        options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0}
+        if resources is None:
+            strategies = import_module("ray.util.scheduling_strategies")
+            options["scheduling_strategy"] = strategies.PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=self._reserved
+            )
+            bundle = self._group.bundle_specs[self._reserved]
+            resources = Resources(bundle["CPU"], bundle.get("GPU", 0.0))
+            self._reserved += 1
+        if resources.gpus:
+            fraction = f"{0.9 * min(1.0, resources.gpus):.3f}"
+            variables = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}
+            options["runtime_env"] = {"env_vars": variables}
+        make = self.ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **options)
+        return make(worker).remote(*arguments)
+
+    def release(self) -> None:
+        """Let the workers that start next take the reserved resources from the first."""
+        self._reserved = 0
 
     def stop(self, worker: Any) -> None:
         """End the process of a worker for good."""
@@ -102,12 +175,14 @@ class RayCluster:
         """
         try:
             return self.ray.put(value)
-        except self.ray.exceptions.ObjectStoreFullError as error:
-            raise RunFailed(f"the object store of Ray is full: {error}") from error
+        except self._full as error:
+            raise _store_full(error) from error
 
     def wait(self, futures: list[Any], timeout: float | None) -> list[Any]:
         """Return the futures that are ready; wait for the first for ``timeout`` seconds."""
-        return list(self.ray.wait(futures, num_returns=1, timeout=timeout)[0])
+        if not self.ray.wait(futures, num_returns=1, timeout=timeout)[0]:
+            return []
+        return list(self.ray.wait(futures, num_returns=len(futures), timeout=0)[0])
 
     def result(self, future: Any) -> Any:
         """Return the result of a call.
@@ -121,10 +196,18 @@ class RayCluster:
             return self.ray.get(future)
         except exceptions.RayActorError as error:
             raise WorkerDied(str(error)) from error
-        except exceptions.ObjectStoreFullError as error:
-            raise RunFailed(f"the object store of Ray is full: {error}") from error
+        except self._full as error:
+            raise _store_full(error) from error
         except exceptions.RayTaskError as error:
+            if isinstance(error.cause, self._full):
+                raise _store_full(error.cause) from error
             raise RunFailed(f"a worker failed: {error.cause!r}") from error
+
+    @property
+    def _full(self) -> tuple[type[BaseException], ...]:
+        """Exceptions of a full object store."""
+        exceptions = self.ray.exceptions
+        return exceptions.ObjectStoreFullError, exceptions.OutOfDiskError
 
     def close(self) -> None:
         """End the workers; end a cluster that was started here."""
@@ -146,15 +229,26 @@ def _keeping_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def _store_full(error: BaseException) -> RunFailed:
+    reason = " ".join(str(error).split())[:300]
+    return RunFailed(
+        "the object store of Ray is full, and so is the disk to which it writes what does not fit: "
+        f"lower block_rows or batch_size, or start Ray with more object_store_memory: {reason}"
+    )
+
+
 class WorkerDied(Exception):
     """The process of a worker died during a call."""
 
 
 def check_address(address: str | None) -> None:
-    """Check that something answers at the address of a cluster.
+    """Check that a Ray cluster answers at an address.
+
+    ``ray.init`` waits for minutes for a server that accepts connections and does not answer.
 
     Raises:
-        ValueError: if nothing does within five seconds, or the address is malformed.
+        ValueError: if nothing accepts a connection within five seconds, if no Ray cluster answers
+            within fifteen, or if the address is malformed.
     """
     if address in (None, "auto"):
         return
@@ -166,3 +260,15 @@ def check_address(address: str | None) -> None:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
         reject("ray_address", address, f"the address of a Ray cluster that answers: {error}")
+    status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:
+        done = subprocess.run(
+            status, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        reject("ray_address", address, "the address of a Ray cluster: something accepts "
+               f"connections there, and does not answer within {_ANSWER_SECONDS} s")  # fmt: skip
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        reason = " ".join(lines[-4:]) or f"exit code {done.returncode}"
+        reject("ray_address", address, f"the address of a Ray cluster: {reason[:400]}")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities, make_initial_priorities
 from jaxdqn.config.config import Config
 from jaxdqn.replay.prioritized import (
     PrioritizedState,
@@ -59,13 +60,16 @@ class ShardFunctions(NamedTuple):
     """``mass(rings) -> [] float32``, the sum of the priorities"""
 
 
-def make_shard(config: Config, *, num_envs: int, rings: int) -> ShardFunctions:
+def make_shard(
+    config: Config, *, num_envs: int, rings: int, initial: InitialPriorities = "max"
+) -> ShardFunctions:
     """Make the functions of a shard.
 
     Args:
       config: of the run.
       num_envs: E, environments of one actor.
       rings: R, number of actors that send their rows to this shard.
+      initial: initial priorities; with ``actor`` the extras of rows are ``Estimates``.
     """
     batch_size = config.batch_size * config.accumulate
     replay = make_prioritized(
@@ -85,7 +89,7 @@ def make_shard(config: Config, *, num_envs: int, rings: int) -> ShardFunctions:
         flat, leaf = draw(ring.tree, strata, offsets)
         batch = gather_transitions(
             ring.ring, flat, gamma, n_step=config.n_step, frame_stack=config.frame_stack
-        )
+        )._replace(extras_tm1=())
         index = flat + num_rows * generation_of(ring, flat, generations)
         age = (ring.position - 1 - flat // num_envs) % config.replay_rows
         return batch, index, leaf, age.astype(jnp.float32)
@@ -123,8 +127,13 @@ def make_shard(config: Config, *, num_envs: int, rings: int) -> ShardFunctions:
 
         return jax.lax.scan(of_batch, state, (draws.info.indices, draws.rings, priorities))[0]
 
+    set_initial = make_initial_priorities(config, replay, num_envs)
+
     def add(ring: PrioritizedState, rows: Row) -> PrioritizedState:
-        return jax.lax.scan(lambda ring, rows: (replay.add(ring, rows), None), ring, rows)[0]
+        ring = jax.lax.scan(lambda ring, rows: (replay.add(ring, rows), None), ring, rows)[0]
+        if initial == "max":
+            return ring
+        return set_initial(ring, rows.first.shape[0] * rows.first.shape[1])
 
     def mass_of(state: Rings) -> Array:
         return jnp.sum(jnp.stack([total(ring.tree) for ring in state]))

@@ -1,4 +1,4 @@
-"""State of an actor and of a shard in a process. Arguments and results are NumPy arrays."""
+"""State of an actor, a shard or a learner in a process. Arguments and results are NumPy arrays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.actor_learner.actor import Stream, make_actor
+from jaxdqn.actor_learner.gradient_server import (
+    Compression,
+    Copy,
+    Gradient,
+    make_gradient_learner,
+)
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities
 from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
 from jaxdqn.config.config import Config
 from jaxdqn.types import Hyper, Metrics, Params, Row, make_counter
@@ -22,8 +29,6 @@ class Published(NamedTuple):
     hyper: Hyper
     gradient_steps: int
     """Gradient steps that made the parameters."""
-    rows: int
-    """Rows of all actors that the learner had counted."""
 
 
 class BlockInfo(NamedTuple):
@@ -42,40 +47,48 @@ class ActorWorker:
     Args:
         config: of the run.
         key_data: key data of the run.
-        actors, index, iterations: as for ``make_actor``.
+        actors, index, iterations, initial: as for ``make_actor``.
     """
 
     def __init__(
-        self, config: Config, key_data: np.ndarray, actors: int, index: int, iterations: int
+        self,
+        config: Config,
+        key_data: np.ndarray,
+        actors: int,
+        index: int,
+        iterations: int,
+        initial: InitialPriorities = "max",
     ) -> None:
-        functions = make_actor(config, actors=actors, index=index, iterations=iterations)
+        functions = make_actor(
+            config, actors=actors, index=index, iterations=iterations, initial=initial
+        )
         self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
         self._incarnation = 0
         self._start, self._warm_up = jax.jit(functions.start), jax.jit(functions.warm_up)
         self._block = jax.jit(functions.block, donate_argnums=0)
         self._stream: Stream = self._start(self._key)
 
-    def warm_up(self, published: Published, incarnation: int) -> tuple[Row, BlockInfo]:
+    def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act the iterations of the warm-up."""
         self._follow(incarnation)
-        return self._play(published, lambda *arguments: self._warm_up(self._key, *arguments))
+        return self._play(published, rows, lambda *arguments: self._warm_up(self._key, *arguments))
 
-    def block(self, published: Published, incarnation: int) -> tuple[Row, BlockInfo]:
+    def block(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act the iterations of a block.
 
-        ``incarnation`` counts the deaths of this worker: a new one starts another stream, with
-        other random numbers.
+        ``rows`` are those of all actors that have been counted, and ``incarnation`` counts the
+        deaths of this worker: a new one starts another stream, with other random numbers.
         """
         self._follow(incarnation)
-        return self._play(published, self._block)
+        return self._play(published, rows, self._block)
 
     def _follow(self, incarnation: int) -> None:
         if incarnation != self._incarnation:
             self._incarnation = incarnation
             self._stream = self._start(jax.random.fold_in(self._key, incarnation))
 
-    def _play(self, published: Published, program: Any) -> tuple[Row, BlockInfo]:
-        started, count = time.perf_counter(), make_counter(published.rows)
+    def _play(self, published: Published, before: int, program: Any) -> tuple[Row, BlockInfo]:
+        started, count = time.perf_counter(), make_counter(before)
         stream, played = program(self._stream, published.params, published.hyper, count)
         self._stream = stream
         rows, metrics = to_numpy(played)
@@ -89,11 +102,18 @@ class ShardWorker:
     Args:
         config: of the run.
         example: row of zeros.
-        num_envs, rings: as for ``make_shard``.
+        num_envs, rings, initial: as for ``make_shard``.
     """
 
-    def __init__(self, config: Config, example: Row, num_envs: int, rings: int) -> None:
-        functions = make_shard(config, num_envs=num_envs, rings=rings)
+    def __init__(
+        self,
+        config: Config,
+        example: Row,
+        num_envs: int,
+        rings: int,
+        initial: InitialPriorities = "max",
+    ) -> None:
+        functions = make_shard(config, num_envs=num_envs, rings=rings, initial=initial)
         self._rings: Rings = jax.jit(functions.init)(example)
         self._add = jax.jit(functions.add, donate_argnums=0)
         self._sample = jax.jit(functions.sample)
@@ -117,6 +137,75 @@ class ShardWorker:
     def update(self, drawn: Draws, priorities: np.ndarray) -> None:
         """Take back the priorities [m, B] of batches; of ``drawn`` only indices are read."""
         self._rings = self._update(self._rings, drawn, priorities)
+
+    def draw(
+        self, key_data: np.ndarray, gamma: np.ndarray, share: float
+    ) -> tuple[Draws | None, Draws | None, float]:
+        """Draw one batch for a learner; ``share`` is the probability of this shard.
+
+        Returns:
+            The draws, the same without their batches, and the sum of the priorities; None and 0
+            while no row can be drawn.
+        """
+        drawn = self.sample(key_data[None], gamma)
+        if drawn is None:
+            return None, None, 0.0
+        probabilities = drawn.info.probabilities * np.float32(share)
+        drawn = drawn._replace(info=drawn.info._replace(probabilities=probabilities))
+        return drawn, drawn._replace(batches=(), ages=()), float(drawn.mass)
+
+
+class GradientInfo(NamedTuple):
+    """Answer of a learner; its priorities are sent separately."""
+
+    gradient: Gradient
+    gradient_steps: int
+    """Those of the parameters that it was computed against."""
+    seconds: float
+    """Duration of computing it."""
+    age: float
+    """Mean number of vector steps stored in the ring since each row of the batch."""
+
+
+class LearnerWorker:
+    """One learner of a parameter server.
+
+    Args:
+        config: of the run.
+        batches, compression: as for ``make_gradient_learner``.
+    """
+
+    def __init__(self, config: Config, batches: int, compression: Compression) -> None:
+        functions = make_gradient_learner(config, batches=batches, compression=compression)
+        self._gradient = jax.jit(functions.gradient)
+        self._residual = functions.init()
+
+    def gradient(
+        self, published: Published, target: Params, rows: int, drawn: Draws | None, key: np.ndarray
+    ) -> tuple[np.ndarray | None, GradientInfo | None]:
+        """Compute the gradient of a batch, and the new priorities of its rows.
+
+        Args:
+            published: parameters of the server.
+            target: parameters of the target network.
+            rows: as for ``ActorWorker.block``.
+            drawn: one batch, with leaves [1, B, ...]; None if the shard could not draw.
+            key: key data.
+        """
+        if drawn is None:
+            return None, None
+        started = time.perf_counter()
+        copy = Copy(published.params, target, published.hyper, make_counter(rows))
+        batch, info, ages = jax.tree.map(
+            lambda leaf: leaf[0], (drawn.batches, drawn.info, drawn.ages)
+        )
+        key_learn = jax.random.wrap_key_data(jnp.asarray(key))
+        result = self._gradient(key_learn, copy, batch, info, self._residual)
+        priorities, gradient, self._residual = result
+        priorities, gradient = to_numpy((priorities[None], gradient))
+        seconds = time.perf_counter() - started
+        answer = GradientInfo(gradient, published.gradient_steps, seconds, float(ages))
+        return priorities, answer
 
 
 def to_numpy(tree: Any) -> Any:

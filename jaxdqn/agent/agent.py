@@ -108,12 +108,15 @@ def make_agent(
             since_target=jnp.int32(0),
         )
 
+    gradient, apply = _make_gradient_and_info(network, options), _make_apply(optimizer, options)
     return Agent(
         init=init,
         act=_make_act(network, options),
-        learn=_make_learn(network, optimizer, options),
+        learn=_make_learn(gradient, apply),
         initial_carry=network.initial_carry,
         target_period=None if bootstrap == "none" or polyak else target_period,
+        gradient=gradient,
+        apply=apply,
     )
 
 
@@ -240,14 +243,37 @@ def _apply_per_env(
 
 
 def _make_learn(
-    network: Network, optimizer: Optimizer, options: _Options
+    gradient: Callable[..., tuple[Params, LearnInfo]], apply: Callable[..., AgentState]
 ) -> Callable[..., tuple[AgentState, LearnInfo]]:
-    gradient = _make_gradient(network, options)
-
     def learn(
         key: Array, state: AgentState, batch: Batch, weights: Array, *, hyper: Hyper
     ) -> tuple[AgentState, LearnInfo]:
-        grads, (loss, abs_td, q_mean, extra) = gradient(key, state, batch, weights, hyper)
+        grads, info = gradient(key, state, batch, weights, hyper=hyper)
+        return apply(state, grads, info.loss, hyper=hyper), info
+
+    return learn
+
+
+def _make_gradient_and_info(
+    network: Network, options: _Options
+) -> Callable[..., tuple[Params, LearnInfo]]:
+    """Make ``Agent.gradient``."""
+    compute, measure = _make_gradient(network, options), options.measure_gradient
+
+    def gradient(
+        key: Array, state: AgentState, batch: Batch, weights: Array, *, hyper: Hyper
+    ) -> tuple[Params, LearnInfo]:
+        grads, (loss, abs_td, q_mean, extra) = compute(key, state, batch, weights, hyper)
+        found = () if measure is None else measure(grads, hyper)
+        return grads, LearnInfo(loss, abs_td, global_norm(grads), q_mean, extra, found)
+
+    return gradient
+
+
+def _make_apply(optimizer: Optimizer, options: _Options) -> Callable[..., AgentState]:
+    """Make ``Agent.apply``."""
+
+    def apply(state: AgentState, grads: Params, loss: Array, *, hyper: Hyper) -> AgentState:
         transformation = optimizer(hyper)
         # Transformations such as optax.contrib.reduce_on_plateau read the loss.
         takes_value = isinstance(transformation, optax.GradientTransformationExtraArgs)
@@ -263,12 +289,9 @@ def _make_learn(
             target_params, since_target = periodic_update(
                 params, state.target_params, since_target, options.target_period
             )
-        measure = options.measure_gradient
-        found = () if measure is None else measure(grads, hyper)
-        info = LearnInfo(loss, abs_td, global_norm(grads), q_mean, extra, found)
-        return AgentState(params, target_params, opt_state, since_target), info
+        return AgentState(params, target_params, opt_state, since_target)
 
-    return learn
+    return apply
 
 
 def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[Params, _LossInfo]]:

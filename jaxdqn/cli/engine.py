@@ -2,14 +2,62 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from jaxdqn.config.algorithm_rules import default_of
 from jaxdqn.errors import reject
+from jaxdqn.monitoring.output import say
+from jaxdqn.storage.engine_record import engine_text, read_engine
 
 if TYPE_CHECKING:
     from jaxdqn.actor_learner.engine import RayEngine
 
-_OF_RAY = ("actors", "replay_shards", "ray_address")
+_OF_RAY = (
+    "actors",
+    "replay_shards",
+    "learners",
+    "server_mode",
+    "max_staleness",
+    "staleness_discount",
+    "block_rows",
+    "initial_priorities",
+    "cpus_per_actor",
+    "cpus_per_shard",
+    "cpus_per_learner",
+    "gpus_per_learner",
+    "ray_address",
+)
+_OF_COMPRESSION = ("compression", "top_k_fraction")
+"""Options of data-parallel replicas that are arguments of the engine with a parameter server."""
+
+
+def with_recorded_engine(flags: Any) -> Any:
+    """Return flags with an engine: by default that of the run to resume, with its arguments.
+
+    Raises:
+        ValueError: if the record of the engine is damaged.
+    """
+    record = read_engine(flags.out) if flags.resume and flags.out is not None else None
+    if record is None or flags.engine not in (None, record["engine"]):
+        return dataclasses.replace(flags, engine=flags.engine or "jit")
+    missing = {name: None for name in ("engine", *_OF_RAY)}
+    missing |= {name: default_of(name) for name in _OF_COMPRESSION}
+    taken = {
+        name: record[name]
+        for name, default in missing.items()
+        if name in record and getattr(flags, name) == default
+    }
+    if taken:
+        say(f"resumes with {engine_text({'engine': record['engine'], **taken})}, as recorded")
+    return dataclasses.replace(flags, **taken)
+
+
+def without_engine_options(flags: Any) -> Any:
+    """Return the flags as they configure a run: compression on Ray is that of the engine."""
+    if flags.engine != "ray":
+        return flags
+    return dataclasses.replace(flags, **{name: default_of(name) for name in _OF_COMPRESSION})
 
 
 def check_engine(flags: Any) -> None:
@@ -34,6 +82,21 @@ def make_engine(flags: Any) -> RayEngine | None:
         return None
     from jaxdqn.actor_learner.engine import RayEngine
 
-    actors = 1 if flags.actors is None else flags.actors
-    shards = 1 if flags.replay_shards is None else flags.replay_shards
-    return RayEngine(actors, shards, flags.ray_address)
+    names = (*_OF_RAY, *_OF_COMPRESSION)
+    given = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+    if "actors" in given:
+        given["actors"] = actors_of(given["actors"])
+    return RayEngine(**given)
+
+
+def actors_of(text: Any) -> int | tuple[int, int]:
+    """Return the number of actors, or the least and the most of ``2..8``.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    numbers = text if isinstance(text, list) else str(text).split("..")
+    if len(numbers) > 2 or not all(str(number).isdigit() for number in numbers):
+        reject("actors", text, "a number, or LEAST..MOST as in 2..8")
+    least, most = int(numbers[0]), int(numbers[-1])
+    return least if len(numbers) == 1 else (least, most)

@@ -19,7 +19,12 @@ from jaxdqn.cli.backend import (
     set_up_devices,
     use_cpu_threads,
 )
-from jaxdqn.cli.engine import check_engine, make_engine
+from jaxdqn.cli.engine import (
+    check_engine,
+    make_engine,
+    with_recorded_engine,
+    without_engine_options,
+)
 from jaxdqn.cli.flags import parse, run_command, terminal_columns
 from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.launch.supervisor import (
@@ -113,13 +118,41 @@ class Flags(Options):
     profile: int | None = option(None, group="Monitoring")
     """Write a trace of this many chunks, after the first one, into RUN/profile; see
     docs/monitoring.md."""
-    engine: Literal["jit", "ray"] = option("jit", group="Ray")
+    engine: Literal["jit", "ray"] | None = option(None, group="Ray")
     """jit: act and learn in one compiled program. ray: asynchronous actors and a sharded replay in
-    processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md."""
-    actors: int | None = option(None, group="Ray")
-    """Number of actors, over which the environments are divided; 1 by default."""
+    processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md. By default
+    jit, and with --resume that of the run, with its arguments."""
+    actors: str | None = option(None, group="Ray")
+    """Number of actors, over which the environments are divided; 1 by default. 2..8 is elastic: the
+    run needs 2, and has up to 8 while the cluster has resources for them."""
     replay_shards: int | None = option(None, group="Ray")
     """Number of processes that hold the replay, at most --actors; 1 by default."""
+    learners: int | None = option(None, group="Ray")
+    """Number of learners of a parameter server, each in a process of its own; 1 by default."""
+    server_mode: Literal["sync", "async"] | None = option(None, group="Ray")
+    """Learn by a parameter server (Gorila). sync: a gradient step takes the mean of the gradients
+    of all learners, which divide the batch. async: each learner computes the gradient of a whole
+    batch, and the server applies the gradients as they come. --compression applies to them."""
+    max_staleness: int | None = option(None, group="Ray")
+    """With --server-mode async: drop gradients that are more gradient steps old."""
+    staleness_discount: float | None = option(None, group="Ray")
+    """With --server-mode async: P; multiply the learning rate of a gradient that is S gradient
+    steps old by (1 + S)^-P. 0 by default."""
+    block_rows: int | None = option(None, group="Ray")
+    """Rows that an actor sends at a time, rounded down to complete iterations; 512 by default.
+    Fewer for slow environments."""
+    initial_priorities: Literal["actor", "max"] | None = option(None, group="Ray")
+    """Priority of a new row. actor: |TD error| by the values of its actor (Ape-X). max: the maximum
+    so far. By default actor, and max with a distributional loss."""
+    cpus_per_actor: float | None = option(None, group="Ray")
+    """CPUs that Ray reserves for an actor; 1 by default, and it may be a fraction below 1."""
+    cpus_per_shard: float | None = option(None, group="Ray")
+    """CPUs that Ray reserves for a shard."""
+    cpus_per_learner: float | None = option(None, group="Ray")
+    """CPUs that Ray reserves for a learner of a parameter server."""
+    gpus_per_learner: float | None = option(None, group="Ray")
+    """GPUs that Ray reserves for a learner of a parameter server: 0.5 for two on one GPU. Without
+    it learners run on the CPU."""
     ray_address: str | None = option(None, group="Ray")
     """HOST:PORT of a running Ray cluster, or auto. By default the run starts one on this machine,
     whose listeners are on loopback."""
@@ -172,8 +205,9 @@ def _main(argv: Sequence[str]) -> int:
     if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
         raise ValueError("env: must be left out with --environment, which replaces it")
     name, flags = read_flags(arguments, own_environment="environment" in parts)
+    flags = with_recorded_engine(flags)
     _check_layers(arguments, flags, own_network="network" in parts)
-    config = config_from(flags)
+    config = config_from(without_engine_options(flags))
     check_virtual_devices(flags.virtual_devices, config)
     if flags.resume and flags.out is None:
         raise ValueError("resume=True: must come with --out, the run to resume")

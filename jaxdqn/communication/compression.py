@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     """Elements in a block."""
 
 
-class _Code(NamedTuple):
+class Code(NamedTuple):
     encode: Callable[[Array], Array]
     """[..., c] float32 -> [..., bytes or words], the input of a collective."""
     decode: Callable[[Array], Array]
@@ -87,15 +87,17 @@ def compressed_mean(
         updates: PyTree, state: ResidualState, params: PyTree | None = None
     ) -> tuple[PyTree, ResidualState]:
         leaves, structure = jax.tree.flatten(updates)
-        to_send = _flatten(leaves, state.residual.size) + state.residual
+        to_send = flatten(leaves, state.residual.size) + state.residual
         if kind == "top_k":
             k = top_k_count(top_k_fraction, to_send.size)
             mean, residual = _sparse_mean(to_send, k, collectives)
         else:
             size = sum(leaf.size for leaf in leaves)
-            code = _BFLOAT16 if kind == "bfloat16" else _int8(layout(kind, size, collectives.size))
+            code = (
+                BFLOAT16 if kind == "bfloat16" else int8_code(layout(kind, size, collectives.size))
+            )
             mean, residual = _coded_mean(to_send, code, collectives)
-        return jax.tree.unflatten(structure, _unflatten(mean, leaves)), ResidualState(residual)
+        return jax.tree.unflatten(structure, unflatten(mean, leaves)), ResidualState(residual)
 
     return optax.GradientTransformation(init, update)
 
@@ -119,7 +121,7 @@ def _padded(kind: str, size: int, devices: int) -> int:
     return devices * math.prod(layout(kind, size, devices))
 
 
-def _coded_mean(to_send: Array, code: _Code, collectives: Collectives) -> tuple[Array, Array]:
+def _coded_mean(to_send: Array, code: Code, collectives: Collectives) -> tuple[Array, Array]:
     """Average [D*c] by an all-to-all and an all-gather of codes.
 
     Returns the mean and this device's residual, [D*c] each.
@@ -170,10 +172,10 @@ def _decode_bfloat16(words: Array) -> Array:
     return jax.lax.bitcast_convert_type(words, jnp.bfloat16).astype(jnp.float32)
 
 
-_BFLOAT16 = _Code(_encode_bfloat16, _decode_bfloat16)
+BFLOAT16 = Code(_encode_bfloat16, _decode_bfloat16)
 
 
-def _int8(shape: Layout) -> _Code:
+def int8_code(shape: Layout) -> Code:
     """Return the int8 code: each block is followed by the four bytes of its scale."""
 
     def encode(values: Array) -> Array:
@@ -192,18 +194,18 @@ def _int8(shape: Layout) -> _Code:
         blocks = codes * jnp.expand_dims(scale, -1)
         return blocks.reshape(*packet.shape[:-2], -1)
 
-    return _Code(encode, decode)
+    return Code(encode, decode)
 
 
-def _flatten(leaves: list[Array], size: int) -> Array:
+def flatten(leaves: list[Array], size: int) -> Array:
     """Return all leaves as one float32 vector, padded with zeros to ``size`` elements."""
     flat = [leaf.ravel().astype(jnp.float32) for leaf in leaves]
     missing = size - sum(leaf.size for leaf in leaves)
     return jnp.concatenate([*flat, jnp.zeros(missing, jnp.float32)])
 
 
-def _unflatten(flat: Array, like: list[Array]) -> list[Array]:
-    """Invert ``_flatten``: return leaves of the shapes and dtypes of ``like``."""
+def unflatten(flat: Array, like: list[Array]) -> list[Array]:
+    """Invert ``flatten``: return leaves of the shapes and dtypes of ``like``."""
     leaves, start = [], 0
     for leaf in like:
         part = flat[start : start + leaf.size]

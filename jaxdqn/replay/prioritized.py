@@ -174,7 +174,7 @@ def _make_add(
             jnp.zeros(leaving, jnp.float32),
             full | (jnp.arange(leaving, dtype=jnp.int32) < length * num_envs),
         )
-        start, entering = _entering(ring, length, delay)
+        start, entering = entering_rows(ring, length, delay)
         entered = (
             start * num_envs,
             jnp.full(entering.size, state.max_priority),
@@ -218,7 +218,7 @@ def make_priority_update(
     return update
 
 
-def _entering(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
+def entering_rows(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
     """Return the first slot of those that the newest rows made sampleable, and the valid starts.
 
     Returns:

@@ -109,6 +109,29 @@ def gather_transitions(
       index: ``[B]`` int32, flat indices of valid starts
       gamma: ``[]`` float32
     """
+    r_t, discount_t, bootstrap = returns_at(ring, index, gamma, n_step=n_step)
+    return Batch(
+        obs_tm1=gather_obs(ring, index, frame_stack=frame_stack),
+        a_tm1=take(ring.rows.action, index),
+        r_t=r_t,
+        discount_t=discount_t,
+        obs_t=gather_obs(ring, bootstrap, frame_stack=frame_stack),
+        extras_tm1=jax.tree.map(lambda leaf: take(leaf, index), ring.rows.extras),
+        legal_tm1=unpack_bits(jax.tree.map(lambda leaf: take(leaf, index), ring.rows.legal)),
+        legal_t=unpack_bits(jax.tree.map(lambda leaf: take(leaf, bootstrap), ring.rows.legal)),
+    )
+
+
+def returns_at(
+    ring: RingState, index: Array, gamma: Array, *, n_step: int
+) -> tuple[Array, Array, Array]:
+    """Return the rewards, the discounts and the bootstrap rows of the transitions at an index.
+
+    They are as in ``gather_transitions``.
+
+    Returns:
+      Sums of discounted rewards [B] float32, discounts [B] float32, and flat indices [B] int32.
+    """
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(n_step + 1, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows  # [B, N + 1]
@@ -126,17 +149,9 @@ def gather_transitions(
     ends = jnp.any(terminated & (included > 0), axis=1)
     last = jnp.sum(included, axis=1).astype(jnp.int32) - 1  # m - 1
     bootstrap = (index + (last + 1) * num_envs) % num_rows
-    return Batch(
-        obs_tm1=gather_obs(ring, index, frame_stack=frame_stack),
-        a_tm1=take(ring.rows.action, index),
-        # Rewards past the end are arbitrary, even NaN: replace them, do not multiply by 0.
-        r_t=jnp.sum(jnp.where(included > 0, powers[None, :] * reward, 0.0), axis=1),
-        discount_t=jnp.where(ends, 0.0, gamma * powers[last]),
-        obs_t=gather_obs(ring, bootstrap, frame_stack=frame_stack),
-        extras_tm1=jax.tree.map(lambda leaf: take(leaf, index), ring.rows.extras),
-        legal_tm1=unpack_bits(jax.tree.map(lambda leaf: take(leaf, index), ring.rows.legal)),
-        legal_t=unpack_bits(jax.tree.map(lambda leaf: take(leaf, bootstrap), ring.rows.legal)),
-    )
+    # Rewards past the end are arbitrary, even NaN: replace them, do not multiply by 0.
+    r_t = jnp.sum(jnp.where(included > 0, powers[None, :] * reward, 0.0), axis=1)
+    return r_t, jnp.where(ends, 0.0, gamma * powers[last]), bootstrap
 
 
 def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:

@@ -29,7 +29,7 @@ from jaxdqn.run.first_state import first_state
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
 from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.program_cache import StaticRun, compiled_programs
-from jaxdqn.run.setup import RunSetup, check_processes, set_up
+from jaxdqn.run.setup import RunSetup, check_processes, record_engine, set_up
 from jaxdqn.run.summary import identity
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
@@ -57,6 +57,9 @@ class Engine(Protocol):
 
     def summary(self) -> Record:
         """Return fields of the run's summary."""
+
+    def record(self) -> Record:
+        """Return ``engine``, its name, and its arguments, for ``engine.json``."""
 
 
 class RunResult(NamedTuple):
@@ -132,8 +135,9 @@ def run(
         replay, explore, loss, learning, agent: your own, as ``make_trainer`` takes them. References
             may name the part itself.
         engine: runs the chunks instead of the programs of the trainer, as
-            ``jaxdqn.actor_learner.engine.RayEngine`` does. It is not recorded: pass it again to
-            resume with it.
+            ``jaxdqn.actor_learner.engine.RayEngine`` does. ``engine.json`` records it and its
+            arguments. Pass one again to resume with it; without one the run continues in the
+            programs of the trainer, and an event says so.
         loggers: receive the records of the run, and are closed at its end. A logger that raises an
             exception is dropped, and reported on standard error and by an event; the run continues.
         callbacks: one object, or several, with methods ``on_chunk``, ``on_evaluation``,
@@ -228,6 +232,9 @@ def _train(
     if config.max_seconds is not None:
         stop.set_deadline(started + config.max_seconds)
     loggers = _loggers(setup, group)
+    changed = record_engine(setup, None if engine is None else engine.record())
+    if changed is not None:
+        _log(loggers, "event", changed)
     compiling = time.perf_counter()
     log_event = partial(_log, loggers, "event")
     try:

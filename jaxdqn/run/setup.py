@@ -18,6 +18,7 @@ from jaxdqn.run.memory_needs import check_memory_of_run
 from jaxdqn.run.program_cache import StaticRun, static_run
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.directory import claim
+from jaxdqn.storage.engine_record import engine_text, read_engine, write_engine
 from jaxdqn.storage.environment_spec import check_spec, with_spec
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.loss_record import with_loss
@@ -93,6 +94,23 @@ def set_up(
         on_coordinator(lambda: _open_directory(claimed, config, resuming, stack, own.record))
         directory = Path(claimed)
     return RunSetup(config, own, static, keys, directory, preset, rows, transfer, resuming)
+
+
+def record_engine(setup: RunSetup, record: Record | None) -> Record | None:
+    """Record the engine of a run; return an event if it is not that of the run to resume.
+
+    Args:
+        setup: of the run.
+        record: name and arguments of the engine; None for the programs of the trainer.
+    """
+    if setup.directory is None or not multihost.is_coordinator():
+        return None
+    before = read_engine(setup.directory) if setup.resuming else record
+    write_engine(setup.directory, record)
+    if record == before:
+        return None
+    message = f"continues with {engine_text(record)}; until now it had {engine_text(before)}"
+    return {"event": "engine", "message": message}
 
 
 def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int = 0) -> None:

@@ -27,7 +27,7 @@ def make_dqn_learning(
     importance weights follow from the probabilities that this replay returns.
     """
     replay, steps = replay or make_replay(config), config.gradient_steps_per_iteration
-    weights_of = _make_importance_weights(config, collectives)
+    weights_of = make_importance_weights(config, collectives)
     update = make_update(config, agent, collectives)
     diagnose = make_diagnostics(config, agent)
 
@@ -39,7 +39,7 @@ def make_dqn_learning(
         agent_state, info, skipped = update(key_learn, state, batch, weights)
         info = diagnose(state, batch, info, weights, sample)
         with jax.named_scope("draw"):
-            replay_state = replay.update(state.replay, sample.indices, _priorities(state, info))
+            replay_state = replay.update(state.replay, sample.indices, priorities_of(state, info))
         # The replay has the TD errors now; the scan need not stack M times B of them.
         info = info._replace(abs_td=jnp.float32(0))
         return state._replace(agent=agent_state, replay=replay_state), (info, skipped)
@@ -65,7 +65,7 @@ def make_replay(config: Config) -> Replay:
     )
 
 
-def _priorities(state: TrainState, info: LearnInfo) -> Array:
+def priorities_of(state: TrainState, info: LearnInfo) -> Array:
     """Return the new priorities [B] of a batch after its gradient step.
 
     A TD error that is not finite gets the minimum priority. If the loss or the gradient norm is
@@ -74,25 +74,33 @@ def _priorities(state: TrainState, info: LearnInfo) -> Array:
     """
     finite_step = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     abs_td = jnp.where(finite_step & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
-    return (abs_td + _PRIORITY_OFFSET) ** state.hyper.priority_exponent
+    return priority_of(abs_td, state.hyper.priority_exponent)
 
 
-def _make_importance_weights(
+def priority_of(abs_td: Array, exponent: Array) -> Array:
+    """Return the priorities [B] of rows with these absolute TD errors."""
+    return (abs_td + _PRIORITY_OFFSET) ** exponent
+
+
+def make_importance_weights(
     config: Config, collectives: Collectives
 ) -> Callable[[TrainState, SampleInfo], Array]:
-    """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses.
-
-    The exponent rises linearly to 1 over ``rows_of_schedules``.
-    """
+    """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses."""
     if config.replay == "uniform":
         return lambda state, sample: jnp.ones_like(sample.probabilities)
     global_max = step_collectives(config, collectives).max
 
     def weights_of(state: TrainState, sample: SampleInfo) -> Array:
-        rows = counter_float(state.counters.rows)
-        progress = jnp.minimum(rows / float(config.rows_of_schedules), 1.0)
-        exponent = state.hyper.importance_exponent
-        exponent = exponent + (1.0 - exponent) * progress
+        exponent = importance_exponent(config, state)
         return importance_weights(sample.probabilities, exponent, global_max)
 
     return weights_of
+
+
+def importance_exponent(config: Config, state: TrainState) -> Array:
+    """Return the exponent [] float32 of the importance weights, which rises linearly to 1 over
+    ``rows_of_schedules``."""
+    rows = counter_float(state.counters.rows)
+    progress = jnp.minimum(rows / float(config.rows_of_schedules), 1.0)
+    exponent = state.hyper.importance_exponent
+    return exponent + (1.0 - exponent) * progress

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from jaxdqn.actor_learner.engine import RayEngine
+from jaxdqn.cli.engine import actors_of
 from jaxdqn.config.presets import preset
 
 COMMAND = (sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray")
@@ -43,7 +45,12 @@ def wait_for_metrics(file: Path, lines: int, seconds: float) -> None:
     ("arguments", "message"),
     [
         (("--engine", "ray"), "replay='uniform': must be 'prioritized' with engine='ray'"),
-        (("--actors", "2"), "actors=2: must be left out without engine='ray'"),
+        (("--actors", "2"), "actors='2': must be left out without engine='ray'"),
+        (("--server-mode", "sync"), "server_mode='sync': must be left out without engine='ray'"),
+        (
+            ("--engine", "ray", "--replay", "prioritized", "--compression", "int8"),
+            "compression='int8': must be 'none' with engine='ray' without server_mode",
+        ),
     ],
 )
 def test_flags_that_do_not_fit_are_rejected(
@@ -56,6 +63,14 @@ def test_flags_that_do_not_fit_are_rejected(
     assert message in capsys.readouterr().err
 
 
+def test_numbers_of_actors_are_read() -> None:
+    assert (actors_of("3"), actors_of("2..8"), actors_of([2, 4])) == (3, (2, 8), (2, 4))
+    with pytest.raises(ValueError, match=r"actors='2-8': must be a number, or LEAST..MOST"):
+        actors_of("2-8")
+    with pytest.raises(ValueError, match=r"actors=\(4, 2\): must be at least 1, or a range"):
+        RayEngine((4, 2))
+
+
 def test_the_engine_rejects_what_it_cannot_run() -> None:
     pytest.importorskip("ray")
     config = preset("per")
@@ -65,8 +80,94 @@ def test_the_engine_rejects_what_it_cannot_run() -> None:
         RayEngine(1, 2)
     with pytest.raises(ValueError, match=r"ray_address='127.0.0.1:1': must be the address"):
         RayEngine(2, ray_address="127.0.0.1:1").configure(config, {})
+    with pytest.raises(ValueError, match=r"learners=3: must be a divisor of batch_size=\d+ with"):
+        RayEngine(2, learners=3, server_mode="sync").configure(config, {})
     with pytest.raises(ValueError, match=r"network=.*: must be left out with engine='ray'"):
         RayEngine(2).configure(config, {"network": "mine:network"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learners": 2}, "learners=2: must be 1 without server_mode"),
+        ({"learners": 0}, "learners=0: must be at least 1"),
+        ({"block_rows": 0}, "block_rows=0: must be at least 1"),
+        ({"cpus_per_actor": 1.5}, "cpus_per_actor=1.5: must be above 0, and a whole number above"),
+        ({"gpus_per_learner": 0.5}, "gpus_per_learner=0.5: must be left out without server_mode"),
+        ({"initial_priorities": "one"}, "initial_priorities='one': must be 'actor' or 'max'"),
+        ({"server_mode": "both"}, "server_mode='both': must be 'sync' or 'async'"),
+        (
+            {"server_mode": "sync", "max_staleness": 1},
+            "max_staleness=1: must be left out without server_mode='async'",
+        ),
+        ({"server_mode": "async", "max_staleness": -1}, "max_staleness=-1: must be at least 0"),
+        (
+            {"server_mode": "sync", "staleness_discount": 1.0},
+            "staleness_discount=1.0: must be left out without server_mode='async'",
+        ),
+        ({"server_mode": "sync", "compression": "zip"}, "compression='zip': must be one of none"),
+    ],
+)
+def test_options_of_the_parameter_server_are_checked(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RayEngine(2, **arguments)
+
+
+SERVERS = {
+    "sync": ("--server-mode", "sync"),
+    "async": ("--server-mode", "async"),
+    "compressed": ("--server-mode", "sync", "--compression", "int8"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_parameter_server_with_two_learners_solves_cartpole(server: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [*APEX, "--learners", "2", *SERVERS[server], "--stop-when", "solved", "--out", str(out)],
+        capture_output=True, text=True, timeout=170, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["solved"]
+    mode = SERVERS[server][1]
+    expected = f"ray, 2 actors, 1 shard, 2 learners, parameter server ({mode})"
+    assert summary["mapping"] == expected
+    # The replay ratio of the preset, up to two groups.
+    allowed = (summary["rows"] - 1_024) / 32
+    assert allowed - 64 <= summary["gradient_steps"] <= allowed
+    goodput = summary["goodput"]
+    assert 0 < goodput["share"] < 1
+    assert sum(goodput["seconds"].values()) == pytest.approx(goodput["wall_seconds"])
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    staleness = [record["gradient_staleness"] for record in records]
+    assert summary["gradients_dropped"] == 0
+    # With async the other learner sends about one gradient while a learner computes one.
+    assert 0.1 < max(staleness) < 4 if mode == "async" else max(staleness) == 0
+    for learner in (0, 1):
+        assert records[-1][f"learner_{learner}_gradients_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_gradients_beyond_the_greatest_staleness_are_dropped(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    options = ("--max-staleness", "0", "--staleness-discount", "1", "--compression", "bfloat16")
+    done = subprocess.run(
+        [*APEX, "--learners", "2", "--server-mode", "async", *options, "--total-rows", "20000",
+         "--out", str(out)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["gradients_dropped"] > 10
+    assert 0 < records[-1]["gradients_dropped_share"] < 1
+    assert summary["gradient_steps"] == records[-1]["gradient_steps"] > 300
 
 
 @pytest.mark.slow
@@ -90,18 +191,24 @@ def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_survives_killed_workers_and_resumes_after_a_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", [(), ("--learners", "2", "--server-mode", "sync")])
+def test_a_run_survives_killed_workers_and_resumes_after_a_stop(
+    server: tuple[str, ...], tmp_path: Path
+) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "run"
-    arguments = [*APEX, "--replay-shards", "2", "--stop-when", "never", "--out", str(out)]
-    run = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    options = ["--replay-shards", "2", *server, "--stop-when", "never", "--out", str(out)]
+    kinds = ("ActorWorker", "ShardWorker", *(["LearnerWorker"] if server else []))
+    run = subprocess.Popen(
+        [*APEX, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         process = psutil.Process(run.pid)
         wait_for_metrics(out / "metrics.jsonl", 1, 90)
-        for name in ("ActorWorker", "ShardWorker"):
+        for name in kinds:
             workers_of(process, name)[0].send_signal(signal.SIGKILL)
-        seen = (out / "metrics.jsonl").read_text().count("\n")
-        wait_for_metrics(out / "metrics.jsonl", seen + 5, 60)
+            seen = (out / "metrics.jsonl").read_text().count("\n")
+            wait_for_metrics(out / "metrics.jsonl", seen + 3, 60)
         below = process.children(recursive=True)
         run.send_signal(signal.SIGTERM)
         assert run.wait(60) == 0, run.stderr and run.stderr.read()
@@ -112,16 +219,17 @@ def test_a_run_survives_killed_workers_and_resumes_after_a_stop(tmp_path: Path) 
         run.communicate()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["interrupted"]
-    assert summary["worker_restarts"] >= 2
+    assert summary["worker_restarts"] >= len(kinds)
     rows = summary["rows"]
+    resume = (sys.executable, "-m", "jaxdqn", "run", "--resume", "--out", str(out))
     again = subprocess.run(
-        [*APEX, "--resume", "--stop-when", "never", "--total-rows", "600000", "--max-seconds", "45",
-         "--out", str(out)],
+        [*resume, "--total-rows", "600000", "--max-seconds", "45"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     resumed = json.loads((out / "summary.json").read_text())
     assert resumed["rows"] > rows
+    assert resumed["mapping"] == summary["mapping"]
     assert resumed["gradient_steps"] > summary["gradient_steps"]
 
 

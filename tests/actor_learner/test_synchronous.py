@@ -3,23 +3,34 @@
 In the plain trainer the compiler fuses the draw of a batch with its loss, which rounds differently
 in the last bit. A barrier around the draw separates them, as messages between processes do. With
 two gradient steps an iteration the two loops are compiled differently: parameters then differ by
-one unit in the last place after tens of steps.
+one unit in the last place after tens of steps. For a parameter server, a barrier also separates the
+gradient from its application.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxdqn.actor_learner.actor import Stream, make_actor
+from jaxdqn.actor_learner.gradient_server import (
+    Copy,
+    make_gradient_learner,
+    make_gradient_server,
+)
 from jaxdqn.actor_learner.group_learner import make_group_learner
-from jaxdqn.actor_learner.shard import Rings, make_shard
+from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
+from jaxdqn.agent.optimizer import make_optimizer
 from jaxdqn.config.config import Config
 from jaxdqn.training.dqn import make_replay
 from jaxdqn.training.trainer import make_trainer
-from jaxdqn.types import Replay, Row, TrainState, counter_add
+from jaxdqn.types import Hyper, Replay, Row, TrainState, counter_add
 
 CONFIG = Config(
     replay="prioritized",
@@ -47,14 +58,54 @@ def separated_replay(config: Config) -> Replay:
     )
 
 
+def separated_optimizer(hyper: Hyper) -> optax.GradientTransformation:
+    """Return the optimiser of ``CONFIG``, not fused with the gradient."""
+    inner = make_optimizer(CONFIG)(hyper)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return inner.update(jax.lax.optimization_barrier(updates), state, params)
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+Learn = Callable[[TrainState, jax.Array, Draws], tuple[TrainState, jax.Array]]
+"""``learn(state, key, draws) -> (state, priorities[1, B])``"""
+
+
+def group_learner(config: Config) -> Learn:
+    """Return the gradient step of the learner of Ape-X."""
+    learn = jax.jit(make_group_learner(config).learn)
+
+    def step(state: TrainState, key: jax.Array, draws: Draws) -> tuple[TrainState, jax.Array]:
+        state, priorities, _ = learn(state, key[None], draws.batches, draws.info)
+        return state, priorities
+
+    return step
+
+
+def gradient_server(config: Config) -> Learn:
+    """Return the gradient step of a parameter server with one learner."""
+    learner, server = make_gradient_learner(config), make_gradient_server(config)
+    gradient, apply = jax.jit(learner.gradient), jax.jit(server.apply)
+
+    def step(state: TrainState, key: jax.Array, draws: Draws) -> tuple[TrainState, jax.Array]:
+        copy = Copy(state.agent.params, state.agent.target_params, state.hyper, state.counters.rows)
+        batch, info = jax.tree.map(lambda leaf: leaf[0], (draws.batches, draws.info))
+        priorities, sent, _ = gradient(key, copy, batch, info, learner.init())
+        state, _ = apply(state, (sent,), jnp.float32(0))
+        return state, priorities[None]
+
+    return step
+
+
 def synchronous(
-    key: jax.Array, config: Config, iterations: int
+    key: jax.Array, config: Config, iterations: int, learn: Learn
 ) -> tuple[TrainState, Rings, Stream]:
     """Return the learner's state and the rings after synchronous iterations."""
     actor = make_actor(config, actors=1, index=0, iterations=1)
     shard = make_shard(config, num_envs=actor.num_envs, rings=1)
     learner = make_group_learner(config)
-    warm_up, act, learn = map(jax.jit, (actor.warm_up, actor.block, learner.learn))
+    warm_up, act = jax.jit(actor.warm_up), jax.jit(actor.block)
     add, sample, update = map(jax.jit, (shard.add, shard.sample, shard.update))
     state = jax.jit(learner.init)(key)._replace(replay=())
     stream = jax.jit(actor.start)(key)
@@ -73,20 +124,24 @@ def synchronous(
         rings, state = (add(rings[0], rows),), count(state._replace(key=after), rows)
         for key_draw, key_learn in keys:
             draws = sample(key_draw[None], rings, state.hyper.gamma)
-            state, priorities, _ = learn(state, key_learn[None], draws.batches, draws.info)
+            state, priorities = learn(state, key_learn, draws)
             rings = update(rings, draws, priorities)
     return state, rings, stream
 
 
 @pytest.mark.slow
-def test_synchronous_machinery_is_bitwise_the_plain_trainer() -> None:
+@pytest.mark.parametrize("arrangement", [group_learner, gradient_server])
+def test_synchronous_machinery_is_bitwise_the_plain_trainer(
+    arrangement: Callable[[Config], Learn],
+) -> None:
     key = jax.random.key(5)
-    trainer = make_trainer(CONFIG, replay=separated_replay)
+    optimizer = separated_optimizer if arrangement is gradient_server else None
+    trainer = make_trainer(CONFIG, replay=separated_replay, optimizer=optimizer)
     plain = jax.jit(trainer.init)(key)
     step = jax.jit(trainer.step)
     for _ in range(ITERATIONS):
         plain, _ = step(plain)
-    state, rings, stream = synchronous(key, CONFIG, ITERATIONS)
+    state, rings, stream = synchronous(key, CONFIG, ITERATIONS, arrangement(CONFIG))
     one, other = (
         (plain.agent, plain.replay, plain.actor, plain.key, plain.counters.gradient_steps),
         (state.agent, rings[0], stream.actor, state.key, state.counters.gradient_steps),

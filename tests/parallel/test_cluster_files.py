@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from jaxdqn.cli import run
+from jaxdqn.cli.engine import make_engine
 from jaxdqn.cli.launch import supervisor
 from jaxdqn.cli.launch.rendezvous import ProcessSpec
 from tests.processes import ROOT, SHORT
@@ -105,3 +107,43 @@ def test_the_manifest_is_consistent_and_its_command_is_valid():
     assert flags.resume
     assert flags.out.startswith(mounts["runs"] + "/")
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
+
+
+def test_the_ray_job_is_consistent_and_its_command_is_valid():
+    manifest = yaml.safe_load((ROOT / "docs/cluster/rayjob.yaml").read_text())
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = manifest["spec"]["rayClusterSpec"]
+    command = manifest["spec"]["entrypoint"].split()
+    assert command[:2] == ["jaxdqn", "run"]
+    _, flags = run.read_flags(command[2:])
+    config = run.config_from(flags)
+    engine = make_engine(flags)
+    assert engine is not None
+    assert (engine.ray_address, flags.resume) == ("auto", True)
+    least, most = engine.actors
+    assert config.num_envs % most == 0
+    head = cluster["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"  # the learner has the head node for itself
+    (container,) = head["template"]["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert flags.out.startswith(mounts["runs"] + "/")
+    assert {each["name"] for each in head["template"]["spec"]["volumes"]} == set(mounts)
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert worker["image"] == container["image"]
+    cpus = int(worker["resources"]["requests"]["cpu"])
+    assert workers["minReplicas"] * cpus >= least + engine.replay_shards
+    assert workers["maxReplicas"] * cpus >= most + engine.replay_shards
+
+
+def test_the_cluster_file_agrees_with_the_schema_of_ray():
+    ray = pytest.importorskip("ray")
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    cluster = yaml.safe_load((ROOT / "docs/cluster/ray.yaml").read_text())
+    jsonschema.validate(cluster, schema)
+    head, worker = (cluster[f"{kind}_start_ray_commands"][-1] for kind in ("head", "worker"))
+    assert "--port=6379" in head
+    assert "--address=$RAY_HEAD_IP:6379" in worker
+    assert cluster["max_workers"] == len(cluster["provider"]["worker_ips"])

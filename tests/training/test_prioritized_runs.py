@@ -12,7 +12,7 @@ from jaxdqn.replay import importance_weights
 from jaxdqn.replay.redistribute import redistribute
 from jaxdqn.replay.ring import in_order
 from jaxdqn.storage.state import snapshot_key_data, to_host
-from jaxdqn.training.dqn import _make_importance_weights, make_replay
+from jaxdqn.training.dqn import make_importance_weights, make_replay
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.learner import example_row
 from jaxdqn.training.trainer import make_trainer
@@ -96,7 +96,7 @@ def test_beta_starts_at_its_option_and_ends_at_one():
     sample = SampleInfo(jnp.arange(2), jnp.array([0.1, 0.4]))
     for rows, exponent in ((0, 0.25), (2_000, 0.625), (4_000, 1.0), (9_000, 1.0)):
         counters = state.counters._replace(rows=make_counter(rows))
-        weights_of = _make_importance_weights(config, identity_collectives)
+        weights_of = make_importance_weights(config, identity_collectives)
         weights = weights_of(state._replace(counters=counters), sample)
         np.testing.assert_allclose(weights, [1.0, 0.25**exponent], rtol=1e-5)
 

@@ -1,0 +1,265 @@
+"""Calls of actors, and the rows that they send to shards, in the process of the run."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
+from jaxdqn.actor_learner.host_actor import HostActorWorker
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, WorkerDied
+from jaxdqn.actor_learner.time_use import TimeUse
+from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardWorker, to_numpy
+from jaxdqn.config.config import Config
+from jaxdqn.config.host_envs import is_host_env
+from jaxdqn.types import Counters, Row, TrainState, counter_int, make_counter
+
+_MOST_ADDS = 2
+"""Blocks on their way to one shard, beyond which the learner waits."""
+_RETRY_SECONDS = 0.1
+"""Time until Ray has noticed that the process of a worker has ended."""
+_RETRY_OPTIONAL_SECONDS = 1.0
+"""Time between two calls of an actor that waits for resources."""
+
+
+class ActorCount(NamedTuple):
+    """Numbers of actors of a run."""
+
+    least: int
+    """Actors that the run needs."""
+    most: int
+    """Actors that it has if the cluster has resources for them; they divide the environments."""
+
+
+class Streams:
+    """Actors, each with one call in flight, and the shards that store their rows.
+
+    A finished block waits until ``take``: no queue grows.
+
+    Args:
+      config: of the run.
+      cluster: of the workers.
+      actors: numbers of actors.
+      shards: number of shards.
+      times: of the process.
+      resources: of one actor.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        cluster: RayCluster,
+        actors: ActorCount,
+        shards: int,
+        times: TimeUse,
+        resources: Resources,
+    ) -> None:
+        self._config, self._cluster, self._times = config, cluster, times
+        self._least, self._num_actors, self._num_shards = *actors, shards
+        self._resources = resources
+        self._workers: list[Any] = []
+        self._dead: set[str] = set()
+        """Workers whose last call failed, and which the run needs."""
+        self._absent: set[int] = set()
+        """Other actors whose last call failed."""
+        self._present: set[int] = set()
+        """Actors whose last call succeeded."""
+        self.restarts = 0
+        """Deaths of workers."""
+        self.rows = self.env_steps = self.steps = 0
+        """Rows taken, environment steps among them, and gradient steps made."""
+
+    def start(
+        self,
+        key_data: np.ndarray,
+        example: Row,
+        iterations: int,
+        shard_config: Config,
+        initial: InitialPriorities,
+    ) -> None:
+        """Start the workers.
+
+        Args:
+          key_data: key data of the run.
+          example: row of zeros.
+          iterations: of a block.
+          shard_config: configuration whose batches the shards draw.
+          initial: initial priorities.
+        """
+        config, cluster = self._config, self._cluster
+        for worker in self._workers:
+            cluster.stop(worker)
+        cluster.release()
+        num_envs = config.num_envs // self._num_actors
+        of_shard = [range(s, self._num_actors, self._num_shards) for s in range(self._num_shards)]
+        self.shards = [
+            cluster.start(ShardWorker, shard_config, example, num_envs, len(own), initial)
+            for own in of_shard
+        ]
+        worker = HostActorWorker if is_host_env(config.env) else ActorWorker
+        self._actors = [
+            cluster.start(
+                *(worker, config, key_data, self._num_actors, index, iterations, initial),
+                resources=None if self._needs(index) else self._resources,
+            )
+            for index in range(self._num_actors)
+        ]
+        self._workers = [*self.shards, *self._actors]
+        self.masses, self._incarnations = [0.0] * self._num_shards, [0] * self._num_actors
+        self._adds: list[deque[Any]] = [deque() for _ in self.shards]
+        self._published: tuple[int, Any] = (-1, None)
+        self._calls: dict[Any, tuple[int, Any]] = {}
+        self._retries: dict[int, float] = {}
+        """Actors to call again, and when."""
+
+    def _needs(self, index: int) -> bool:
+        """Return whether the run needs an actor."""
+        return index < self._least
+
+    def warm_up(self, state: TrainState, totals: ChunkTotals) -> None:
+        """Act the warm-up, and let the actors continue."""
+        self.count(state)
+        for index in range(self._num_actors):
+            self._call("warm_up" if self._needs(index) else "block", index, state)
+        while not totals.seen.issuperset(range(self._least)):
+            self.retry(state)
+            for future in self._cluster.wait(self.futures, self.seconds_to_retry):
+                self.take(future, state, totals)
+        for shard in range(self._num_shards):
+            self.settle_adds(shard)
+
+    @property
+    def futures(self) -> list[Any]:
+        """Futures of the blocks that have not been taken."""
+        return list(self._calls)
+
+    def owns(self, future: Any) -> bool:
+        """Return whether a future is that of a block."""
+        return future in self._calls
+
+    @property
+    def present(self) -> int:
+        """Number of actors that act."""
+        return len(self._present)
+
+    @property
+    def adds_in_flight(self) -> int:
+        """Blocks on their way to shards."""
+        return sum(map(len, self._adds))
+
+    @property
+    def can_draw(self) -> bool:
+        """True if a shard has rows that can be drawn."""
+        return any(self.masses)
+
+    @property
+    def use_of_waiting(self) -> str:
+        """Use of the time in which the process waits for blocks."""
+        return "recovery" if self._dead else "rows"
+
+    @property
+    def seconds_to_retry(self) -> float | None:
+        """Seconds until an actor that has died is called again; None if there is none."""
+        if not self._retries:
+            return None
+        return max(0.0, min(self._retries.values()) - time.monotonic())
+
+    def retry(self, state: TrainState) -> None:
+        """Call the actors again whose time has come."""
+        now = time.monotonic()
+        for index in [index for index, due in self._retries.items() if due <= now]:
+            del self._retries[index]
+            self._call("block", index, state)
+
+    def take(self, future: Any, state: TrainState, totals: ChunkTotals) -> None:
+        """Take a finished block: send its rows to their shard, and let the actor act again."""
+        index, rows = self._calls.pop(future)
+        try:
+            info = self._cluster.result(future)
+        except WorkerDied:
+            # Calls fail until Ray has started the process again: one death may fail several.
+            self._lose_actor(index)
+            return
+        self._dead.discard(f"actor {index}")
+        self._absent.discard(index)
+        self._present.add(index)
+        shard = index % self._num_shards
+        self._adds[shard].append(self.shards[shard].add.remote(index // self._num_shards, rows))
+        while len(self._adds[shard]) > _MOST_ADDS:
+            self._settle_add(shard)
+        totals.add_block(index, info, self.steps)
+        self.rows += int(info.metrics.rows)
+        self.env_steps += int(info.metrics.env_steps)
+        self._call("block", index, state)
+
+    def _lose_actor(self, index: int) -> None:
+        """Note the death of an actor, which is called again later."""
+        self._incarnations[index] += 1
+        self._present.discard(index)
+        if self._needs(index):
+            self.restarts += f"actor {index}" not in self._dead
+            self._dead.add(f"actor {index}")
+        else:  # it may have left with its node, and the run does not wait for it
+            self.restarts += index not in self._absent
+            self._absent.add(index)
+        wait = _RETRY_SECONDS if self._needs(index) else _RETRY_OPTIONAL_SECONDS
+        self._retries[index] = time.monotonic() + wait
+
+    def _call(self, method: str, index: int, state: TrainState) -> None:
+        call = getattr(self._actors[index], method).options(num_returns=2)
+        rows, info = call.remote(self.publish(state), self.rows, self._incarnations[index])
+        self._calls[info] = index, rows
+
+    def publish(self, state: TrainState) -> Any:
+        """Return a reference to the parameters, which are sent once for each version of them."""
+        if self._published[0] != self.steps or self.steps == 0:
+            with self._times.spent("parameters"):
+                params, hyper = to_numpy((state.agent.params, state.hyper))
+                made = self._cluster.put(Published(params, hyper, self.steps))
+            self._published = self.steps, made
+        return self._published[1]
+
+    def settle_adds(self, shard: int) -> None:
+        """Wait until a shard has stored all rows that were sent to it."""
+        while self._adds[shard]:
+            self._settle_add(shard)
+
+    def _settle_add(self, shard: int) -> None:
+        with self._times.spent("draws"):
+            try:
+                self.masses[shard] = self._cluster.result(self._adds[shard].popleft())
+            except WorkerDied:
+                self.lose(shard)
+                return
+        self.note_life(f"shard {shard}")
+
+    def lose(self, shard: int) -> None:
+        """Note the death of a shard: its rings are empty until blocks arrive."""
+        self.note_death(f"shard {shard}")
+        self.masses[shard] = 0.0
+
+    def note_death(self, worker: str) -> None:
+        """Note a call of a worker that failed, and wait until Ray has noticed."""
+        self.restarts += worker not in self._dead
+        self._dead.add(worker)
+        with self._times.spent("recovery"):
+            time.sleep(_RETRY_SECONDS)
+
+    def note_life(self, worker: str) -> None:
+        """Note that a worker has answered a call."""
+        self._dead.discard(worker)
+
+    def count(self, state: TrainState) -> None:
+        """Count from the counters of a state."""
+        counters = state.counters
+        self.rows, self.env_steps = counter_int(counters.rows), counter_int(counters.env_steps)
+        self.steps = counter_int(counters.gradient_steps)
+
+    def counted(self, state: TrainState) -> TrainState:
+        """Return a state with the counters so far."""
+        counts = (self.rows, self.env_steps, self.steps)
+        return state._replace(counters=Counters(*map(make_counter, counts)))
