@@ -70,11 +70,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "the same, learning rate 4e-3": {**FIVE_STEPS, **COSINE, "learning_rate": 4e-3},
     "the same, Polyak target 0.05": {**FIVE_STEPS, **COSINE, "target_tau": 0.05},
     "the same, layer norm": {**FIVE_STEPS, **COSINE, "layer_norm": True},
-    "the preset: layer norm, learning rate 4e-3": {
+    "layer norm, learning rate 4e-3": {
         **FIVE_STEPS,
         **COSINE,
         "layer_norm": True,
         "learning_rate": 4e-3,
+    },
+    "the preset: the same, 64 environments, 8 steps, learning rate 6e-3, ring 51 200": {
+        **FIVE_STEPS,
+        **COSINE,
+        "num_envs": 64,
+        "n_step": 8,
+        "layer_norm": True,
+        "learning_rate": 6e-3,
+        "replay_capacity": 51_200,
     },
 }
 

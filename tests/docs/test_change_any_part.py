@@ -46,7 +46,7 @@ CHECKS = {
         names["result"].state.hyper.extra["decay"].tolist() == pytest.approx([0, 0, 0.1, 0.1])
     ),
     "Exploration": lambda names: names["drawn"] != [],
-    "Replay": lambda names: names["result"].state.replay[2].obs.shape == (32, 4),
+    "Replay": lambda names: names["result"].state.replay[2].obs.shape == (64, 4),
     "Algorithm": lambda names: names["result"].state.replay == (),
     "Agent": lambda names: names["result"].best_params.shape == (4, 2),
     "Logger": lambda names: len(names["returns"]) == 4,
