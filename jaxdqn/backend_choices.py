@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -13,7 +13,7 @@ _ASSUMED: contextvars.ContextVar[str | None] = contextvars.ContextVar("assumed",
 
 
 class Choices(NamedTuple):
-    """What differs between backends.
+    """Choices that differ between backends.
 
     Those of accelerators follow from the launches of the compiled programs
     (``python -m benchmarks.gpu_program``). Their times have not been measured.
@@ -22,11 +22,14 @@ class Choices(NamedTuple):
     pack_carries: bool
     """Pack the small leaves of the carry of a loop into one vector: ``jaxdqn.loops``."""
     unroll: int
-    """Steps of acting and of learning that are written out in one pass of their loops."""
+    """Steps of acting, learning and a recurrent cell that are written out in one pass of a loop. It
+    bounds the time of compilation, which is longer by less than this factor."""
     select_at_indices: bool
     """Write to one index of an environment's array by a selection: ``jaxdqn.envs.one_hot``."""
     associative_targets: bool
     """Compute the targets of Q(lambda) by an associative scan: log2(K) passes instead of K."""
+    population: Literal["vmap", "map"]
+    """Form of a population by default: ``jaxdqn.parallel.population``."""
     compiler_options: Mapping[str, Any]
     """Options of XLA."""
 
@@ -42,6 +45,7 @@ _CPU = Choices(
     unroll=1,
     select_at_indices=False,
     associative_targets=False,
+    population="map",
     compiler_options={},
 )
 _ACCELERATOR = Choices(
@@ -49,6 +53,7 @@ _ACCELERATOR = Choices(
     unroll=8,
     select_at_indices=True,
     associative_targets=True,
+    population="vmap",
     compiler_options={},
 )
 _GPU = _ACCELERATOR._replace(
@@ -57,9 +62,9 @@ _GPU = _ACCELERATOR._replace(
 _CHOICES = {"cpu": _CPU, "gpu": _GPU}
 
 
-def choices() -> Choices:
-    """Return the choices for the backend that programs are traced for."""
-    return _CHOICES.get(backend(), _ACCELERATOR)
+def choices(platform: str | None = None) -> Choices:
+    """Return the choices for a platform, by default the one that programs are traced for."""
+    return _CHOICES.get(platform or backend(), _ACCELERATOR)
 
 
 def backend() -> str:

@@ -426,6 +426,9 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """Metrics of one iteration or of one chunk; leaves [], or [P] for a population.
 
+    Within an iteration the counts of environment steps and episodes are those of each environment,
+    leaves [E]; ``jaxdqn.training.metrics.all_reduce_metrics`` adds them up.
+
     Over the iterations of a chunk, the fields in ``SUMMED_METRICS`` are added up and
     the others averaged, except ``first_skipped``.
     """

@@ -59,7 +59,7 @@ def _main(argv: Sequence[str]) -> None:
         print(f"{case.name}: {found[case.name]['kernels']} kernels", flush=True)
         if flags.json is not None:
             write_json(flags.json, merged(flags.json, found))
-    print(format_table(["program", *TOTALS, "bar", "compile s"], table_rows(found)))
+    print(format_table(["program", *TOTALS, "bar", "compile CPU s"], table_rows(found)))
     print(format_table(["program", *(parts := _parts(found))], part_rows(found, parts)))
     if flags.loops:
         print(format_table(["loop", "passes", "kernels a pass"], loop_rows(found)))
@@ -82,7 +82,7 @@ def table_rows(found: Mapping[str, Any]) -> list[list[Any]]:
 
     return [
         [name, *(counts[column] for column in TOTALS), BARS.get(name, ""),
-         counts["compile_seconds"]]
+         counts["compile_cpu_seconds"]]
         for name, counts in found.items()
     ]  # fmt: skip
 

@@ -39,6 +39,7 @@ def count_case(case: Case, dump: Path | None = None) -> dict[str, Any]:
         "argument_bytes": compiled.argument_bytes,
         "trace_seconds": round(compiled.trace_seconds, 2),
         "compile_seconds": round(compiled.compile_seconds, 2),
+        "compile_cpu_seconds": round(compiled.compile_cpu_seconds, 2),
     }
 
 

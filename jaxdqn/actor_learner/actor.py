@@ -17,7 +17,7 @@ from jaxdqn.training.acting import make_act
 from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
 from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import Learner, make_learner
-from jaxdqn.training.metrics import reduce_metrics
+from jaxdqn.training.metrics import over_envs, reduce_metrics
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -169,4 +169,8 @@ def _act(
         return state._replace(actor=actor, counters=counters), (played, metrics)
 
     state, (played, metrics) = jax.lax.scan(iterate, state, keys)
+<<<<<<< HEAD
     return stream._replace(actor=state.actor), (estimate(played), reduce_metrics(metrics))
+=======
+    return stream._replace(actor=state.actor), (played, over_envs(reduce_metrics(metrics)))
+>>>>>>> gpu

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.loops import scan
 from jaxdqn.types import Array, Network, Params, PyTree, QOutput
 
 
@@ -78,7 +79,9 @@ def from_recurrent_module(module: RecurrentQNetwork) -> Network:
             return module.apply(params, carry, *inputs, method="advance")
 
         features: Any = module.apply(params, obs.reshape(-1, *obs.shape[2:]), method="encode")
-        carry, outputs = jax.lax.scan(step, carry, (features.reshape(*rows, -1), first))
+        carry, outputs = scan(
+            step, carry, (features.reshape(*rows, -1), first), unroll=True, pack=False
+        )
         output: Any = module.apply(params, outputs.reshape(-1, outputs.shape[-1]), method="decode")
         return jax.tree.map(lambda leaf: leaf.reshape(*rows, *leaf.shape[1:]), output), carry
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdqn.backend_choices import choices
 from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.types import Array, Hyper, Metrics, PyTree, Row, Trainer, TrainState
 
@@ -52,8 +53,7 @@ def population(
     """
     _check_arguments(trainer, size, devices, how)
     if how == "auto":
-        platform = devices[0].platform if devices else jax.default_backend()
-        how = "map" if platform == "cpu" else "vmap"
+        how = choices(devices[0].platform if devices else None).population
     sharding = (
         NamedSharding(Mesh(np.asarray(devices), (LEARNER_AXIS,)), _SHARDED) if devices else None
     )

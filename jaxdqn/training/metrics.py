@@ -21,7 +21,13 @@ from jaxdqn.types import (
     Row,
 )
 
-_COUNTED = ("rows", "env_steps", "episodes", "return_sum", "length_sum", "illegal")
+_OF_ENVS = ("env_steps", "episodes", "return_sum", "length_sum", "illegal")
+"""Metrics of each environment, leaves [E], until ``over_envs`` adds them up at the end of a chunk.
+
+Added up in each step, they would be sums of a few hundred numbers, for which a GPU uses one of its
+multiprocessors, and XLA computes the environments' step there too.
+"""
+_COUNTED = ("rows", *_OF_ENVS)
 """Metrics that differ between devices and are added up."""
 _AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon", "extra", "diagnostics")
 _NEVER = 2**30
@@ -94,6 +100,18 @@ def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
 
 
 @jax.named_scope("metrics")
+def over_envs(metrics: Metrics) -> Metrics:
+    """Add up the metrics of each environment, leaves [..., E]."""
+    summed = {
+        name: jax.tree.map(
+            lambda leaf: jnp.sum(leaf, axis=-1, dtype=leaf.dtype), getattr(metrics, name)
+        )
+        for name in _OF_ENVS
+    }
+    return metrics._replace(**summed)
+
+
+@jax.named_scope("metrics")
 def mean_metrics(total: Metrics, steps: Array | int) -> Metrics:
     """Return the metrics over steps, as ``reduce_metrics`` does, from their sums."""
     count = jnp.asarray(steps, jnp.float32)
@@ -127,6 +145,8 @@ def count_step(
 ) -> tuple[EpisodeStats, Metrics]:
     """Update the episode statistics and count the metrics of one vector step.
 
+    Episodes, their sums and the environment steps are counted for each environment, [E].
+
     Args:
       episode: before the step.
       row: of the step, leaves [E, ...].
@@ -139,11 +159,11 @@ def count_step(
     zero = jnp.float32(0)
     metrics = Metrics(
         rows=jnp.int32(stepped.size),
-        env_steps=jnp.sum(stepped, dtype=jnp.int32),
+        env_steps=stepped.astype(jnp.int32),
         gradient_steps=jnp.int32(0),
-        episodes=jnp.sum(ends, dtype=jnp.int32),
-        return_sum=jnp.sum(jnp.where(ends, episode_return, 0.0)),
-        length_sum=jnp.sum(jnp.where(ends, episode_length, 0).astype(jnp.float32)),
+        episodes=ends.astype(jnp.int32),
+        return_sum=jnp.where(ends, episode_return, 0.0),
+        length_sum=jnp.where(ends, episode_length, 0).astype(jnp.float32),
         skipped=jnp.int32(0),
         first_skipped=jnp.int32(0),
         lost=jnp.int32(0),
@@ -160,15 +180,16 @@ def count_step(
 
 
 def _count_illegal(row: Row, stepped: Array) -> PyTree:
-    """Return the number of actions [] int32 that the mask forbids; empty without a mask."""
+    """Return where the mask forbids the action, [E] int32; empty without a mask."""
     if not is_masked(row.legal):
         return ()
     allowed = jnp.take_along_axis(row.legal, row.action[:, None], axis=1)[:, 0]
-    return jnp.sum(stepped & ~allowed, dtype=jnp.int32)
+    return (stepped & ~allowed).astype(jnp.int32)
 
 
 def all_reduce_metrics(metrics: Metrics, collectives: Collectives) -> Metrics:
-    """Return the metrics over all devices from those of each device."""
+    """Return the metrics over all devices and environments from those of each of them."""
+    metrics = over_envs(metrics)
     counted = {name: getattr(metrics, name) for name in _COUNTED}
     maxima = {name: getattr(metrics, name) for name in ("skipped", "lost")}
     # The minimum over devices, as the maximum of the negative: one collective serves all three.
