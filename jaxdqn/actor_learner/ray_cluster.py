@@ -220,11 +220,15 @@ class RayCluster:
 def _compilation_cache() -> dict[str, str]:
     """Return the environment variables with which workers use the cache of compiled programs of
     this process, so that they start, and start again, faster."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    directory, least = (getattr(jax.config, name) for name in names)
-    if directory is None or not jax.config.jax_enable_compilation_cache:
+    names = (
+        "jax_enable_compilation_cache",
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    enabled, directory, least = (getattr(jax.config, name) for name in names)
+    if not enabled or directory is None:
         return {}
-    return dict(zip(map(str.upper, names), (str(directory), str(least)), strict=True))
+    return dict(zip(map(str.upper, names[1:]), (str(directory), str(least)), strict=True))
 
 
 @contextmanager
