@@ -8,22 +8,16 @@ those between two records, without the start of Ray, compilation and warm-up.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmarks.ray_runs import rate, records_of
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, alternating, ratio, spread
 from jaxdqn.cli.flags import parse, run_command
 
 SLOW = "gymnasium:benchmarks.slow_simulator:SlowCartPole-v0"
-_START_SECONDS = 100
-"""Most seconds from the command to the first record, on a machine with other work."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,35 +68,20 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def rows_per_second(flags: Flags, actors: int) -> float:
-    """Run with a number of actors, and return the rows/s between the second record and the last.
+    """Run with a number of actors, and return the rows/s without the first chunk.
 
     Raises:
         RuntimeError: if the run fails.
     """
     per_chunk = max(1, flags.rows // 8)
-    command = [
-        *(sys.executable, "-m", "jaxdqn", "run", "cartpole", "--env", flags.env),
-        *("--engine", "ray", "--actors", str(actors), "--block-rows", str(flags.block_rows)),
+    options = [
+        *("--env", flags.env, "--actors", str(actors), "--block-rows", str(flags.block_rows)),
         *("--num-envs", str(flags.num_envs), "--rollout-length", "4", "--batch-size", "32"),
         *("--replay", "prioritized", "--replay-capacity", "8192", "--warmup-rows", "256"),
         *("--total-rows", str(flags.rows + 4 * per_chunk), "--log-every", str(per_chunk)),
-        *("--eval-every", "0", "--eval-episodes", "1", "--stop-when", "never"),
+        *("--eval-episodes", "1"),
     ]
-    root = str(Path(__file__).parents[1])
-    with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
-            [*command, "--out", f"{scratch}/run"],
-            env={**os.environ, "PYTHONPATH": root, "MPLBACKEND": "agg"},
-            capture_output=True,
-            text=True,
-            timeout=_START_SECONDS + flags.rows,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"actors={actors}: the run failed: {done.stderr.strip()[-500:]}")
-        lines = Path(scratch, "run", "metrics.jsonl").read_text().splitlines()
-    first, last = json.loads(lines[1]), json.loads(lines[-1])
-    return (last["rows"] - first["rows"]) / (last["train_seconds"] - first["train_seconds"])
+    return rate(records_of(options, seconds=flags.rows), "rows")
 
 
 if __name__ == "__main__":

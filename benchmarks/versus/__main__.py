@@ -24,7 +24,8 @@ WORK = (
     "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn and purejaxrl 10, CleanRL 1, "
     "Stable-Baselines3 and SBX 1 or ENVS. purejaxql: PQN on Breakout-MinAtar, 128 environments, "
     "32 steps, 32 minibatches, 2 epochs, convolution. sb3-host and sbx-host: CartPole-v1 in 8 "
-    "environments on the host, MLP 64-64"
+    "environments on the host, MLP 64-64. rllib: RLlib's DQN with 2 environment runners of 5 "
+    "environments and prioritised replay; jaxdqn on Ray with 2 actors"
 )
 
 
@@ -47,6 +48,7 @@ PEERS = {
     "cleanrl": Peer(bar=12.0, gradient_steps=400),
     "sb3-host": Peer(bar=2.2, gradient_steps=512, work="host"),
     "sbx-host": Peer(bar=2.6, gradient_steps=512, work="host"),
+    "rllib": Peer(bar=10.0, gradient_steps=200, work="ray"),
 }
 CADENCE = "4,32,1"
 BARS = {("sb3-host", "32,64,16"): 4.5}
@@ -60,7 +62,7 @@ class Flags:
     dqn.py), purejaxql=FILE (its pqn_minatar.py), sb3 or sb3=ENVS (number of environments), sbx or
     sbx=ENVS, cleanrl=FILE (its dqn_jax.py, in a checkout). sb3-host=K,B,M and sbx-host=K,B,M
     compare environments on the host: 8 of CartPole, MLP 64-64, M gradient steps of batch B after
-    every K vector steps; by default 4,32,1."""
+    every K vector steps; by default 4,32,1. rllib compares its DQN with actors on Ray."""
     peer_python: str = sys.executable
     """Python interpreter that has the peers installed."""
     rounds: int = 9
@@ -217,6 +219,9 @@ def _start_jaxdqn(work: str, divisor: int) -> Process:
     if work.startswith("host:"):
         steps = max(64, PEERS["sb3-host"].gradient_steps // divisor)
         return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
+    if work == "ray":
+        steps = max(64, 5 * PEERS["rllib"].gradient_steps // divisor)
+        return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
     if work == "pqn":
         steps = max(64, PEERS["purejaxql"].gradient_steps // divisor)
         return Process.jaxdqn(steps, None, "stop", work)
@@ -263,6 +268,10 @@ def _parse_peer(peer: str) -> tuple[str, str]:
     takes_count = name in ("sb3", "sbx")
     if takes_count and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
         raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")
+    if name == "rllib":
+        if argument:
+            raise ValueError(f"peer={peer!r}: must be rllib, without an argument")
+        return name, ""
     if not takes_count and not argument:
         raise ValueError(f"peer={peer!r}: must be {name}=FILE")
     return name, argument

@@ -1,7 +1,8 @@
 """Drive jaxdqn on the work of a peer in a separate process, as ``peers.py`` drives the peers.
 
 ``python -m benchmarks.versus.jaxdqn_driver GRADIENT_STEPS [GUARD] [WORK]`` writes the same lines
-of JSON; WORK is ``matched``, ``pqn`` or ``host:K,B,M``. The process is separate because ``NPROC``
+of JSON; WORK is ``matched``, ``pqn``, ``ray`` or
+``host:K,B,M``. The process is separate because ``NPROC``
 sets the number of XLA's CPU threads when a process starts.
 """
 
@@ -55,6 +56,30 @@ def _host_run(cadence: str, gradient_steps: int) -> Any:
     return prepare_host(config, gradient_steps // updates).learn
 
 
+def _ray_run(gradient_steps: int) -> Any:
+    """Return a function that takes gradient steps by Ape-X with two actors, until the end of the
+    process."""
+    from jaxdqn.actor_learner.engine import RayEngine
+    from jaxdqn.config.config import replace
+    from jaxdqn.parallel.learners import learner_hypers, learner_keys
+    from jaxdqn.run.program_cache import static_run
+
+    engine = RayEngine(actors=2)
+    config = replace(_config("matched", "stop"), replay="prioritized", warmup_rows=1_000)
+    config = engine.configure(config, {})
+    keys = learner_keys(config)
+    programs = engine.programs(static_run(config, keys, {}), config, keys, lambda: None)
+    state, _ = programs.init(keys.train, learner_hypers(config))
+    chunk = programs.part_of_chunk(gradient_steps).result()
+
+    def run() -> Any:
+        nonlocal state
+        state, (metrics, _) = chunk(state)
+        return state, metrics
+
+    return run
+
+
 def main() -> None:
     """Compile, then do the work once for every line on standard input."""
     import jax
@@ -66,7 +91,11 @@ def main() -> None:
     compile_cold()
     guard = sys.argv[2] if len(sys.argv) > 2 else Config().guard
     work = sys.argv[3] if len(sys.argv) > 3 else "matched"
-    if work.startswith("host:"):
+    if work == "ray":
+        started = time.perf_counter()
+        run = _ray_run(int(sys.argv[1]))
+        compile_seconds = time.perf_counter() - started
+    elif work.startswith("host:"):
         started = time.perf_counter()
         run = _host_run(work.removeprefix("host:"), int(sys.argv[1]))
         compile_seconds = time.perf_counter() - started

@@ -11,7 +11,8 @@ The matched work is CartPole-v1, batch 128, a replay of 10 000, one gradient ste
 steps, an MLP of 120 and 84 units, Adam, and epsilon at its final value 0.05. For purejaxql it is
 PQN as published: Breakout-MinAtar, 128 environments, 32 steps, 32 minibatches, 2 epochs. For
 sb3-host and sbx-host it is CartPole-v1 in 8 environments on the host, an MLP of 64 and 64 units,
-and after every K vector steps M gradient steps of batch B, the argument being K,B,M.
+and after every K vector steps M gradient steps of batch B, the argument being K,B,M. For rllib it
+is the matched work with prioritised replay and two environment runners.
 """
 
 from __future__ import annotations
@@ -46,7 +47,16 @@ _SOURCES = {
     "purejaxrl": "https://github.com/luchris429/purejaxrl (purejaxrl/dqn.py)",
     "purejaxql": "https://github.com/mttga/purejaxql (purejaxql/pqn_minatar.py)",
 }
-_PACKAGES = ("jax", "gymnax", "flashbax", "gymnasium", "torch", "stable_baselines3", "sbx-rl")
+_PACKAGES = (
+    "ray",
+    "jax",
+    "gymnax",
+    "flashbax",
+    "gymnasium",
+    "torch",
+    "stable_baselines3",
+    "sbx-rl",
+)
 
 
 class Missing(Exception):
@@ -336,6 +346,61 @@ def _emulate_gymnasium_0_29() -> None:
     vector.SyncVectorEnv = SyncVectorEnv
 
 
+def rllib(channel: Channel, _: str, gradient_steps: int) -> None:
+    """Drive RLlib's DQN (new API stack): 2 environment runners of 5 environments, prioritised
+    replay."""
+    ray = _import("ray", "'ray[rllib]'")
+    dqn = _import("ray.rllib.algorithms.dqn", "'ray[rllib]' torch")
+    model = _import("ray.rllib.core.rl_module.default_model_config", "'ray[rllib]' torch")
+    ray.init(address="local", num_cpus=3, include_dashboard=False, logging_level="ERROR")
+    network = model.DefaultModelConfig(
+        fcnet_hiddens=HIDDEN_SIZES, fcnet_activation="relu", head_fcnet_hiddens=[]
+    )
+    config = (
+        dqn.DQNConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=2, num_envs_per_env_runner=5, rollout_fragment_length=16)
+        .training(
+            train_batch_size=BATCH_SIZE,
+            # Rows trained on over rows sampled.
+            training_intensity=BATCH_SIZE / ENV_STEPS_PER_GRADIENT_STEP,
+            num_steps_sampled_before_learning_starts=1_000,
+            replay_buffer_config={"type": "PrioritizedEpisodeReplayBuffer", "capacity": CAPACITY},
+            target_network_update_freq=TARGET_PERIOD,
+            lr=LEARNING_RATE,
+            epsilon=EPSILON,
+            double_q=False,
+            dueling=False,
+            n_step=1,
+        )
+        .rl_module(model_config=network)
+        .reporting(min_sample_timesteps_per_iteration=100, min_time_s_per_iteration=0)
+    )
+    algorithm = config.build_algo()
+
+    def totals() -> tuple[int, float]:
+        result = algorithm.train()
+        rows = result["learners"]["default_policy"]["num_module_steps_trained_lifetime"]
+        return result["num_env_steps_sampled_lifetime"], rows / BATCH_SIZE
+
+    started = time.perf_counter()
+    while "learners" not in algorithm.train():
+        continue
+    before = totals()
+    channel.ready(time.perf_counter() - started)
+    while channel.wait_for_request():
+        start, (first_steps, first_updates) = time.perf_counter(), before
+        while before[1] - first_updates < gradient_steps:
+            before = totals()
+        channel.send(
+            seconds=time.perf_counter() - start,
+            env_steps=int(before[0] - first_steps),
+            gradient_steps=round(before[1] - first_updates),
+        )
+    algorithm.stop()
+    ray.shutdown()
+
+
 def _load_file(path: str, name: str, replacements: dict[str, Any]) -> Any:
     file = _existing(path, _SOURCES[name])
     jax = _import("jax", "jax")
@@ -384,6 +449,7 @@ PEERS: dict[str, Callable[[Channel, str, int], None]] = {
     "cleanrl": cleanrl,
     "sb3-host": stable_baselines3_host,
     "sbx-host": sbx_host,
+    "rllib": rllib,
 }
 
 

@@ -258,6 +258,7 @@ class RayEngine:
         return {
             "mapping": f"ray, {', '.join(parts)}",
             "worker_restarts": restarts,
+            "ray_rows": {} if driver is None else driver.streams.rows_of_process,
             **({} if self._server is None else {"gradients_dropped": dropped}),
             "goodput": self._goodput(0.0 if driver is None else driver.learning.learner_seconds),
         }

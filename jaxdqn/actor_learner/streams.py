@@ -70,6 +70,7 @@ class Streams:
         """Actors whose last call succeeded."""
         self.restarts = 0
         """Deaths of workers."""
+        self._blocks = self._taken = self._stored = self._lost = 0
         self.rows = self.env_steps = self.steps = 0
         """Rows taken, environment steps among them, and gradient steps made."""
 
@@ -110,7 +111,7 @@ class Streams:
         ]
         self._workers = [*self.shards, *self._actors]
         self.masses, self._incarnations = [0.0] * self._num_shards, [0] * self._num_actors
-        self._adds: list[deque[Any]] = [deque() for _ in self.shards]
+        self._adds: list[deque[tuple[Any, int]]] = [deque() for _ in self.shards]
         self._published: tuple[int, Any] = (-1, None)
         self._calls: dict[Any, tuple[int, Any]] = {}
         self._retries: dict[int, float] = {}
@@ -140,6 +141,14 @@ class Streams:
     def owns(self, future: Any) -> bool:
         """Return whether a future is that of a block."""
         return future in self._calls
+
+    @property
+    def rows_of_process(self) -> dict[str, int]:
+        """Rows since the process started: taken from actors, stored by shards, lost on their way to
+        a shard that died, and still on their way."""
+        on_their_way = sum(rows for adds in self._adds for _, rows in adds)
+        counts = {"taken": self._taken, "stored": self._stored, "lost": self._lost}
+        return {**counts, "on_their_way": on_their_way}
 
     @property
     def present(self) -> int:
@@ -188,11 +197,14 @@ class Streams:
         self._absent.discard(index)
         self._present.add(index)
         shard = index % self._num_shards
-        self._adds[shard].append(self.shards[shard].add.remote(index // self._num_shards, rows))
+        add = self.shards[shard].add.remote(index // self._num_shards, self._blocks, rows)
+        self._blocks += 1
+        self._adds[shard].append((add, int(info.metrics.rows)))
         while len(self._adds[shard]) > _MOST_ADDS:
             self._settle_add(shard)
         totals.add_block(index, info, self.steps)
         self.rows += int(info.metrics.rows)
+        self._taken += int(info.metrics.rows)
         self.env_steps += int(info.metrics.env_steps)
         self._call("block", index, state)
 
@@ -230,11 +242,14 @@ class Streams:
 
     def _settle_add(self, shard: int) -> None:
         with self._times.spent("draws"):
+            add, rows = self._adds[shard].popleft()
             try:
-                self.masses[shard] = self._cluster.result(self._adds[shard].popleft())
+                self.masses[shard] = self._cluster.result(add)
             except WorkerDied:
+                self._lost += rows
                 self.lose(shard)
                 return
+            self._stored += rows
         self.note_life(f"shard {shard}")
 
     def lose(self, shard: int) -> None:

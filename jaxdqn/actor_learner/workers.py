@@ -19,6 +19,7 @@ from jaxdqn.actor_learner.gradient_server import (
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities
 from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
 from jaxdqn.config.config import Config
+from jaxdqn.errors import reject
 from jaxdqn.types import Hyper, Metrics, Params, Row, make_counter
 
 
@@ -115,13 +116,24 @@ class ShardWorker:
     ) -> None:
         functions = make_shard(config, num_envs=num_envs, rings=rings, initial=initial)
         self._rings: Rings = jax.jit(functions.init)(example)
+        self._newest: dict[int, int] = {}
+        """Number of the newest block of each ring."""
         self._add = jax.jit(functions.add, donate_argnums=0)
         self._sample = jax.jit(functions.sample)
         self._update = jax.jit(functions.update, donate_argnums=0)
         self._mass = jax.jit(functions.mass)
 
-    def add(self, ring: int, rows: Row) -> float:
-        """Store rows [I, K, E] of a stream; return the sum of the priorities of the shard."""
+    def add(self, ring: int, number: int, rows: Row) -> float:
+        """Store rows [I, K, E] of a stream; return the sum of the priorities of the shard.
+
+        Raises:
+            ValueError: if ``number``, that of the block, is not above those of the ring so far: a
+                block must not be stored twice.
+        """
+        if number <= self._newest.get(ring, -1):
+            reject("number", number, f"above {self._newest[ring]}, that of the last block of the "
+                   "ring")  # fmt: skip
+        self._newest[ring] = number
         rings = list(self._rings)
         rings[ring] = self._add(rings[ring], rows)
         self._rings = tuple(rings)

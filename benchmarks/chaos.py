@@ -1,0 +1,259 @@
+"""Kill parts of runs on Ray: ``python -m benchmarks.chaos``.
+
+Three phases, each a run of the same duration: undisturbed; kill -9 of a random actor every ten
+seconds; and of a random actor, shard, or the process of the run, which is then resumed. For each:
+was the environment solved, rows/s over the undisturbed phase, rows that were lost or counted twice,
+and what is left in the process table and in shared memory after the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.report import check_writable, describe, format_table, stamp, write_json
+from jaxdqn.cli.flags import parse, run_command
+
+PHASES = {
+    "undisturbed": (),
+    "actors": ("ActorWorker",),
+    "all parts": ("ActorWorker", "ShardWorker", "run"),
+}
+"""Classes of the processes that are killed in each phase; ``run`` is that of the command."""
+_START_SECONDS = 150
+"""Most seconds from the command to the first record, on a machine with other work."""
+_END_SECONDS = 30
+"""Seconds after which a process below a run that has ended counts as left."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    seconds: float = 90.0
+    """Duration of a phase, from the first record."""
+    every: float = 10.0
+    """Seconds between two kills."""
+    actors: int = 4
+    """Number of actors."""
+    shards: int = 2
+    """Number of shards of the replay."""
+    server_mode: str | None = None
+    """sync or async: a parameter server with two learners, which are then killed too."""
+    seed: int = 0
+    """Seed of the choice of victims."""
+    json: str | None = None
+    """File for the results, such as benchmarks/results/chaos.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m benchmarks.chaos", description=__doc__)
+    for option in ("seconds", "every", "actors", "shards"):
+        if getattr(flags, option) <= 0:
+            raise ValueError(f"{option}={getattr(flags, option)}: must be above 0")
+    check_writable(flags.json)
+    report: dict[str, Any] = {"stamp": stamp(), "flags": dataclasses.asdict(flags), "phases": {}}
+    for phase, kinds in PHASES.items():
+        if flags.server_mode is not None and "ShardWorker" in kinds:
+            kinds = (*kinds, "LearnerWorker")
+        with tempfile.TemporaryDirectory() as scratch:
+            report["phases"][phase] = Phase(flags, kinds, Path(scratch) / "run").play()
+    base = report["phases"]["undisturbed"]["rows_per_second"]
+    for result in report["phases"].values():
+        result["rate_over_undisturbed"] = result["rows_per_second"] / base
+    print(describe(report["stamp"]))
+    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills", "lost", "twice", "left")
+    rows = [(phase, *(str(_short(r[name])) for name in names)) for phase, r in
+            report["phases"].items()]  # fmt: skip
+    print(format_table(("phase", *names), rows))
+    if flags.json is not None:
+        write_json(flags.json, report)
+        print(f"results in {flags.json}")
+
+
+def _short(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+class Phase:
+    """One run, or one after the other in the same directory, whose parts are killed.
+
+    Args:
+      flags: of the command.
+      kinds: classes of the victims; empty for none.
+      out: the run directory.
+    """
+
+    def __init__(self, flags: Flags, kinds: Sequence[str], out: Path) -> None:
+        self._flags, self._kinds, self._out = flags, kinds, out
+        self._random = random.Random(flags.seed)
+        self._seen: dict[int, psutil.Process] = {}
+        """Processes of the runs, by their ids."""
+        self._kills: dict[str, int] = dict.fromkeys(kinds, 0)
+        self._shared = _shared_memory()
+        self._segments: list[tuple[float, float]] = []
+        """Rows and seconds of training between the first and the last record of each process."""
+
+    def play(self) -> dict[str, Any]:
+        """Run the phase and return its results.
+
+        Raises:
+            RuntimeError: if a run ends by itself, or does not start.
+        """
+        flags = self._flags
+        run = self._start()
+        try:
+            deadline = time.monotonic() + flags.seconds
+            while (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(flags.every, left))
+                self._look(run)
+                if run.poll() is not None:
+                    raise RuntimeError(f"the run ended by itself: {_error_of(run)}")
+                if self._kinds and deadline - time.monotonic() > flags.every / 2:
+                    run, lost = self._kill(run)
+                    deadline += lost
+            self._measure()
+            self._look(run)
+            run.send_signal(signal.SIGTERM)
+            if run.wait(120) != 0:
+                raise RuntimeError(f"the run failed: {_error_of(run)}")
+        finally:
+            run.kill()
+            run.wait()
+        return self._results()
+
+    def _start(self) -> subprocess.Popen[str]:
+        """Start or resume the run, and wait for a new record."""
+        flags, before = self._flags, len(self._records())
+        options = ["--actors", str(flags.actors), "--replay-shards", str(flags.shards)]
+        if flags.server_mode is not None:
+            options += ["--learners", "2", "--server-mode", flags.server_mode]
+        command = [
+            *(sys.executable, "-m", "jaxdqn", "run", "cartpole", "--replay", "prioritized"),
+            *("--engine", "ray", *options, "--total-rows", "50000000", "--stop-when", "never"),
+            *("--log-every", "4096", "--eval-every", "16384", "--checkpoint-every", "8192"),
+            *("--resume", "--out", str(self._out)),
+        ]
+        root = str(Path(__file__).parents[1])
+        environment = {**os.environ, "PYTHONPATH": root, "MPLBACKEND": "agg"}
+        log = subprocess.DEVNULL
+        run = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + _START_SECONDS
+        while len(self._records()) <= max(before, 1) and run.poll() is None:
+            if time.monotonic() > deadline:
+                run.kill()
+                raise RuntimeError(f"no record within {_START_SECONDS} s")
+            # A resumed run removes the records after its checkpoint.
+            before = min(before, len(self._records()))
+            time.sleep(0.1)
+        self._from = len(self._records()) - 1
+        self._look(run)
+        return run
+
+    def _kill(self, run: subprocess.Popen[str]) -> tuple[subprocess.Popen[str], float]:
+        """Kill one part; return the run, and the seconds until it was resumed."""
+        kind = self._random.choice(self._kinds)
+        if kind == "run":
+            started = time.monotonic()
+            self._measure()
+            self._kills[kind] += 1
+            run.kill()
+            run.wait()
+            return self._start(), time.monotonic() - started
+        victims = _below(run, f"ray::{kind}")
+        if victims:
+            self._random.choice(victims).kill()
+            self._kills[kind] += 1
+        return run, 0.0
+
+    def _records(self) -> list[dict[str, Any]]:
+        file = self._out / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def _measure(self) -> None:
+        """Note the rows and the seconds since the process began to record."""
+        records = self._records()
+        first, last = records[self._from], records[-1]
+        seconds = last["train_seconds"] - first["train_seconds"]
+        self._segments.append((last["rows"] - first["rows"], seconds))
+
+    def _look(self, run: subprocess.Popen[str]) -> None:
+        for process in _below(run, ""):
+            self._seen.setdefault(process.pid, process)
+
+    def _results(self) -> dict[str, Any]:
+        """Return the results after the end of the run."""
+        _, left = psutil.wait_procs(list(self._seen.values()), timeout=_END_SECONDS)
+        summary = json.loads((self._out / "summary.json").read_text())
+        counted = summary["ray_rows"]
+        known = counted["stored"] + counted["lost"] + counted["on_their_way"]
+        rows, seconds = (sum(values) for values in zip(*self._segments, strict=True))
+        return {
+            "solved": summary["solved"],
+            "seconds_to_solve": summary["seconds_to_solve"],
+            "rows_per_second": rows / seconds,
+            "kills": self._kills,
+            "worker_restarts": summary["worker_restarts"],
+            "ray_rows": counted,
+            # Of the last process: rows that were sent to a shard which died before it stored them.
+            "lost": counted["lost"],
+            "twice": known - counted["taken"],
+            "left": [*map(_name_of, left), *sorted(_shared_memory() - self._shared)],
+        }
+
+
+def _below(run: subprocess.Popen[str], word: str) -> list[psutil.Process]:
+    """Return the processes below a run whose command line contains a word."""
+    found = []
+    try:
+        below = psutil.Process(run.pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    for process in below:
+        try:
+            if any(word in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _name_of(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())[:80]}"
+    except psutil.Error:
+        return str(process.pid)
+
+
+def _shared_memory() -> set[str]:
+    """Return the names in shared memory that are Ray's."""
+    directory = Path("/dev/shm")
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    return {name for name in names if "plasma" in name or "ray" in name}
+
+
+def _error_of(run: subprocess.Popen[str]) -> str:
+    assert run.stderr is not None
+    return run.stderr.read().strip()[-500:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
