@@ -15,6 +15,7 @@ from jaxdqn.cli.study import __main__ as study
 from jaxdqn.config import to_dict
 from jaxdqn.config.presets import preset
 from tests.docs.pages import PAGES, ROOT, commands, name_of, shell_texts
+from tests.docs.small_command import shrunk
 
 MODULES = ("benchmarks.", "experiments.", "jaxdqn")
 """Beginnings of the modules whose ``python -m`` commands are checked."""
@@ -45,6 +46,8 @@ def runs(tmp_path, monkeypatch):
 def test_a_command_parses_and_its_configuration_is_valid(text, runs):
     for program, *arguments in commands(text, runs / "shell"):
         check(program, arguments)
+        if program == "jaxdqn" and arguments[0] in COMMANDS:
+            check(program, shrunk(arguments))  # as test_commands_run.py runs it
 
 
 def check(program, arguments):

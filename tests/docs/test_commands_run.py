@@ -99,20 +99,7 @@ def test_the_commands_of_a_block_run(block, program, prepared, tmp_path):
     (corridor,) = blocks(ROOT / "docs/guide.md", "python")
     for name in ("corridor", "maze"):
         (work / f"{name}.py").write_text(corridor)
-    if "rows.npz" in block:
-        run_shell(
-            "jaxdqn replay run --to work/rows.npz",
-            {"jaxdqn": program},
-            tmp_path / "replay",
-            _beside(prepared, tmp_path),
-            300,
-        )
     print(run_shell(block, {"jaxdqn": program, "python": "#!/bin/bash\n"}, tmp_path, work, 900))
-
-
-def _beside(prepared, directory):
-    shutil.copytree(prepared, directory / "run")
-    return directory
 
 
 def test_commands_are_made_small(tmp_path):
