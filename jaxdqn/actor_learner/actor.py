@@ -169,8 +169,7 @@ def _act(
         return state._replace(actor=actor, counters=counters), (played, metrics)
 
     state, (played, metrics) = jax.lax.scan(iterate, state, keys)
-<<<<<<< HEAD
-    return stream._replace(actor=state.actor), (estimate(played), reduce_metrics(metrics))
-=======
-    return stream._replace(actor=state.actor), (played, over_envs(reduce_metrics(metrics)))
->>>>>>> gpu
+    return stream._replace(actor=state.actor), (
+        estimate(played),
+        over_envs(reduce_metrics(metrics)),
+    )
