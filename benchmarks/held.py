@@ -84,6 +84,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "layer_norm": True,
         "learning_rate": 6e-3,
         "replay_capacity": 51_200,
+        "warmup_rows": 2_048,
     },
 }
 

@@ -35,7 +35,7 @@ def _large(num_envs: int = 4096, steps: int = 8) -> dict[str, Any]:
         "rollout_length": steps,
         "gradient_steps": steps,
         "replay_capacity": 16 * per_add,
-        "warmup_rows": per_add,
+        "warmup_rows": 2 * per_add,
         "total_rows": 64 * per_add,
         "log_every": per_add,
         "eval_every": per_add,

@@ -37,6 +37,8 @@ class Layout(NamedTuple):
 
 
 class Code(NamedTuple):
+    """Encoding of numbers for a collective, and its inverse."""
+
     encode: Callable[[Array], Array]
     """[..., c] float32 -> [..., bytes or words], the input of a collective."""
     decode: Callable[[Array], Array]

@@ -45,6 +45,7 @@ TASKS: dict[str, Config] = {
         learning_rate_schedule="cosine",
         epsilon_end=0.01,
         replay_capacity=51_200,
+        warmup_rows=2_048,
         stop_when="held",
     ),
     "acrobot": Config(

@@ -161,5 +161,6 @@ def test_uses_of_time_do_not_overlap() -> None:
             time.sleep(0.05)
     seconds = times.seconds()
     assert seconds["learn"] >= 0.05
-    assert 0.01 <= seconds["messages"] < 0.05
+    assert seconds["messages"] >= 0.01
+    # Counted twice, the seconds of learning would not fit.
     assert sum(seconds.values()) <= times.wall
