@@ -114,6 +114,8 @@ class Streams:
         self._adds: list[deque[tuple[Any, int]]] = [deque() for _ in self.shards]
         self._published: tuple[int, Any] = (-1, None)
         self._calls: dict[Any, tuple[int, Any]] = {}
+        for workers in (self._dead, self._absent, self._present):
+            workers.clear()
         self._retries: dict[int, float] = {}
         """Actors to call again, and when."""
 

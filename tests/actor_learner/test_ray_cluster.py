@@ -59,7 +59,7 @@ run = subprocess.Popen(
     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def wait_for(actors):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 150
     while time.monotonic() < deadline and run.poll() is None:
         file = out / "metrics.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
@@ -89,7 +89,7 @@ def outcome_of(script: str, directory: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(directory)],
         env={**os.environ, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True, text=True, timeout=330, check=False,
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr
 
