@@ -23,7 +23,7 @@ class Choices(NamedTuple):
     """Pack the small leaves of the carry of a loop into one vector: ``jaxdqn.loops``."""
     unroll: int
     """Steps of acting, learning and a recurrent cell that are written out in one pass of a loop. It
-    bounds the time of compilation, which is longer by less than this factor."""
+    bounds the time of compilation, which is longer by about this factor (docs/performance.md)."""
     select_at_indices: bool
     """Write to one index of an environment's array by a selection: ``jaxdqn.envs.one_hot``."""
     associative_targets: bool
