@@ -101,6 +101,8 @@ class Phase:
 
     def __init__(self, flags: Flags, kinds: Sequence[str], out: Path) -> None:
         self._flags, self._kinds, self._out = flags, kinds, out
+        self._errors = out.with_name("errors.txt")
+        """Standard error of the newest process."""
         self._random = random.Random(flags.seed)
         self._seen: dict[int, psutil.Process] = {}
         """Processes of the runs, by their ids."""
@@ -123,7 +125,7 @@ class Phase:
                 time.sleep(min(flags.every, left))
                 self._look(run)
                 if run.poll() is not None:
-                    raise RuntimeError(f"the run ended by itself: {_error_of(run)}")
+                    raise RuntimeError(f"the run ended by itself: {self._error()}")
                 if self._kinds and deadline - time.monotonic() > flags.every / 2:
                     run, lost = self._kill(run)
                     deadline += lost
@@ -131,13 +133,13 @@ class Phase:
             self._look(run)
             run.send_signal(signal.SIGTERM)
             if run.wait(120) != 0:
-                raise RuntimeError(f"the run failed: {_error_of(run)}")
+                raise RuntimeError(f"the run failed: {self._error()}")
         finally:
             run.kill()
             run.wait()
         return self._results()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> subprocess.Popen[bytes]:
         """Start or resume the run, and wait for a new record."""
         flags, before = self._flags, len(self._records())
         options = ["--actors", str(flags.actors), "--replay-shards", str(flags.shards)]
@@ -151,15 +153,15 @@ class Phase:
         ]
         root = str(Path(__file__).parents[1])
         environment = {**os.environ, "PYTHONPATH": root, "MPLBACKEND": "agg"}
-        log = subprocess.DEVNULL
-        run = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.PIPE, text=True
-        )
+        with self._errors.open("w") as errors:
+            run = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            )
         deadline = time.monotonic() + _START_SECONDS
         while len(self._records()) <= max(before, 1) and run.poll() is None:
             if time.monotonic() > deadline:
                 run.kill()
-                raise RuntimeError(f"no record within {_START_SECONDS} s")
+                raise RuntimeError(f"no record within {_START_SECONDS} s: {self._error()}")
             # A resumed run removes the records after its checkpoint.
             before = min(before, len(self._records()))
             time.sleep(0.1)
@@ -167,7 +169,7 @@ class Phase:
         self._look(run)
         return run
 
-    def _kill(self, run: subprocess.Popen[str]) -> tuple[subprocess.Popen[str], float]:
+    def _kill(self, run: subprocess.Popen[bytes]) -> tuple[subprocess.Popen[bytes], float]:
         """Kill one part; return the run, and the seconds until it was resumed."""
         kind = self._random.choice(self._kinds)
         if kind == "run":
@@ -188,6 +190,9 @@ class Phase:
         lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    def _error(self) -> str:
+        return self._errors.read_text(errors="replace").strip()[-500:]
+
     def _measure(self) -> None:
         """Note the rows and the seconds since the process began to record."""
         records = self._records()
@@ -195,7 +200,7 @@ class Phase:
         seconds = last["train_seconds"] - first["train_seconds"]
         self._segments.append((last["rows"] - first["rows"], seconds))
 
-    def _look(self, run: subprocess.Popen[str]) -> None:
+    def _look(self, run: subprocess.Popen[bytes]) -> None:
         for process in _below(run, ""):
             self._seen.setdefault(process.pid, process)
 
@@ -220,7 +225,7 @@ class Phase:
         }
 
 
-def _below(run: subprocess.Popen[str], word: str) -> list[psutil.Process]:
+def _below(run: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
     """Return the processes below a run whose command line contains a word."""
     found = []
     try:
@@ -248,11 +253,6 @@ def _shared_memory() -> set[str]:
     directory = Path("/dev/shm")
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     return {name for name in names if "plasma" in name or "ray" in name}
-
-
-def _error_of(run: subprocess.Popen[str]) -> str:
-    assert run.stderr is not None
-    return run.stderr.read().strip()[-500:]
 
 
 if __name__ == "__main__":
