@@ -48,7 +48,7 @@ bench: $(INSTALLED)
 # Warnings, such as a link that leads nowhere, are errors. `make docs ARGS=-E` reads every page again.
 docs: $(INSTALLED)
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet \
-	  --jobs auto -d build/doctrees $(ARGS) docs $(DOCS)
+	  -d build/doctrees $(ARGS) docs $(DOCS)
 
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(DOCS) $(DOCS_PORT)

@@ -107,7 +107,8 @@ def show(address, folder, size="1400,1200"):
         timeout=120,
     )  # fmt: skip
     console = [line for line in ended.stderr.splitlines() if "CONSOLE" in line]
-    return Image.open(folder / "page.png").convert("L"), console
+    with Image.open(folder / "page.png") as image:
+        return image.convert("L"), console
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
