@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "--num-envs", "4", "--batch-size", "8", "--replay-capacity", "256", "--warmup-rows", "32",
     "--hidden-sizes", "16", "--eval-episodes", "4", "--eval-every", "0", "--log-every", "200",
+    "--n-step", "5",
 ]  # fmt: skip
 
 
@@ -85,10 +86,10 @@ BAD = {
         ["replay_capacity=1001", "multiple"],
     ),
     "more than the memory": (
-        ["--replay-capacity", "1073741792"],
+        ["--replay-capacity", "1073741760"],
         ["replay_capacity", "bytes", "free"],
     ),
-    "devices that do not divide": (["--devices", "3"], ["num_envs=32", "devices=3"]),
+    "devices that do not divide": (["--devices", "3"], ["num_envs=64", "devices=3"]),
     "network that does not fit": (["--network", "nature"], ["network='nature'"]),
     "directory in use": (["--out", "used"], ["out='used'", "new or an empty directory"]),
     "file as directory": (["--out", "used/file"], ["out='used/file'", "directory"]),

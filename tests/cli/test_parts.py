@@ -22,6 +22,7 @@ from tests.toys import quick_runs
 SMALL = [
     "--num-envs", "4", "--batch-size", "8", "--replay-capacity", "256", "--warmup-rows", "32",
     "--eval-episodes", "4", "--eval-every", "0", "--log-every", "200",
+    "--n-step", "5",
 ]  # fmt: skip
 OWN = [
     "--environment", "mine:corridor", "--network=mine.py:Linear", "--optimizer", "mine:sgd",
