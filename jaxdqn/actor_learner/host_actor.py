@@ -20,7 +20,7 @@ from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.envs.vector.checked import CheckedEnvironments
 from jaxdqn.training.keys import seed_of, start_keys
 from jaxdqn.training.learner import Learner
-from jaxdqn.training.metrics import reduce_metrics
+from jaxdqn.training.metrics import over_envs, reduce_metrics
 from jaxdqn.training.vector_functions import Acting, VectorFunctions
 from jaxdqn.types import (
     ActorState,
@@ -125,7 +125,7 @@ def _make_observe(
         stored = jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), stored)
         if initial == "actor":
             stored = with_estimates(stored)
-        return actor, stored, reduce_metrics(metrics)
+        return actor, stored, over_envs(reduce_metrics(metrics))
 
     return observe
 

@@ -67,6 +67,10 @@ def test_a_new_incarnation_starts_other_episodes_and_blocks_follow_each_other() 
     one, info = worker.block(published, 0, 0)
     two, _ = worker.block(published, 24, 0)
     assert info.gradient_steps == 5
+    # One number for the block, not one for each environment. Row t+1 says whether t was a reset.
+    assert {np.shape(leaf) for leaf in jax.tree.leaves(info.metrics)} == {()}
+    after = np.concatenate([one.first.reshape(6, 4)[1:], two.first[0, :1]])
+    assert int(info.metrics.env_steps) == (~after).sum()
     assert one.obs.shape == (3, 2, 4, 4)
     assert one.first[0, 0].all()
     # A pole moves little in one step of an episode.
