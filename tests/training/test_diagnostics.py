@@ -152,12 +152,16 @@ def test_a_run_with_diagnostics_learns_the_same(name):
     ends = []
     for on in (False, True):
         trainer = make_trainer(tiny(**options, diagnostics=on), environment=environment)
-        run = quick_jit(lambda key, trainer=trainer: trainer.chunk(20)(trainer.init(key)))
-        ends.append(run(jax.random.key(0)))
-    (plain, _), (state, metrics) = ends
-    for one, other in zip(jax.tree.leaves(plain.agent.params),
-                          jax.tree.leaves(state.agent.params), strict=True):  # fmt: skip
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        early = quick_jit(lambda key, trainer=trainer: trainer.chunk(5)(trainer.init(key))[0])(
+            jax.random.key(0)
+        )
+        ends.append((early, *quick_jit(trainer.chunk(15))(early)))
+    # Two programs round differently, and the differences grow with every gradient step.
+    (plain_early, plain, _), (early, state, metrics) = ends
+    for one, other, rtol in ((plain_early, early, 1e-5), (plain, state, 1e-4)):
+        for a, b in zip(jax.tree.leaves(one.agent.params), jax.tree.leaves(other.agent.params),
+                        strict=True):  # fmt: skip
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10)
     record = chunk_record(jax.device_get(metrics), 1.0)
     for histogram in ("q_histogram", "abs_td_histogram"):
         np.testing.assert_allclose(sum(record[histogram]), 1.0, rtol=1e-5)
