@@ -4,11 +4,14 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from hypothesis import settings
 
+from jaxdqn.monitoring.curves import plot_runs
 from tests.toys import QUICK
 
 # Before the first array: the devices are counted when the backend starts.
@@ -45,6 +48,25 @@ def pytest_configure(config: pytest.Config) -> None:
         flags = [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={QUICK[name]}" for name in QUICK)]
         patch.setenv("XLA_FLAGS", " ".join(flags))
         jax.devices()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_learning_curve() -> Iterator[None]:
+    """Draw the learning curve of the first run, and give every later run a copy of that picture.
+
+    A picture takes as long as everything else in a small run. The tests of pictures draw their own.
+    """
+    pictures: list[bytes] = []
+
+    def copy_of_the_first(runs: Any, out: Path) -> None:
+        if not pictures:
+            plot_runs(runs, out)
+            pictures.append(out.read_bytes())
+        out.write_bytes(pictures[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdqn.run.runner.plot_runs", copy_of_the_first)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

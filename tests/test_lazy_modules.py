@@ -54,10 +54,13 @@ CASES = {
 }
 
 
+FAST = ("an environment needs neither", "both import after it")
+
+
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param(code, id=name, marks=pytest.mark.slow if name.startswith("gymnax") else [])
+        pytest.param(code, id=name, marks=[] if name in FAST else pytest.mark.slow)
         for name, code in CASES.items()
     ],
 )
@@ -83,6 +86,7 @@ def test_a_backend_that_is_not_installed_does_not_matter(tmp_path):
     assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_an_installed_backend_of_the_environment_is_kept():
     code = (
         "import os, jaxdqn\n"

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxdqn.actor_learner.shard import make_shard
+from jaxdqn.actor_learner.shard import ShardFunctions, make_shard
 from jaxdqn.config.config import Config, replace
 from jaxdqn.replay.sum_tree import total
 from jaxdqn.types import Row
+from tests.toys import quick_jit
 
 CONFIG = Config(
     replay="prioritized", num_envs=4, batch_size=64, replay_capacity=128, warmup_rows=64
@@ -26,12 +27,17 @@ def rows(count: int, value: float, num_envs: int = 2) -> Row:
     return Row(obs, no, jnp.zeros(shape, jnp.int32), reward, no, no)
 
 
+def compiled_shard(config: Config, rings: int) -> ShardFunctions:
+    """Return a shard of compiled functions, for rows of two environments."""
+    return ShardFunctions(*map(quick_jit, make_shard(config, num_envs=2, rings=rings)))
+
+
 def example() -> Row:
     return jax.tree.map(lambda leaf: leaf[0, 0, 0], rows(1, 0.0))
 
 
 def test_draws_go_over_rings_in_proportion_to_their_sums() -> None:
-    shard = make_shard(CONFIG, num_envs=2, rings=3)
+    shard = compiled_shard(CONFIG, rings=3)
     state = shard.init(example())
     # 3, 0 and 9 valid starts for each environment: the newest row has no successor.
     state = (shard.add(state[0], rows(4, 1.0)), state[1], shard.add(state[2], rows(10, 3.0)))
@@ -44,7 +50,7 @@ def test_draws_go_over_rings_in_proportion_to_their_sums() -> None:
 
 
 def test_priorities_go_back_to_the_ring_of_each_row_and_not_to_overwritten_rows() -> None:
-    shard = make_shard(CONFIG, num_envs=2, rings=2)
+    shard = compiled_shard(CONFIG, rings=2)
     state = shard.init(example())
     state = (shard.add(state[0], rows(4, 1.0)), shard.add(state[1], rows(4, 3.0)))
     draws = shard.sample(jax.random.key(0)[None], state, jnp.float32(0.9))
@@ -59,7 +65,7 @@ def test_priorities_go_back_to_the_ring_of_each_row_and_not_to_overwritten_rows(
 
 
 def test_a_stratum_over_two_rings_draws_each_of_their_rows_equally_often() -> None:
-    shard = make_shard(replace(CONFIG, batch_size=1), num_envs=2, rings=2)
+    shard = compiled_shard(replace(CONFIG, batch_size=1), rings=2)
     state = shard.init(example())
     state = (shard.add(state[0], rows(4, 1.0)), shard.add(state[1], rows(10, 3.0)))
     draws = shard.sample(jax.random.split(jax.random.key(0), 2400), state, jnp.float32(0.9))

@@ -258,7 +258,7 @@ def test_values_at_the_edge_of_a_range_are_accepted():
     Config(devices=4, replay_ratio=8.0)
 
 
-EXAMPLES = [300, pytest.param(1_000, marks=pytest.mark.slow)]
+EXAMPLES = [150, pytest.param(1_000, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -58,7 +58,7 @@ def test_every_program_has_a_check():
     assert all(program.count("\n") <= 50 for program in PROGRAMS.values())
 
 
-FAST = ("Environment", "Replay")
+FAST = ("Replay",)
 
 
 @pytest.mark.parametrize(

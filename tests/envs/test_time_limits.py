@@ -92,7 +92,7 @@ def test_nothing_follows_a_terminal_state():
     np.testing.assert_allclose(learned[:5, 1], np.asarray(value) - 1, rtol=0.02)
 
 
-@pytest.mark.parametrize("ends", ["truncated", "terminated"])
+@pytest.mark.parametrize("ends", ["truncated", pytest.param("terminated", marks=pytest.mark.slow)])
 def test_n_step_returns_end_as_one_step_returns_do(ends):
     """Act greedily, since n-step returns contain the costs of random actions."""
     several = {"n_step": 3, "epsilon_end": 0.0}

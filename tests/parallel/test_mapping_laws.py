@@ -133,7 +133,7 @@ def test_a_trainer_made_for_another_number_of_replicas_is_rejected(unmapped, sin
     [
         (2, "adam", {"clip_norm": 0.5}),
         (4, "adam", {"clip_value": 0.05}),
-        (4, "rmsprop", {"clip_norm": 0.5}),
+        pytest.param(4, "rmsprop", {"clip_norm": 0.5}, marks=pytest.mark.slow),
         pytest.param(2, "rmsprop", {"clip_value": 0.05}, marks=pytest.mark.slow),
     ],
 )

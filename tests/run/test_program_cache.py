@@ -98,10 +98,13 @@ def test_fields_left_out_of_the_key_are_named_in_one_place():
         assert static_key(replace(before, **changed), NO_PARTS) == static_key(before, NO_PARTS)
 
 
+SLOW = ("boltzmann", "munchausen", "replicas")
+
+
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(family, marks=[pytest.mark.slow] * (name in ("boltzmann", "replicas")))
+        pytest.param(family, marks=[pytest.mark.slow] * (name in SLOW))
         for name, family in FAMILIES.items()
     ],
     ids=FAMILIES,

@@ -57,8 +57,7 @@ def corridor(final):
 
 
 FAST = (
-    "td", "categorical, double, prioritised, noisy", "munchausen, quantile", "pqn",
-    "r2d2, gru, double, n-step, rescaled",
+    "td", "categorical, double, prioritised, noisy", "pqn",
 )  # fmt: skip
 
 

@@ -257,7 +257,14 @@ def test_no_gradient_flows_through_the_burn_in():
         assert all(jax.tree.leaves(close)) == equal
 
 
-@pytest.mark.parametrize("fields", [{}, {"sequence_stride": 1}, {"rollout_length": 4}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sequence_stride": 1},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"rollout_length": 4}, marks=pytest.mark.slow),
+    ],
+)
 def test_the_carry_at_a_start_is_the_one_with_which_its_row_was_acted(fields):
     config = recurrent_config(**fields)
     stride = config.start_stride

@@ -30,7 +30,7 @@ def play(vector, num_actions, steps, seed=5):
         yield actions, timestep
 
 
-@pytest.mark.parametrize("protocol", ["machado", "classic"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("machado", marks=pytest.mark.slow)])
 def test_rows_are_those_of_ale_stepped_by_hand_across_lives_and_games(protocol):
     fields = {"machado": MACHADO, "classic": CLASSIC}[protocol]
     host = host_environment("ale:breakout", {"protocol": protocol, "num_threads": 1})
