@@ -77,6 +77,7 @@ def test_values_under_a_time_limit_are_those_of_the_endless_problem():
     np.testing.assert_allclose(learned[:, 1], value - 1, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_values_are_far_off_if_the_time_limit_is_treated_as_terminal():
     learned = learned_values(limit_as_terminal(cycle(REWARDS, limit=LIMIT)))
     np.testing.assert_allclose(learned[:, 0], values_if_the_limit_were_terminal(), rtol=0.05)

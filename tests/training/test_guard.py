@@ -291,7 +291,8 @@ def test_parameters_that_overflow_with_a_finite_gradient_are_found_at_the_end_of
     assert (int(metrics.skipped), int(metrics.lost)) == (0, 1)
 
 
-@pytest.mark.parametrize("mode", [pytest.param("skip", marks=pytest.mark.slow), "stop"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["skip", "stop"])
 def test_lost_parameters_end_the_run_in_every_mode(mode):
     with pytest.raises(RunFailed, match=r"not finite in chunk 1.*now not finite: agent\.params"):
         run(replace(CONFIG, guard=mode), environment=noisy(), optimizer=infinite)
