@@ -15,16 +15,25 @@ import jax
 
 import jaxdqn
 from jaxdqn.config.config import Config, replace
+from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.config.options import PARALLEL_OPTIONS
-from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import RunFailed
 from jaxdqn.storage.parts import resolve_parts
-from jaxdqn.training.vector_trainer import make_single_trainer
-from jaxdqn.types import Metrics
+from jaxdqn.training.hyper import hyper_from
+from jaxdqn.training.vector_programs import jit_vector_programs
+from jaxdqn.training.vector_runner import VectorRunner
+from jaxdqn.training.vector_trainer import VectorTrainer, make_single_trainer
+from jaxdqn.types import Metrics, TrainState
 
 ITERATIONS = 3
 _ENVS, _BATCH, _SLACK = 2, 8, 4
-_CHECKS = ("jax_debug_nans", "jax_debug_infs")
+FLAGS = {
+    "jax_disable_jit": True,
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+    "jax_transfer_guard": "allow",
+}
+"""Flags of JAX for all threads: with environments on the host, one of its own learns."""
 _LIBRARY = str(Path(jaxdqn.__file__).parent)
 
 
@@ -38,7 +47,7 @@ def debug(
     """Run iterations one by one without ``jit``, at small sizes, on one device.
 
     ``print`` and ``breakpoint()`` in own parts see values. Every operation is checked for NaN and
-    infinity.
+    infinity. Environments on the host are stepped in this process, without overlap.
 
     Args:
         config: the run; ``debug_config`` makes its sizes small.
@@ -50,7 +59,7 @@ def debug(
         The metrics of each iteration.
 
     Raises:
-        ValueError: as ``run``, or if the environment is on the host.
+        ValueError: as ``run``.
         RunFailed: if an output is not finite. The message names the function.
     """
     small = debug_config(config)
@@ -58,22 +67,15 @@ def debug(
     objects = resolve_parts(parts, {}, run="").objects
     metrics = []
     with ExitStack() as stack:
-        for name in _CHECKS:
+        for name, value in FLAGS.items():
             stack.callback(jax.config.update, name, getattr(jax.config, name))
-            jax.config.update(name, True)
-        stack.enter_context(jax.disable_jit())
-        stack.enter_context(jax.transfer_guard("allow"))
-        trainer: Any = make_single_trainer(small, **objects)
-        if isinstance(trainer.environment, HostEnvironment):
-            raise ValueError(
-                f"debug=True: must come with an environment on the device, not {config.env!r}, "
-                "whose Python code can be debugged as it is"
-            )
+            jax.config.update(name, value)
+        init, step = _functions(make_single_trainer(small, **objects), stack)
         try:
-            state = trainer.init(jax.random.key(config.seed))
+            state = init(jax.random.key(config.seed))
             report("warm-up complete")
             for index in range(iterations):
-                state, found = trainer.step(state)
+                state, found = step(state)
                 metrics.append(found)
                 report(f"iteration {index + 1} of {iterations}: loss {float(found.loss):.6g}")
         except FloatingPointError as error:
@@ -81,11 +83,29 @@ def debug(
     return metrics
 
 
+def _functions(trainer: Any, stack: ExitStack) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return ``init(key) -> state`` and ``step(state) -> (state, metrics)`` of a trainer."""
+    if not isinstance(trainer, VectorTrainer):
+        return trainer.init, trainer.step
+    runner = VectorRunner(trainer, jit_vector_programs(trainer))
+    stack.callback(runner.close)
+    hyper = hyper_from(trainer.config)
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, (metrics, _) = runner.chunk(state, 1)
+        return state, metrics
+
+    return lambda key: runner.init(key, hyper), step
+
+
 def debug_config(config: Config) -> Config:
     """Return the configuration with sizes at which an iteration without ``jit`` takes seconds."""
     envs, rows = min(config.num_envs, _ENVS), config.rollout_length
     single = {name: getattr(Config, name) for name in PARALLEL_OPTIONS}
     changed: dict[str, Any] = {**single, "num_envs": envs}
+    if is_host_env(config.env):
+        changed |= {name: getattr(Config, name) for name in ("env_processes", "act_on")}
+        changed["overlap"] = False
     if config.algorithm == "pqn":
         return replace(config, **changed, minibatches=1, epochs=1)
     batch = min(config.batch_size, _BATCH)

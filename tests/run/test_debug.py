@@ -9,7 +9,7 @@ import pytest
 from jaxdqn.cli import run as run_command
 from jaxdqn.config.presets import PRESETS
 from jaxdqn.errors import RunFailed
-from jaxdqn.run.debug import debug, debug_config
+from jaxdqn.run.debug import FLAGS, debug, debug_config
 from tests.toys import DEVICE_PRESETS, noisy, tiny
 
 OWN = """
@@ -71,6 +71,24 @@ def test_the_first_function_with_an_output_that_is_not_finite_is_named(tmp_path,
     with pytest.raises(RunFailed, match="its output is not finite"):
         debug(tiny(), report=lambda line: None, environment=three, network=f"{file}:net")
     assert run_command.main(["cartpole", "--debug", "--out", str(tmp_path / "x")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [[], ["--env-processes"]])
+def test_parts_of_a_run_on_the_host_see_values(tmp_path, capsys, processes):
+    SEEN.clear()
+    before = {name: getattr(jax.config, name) for name in FLAGS}
+    config = tiny(env="gymnasium:CartPole-v1", env_processes=bool(processes))
+    metrics = debug(config, iterations=1, report=lambda line: None, network=Seeing())
+    assert jnp.isfinite(metrics[0].loss)
+    assert metrics[0].rows > 0
+    assert any(obs.shape == (2, 4) for obs in SEEN)
+    assert before == {name: getattr(jax.config, name) for name in FLAGS}
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace("Dense(3)", "Dense(2)"))
+    own = ["--env", "gymnasium:CartPole-v1", "--network", f"{file}:net"]
+    assert run_command.main(["dqn", "--debug", *own, *processes]) == 1
+    assert f"inverse ({file}:12): its output is not finite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(DEVICE_PRESETS))
