@@ -260,7 +260,7 @@ def _machine(files: Sequence[RunFiles]) -> str:
 
 def _reproduce(files: Sequence[RunFiles]) -> str:
     """Return the commands that repeat the runs, with their configurations."""
-    lines = [f'pip install "jaxdqn=={_version(files[0])}"']
+    lines = [f"# with jaxdqn {_version(files[0])} installed"]
     links = []
     for run in files:
         name = f"{run.path.resolve().name}.json"
