@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import arrangements
-from benchmarks.arrangements import main, measure
+from benchmarks.arrangements import main
 from benchmarks.ray_runs import rate
 
 
@@ -39,7 +39,7 @@ def records(steps_per_second: float, **ages: float) -> list[dict[str, float]]:
 
 
 def test_a_measurement_has_rates_and_the_ages_that_the_arrangement_has(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked = []
 
@@ -48,11 +48,16 @@ def test_a_measurement_has_rates_and_the_ages_that_the_arrangement_has(
         return records(50.0, parameter_age=3.0, sample_age=100.0)
 
     monkeypatch.setattr(arrangements, "records_of", fake)
-    assert measure("2 actors, 2 shards", 6_000) == {
+    name, file = "2 actors, 2 shards", tmp_path / "one.json"
+    options = ["--only", name, "--rows", "6000", "--rounds", "1", "--json", str(file)]
+    assert main(options) == 0
+    case = json.loads(file.read_text())["cases"][name]
+    assert {key: value["median"] for key, value in case.items()} == {
         "gradient_steps_per_second": 50.0,
         "rows_per_second": 1_600.0,
         "parameter_age": 3.0,
         "sample_age": 100.0,
+        "over_first": 1.0,
     }
     assert asked[0][:4] == ("--actors", "2", "--replay-shards", "2")
     assert "--log-every" in asked[0]
