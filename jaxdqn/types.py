@@ -128,6 +128,26 @@ class Row(NamedTuple):
     """[..., A] bool, the legal actions at ``obs``; empty if every action is legal"""
 
 
+class Path(NamedTuple):
+    """The steps of sampled n-step returns. Step j of a return of m steps ends at *its row*, the
+    j-th after the start; steps past m have ``included`` false and arbitrary values."""
+
+    r_t: Array
+    """[B, N] float32, reward of each step"""
+    discount_t: Array
+    """[B, N] float32, gamma, or 0 where the step terminates"""
+    included: Array
+    """[B, N] bool, the step belongs to the return"""
+    obs_t: Array
+    """[B, N, O] or [B, N, O, S], the observation of its row"""
+    a_t: Array
+    """[B, N] int32, the action of its row; invalid for the last step of a return"""
+    behaviour_prob_t: Array
+    """[B, N] float32, probability of that action when it was chosen"""
+    legal_t: PyTree = ()
+    """[B, N, A] bool, the legal actions of its row; empty if every action is legal"""
+
+
 class Batch(NamedTuple):
     """Sampled n-step transitions; ``tm1`` is the start row, ``t`` the bootstrap row."""
 
@@ -140,13 +160,17 @@ class Batch(NamedTuple):
     discount_t: Array
     """[B] float32, gamma^m for a return over m steps, 0 if it ends in a terminal state"""
     obs_t: PyTree
-    """[B, O] or [B, O, S], the bootstrap observation; empty if ``r_t`` is already the target."""
+    """[B, O] or [B, O, S], the bootstrap observation; empty if ``r_t`` is already the target, and
+    with ``path``, which has it."""
     extras_tm1: PyTree = ()
     """[B, ...], extras of the start row"""
     legal_tm1: PyTree = ()
     """[B, A] bool, the legal actions at ``obs_tm1``; empty if every action is legal"""
     legal_t: PyTree = ()
-    """[B, A] bool, the legal actions at ``obs_t``; empty if every action is legal"""
+    """[B, A] bool, the legal actions at ``obs_t``; empty if every action is legal, and with
+    ``path``"""
+    path: PyTree = ()
+    """``Path``, the steps of the return, for importance ratios; empty without them"""
 
 
 class SampleInfo(NamedTuple):

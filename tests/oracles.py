@@ -239,6 +239,19 @@ class TransitionOracle(HistoryOracle):
             extras_tm1=start.extras,
         )
 
+    def steps(self, time: int, env: int) -> list[tuple[Row, np.ndarray]]:
+        """Return, for each step of a return, the row that it starts from, and the observation after
+        it."""
+        assert self.is_start(time, env)
+        steps = []
+        for at in range(time, time + self.n_step):
+            steps.append((self.row(at, env), self.stack(at + 1, env)))
+            if self.row(at, env).terminated:
+                break
+            if at + 1 - time < self.n_step and self.row(at + 2, env).first:
+                break
+        return steps
+
     def batch(self, indices: np.ndarray, gamma: float) -> Batch:
         """Return the transitions that start at flat ring indices [B], leaves [B, ...]."""
         starts = self.valid_starts()

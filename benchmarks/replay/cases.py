@@ -209,7 +209,7 @@ def bytes_per_transition() -> list[dict[str, Any]]:
     for name, shape, dtype, stack in kinds:
         no, obs = jnp.bool_(False), jnp.zeros(shape, jnp.dtype(dtype))
         example = Row(obs, no, jnp.int32(0), jnp.float32(0), no, no)
-        sizes = dict(
+        sizes: dict[str, Any] = dict(
             num_envs=E, rows_per_env=slots, rows_per_add=1, batch_size=32, frame_stack=stack
         )
         # Two observations, and four bytes each for action, reward and discount.

@@ -69,7 +69,11 @@ class Flags:
     """Rounds of measurement; each measures jaxdqn and the peer once."""
     at_best: bool = False
     """Measure the time to solve CartPole-v1 and to hold it instead, each library at its own best
-    settings: purejaxrl=FILE (dqn.py), purejaxql=FILE (pqn_gymnax.py), sb3."""
+    settings: purejaxrl=FILE (dqn.py), purejaxql=FILE (pqn_gymnax.py), sb3. rllib is trained at the
+    matched work until it has solved CartPole-v1, as jaxdqn on Ray is."""
+    max_seconds: float | None = None
+    """With --at-best and rllib: seconds of training and evaluation after which a learner counts as
+    one that has not solved it; by default it has 500,000 rows."""
     seeds: int = 5
     """Seeds of each library with --at-best."""
     quick: bool = False
@@ -186,6 +190,13 @@ def _check(flags: Flags) -> None:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
     if flags.seeds < 1:
         raise ValueError(f"seeds={flags.seeds}: must be at least 1")
+    if flags.max_seconds is not None and not flags.max_seconds > 0:
+        raise ValueError(f"max_seconds={flags.max_seconds}: must be above 0")
+    if flags.max_seconds is not None and not (flags.at_best and "rllib" in flags.peer):
+        raise ValueError(
+            f"max_seconds={flags.max_seconds}: must be left out without at_best=True and the peer "
+            "rllib"
+        )
     if flags.peer_threads is not None and flags.peer_threads < 1:
         raise ValueError(f"peer_threads={flags.peer_threads}: must be at least 1")
     if shutil.which(flags.peer_python) is None:
@@ -203,7 +214,13 @@ def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
     work = f"CartPole-v1, each library at its own best settings; solve return {SOLVE_RETURN:g}"
     report: dict[str, Any] = {"stamp": stamp(), "work": work}
     print(describe(report["stamp"]), work, sep="\n")
-    records = compare_at_best(peers, flags.seeds, flags.peer_python, flags.peer_threads)
+    records = compare_at_best(
+        peers,
+        flags.seeds,
+        flags.peer_python,
+        flags.peer_threads,
+        max_seconds=flags.max_seconds,
+    )
     print(at_best_table(records))
     for record in records:
         if "missing" in record:

@@ -21,8 +21,15 @@ from benchmarks.report import format_table
 
 SOLVE_RETURN = 475.0
 
-AT_BEST = ("purejaxrl", "purejaxql", "sb3")
-"""Peers that ``peers_at_best.py`` can drive."""
+AT_BEST = ("purejaxrl", "purejaxql", "sb3", "rllib")
+"""Peers that ``peers_at_best.py`` can drive. RLlib is not at its own best settings but at those of
+the matched work; ``ON_RAY`` is compared with it."""
+
+ON_RAY = "jaxdqn-ray"
+"""Ape-X of jaxdqn with two actors at the work of RLlib's DQN with two environment runners."""
+
+UNTIL_SOLVED = ("rllib", ON_RAY)
+"""Libraries that train until they have solved the environment, and not for their whole budget."""
 
 FILES = {"purejaxrl": "dqn.py", "purejaxql": "pqn_gymnax.py"}
 """File of a peer that takes one."""
@@ -69,25 +76,64 @@ def learner_result(
     }
 
 
-def train_peer(process: Process, seed: int) -> dict[str, Any]:
-    """Train a learner of a peer for its complete budget; return its result or ``missing``."""
+def train_peer(
+    process: Process, seed: int, max_seconds: float | None = None, until_solved: bool = False
+) -> dict[str, Any]:
+    """Train a learner of a peer for its budget; return its result or ``missing``.
+
+    Args:
+        process: of the peer.
+        seed: of the learner.
+        max_seconds: seconds, evaluations included, after which an evaluation is the last; None for
+            the complete budget of rows.
+        until_solved: whether the first confirmed evaluation is the last.
+    """
     process.send(f"seed {seed}")
     evaluations: list[dict[str, Any]] = []
-    while not evaluations or not evaluations[-1]["spent"]:
+    limit = float("inf") if max_seconds is None else max_seconds
+    while True:
         answer = process.measure()
         if "missing" in answer:
             return answer
         evaluations.append(answer)
-    return learner_result(seed, evaluations)
+        result = learner_result(seed, evaluations)
+        solved = until_solved and result["seconds_to_solve"] is not None
+        if answer["spent"] or answer["seconds"] >= limit or solved:
+            return result
 
 
-def train_jaxdqn(seed: int) -> dict[str, Any]:
-    """Train the ``cartpole`` preset for its complete budget, in a process as a user starts it."""
+_START_SECONDS = 60.0
+"""Seconds of a run on Ray before training: of the start of Ray and its workers, and compilation."""
+
+RAY_OPTIONS = (
+    *("--engine", "ray", "--actors", "2", "--replay", "prioritized", "--rollout-length", "1"),
+    *("--num-envs", "10", "--gradient-steps", "1", "--batch-size", "128", "--n-step", "1"),
+    *("--hidden-sizes", "120", "84", "--learning-rate", "2.5e-4", "--loss", "squared"),
+    *("--learning-rate-schedule", "constant", "--target-period", "50"),
+    *("--epsilon-schedule", "constant", "--epsilon-end", "0.05", "--no-layer-norm"),
+    *("--replay-capacity", "10000", "--warmup-rows", "1000", "--total-rows", "500000"),
+    *("--log-every", "5000", "--eval-every", "5000", "--stop-when", "solved"),
+)
+"""Options of the matched work on Ray."""
+
+
+def train_jaxdqn(
+    seed: int, options: Sequence[str] = ("--stop-when", "never"), max_seconds: float | None = None
+) -> dict[str, Any]:
+    """Train the ``cartpole`` preset, in a process as a user starts it.
+
+    Args:
+        seed: of the run.
+        options: more options of ``jaxdqn run``; by default those of the complete budget.
+        max_seconds: of training and evaluation; None for the complete budget of rows.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--seed", str(seed)]
-        command += ["--stop-when", "never", "--checkpoint-every", "0", "--out", str(out)]
+        command += [*options, "--checkpoint-every", "0", "--out", str(out)]
+        if max_seconds is not None:  # of a run's seconds, its start is not counted here
+            command += ["--max-seconds", str(max_seconds + _START_SECONDS)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         summary = json.loads((out / "summary.json").read_text())
     fields = ("seconds_to_solve", "seconds_to_hold", "rows_to_hold", "learning_stability",
@@ -102,14 +148,26 @@ def compare_at_best(
     python: str,
     threads: int | None,
     report: Callable[[str], None] = print,
+    max_seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Train jaxdqn and the peers on the same seeds, one seed of each in turn.
+
+    Args:
+        peers: name and argument of each; with rllib, jaxdqn on Ray is trained too.
+        seeds: number of seeds.
+        python: interpreter of the peers.
+        threads: of the peers.
+        report: receives one line for each result.
+        max_seconds: budget of a learner of RLlib, and of jaxdqn on Ray; None for that in rows.
 
     Returns:
         One record for each: its name and the results of its seeds, or ``missing``.
     """
-    records: list[dict[str, Any]] = [{"name": "jaxdqn", "cpu_threads": CPU_THREADS, "seeds": []}]
-    processes: list[Process | None] = [None]
+    ours = ["jaxdqn", *([ON_RAY] if "rllib" in dict(peers) else [])]
+    records: list[dict[str, Any]] = [
+        {"name": name, "cpu_threads": CPU_THREADS, "seeds": []} for name in ours
+    ]
+    processes: list[Process | None] = [None] * len(ours)
     try:
         for name, argument in peers:
             process = start_peer(python, name, argument, threads)
@@ -119,12 +177,13 @@ def compare_at_best(
             for record, running in zip(records, processes, strict=True):
                 if "missing" in record:
                     continue
-                result = train_jaxdqn(seed) if running is None else train_peer(running, seed)
+                result = _train(record["name"], running, seed, max_seconds)
                 if "missing" in result:
                     record.update(result)
                     continue
                 record["seeds"].append(result)
-                report(f"{record['name']}, seed {seed}: {_described(result)}")
+                within = max_seconds if record["name"] in UNTIL_SOLVED else None
+                report(f"{record['name']}, seed {seed}: {_described(result, within)}")
     finally:
         for started in processes:
             if started is not None:
@@ -132,8 +191,19 @@ def compare_at_best(
     return records
 
 
+def _train(
+    name: str, running: Process | None, seed: int, max_seconds: float | None
+) -> dict[str, Any]:
+    """Train a learner of a library; ``running`` is the process of a peer."""
+    until_solved = name in UNTIL_SOLVED
+    limit = max_seconds if until_solved else None
+    if running is not None:
+        return train_peer(running, seed, limit, until_solved)
+    return train_jaxdqn(seed, RAY_OPTIONS, limit) if until_solved else train_jaxdqn(seed)
+
+
 def at_best_table(records: Sequence[dict[str, Any]]) -> str:
-    """Format one row for each library; a time is the median over seeds, ``-`` if half lack it."""
+    """Format one row for each library; a time is the median over seeds."""
     rows = []
     for record in records:
         results = record["seeds"]
@@ -154,17 +224,21 @@ def at_best_table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _reached(results: Sequence[dict[str, Any]], name: str) -> str:
-    """Return the median over all seeds, and how many have the result, as text."""
+    """Return the median over all seeds, and how many have the result, as text.
+
+    Where half of the seeds lack it, it is ``> S`` with the least seconds S that these had.
+    """
     known = [result[name] for result in results if result[name] is not None]
-    missing = [float("inf")] * (len(results) - len(known))
-    median = statistics.median(known + missing)
-    text = "-" if median == float("inf") else f"{median:.2f}"
+    lacking = [result["seconds"] for result in results if result[name] is None]
+    median = statistics.median(known + [float("inf")] * len(lacking))
+    text = f"> {min(lacking):.0f}" if median == float("inf") else f"{median:.2f}"
     return f"{text}, {len(known)} of {len(results)}"
 
 
-def _described(result: dict[str, Any]) -> str:
+def _described(result: dict[str, Any], max_seconds: float | None = None) -> str:
+    within = "" if max_seconds is None else f" within {max_seconds:g} s"
     texts = [
-        f"{goal} after {seconds:.2f} s" if seconds is not None else f"not {goal}"
+        f"{goal} after {seconds:.2f} s" if seconds is not None else f"not {goal}{within}"
         for goal, seconds in (
             ("solved", result["seconds_to_solve"]),
             ("held", result["seconds_to_hold"]),

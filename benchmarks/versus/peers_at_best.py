@@ -10,7 +10,8 @@ evaluation and answers ``{"rows", "seconds", "train_seconds", "return_mean", "fr
 None.
 
 purejaxrl and purejaxql run with the settings of their repositories. Stable-Baselines3 runs with
-those of RL Baselines3 Zoo for CartPole-v1, over four times their budget.
+those of RL Baselines3 Zoo for CartPole-v1, over four times their budget. RLlib runs with the
+settings of the matched work.
 """
 
 from __future__ import annotations
@@ -190,6 +191,63 @@ def _blocks(model: Any) -> Iterator[int]:
     yield model.num_timesteps
 
 
+RLLIB_ROWS = 500_000
+
+
+def rllib(argument: str) -> tuple[float, dict[str, Any], Callable[[int], Learner]]:
+    """Prepare RLlib's DQN with 2 environment runners, at the matched work."""
+    peers = _peers()
+    torch = peers._import("torch", "'ray[rllib]' torch")
+    gymnasium = peers._import("gymnasium", "gymnasium")
+    evaluate_in = gymnasium.make_vec("CartPole-v1", num_envs=EPISODES)
+    running: list[Any] = []
+
+    def start(seed: int) -> Learner:
+        while running:  # its environment runners would take time of the next
+            running.pop().stop()
+        algorithm = peers.rllib_config(seed)[1].build_algo()
+        running.append(algorithm)
+        return rllib_learner(algorithm, torch, lambda greedy, key: _play(evaluate_in, greedy, key))
+
+    begin = time.perf_counter()
+    learner = start(0)
+    learner.evaluate(0)
+    return time.perf_counter() - begin, {"rows": RLLIB_ROWS}, start
+
+
+def rllib_learner(
+    algorithm: Any, torch: Any, play: Callable[[Callable[[Any], Any], int], float]
+) -> Learner:
+    """Return a learner of an algorithm of RLlib.
+
+    Args:
+        algorithm: of RLlib, newly built.
+        torch: the package.
+        play: ``play(greedy, key)``, the mean return of greedy episodes.
+    """
+    rows = 0
+
+    def advance() -> int:
+        nonlocal rows
+        until = rows + ROWS_PER_EVALUATION
+        while rows < until:
+            rows = int(algorithm.train()["num_env_steps_sampled_lifetime"])
+        return rows
+
+    def evaluate(key: int) -> float:
+        # The environment runner of this process may be older than the learner.
+        module, policy = algorithm.get_module(), "default_policy"
+        module.set_state(algorithm.learner_group.get_weights()[policy])
+
+        def greedy(obs: Any) -> Any:
+            with torch.no_grad():
+                return module.forward_inference({"obs": torch.as_tensor(obs)})["actions"].numpy()
+
+        return play(greedy, key)
+
+    return Learner(advance, evaluate, RLLIB_ROWS)
+
+
 def _play(environments: Any, greedy: Callable[[Any], Any], key: int) -> float:
     """Return the mean return of the first episode of each environment of a vector."""
     import numpy as np
@@ -350,7 +408,12 @@ def serve(channel: Any, start: Callable[[int], Learner], solve_return: float) ->
         )  # fmt: skip
 
 
-PEERS = {"purejaxrl": purejaxrl, "purejaxql": purejaxql, "sb3": stable_baselines3}
+PEERS = {
+    "purejaxrl": purejaxrl,
+    "purejaxql": purejaxql,
+    "sb3": stable_baselines3,
+    "rllib": rllib,
+}
 
 
 def main(name: str, argument: str, solve_return: str) -> None:

@@ -123,13 +123,15 @@ def learner_of_actor(
 ) -> tuple[Agent, Learner]:
     """Return the agent and the learner with which an actor acts.
 
-    With initial priorities of the actor, the extras of rows are Q [E, A].
+    With initial priorities of the actor, the extras of rows are Q [E, A] and the extras without
+    them.
     """
     custom = CustomParts()
     agent = build_agent(config, spec, collectives, None, custom)
     learning = make_learning(config, agent, collectives, custom)
     if initial == "actor":
-        learning = learning._replace(extras=lambda actor, info: info.q)
+        stored = learning.extras
+        learning = learning._replace(extras=lambda actor, info: (info.q, stored(actor, info)))
     return agent, make_learner(config, spec, agent, learning, collectives)
 
 

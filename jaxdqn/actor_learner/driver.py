@@ -12,7 +12,7 @@ from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
 from jaxdqn.actor_learner.gradient_server import divided_config, make_gradient_server
 from jaxdqn.actor_learner.group_learner import make_group_learner
 from jaxdqn.actor_learner.group_learning import GroupLearning
-from jaxdqn.actor_learner.initial_priorities import InitialPriorities, example_estimates
+from jaxdqn.actor_learner.initial_priorities import InitialPriorities, example_extras
 from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources
 from jaxdqn.actor_learner.server_learning import ServerLearning, ServerOptions
 from jaxdqn.actor_learner.streams import ActorCount, Streams
@@ -92,6 +92,7 @@ class Driver:
         fits = config.replay_rows // 2 // config.rollout_length
         self._iterations = max(1, min(block_rows // rows, config.iterations_per_chunk, fits))
         self._initial = initial
+        self._origin = 0, 0
         steps = config.gradient_steps_per_iteration
         self._group = max(1, min(_MOST_IN_GROUP, self._iterations * steps // actors.most))
         self.streams = Streams(config, cluster, actors, shards, times, actor_resources)
@@ -107,8 +108,7 @@ class Driver:
             )
             self.init, self._example = functions.init, functions.example
             self.learning = ServerLearning(*common, functions, server, times)
-        if initial == "actor":
-            self._example = self._example._replace(extras=example_estimates())
+        self._example = self._example._replace(extras=example_extras(config, initial))
 
     def start(self, key: Array, state: TrainState) -> TrainState:
         """Start the workers and act the warm-up."""
@@ -148,7 +148,7 @@ class Driver:
 
         If there was nothing to learn, it waits for the first of them.
         """
-        streams, owed = self.streams, self._owed()
+        streams, owed = self.streams, self.owed
         with self._times.spent("messages"):
             streams.retry(state)
             state, worked = self.learning.work(state, totals, owed)
@@ -175,8 +175,12 @@ class Driver:
                     state = self.learning.receive(future, state, totals)
         return state
 
-    def _owed(self) -> int:
-        """Return the gradient steps that the rows so far allow and that have not been made."""
+    @property
+    def owed(self) -> int:
+        """Gradient steps that the rows so far allow and that have not been made.
+
+        At the end of a run these are fewer than a group, and those of the blocks that came last.
+        """
         rows, steps = self.streams.rows - self._origin[0], self.streams.steps - self._origin[1]
         config = self._config
         return rows * config.gradient_steps_per_iteration // config.rows_per_iteration - steps

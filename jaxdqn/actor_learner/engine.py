@@ -259,6 +259,7 @@ class RayEngine:
             "mapping": f"ray, {', '.join(parts)}",
             "worker_restarts": restarts,
             "ray_rows": {} if driver is None else driver.streams.rows_of_process,
+            "gradient_steps_owed": 0 if driver is None else driver.owed,
             **({} if self._server is None else {"gradients_dropped": dropped}),
             "goodput": self._goodput(0.0 if driver is None else driver.learning.learner_seconds),
         }

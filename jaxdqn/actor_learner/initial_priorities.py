@@ -18,7 +18,7 @@ from jaxdqn.replay.prioritized import (
 )
 from jaxdqn.replay.ring import returns_at, take
 from jaxdqn.training.dqn import priority_of
-from jaxdqn.types import Array, Replay, Row
+from jaxdqn.types import Array, PyTree, Replay, Row
 
 InitialPriorities = Literal["actor", "max"]
 """actor: |TD error| by the estimates of the actor. max: the maximum priority so far."""
@@ -31,6 +31,8 @@ class Estimates(NamedTuple):
     """[...] float32, Q of the action taken"""
     greatest: Array
     """[...] float32, maximum Q"""
+    behaviour_prob: PyTree = ()
+    """[...] float32, probability of the action; empty without importance ratios"""
 
 
 def initial_priorities_of(config: Config, asked: InitialPriorities | None) -> InitialPriorities:
@@ -47,15 +49,23 @@ def initial_priorities_of(config: Config, asked: InitialPriorities | None) -> In
 
 
 def with_estimates(rows: Row) -> Row:
-    """Return rows whose extras are estimates, from extras that are Q [..., A]."""
-    q = rows.extras
+    """Return rows whose extras are estimates, from extras that are Q [..., A] and the stored
+    probabilities of actions."""
+    q, behaviour_prob = rows.extras
     taken = jnp.take_along_axis(q, rows.action[..., None], axis=-1)[..., 0]
-    return rows._replace(extras=Estimates(taken, jnp.max(q, axis=-1)))
+    return rows._replace(extras=Estimates(taken, jnp.max(q, axis=-1), behaviour_prob))
 
 
-def example_estimates() -> Estimates:
-    """Return the estimates of a row of zeros."""
-    return Estimates(jnp.float32(0), jnp.float32(0))
+def example_extras(config: Config, initial: InitialPriorities) -> PyTree:
+    """Return the extras of a row of zeros in a shard."""
+    zero = jnp.float32(0)
+    behaviour_prob = zero if config.importance_ratios else ()
+    return Estimates(zero, zero, behaviour_prob) if initial == "actor" else behaviour_prob
+
+
+def behaviour_prob_of(extras: PyTree) -> Array:
+    """Return the probabilities of actions from the extras of the rows of a shard."""
+    return extras.behaviour_prob if isinstance(extras, Estimates) else extras
 
 
 def make_initial_priorities(

@@ -13,15 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.actor_learner.initial_priorities import InitialPriorities, make_initial_priorities
+from jaxdqn.actor_learner.initial_priorities import (
+    InitialPriorities,
+    behaviour_prob_of,
+    make_initial_priorities,
+)
 from jaxdqn.config.config import Config
+from jaxdqn.replay.paths import make_gather
 from jaxdqn.replay.prioritized import (
     PrioritizedState,
     count_generations,
     generation_of,
     make_prioritized,
 )
-from jaxdqn.replay.ring import gather_transitions
 from jaxdqn.replay.sum_tree import draw, total
 from jaxdqn.types import Array, Batch, PyTree, Row, SampleInfo
 
@@ -82,14 +86,18 @@ def make_shard(
     )
     num_rows = num_envs * config.replay_rows
     generations = count_generations(num_rows)
+    gather = make_gather(
+        n_step=config.n_step,
+        frame_stack=config.frame_stack,
+        paths=config.importance_ratios,
+        behaviour_prob=behaviour_prob_of,
+    )
 
     def of_ring(
         ring: PrioritizedState, strata: Array, offsets: Array, gamma: Array
     ) -> tuple[Batch, Array, Array, Array]:
         flat, leaf = draw(ring.tree, strata, offsets)
-        batch = gather_transitions(
-            ring.ring, flat, gamma, n_step=config.n_step, frame_stack=config.frame_stack
-        )._replace(extras_tm1=())
+        batch = gather(ring.ring, flat, gamma)._replace(extras_tm1=())
         index = flat + num_rows * generation_of(ring, flat, generations)
         age = (ring.position - 1 - flat // num_envs) % config.replay_rows
         return batch, index, leaf, age.astype(jnp.float32)

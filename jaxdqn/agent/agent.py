@@ -30,6 +30,7 @@ from jaxdqn.types import (
     LearnInfo,
     Network,
     Params,
+    Path,
     PyTree,
     QOutput,
 )
@@ -53,6 +54,7 @@ def make_agent(
     sequences: Sequences | None = None,
     rescale: bool = False,
     masked: bool = False,
+    target_epsilon: float | None = None,
     measure_gradient: Callable[[Params, Hyper], dict[str, Array]] | None = None,
 ) -> Agent:
     """Make a DQN agent (Mnih et al. 2015) from its parts.
@@ -78,6 +80,9 @@ def make_agent(
         the first row as ``extras`` [B, ...], instead of a ``Batch``.
       rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
       masked: reject batches without masks of legal actions, over which targets are computed.
+      target_epsilon: compute targets with importance ratios, from ``Batch.path``, for the policy
+        that is epsilon-greedy with this epsilon; None for n-step targets. Only with a loss of
+        action values, the greedy bootstrap, and transitions.
       measure_gradient: returns diagnostics, ``LearnInfo.diagnostics``, of this device's gradient.
 
     Raises:
@@ -94,6 +99,7 @@ def make_agent(
         sequences=sequences,
         rescale=rescale,
         masked=masked,
+        target_epsilon=target_epsilon,
         measure_gradient=measure_gradient,
     )
     _check_options(options)
@@ -133,6 +139,7 @@ class _Options(NamedTuple):
     sequences: Sequences | None
     rescale: bool
     masked: bool
+    target_epsilon: float | None
     measure_gradient: Callable[[Params, Hyper], dict[str, Array]] | None
 
 
@@ -166,6 +173,13 @@ def _check_options(options: _Options) -> None:
         raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with sequences")
     if options.rescale and options.sequences is None:
         raise ValueError("rescale=True: must be False without sequences")
+    if options.target_epsilon is None:
+        return
+    if bootstrap != "greedy" or head != "linear" or options.sequences is not None:
+        raise ValueError(
+            f"target_epsilon={options.target_epsilon}: must be None unless bootstrap='greedy', "
+            "with a loss of action values, without sequences"
+        )
 
 
 def _check_batch_loss(options: _Options) -> None:
@@ -174,6 +188,7 @@ def _check_batch_loss(options: _Options) -> None:
         ("double", (False,)),
         ("rescale", (False,)),
         ("bootstrap", ("greedy", "none")),
+        ("target_epsilon", (None,)),
     ):
         value = getattr(options, name)
         if value not in valid:
@@ -300,7 +315,11 @@ def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[P
         loss_and_info = make_batch_loss(network, options.loss)
     elif options.sequences is None:
         loss_and_info = make_transition_loss(
-            network, double=options.double, loss=options.loss, bootstrap=options.bootstrap
+            network,
+            double=options.double,
+            loss=options.loss,
+            bootstrap=options.bootstrap,
+            target_epsilon=options.target_epsilon,
         )
     else:
         loss_and_info = make_sequence_loss(
@@ -334,9 +353,13 @@ def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[P
 
 def _check_masks(batch: Any) -> None:
     """Check that a batch, or a ``Row`` of sequences, has the masks that targets need."""
-    names = ("legal_tm1", "legal_t") if isinstance(batch, Batch) else ("legal",)
-    for name in names:
-        if not is_masked(getattr(batch, name)):
+    if isinstance(batch, Batch):
+        target = batch.path if isinstance(batch.path, Path) else batch
+        masks = {"legal_tm1": batch.legal_tm1, "legal_t": target.legal_t}
+    else:
+        masks = {"legal": batch.legal}
+    for name, mask in masks.items():
+        if not is_masked(mask):
             raise ValueError(
                 f"{name}: must be in the batches of your replay or learning, as {name} of "
                 f"{type(batch).__name__}, with an environment that masks actions"

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.agent.retrace import retrace_targets
 from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.losses import (
     Example,
@@ -16,18 +17,26 @@ from jaxdqn.losses import (
     target_metrics,
     weighted_mean,
 )
-from jaxdqn.types import Array, Batch, Hyper, Network, Params, PyTree, QOutput
+from jaxdqn.types import Array, Batch, Hyper, Network, Params, Path, PyTree, QOutput
 
 
 def make_transition_loss(
-    network: Network, *, double: bool, loss: str, bootstrap: str
+    network: Network,
+    *,
+    double: bool,
+    loss: str,
+    bootstrap: str,
+    target_epsilon: float | None = None,
 ) -> Callable[..., Any]:
     """Make the loss of a ``Batch`` for a feed-forward network.
 
     Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper)
     -> (loss, (abs_td[B], q_mean, extra))``. The arguments are those of ``make_agent``.
     """
-    examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
+    if target_epsilon is None:
+        examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
+    else:
+        examples_of = _make_path_examples(network, double=double, epsilon=target_epsilon)
 
     def loss_and_info(
         params: Params,
@@ -51,12 +60,7 @@ def make_transition_loss(
 def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callable[..., Example]:
     """Make ``examples_of(params, key, target_params, batch, hyper)``, leaves [B, ...]."""
 
-    def output_of(params: Params, key: Array, obs: Array, legal: PyTree = ()) -> QOutput:
-        batch_size = obs.shape[0]
-        first = jnp.zeros(batch_size, jnp.bool_)
-        carry = network.initial_carry(batch_size)
-        output = network.apply(params, key, carry, obs, first)[0]
-        return output._replace(q_values=legal_values(output.q_values, legal))
+    output_of = _make_output(network)
 
     def examples_of(
         params: Params, key: Array, target_params: Params, batch: Batch, hyper: Hyper
@@ -87,6 +91,61 @@ def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callabl
             if double
             else (),
             temperature=jnp.broadcast_to(temperature, r_t.shape) if soft else (),
+        )
+
+    return examples_of
+
+
+def _make_output(network: Network) -> Callable[..., QOutput]:
+    """Make ``output_of(params, key, obs[B, O], legal[B, A] or ()) -> QOutput``."""
+
+    def output_of(params: Params, key: Array, obs: Array, legal: PyTree = ()) -> QOutput:
+        batch_size = obs.shape[0]
+        first = jnp.zeros(batch_size, jnp.bool_)
+        carry = network.initial_carry(batch_size)
+        output = network.apply(params, key, carry, obs, first)[0]
+        return output._replace(q_values=legal_values(output.q_values, legal))
+
+    return output_of
+
+
+def _make_path_examples(
+    network: Network, *, double: bool, epsilon: float
+) -> Callable[..., Example]:
+    """Make ``examples_of`` of ``_make_examples`` for batches with paths: ``r_t`` of an example is
+    the target."""
+    output_of = _make_output(network)
+
+    def examples_of(
+        params: Params, key: Array, target_params: Params, batch: Batch, hyper: Hyper
+    ) -> Example:
+        path = batch.path
+        if not isinstance(path, Path):
+            raise ValueError(
+                "path: must be in the batches of your replay, as path of Batch, with "
+                "importance_ratios"
+            )
+        key_online, key_target, key_selector = jax.random.split(key, 3)
+        shape = path.a_t.shape
+
+        def along_path(params: Params, key: Array) -> Array:
+            obs, legal = jax.tree.map(
+                lambda leaf: leaf.reshape(shape[0] * shape[1], *leaf.shape[2:]),
+                (path.obs_t, path.legal_t),
+            )
+            q = output_of(params, key, obs, legal).q_values
+            return q.reshape(*shape, q.shape[-1])
+
+        values = along_path(target_params, key_target)
+        selector = along_path(params, key_selector) if double else values
+        return Example(
+            online_tm1=output_of(params, key_online, batch.obs_tm1),
+            a_tm1=batch.a_tm1,
+            r_t=retrace_targets(path, values, jax.lax.stop_gradient(selector), epsilon),
+            discount_t=jnp.zeros(shape[:1], jnp.float32),
+            target_t=(),
+            selector_t=(),
+            temperature=(),
         )
 
     return examples_of

@@ -54,6 +54,8 @@ def validate_algorithm(config: Config) -> None:
         _validate_recurrent(config)
     if config.bootstrap != "greedy":
         _validate_bootstrap(config)
+    if config.importance_ratios:
+        _validate_importance_ratios(config)
 
 
 def _validate_enabled(config: Config) -> None:
@@ -182,6 +184,21 @@ def _validate_bootstrap(config: Config) -> None:
     if LOSSES[config.loss].head == "categorical":
         reject("loss", config.loss, f"one without fixed atoms, such as 'quantile', with "
                f"bootstrap={config.bootstrap!r}")  # fmt: skip
+
+
+def _validate_importance_ratios(config: Config) -> None:
+    """Check that there is a return of several steps to correct, of action values."""
+    if config.recurrent != "none":
+        reject("importance_ratios", True, f"False with recurrent={config.recurrent!r}")
+    if config.n_step == 1:
+        reject("importance_ratios", True, "False with n_step=1: the action of a one-step target "
+               "is that of the start, which needs no correction")  # fmt: skip
+    if LOSSES[config.loss].head != "linear":
+        reject("importance_ratios", True, f"False with loss={config.loss!r}: only returns of "
+               "action values are corrected")  # fmt: skip
+    if config.replay_from is not None:
+        reject("importance_ratios", True, "False with replay_from, whose rows have no probabilities"
+               " of actions")  # fmt: skip
 
 
 def _validate_recurrent(config: Config) -> None:

@@ -94,7 +94,9 @@ HOST_TASKS: dict[str, Config] = {
 }
 """Preset of each task on the host."""
 
-# Settings of the authors (Gallici et al. 2024) for Atari, but for a fifth of their budget.
+# The authors' configuration for Atari (Gallici et al. 2024, pqn_atari.yaml of purejaxql), except
+# its protocol, which is ``protocol=classic`` here, and the initial weights. Its learning rate is
+# constant.
 PQN_ATARI: dict[str, Any] = {
     "clip_rewards": True,
     "frame_stack": 4,
@@ -104,6 +106,7 @@ PQN_ATARI: dict[str, Any] = {
     "epochs": 2,
     "trace_decay": 0.65,
     "learning_rate": 2.5e-4,
+    "learning_rate_schedule": "constant",
     "total_rows": 10_000_000,
     "epsilon_end": 0.001,
     "epsilon_decay_rows": 1_000_000,

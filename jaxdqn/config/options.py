@@ -126,6 +126,15 @@ class Options:
     """Discount of one environment step."""
     n_step: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
     """N: rewards summed before the bootstrap."""
+    importance_ratios: bool = option(False, group="Algorithm", only_with={"algorithm": "dqn"})
+    """Correct n-step returns for actions that the policy of the target would not take: each step
+    after the first counts by its importance ratio pi/mu, truncated at 1, to the stored probability
+    mu of its action (Retrace, Munos et al. 2016). One-step targets need no correction."""
+    target_epsilon: float = option(
+        0.0, group="Algorithm", between=(0, 1), only_with={"importance_ratios": True}
+    )
+    """Epsilon of the policy pi of such targets, which is epsilon-greedy. With 0 it is greedy: a
+    return then ends at the first action that is not."""
     double: bool = option(False, group="Algorithm", only_with={"algorithm": "dqn"})
     """Choose the bootstrap action by the online network (van Hasselt et al. 2016)."""
     target_period: int = option(

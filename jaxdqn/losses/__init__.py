@@ -17,10 +17,12 @@ from jaxdqn.losses.quantile import (
 from jaxdqn.losses.registered import Example, q_target, target_metrics
 from jaxdqn.losses.targets import (
     double_q_target,
+    epsilon_greedy_policy,
     lambda_targets,
     munchausen_bonus,
     q_learning_target,
     rescale,
+    retrace_target,
     soft_q_target,
     truncated_importance_ratio,
     unscale,
@@ -36,6 +38,7 @@ __all__ = [
     "categorical_project",
     "categorical_target",
     "double_q_target",
+    "epsilon_greedy_policy",
     "huber_loss",
     "is_masked",
     "lambda_targets",
@@ -48,6 +51,7 @@ __all__ = [
     "quantile_soft_target",
     "quantile_target",
     "rescale",
+    "retrace_target",
     "soft_q_target",
     "some_legal",
     "squared_loss",

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.backend_choices import choices
-from jaxdqn.types import Array
+from jaxdqn.losses.legal import is_masked, some_legal
+from jaxdqn.types import Array, PyTree
 
 
 def bootstrapped(r_t: Array, discount_t: Array, value: Array) -> Array:
@@ -93,6 +94,48 @@ def munchausen_bonus(
     # Not temperature * log(softmax), which loses all digits if pi is small.
     scaled_log_policy = q_tm1[a_tm1] - temperature * jax.nn.logsumexp(q_tm1 / temperature)
     return jax.lax.stop_gradient(scale * jnp.clip(scaled_log_policy, clip_min, 0.0))
+
+
+def epsilon_greedy_policy(q: Array, epsilon: Array, legal: PyTree = ()) -> Array:
+    """Return the probabilities ``[A]`` of the epsilon-greedy policy: epsilon / A for each action,
+    and 1 - epsilon more for the first of the greatest. No gradient flows.
+
+    Args:
+      q: ``[A]`` float32, ``ILLEGAL`` for illegal actions.
+      epsilon: ``[]`` float32
+      legal: ``[A]`` bool, the actions that epsilon chooses from, or empty for all.
+    """
+    chex.assert_rank([q, epsilon], [1, 0])
+    possible = some_legal(legal) if is_masked(legal) else jnp.ones(q.shape, jnp.bool_)
+    uniform = possible.astype(jnp.float32) / jnp.sum(possible, dtype=jnp.float32)
+    greedy = jax.nn.one_hot(jnp.argmax(q), q.size, dtype=jnp.float32)
+    return jax.lax.stop_gradient(epsilon * uniform + (1.0 - epsilon) * greedy)
+
+
+def retrace_target(
+    r_t: Array, discount_t: Array, values: Array, taken: Array, traces: Array
+) -> Array:
+    """Return the Retrace target ``[]`` of the first action of a path of N steps.
+
+    ``G_j = r_j + discount_j (v_j + c_j (G_{j+1} - q_j))`` (Munos et al. 2016, eq. 3 and 4, with
+    lambda = 1). It is the n-step return where every ``c`` is 1 and ``q = v``, and bootstraps from
+    ``v_j`` where ``c_j`` is 0. No gradient flows.
+
+    Args:
+      r_t: ``[N]`` float32, the reward of each step.
+      discount_t: ``[N]`` float32, gamma, or 0 where the step terminates.
+      values: ``[N]`` float32, v, the value of the observation after each step.
+      taken: ``[N]`` float32, q, the value of the action taken there.
+      traces: ``[N]`` float32, c, its truncated importance ratio; 0 for the last step, and for those
+        past it. Other entries of steps past the last are arbitrary.
+    """
+    chex.assert_rank([r_t, discount_t, values, taken, traces], [1, 1, 1, 1, 1])
+    target = jnp.zeros((), jnp.float32)
+    for j in range(r_t.shape[0] - 1, -1, -1):
+        # What follows a trace of 0 may be arbitrary, even NaN: replace it, do not multiply.
+        correction = jnp.where(traces[j] == 0, 0.0, traces[j] * (target - taken[j]))
+        target = bootstrapped(r_t[j], discount_t[j], values[j] + correction)
+    return jax.lax.stop_gradient(target)
 
 
 def lambda_targets(

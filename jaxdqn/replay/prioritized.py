@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.replay.ring import RingState, StoredRow, first_at, gather_transitions, init_ring, write
+from jaxdqn.replay.paths import make_gather
+from jaxdqn.replay.ring import RingState, StoredRow, first_at, init_ring, write
 from jaxdqn.replay.sum_tree import (
     FAN_OUT,
     SumTree,
@@ -67,6 +68,7 @@ def make_prioritized(
     batch_size: int,
     n_step: int = 1,
     frame_stack: int = 1,
+    paths: bool = False,
     fan_out: int = FAN_OUT,
 ) -> Replay:
     """Make a prioritised replay of n-step transitions, with the valid starts of ``make_uniform``.
@@ -85,6 +87,7 @@ def make_prioritized(
       batch_size: B
       n_step: N
       frame_stack: S
+      paths: batches have ``Batch.path``; the extras of rows are then the probabilities of actions.
       fan_out: number of children of a node of the sum tree
 
     Raises:
@@ -100,6 +103,7 @@ def make_prioritized(
     )
     num_rows = num_envs * rows_per_env
     generations = count_generations(num_rows)
+    gather = make_gather(n_step=n_step, frame_stack=frame_stack, paths=paths)
 
     def init(example_row: Row) -> PrioritizedState:
         ring = init_ring(example_row, num_envs, rows_per_env)
@@ -114,7 +118,7 @@ def make_prioritized(
 
     def sample(key: Array, state: PrioritizedState, gamma: Array) -> tuple[Any, SampleInfo]:
         flat, probabilities = draw_proportional(key, state.tree, batch_size)
-        batch = gather_transitions(state.ring, flat, gamma, n_step=n_step, frame_stack=frame_stack)
+        batch = gather(state.ring, flat, gamma)
         indices = flat + num_rows * generation_of(state, flat, generations)
         return batch, SampleInfo(indices=indices, probabilities=probabilities)
 

@@ -133,6 +133,26 @@ def returns_at(
       Sums of discounted rewards [B] float32, discounts [B] float32, and flat indices [B] int32.
     """
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
+    reward, terminated, included, _ = steps_at(ring, index, n_step=n_step)
+    powers = gamma ** jnp.arange(n_step, dtype=jnp.float32)
+    ends = jnp.any(terminated & (included > 0), axis=1)
+    last = jnp.sum(included, axis=1).astype(jnp.int32) - 1  # m - 1
+    bootstrap = (index + (last + 1) * num_envs) % num_rows
+    # Rewards past the end are arbitrary, even NaN: replace them, do not multiply by 0.
+    r_t = jnp.sum(jnp.where(included > 0, powers[None, :] * reward, 0.0), axis=1)
+    return r_t, jnp.where(ends, 0.0, gamma * powers[last]), bootstrap
+
+
+def steps_at(ring: RingState, index: Array, *, n_step: int) -> tuple[Array, Array, Array, Array]:
+    """Return rewards, terminations and inclusion of the steps of the transitions at an index.
+
+    They are as in ``gather_transitions``.
+
+    Returns:
+      Rewards [B, N] float32; terminations [B, N] bool; inclusion [B, N] float32, 1 for the steps of
+      the return, then 0; and the flat indices [B, N] int32 of the rows after the steps.
+    """
+    num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(n_step + 1, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows  # [B, N + 1]
     # Entry j of an axis N or N + 1 belongs to row j: its flag ``first`` is that of row j, but
@@ -145,13 +165,7 @@ def returns_at(
     included = jnp.concatenate([jnp.ones_like(terminated[:, :1]), continues], axis=1)
     # [B, N], 1 for the steps 1 .. m of the return, then 0.
     included = jnp.cumprod(included.astype(jnp.float32), axis=1)
-    powers = gamma ** jnp.arange(n_step, dtype=jnp.float32)
-    ends = jnp.any(terminated & (included > 0), axis=1)
-    last = jnp.sum(included, axis=1).astype(jnp.int32) - 1  # m - 1
-    bootstrap = (index + (last + 1) * num_envs) % num_rows
-    # Rewards past the end are arbitrary, even NaN: replace them, do not multiply by 0.
-    r_t = jnp.sum(jnp.where(included > 0, powers[None, :] * reward, 0.0), axis=1)
-    return r_t, jnp.where(ends, 0.0, gamma * powers[last]), bootstrap
+    return reward, terminated, included, path[:, 1:]
 
 
 def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:

@@ -17,14 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.replay.ring import (
-    RingState,
-    StoredRow,
-    first_at,
-    gather_transitions,
-    init_ring,
-    write,
-)
+from jaxdqn.replay.paths import make_gather
+from jaxdqn.replay.ring import RingState, StoredRow, first_at, init_ring, write
 from jaxdqn.types import Array, PyTree, Replay, Row, SampleInfo
 
 
@@ -59,6 +53,7 @@ def make_uniform(
     batch_size: int,
     n_step: int = 1,
     frame_stack: int = 1,
+    paths: bool = False,
 ) -> Replay:
     """Make a uniform replay of n-step transitions.
 
@@ -78,6 +73,7 @@ def make_uniform(
       batch_size: B
       n_step: N
       frame_stack: S
+      paths: batches have ``Batch.path``; the extras of rows are then the probabilities of actions.
 
     Raises:
       ValueError: naming the argument, its value and the constraint.
@@ -91,12 +87,11 @@ def make_uniform(
         frame_stack=frame_stack,
     )
 
+    gather = make_gather(n_step=n_step, frame_stack=frame_stack, paths=paths)
+
     def sample(key: Array, state: UniformState, gamma: Array) -> tuple[Any, SampleInfo]:
         info = _draw(key, state, batch_size)
-        batch = gather_transitions(
-            state.ring, info.indices, gamma, n_step=n_step, frame_stack=frame_stack
-        )
-        return batch, info
+        return gather(state.ring, info.indices, gamma), info
 
     return Replay(
         init=_make_init(num_envs, rows_per_env, rows_per_add),

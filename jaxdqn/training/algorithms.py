@@ -63,6 +63,13 @@ class CustomParts(NamedTuple):
                 "normalize_observations=True: must be False with a custom agent, whose network is "
                 "its own"
             )
+        if config.importance_ratios:
+            for name in ("loss", "learning", "agent"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"importance_ratios=True: must be False with a custom {name}, which "
+                        "computes its own targets"
+                    )
         if self.replay is None:
             return
         if self.learning is not None:
@@ -127,6 +134,7 @@ def configured_agent(
         sequences=None if config.recurrent == "none" else sequences_of(config),
         rescale=config.rescale_values,
         masked=masked,
+        target_epsilon=config.target_epsilon if config.importance_ratios else None,
         measure_gradient=make_clipped_norm(config, collectives)
         if config.diagnostics and custom.optimizer is None
         else None,

@@ -11,8 +11,24 @@ from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.replay import importance_weights, make_prioritized, make_uniform
 from jaxdqn.training.diagnostics import make_diagnostics
-from jaxdqn.training.learning import Learning, ReplayKeys, make_update, step_collectives
-from jaxdqn.types import Agent, Array, LearnInfo, Replay, SampleInfo, TrainState, counter_float
+from jaxdqn.training.learning import (
+    Learning,
+    ReplayKeys,
+    make_update,
+    no_extras,
+    step_collectives,
+)
+from jaxdqn.types import (
+    ActInfo,
+    ActorState,
+    Agent,
+    Array,
+    LearnInfo,
+    Replay,
+    SampleInfo,
+    TrainState,
+    counter_float,
+)
 
 _PRIORITY_OFFSET = 1e-6
 """Epsilon of Schaul et al. 2016, section 3.3: a row with zero error can still be drawn."""
@@ -49,7 +65,13 @@ def make_dqn_learning(
         remember=replay.add,
         key_shapes=ReplayKeys(gradient_steps=(steps, 2)),
         prepare=lambda keys, state, rows: (gradient_step, keys.gradient_steps),
+        extras=_behaviour_prob if config.importance_ratios else no_extras,
     )
+
+
+def _behaviour_prob(actor: ActorState, info: ActInfo) -> Array:
+    """Store the probability of each action, for importance ratios."""
+    return info.behaviour_prob
 
 
 def make_replay(config: Config) -> Replay:
@@ -62,6 +84,7 @@ def make_replay(config: Config) -> Replay:
         batch_size=config.batch_per_device * config.accumulate,
         n_step=config.n_step,
         frame_stack=config.frame_stack,
+        paths=config.importance_ratios,
     )
 
 

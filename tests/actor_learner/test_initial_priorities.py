@@ -11,7 +11,8 @@ from jaxdqn.actor_learner.actor import learner_of_actor, make_actor
 from jaxdqn.actor_learner.group_learner import environment_of, make_group_learner
 from jaxdqn.actor_learner.initial_priorities import (
     Estimates,
-    example_estimates,
+    behaviour_prob_of,
+    example_extras,
     initial_priorities_of,
 )
 from jaxdqn.actor_learner.shard import make_shard
@@ -83,16 +84,41 @@ def test_actors_send_the_values_of_their_parameters() -> None:
     state = jax.jit(learner.init)(jax.random.key(0), None)
     stream = jax.jit(actor.start)(jax.random.key(0))
     _, (rows, _) = jax.jit(actor.block)(stream, state.agent.params, state.hyper, make_counter(99))
-    zeros = example_estimates()
+    zeros = example_extras(CONFIG, "actor")
     assert jax.tree.structure(rows.extras) == jax.tree.structure(zeros)
     assert rows.extras.taken.shape == rows.action.shape == (2, 2, 2)
-    taken, greatest = rows.extras
+    taken, greatest, _ = rows.extras
     agent, _ = learner_of_actor(CONFIG, environment_of(CONFIG).spec, identity_collectives, "max")
     obs, first = rows.obs.reshape(8, 4), rows.first.ravel()
     q = agent.act(jax.random.key(1), state.agent.params, (), obs, first, None)[2].q
     np.testing.assert_allclose(greatest.ravel(), jnp.max(q, axis=1), rtol=1e-5)
     chosen = jnp.take_along_axis(q, rows.action.reshape(8, 1), axis=1)[:, 0]
     np.testing.assert_allclose(taken.ravel(), chosen, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("initial", ["actor", "max"])
+def test_rows_with_importance_ratios_have_the_probabilities_of_their_actions(initial) -> None:
+    config = replace(CONFIG, importance_ratios=True, epsilon_end=0.25, epsilon_decay_rows=1)
+    actor = make_actor(config, actors=1, index=0, iterations=8, initial=initial)
+    state = jax.jit(make_group_learner(config).init)(jax.random.key(0), None)
+    stream = jax.jit(actor.start)(jax.random.key(0))
+    _, (rows, _) = jax.jit(actor.block)(stream, state.agent.params, state.hyper, make_counter(99))
+    zeros = example_extras(config, initial)
+    assert jax.tree.structure(rows.extras) == jax.tree.structure(zeros)
+    probabilities = behaviour_prob_of(rows.extras)
+    np.testing.assert_allclose(np.unique(probabilities.round(6)), [0.125, 0.875])
+    shard = make_shard(config, num_envs=2, rings=1, initial=initial)
+    example = rows._replace(extras=zeros)
+    example = jax.tree.map(lambda leaf: leaf[0, 0, 0], example._replace(extras=()))
+    (ring,) = shard.init(example._replace(extras=zeros))
+    ring = jax.jit(shard.add)(ring, rows)
+    draws = jax.jit(shard.sample)(jax.random.key(0)[None], (ring,), jnp.float32(0.5))
+    path = jax.tree.map(lambda leaf: np.asarray(leaf[0]), draws.batches.path)
+    # The flat index of a row is that of its slot and environment.
+    after = np.asarray(draws.info.indices[0])[:, None] % 32 + 2 * np.arange(1, 3)
+    flat = np.asarray(probabilities).reshape(-1)
+    np.testing.assert_array_equal(path.behaviour_prob_t, flat[after])
 
 
 def test_a_distributional_loss_takes_the_maximum() -> None:

@@ -182,9 +182,10 @@ def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
     summary = json.loads((out / "summary.json").read_text())
     assert summary["solved"]
     assert summary["mapping"] == "ray, 2 actors, 1 shard, 1 learner"
-    # The replay ratio of the preset, up to one block and one group.
+    # The replay ratio of the preset, up to one block and one group, and the difference is reported.
     allowed = (summary["rows"] - 1_024) / 32
     assert allowed - 64 <= summary["gradient_steps"] <= allowed
+    assert 0 <= summary["gradient_steps_owed"] <= allowed - summary["gradient_steps"]
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["actor_0_rows_per_second"] > 0
     assert last["actor_1_rows_per_second"] > 0

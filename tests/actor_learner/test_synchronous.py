@@ -25,9 +25,10 @@ from jaxdqn.actor_learner.gradient_server import (
     make_gradient_server,
 )
 from jaxdqn.actor_learner.group_learner import make_group_learner
+from jaxdqn.actor_learner.initial_priorities import example_extras
 from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
 from jaxdqn.agent.optimizer import make_optimizer
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, replace
 from jaxdqn.training.dqn import make_replay
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import Hyper, Replay, Row, TrainState, counter_add
@@ -109,7 +110,7 @@ def synchronous(
     add, sample, update = map(jax.jit, (shard.add, shard.sample, shard.update))
     state = jax.jit(learner.init)(key)._replace(replay=())
     stream = jax.jit(actor.start)(key)
-    rings = shard.init(learner.example)
+    rings = shard.init(learner.example._replace(extras=example_extras(config, "max")))
 
     def count(state: TrainState, rows: Row) -> TrainState:
         counters = state.counters
@@ -130,18 +131,20 @@ def synchronous(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ratios", [False, True])
 @pytest.mark.parametrize("arrangement", [group_learner, gradient_server])
 def test_synchronous_machinery_is_bitwise_the_plain_trainer(
-    arrangement: Callable[[Config], Learn],
+    arrangement: Callable[[Config], Learn], ratios: bool
 ) -> None:
+    config = replace(CONFIG, importance_ratios=ratios, target_epsilon=0.1 if ratios else 0.0)
     key = jax.random.key(5)
     optimizer = separated_optimizer if arrangement is gradient_server else None
-    trainer = make_trainer(CONFIG, replay=separated_replay, optimizer=optimizer)
+    trainer = make_trainer(config, replay=separated_replay, optimizer=optimizer)
     plain = jax.jit(trainer.init)(key)
     step = jax.jit(trainer.step)
     for _ in range(ITERATIONS):
         plain, _ = step(plain)
-    state, rings, stream = synchronous(key, CONFIG, ITERATIONS, arrangement(CONFIG))
+    state, rings, stream = synchronous(key, config, ITERATIONS, arrangement(config))
     one, other = (
         (plain.agent, plain.replay, plain.actor, plain.key, plain.counters.gradient_steps),
         (state.agent, rings[0], stream.actor, state.key, state.counters.gradient_steps),

@@ -1,5 +1,6 @@
 """Times to solve and to hold of other libraries: judged as runs of jaxdqn are."""
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_peer_is_trained_for_its_complete_budget():
 def test_libraries_take_turns_and_one_that_ends_keeps_its_results(monkeypatch):
     turns = []
 
-    def ours(seed):
+    def ours(seed, *arguments):
         turns.append(("jaxdqn", seed))
         return learner_result(seed, evaluations([500.0] * 10, {0: 500.0}))
 
@@ -88,13 +89,119 @@ def test_libraries_take_turns_and_one_that_ends_keeps_its_results(monkeypatch):
     ours_row, theirs_row = at_best_table(records).splitlines()[-2:]
     assert "1.00, 3 of 3" in ours_row
     assert "10.00, 3 of 3" in ours_row
-    assert "-, 0 of 1" in theirs_row
+    assert "> 1, 0 of 1" in theirs_row
+
+
+def test_a_learner_of_rllib_ends_when_it_has_solved_or_its_seconds_are_spent():
+    means = [480.0, 20.0, 490.0, 500.0]
+    peer = FakePeer(evaluations(means, {0: 400.0, 2: 480.0}))
+    result = train_peer(peer, 1, until_solved=True)
+    assert (result["seconds_to_solve"], result["seconds"]) == (3.0, 3.0)
+    peer = FakePeer(evaluations([20.0] * 9, {}))
+    result = train_peer(peer, 1, max_seconds=2.5, until_solved=True)
+    assert (result["seconds_to_solve"], result["seconds"]) == (None, 3.0)
+
+
+def test_rllib_is_compared_with_jaxdqn_on_ray_until_both_have_solved(monkeypatch):
+    asked, told = [], []
+
+    def ours(seed, options=(), max_seconds=None):
+        asked.append((options, max_seconds))
+        return learner_result(seed, evaluations([500.0] * 10, {0: 500.0}))
+
+    peer = FakePeer(evaluations([20.0] * 9, {}))
+    monkeypatch.setattr(at_best, "train_jaxdqn", ours)
+    monkeypatch.setattr(at_best, "start_peer", lambda *arguments: peer)
+    records = at_best.compare_at_best(
+        [("rllib", "")], 1, "python", None, report=told.append, max_seconds=4.0
+    )
+    assert [record["name"] for record in records] == ["jaxdqn", "jaxdqn-ray", "rllib"]
+    assert asked == [((), None), (at_best.RAY_OPTIONS, 4.0)]
+    assert told[2].startswith("rllib, seed 0: not solved within 4 s")
+    assert "> 4, 0 of 1" in at_best_table(records).splitlines()[-1]
+
+
+def test_the_work_on_ray_is_that_of_rllib():
+    from benchmarks.versus.jaxdqn_driver import _config
+    from jaxdqn.cli.run import config_from, read_flags
+
+    flags = read_flags(["cartpole", *at_best.RAY_OPTIONS])[1]
+    assert (flags.engine, flags.actors) == ("ray", "2")
+    config, wanted = config_from(flags), _config("matched", "stop")
+    names = ("num_envs", "rollout_length", "gradient_steps", "batch_size", "n_step", "double",
+             "hidden_sizes", "layer_norm", "learning_rate", "learning_rate_schedule", "loss",
+             "target_period", "epsilon_schedule", "epsilon_end", "replay_capacity", "gamma",
+             "optimizer", "clip_norm")  # fmt: skip
+    for name in names:
+        assert getattr(config, name) == getattr(wanted, name), name
+    assert (config.warmup_rows, config.replay) == (1_000, "prioritized")
+    assert (config.solve_return, config.eval_episodes) == (at_best.SOLVE_RETURN, 100)
+
+
+class FakeAlgorithm:
+    """An algorithm of RLlib that samples 1,200 environment steps in each iteration."""
+
+    def __init__(self):
+        self.rows, self.state = 0, None
+        self.learner_group = self
+
+    def train(self):
+        self.rows += 1_200
+        return {"num_env_steps_sampled_lifetime": float(self.rows)}
+
+    def get_weights(self):
+        return {"default_policy": {"of": self.rows}}
+
+    def get_module(self):
+        return self
+
+    def set_state(self, state):
+        self.state = state
+
+    def forward_inference(self, batch):
+        assert self.state == {"of": self.rows}
+        return {"actions": FakeTensor(batch["obs"].values)}
+
+
+class FakeTensor:
+    def __init__(self, values):
+        self.values = values
+
+    def numpy(self):
+        return self.values
+
+
+class FakeTorch:
+    as_tensor = FakeTensor
+
+    @staticmethod
+    def no_grad():
+        return contextlib.nullcontext()
+
+
+def test_rllib_is_evaluated_greedily_with_the_newest_parameters(driver):
+    algorithm, played = FakeAlgorithm(), []
+
+    def play(greedy, key):
+        played.append((greedy([0, 1]), key))
+        return 321.0
+
+    learner = driver.rllib_learner(algorithm, FakeTorch, play)
+    assert [learner.advance(), learner.advance()] == [6_000, 12_000]
+    assert learner.evaluate(7) == 321.0
+    assert played == [([0, 1], 7)]
+    assert learner.rows == 500_000
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--peer", "cleanrl=x.py"], "must be one of purejaxrl, purejaxql, sb3 with at_best"),
+        (
+            ["--peer", "cleanrl=x.py"],
+            "must be one of purejaxrl, purejaxql, sb3, rllib with at_best",
+        ),
+        (["--peer", "sb3", "--max-seconds", "9"], "must be left out without at_best=True and the"),
+        (["--peer", "rllib", "--max-seconds", "0"], "max_seconds=0.0: must be above 0"),
         (["--peer", "sb3", "--seeds", "0"], "seeds=0: must be at least 1"),
     ],
 )

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import chaos
 from benchmarks.chaos import Flags, Phase, main
 
 
 def test_invalid_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--actors", "0"]) != 0
     assert "actors=0: must be above 0" in capsys.readouterr().err
+
+
+def test_the_table_and_the_file_have_the_three_phases(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rates = iter([1_000.0, 850.0, 400.0])
+    killed = []
+
+    class Fake:
+        def __init__(self, flags: Flags, kinds: tuple[str, ...], out: Path) -> None:
+            killed.append(tuple(kinds))
+
+        def play(self) -> dict[str, Any]:
+            return {
+                "solved": True,
+                "seconds_to_solve": 12.5,
+                "rows_per_second": next(rates),
+                "kills": dict.fromkeys(killed[-1], 2),
+                "lost": 0,
+                "twice": 0,
+                "left": [],
+            }
+
+    monkeypatch.setattr(chaos, "Phase", Fake)
+    file = tmp_path / "chaos.json"
+    assert main(["--server-mode", "sync", "--json", str(file)]) == 0
+    assert killed == [
+        (),
+        ("ActorWorker",),
+        ("ActorWorker", "ShardWorker", "run", "LearnerWorker"),
+    ]
+    phases = json.loads(file.read_text())["phases"]
+    ratios = {name: phase["rate_over_undisturbed"] for name, phase in phases.items()}
+    assert ratios == {"undisturbed": 1.0, "actors": 0.85, "all parts": 0.4}
+    table = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("actors") and "0.85" in line for line in table)
+    assert table[-1] == f"results in {file}"
 
 
 @pytest.mark.slow

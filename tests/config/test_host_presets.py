@@ -30,3 +30,32 @@ def test_every_algorithm_has_the_observations_and_rewards_of_atari(name):
     assert config.clip_rewards
     assert config.frame_stack == (1 if name == "recurrent" else 4)
     assert not preset(name).clip_rewards
+
+
+def test_pqn_has_the_published_settings_of_atari():
+    config = preset("pqn", env="ale:breakout")
+    published = {
+        "algorithm": "pqn",
+        "num_envs": 128,
+        "rollout_length": 32,
+        "epochs": 2,
+        "minibatches": 32,
+        "trace_decay": 0.65,
+        "gamma": 0.99,
+        "optimizer": "radam",
+        "learning_rate": 2.5e-4,
+        "learning_rate_schedule": "constant",
+        "clip_norm": 10.0,
+        "layer_norm": True,
+        "loss": "squared",
+        "epsilon_start": 1.0,
+        "epsilon_end": 0.001,
+        "epsilon_schedule": "linear",
+        "eval_epsilon": 0.0,
+        "total_rows": 10_000_000,
+    }
+    assert {name: getattr(config, name) for name in published} == published
+    assert config.epsilon_decay_rows == 0.1 * config.total_rows
+    # MinAtar's and CartPole's learning rates fall, as published.
+    for env in ("Breakout-MinAtar", "CartPole-v1"):
+        assert preset("pqn", env=env).learning_rate_schedule == "linear"

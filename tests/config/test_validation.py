@@ -169,6 +169,26 @@ def test_an_unknown_choice_is_rejected_with_the_known_ones(name, value):
             {"warmup_rows": 128, "n_step": 4},
             "warmup_rows=128: must be above n_step*num_envs=128",
         ),
+        (
+            {"importance_ratios": True},
+            "importance_ratios=True: must be False with n_step=1: the action of a one-step target",
+        ),
+        (
+            {"importance_ratios": True, "n_step": 3, "loss": "quantile"},
+            "importance_ratios=True: must be False with loss='quantile'",
+        ),
+        (
+            {"importance_ratios": True, "n_step": 3, "replay_from": "rows.npz"},
+            "importance_ratios=True: must be False with replay_from",
+        ),
+        (
+            {"importance_ratios": True, "recurrent": "lstm"},
+            "importance_ratios=True: must be False with recurrent='lstm'",
+        ),
+        (
+            {"target_epsilon": 0.1, "n_step": 3},
+            "target_epsilon=0.1: must be 0.0 unless importance_ratios=True",
+        ),
         ({"total_rows": 1024}, "total_rows=1024: must be above the 1024 rows of warm-up"),
         (
             {"replay_ratio": 3.0},

@@ -8,8 +8,11 @@ import pytest
 from jaxdqn.backend_choices import tracing_for
 from jaxdqn.losses import (
     double_q_target,
+    epsilon_greedy_policy,
     lambda_targets,
+    legal_values,
     q_learning_target,
+    retrace_target,
     td_error,
     truncated_importance_ratio,
 )
@@ -124,6 +127,38 @@ def test_truncated_importance_ratios_agree_with_rlax(limit):
         expected = rlax.categorical_importance_sampling_ratios(policy, behaviour, actions)
     np.testing.assert_allclose(ratios, np.minimum(expected, limit), rtol=1e-5)
     assert (np.asarray(expected) > 1).any()
+
+
+def test_retrace_targets_agree_with_rlax():
+    rng = np.random.default_rng(0)
+    reward, value, taken = rng.normal(size=(3, 6)).astype(np.float32)
+    discount = np.float32([0.9, 0.9, 0.9, 0.9, 0.9, 0])
+    traces = np.float32([1, 0.3, 0, 0.7, 1, 0])
+    expected = rlax.general_off_policy_returns_from_q_and_v(
+        taken[:-1], value, reward, discount, traces[:-1]
+    )
+    for start in range(6):
+        arguments = (leaf[start:] for leaf in (reward, discount, value, taken, traces))
+        target = retrace_target(*map(jnp.asarray, arguments))
+        np.testing.assert_allclose(target, expected[start], rtol=1e-5)
+
+
+def test_a_retrace_target_worked_by_hand():
+    # 1 + 0.5 (4 + 0.5 (G - 3)), where G = 2 + 0.5 * 6 = 5
+    arguments = [[1.0, 2.0], [0.5, 0.5], [4.0, 6.0], [3.0, np.nan], [0.5, 0.0]]
+    assert float(retrace_target(*map(jnp.float32, arguments))) == 3.5
+
+
+def test_the_epsilon_greedy_policy_is_over_the_legal_actions():
+    q, epsilon = jnp.float32([3, 5, 5, 1]), jnp.float32(0.2)
+    np.testing.assert_allclose(
+        epsilon_greedy_policy(q, epsilon), [0.05, 0.85, 0.05, 0.05], rtol=1e-6
+    )
+    legal = jnp.array([True, False, True, False])
+    policy = epsilon_greedy_policy(legal_values(q, legal), epsilon, legal)
+    np.testing.assert_allclose(policy, [0.1, 0, 0.9, 0], rtol=1e-6)
+    none = jnp.zeros(4, jnp.bool_)
+    assert float(epsilon_greedy_policy(legal_values(q, none), epsilon, none).sum()) == 1
 
 
 def test_the_associative_form_of_lambda_targets_equals_the_sequential_one():
