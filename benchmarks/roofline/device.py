@@ -30,13 +30,15 @@ ACCELERATOR = Effort(side=8_192, products=16, elements=2**28, passes=16)
 CPU = Effort(side=1_024, products=4, elements=2**24, passes=4)
 TINY = Effort(side=64, products=2, elements=2**12, passes=2, rounds=1, seconds=0.0)
 
-PRECISIONS = {
+BFLOAT16_MATRICES = "bfloat16 matrices"
+PRECISIONS: dict[str, tuple[Any, str | None]] = {
+    "default": (jnp.float32, None),
     "float32": (jnp.float32, "float32"),
     "tensorfloat32": (jnp.float32, "tensorfloat32"),
-    "default": (jnp.float32, None),
-    "bfloat16": (jnp.bfloat16, None),
+    BFLOAT16_MATRICES: (jnp.bfloat16, None),
 }
-"""Type of the matrices and precision of their products, by name."""
+"""Type of the matrices and precision of their products: by the values of ``matmul_precision``, and
+for ``precision='bfloat16'``."""
 
 
 class DeviceRates(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.roofline import hand
-from benchmarks.roofline.device import DeviceRates
+from benchmarks.roofline.device import BFLOAT16_MATRICES, DeviceRates
 from benchmarks.timing import alternate, spread
 from benchmarks.workloads import (
     Part,
@@ -85,7 +85,7 @@ def measure_preset(
 
 def precision_of(config: Config) -> str:
     """Return the name of the rate, of ``DeviceRates.flops``, that bounds the products of a run."""
-    return "bfloat16" if config.precision == "bfloat16" else "default"
+    return BFLOAT16_MATRICES if config.precision == "bfloat16" else config.matmul_precision
 
 
 def work_by_hand(config: Config, trainer: Trainer, state: TrainState) -> dict[str, hand.Work]:

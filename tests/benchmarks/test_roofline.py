@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.roofline import hand
 from benchmarks.roofline.__main__ import PRESETS, preset_table, rates_table
-from benchmarks.roofline.device import TINY, measure_device, pass_bytes, product_flops
+from benchmarks.roofline.device import PRECISIONS, TINY, measure_device, pass_bytes, product_flops
+from benchmarks.roofline.measure import precision_of
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import preset
 from jaxdqn.networks import make_network
@@ -110,7 +111,7 @@ def test_networks_that_are_not_counted_are_rejected_by_name(field):
 
 def test_rates_of_the_device_are_positive():
     rates = measure_device(TINY)
-    assert set(rates.flops) == {"float32", "tensorfloat32", "default", "bfloat16"}
+    assert set(rates.flops) == set(PRECISIONS)
     assert min(*rates.flops.values(), rates.bytes) > 0
     assert product_flops(TINY) == 2 * 64**3
     assert pass_bytes(TINY) == 8 * 4096
@@ -122,3 +123,16 @@ def test_a_count_that_xla_does_not_know_is_a_dash():
             "bytes_by_xla": None, "floor_us": 5.0, "us": 20.0, "share": 0.25}  # fmt: skip
     line = preset_table({"parts": {"iteration": part}}).splitlines()[1]
     assert line.split() == ["iteration", "1", "2.00", "-", "3.00", "-", "5.00", "20.0", "25.00%"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "default"),
+        ({"matmul_precision": "float32"}, "float32"),
+        ({"precision": "bfloat16"}, "bfloat16 matrices"),
+    ],
+)
+def test_the_rate_of_the_products_is_that_of_their_precision(fields, name):
+    assert precision_of(Config(**fields)) == name
+    assert name in PRECISIONS
