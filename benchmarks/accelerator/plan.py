@@ -12,12 +12,12 @@ SectionName = Literal[
 
 SECTION_SECONDS: dict[str, float] = {
     "solve": 35,
-    "rates": 140,
+    "rates": 130,
     "pqn": 120,
     "score": 40,
     "population": 40,
     "replay": 40,
-    "bitwise": 30,
+    "bitwise": 45,
     "memory": 20,
     "kernels": 30,
     "roofline": 35,
