@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -128,7 +129,7 @@ def run_worker(request: Request) -> str | None:
     """Run one process of a section; return why it failed, or None."""
     command = [sys.executable, "-m", "benchmarks.accelerator.worker", json.dumps(request._asdict())]
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stderr=errors)
+        process = subprocess.Popen(command, stderr=errors, env=worker_environment(request))
         try:
             code = process.wait(request.seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -141,6 +142,14 @@ def run_worker(request: Request) -> str | None:
         errors.seek(0)
         lines = [line.strip() for line in errors.read().splitlines() if line.strip()]
     return f"exit code {code}: {lines[-1][:500] if lines else 'no message'}"
+
+
+def worker_environment(request: Request) -> dict[str, str]:
+    """Return the environment of the process of a section; tiny programs are not optimised."""
+    if not request.tiny:
+        return dict(os.environ)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    return {**os.environ, "XLA_FLAGS": flags.strip()}
 
 
 def _record_crash(request: Request, store: Store, ended: str | None) -> bool:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.accelerator.plan import Cell, Sizes, measured_by
-from benchmarks.configs import BREAKOUT
+from benchmarks.configs import BREAKOUT, CARTPOLE
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import preset
 from jaxdqn.run import program_cache
@@ -33,7 +33,8 @@ def bitwise_cells(sizes: Sizes) -> list[Cell]:
 
 def bitwise_config(sizes: Sizes, deterministic: bool) -> Config:
     """Return a short run with prioritised replay, whose scatters may add in any order on a GPU."""
-    base = preset("dqn", env=BREAKOUT, replay="prioritized", deterministic=deterministic)
+    env = CARTPOLE if sizes.shrunk else BREAKOUT
+    base = preset("dqn", env=env, replay="prioritized", deterministic=deterministic)
     per_add = base.num_envs
     iterations = 25 if sizes.shrunk else 250
     return replace(
