@@ -32,6 +32,8 @@ class Prepared(NamedTuple):
     case: Case
     """Work is counted in iterations, or in vector steps where nothing is learned."""
     compile_seconds: float
+    compiled: Any = None
+    """The compiled program."""
 
 
 class Part(NamedTuple):
@@ -60,7 +62,8 @@ def prepare_learning(config: Config, iterations: int) -> Prepared:
     state = init(key)
     chunk = trainer.chunk(iterations)
     compiled, chunk_seconds = compile_timed(chunk, state, donate=(0,))
-    return Prepared(Case(carried(compiled, state), iterations), init_seconds + chunk_seconds)
+    case = Case(carried(compiled, state), iterations)
+    return Prepared(case, init_seconds + chunk_seconds, compiled)
 
 
 def prepare_acting(config: Config, iterations: int) -> Prepared:
@@ -148,7 +151,7 @@ def prepare_part(part: Part, repetitions: int) -> Prepared:
     keys = jax.random.split(jax.random.key(0), (repetitions, *part.keys))
     compiled, seconds = compile_timed(run, carry, part.fixed, keys, donate=(0,))
     call = carried(lambda carry: compiled(carry, part.fixed, keys), carry)
-    return Prepared(Case(call, repetitions), seconds)
+    return Prepared(Case(call, repetitions), seconds, compiled)
 
 
 def varied(flag: Array, tree: PyTree) -> PyTree:

@@ -12,15 +12,15 @@ SectionName = Literal[
 
 SECTION_SECONDS: dict[str, float] = {
     "solve": 35,
-    "rates": 130,
-    "pqn": 120,
+    "rates": 125,
+    "pqn": 115,
     "score": 40,
     "population": 40,
     "replay": 40,
     "bitwise": 45,
     "memory": 20,
     "kernels": 30,
-    "roofline": 35,
+    "roofline": 45,
     "peers": 90,
 }
 """Seconds of each section, start of its process and compilation included. Without ``peers``, which

@@ -95,7 +95,7 @@ def _main(argv: Sequence[str]) -> None:
             raise ValueError(f"only={name!r}: must be one of {', '.join(PRESETS)}")
     check_writable(flags.json)
     from benchmarks.roofline.device import TINY, effort_for_device, measure_device
-    from benchmarks.roofline.measure import measure_preset
+    from benchmarks.roofline.measure import measure_preset, prepare_preset
 
     report: dict[str, Any] = {"stamp": stamp(), "presets": {}}
     print(describe(report["stamp"]))
@@ -104,9 +104,8 @@ def _main(argv: Sequence[str]) -> None:
     print(rates_table(report["device"]), flush=True)
     repetitions, rounds, seconds = (2, 2, 0.0) if flags.quick else (50, 5, 0.2)
     for name in flags.only or tuple(PRESETS):
-        found = measure_preset(
-            PRESETS[name].config(), device, repetitions=repetitions, rounds=rounds, seconds=seconds
-        )
+        prepared = prepare_preset(PRESETS[name].config(), repetitions)
+        found = measure_preset(prepared, device, rounds=rounds, seconds=seconds)
         report["presets"][name] = found
         print(f"\n{name}, products at {found['precision']} precision")
         print(preset_table(found), flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from benchmarks.roofline.device import BFLOAT16_MATRICES, DeviceRates
 from benchmarks.timing import alternate, spread
 from benchmarks.workloads import (
     Part,
+    Prepared,
     act_part,
     learning_parts,
     prepare_learning,
@@ -32,55 +33,80 @@ from jaxdqn.types import Array, PyTree, Row, Trainer, TrainState
 PARTS = ("act", "draw", "learn")
 
 
+class PreparedPreset(NamedTuple):
+    """Compiled parts of an iteration, and the whole."""
+
+    config: Config
+    programs: dict[str, Prepared]
+    by_hand: dict[str, hand.Work]
+
+
+def prepare_preset(config: Config, repetitions: int) -> PreparedPreset:
+    """Compile the parts of an iteration and the whole.
+
+    Args:
+        config: of a run with an MLP or the MinAtar network.
+        repetitions: of each part in one call, and iterations in one call.
+    """
+    trainer = make_trainer(config)
+    state = jax.jit(trainer.init)(jax.random.key(config.seed))
+    parts = parts_of(config, trainer, state)
+    programs = {name: prepare_part(part, repetitions) for name, part in parts.items()}
+    programs["iteration"] = prepare_learning(config, repetitions)
+    return PreparedPreset(config, programs, work_by_hand(config, trainer, state))
+
+
 def measure_preset(
-    config: Config, device: DeviceRates, *, repetitions: int, rounds: int, seconds: float
+    prepared: PreparedPreset, device: DeviceRates, *, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """Measure the parts of an iteration and the whole.
 
     Args:
-        config: of a run with an MLP or the MinAtar network.
+        prepared: compiled parts.
         device: its rates.
-        repetitions: of each part in one call, and iterations in one call.
         rounds: measurements of each.
         seconds: approximate minimum duration of one measurement.
 
     Returns:
         ``precision``, whose rate bounds the products, and ``parts``: for act, draw, learn and
         iteration the repetitions in an iteration, operations and bytes by hand and by XLA, the
-        floor time, the measured time and the share of the floor in it. XLA counts the body of a
-        loop once; its count of an iteration with loops is None. The floor of an iteration is the
-        sum of those of its parts, without environment and replay's writes.
+        floor time, the measured time and the share of the floor in it. The floor of an iteration is
+        the sum of those of its parts, without environment and the writes of the replay.
     """
-    trainer = make_trainer(config)
-    state = jax.jit(trainer.init)(jax.random.key(config.seed))
-    parts = parts_of(config, trainer, state)
-    by_hand = work_by_hand(config, trainer, state)
-    cases = {name: prepare_part(part, repetitions).case for name, part in parts.items()}
-    cases["iteration"] = prepare_learning(config, repetitions).case
+    config, by_hand = prepared.config, prepared.by_hand
+    cases = {name: program.case for name, program in prepared.programs.items()}
     times = alternate(cases, rounds=rounds, seconds=seconds)
-    by_xla: dict[str, tuple[float | None, float | None]] = {
-        name: xla_cost(part) for name, part in parts.items()
-    }
-    by_xla["iteration"] = _iteration_cost(config, trainer, state)
     counts = {**hand.iteration_counts(config), "iteration": 1}
     precision = precision_of(config)
     rates = device.flops[precision], device.bytes
     floors = {name: hand.floor_seconds(by_hand[name], *rates) for name in PARTS}
     floors["iteration"] = sum(counts[name] * floors[name] for name in PARTS)
     found = {}
-    for name, seconds_of in times.items():
-        measured, work = spread(seconds_of).median, by_hand[name]
+    for name, program in prepared.programs.items():
+        measured, work = spread(times[name]).median, by_hand[name]
+        has_loops = name == "iteration" and max(counts.values()) > 1
+        flops, size = (None, None) if has_loops else xla_cost(program.compiled)
         found[name] = {
             "count": counts[name],
             "flops_by_hand": work.flops,
-            "flops_by_xla": by_xla[name][0],
+            "flops_by_xla": flops,
             "bytes_by_hand": work.bytes,
-            "bytes_by_xla": by_xla[name][1],
+            "bytes_by_xla": size,
             "floor_us": 1e6 * floors[name],
             "us": 1e6 * measured,
             "share": floors[name] / measured,
         }
     return {"precision": precision, "parts": found}
+
+
+def xla_cost(compiled: Any) -> tuple[float, float]:
+    """Return the operations and bytes of one pass of a compiled loop by XLA's cost analysis.
+
+    XLA counts the body of a loop once, whatever its passes. What is outside the loop is counted
+    too, which is little.
+    """
+    found = compiled.cost_analysis()
+    return float(found.get("flops", 0.0)), float(found.get("bytes accessed", 0.0))
 
 
 def precision_of(config: Config) -> str:
@@ -151,22 +177,3 @@ def _example_rows(config: Config, state: TrainState) -> Row:
         extras=zeros.astype(jnp.float32),
     )
     return jax.tree.map(lambda leaf: jnp.stack([leaf] * config.rollout_length), row)
-
-
-def xla_cost(part: Part) -> tuple[float, float]:
-    """Return the operations and the bytes of a part by XLA's cost analysis."""
-    keys = jax.random.split(jax.random.key(0), part.keys) if part.keys else jax.random.key(0)
-    return _cost(jax.jit(part.body).lower(keys, part.fixed, part.carry).compile())
-
-
-def _iteration_cost(
-    config: Config, trainer: Trainer, state: TrainState
-) -> tuple[float | None, float | None]:
-    if config.rollout_length > 1 or config.gradient_steps_per_iteration > 1:
-        return None, None
-    return _cost(jax.jit(trainer.step).lower(state).compile())
-
-
-def _cost(compiled: Any) -> tuple[float, float]:
-    found = compiled.cost_analysis()
-    return float(found.get("flops", 0.0)), float(found.get("bytes accessed", 0.0))
