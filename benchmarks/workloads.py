@@ -32,13 +32,15 @@ class Prepared(NamedTuple):
     case: Case
     """Work is counted in iterations, or in vector steps where nothing is learned."""
     compile_seconds: float
+    compiled: Any = None
+    """The compiled program."""
 
 
 class Part(NamedTuple):
     """Part of an iteration, repeated in a separate loop.
 
     XLA would hoist a computation that is the same in every repetition, and delete one whose result
-    is unused. Inputs therefore depend on the carry (``_varied``), and results are in the carry.
+    is unused. Inputs therefore depend on the carry (``varied``), and results are in the carry.
     """
 
     per_iteration: int
@@ -60,7 +62,8 @@ def prepare_learning(config: Config, iterations: int) -> Prepared:
     state = init(key)
     chunk = trainer.chunk(iterations)
     compiled, chunk_seconds = compile_timed(chunk, state, donate=(0,))
-    return Prepared(Case(carried(compiled, state), iterations), init_seconds + chunk_seconds)
+    case = Case(carried(compiled, state), iterations)
+    return Prepared(case, init_seconds + chunk_seconds, compiled)
 
 
 def prepare_acting(config: Config, iterations: int) -> Prepared:
@@ -122,8 +125,8 @@ def prepare_parts(config: Config, repetitions: int) -> dict[str, tuple[Prepared,
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
     prepared = {}
     for name, part in _parts(config, trainer, replay, state).items():
-        # A part donates its carry, of which others may read a leaf: _prepare_part copies it.
-        prepared[name] = (_prepare_part(part, repetitions), part.per_iteration)
+        # A part donates its carry, of which others may read a leaf: prepare_part copies it.
+        prepared[name] = (prepare_part(part, repetitions), part.per_iteration)
     return prepared
 
 
@@ -138,7 +141,9 @@ def carried(compiled: Callable[[Any], tuple[Any, Any]], state: Any) -> Callable[
     return run
 
 
-def _prepare_part(part: Part, repetitions: int) -> Prepared:
+def prepare_part(part: Part, repetitions: int) -> Prepared:
+    """Compile repetitions of a part."""
+
     def run(carry: PyTree, fixed: PyTree, keys: Array) -> tuple[PyTree, None]:
         return jax.lax.scan(lambda carry, key: (part.body(key, fixed, carry), None), carry, keys)
 
@@ -146,10 +151,10 @@ def _prepare_part(part: Part, repetitions: int) -> Prepared:
     keys = jax.random.split(jax.random.key(0), (repetitions, *part.keys))
     compiled, seconds = compile_timed(run, carry, part.fixed, keys, donate=(0,))
     call = carried(lambda carry: compiled(carry, part.fixed, keys), carry)
-    return Prepared(Case(call, repetitions), seconds)
+    return Prepared(Case(call, repetitions), seconds, compiled)
 
 
-def _varied(flag: Array, tree: PyTree) -> PyTree:
+def varied(flag: Array, tree: PyTree) -> PyTree:
     """Return ``tree``, or zeros if ``flag`` [] is true.
 
     The flag is always false, but the compiler cannot know that.
@@ -157,7 +162,7 @@ def _varied(flag: Array, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.where(flag, jnp.zeros_like(leaf), leaf), tree)
 
 
-def _zeros_of(body: Callable[..., PyTree], *args: Any) -> PyTree:
+def zeros_of(body: Callable[..., PyTree], *args: Any) -> PyTree:
     """Return zeros of the shapes and dtypes that ``body`` returns."""
     shapes = jax.eval_shape(body, *args)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -173,7 +178,7 @@ def _parts(config: Config, trainer: Trainer, replay: Replay, state: TrainState) 
     return {
         "keys": Part(1, (), (), jax.random.split(state.key, num_keys), split),
         **_acting_parts(config, trainer, replay, state),
-        **_learning_parts(config, trainer, replay, state),
+        **learning_parts(config, trainer, replay, state),
     }
 
 
@@ -181,41 +186,51 @@ def _acting_parts(
     config: Config, trainer: Trainer, replay: Replay, state: TrainState
 ) -> dict[str, Part]:
     vector_steps, num_envs = config.rollout_length, config.num_envs
-    environment, agent, actor = trainer.environment, trainer.agent, state.actor
+    environment, actor = trainer.environment, state.actor
     num_actions, timestep = environment.spec.num_actions, actor.timestep
-    explore = Exploration(jnp.full((num_envs,), config.epsilon_end), state.hyper.temperature)
 
     def step_environments(keys: Array, fixed: PyTree, carry: PyTree) -> PyTree:
         env_state, _, actions = carry
         env_state, timestep = jax.vmap(environment.step)(keys, env_state, actions)
         return env_state, timestep, (actions + 1) % num_actions
 
-    def act(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
-        params, obs, first = fixed
-        before, actions, _ = carry
-        obs = _varied(actions[0] < 0, obs)
-        actions, after, info = agent.act(key, params, before, obs, first, explore)
-        return after, actions, info
-
     def add(_: Array, rows: Row, replay_state: PyTree) -> PyTree:
-        return replay.add(replay_state, _varied(replay_state.position < 0, rows))
+        return replay.add(replay_state, varied(replay_state.position < 0, rows))
 
     actions = jnp.arange(num_envs, dtype=jnp.int32) % num_actions
     row = Row(action=actions, **timestep._asdict())
     rows = jax.tree.map(lambda leaf: jnp.stack([leaf] * vector_steps), row)
-    inputs = (state.agent.params, observed(actor.frames, timestep.obs), timestep.first)
-    acted = _zeros_of(act, state.key, inputs, (actor.carry, actions, ()))
     env_carry = (actor.env_state, timestep, actions)
     return {
         "environment": Part(vector_steps, (num_envs,), (), env_carry, step_environments),
-        "act": Part(vector_steps, (), inputs, acted, act),
+        "act": act_part(config, trainer, state),
         "add": Part(1, (), rows, state.replay, add),
     }
 
 
-def _learning_parts(
+def act_part(config: Config, trainer: Trainer, state: TrainState) -> Part:
+    """Return the choice of the actions of a vector step."""
+    num_envs, agent, actor = config.num_envs, trainer.agent, state.actor
+    explore = Exploration(jnp.full((num_envs,), config.epsilon_end), state.hyper.temperature)
+
+    def act(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
+        params, obs, first = fixed
+        before, actions, _ = carry
+        obs = varied(actions[0] < 0, obs)
+        actions, after, info = agent.act(key, params, before, obs, first, explore)
+        return after, actions, info
+
+    actions = jnp.arange(num_envs, dtype=jnp.int32) % trainer.environment.spec.num_actions
+    obs = observed(actor.frames, actor.timestep.obs)
+    inputs = (state.agent.params, obs, actor.timestep.first)
+    acted = zeros_of(act, state.key, inputs, (actor.carry, actions, ()))
+    return Part(config.rollout_length, (), inputs, acted, act)
+
+
+def learning_parts(
     config: Config, trainer: Trainer, replay: Replay, state: TrainState
 ) -> dict[str, Part]:
+    """Return the draw of a batch and the gradient step on it."""
     gradient_steps, gamma = config.gradient_steps_per_iteration, state.hyper.gamma
     batch, drawn = jax.jit(replay.sample)(jax.random.key(0), state.replay, gamma)
 
@@ -224,12 +239,12 @@ def _learning_parts(
 
     def learn(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
         agent_state, info = carry
-        batch = _varied(info.loss < 0, fixed)
+        batch = varied(info.loss < 0, fixed)
         weights = jnp.ones_like(drawn.probabilities)
         return trainer.agent.learn(key, agent_state, batch, weights, hyper=state.hyper)
 
     zeros = LearnInfo(*[jnp.float32(0)] * 4)
-    info = _zeros_of(learn, state.key, batch, (state.agent, zeros))[1]
+    info = zeros_of(learn, state.key, batch, (state.agent, zeros))[1]
     return {
         "sample": Part(gradient_steps, (), state.replay, (batch, drawn), sample),
         "learn": Part(gradient_steps, (), batch, (state.agent, info), learn),

@@ -342,6 +342,14 @@ class Options:
     """Implementation of convolutions; the parameters are the same."""
     precision: Literal["float32", "bfloat16"] = option("float32", group="Network")
     """Compute type of the network; parameters and losses are float32."""
+    matmul_precision: Literal["default", "tensorfloat32", "float32"] = option(
+        "default", group="Network"
+    )
+    """Precision at which a device multiplies float32 matrices, and convolves, in acting, learning
+    and evaluation. default: that of JAX_DEFAULT_MATMUL_PRECISION, or else the fastest of the
+    device, TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs. tensorfloat32: TF32 on GPUs, three
+    passes of bfloat16 on TPUs. float32: full float32. On a CPU products are full float32 with each
+    of them. See docs/accelerators.md."""
     recurrent: Literal["none", "lstm", "gru", "custom"] = option("none", group="Recurrent network")
     """Recurrent cell after the torso, trained on sequences of rows (R2D2, Kapturowski et al.
     2019). custom: your own network has a carry."""

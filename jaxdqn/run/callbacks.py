@@ -132,14 +132,15 @@ class CallbackGroup:
         directory: Path | None = None,
     ) -> None:
         self._callbacks, self._config = list(callbacks), config
-        self._called = bool(callbacks)
+        self.called = bool(callbacks)
+        """True if there are callbacks, on any process."""
         self._params, self._log_event, self._directory = params, log_event, directory
         self.reason: str | None = None
         """Reason that a callback gave to end the run; None before."""
 
     def call(self, method: str, record: Record, state: TrainState) -> TrainState:
         """Call a method of every callback that has it; return the state with changed scalars."""
-        if not self._called:
+        if not self.called:
             return state
         answer = multihost.broadcast(lambda: self._call(method, record, state))
         if answer["reason"] is not None and self.reason is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,14 @@ PART_SECONDS = 0.5
 """Target duration of a part in seconds."""
 
 
+class _Flight(NamedTuple):
+    """Chunk, or part of one, that was dispatched and whose metrics have not been read."""
+
+    report: tuple[Metrics, Counters]
+    iterations: int
+    started: float
+
+
 class ChunkRunner:
     """Run chunks, and check for a stop request between the parts of a long one.
 
@@ -36,11 +44,29 @@ class ChunkRunner:
 
     def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
         self._config, self._programs, self._progress = config, programs, progress
+        self._flight: _Flight | None = None
+        self._read_at = 0.0
+        """Time at which the last metrics were read."""
+
+    @property
+    def in_flight(self) -> bool:
+        """True if the next chunk has been dispatched: the state is then the one after it."""
+        return self._flight is not None
+
+    def drop(self) -> None:
+        """Forget the chunk in flight, whose state the caller drops too."""
+        self._flight = None
 
     def run(
-        self, state: TrainState, stop: StopRequest
+        self, state: TrainState, stop: StopRequest, *, ahead: bool = False
     ) -> tuple[TrainState, tuple[Metrics, float] | None]:
         """Run one chunk, or the rest of one that was stopped before its end.
+
+        Args:
+            state: the newest one.
+            stop: request to stop.
+            ahead: dispatch the chunk after this one before the metrics of this one are read, if
+                chunks are short. The device then need not wait for the host.
 
         Returns:
             The state, and a pair of the chunk's metrics and seconds. The pair is None if a stop
@@ -49,8 +75,13 @@ class ChunkRunner:
         """
         progress = self._progress
         while True:
-            program, iterations = self._next_program()
-            state = self._call(program, iterations, state)
+            flight = self._flight
+            if flight is None:
+                state, flight = self._dispatch(state)
+            self._flight = None
+            if ahead and self._is_short(flight):
+                state, self._flight = self._dispatch(state)
+            self._record(flight)
             assert progress.partial is not None
             if progress.partial["iterations"] >= self._config.iterations_per_chunk:
                 break
@@ -77,22 +108,33 @@ class ChunkRunner:
             return self._programs.part_of_chunk(left).result(), left
         return self._programs.chunk, left
 
-    def _call(self, program: Chunk, iterations: int, state: TrainState) -> TrainState:
-        """Call a program, and add its counts, time and metrics to the progress."""
+    def _is_short(self, flight: _Flight) -> bool:
+        """Return whether this is a whole chunk, and earlier ones were not so long as to be divided.
+
+        The first chunk of a process is not known to be short.
+        """
+        whole = flight.iterations == self._config.iterations_per_chunk
+        return whole and self._read_at > 0 and self._progress.part_iterations is None
+
+    def _dispatch(self, state: TrainState) -> tuple[TrainState, _Flight]:
+        """Call the next program; if it fails on the host, record what it has done."""
+        program, iterations = self._next_program()
         started = time.perf_counter()
         try:
             state, report = program(state)
         except EnvironmentFailed as failed:
             if failed.report is not None:
-                self._record(failed.report, failed.iterations, started)
+                self._record(_Flight(failed.report, failed.iterations, started))
             raise
-        self._record(report, iterations, started)
-        return state
+        return state, _Flight(report, iterations, started)
 
-    def _record(self, report: tuple[Metrics, Counters], iterations: int, started: float) -> None:
-        progress = self._progress
-        metrics, counters = jax.device_get(report)
-        seconds = time.perf_counter() - started
+    def _record(self, flight: _Flight) -> None:
+        """Wait for the metrics of a program; add its counts, time and metrics to the progress."""
+        progress, iterations = self._progress, flight.iterations
+        metrics, counters = jax.device_get(flight.report)
+        # A chunk that was dispatched ahead begins when the one before it ends.
+        started, self._read_at = max(flight.started, self._read_at), time.perf_counter()
+        seconds = self._read_at - started
         progress.train_seconds += seconds
         progress.totals = totals(counters)
         if progress.part_iterations is None and iterations == self._config.iterations_per_chunk:

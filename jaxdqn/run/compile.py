@@ -69,6 +69,9 @@ class Programs(NamedTuple):
     env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
     """``env_failures()``: all failures so far after which environments on the host were started
     again."""
+    runs_ahead: bool = False
+    """True if ``chunk`` returns before it is computed, and nothing that it computes, except values
+    that are not finite, can end the run: the next chunk may then be dispatched at once."""
     close: Callable[[], None] = lambda: None
     """End what belongs to one run only: the environments on the host."""
 
@@ -138,6 +141,8 @@ def compile_programs(
         preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
         perturb=later(perturb, out_shardings=layout.state_out, donate_argnums=0),
         part_of_chunk=_make_part_of_chunk(trainer, layout, options),
+        # An illegal action ends the run with a checkpoint of the chunk in which it was taken.
+        runs_ahead=jax.process_count() == 1 and not trainer.environment.spec.masked,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.checked import EnvironmentFailed
@@ -26,12 +23,12 @@ from jaxdqn.run.divergence import (
     DivergenceHandler,
     illegal_actions,
     nothing_learned,
-    rollback_record,
 )
 from jaxdqn.run.evaluation import RunEvaluator
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.run.recorder import Recorder
+from jaxdqn.run.saving import StateSaver
 from jaxdqn.run.summary import results
 from jaxdqn.run.warnings import clipped_returns, repeated_episodes
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
@@ -69,11 +66,11 @@ class HostLoop:
         """Evaluation of the best parameters over fresh episodes."""
         self._at_epsilon: Record | None = None
         """The same with a few random actions, if few episodes were distinct."""
-        self._checkpoint_record: Record = {}
-        """Event of the newest checkpoint."""
+        self._saver = StateSaver(config, programs, self.progress, self._recorder, self._evaluator,
+                                 checkpoints)  # fmt: skip
         self.failure: OSError | None = None
-        self._restarts_seen = 0
         """Error that prevented the last checkpoint; None if it was written."""
+        self._restarts_seen = 0
 
     def start(self, rows: Row | None = None, transfer: Transfer | None = None) -> TrainState:
         """Start a run, warm-up included.
@@ -95,13 +92,13 @@ class HostLoop:
         self.progress.train_seconds = self._recorder.seconds
         self.progress.totals = totals(jax.device_get(counters))
         if self._checkpoints is not None and self._config.guard == "rollback":
-            self._save(state)  # a rollback needs at least one
+            self._saver.save(state)  # a rollback needs at least one
         return state
 
     def resume(self, restored: Restored) -> TrainState:
         """Resume from a checkpoint."""
         with self._recording_failures():
-            state, refilled = self._revive(restored)
+            state, refilled = self._saver.revive(restored)
         self.progress.restore(restored.meta["host"])
         if refilled is not None:
             self.progress.totals = refilled
@@ -124,8 +121,8 @@ class HostLoop:
 
     def _train(self, state: TrainState, stop: StopRequest) -> TrainState:
         config, progress = self._config, self.progress
-        while self.unfinished and not stop_agreed(stop):
-            state, report = self._chunks.run(state, stop)
+        while self._chunks.in_flight or (self.unfinished and not stop_agreed(stop)):
+            state, report = self._chunks.run(state, stop, ahead=self._may_run_ahead(stop))
             if report is None:  # stopped inside the chunk
                 continue
             metrics, seconds = report
@@ -148,14 +145,29 @@ class HostLoop:
                 restored = self._divergence.handle(state, metrics)
                 if restored is not None:
                     del state  # two states may not fit in memory
-                    state = self._roll_back(restored)
+                    self._chunks.drop()
+                    state = self._saver.roll_back(restored)
                     continue
+            if self._chunks.in_flight:
+                continue  # the state is that of the next chunk
             if progress.chunk % config.chunks_per_evaluation == 0:
                 state = self._evaluate(state)
             if self._checkpoints is not None and self._checkpoints.is_due(progress.chunk):
-                self._save(state)
-                self.callbacks.call("on_checkpoint", self._checkpoint_record, state)
+                self._saver.save(state)
+                self.callbacks.call("on_checkpoint", self._saver.record, state)
         return state
+
+    def _may_run_ahead(self, stop: StopRequest) -> bool:
+        """Return whether nothing but the chunk after the next reads the state after the next."""
+        chunk = self.progress.chunk + 1
+        return (
+            self._programs.runs_ahead
+            and not self.callbacks.called
+            and chunk < self._config.num_chunks
+            and chunk % self._config.chunks_per_evaluation != 0
+            and (self._checkpoints is None or not self._checkpoints.is_due(chunk))
+            and not stop
+        )
 
     def _end_with(self, failed: RunFailed, state: TrainState) -> NoReturn:
         """Record a failure of the environment, take a checkpoint, and raise it."""
@@ -171,7 +183,7 @@ class HostLoop:
             return
         with self._noting_failure():
             if progress.partial is not None or not checkpoints.has_saved(progress.chunk):
-                self._save(state)
+                self._saver.save(state)
             checkpoints.wait()
 
     def _evaluate(self, state: TrainState) -> TrainState:
@@ -277,8 +289,8 @@ class HostLoop:
             if checkpoints is not None and (
                 progress.partial is not None or not checkpoints.has_saved(progress.chunk)
             ):
-                self._save(state)
-                self.callbacks.call("on_checkpoint", self._checkpoint_record, state)
+                self._saver.save(state)
+                self.callbacks.call("on_checkpoint", self._saver.record, state)
         if progress.last is None:  # the summary needs one evaluation, even after a stop
             self._programs.stop_evaluations(lambda: False)
         if not progress.evaluated:
@@ -315,47 +327,3 @@ class HostLoop:
             yield
         except OSError as error:
             self.failure = error
-
-    def _save(self, state: TrainState) -> None:
-        """Take a checkpoint: copy the state; another thread writes the copy."""
-        assert self._checkpoints is not None
-        progress, started = self.progress, time.perf_counter()
-        progress.seconds = self._recorder.seconds
-        params = self.last_params(state)
-        best = params if self.best_params is None else self.best_params
-        host = dataclasses.asdict(progress)
-        self._checkpoints.save(progress.chunk, state, best=best, last=params, host=host)
-        record = {"event": "checkpoint", "chunk": progress.chunk, **self._recorder.now()}
-        record["blocked_seconds"] = time.perf_counter() - started
-        self._recorder.log("event", record)
-        self._checkpoint_record = record
-
-    def _revive(self, restored: Restored) -> tuple[TrainState, Record | None]:
-        """Return the state of a checkpoint, and the totals if its replay had to be refilled."""
-        assert self._checkpoints is not None
-        state, refilled = self._programs.revive(restored.state), None
-        if not restored.meta["replay"]:
-            state, counters = self._programs.refill(state)
-            refilled = totals(jax.device_get(counters))
-        params = self.last_params(state)
-        best = self._checkpoints.read_best(restored.step, params)
-        if self._config.learners == 1:  # orbax has read it onto one device
-            best = jax.device_put(best, jax.tree.map(lambda leaf: leaf.sharding, params))
-        self._evaluator.best_params = None if restored.meta["host"]["best"] is None else best
-        return jax.block_until_ready(state), refilled
-
-    def _roll_back(self, restored: Restored) -> TrainState:
-        """Return the state of a checkpoint with a lower learning rate and other random numbers."""
-        assert self._checkpoints is not None
-        progress = self.progress
-        rollbacks, seconds = progress.rollbacks + 1, self._recorder.seconds
-        state, _ = self._revive(restored)
-        progress.restore(restored.meta["host"])
-        since = rollbacks - progress.rollbacks
-        factor = np.float32(self._config.rollback_factor**since)
-        state = self._programs.perturb(state, np.int32(rollbacks), factor)
-        progress.rollbacks = rollbacks
-        self._recorder.start_clock(seconds)
-        self._checkpoints.truncate_records(restored)
-        self._recorder.log("event", rollback_record(restored.step, self._recorder.now(), state))
-        return state

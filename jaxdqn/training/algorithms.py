@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxdqn.agent.agent import Optimizer, make_agent
 from jaxdqn.agent.masks import check_takes_masks
+from jaxdqn.agent.matmul_precision import with_matmul_precision
 from jaxdqn.agent.optimizer import average_first, make_clipped_norm, make_optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
@@ -99,11 +100,12 @@ def build_agent(
         agent = custom_agent(config, spec, collectives, custom.agent)
         if spec.masked:
             check_takes_masks(agent)
-        return agent
-    built = around_network(make_network(config, spec, network))
-    if config.normalize_observations:
-        built = with_normalization(built, spec)
-    return configured_agent(config, built, collectives, custom, masked=spec.masked)
+    else:
+        built = around_network(make_network(config, spec, network))
+        if config.normalize_observations:
+            built = with_normalization(built, spec)
+        agent = configured_agent(config, built, collectives, custom, masked=spec.masked)
+    return with_matmul_precision(agent, config.matmul_precision)
 
 
 def configured_agent(

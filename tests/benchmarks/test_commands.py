@@ -9,7 +9,7 @@ from tests.studies import ROOT
 
 COMMANDS = (
     "throughput", "startup", "reliability", "scaling", "scaling.model", "replay", "versus",
-    "techniques", "resets", "held", "driving",
+    "techniques", "resets", "held", "driving", "roofline", "accelerator",
 )  # fmt: skip
 
 

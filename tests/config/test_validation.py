@@ -109,6 +109,7 @@ def test_a_count_that_is_not_a_whole_number_is_rejected(name, value):
         "network",
         "convolution",
         "precision",
+        "matmul_precision",
     ],
 )
 @pytest.mark.parametrize("value", ["Huber", "", None, 3, ["mlp"]])

@@ -16,6 +16,7 @@ from jaxdqn.run import chunks
 from jaxdqn.run.chunks import ChunkRunner, add_parts, metrics_of
 from jaxdqn.run.compile import compile_programs
 from jaxdqn.run.interrupt import StopRequest
+from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.progress import Progress
 from jaxdqn.run.runner import run
 from jaxdqn.storage.checkpoint import CHECKPOINTS, steps_of
@@ -274,3 +275,24 @@ def test_max_seconds_ends_a_slow_run_within_a_second_of_the_deadline(tmp_path):
     ended = saved["seconds"] - saved["blocked_seconds"] + compiled
     assert limit - 1.0 < ended < limit + 1.0
     assert time.perf_counter() - started < limit + 10.0
+
+
+def test_a_run_is_bitwise_identical_if_its_chunks_run_ahead(tmp_path, monkeypatch):
+    config = replace(CONFIG, total_rows=700, eval_every=300)
+    found, ran_ahead = {}, []
+    is_short = ChunkRunner._is_short
+    monkeypatch.setattr(
+        ChunkRunner,
+        "_is_short",
+        lambda self, flight: ran_ahead.append(is_short(self, flight)) or ran_ahead[-1],
+    )
+    for ahead in (True, False):
+        if not ahead:
+            monkeypatch.setattr(HostLoop, "_may_run_ahead", lambda self, stop: False)
+        out = tmp_path / str(ahead)
+        state = run(config, out=out, environment=ENVIRONMENT).state
+        found[ahead] = (state, records(out, "metrics.jsonl"), records(out, "evaluations.jsonl"))
+    assert_identical(found[True][0], found[False][0])
+    assert found[True][1:] == found[False][1:]
+    assert len(found[True][1]) == config.num_chunks
+    assert sum(ran_ahead) >= 2

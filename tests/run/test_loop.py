@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.parallel.learners import run_keys
-from jaxdqn.run.chunks import totals
+from jaxdqn.run.chunks import ChunkRunner, totals
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
@@ -95,7 +96,7 @@ class Script:
 
 def train_all(host, stop=None):
     """Run a scripted run from its start to its end."""
-    return host.train(host.start(), stop or StopRequest())
+    return host.train(host.start(), StopRequest() if stop is None else stop)
 
 
 def scripted(chunks=5, **overrides):
@@ -209,3 +210,140 @@ def test_totals_are_exact_past_32_bits():
     assert totals(counters) == {"rows": rows, "env_steps": rows - 7, "gradient_steps": 3}
     learners = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), counters)
     assert totals(learners)["rows"] == 2 * rows
+
+
+class Eager(Script):
+    """A script whose chunks can run ahead, and that notes dispatches and reads of metrics."""
+
+    def __init__(self, config, **options):
+        super().__init__(config, [0.0] * config.num_chunks, **options)
+        self.events = []
+
+    def programs(self):
+        programs, events = super().programs(), self.events
+
+        class Loss:
+            def __init__(self, chunk):
+                self.chunk = chunk
+
+            def __array__(self, dtype=None, copy=None):
+                events.append(f"read {self.chunk}")
+                return np.float32(1)
+
+        def chunk(state):
+            after, (metrics, counters) = programs.chunk(state)
+            number = int(after.agent.params)
+            events.append(f"dispatch {number}")
+            return after, (metrics._replace(loss=Loss(number)), counters)
+
+        def evaluate(params, key, count):
+            events.append(f"evaluate {int(params)}")
+            return programs.evaluate(params, key, count)
+
+        return programs._replace(
+            chunk=chunk, evaluate=evaluate, evaluate_one=evaluate, runs_ahead=True
+        )
+
+    def host(self, loggers=(), **options):
+        return HostLoop(self.config, self.programs(), self.keys, loggers, **options)
+
+
+def six_chunks(**overrides):
+    """Return a configuration that evaluates after each third of six chunks."""
+    config = tiny(total_rows=32 + 600, eval_every=300, **overrides)
+    assert (config.num_chunks, config.chunks_per_evaluation) == (6, 3)
+    return config
+
+
+AHEAD = [
+    "dispatch 1", "read 1",  # the first chunk is not known to be short
+    "dispatch 2", "dispatch 3", "read 2", "read 3", "evaluate 3",
+    "dispatch 4", "dispatch 5", "read 4", "dispatch 6", "read 5", "read 6", "evaluate 6",
+]  # fmt: skip
+
+
+def test_a_chunk_is_dispatched_before_the_metrics_of_the_last_are_read():
+    script = Eager(six_chunks())
+    seen, logger = collector()
+    train_all(script.host([logger]))
+    assert script.events[: len(AHEAD)] == AHEAD
+    metrics = [record["chunk"] for kind, record in seen.records if kind == "metrics"]
+    assert metrics == [1, 2, 3, 4, 5, 6]
+
+
+def in_order(events):
+    """Return whether the metrics of every chunk are read before the next is dispatched."""
+    return [event for event in events if "evaluate" not in event] == [
+        f"{what} {chunk}" for chunk in range(1, 7) for what in ("dispatch", "read")
+    ]
+
+
+class Watcher:
+    def on_chunk(self, context):
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("reason", ["callback", "checkpoint", "long chunks", "programs"])
+def test_no_chunk_runs_ahead_where_something_reads_the_state(monkeypatch, reason):
+    script = Eager(six_chunks())
+    callbacks = [Watcher()] if reason == "callback" else []
+    host = script.host(callbacks=callbacks)
+    if reason == "checkpoint":
+        saved = []
+        host._checkpoints = SimpleNamespace(
+            is_due=lambda chunk: True, has_saved=lambda chunk: True, wait=lambda: None
+        )
+        monkeypatch.setattr(
+            host._saver, "save", lambda state: saved.append(int(state.agent.params))
+        )
+    if reason == "long chunks":
+        monkeypatch.setattr(ChunkRunner, "_is_short", lambda self, flight: False)
+    if reason == "programs":
+        host._programs = host._programs._replace(runs_ahead=False)
+    train_all(host)
+    assert in_order(script.events)
+    if reason == "checkpoint":
+        assert saved == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_stop_ends_the_run_after_the_chunk_in_flight():
+    script, stop = Eager(six_chunks()), StopRequest()
+
+    def log(kind, record):
+        if kind == "metrics" and record["chunk"] == 4:  # chunk 5 is in flight
+            stop.record("SIGTERM")
+
+    host = script.host([Logger(log=log, close=lambda: None)])
+    state = train_all(host, stop)
+    assert host.progress.chunk == int(state.agent.params) == 5
+    assert host.progress.totals["rows"] == 5 * 100
+    assert host.ended_by(stop) == "SIGTERM"
+
+
+def test_chunks_that_run_ahead_have_the_time_between_the_reads():
+    script = Eager(six_chunks(), seconds=0.02)
+    host = script.host()
+    started = time.perf_counter()
+    train_all(host)
+    assert 6 * 0.02 <= host.progress.train_seconds <= time.perf_counter() - started
+
+
+def test_a_rollback_drops_the_chunk_in_flight(monkeypatch):
+    script = Eager(six_chunks())
+    seen, logger = collector()
+    host = script.host([logger])
+    diverged = iter([False, False, False, True])
+    monkeypatch.setattr(host._divergence, "needs_handling", lambda metrics: next(diverged, False))
+    monkeypatch.setattr(host._divergence, "handle", lambda state, metrics: "checkpoint")
+
+    def roll_back(restored):
+        host.progress.chunk = 3
+        return script.state(3)
+
+    monkeypatch.setattr(host._saver, "roll_back", roll_back)
+    state = train_all(host)
+    metrics = [record["chunk"] for kind, record in seen.records if kind == "metrics"]
+    assert metrics == [1, 2, 3, 4, 4, 5, 6]
+    assert int(state.agent.params) == 6
+    assert script.events.count("dispatch 5") == 2
+    assert script.events.count("read 5") == 1

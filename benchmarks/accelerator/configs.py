@@ -1,0 +1,131 @@
+"""Configurations that the accelerator benchmark measures. Imports no JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.accelerator.plan import Sizes
+from benchmarks.configs import BREAKOUT, CARTPOLE
+from jaxdqn.config.config import Config, replace
+from jaxdqn.config.presets import preset
+
+LARGEST_BATCH = 1_024
+
+
+def with_envs(base: Config, num_envs: int) -> Config:
+    """Return a configuration with another number of environments.
+
+    The batch grows with them, up to 1 024 rows, and the replay has at least 32 rows of each, so
+    that the work of an environment stays that of the preset. PQN divides its rows into as many
+    minibatches as before.
+    """
+    if base.algorithm == "pqn":
+        return replace(base, num_envs=num_envs, **_budget(num_envs * base.rollout_length))
+    per_add = num_envs * base.rollout_length
+    batch = max(base.batch_size, min(LARGEST_BATCH, num_envs))
+    fields: dict[str, Any] = {
+        "num_envs": num_envs,
+        "batch_size": batch,
+        "replay_capacity": max(32, -(-base.replay_capacity // per_add)) * per_add,
+        "warmup_rows": max(base.warmup_rows, batch, (base.reach + 1) * per_add),
+    }
+    return replace(base, **fields, **_budget(per_add, fields["warmup_rows"]))
+
+
+def rate_configs(sizes: Sizes) -> dict[str, Config]:
+    """Return the configurations of the section ``rates`` by the name of their cell."""
+    shrunk = dict(sizes.shrunk)
+    bases = {
+        "cartpole dqn": _small(preset("cartpole"), sizes),
+        "cartpole pqn": preset("pqn", **shrunk),
+        "breakout dqn": _small(preset("dqn", env=BREAKOUT), sizes),
+        "breakout fast": _small(preset("fast", env=BREAKOUT), sizes),
+        "breakout pqn": preset("pqn", env=BREAKOUT, **shrunk),
+    }
+    # In ascending order, so that the peak of the memory is that of the present cell.
+    return {
+        f"{name} E={num_envs}": with_envs(base, num_envs)
+        for num_envs in sizes.num_envs
+        for name, base in bases.items()
+    }
+
+
+def population_configs(sizes: Sizes) -> dict[str, Config]:
+    """Return CartPole learners in one program, by the name of their cell."""
+    one = _small(preset("cartpole"), sizes)
+    return {
+        f"{learners} learners": replace(one, num_seeds=learners)
+        if learners == 1
+        else replace(one, num_seeds=learners, population="vmap")
+        for learners in sizes.learners
+    }
+
+
+def replay_configs(sizes: Sizes) -> dict[str, Config]:
+    """Return the configurations of the section ``replay`` by name.
+
+    The first two differ in the draws only, at one gradient step an iteration. The other three do
+    the same number of rows and of gradient steps of the same batch: PQN as published, and DQN.
+    """
+    pqn = preset("pqn", env=BREAKOUT, **dict(sizes.shrunk))
+    plain = _small(preset("dqn", env=BREAKOUT), sizes)
+    per_add = pqn.num_envs * pqn.rollout_length
+    as_pqn = replace(
+        plain,
+        num_envs=pqn.num_envs,
+        rollout_length=pqn.rollout_length,
+        gradient_steps=pqn.gradient_steps_per_iteration,
+        batch_size=pqn.batch_per_device,
+        replay_capacity=32 * per_add,
+        warmup_rows=4 * per_add,
+        **_budget(per_add, 4 * per_add),
+    )
+    return {
+        "uniform": plain,
+        "prioritized": replace(plain, replay="prioritized"),
+        "uniform, work of pqn": as_pqn,
+        "prioritized, work of pqn": replace(as_pqn, replay="prioritized"),
+        "pqn": pqn,
+    }
+
+
+def memory_configs(sizes: Sizes) -> dict[str, Config]:
+    """Return configurations with a large replay, and PQN, which has none, by name."""
+    found: dict[str, Config] = {}
+    for name, env in (("cartpole", CARTPOLE), ("breakout", BREAKOUT)):
+        base = _small(preset("dqn", env=env), sizes)
+        rows = sizes.ring_rows // base.num_envs * base.num_envs
+        found[f"{name}, {rows:,} rows"] = replace(
+            base, replay_capacity=rows, **_budget(base.num_envs, base.warmup_rows)
+        )
+    found["breakout pqn"] = preset("pqn", env=BREAKOUT, **dict(sizes.shrunk))
+    return found
+
+
+def kernel_configs(sizes: Sizes) -> dict[str, Config]:
+    """Return the configurations whose kernels are timed, by name."""
+    return {
+        "cartpole": _small(preset("cartpole"), sizes),
+        "breakout fast": _small(preset("fast", env=BREAKOUT), sizes),
+        "breakout pqn": preset("pqn", env=BREAKOUT, **dict(sizes.shrunk)),
+    }
+
+
+def _budget(rows_per_iteration: int, warmup_rows: int = 0) -> dict[str, int]:
+    """Return a budget that the measurement does not reach, in chunks of some iterations."""
+    return {
+        "total_rows": 2 * warmup_rows + 100_000 * rows_per_iteration,
+        "log_every": 10 * rows_per_iteration,
+        "eval_every": 0,
+    }
+
+
+def _small(config: Config, sizes: Sizes) -> Config:
+    """Return a configuration of DQN that a CPU can run, if PQN is shrunk too."""
+    if not sizes.shrunk:
+        return config
+    per_add = config.num_envs * config.rollout_length
+    return replace(
+        config, batch_size=16, replay_capacity=32 * per_add, warmup_rows=16 * per_add,
+        eval_episodes=4,
+    )  # fmt: skip

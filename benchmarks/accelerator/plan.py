@@ -1,0 +1,97 @@
+"""Sections of the accelerator benchmark, their time and their sizes. Imports no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+SectionName = Literal[
+    "solve", "rates", "pqn", "score", "population", "replay", "bitwise", "memory", "kernels",
+    "roofline", "peers",
+]  # fmt: skip
+
+SECTION_SECONDS: dict[str, float] = {
+    "solve": 35,
+    "rates": 125,
+    "pqn": 115,
+    "score": 40,
+    "population": 40,
+    "replay": 40,
+    "bitwise": 45,
+    "memory": 20,
+    "kernels": 30,
+    "roofline": 45,
+    "peers": 90,
+}
+"""Seconds of each section, start of its process and compilation included. Without ``peers``, which
+needs the files of other libraries, they add up to less than nine minutes."""
+
+GAMES = (
+    "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar",
+    "SpaceInvaders-MinAtar",
+)  # fmt: skip
+
+
+class Sizes(NamedTuple):
+    """Amount of work of the sections."""
+
+    num_envs: tuple[int, ...] = (32, 256, 2_048, 16_384, 65_536)
+    """E of the section ``rates``."""
+    learners: tuple[int, ...] = (1, 8, 64, 256)
+    seeds: int = 5
+    games: tuple[str, ...] = GAMES
+    frames: int = 10_000_000
+    """Budget of PQN on each game, in rows."""
+    ring_rows: int = 1_000_000
+    """Replay of the section ``memory``."""
+    iterations: int = 100
+    """Iterations in a timed chunk of DQN."""
+    long_iterations: int = 4
+    """Iterations in a timed chunk whose iterations have many gradient steps."""
+    rounds: int = 3
+    seconds: float = 0.4
+    """Approximate minimum duration of one measurement."""
+    run_rows: int | None = None
+    """Budget of the runs of ``solve`` and ``score`` in rows; None for that of their presets."""
+    chunks: int = 4
+    """Chunks of the runs of ``bitwise``."""
+    shrunk: Mapping[str, Any] = {}
+    """Fields that make PQN small enough to compile on a CPU."""
+
+
+FULL = Sizes()
+TINY = Sizes(
+    num_envs=(4,),
+    learners=(1, 2),
+    seeds=1,
+    games=GAMES[1:2],
+    frames=256,
+    ring_rows=4_096,
+    iterations=2,
+    long_iterations=2,
+    rounds=2,
+    seconds=0.0,
+    run_rows=4_000,
+    chunks=2,
+    shrunk={"rollout_length": 4, "minibatches": 2, "epochs": 1},
+)
+"""To check on a CPU that everything runs; the figures mean nothing."""
+
+
+Measure = Callable[[float], dict[str, Any]]
+"""``measure(seconds) -> result``: results as plain values, within about ``seconds``."""
+
+
+class Cell(NamedTuple):
+    """One measurement of a section."""
+
+    name: str
+    measure: Measure
+    prepare: Callable[[], Callable[[], Any]] | None = None
+    """Trace, and return a function that compiles. The programs of all cells of a section are
+    compiled at the same time, before the first is measured."""
+
+
+def measured_by(function: Callable[..., dict[str, Any]], *arguments: Any) -> Measure:
+    """Return the measurement that calls a function, which takes the time that it takes."""
+    return lambda seconds: function(*arguments)

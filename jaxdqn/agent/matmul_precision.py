@@ -1,0 +1,41 @@
+"""Precision of the matrix products and convolutions of an agent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxdqn.types import Agent
+
+
+def with_matmul_precision(agent: Agent, precision: str) -> Agent:
+    """Return an agent whose products have a precision: in acting, evaluations and gradients.
+
+    The functions are traced under ``jax.default_matmul_precision``, so that it reaches the products
+    of custom networks and losses too. A product whose own code names a precision keeps that.
+
+    Args:
+      agent: built-in or custom.
+      precision: a value of ``matmul_precision``; ``default`` returns the agent as it is.
+    """
+    if precision == "default":
+        return agent
+
+    def at_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            with jax.default_matmul_precision(precision):
+                return function(*arguments, **named)
+
+        return call
+
+    return agent._replace(
+        init=at_precision(agent.init),
+        act=at_precision(agent.act),
+        learn=at_precision(agent.learn),
+        gradient=None if agent.gradient is None else at_precision(agent.gradient),
+        apply=None if agent.apply is None else at_precision(agent.apply),
+    )

@@ -1,0 +1,308 @@
+"""The accelerator benchmark: its cells, its records, its targets and its tables."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.accelerator import __main__ as command
+from benchmarks.accelerator import configs, kernels, tables, targets, worker
+from benchmarks.accelerator.plan import FULL, GAMES, SECTION_SECONDS, TINY, Cell, measured_by
+from benchmarks.accelerator.store import Store, failures_of, results_of
+from benchmarks.accelerator.worker import Request
+from tests.studies import ROOT
+
+STAMP = {"device_kind": "cpu", "platform": "cpu", "versions": {"jax": "1"}, "time": "1"}
+
+
+def request(out, **fields):
+    return Request(**{"section": "rates", "out": str(out), "seconds": 60.0, "launch": "1"} | fields)
+
+
+def counting(name, calls, result=None):
+    """Return a cell that notes its name in ``calls``; a result that is an error is raised."""
+
+    def measure():
+        calls.append(name)
+        if isinstance(result, Exception):
+            raise result
+        return result or {"value": name}
+
+    return Cell(name, measured_by(measure))
+
+
+def test_a_failed_cell_is_recorded_by_name_and_the_others_are_measured(tmp_path):
+    calls = []
+    memory = RuntimeError("RESOURCE_EXHAUSTED: out of memory\n\nmore")
+    cells = [counting("a", calls), counting("b", calls, memory), counting("c", calls)]
+    worker.measure_section(request(tmp_path), cells, STAMP)
+    records = Store(tmp_path).read("rates")
+    assert calls == ["a", "b", "c"]
+    assert results_of(records) == {"a": {"value": "a"}, "c": {"value": "c"}}
+    assert failures_of(records) == {"b": "RuntimeError: RESOURCE_EXHAUSTED: out of memory"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "stamp", "repeated"),
+    [
+        ({}, {}, ["bad"]),
+        ({"again": True}, {}, ["good", "bad"]),
+        ({"tiny": True}, {}, ["good", "bad"]),
+        ({}, {"device_kind": "other"}, ["good", "bad"]),
+        ({}, {"versions": {"jax": "2"}}, ["good", "bad"]),
+        ({"launch": "1", "again": True}, {}, []),
+    ],
+)
+def test_a_second_call_skips_what_is_done_on_this_device(tmp_path, fields, stamp, repeated):
+    calls = []
+    cells = [counting("good", calls), counting("bad", calls, ValueError("no"))]
+    worker.measure_section(request(tmp_path), cells, STAMP)
+    calls.clear()
+    second = request(tmp_path, **{"launch": "2", **fields})
+    worker.measure_section(second, cells, {**STAMP, **stamp})
+    assert calls == repeated
+
+
+def test_cells_after_the_time_of_a_section_are_recorded_as_not_begun(tmp_path):
+    calls = []
+    worker.measure_section(request(tmp_path, seconds=0.0), [counting("a", calls)], STAMP)
+    assert calls == []
+    assert failures_of(Store(tmp_path).read("rates")) == {"a": worker.NO_TIME}
+
+
+def test_every_program_is_compiled_before_the_first_cell_is_measured(tmp_path):
+    events = []
+
+    def cell(name):
+        def prepare():
+            events.append(f"trace {name}")
+            return lambda: events.append("compile")
+
+        return Cell(name, measured_by(lambda: events.append(f"measure {name}") or {}), prepare)
+
+    worker.measure_section(request(tmp_path), [cell("a"), cell("b")], STAMP)
+    assert events[:4].count("compile") == 2
+    assert events[4:] == ["measure a", "measure b"]
+
+
+def test_an_error_of_compilation_is_that_of_its_cell(tmp_path):
+    def prepare():
+        raise ValueError("num_envs=3: must be 4")
+
+    cells = [Cell("a", measured_by(dict), prepare), counting("b", [])]
+    worker.measure_section(request(tmp_path), cells, STAMP)
+    records = Store(tmp_path).read("rates")
+    assert failures_of(records) == {"a": "ValueError: num_envs=3: must be 4"}
+    assert list(results_of(records)) == ["b"]
+
+
+def test_the_cell_that_ran_when_the_process_died_has_the_reason(tmp_path, monkeypatch):
+    store, asked = Store(tmp_path), request(tmp_path)
+    ends = iter(["exit code -6: CUDA_ERROR", None])
+
+    def run_worker(request):
+        ended = next(ends)
+        failed = {} if ended is None else {"failed": worker.RUNNING}
+        store.write("rates", str(ended), {"launch": "1", "result": {}, **failed})
+        return ended
+
+    monkeypatch.setattr(command, "run_worker", run_worker)
+    assert command.measure(asked, store) is None  # the second process measures the rest
+    assert failures_of(store.read("rates")) == {
+        "exit code -6: CUDA_ERROR": "exit code -6: CUDA_ERROR"
+    }
+
+
+def test_the_process_of_a_section_is_ended_after_its_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "GRACE_SECONDS", 0.0)
+    started = subprocess.Popen
+
+    def sleeping(command, **options):
+        return started([sys.executable, "-c", "import time; time.sleep(60)"], **options)
+
+    monkeypatch.setattr(command.subprocess, "Popen", sleeping)
+    assert "were over" in command.run_worker(request(tmp_path, seconds=0.2))
+
+
+@pytest.mark.parametrize("sizes", [FULL, TINY])
+@pytest.mark.parametrize(
+    "of", [configs.rate_configs, configs.population_configs, configs.replay_configs,
+           configs.memory_configs, configs.kernel_configs],
+)  # fmt: skip
+def test_every_configuration_is_valid(of, sizes):
+    assert of(sizes)
+
+
+def test_the_work_of_dqn_and_of_pqn_is_equal():
+    found = configs.replay_configs(FULL)
+    work = [
+        (c.rows_per_iteration, c.gradient_steps_per_iteration, c.batch_per_device)
+        for c in (found["uniform, work of pqn"], found["pqn"])
+    ]
+    assert work[0] == work[1] == (128 * 32, 64, 128)
+
+
+def test_the_batch_grows_with_the_environments_up_to_its_bound():
+    sizes = {
+        name: (config.num_envs, config.batch_size)
+        for name, config in configs.rate_configs(FULL).items()
+        if name.startswith("cartpole dqn")
+    }
+    assert list(sizes.values()) == [
+        (32, 128), (256, 256), (2_048, 1_024), (16_384, 1_024), (65_536, 1_024)
+    ]  # fmt: skip
+
+
+def test_all_sections_but_peers_take_less_than_nine_minutes():
+    assert sum(SECTION_SECONDS.values()) - SECTION_SECONDS["peers"] < 9 * 60
+
+
+SOLVED = {
+    f"seed {seed}": {"seconds_to_solve": seconds} for seed, seconds in enumerate((0.5, 2.0, 0.9))
+}
+MET = {
+    "solve": SOLVED,
+    "rates": {"breakout pqn E=2048": {"env_steps_per_second": 1e7}},
+    "pqn": {game: {"complete": True, "train_seconds": 19.0} for game in GAMES},
+    "score": {"fast": {"seconds_to_solve": 29.0}, "pqn": {"seconds_to_solve": None}},
+    "population": {"1 learners": {"gradient_steps_per_second": 10.0},
+                   "64 learners": {"gradient_steps_per_second": 200.0}},
+}  # fmt: skip
+
+
+def met(sections, valid=True):
+    return [verdict.met for verdict in targets.judge(sections, valid=valid)]
+
+
+def test_targets_are_met_at_their_bounds():
+    assert met(MET) == [True] * 5
+    measured = [verdict.measured for verdict in targets.judge(MET, valid=True)]
+    assert measured[0] == "median 0.900 s, 3 of 3 seeds"
+    assert measured[4] == "20.0 x"
+
+
+@pytest.mark.parametrize(
+    ("index", "section", "results"),
+    [
+        (0, "solve", {"seed 0": {"seconds_to_solve": 1.0}}),
+        (0, "solve", {**SOLVED, "seed 9": {"seconds_to_solve": None}}),
+        (1, "rates", {"a": {"env_steps_per_second": 9.9e6}}),
+        (2, "pqn", {**MET["pqn"], GAMES[0]: {"complete": True, "train_seconds": 20.0}}),
+        (2, "pqn", {**MET["pqn"], GAMES[0]: {"complete": False, "train_seconds": 1.0}}),
+        (3, "score", {"fast": {"seconds_to_solve": 30.0}}),
+        (3, "score", {"fast": {"seconds_to_solve": None}}),
+        (4, "population", {"1 learners": {"gradient_steps_per_second": 10.1},
+                           "64 learners": {"gradient_steps_per_second": 200.0}}),
+    ],
+)  # fmt: skip
+def test_targets_are_missed_beyond_their_bounds(index, section, results):
+    assert met({**MET, section: results}) == [i != index for i in range(5)]
+
+
+def test_a_target_without_its_cells_is_not_measured():
+    assert met({}) == [None] * 5
+    some_games = {game: MET["pqn"][game] for game in GAMES[:2]}
+    assert met({"pqn": some_games})[2] is None
+    assert met({"population": {"1 learners": {"gradient_steps_per_second": 1.0}}})[4] is None
+
+
+def test_no_target_counts_on_a_cpu_or_at_tiny_sizes():
+    assert met(MET, valid=False) == [None] * 5
+
+
+TEXT = """HloModule jit_run, entry_computation_layout={()->f32[]}
+
+%body (p: f32[]) -> f32[] {
+  %fusion.1 = f32[4]{0} fusion(%p), kind=kLoop, metadata={op_name="jit(run)/while/body/act/dot"}
+  dot.2 = f32[4]{0} dot(%a), metadata={op_name="jit(run)/while/body/jvp(learn)/draw/dot" x=1}
+  ROOT %copy.3 = f32[] copy(%p)
+}
+"""
+
+
+def test_each_instruction_has_its_innermost_region():
+    assert kernels.part_of_each(TEXT) == {"fusion.1": "act", "dot.2": "draw", "copy.3": "rest"}
+    assert kernels.region_of("jit(f)/transpose(jvp(learn))/mul") == "learn"
+
+
+def test_times_are_added_up_by_part_and_divided_by_the_iterations():
+    run = [("a", "fusion.1", 6.0), ("b", "dot.2", 4.0), ("a", "fusion.1", 2.0),
+           ("c", "copy.3", 2.0), ("d", "while.5", 99.0)]  # fmt: skip
+    events = [kernels.Event(name, op, "jit_run", us) for name, op, us in run]
+    events.append(kernels.Event("x", "fusion.1", "jit_other", 99.0))
+    found = kernels.summarise(events, TEXT, 2)
+    assert found["launches"] == 2.0
+    assert found["kernel_us"] == 7.0
+    assert found["kernel_us_by_part"] == {"act": 4.0, "draw": 2.0, "rest": 1.0}
+    assert found["longest"] == {"a": 4.0, "b": 2.0, "c": 1.0}
+
+
+def test_a_trace_without_the_program_is_an_error():
+    with pytest.raises(ValueError, match="no event of the program jit_run"):
+        kernels.summarise([], TEXT, 1)
+
+
+def test_rates_are_drawn_as_one_line_a_program_over_e(tmp_path):
+    results = {
+        f"{name} E={envs}": {"num_envs": envs, "env_steps_per_second": 2.0 * envs,
+                             "gradient_steps_per_second": 1.0}
+        for envs in (64, 32) for name in ("cartpole dqn", "breakout pqn")
+    }  # fmt: skip
+    lines = tables.rate_lines(results, "env_steps_per_second")
+    assert lines == {key: [(32, 64.0), (64, 128.0)] for key in ("cartpole dqn", "breakout pqn")}
+    tables.draw_rates(results, tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--sections", "peers"], "peer=(): must name a peer"),
+        (["--section-seconds", "0"], "section_seconds=0.0: must be above 0"),
+        (["--peer", "sb3"], "peer='sb3': must be purejaxrl=FILE or purejaxql=FILE"),
+        (["--peer", "purejaxrl=absent.py"], "there is no absent.py"),
+        (["--sections", "speed"], "sections"),
+    ],
+)
+def test_invalid_flags_are_errors_before_anything_is_measured(capsys, argv, message):
+    assert command.main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_peers_are_measured_only_if_they_are_given():
+    assert "peers" not in command.chosen_sections(command.Flags())
+    assert "peers" in command.chosen_sections(command.Flags(peer=("purejaxrl=a",)))
+
+
+def test_results_of_another_device_are_not_in_the_report(tmp_path, capsys):
+    store, mine = Store(tmp_path), {**STAMP, "device_kind": "mine"}
+    old = {"launch": "1", "tiny": False, "stamp": STAMP, "result": {"seconds_to_solve": 0.1}}
+    store.write("solve", "seed 0", old)
+    report = {"tiny": False, "sections": {"rates": {"ended": None, "cells": {
+        "a": {"stamp": mine, "tiny": False, "failed": "no memory"}}}}}  # fmt: skip
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(command, "describe", str)
+    assert command.finish(store, report) == 1
+    monkey.undo()
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert [target["text"] for target in written["targets"]] == ["not measured"] * 5
+    assert "failed: rates, a: no memory" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_command_runs_at_tiny_sizes(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.accelerator", "--tiny", "--out", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["sections"]) == set(SECTION_SECONDS) - {"peers"}
+    for section in report["sections"].values():
+        assert section["cells"]
+        assert not failures_of(section["cells"])
+    assert results_of(report["sections"]["bitwise"]["cells"])["resume, default"]["bitwise"]
+    kernel = results_of(report["sections"]["kernels"]["cells"])["cartpole"]
+    assert {"act", "env", "learn"} <= set(kernel["kernel_us_by_part"])
+    assert (tmp_path / "rates.png").exists()
