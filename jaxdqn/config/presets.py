@@ -151,6 +151,31 @@ TASKS: dict[str, Config] = {
         log_every=25_000,
         eval_every=100_000,
     ),
+    # The best return is 11, that of random actions -3.5. A ball takes 19 steps to the bat, so a
+    # discount of 0.97 and returns of 5 steps are enough.
+    "pixels": Config(
+        env="pixels:bat-and-ball",
+        loss="squared",
+        frame_stack=4,
+        network="nature",
+        total_rows=200_000,
+        num_envs=32,
+        batch_size=32,
+        gamma=0.97,
+        n_step=5,
+        learning_rate=3e-4,
+        learning_rate_schedule="linear",
+        target_period=200,
+        epsilon_end=0.02,
+        epsilon_decay_rows=40_000,
+        replay_capacity=32_000,
+        warmup_rows=3_200,
+        log_every=6_400,
+        eval_every=25_600,
+        eval_episodes=32,
+        solve_return=9.9,
+        stop_when="solved",
+    ),
     **HOST_TASKS,
 }
 """Preset of each task; docs/status.md has the measured results."""
@@ -260,6 +285,25 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 500_000,
     },
     "Atari": PQN_ATARI,
+    "pixels:bat-and-ball": {
+        "frame_stack": 4,
+        "network": "nature",
+        "num_envs": 32,
+        "rollout_length": 16,
+        "minibatches": 8,
+        "epochs": 2,
+        "gamma": 0.97,
+        "trace_decay": 0.8,
+        "learning_rate": 5e-4,
+        "total_rows": 200_000,
+        "epsilon_end": 0.02,
+        "epsilon_decay_rows": 40_000,
+        "log_every": 6_144,
+        "eval_every": 24_576,
+        "eval_episodes": 32,
+        "solve_return": 9.9,
+        "stop_when": "solved",
+    },
 }
 
 # Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
