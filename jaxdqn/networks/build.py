@@ -12,7 +12,9 @@ import numpy as np
 from jaxdqn.config.config import Config
 from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.errors import reject
+from jaxdqn.networks.hadamax import HadamaxTorso
 from jaxdqn.networks.heads import CategoricalHead, ImplicitQuantileHead, LinearHead, QuantileHead
+from jaxdqn.networks.impala import ImpalaTorso
 from jaxdqn.networks.layers import NOISE, Layers
 from jaxdqn.networks.recurrent import (
     RecurrentQNetwork,
@@ -20,12 +22,13 @@ from jaxdqn.networks.recurrent import (
     from_recurrent_module,
     make_cell,
 )
+from jaxdqn.networks.spectral import with_power_iteration
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
 from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
-_MIN_SIDE = {"minatar": 3, "nature": 36}
+_MIN_SIDE = {"minatar": 3, "nature": 36, "impala": 8, "hadamax": 8}
 """Smallest height and width that the convolutions of an image torso accept."""
-_DENSE = {"minatar": (128,), "nature": (512,)}
+_DENSE = {"minatar": (128,), "nature": (512,), "impala": (256,), "hadamax": (512,)}
 """Widths of the dense layers after an image torso's convolutions."""
 
 
@@ -87,9 +90,11 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     torso, head = _make_torso_and_head(config, kind, spec.num_actions)
     if config.recurrent != "none":
         cell = make_cell(config.recurrent, config.recurrent_size)
-        return from_recurrent_module(RecurrentQNetwork(torso, cell, head))
+        network = from_recurrent_module(RecurrentQNetwork(torso, cell, head))
+        return with_power_iteration(network) if config.spectral_norm else network
     module = QNetwork(torso, head)
-    return from_module(module, noisy=config.noisy, draws=draws)
+    network = from_module(module, noisy=config.noisy, draws=draws)
+    return with_power_iteration(network) if config.spectral_norm else network
 
 
 def _with_channels_last(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -151,6 +156,8 @@ def _make_torso_and_head(
         dtype=jnp.dtype(config.precision),
     )
     widths, hidden = _DENSE.get(kind, config.hidden_sizes), None
+    if config.dense_size is not None:
+        widths = (config.dense_size,)
     implicit = LOSSES[config.loss].head == "implicit_quantile"
     if widths and (config.dueling or implicit):
         hidden = widths[-1]
@@ -161,8 +168,7 @@ def _make_torso_and_head(
     if kind == "mlp":
         torso = MLPTorso(widths, layers, scale)
     else:
-        image = MinAtarTorso if kind == "minatar" else NatureTorso
-        torso = image(config.convolution, layers, widths, scale, config.channels == "first")
+        torso = _make_image_torso(config, kind, (layers, widths, scale))
 
     shared: dict[str, Any] = {
         "num_actions": num_actions,
@@ -179,6 +185,20 @@ def _make_torso_and_head(
         case "implicit_quantile":
             return torso, ImplicitQuantileHead(samples=config.quantiles, **shared)
     return torso, LinearHead(**shared)
+
+
+def _make_image_torso(config: Config, kind: str, parts: tuple[Any, ...]) -> nn.Module:
+    """Return a torso of convolutions; ``parts`` are its layers, dense widths and scale."""
+    arguments = (config.convolution, *parts, config.channels == "first")
+    if kind == "impala":
+        return ImpalaTorso(
+            *arguments,
+            width=config.torso_width,
+            pool_size=config.pool_size,
+            spectral=config.spectral_norm,
+        )
+    torsos = {"minatar": MinAtarTorso, "nature": NatureTorso, "hadamax": HadamaxTorso}
+    return torsos[kind](*arguments)
 
 
 def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) -> Network:
@@ -246,7 +266,8 @@ def _layout(carry: PyTree) -> PyTree:
 
 
 _BUILT_IN_ONLY = (
-    "network", "hidden_sizes", "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
+    "network", "hidden_sizes", "dense_size", "torso_width", "pool_size", "spectral_norm",
+    "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
     "value_min", "value_max", "quantiles", "precision", "convolution", "scale_observations",
     "channels",
 )  # fmt: skip

@@ -40,9 +40,11 @@ class Layers:
 
     def activate(self, x: Array) -> Array:
         """Apply layer normalisation (if enabled), then ReLU; call it in a compact method."""
-        if self.layer_norm:
-            x = nn.LayerNorm(dtype=self.dtype)(x)
-        return nn.relu(x)
+        return nn.relu(self.normalize(x))
+
+    def normalize(self, x: Array) -> Array:
+        """Apply layer normalisation, if enabled; call it in a compact method."""
+        return nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
 
 
 class NoisyDense(nn.Module):
