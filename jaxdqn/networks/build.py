@@ -12,10 +12,7 @@ import numpy as np
 from jaxdqn.config.config import Config
 from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.errors import reject
-from jaxdqn.networks.hadamax import HadamaxTorso
-from jaxdqn.networks.heads import CategoricalHead, ImplicitQuantileHead, LinearHead, QuantileHead
-from jaxdqn.networks.impala import ImpalaTorso
-from jaxdqn.networks.layers import NOISE, Layers
+from jaxdqn.networks.layers import NOISE
 from jaxdqn.networks.recurrent import (
     RecurrentQNetwork,
     from_custom_module,
@@ -23,13 +20,11 @@ from jaxdqn.networks.recurrent import (
     make_cell,
 )
 from jaxdqn.networks.spectral import with_power_iteration
-from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
+from jaxdqn.networks.torso_and_head import make_torso_and_head
 from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
 _MIN_SIDE = {"minatar": 3, "nature": 36, "impala": 8, "hadamax": 8}
 """Smallest height and width that the convolutions of an image torso accept."""
-_DENSE = {"minatar": (128,), "nature": (512,), "impala": (256,), "hadamax": (512,)}
-"""Widths of the dense layers after an image torso's convolutions."""
 
 
 class QNetwork(nn.Module):
@@ -87,7 +82,7 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     if config.channels == "first" and kind == "mlp":
         reject("channels", "first", f"left out for observations of shape {spec.obs_shape}, which "
                "are not convolved")  # fmt: skip
-    torso, head = _make_torso_and_head(config, kind, spec.num_actions)
+    torso, head = make_torso_and_head(config, kind, spec.num_actions)
     if config.recurrent != "none":
         cell = make_cell(config.recurrent, config.recurrent_size)
         network = from_recurrent_module(RecurrentQNetwork(torso, cell, head))
@@ -135,70 +130,6 @@ def _custom_recurrent(module: nn.Module) -> Network:
             "recurrent='custom'"
         )
     return from_custom_module(module)
-
-
-def _make_torso_and_head(
-    config: Config, kind: str, num_actions: int
-) -> tuple[nn.Module, nn.Module]:
-    """Return torso and head.
-
-    The last dense layer moves from the torso into the head in two cases:
-
-    - a dueling head: each of its two streams has a dense layer of that width;
-    - implicit quantiles after convolutions: the dense layer follows the embedding, as published.
-
-    Without convolutions, implicit quantiles keep all dense layers in the torso, and the head
-    adds one more of the last width.
-    """
-    layers = Layers(
-        noisy_sigma=config.noisy_sigma if config.noisy else None,
-        layer_norm=config.layer_norm,
-        dtype=jnp.dtype(config.precision),
-    )
-    widths, hidden = _DENSE.get(kind, config.hidden_sizes), None
-    if config.dense_size is not None:
-        widths = (config.dense_size,)
-    implicit = LOSSES[config.loss].head == "implicit_quantile"
-    if widths and (config.dueling or implicit):
-        hidden = widths[-1]
-        if kind != "mlp" or not implicit:
-            widths = widths[:-1]
-    scale = {"auto": None, "always": True, "never": False}[config.scale_observations]
-    torso: nn.Module
-    if kind == "mlp":
-        torso = MLPTorso(widths, layers, scale)
-    else:
-        torso = _make_image_torso(config, kind, (layers, widths, scale))
-
-    shared: dict[str, Any] = {
-        "num_actions": num_actions,
-        "dueling": config.dueling,
-        "hidden": hidden,
-        "layers": layers,
-    }
-    match LOSSES[config.loss].head:
-        case "categorical":
-            shared |= {"value_min": config.value_min, "value_max": config.value_max}
-            return torso, CategoricalHead(outputs=config.atoms, **shared)
-        case "quantile":
-            return torso, QuantileHead(outputs=config.quantiles, **shared)
-        case "implicit_quantile":
-            return torso, ImplicitQuantileHead(samples=config.quantiles, **shared)
-    return torso, LinearHead(**shared)
-
-
-def _make_image_torso(config: Config, kind: str, parts: tuple[Any, ...]) -> nn.Module:
-    """Return a torso of convolutions; ``parts`` are its layers, dense widths and scale."""
-    arguments = (config.convolution, *parts, config.channels == "first")
-    if kind == "impala":
-        return ImpalaTorso(
-            *arguments,
-            width=config.torso_width,
-            pool_size=config.pool_size,
-            spectral=config.spectral_norm,
-        )
-    torsos = {"minatar": MinAtarTorso, "nature": NatureTorso, "hadamax": HadamaxTorso}
-    return torsos[kind](*arguments)
 
 
 def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) -> Network:

@@ -185,7 +185,7 @@ def test_a_new_loss_takes_one_function_and_one_registration():
     ("fields", "message"),
     [
         ({"bootstrap": "soft", "double": True}, "double=True: must be False"),
-        ({"bootstrap": "munchausen", "n_step": 3}, "n_step=3: must be 1 with"),
+        ({"bootstrap": "soft", "n_step": 3}, "n_step=3: must be 1 with"),
         ({"bootstrap": "munchausen", "loss": "categorical"}, "loss='categorical': must be"),
         ({"atoms": 21}, "atoms=21: must be 51 unless loss='categorical'"),
         ({"loss": "categorical", "value_max": -20.0}, "value_max=-20.0: must be above"),
