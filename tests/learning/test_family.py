@@ -28,6 +28,7 @@ MEMBERS = {name: ALGORITHMS[name] for name in ALGORITHMS if name not in OTHERS} 
     "munchausen-iqn": {"bootstrap": "munchausen", "loss": "implicit_quantile"},
     "soft-qr-dqn": {"bootstrap": "soft", "loss": "quantile"},
     "rainbow-iqn": {**ALGORITHMS["rainbow"], "loss": "implicit_quantile"},
+    "munchausen, 3 steps": {"bootstrap": "munchausen", "n_step": 3},
     "layer-norm": {"layer_norm": True, "noisy": True, "dueling": True, "hidden_sizes": (16, 8)},
 }
 """Fields that differ from plain DQN. PQN has separate tests."""
