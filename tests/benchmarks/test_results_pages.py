@@ -12,7 +12,8 @@ def record(preset, seed, final, **fields):
     return {
         "env": "Breakout-MinAtar", "preset": preset, "seed": seed, "final_return": final,
         "best_return": final, "training_return": 2.0, "distinct_episodes": 9, "env_steps": 1_000,
-        "train_seconds": 10.0 + seed, "population": 1, "device_kind": "cpu", "versions": {"jax": "0.10.2"}, **fields,
+        "train_seconds": 10.0 + seed, "population": 1, "device_kind": "cpu",
+        "versions": {"jax": "0.10.2"}, **fields,
     }  # fmt: skip
 
 
