@@ -244,6 +244,9 @@ class Network(NamedTuple):
     """``unroll(params, key, carry, obs[L, B, O], first[L, B]) -> (QOutput, carry)``: ``apply`` to L
     consecutive rows, with outputs [L, B, ...]; None if learning shall scan ``apply`` over the
     rows."""
+    refresh: Callable[[Params], Params] | None = None
+    """``refresh(params) -> params``: changes after each gradient step what follows from the
+    parameters and has no gradient, such as the vectors of power iteration; None for nothing."""
 
 
 class ObservationStatistics(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.configs import BREAKOUT, CARTPOLE, matched
 from benchmarks.techniques.registry import Result, learning_cases, speed_ups
 from benchmarks.timing import Effort
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import preset
 
 
@@ -43,6 +43,30 @@ def measure_distributional(effort: Effort) -> list[Result]:
         )
         results += speed_ups(learning_cases(configs, brief), brief, of="gradient steps")
     return results
+
+
+def measure_torsos(effort: Effort) -> list[Result]:
+    """Measure the torsos for frames, and the parts of BTR's, relative to the Nature network."""
+    size: dict[str, Any] = {"batch_size": 32, "replay_capacity": 4_000, "warmup_rows": 1_000}
+    if effort.quick:
+        size["batch_size"] = 4
+    frames = matched("pixels:bat-and-ball", frame_stack=4, **size)
+    parts: dict[str, dict[str, Any]] = {
+        "nature": {},
+        "nature, layer norm": {"layer_norm": True},
+        "hadamax, layer norm": {"network": "hadamax", "layer_norm": True},
+        "impala": {"network": "impala"},
+        "impala, pooled to 6": {"network": "impala", "pool_size": 6},
+        "impala, spectral norm": {"network": "impala", "spectral_norm": True},
+        "impala x 2": {"network": "impala", "torso_width": 2},
+        "impala x 2, pooled, spectral norm": {
+            "network": "impala", "torso_width": 2, "pool_size": 6, "spectral_norm": True,
+        },
+    }  # fmt: skip
+    names = ("nature", "impala, spectral norm") if effort.quick else parts
+    configs = {name: replace(frames, **parts[name]) for name in names}
+    brief = effort._replace(iterations=2)
+    return speed_ups(learning_cases(configs, brief), brief, of="gradient steps")
 
 
 def measure_pqn(effort: Effort) -> list[Result]:

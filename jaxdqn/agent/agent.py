@@ -114,7 +114,8 @@ def make_agent(
             since_target=jnp.int32(0),
         )
 
-    gradient, apply = _make_gradient_and_info(network, options), _make_apply(optimizer, options)
+    gradient = _make_gradient_and_info(network, options)
+    apply = _make_apply(network, optimizer, options)
     return Agent(
         init=init,
         act=_make_act(network, options),
@@ -285,7 +286,9 @@ def _make_gradient_and_info(
     return gradient
 
 
-def _make_apply(optimizer: Optimizer, options: _Options) -> Callable[..., AgentState]:
+def _make_apply(
+    network: Network, optimizer: Optimizer, options: _Options
+) -> Callable[..., AgentState]:
     """Make ``Agent.apply``."""
 
     def apply(state: AgentState, grads: Params, loss: Array, *, hyper: Hyper) -> AgentState:
@@ -295,6 +298,8 @@ def _make_apply(optimizer: Optimizer, options: _Options) -> Callable[..., AgentS
         value = {"value": loss} if takes_value else {}
         updates, opt_state = transformation.update(grads, state.opt_state, state.params, **value)
         params = optax.apply_updates(state.params, updates)
+        if network.refresh is not None:
+            params = network.refresh(params)
         since_target = state.since_target
         if options.bootstrap == "none":
             target_params: Params = ()

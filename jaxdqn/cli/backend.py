@@ -92,7 +92,12 @@ def check_virtual_devices(virtual: int | None, config: Config) -> None:
 
 def is_small(config: Config) -> bool:
     """Return whether one thread is faster: dense layers of few multiply-adds for a batch."""
-    convolutions = config.network in ("minatar", "nature") or config.env.endswith("-MinAtar")
+    convolutions = config.network in (
+        "minatar",
+        "nature",
+        "impala",
+        "hadamax",
+    ) or config.env.endswith("-MinAtar")
     if convolutions and config.network != "mlp":
         return False
     weights = sum(a * b for a, b in itertools.pairwise(config.hidden_sizes))

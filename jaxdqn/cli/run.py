@@ -37,7 +37,7 @@ from jaxdqn.cli.launch.supervisor import (
 from jaxdqn.cli.parts import file_name, take_env_args, take_references
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.option import option
-from jaxdqn.config.options import Options
+from jaxdqn.config.options import CONVOLUTIONS, Options
 from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
 from jaxdqn.config.protocols import PROTOCOLS
 from jaxdqn.monitoring.output import say
@@ -398,7 +398,7 @@ def _check_layers(argv: Sequence[str], flags: Flags, *, own_network: bool) -> No
     Presets set it too, so that only the command line tells whether it was asked for.
     """
     given = any(word.partition("=")[0].replace("_", "-") == "--hidden-sizes" for word in argv)
-    if given and (own_network or flags.network in ("minatar", "nature")):
+    if given and (own_network or flags.network in CONVOLUTIONS):
         network = "your own network" if own_network else f"network={flags.network!r}"
         raise ValueError(
             f"hidden_sizes={flags.hidden_sizes}: must be left out with {network}, which has its "

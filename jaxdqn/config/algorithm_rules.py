@@ -178,9 +178,11 @@ def _validate_bootstrap(config: Config) -> None:
     if config.double:
         reject("double", True, f"False with bootstrap={config.bootstrap!r}, which chooses no "
                "action")  # fmt: skip
-    if config.n_step > 1:
-        reject("n_step", config.n_step, f"1 with bootstrap={config.bootstrap!r}: entropy and bonus "
-               "are terms of every step")  # fmt: skip
+    # munchausen with several steps is published, with the bonus of the first action (Vieillard et
+    # al. 2020, section 4.1; Clark et al. 2024).
+    if config.n_step > 1 and config.bootstrap == "soft":
+        reject("n_step", config.n_step, "1 with bootstrap='soft': the entropy is a term of every "
+               "step")  # fmt: skip
     if LOSSES[config.loss].head == "categorical":
         reject("loss", config.loss, f"one without fixed atoms, such as 'quantile', with "
                f"bootstrap={config.bootstrap!r}")  # fmt: skip

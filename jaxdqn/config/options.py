@@ -20,6 +20,8 @@ CHECKPOINT_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 
 _HUBER_LOSSES = ("huber", "quantile", "implicit_quantile")
 _QUANTILE_LOSSES = ("quantile", "implicit_quantile")
+CONVOLUTIONS = ("minatar", "nature", "impala", "hadamax")
+"""Torsos of convolutions, which have their own dense layer."""
 _CELLS = ("lstm", "gru")
 _RECURRENT = (*_CELLS, "custom")
 
@@ -33,8 +35,8 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """Environment: a gymnax name, or SUITE:ID. Suites: navix, xminigrid, craftax, jumanji, pgx,
-    octax; on the host gymnasium, ale, envpool."""
+    """Environment: a gymnax name, or SUITE:ID. Suites: pixels, of this library; navix, xminigrid,
+    craftax, jumanji, pgx, octax; on the host gymnasium, ale, envpool."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE: of gymnax, fields of its parameters, such
     as max_steps_in_episode=50, or arguments of its constructor; of a suite, as docs/suites.md lists
@@ -181,7 +183,8 @@ class Options:
         "greedy", group="Loss", only_with={"algorithm": "dqn"}
     )
     """Bootstrap target. greedy: max Q; soft: entropy-regularised value of the softmax policy;
-    munchausen: soft plus a log-policy bonus (Vieillard et al. 2020)."""
+    munchausen: soft plus a log-policy bonus (Vieillard et al. 2020). With n_step above 1 only the
+    first action of a return has the bonus."""
     entropy_temperature: float = option(
         0.03,
         group="Loss",
@@ -311,14 +314,33 @@ class Options:
     frame_stack: int = option(1, group="Replay", at_least=1)
     """S: frames stacked into one observation."""
 
-    network: Literal["auto", "mlp", "minatar", "nature"] = option("auto", group="Network")
-    """Torso; auto chooses by the shape of the observation."""
+    network: Literal["auto", "mlp", "minatar", "nature", "impala", "hadamax"] = option(
+        "auto", group="Network"
+    )
+    """Torso; auto chooses mlp, minatar or nature by the shape of the observation. impala: residual
+    convolutions (Espeholt et al. 2018). hadamax: products of two convolutions with max-pooling
+    (Kooi et al. 2025)."""
     init_from: str | None = option(None, group="Network")
     """Directory of another run, whose best parameters the network starts from where names and
     shapes match; the rest, such as the head for another number of actions, starts at random."""
     hidden_sizes: tuple[int, ...] = option((128, 128), group="Network")
     """Widths of the layers of the MLP torso. An empty list makes Q linear; with
     one-hot observations, Q is then a table."""
+    dense_size: int | None = option(
+        None, group="Network", at_least=1, only_with={"network": CONVOLUTIONS}
+    )
+    """Width of the dense layer after the convolutions; by default 128 for minatar, 256 for impala,
+    512 for nature and hadamax."""
+    torso_width: int = option(1, group="Network", at_least=1, only_with={"network": "impala"})
+    """Factor on the channels of the convolutions, 16, 32 and 32."""
+    pool_size: int | None = option(
+        None, group="Network", at_least=1, only_with={"network": "impala"}
+    )
+    """Height and width to which adaptive max-pooling reduces the output of the convolutions, of any
+    size; by default there is no such pooling."""
+    spectral_norm: bool = option(False, group="Network", only_with={"network": "impala"})
+    """Divide the kernels of the residual blocks by their spectral norm, estimated by power
+    iteration (Miyato et al. 2018; Clark et al. 2024)."""
     scale_observations: Literal["auto", "always", "never"] = option("auto", group="Network")
     """Divide observations by 255. auto divides pictures only: uint8 observations with at least
     three axes, [H, W, C] or stacked [H, W]; never suits
@@ -328,7 +350,7 @@ class Options:
     since the start of the run. Evaluations and exported policies use them and do not change
     them."""
     channels: Literal["auto", "last", "first"] = option(
-        "auto", group="Network", only_with={"network": ("auto", "minatar", "nature")}
+        "auto", group="Network", only_with={"network": ("auto", *CONVOLUTIONS)}
     )
     """Axis of the channels of a picture: last is [H, W, C]; first is [C, H, W], which is
     transposed. auto is last, but rejects a shape whose first axis is smaller than both

@@ -10,7 +10,7 @@ from typing import Any
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.config.host_envs import is_atari
-from jaxdqn.config.host_presets import HOST_TASKS, PQN_ATARI
+from jaxdqn.config.host_presets import BTR_ATARI, HOST_TASKS, PQN_ATARI
 from jaxdqn.config.protocols import PROTOCOLS, is_minatar, protocol_fields
 from jaxdqn.errors import known_name
 
@@ -151,6 +151,31 @@ TASKS: dict[str, Config] = {
         log_every=25_000,
         eval_every=100_000,
     ),
+    # The best return is 11, that of random actions -3.5. A ball takes 19 steps to the bat, so a
+    # discount of 0.97 and returns of 5 steps are enough.
+    "pixels": Config(
+        env="pixels:bat-and-ball",
+        loss="squared",
+        frame_stack=4,
+        network="nature",
+        total_rows=100_000,
+        num_envs=32,
+        batch_size=32,
+        gamma=0.97,
+        n_step=5,
+        learning_rate=3e-4,
+        learning_rate_schedule="linear",
+        target_period=200,
+        epsilon_end=0.02,
+        epsilon_decay_rows=40_000,
+        replay_capacity=32_000,
+        warmup_rows=3_200,
+        log_every=6_400,
+        eval_every=25_600,
+        eval_episodes=32,
+        solve_return=9.9,
+        stop_when="solved",
+    ),
     **HOST_TASKS,
 }
 """Preset of each task; docs/status.md has the measured results."""
@@ -198,6 +223,30 @@ _DQN_2015: dict[str, Any] = {
     "epsilon_end": 0.1,
 }
 
+# "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN for C51 and
+# with Munchausen. On Atari it also has their sizes, periods and learning rate; elsewhere those are
+# of the task. Their beta stays at 0.45; here it rises to 1 as with every algorithm.
+BTR: dict[str, Any] = {
+    "loss": "implicit_quantile",
+    "quantiles": 8,
+    "bootstrap": "munchausen",
+    "n_step": 3,
+    "replay": "prioritized",
+    "priority_exponent": 0.2,
+    "importance_exponent": 0.45,
+    "dueling": True,
+    "noisy": True,
+    "clip_norm": 10.0,
+}
+_BTR_TORSO: dict[str, Any] = {
+    "network": "impala",
+    "torso_width": 2,
+    "pool_size": 6,
+    "spectral_norm": True,
+    "dense_size": 512,
+}
+"""Their network, for frames of 84x84."""
+
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dqn": {},
     "dqn-2015": _DQN_2015,
@@ -207,6 +256,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "munchausen": {"bootstrap": "munchausen"},
     "rainbow": _rainbow(),
     **ABLATIONS,
+    "btr": BTR,
     "pqn": {"algorithm": "pqn"},
     # The exponents of the authors (Kapturowski et al. 2019).
     "recurrent": {
@@ -260,6 +310,25 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 500_000,
     },
     "Atari": PQN_ATARI,
+    "pixels:bat-and-ball": {
+        "frame_stack": 4,
+        "network": "nature",
+        "num_envs": 32,
+        "rollout_length": 16,
+        "minibatches": 8,
+        "epochs": 2,
+        "gamma": 0.97,
+        "trace_decay": 0.8,
+        "learning_rate": 5e-4,
+        "total_rows": 100_000,
+        "epsilon_end": 0.02,
+        "epsilon_decay_rows": 40_000,
+        "log_every": 6_144,
+        "eval_every": 24_576,
+        "eval_episodes": 32,
+        "solve_return": 9.9,
+        "stop_when": "solved",
+    },
 }
 
 # Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
@@ -317,13 +386,24 @@ def for_task(algorithm: str, env: str) -> Config:
     if becomes_recurrent:
         # A batch counts sequences, which have several rows each.
         values |= {"batch_size": max(1, base.batch_size // 8), "frame_stack": 1}
-    return replace(base, **values, **_distribution(values.get("loss"), env))
+    if algorithm == "btr":
+        values |= _btr(env)
+    return replace(base, **{**values, **_distribution(values.get("loss"), env)})
+
+
+def _btr(env: str) -> dict[str, Any]:
+    """Return the network of BTR for pictures, and on Atari the settings of its authors."""
+    if is_minatar(env):
+        return {"network": "impala", "spectral_norm": True, "dense_size": 128}
+    if is_atari(env):
+        return {**_BTR_TORSO, **BTR_ATARI}
+    return _BTR_TORSO if env == TASKS["pixels"].env else {}
 
 
 def _pqn(env: str) -> Config:
     games = {"MinAtar": is_minatar(env), "Atari": is_atari(env)}
     game = next((name for name, like in games.items() if like), None)
-    task = _PQN_TASKS[game or "CartPole-v1"]
+    task = _PQN_TASKS.get(game or env, _PQN_TASKS["CartPole-v1"])
     if env not in _PQN_TASKS and game is None:
         task = {**task, "solve_return": None, "stop_when": "never"}
     return Config(**{**_PQN, **task, "env": env})

@@ -1,4 +1,4 @@
-"""Names of environments of other JAX suites, on the device: ``SUITE:ID``. Imports no JAX."""
+"""Names of environments of suites on the device: ``SUITE:ID``. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from jaxdqn.config.host_envs import HOST_SUITES
 from jaxdqn.errors import known_name, reject
 
 DEVICE_SUITES = ("navix", "xminigrid", "craftax", "jumanji", "pgx", "octax")
-"""Suites of environments in JAX; ``jaxdqn.envs.suites`` has a module of each name."""
+"""Suites of other packages in JAX; ``jaxdqn.envs.suites`` has a module of each name."""
+
+OWN_SUITE = "pixels"
+"""Suite of the games of this library."""
 
 
 def is_suite_env(name: str) -> bool:
@@ -16,7 +19,8 @@ def is_suite_env(name: str) -> bool:
         ValueError: if the name is ``SUITE:ID`` and there is no such suite.
     """
     suite, colon, _ = name.partition(":")
-    if colon and suite not in (*DEVICE_SUITES, *HOST_SUITES):
-        known = known_name("suite", suite, [*DEVICE_SUITES, *HOST_SUITES])
+    on_device = (OWN_SUITE, *DEVICE_SUITES)
+    if colon and suite not in (*on_device, *HOST_SUITES):
+        known = known_name("suite", suite, [*on_device, *HOST_SUITES])
         reject("env", name, f"SUITE:ID, with SUITE {known}")
-    return bool(colon) and suite in DEVICE_SUITES
+    return bool(colon) and suite in on_device

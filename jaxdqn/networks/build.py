@@ -12,21 +12,19 @@ import numpy as np
 from jaxdqn.config.config import Config
 from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.errors import reject
-from jaxdqn.networks.heads import CategoricalHead, ImplicitQuantileHead, LinearHead, QuantileHead
-from jaxdqn.networks.layers import NOISE, Layers
+from jaxdqn.networks.layers import NOISE
 from jaxdqn.networks.recurrent import (
     RecurrentQNetwork,
     from_custom_module,
     from_recurrent_module,
     make_cell,
 )
-from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
+from jaxdqn.networks.spectral import with_power_iteration
+from jaxdqn.networks.torso_and_head import make_torso_and_head
 from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
-_MIN_SIDE = {"minatar": 3, "nature": 36}
+_MIN_SIDE = {"minatar": 3, "nature": 36, "impala": 8, "hadamax": 8}
 """Smallest height and width that the convolutions of an image torso accept."""
-_DENSE = {"minatar": (128,), "nature": (512,)}
-"""Widths of the dense layers after an image torso's convolutions."""
 
 
 class QNetwork(nn.Module):
@@ -84,12 +82,14 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     if config.channels == "first" and kind == "mlp":
         reject("channels", "first", f"left out for observations of shape {spec.obs_shape}, which "
                "are not convolved")  # fmt: skip
-    torso, head = _make_torso_and_head(config, kind, spec.num_actions)
+    torso, head = make_torso_and_head(config, kind, spec.num_actions)
     if config.recurrent != "none":
         cell = make_cell(config.recurrent, config.recurrent_size)
-        return from_recurrent_module(RecurrentQNetwork(torso, cell, head))
+        network = from_recurrent_module(RecurrentQNetwork(torso, cell, head))
+        return with_power_iteration(network) if config.spectral_norm else network
     module = QNetwork(torso, head)
-    return from_module(module, noisy=config.noisy, draws=draws)
+    network = from_module(module, noisy=config.noisy, draws=draws)
+    return with_power_iteration(network) if config.spectral_norm else network
 
 
 def _with_channels_last(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -130,55 +130,6 @@ def _custom_recurrent(module: nn.Module) -> Network:
             "recurrent='custom'"
         )
     return from_custom_module(module)
-
-
-def _make_torso_and_head(
-    config: Config, kind: str, num_actions: int
-) -> tuple[nn.Module, nn.Module]:
-    """Return torso and head.
-
-    The last dense layer moves from the torso into the head in two cases:
-
-    - a dueling head: each of its two streams has a dense layer of that width;
-    - implicit quantiles after convolutions: the dense layer follows the embedding, as published.
-
-    Without convolutions, implicit quantiles keep all dense layers in the torso, and the head
-    adds one more of the last width.
-    """
-    layers = Layers(
-        noisy_sigma=config.noisy_sigma if config.noisy else None,
-        layer_norm=config.layer_norm,
-        dtype=jnp.dtype(config.precision),
-    )
-    widths, hidden = _DENSE.get(kind, config.hidden_sizes), None
-    implicit = LOSSES[config.loss].head == "implicit_quantile"
-    if widths and (config.dueling or implicit):
-        hidden = widths[-1]
-        if kind != "mlp" or not implicit:
-            widths = widths[:-1]
-    scale = {"auto": None, "always": True, "never": False}[config.scale_observations]
-    torso: nn.Module
-    if kind == "mlp":
-        torso = MLPTorso(widths, layers, scale)
-    else:
-        image = MinAtarTorso if kind == "minatar" else NatureTorso
-        torso = image(config.convolution, layers, widths, scale, config.channels == "first")
-
-    shared: dict[str, Any] = {
-        "num_actions": num_actions,
-        "dueling": config.dueling,
-        "hidden": hidden,
-        "layers": layers,
-    }
-    match LOSSES[config.loss].head:
-        case "categorical":
-            shared |= {"value_min": config.value_min, "value_max": config.value_max}
-            return torso, CategoricalHead(outputs=config.atoms, **shared)
-        case "quantile":
-            return torso, QuantileHead(outputs=config.quantiles, **shared)
-        case "implicit_quantile":
-            return torso, ImplicitQuantileHead(samples=config.quantiles, **shared)
-    return torso, LinearHead(**shared)
 
 
 def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) -> Network:
@@ -246,7 +197,8 @@ def _layout(carry: PyTree) -> PyTree:
 
 
 _BUILT_IN_ONLY = (
-    "network", "hidden_sizes", "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
+    "network", "hidden_sizes", "dense_size", "torso_width", "pool_size", "spectral_norm",
+    "dueling", "layer_norm", "noisy_sigma", "recurrent", "atoms",
     "value_min", "value_max", "quantiles", "precision", "convolution", "scale_observations",
     "channels",
 )  # fmt: skip

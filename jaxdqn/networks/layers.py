@@ -15,6 +15,8 @@ from jaxdqn.types import Array
 NOISE = "noise"
 """Name of the flax random stream for noise; an ``apply`` without it is free of noise."""
 _FLOAT32 = jnp.dtype("float32")
+_FEW_ROWS = 8
+"""Most rows whose noise is applied to inputs and outputs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,11 @@ class Layers:
 
     def activate(self, x: Array) -> Array:
         """Apply layer normalisation (if enabled), then ReLU; call it in a compact method."""
-        if self.layer_norm:
-            x = nn.LayerNorm(dtype=self.dtype)(x)
-        return nn.relu(x)
+        return nn.relu(self.normalize(x))
+
+    def normalize(self, x: Array) -> Array:
+        """Apply layer normalisation, if enabled; call it in a compact method."""
+        return nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
 
 
 class NoisyDense(nn.Module):
@@ -51,10 +55,10 @@ class NoisyDense(nn.Module):
     ``y = (mu_w + sigma_w * e) x + mu_b + sigma_b * f(e_out)`` with ``e = f(e_in) f(e_out)^T``
     and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11). All rows of x share the noise.
 
-    A batch of several rows, as in learning, is multiplied by the noisy matrix: one product. A
-    single row, as in acting under ``vmap`` over environments with separate noise, has factorised
-    noise applied to its inputs and outputs: this costs a second product, instead of a separate
-    matrix for each environment.
+    A batch of many rows, as in learning, is multiplied by the noisy matrix: one product. Few rows,
+    as in acting under ``vmap`` over environments with separate noise (one row, or with implicit
+    quantiles one for each fraction), have factorised noise applied to their inputs and outputs:
+    this costs a second product, instead of a separate matrix for each environment.
 
     The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """
@@ -84,7 +88,7 @@ class NoisyDense(nn.Module):
         draws = jax.random.normal(self.make_rng(NOISE), (inputs + self.features,), jnp.float32)
         draws = jnp.sign(draws) * jnp.sqrt(jnp.abs(draws))
         noise_in, noise_out = draws[:inputs], draws[inputs:]
-        if math.prod(x.shape[:-1]) > 1:
+        if math.prod(x.shape[:-1]) > _FEW_ROWS:
             kernel = kernel + kernel_sigma * (noise_in[:, None] * noise_out[None, :])
             return self._affine(x, kernel, bias + bias_sigma * noise_out)
         # x (sigma_w * e) = ((x * noise_in) sigma_w) * noise_out, with e the outer product.

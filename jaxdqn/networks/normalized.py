@@ -63,8 +63,15 @@ def with_normalization(network: Network, spec: EnvSpec) -> Network:
         obs = jax.vmap(normalize, in_axes=(0, None))(obs, params.observations)
         return network.unroll(params.network, key, carry, obs, first)
 
+    def refresh(params: NormalizedParams) -> NormalizedParams:
+        assert network.refresh is not None
+        return params._replace(network=network.refresh(params.network))
+
     return network._replace(
-        init=init, apply=apply, unroll=None if network.unroll is None else unroll
+        init=init,
+        apply=apply,
+        unroll=None if network.unroll is None else unroll,
+        refresh=None if network.refresh is None else refresh,
     )
 
 

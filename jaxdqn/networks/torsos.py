@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.networks.layers import Layers
+from jaxdqn.networks.spectral import POWER_VECTOR, spectral_norm
 from jaxdqn.types import Array
 
 Implementation = Literal["auto", "lax", "patches"]
@@ -54,7 +55,7 @@ def as_image(
 
 
 class Conv(nn.Module):
-    """A VALID convolution with the parameters of ``flax.linen.Conv``.
+    """A convolution with the parameters of ``flax.linen.Conv``.
 
     ``implementation`` selects one of two ways to compute the same result:
 
@@ -75,18 +76,30 @@ class Conv(nn.Module):
     stride: int = 1
     implementation: Implementation = "auto"
     dtype: jnp.dtype = _FLOAT32
+    padding: Literal["VALID", "SAME"] = "VALID"
+    """SAME pads with zeros so that an output of stride 1 has the height and width of x."""
+    spectral: bool = False
+    """Divide the kernel by its spectral norm, with the parameter ``power_vector`` [features], as
+    ``jaxdqn.networks.spectral`` explains."""
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Return ``[B, H', W', features]`` for x ``[B, H, W, C]``."""
         x = x.astype(self.dtype)
         size, channels = self.kernel, x.shape[-1]
-        kernel = self.param(
-            "kernel",
-            nn.initializers.lecun_normal(),
-            (size, size, channels, self.features),
-            jnp.float32,
-        ).astype(self.dtype)
+        shape = (size, size, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if self.spectral:
+            vector = self.param(
+                POWER_VECTOR, nn.initializers.normal(1.0), (self.features,), jnp.float32
+            )
+            kernel = kernel / spectral_norm(kernel, vector)
+        kernel = kernel.astype(self.dtype)
+        if self.padding == "SAME":
+            before = (size - 1) // 2
+            sides = (before, size - 1 - before)
+            x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         bias = bias.astype(self.dtype)
         lax = partial(_conv_by_lax, stride=self.stride)

@@ -20,6 +20,7 @@ from jaxdqn.__main__ import COMMANDS, main
 from jaxdqn.cli import run
 from jaxdqn.cli.parts import take_env_args, take_references
 from jaxdqn.config.host_envs import is_atari
+from jaxdqn.config.suite_envs import OWN_SUITE
 from jaxdqn.storage.directory import is_run, read_config
 
 PREPARED = ".prepared"
@@ -66,7 +67,8 @@ def _small_run(rest: list[str]) -> list[str]:
         more = flags.total_rows > stored.total_rows
         return ["--total-rows", str(stored.total_rows + _CHUNK)] if more else []
     config = run.config_from(flags)
-    rows = _ATARI_ROWS if is_atari(config.env) else max(_ROWS, config.rows_per_iteration)
+    frames = is_atari(config.env) or config.env.startswith(f"{OWN_SUITE}:")
+    rows = _ATARI_ROWS if frames else max(_ROWS, config.rows_per_iteration)
     if flags.profile is not None:
         rows = _CHUNK * (flags.profile + 2)
     sizes = {"total_rows": rows, "log_every": _CHUNK, "eval_episodes": _EPISODES}
@@ -78,8 +80,9 @@ def _small_run(rest: list[str]) -> list[str]:
     for field, size in sizes.items():
         if getattr(config, field) > size:
             words += [f"--{field.replace('_', '-')}", str(size)]
-    if is_atari(config.env):
+    if frames:
         os.environ.pop("XLA_FLAGS", None)  # convolutions without optimisation take minutes
+    if is_atari(config.env):
         words += ["--env-arg", f"max_num_frames_per_episode={_FRAMES}"]
     if config.devices > 1 and flags.virtual_devices is None:
         words += ["--virtual-devices", str(config.devices)]

@@ -81,7 +81,7 @@ def check(program, arguments):
 
 def _module(name):
     """Return the module that ``python -m name`` runs, or the one that an entry calls."""
-    if name.startswith("experiments."):
+    if name.startswith("experiments.") and not name.startswith("experiments.projects."):
         command = {"sweep": "study"}.get(name.partition(".")[2], name.partition(".")[2])
         return COMMANDS[command][0]
     spec = importlib.util.find_spec(name)

@@ -28,6 +28,7 @@ MEMBERS = {name: ALGORITHMS[name] for name in ALGORITHMS if name not in OTHERS} 
     "munchausen-iqn": {"bootstrap": "munchausen", "loss": "implicit_quantile"},
     "soft-qr-dqn": {"bootstrap": "soft", "loss": "quantile"},
     "rainbow-iqn": {**ALGORITHMS["rainbow"], "loss": "implicit_quantile"},
+    "munchausen, 3 steps": {"bootstrap": "munchausen", "n_step": 3},
     "layer-norm": {"layer_norm": True, "noisy": True, "dueling": True, "hidden_sizes": (16, 8)},
 }
 """Fields that differ from plain DQN. PQN has separate tests."""
@@ -185,7 +186,7 @@ def test_a_new_loss_takes_one_function_and_one_registration():
     ("fields", "message"),
     [
         ({"bootstrap": "soft", "double": True}, "double=True: must be False"),
-        ({"bootstrap": "munchausen", "n_step": 3}, "n_step=3: must be 1 with"),
+        ({"bootstrap": "soft", "n_step": 3}, "n_step=3: must be 1 with"),
         ({"bootstrap": "munchausen", "loss": "categorical"}, "loss='categorical': must be"),
         ({"atoms": 21}, "atoms=21: must be 51 unless loss='categorical'"),
         ({"loss": "categorical", "value_max": -20.0}, "value_max=-20.0: must be above"),

@@ -1,6 +1,7 @@
-"""Environments of other JAX suites, as ``SUITE:ID``, with the contract of ``Environment``.
+"""Environments of JAX suites, as ``SUITE:ID``, with the contract of ``Environment``.
 
 Each suite has one module here, which is the only one to import it, when an environment is made.
+``pixels`` is the suite of this library.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def make_suite(name: str, arguments: Mapping[str, Any]) -> Environment:
     """Build an environment of a suite, with next-step autoreset instead of the suite's own.
 
     Args:
-        name: ``SUITE:ID``, with a suite of ``jaxdqn.config.suite_envs.DEVICE_SUITES``.
+        name: ``SUITE:ID``, with a suite of ``jaxdqn.config.suite_envs``.
         arguments: values by name; the module of the suite says which.
 
     Raises:

@@ -247,23 +247,24 @@ def test_a_failed_cell_is_reported_in_one_line_and_the_others_are_trained(fake, 
 
     fake.before = fail
     envs = ("Acrobot-v1", "Catch-bsuite", "CartPole-v1")
-    # munchausen rejects n_step=3.
-    assert study("--set", "n_step=3", presets=("munchausen", "dqn"), envs=envs) == 1
+    # munchausen rejects double=True.
+    assert study("--set", "double=True", presets=("munchausen", "dqn"), envs=envs) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 5
-    assert errors[0].startswith("error: munchausen on Acrobot-v1: n_step=3: must be 1 with")
+    assert errors[0].startswith("error: munchausen on Acrobot-v1: double=True: must be False with")
     assert errors[3] == (
-        "error: dqn (n_step=3) on Acrobot-v1, seeds 0-1: guard='stop': loss not finite in chunk 3"
+        "error: dqn (double=True) on Acrobot-v1, seeds 0-1: guard='stop': loss not finite in "
+        "chunk 3"
     )
     assert "try fewer --seeds-at-once" in errors[4]
     assert cells_of(lines()) == [("dqn", "CartPole-v1", 0), ("dqn", "CartPole-v1", 1)]
     assert "not run: `jaxdqn study" in Path("study/report.md").read_text()
-    assert study("--set", "n_step=3", envs=envs[2:]) == 0
+    assert study("--set", "double=True", envs=envs[2:]) == 0
 
 
 def test_settings_invalid_for_every_cell_are_rejected_before_the_study_starts(fake, capsys):
-    assert study("--set", "n_step=3", presets=("munchausen",)) == 2
-    assert "n_step=3: must be 1 with bootstrap='munchausen'" in capsys.readouterr().err
+    assert study("--set", "double=True", presets=("munchausen",)) == 2
+    assert "double=True: must be False with bootstrap='munchausen'" in capsys.readouterr().err
     assert not Path("study").exists()
 
 

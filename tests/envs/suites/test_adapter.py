@@ -8,7 +8,7 @@ import pytest
 import jaxdqn
 from jaxdqn.cli import run as run_command
 from jaxdqn.config.config import Config
-from jaxdqn.config.suite_envs import DEVICE_SUITES, is_suite_env
+from jaxdqn.config.suite_envs import DEVICE_SUITES, OWN_SUITE, is_suite_env
 from jaxdqn.envs import configured_environment
 from jaxdqn.envs.suites.adapter import Source, build, import_suite, require_id
 
@@ -26,12 +26,12 @@ def test_an_unknown_suite_lists_the_suites():
         "env='navx:Navix-Empty-8x8-v0': must be SUITE:ID, with SUITE a known suite; nearest: navix"
     )
     message = line_of(lambda: configured_environment(Config(env="brax:ant")))
-    assert all(suite in message for suite in (*DEVICE_SUITES, "gymnasium"))
+    assert all(suite in message for suite in (OWN_SUITE, *DEVICE_SUITES, "gymnasium"))
 
 
 def test_names_of_suites_on_the_device_are_told_from_others():
-    names = ["navix:A", "pgx:2048", "gymnasium:CartPole-v1", "CartPole-v1", "navix"]
-    assert [is_suite_env(name) for name in names] == [True, True, False, False, False]
+    names = ["navix:A", "pgx:2048", "pixels:A", "gymnasium:CartPole-v1", "CartPole-v1", "navix"]
+    assert [is_suite_env(name) for name in names] == [True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize("suite", DEVICE_SUITES)

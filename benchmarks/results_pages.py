@@ -1,0 +1,142 @@
+"""Write the tables of results pages from studies: ``python -m benchmarks.results_pages``.
+
+A page names a study where its table is to stand, between two lines:
+
+    <!-- study: minatar -->
+    <!-- end of study -->
+
+The command replaces what is between them by the table of ``benchmarks/results/minatar``: the
+interquartile mean with its interval, every seed, seconds and versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdqn.cli.flags import parse, run_command
+
+RESULTS = Path("benchmarks") / "results"
+_BLOCK = re.compile(
+    r"^<!-- study: (?P<name>[\w.-]+) -->\n.*?^<!-- end of study -->$", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    pages: tuple[str, ...] = ()
+    """Pages to write; by default those in docs/results that name a study."""
+    check: bool = False
+    """Write nothing, and fail if a page is not as the results say."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m benchmarks.results_pages", description=__doc__)
+    pages = [Path(page) for page in flags.pages] or sorted(Path("docs/results").glob("*.md"))
+    for page in pages:
+        if not page.is_file():
+            raise ValueError(f"pages='{page}': must be a file")
+        before = page.read_text(encoding="utf-8")
+        after, names = replaced(before)
+        if flags.pages and not names:
+            raise ValueError(f"pages='{page}': must have a line '<!-- study: NAME -->'")
+        if flags.check and after != before:
+            raise ValueError(f"pages='{page}': must be written again by "
+                             "python -m benchmarks.results_pages")  # fmt: skip
+        if not flags.check and names:
+            page.write_text(after, encoding="utf-8")
+            print(f"{page}: {', '.join(names)}")
+
+
+def replaced(text: str) -> tuple[str, list[str]]:
+    """Return a page with the table of each study that it names, and the names.
+
+    Raises:
+        ValueError: if a study has no results.
+    """
+    names: list[str] = []
+
+    def block(found: re.Match[str]) -> str:
+        name = found["name"]
+        names.append(name)
+        content = study_table(read(RESULTS / name / "results.jsonl"), name)
+        return f"<!-- study: {name} -->\n{content}\n<!-- end of study -->"
+
+    return _BLOCK.sub(block, text), names
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a study, one for each seed."""
+    if not path.is_file():
+        raise ValueError(f"study='{path.parent.name}': must have results in {path}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def study_table(records: Sequence[dict[str, Any]], name: str) -> str:
+    """Return the table of a study: a row for each game and preset, in the order of the records."""
+    from benchmarks.report import format_markdown
+
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        cells.setdefault((record["env"], record["preset"]), []).append(record)
+    header = ("game", "preset", "final: IQM [95 % interval]", "final, each seed",
+              "best, each seed", "exploring, mean", "distinct episodes", "env steps",
+              "training s", "seeds at once")  # fmt: skip
+    rows = []
+    for (env, preset), seeds in cells.items():
+        seeds = sorted(seeds, key=lambda record: record["seed"])
+        finals = [record["final_return"] for record in seeds]
+        exploring = [record["training_return"] for record in seeds]
+        # Seeds that one program has trained together have its seconds.
+        seconds = {record["train_seconds"] for record in seeds}
+        together = max(record.get("population", 1) for record in seeds)
+        rows.append(
+            (env.removesuffix("-MinAtar"), f"`{preset}`", interquartile(finals), _each(finals),
+             _each([record["best_return"] for record in seeds]),
+             _number(None if None in exploring else sum(exploring) / len(seeds)),
+             " ".join(str(record.get("distinct_episodes") or "-") for record in seeds),
+             f"{max(record['env_steps'] for record in seeds):,}",
+             " ".join(f"{value:,.0f}" for value in sorted(seconds)), together)
+        )  # fmt: skip
+    about = f"{versions(records)}. Every record: `{RESULTS}/{name}/`."
+    return f"{format_markdown(header, rows)}\n\n{about}"
+
+
+def _each(values: Sequence[float | None]) -> str:
+    return " ".join(map(_number, values))
+
+
+def _number(value: float | None) -> str:
+    """Return a return as text; one that was not finite or not recorded is None."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def interquartile(values: Sequence[float | None]) -> str:
+    """Return the interquartile mean of seeds and its bootstrap interval as text."""
+    from jaxdqn.monitoring.statistics import estimate
+
+    if None in values:
+        return "a seed is not finite"
+    found = estimate([value for value in values if value is not None])
+    return f"{found.iqm:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+def versions(records: Sequence[dict[str, Any]]) -> str:
+    """Return the devices and the versions of JAX of a study as text."""
+    devices = sorted({str(record.get("device_kind")) for record in records})
+    found = sorted({record["versions"]["jax"] for record in records if "versions" in record})
+    return f"{', '.join(devices)}; JAX {', '.join(found) or 'of unknown version'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

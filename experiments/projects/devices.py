@@ -1,0 +1,102 @@
+"""One game on many devices and many actors: ``python -m experiments.projects.devices``.
+
+Trains one game on one device, data-parallel on several, and with actors on Ray that feed one
+learner or several whose gradients are averaged, and writes the table of
+``docs/projects/devices.md``. Without Ray its arrangements are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.projects.training import Arrangement
+from jaxdqn.cli.flags import parse, run_command
+
+PAGE = Path("docs") / "projects" / "devices.md"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    preset: str = "breakout"
+    """Preset of the game, which must be of DQN."""
+    devices: int = 2
+    """Devices, and learners of the arrangement with a parameter server."""
+    actors: int = 2
+    """Actors on Ray."""
+    virtual: bool = True
+    """Create virtual devices of the CPU, to try several on one machine; --no-virtual uses
+    accelerators."""
+    seed: int = 0
+    """Seed of the runs."""
+    rows: int | None = None
+    """Budget of a run in rows; by default that of the preset."""
+    out: str = "runs/devices"
+    """Directory of the runs. One that has ended there is not trained again."""
+    page: str | None = None
+    """Page whose results are replaced, such as docs/projects/devices.md; by default they are only
+    printed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m experiments.projects.devices", description=__doc__)
+    for option in ("actors", "devices"):
+        if getattr(flags, option) < 1:
+            raise ValueError(f"{option}={getattr(flags, option)}: must be at least 1")
+    from benchmarks.report import describe, stamp
+    from experiments.projects.compared import comparison, train_all
+    from experiments.projects.page import check_page, write_results
+    from experiments.projects.training import draw
+    from jaxdqn.config.presets import preset
+
+    config = preset(flags.preset)
+    if config.algorithm != "dqn":
+        raise ValueError(f"preset={flags.preset!r}: must be of algorithm='dqn'")
+    for option in ("actors", "devices"):
+        if config.num_envs % getattr(flags, option):
+            raise ValueError(f"{option}={getattr(flags, option)}: must divide "
+                             f"num_envs={config.num_envs}")  # fmt: skip
+    page = None if flags.page is None else Path(flags.page)
+    if page is not None:
+        check_page(page)
+    # Priorities, because actors on Ray need them: all arrangements learn alike.
+    more = ["--replay", "prioritized", "--seed", str(flags.seed)]
+    more += [] if flags.rows is None else ["--total-rows", str(flags.rows)]
+    runs = train_all(flags.preset, arrangements(flags), more, Path(flags.out))
+    record: dict[str, Any] = {"stamp": stamp(), "runs": runs}
+    blocks = [f"Measured on {describe(record['stamp'])}.", comparison(runs)]
+    images = Path(flags.out) if page is None else page.parent.parent / "images"
+    draw(Path(flags.out) / "0", images, "devices")
+    print("\n\n".join(blocks))
+    if page is not None:
+        write_results(page, record, blocks)
+
+
+def arrangements(flags: Flags) -> list[Arrangement]:
+    """Return the arrangements that are compared."""
+    count = str(flags.devices)
+    virtual = ("--virtual-devices", count) if flags.virtual else ()
+    placed = () if flags.virtual else ("--gpus-per-learner", "1")
+    devices = ("--devices", count, *virtual)
+    actors = ("--engine", "ray", "--actors", str(flags.actors))
+    server = (*actors, "--learners", count, "--server-mode", "sync", *placed)
+    return [
+        Arrangement("1 device", ()),
+        Arrangement(f"{flags.devices} devices, data-parallel", devices),
+        Arrangement(f"{flags.actors} actors, 1 learner", actors, ("ray",)),
+        Arrangement(
+            f"{flags.actors} actors, {flags.devices} learners, synchronous", server, ("ray",)
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

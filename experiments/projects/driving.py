@@ -1,0 +1,95 @@
+"""Distributed training for highway driving: ``python -m experiments.projects.driving``.
+
+Trains the preset driving in one process, with actors on Ray that feed one learner, and with several
+learners, and writes the table of ``docs/projects/driving.md``. Needs EnvPool and Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.projects.training import Arrangement
+from jaxdqn.cli.flags import parse, run_command
+
+PAGE = Path("docs") / "projects" / "driving.md"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    actors: int = 2
+    """Actors; must divide the 16 environments of the preset."""
+    learners: int = 2
+    """Learners of the arrangement with a parameter server."""
+    seed: int = 0
+    """Seed of the runs."""
+    rows: int | None = None
+    """Budget of a run in rows; by default that of the preset."""
+    episodes: int = 200
+    """Greedy episodes of an evaluation."""
+    out: str = "runs/driving-project"
+    """Directory of the runs. One that has ended there is not trained again."""
+    page: str | None = None
+    """Page whose results are replaced, such as docs/projects/driving.md; by default they are only
+    printed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags = parse(Flags, argv, prog="python -m experiments.projects.driving", description=__doc__)
+    for option in ("actors", "learners", "episodes"):
+        if getattr(flags, option) < 1:
+            raise ValueError(f"{option}={getattr(flags, option)}: must be at least 1")
+    from benchmarks.report import describe, stamp
+    from experiments.projects.compared import comparison, train_all
+    from experiments.projects.page import check_page, write_results
+    from experiments.projects.training import draw, require
+    from jaxdqn.config.presets import preset
+
+    num_envs = preset("driving").num_envs
+    if num_envs % flags.actors:
+        raise ValueError(f"actors={flags.actors}: must divide num_envs={num_envs}")
+    page = None if flags.page is None else Path(flags.page)
+    if page is not None:
+        check_page(page)
+    require({"envpool": "driving", "ray": "ray"})
+    more = ["--seed", str(flags.seed), "--eval-episodes", str(flags.episodes)]
+    more += [] if flags.rows is None else ["--total-rows", str(flags.rows)]
+    runs = train_all("driving", arrangements(flags), more, Path(flags.out))
+    record: dict[str, Any] = {"stamp": stamp(), "runs": runs}
+    blocks = [f"Measured on {describe(record['stamp'])}.", comparison(runs, crashes=True)]
+    images = Path(flags.out) if page is None else page.parent.parent / "images"
+    draw(Path(flags.out) / "0", images, "driving", video=False)
+    print("\n\n".join(blocks))
+    if page is not None:
+        write_results(page, record, blocks)
+
+
+def arrangements(flags: Flags) -> list[Arrangement]:
+    """Return the arrangements that are compared."""
+    actors = ("--engine", "ray", "--actors", str(flags.actors))
+    server = (*actors, "--learners", str(flags.learners), "--server-mode")
+    ray = ("ray",)
+    return [
+        Arrangement("one process", ()),
+        Arrangement(f"{flags.actors} actors, 1 learner", actors, ray),
+        Arrangement(
+            f"{flags.actors} actors, {flags.learners} learners, synchronous", (*server, "sync"), ray
+        ),
+        Arrangement(
+            f"{flags.actors} actors, {flags.learners} learners, asynchronous",
+            (*server, "async"),
+            ray,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The results on a project's page: a block of Markdown, and the same as JSON beside the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import format_markdown, write_json
+
+NOT_MEASURED = "not measured"
+"""Text of a figure that was not taken."""
+_START, _END = "<!-- results -->", "<!-- end of results -->"
+
+
+def check_page(page: Path) -> None:
+    """Check before anything is run that a page has a place for its results.
+
+    Raises:
+        ValueError: if the file does not exist, or lacks the marks around the results.
+    """
+    if not page.is_file():
+        raise ValueError(f"page='{page}': must be the Markdown file of the project")
+    text = page.read_text(encoding="utf-8")
+    if not 0 <= text.find(_START) < text.find(_END):
+        raise ValueError(f"page='{page}': must have the lines '{_START}' and '{_END}'")
+
+
+def write_results(page: Path, record: Mapping[str, Any], blocks: Sequence[str]) -> None:
+    """Replace the results of a page, and write them as JSON into ``page`` with the suffix .json.
+
+    Args:
+        page: as ``check_page`` accepts it.
+        record: what was measured, with the stamp of the machine.
+        blocks: paragraphs and tables of Markdown.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(_START)
+    _, _, after = rest.partition(_END)
+    results = "\n\n".join(block.strip() for block in blocks)
+    page.write_text(f"{before}{_START}\n{results}\n{_END}{after}", encoding="utf-8")
+    write_json(page.with_suffix(".json"), record)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table of Markdown in which None reads ``not measured``."""
+    cells = [[NOT_MEASURED if cell is None else cell for cell in row] for row in rows]
+    return format_markdown(header, cells)

@@ -1,0 +1,53 @@
+"""The Hadamax encoder: Hadamard products of two branches, with max-pooling (Kooi et al. 2025)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+
+from jaxdqn.networks.layers import Layers
+from jaxdqn.networks.torsos import Conv, Implementation, as_image
+from jaxdqn.types import Array
+
+BLOCKS = ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1))
+"""Channels and kernel of the two convolutions, window and stride of the max-pooling."""
+
+
+class HadamaxTorso(nn.Module):
+    """Three blocks of two convolutions that are multiplied, then a dense layer of 512.
+
+    The convolutions have stride 1 and pad to the same size; the max-pooling takes the place of the
+    strides of ``NatureTorso``. Activations are GELU. ``Layers.layer_norm``, which belongs to the
+    published encoder, normalises the input of each.
+    """
+
+    implementation: Implementation = "auto"
+    layers: Layers = Layers()
+    hidden_sizes: tuple[int, ...] = (512,)
+    scale: bool | None = None
+    """As in ``MLPTorso``."""
+    channels_first: bool = False
+    """Observations are [C, H, W] instead of [H, W, C]."""
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """Return features ``[B, 512]``; without dense layers, the flattened convolution."""
+        x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
+        for channels, kernel, window, stride in BLOCKS:
+            x = self._branch(x, channels, kernel) * self._branch(x, channels, kernel)
+            x = nn.max_pool(x, (window, window), (stride, stride), "SAME")
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden_sizes:
+            x = nn.gelu(self.layers.normalize(self.layers.dense(width, self.layers.dtype)(x)))
+        return x
+
+    def _branch(self, x: Array, channels: int, kernel: int) -> Array:
+        conv = Conv(
+            channels,
+            kernel,
+            1,
+            self.implementation,
+            self.layers.dtype,
+            "SAME",
+            kernel_init=nn.initializers.xavier_normal(),
+        )
+        return nn.gelu(self.layers.normalize(conv(x)))

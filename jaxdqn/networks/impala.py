@@ -1,0 +1,85 @@
+"""The residual torso of IMPALA, and adaptive max-pooling."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdqn.networks.layers import Layers
+from jaxdqn.networks.torsos import Conv, Implementation, as_image
+from jaxdqn.types import Array
+
+CHANNELS = (16, 32, 32)
+"""Channels of the three sections at width 1."""
+
+
+def adaptive_max_pool(x: Array, size: int) -> Array:
+    """Return ``[B, size, size, C]`` for x ``[B, H, W, C]``, whatever its height and width.
+
+    Output i of an axis of n is the maximum from ``floor(i n / size)`` up to, and without,
+    ``ceil((i + 1) n / size)``, as in PyTorch's ``AdaptiveMaxPool2d``. Neighbouring ranges overlap
+    if n is not a multiple of ``size``.
+
+    Raises:
+      ValueError: if ``size`` exceeds H or W.
+    """
+    if size > min(x.shape[1:3]):
+        raise ValueError(
+            f"pool_size={size}: must be at most {min(x.shape[1:3])}, the height or width of the "
+            "convolutions' output"
+        )
+    for axis in (1, 2):
+        length = x.shape[axis]
+        ranges = [(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+        parts = [
+            jnp.max(x[:, low:high] if axis == 1 else x[:, :, low:high], axis=axis)
+            for low, high in ranges
+        ]
+        x = jnp.stack(parts, axis=axis)
+    return x
+
+
+class ImpalaTorso(nn.Module):
+    """Three sections of residual convolutions, then a dense layer (Espeholt et al. 2018, fig. 3).
+
+    A section is a 3x3 convolution, a max-pooling of 3x3 with stride 2, and two residual blocks
+    ``x + conv(relu(conv(relu(x))))``. Convolutions and pooling pad to the same size. With
+    ``layer_norm`` the input of each ReLU is normalised, which the paper does not do.
+    """
+
+    implementation: Implementation = "auto"
+    layers: Layers = Layers()
+    hidden_sizes: tuple[int, ...] = (256,)
+    scale: bool | None = None
+    """As in ``MLPTorso``."""
+    channels_first: bool = False
+    """Observations are [C, H, W] instead of [H, W, C]."""
+    width: int = 1
+    """Factor on the channels 16, 32, 32."""
+    pool_size: int | None = None
+    """Height and width after adaptive max-pooling of the last section; None for no pooling."""
+    spectral: bool = False
+    """Spectral normalisation of the convolutions of the residual blocks (Clark et al. 2024)."""
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Array:
+        """Return features ``[B, 256]``; without dense layers, the flattened convolution."""
+        x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
+        for channels in CHANNELS:
+            x = self._conv(channels * self.width)(x)
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                y = self._conv(x.shape[-1], self.spectral)(self.layers.activate(x))
+                x = x + self._conv(x.shape[-1], self.spectral)(self.layers.activate(y))
+        if self.pool_size is not None:
+            x = adaptive_max_pool(x, self.pool_size)
+        x = self.layers.activate(x)
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden_sizes:
+            x = self.layers.hidden(x, width)
+        return x
+
+    def _conv(self, features: int, spectral: bool = False) -> Conv:
+        return Conv(
+            features, 3, 1, self.implementation, self.layers.dtype, "SAME", spectral=spectral
+        )
