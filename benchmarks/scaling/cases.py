@@ -83,7 +83,7 @@ def _silenced(collectives: Any) -> Any:
     return collectives._replace(**same, all_gather=gather)
 
 
-def _times(cases: dict[str, Case], effort: Effort) -> dict[str, list[float]]:
+def times_of_devices(cases: dict[str, Case], effort: Effort) -> dict[str, list[float]]:
     """Time programs that communicate between devices; wait for each call before the next.
 
     XLA has one thread per virtual CPU device, and a program that waits for a collective blocks its
@@ -107,7 +107,7 @@ def measure_unmapped(plan: Plan) -> list[dict[str, Any]]:
         mapped: tuple[Literal["shard_map", "pmap"], ...] = ("shard_map", "pmap")
         cases = {"unmapped": prepare(config, effort.iterations, mapped=False)}
         cases |= {how: prepare(config, effort.iterations, mapping=how) for how in mapped}
-        times = _times(cases, effort)
+        times = times_of_devices(cases, effort)
         for how in mapped:
             rows.append(
                 {
@@ -152,7 +152,7 @@ def measure_link(plan: Plan) -> list[dict[str, Any]]:
             vector = jax.device_put(jnp.zeros((count, elements)), layout)
             compiled = jax.jit(mapped).lower(vector).compile()
             cases[f"{4 * elements}"] = Case(partial(compiled, vector), repetitions)
-        for size, seconds in _times(cases, plan.effort).items():
+        for size, seconds in times_of_devices(cases, plan.effort).items():
             rows.append({"bytes": int(size), "D": count, "us/all-reduce": microseconds(seconds)})
     return rows
 
@@ -167,7 +167,7 @@ def measure_devices(plan: Plan, *, weak: bool) -> list[dict[str, Any]]:
             cases[f"{count}"] = prepare(config, effort.iterations, mapped=False)
             if count > 1:
                 cases[f"{count} silent"] = prepare(config, effort.iterations, silent=True)
-        times = _times(cases, effort)
+        times = times_of_devices(cases, effort)
         for count in plan.devices:
             seconds = times[f"{count}"]
             silent = times.get(f"{count} silent", seconds)
@@ -180,7 +180,7 @@ def measure_devices(plan: Plan, *, weak: bool) -> list[dict[str, Any]]:
                     "D": count,
                     "us/gradient step": microseconds(seconds),
                     "silent, us": microseconds(silent),
-                    "parameters": _parameters(single),
+                    "parameters": parameters(single),
                     "rows learned/s over 1" if weak else "speed-up over 1": gain,
                     "efficiency": gain.median / count,
                     "collectives": f"{max(0.0, 1 - share.median):.0%}",
@@ -202,7 +202,7 @@ def measure_communication(plan: Plan) -> list[dict[str, Any]]:
                 for form, fields in _FORMS.items()
             }
             cases = {form: prepare(each, effort.iterations) for form, each in by_form.items()}
-            times, size = _times(cases, effort), _parameters(single)
+            times, size = times_of_devices(cases, effort), parameters(single)
             float32 = by_form["float32"]
             float32_bytes = bytes_per_gradient_step(float32, size).total
             for form, config in by_form.items():
@@ -245,7 +245,7 @@ def measure_model(plan: Plan) -> list[dict[str, Any]]:
         if data * model <= plan.devices[-1]
     }
     cases = {name: prepare(each, brief.iterations, mapped=False) for name, each in meshed.items()}
-    times = _times(cases, brief)
+    times = times_of_devices(cases, brief)
     return [
         {
             "setting": "CartPole-v1, MLP 4096-4096, B=64",
@@ -286,7 +286,7 @@ def _over(config: Config, devices: int, *, weak: bool) -> Config:
     )
 
 
-def _parameters(config: Config) -> int:
+def parameters(config: Config) -> int:
     import jax
 
     from jaxdqn.training.trainer import make_trainer
