@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -180,7 +181,7 @@ def measure_devices(plan: Plan, *, weak: bool) -> list[dict[str, Any]]:
                     "D": count,
                     "us/gradient step": microseconds(seconds),
                     "silent, us": microseconds(silent),
-                    "parameters": parameters(single),
+                    "parameters": _parameters(single),
                     "rows learned/s over 1" if weak else "speed-up over 1": gain,
                     "efficiency": gain.median / count,
                     "collectives": f"{max(0.0, 1 - share.median):.0%}",
@@ -202,7 +203,7 @@ def measure_communication(plan: Plan) -> list[dict[str, Any]]:
                 for form, fields in _FORMS.items()
             }
             cases = {form: prepare(each, effort.iterations) for form, each in by_form.items()}
-            times, size = times_of_devices(cases, effort), parameters(single)
+            times, size = times_of_devices(cases, effort), _parameters(single)
             float32 = by_form["float32"]
             float32_bytes = bytes_per_gradient_step(float32, size).total
             for form, config in by_form.items():
@@ -286,13 +287,18 @@ def _over(config: Config, devices: int, *, weak: bool) -> Config:
     )
 
 
-def parameters(config: Config) -> int:
+def parameter_shapes(config: Config) -> list[tuple[int, ...]]:
+    """Return the shapes of the parameters of a configuration of one device."""
     import jax
 
     from jaxdqn.training.trainer import make_trainer
 
     state = jax.eval_shape(make_trainer(config).init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(state.agent.params))
+    return [leaf.shape for leaf in jax.tree.leaves(state.agent.params)]
+
+
+def _parameters(config: Config) -> int:
+    return sum(map(math.prod, parameter_shapes(config)))
 
 
 def measure_section(section: Section, plan: Plan) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -48,7 +49,7 @@ def measure_forms(forms: Mapping[str, dict[str, Any]]) -> Callable[[Effort], lis
     """
 
     def measure(effort: Effort) -> list[Result]:
-        from benchmarks.scaling.cases import parameters
+        from benchmarks.scaling.cases import parameter_shapes
         from jaxdqn.communication.cost import bytes_per_gradient_step
 
         results = []
@@ -57,12 +58,12 @@ def measure_forms(forms: Mapping[str, dict[str, Any]]) -> Callable[[Effort], lis
             configs |= {f"{env}, {form}": _config(env, **fields) for form, fields in forms.items()}
             times, notes = _times(configs, effort), {}
             baseline = next(iter(configs.values()))
-            size = parameters(_config(env, devices=1))
+            shapes = parameter_shapes(_config(env, devices=1))
             for name, config in configs.items():
                 # An accumulated gradient learns from more rows.
                 learned = config.rows_per_gradient_step / baseline.rows_per_gradient_step
                 times[name] = [each / learned for each in times[name]]
-                sent = bytes_per_gradient_step(config, size).total
+                sent = bytes_per_gradient_step(config, sum(map(math.prod, shapes)), shapes).total
                 notes[name] = f"{sent:,.0f} bytes a gradient step"
             results += compared(times, of="rows learned from", notes=notes)
         return results

@@ -30,6 +30,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Result]]] = {
     "packed-optimiser": training.measure_packed_optimiser,
     "frame-deduplication": replay.measure_deduplication,
     "bit-packing": replay.measure_bit_packing,
+    "muon": family.measure_variant(optimizer="muon"),
     "gradient-clipping": training.measure_clipping,
     "batch-size": training.measure_batch,
     "large-batch-scaled-rate": training.measure_large_batch,
@@ -50,6 +51,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Result]]] = {
     "pqn": family.measure_pqn,
     "epsilon-ladder": family.measure_ladder,
     "precision": training.measure_precision,
+    "int8-acting": training.measure_int8_acting,
     "convolution": training.measure_convolution,
     "pooled-resets": training.measure_resets,
     "guard": family.measure_guard,
@@ -72,6 +74,23 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Result]]] = {
             "int8": {"compression": "int8"},
             "top-k 1 %": {"compression": "top_k"},
         }
+    ),
+    "outer-optimiser": devices.measure_forms(
+        {
+            "average every 8, Nesterov outside": {
+                "average_every": 8,
+                "outer_optimizer": "nesterov",
+                "target_period": 96,
+            },
+            "average every 96, Nesterov outside": {
+                "average_every": 96,
+                "outer_optimizer": "nesterov",
+                "target_period": 96,
+            },
+        }
+    ),
+    "powersgd": devices.measure_forms(
+        {f"rank {rank}": {"compression": "powersgd", "powersgd_rank": rank} for rank in (1, 2, 4)}
     ),
     "model-parallel": devices.measure_model_parallel,
     "population": devices.measure_population,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +185,20 @@ def measure_precision(effort: Effort) -> list[Result]:
             for precision in ("float32", "bfloat16")
         }
         results += speed_ups(learning_cases(configs, effort), effort, of="gradient steps")
+    return results
+
+
+def measure_int8_acting(effort: Effort) -> list[Result]:
+    """Measure acting by int8 weights relative to float32."""
+    results = []
+    for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
+        cases = {}
+        precisions: tuple[Literal["float32", "int8"], ...] = ("float32", "int8")
+        for precision in precisions:
+            config = sized(env, num_envs=64, act_precision=precision)
+            case = workloads.prepare_acting(config, effort.iterations).case
+            cases[f"{env} {precision}"] = case._replace(work=case.work * config.num_envs)
+        results += speed_ups(cases, effort, of="rows acted")
     return results
 
 

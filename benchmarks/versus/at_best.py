@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +99,18 @@ def train_jaxdqn(seed: int) -> dict[str, Any]:
 def compare_at_best(
     peers: Sequence[tuple[str, str]],
     seeds: int,
-    python: str,
+    python: str | Mapping[str, str],
     threads: int | None,
     report: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Train jaxdqn and the peers on the same seeds, one seed of each in turn.
+
+    Args:
+        peers: names and arguments.
+        seeds: number of seeds of each.
+        python: interpreter that has the peers installed, or one for each of them by name.
+        threads: of XLA and PyTorch in the peers on CPU; None for one per core.
+        report: takes a line for each result.
 
     Returns:
         One record for each: its name and the results of its seeds, or ``missing``.
@@ -112,7 +119,8 @@ def compare_at_best(
     processes: list[Process | None] = [None]
     try:
         for name, argument in peers:
-            process = start_peer(python, name, argument, threads)
+            interpreter = python if isinstance(python, str) else python[name]
+            process = start_peer(interpreter, name, argument, threads)
             processes.append(process)
             records.append({"name": name, "cpu_threads": threads, **process.receive(), "seeds": []})
         for seed in range(seeds):
