@@ -236,7 +236,9 @@ def scale_by_muon(epsilon: float) -> optax.GradientTransformation:
     def update(
         updates: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
-        scaled, state = muon.update(updates, state, params)
+        del params
+        # Without weight decay it reads only the shapes of the parameters, which it requires.
+        scaled, state = muon.update(updates, state, updates)
         # Its coefficients are float64 with jax_enable_x64.
         return jax.tree.map(lambda new, old: new.astype(old.dtype), scaled, updates), state
 
