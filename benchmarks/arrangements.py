@@ -60,7 +60,7 @@ def _main(argv: Sequence[str]) -> None:
     report: dict[str, Any] = {"stamp": stamp(), "flags": dataclasses.asdict(flags)}
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for name in alternating(names, flags.rounds):
-        measured[name].append(measure(name, flags.rows))
+        measured[name].append(measure(CASES[name], flags.rows))
     base = [each["gradient_steps_per_second"] for each in measured[names[0]]]
     report["cases"] = {}
     for name, results in measured.items():
@@ -78,10 +78,15 @@ def _main(argv: Sequence[str]) -> None:
         print(f"measurements in {flags.json}")
 
 
-def measure(name: str, rows: int) -> dict[str, float]:
-    """Run an arrangement once; return its rates, and the ages of what it learns from."""
+def measure(case: Sequence[str], rows: int) -> dict[str, float]:
+    """Run an arrangement once; return its rates, and the ages of what it learns from.
+
+    Args:
+        case: options of ``jaxdqn run`` for the arrangement, as in ``CASES``.
+        rows: rows of the run.
+    """
     options = (
-        *CASES[name],
+        *case,
         *("--replay", "prioritized", "--total-rows", str(rows), "--log-every", str(rows // 6)),
         *("--eval-episodes", "1"),
     )

@@ -85,7 +85,7 @@ def measure_starts(rounds: int, directory: Path) -> dict[str, Any]:
         seconds["import"].append(time.perf_counter() - start)
         for kind in ("cold", "warm"):
             out, cache = directory / f"{kind}-{index}", directory / f"cache-{index}"
-            seconds[kind].append(_first_chunk(out, cache))
+            seconds[kind].append(first_chunk(out, cache))
     return {name: spread(values) for name, values in seconds.items()}
 
 
@@ -146,7 +146,7 @@ def measure_long_run(rows: int, directory: Path) -> dict[str, float]:
     }
 
 
-def _first_chunk(out: Path, cache: Path) -> float:
+def first_chunk(out: Path, cache: Path) -> float:
     """Return the seconds from the command to its first line of metrics."""
     start = time.perf_counter()
     flags = ["cartpole", "--out", str(out)]

@@ -272,6 +272,11 @@ def trained_params(params: Params) -> Params:
     return params.network if isinstance(params, NormalizedParams) else params
 
 
+def with_trained_params(params: Params, trained: Params) -> Params:
+    """Return the parameters with another trained part."""
+    return params._replace(network=trained) if isinstance(params, NormalizedParams) else trained
+
+
 class Exploration(NamedTuple):
     """Exploration parameters of one vector step."""
 

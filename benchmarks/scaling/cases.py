@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,7 +84,7 @@ def _silenced(collectives: Any) -> Any:
     return collectives._replace(**same, all_gather=gather)
 
 
-def _times(cases: dict[str, Case], effort: Effort) -> dict[str, list[float]]:
+def times_of_devices(cases: dict[str, Case], effort: Effort) -> dict[str, list[float]]:
     """Time programs that communicate between devices; wait for each call before the next.
 
     XLA has one thread per virtual CPU device, and a program that waits for a collective blocks its
@@ -107,7 +108,7 @@ def measure_unmapped(plan: Plan) -> list[dict[str, Any]]:
         mapped: tuple[Literal["shard_map", "pmap"], ...] = ("shard_map", "pmap")
         cases = {"unmapped": prepare(config, effort.iterations, mapped=False)}
         cases |= {how: prepare(config, effort.iterations, mapping=how) for how in mapped}
-        times = _times(cases, effort)
+        times = times_of_devices(cases, effort)
         for how in mapped:
             rows.append(
                 {
@@ -152,7 +153,7 @@ def measure_link(plan: Plan) -> list[dict[str, Any]]:
             vector = jax.device_put(jnp.zeros((count, elements)), layout)
             compiled = jax.jit(mapped).lower(vector).compile()
             cases[f"{4 * elements}"] = Case(partial(compiled, vector), repetitions)
-        for size, seconds in _times(cases, plan.effort).items():
+        for size, seconds in times_of_devices(cases, plan.effort).items():
             rows.append({"bytes": int(size), "D": count, "us/all-reduce": microseconds(seconds)})
     return rows
 
@@ -167,7 +168,7 @@ def measure_devices(plan: Plan, *, weak: bool) -> list[dict[str, Any]]:
             cases[f"{count}"] = prepare(config, effort.iterations, mapped=False)
             if count > 1:
                 cases[f"{count} silent"] = prepare(config, effort.iterations, silent=True)
-        times = _times(cases, effort)
+        times = times_of_devices(cases, effort)
         for count in plan.devices:
             seconds = times[f"{count}"]
             silent = times.get(f"{count} silent", seconds)
@@ -202,7 +203,7 @@ def measure_communication(plan: Plan) -> list[dict[str, Any]]:
                 for form, fields in _FORMS.items()
             }
             cases = {form: prepare(each, effort.iterations) for form, each in by_form.items()}
-            times, size = _times(cases, effort), _parameters(single)
+            times, size = times_of_devices(cases, effort), _parameters(single)
             float32 = by_form["float32"]
             float32_bytes = bytes_per_gradient_step(float32, size).total
             for form, config in by_form.items():
@@ -245,7 +246,7 @@ def measure_model(plan: Plan) -> list[dict[str, Any]]:
         if data * model <= plan.devices[-1]
     }
     cases = {name: prepare(each, brief.iterations, mapped=False) for name, each in meshed.items()}
-    times = _times(cases, brief)
+    times = times_of_devices(cases, brief)
     return [
         {
             "setting": "CartPole-v1, MLP 4096-4096, B=64",
@@ -286,13 +287,18 @@ def _over(config: Config, devices: int, *, weak: bool) -> Config:
     )
 
 
-def _parameters(config: Config) -> int:
+def parameter_shapes(config: Config) -> list[tuple[int, ...]]:
+    """Return the shapes of the parameters of a configuration of one device."""
     import jax
 
     from jaxdqn.training.trainer import make_trainer
 
     state = jax.eval_shape(make_trainer(config).init, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(state.agent.params))
+    return [leaf.shape for leaf in jax.tree.leaves(state.agent.params)]
+
+
+def _parameters(config: Config) -> int:
+    return sum(map(math.prod, parameter_shapes(config)))
 
 
 def measure_section(section: Section, plan: Plan) -> list[dict[str, Any]]:

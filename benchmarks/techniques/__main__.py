@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import (
-    check_writable,
-    describe,
-    format_markdown,
-    format_table,
-    stamp,
-    write_json,
+from benchmarks.report import check_writable, describe, stamp, write_json
+from benchmarks.techniques.page import as_markdown, as_text
+from benchmarks.techniques.records import (
+    Record,
+    described,
+    finished,
+    merged,
+    read_report,
+    result_record,
 )
-from benchmarks.timing import RATIOS, compile_cold
+from benchmarks.timing import compile_cold
 from jaxdqn.cli.flags import parse, run_command
 
 if TYPE_CHECKING:
-    from benchmarks.techniques.registry import Result, Technique
+    from benchmarks.techniques.registry import Technique
 
-MEASURED = ("technique", "case", "against", "speed-up", "of")
-DESCRIBED = ("technique", "principle", "good for", "costs", "measured on")
+_QUICK_SECONDS = 150.0
+"""Seconds after which ``--quick`` starts no further technique."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,44 +36,22 @@ class Flags:
     only: tuple[str, ...] = ()
     """Techniques to measure; by default all."""
     quick: bool = False
-    """Fewer cases, measured briefly: a first look, not a measurement."""
+    """Fewer cases, measured briefly, in less than three minutes: a first look, not a measurement.
+    Techniques that do not fit are skipped; with --json, the same command continues with them."""
     json: str | None = None
-    """File for the measurements, such as benchmarks/results/techniques.json."""
+    """File for the measurements, such as benchmarks/results/techniques.json. It is written after
+    each technique, and the finished ones of an interrupted run in it are not measured again."""
+    resume: str | None = None
+    """File of an interrupted run whose finished techniques are kept; by default that of --json."""
+    fresh: bool = False
+    """Measure all techniques again, whatever the file of --json holds."""
+    read: tuple[str, ...] = ()
+    """Format the measurements of these files, of --json, and measure nothing. The first file that
+    has a technique counts."""
     markdown: str | None = None
-    """File for the tables in Markdown."""
-
-
-def measured_rows(technique: Technique, results: Sequence[Result]) -> list[list[Any]]:
-    """Return the rows of a technique in the table of speed-ups."""
-    return [
-        [technique.name, result.case, result.against, result.speed_up, result.of]
-        for result in results
-    ]
-
-
-def described_row(technique: Technique) -> list[str]:
-    """Return the row of a technique in the table of descriptions."""
-    return [
-        technique.name,
-        technique.principle,
-        technique.good_for,
-        technique.costs,
-        technique.measured_on,
-    ]
-
-
-def as_markdown(
-    machine: str, techniques: Sequence[Technique], rows: Sequence[Sequence[Any]]
-) -> str:
-    """Format both tables in Markdown, with the machine of the measurement."""
-    described = [described_row(technique) for technique in techniques]
-    return "\n\n".join(
-        [
-            f"Measured on {machine}. Speed-up {RATIOS}.",
-            format_markdown(MEASURED, rows),
-            format_markdown(DESCRIBED, described),
-        ]
-    )
+    """File for the page in Markdown, such as docs/techniques.md."""
+    picture: str | None = None
+    """File for a picture of the speed-ups, such as techniques.png."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,40 +61,106 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="jaxdqn compare", description=__doc__)
-    check_writable(flags.json)
-    check_writable(flags.markdown)
+    for path in (flags.json, flags.markdown, flags.picture):
+        check_writable(path)
+    if flags.fresh and flags.resume is not None:
+        raise ValueError(f"resume={flags.resume!r}: must be left out with --fresh")
     from benchmarks.techniques import table  # noqa: F401 (registers the techniques)
-    from benchmarks.techniques.registry import FULL, QUICK, select_techniques
 
-    techniques = select_techniques(flags.only)
-    compile_cold()
-    effort = QUICK if flags.quick else FULL
-    stamped = stamp()
-    print(describe(stamped))
-    rows, report = [], []
-    for technique in techniques:
-        if sys.stderr.isatty():
-            print(f"measuring {technique.name}", file=sys.stderr)
-        results = technique.measure(effort)
-        rows += measured_rows(technique, results)
-        described = dict(zip(DESCRIBED, described_row(technique), strict=True))
-        report.append({**described, "results": results})
-        if flags.json is not None:
-            # After each technique, so that an interrupted benchmark keeps its results.
-            write_json(flags.json, {"stamp": stamped, "effort": effort, "techniques": report})
-    print(f"speed-up {RATIOS}\n\n{format_table(MEASURED, rows)}\n")
-    for technique in techniques:
-        print(_description(technique))
+    if flags.read:
+        stamps, records = _read(flags.read)
+    else:
+        stamps, records = _measure_all(flags)
+    print(as_text(records))
     if flags.markdown is not None:
         target = Path(flags.markdown)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(as_markdown(describe(stamped), techniques, rows) + "\n")
+        target.write_text(as_markdown(stamps, records))
+    if flags.picture is not None:
+        from benchmarks.techniques.picture import draw
+
+        Path(flags.picture).parent.mkdir(parents=True, exist_ok=True)
+        draw(records, flags.picture, "; ".join(map(describe, stamps)))
 
 
-def _description(technique: Technique) -> str:
-    name, *texts = described_row(technique)
-    lines = [f"  {title}: {text}" for title, text in zip(DESCRIBED[1:], texts, strict=True)]
-    return "\n".join([name, *lines])
+def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
+    """Return the stamps and the records of files, with the descriptions of today."""
+    from benchmarks.techniques.registry import TECHNIQUES
+
+    reports = [read_report(path) for path in paths]
+    groups: list[dict[str, Record]] = [
+        {each["technique"]: each for each in report["techniques"]} for report in reports
+    ]
+    measured = {each["technique"]: each for each in merged((), *groups)}
+    missing: Record = {"skipped": "no record yet"}
+    records = []
+    for name, technique in TECHNIQUES.items():
+        found = measured.get(name, missing)
+        result = {key: found[key] for key in ("results", "skipped") if key in found}
+        records.append({**described(technique), **result})
+    return [report["stamp"] for report in reports], records
+
+
+def _measure_all(flags: Flags) -> tuple[list[Mapping[str, Any]], list[Record]]:
+    """Measure the techniques that are not finished; write the JSON after each."""
+    from benchmarks.techniques.registry import FULL, QUICK, TECHNIQUES, select_techniques
+
+    techniques = select_techniques(flags.only)
+    effort = QUICK if flags.quick else FULL
+    if flags.quick:
+        _use_compilation_cache()
+    else:
+        compile_cold()
+    stamped = stamp()
+    print(describe(stamped), flush=True)
+    earlier = flags.resume or flags.json
+    kept: dict[str, Record] = {}
+    if earlier is not None and not flags.fresh and (flags.resume or Path(earlier).exists()):
+        kept = finished(earlier, stamped, effort)
+    measured: dict[str, Record] = {}
+    until = time.monotonic() + _QUICK_SECONDS if flags.quick else float("inf")
+    for technique in techniques:
+        if technique.name not in kept:
+            measured[technique.name] = _measure(technique, effort, until)
+        records = merged(list(TECHNIQUES), measured, kept)
+        if flags.json is not None:
+            write_json(flags.json, {"stamp": stamped, "effort": effort, "techniques": records})
+    return [stamped], merged(list(TECHNIQUES), measured, kept)
+
+
+def _measure(technique: Technique, effort: Any, until: float) -> Record:
+    """Measure a technique; return its record, or one with the reason why it is skipped."""
+    from benchmarks.techniques.registry import Skipped
+
+    record = described(technique)
+    if time.monotonic() > until:
+        return {**record, "skipped": "no time left with --quick"}
+    if sys.stderr.isatty():
+        print(f"measuring {technique.name}", file=sys.stderr)
+    start = time.monotonic()
+    try:
+        results = technique.measure(effort)
+    except Skipped as skipped:
+        return {**record, "skipped": str(skipped)}
+    return {
+        **record,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "seconds": round(time.monotonic() - start, 1),
+        "results": [result_record(result) for result in results],
+    }
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs for later runs of ``--quick``, also those of child processes."""
+    import jax
+
+    from jaxdqn.run.compilation_cache import use_persistent_cache
+
+    use_persistent_cache()
+    directory = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (mypy does not know it)
+    if directory:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks.configs import BREAKOUT, CARTPOLE, matched
 from benchmarks.techniques.registry import Result, learning_cases, speed_ups
 from benchmarks.timing import Effort
 from jaxdqn.config.config import Config, replace
-from jaxdqn.config.presets import preset
+from jaxdqn.config.presets import ALGORITHMS, preset
 
 
 def measure_n_step(effort: Effort) -> list[Result]:
@@ -18,17 +18,70 @@ def measure_n_step(effort: Effort) -> list[Result]:
     return speed_ups(learning_cases(configs, effort), effort, of="gradient steps")
 
 
-def measure_variant(**fields: Any) -> Callable[[Effort], list[Result]]:
+def measure_variant(
+    case: str = "variant", against: str = "plain", **fields: Any
+) -> Callable[[Effort], list[Result]]:
     """Return a measurement of a variant relative to plain DQN, on two environments."""
 
     def measure(effort: Effort) -> list[Result]:
         results = []
         for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
-            configs = {f"{env} plain": matched(env), f"{env} variant": matched(env, **fields)}
-            results += speed_ups(learning_cases(configs, effort), effort, of="gradient steps")
+            configs = {
+                f"{env} {against}": matched(env),
+                f"{env} {case}": matched(env, **fields),
+            }
+            brief = _brief(effort, env)
+            results += speed_ups(learning_cases(configs, brief), brief, of="gradient steps")
         return results
 
     return measure
+
+
+def _brief(effort: Effort, env: str) -> Effort:
+    """Return fewer iterations for the slower environment."""
+    return effort if env == CARTPOLE else effort._replace(iterations=max(1, effort.iterations // 5))
+
+
+def measure_guard(effort: Effort) -> list[Result]:
+    """Measure the check of every gradient step relative to none."""
+    results = []
+    for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
+        configs = {f"{env} unchecked": matched(env, guard="off"), f"{env} guard": matched(env)}
+        brief = _brief(effort, env)
+        results += speed_ups(learning_cases(configs, brief), brief, of="gradient steps")
+    return results
+
+
+def measure_rainbow(effort: Effort) -> list[Result]:
+    """Measure Rainbow relative to DQN."""
+    fields = {**ALGORITHMS["rainbow"], "value_min": 0.0, "value_max": 100.0}
+    return measure_variant("Rainbow", "DQN", **fields)(effort)
+
+
+def measure_recurrent(effort: Effort) -> list[Result]:
+    """Measure sequences through an LSTM relative to transitions, in rows learned from."""
+    sequences: dict[str, Any] = {"recurrent": "lstm", "sequence_length": 16, "burn_in": 4}
+    configs = {
+        "transitions": matched(rollout_length=4, batch_size=128),
+        "LSTM": matched(rollout_length=4, batch_size=8, **sequences),
+    }
+    # 8 sequences of 16 rows are as many rows as the batch of transitions.
+    cases = learning_cases(configs, effort, lambda _: 128)
+    return speed_ups(cases, effort, of="rows learned from")
+
+
+def measure_ladder(effort: Effort) -> list[Result]:
+    """Measure a ladder of epsilons relative to one epsilon."""
+    configs = {
+        "one epsilon": matched(num_envs=64),
+        "ladder": matched(num_envs=64, epsilon_schedule="constant", epsilon_end=0.4,
+                          epsilon_ladder=7.0),
+    }  # fmt: skip
+    return speed_ups(
+        learning_cases(configs, effort, lambda config: config.rows_per_iteration),
+        effort,
+        of="rows acted",
+    )
 
 
 def measure_distributional(effort: Effort) -> list[Result]:
@@ -38,9 +91,7 @@ def measure_distributional(effort: Effort) -> list[Result]:
         losses = {"C51": "categorical", "QR-DQN": "quantile", "IQN": "implicit_quantile"}
         configs = {f"{env} DQN": matched(env)}
         configs |= {f"{env} {name}": matched(env, loss=loss) for name, loss in losses.items()}
-        brief = effort._replace(
-            iterations=max(1, effort.iterations // (5 if env == BREAKOUT else 1))
-        )
+        brief = _brief(effort, env)
         results += speed_ups(learning_cases(configs, brief), brief, of="gradient steps")
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from contextlib import ExitStack
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import jax
 
 from benchmarks.host import Prolonged, host_config, prepare_host
-from benchmarks.techniques.registry import Result, speed_ups
+from benchmarks.techniques.plain_loop import plain_loop
+from benchmarks.techniques.registry import Result, Skipped, speed_ups
 from benchmarks.timing import Case, Effort
 from jaxdqn import envs
 
@@ -49,6 +51,46 @@ def measure_overlap(effort: Effort) -> list[Result]:
         }
         results += speed_ups(cases, effort, of="rows")
     return results
+
+
+def measure_python_loop(effort: Effort) -> list[Result]:
+    """Measure the trainer of host environments relative to a plain loop in Python."""
+    config = host_config(8, 4, 32, 1, hidden_sizes=(64, 64), overlap=False)
+    iterations = max(2, effort.iterations // 10)
+    work = float(iterations * config.rows_per_iteration)
+    devices = {"plain loop, learner on the CPU": jax.devices("cpu")[0]}
+    if jax.default_backend() != "cpu":
+        devices["plain loop, learner on the device"] = jax.devices()[0]
+    with ExitStack() as stack:
+        cases = {
+            name: Case(plain_loop(config, iterations, device, stack), work)
+            for name, device in devices.items()
+        }
+        cases["library, in turn"] = _case(config, effort)
+        return speed_ups(cases, effort, of="rows")
+
+
+def measure_envpool(effort: Effort) -> list[Result]:
+    """Measure steps of EnvPool's threads relative to Gymnasium's processes."""
+    if importlib.util.find_spec("envpool") is None:
+        raise Skipped("EnvPool is not installed: pip install envpool")
+    from jaxdqn.config.config import Config
+
+    num_envs, cases = 8, {}
+    settings: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("Gymnasium, a process each", "gymnasium:CartPole-v1", {"env_processes": True}),
+        ("Gymnasium, one process", "gymnasium:CartPole-v1", {}),
+        ("EnvPool", "envpool:CartPole-v1", {}),
+    )
+    with ExitStack() as stack:
+        for name, env, more in settings:
+            host = envs.configured_host_environment(Config(env=env, num_envs=num_envs, **more))
+            assert host is not None
+            vector = host.make(num_envs)
+            stack.callback(vector.close)
+            vector.reset(0)
+            cases[name] = _stepping(vector, num_envs, effort)
+        return speed_ups(cases, effort, of="rows")
 
 
 def measure_host_environments(effort: Effort) -> list[Result]:

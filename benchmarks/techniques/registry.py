@@ -1,8 +1,11 @@
-"""Registry of acceleration techniques."""
+"""Registry of acceleration techniques, and the timing that they share."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import NamedTuple
 
 from benchmarks import workloads
@@ -24,6 +27,8 @@ class Result(NamedTuple):
     """Rate over the rate of the baseline; below 1 the case is slower."""
     of: str
     """Unit of work that the rates count."""
+    notes: str = ""
+    """Further measured or computed quantities, such as bytes or the age of what is learned from."""
 
 
 class Technique(NamedTuple):
@@ -31,10 +36,20 @@ class Technique(NamedTuple):
 
     name: str
     principle: str
-    good_for: str
-    costs: str
+    source: str
+    """Paper or document that describes it."""
+    claimed: str
+    """Speed-up that the source claims."""
+    advantages: str
+    drawbacks: str
+    when: str
+    """Situation in which to use it."""
     measured_on: str
     measure: Callable[[Effort], list[Result]]
+
+
+class Skipped(Exception):
+    """A technique cannot be measured here; the argument is the reason."""
 
 
 TECHNIQUES: dict[str, Technique] = {}
@@ -69,7 +84,12 @@ def select_techniques(names: Sequence[str]) -> list[Technique]:
 
 
 def speed_ups(
-    cases: Mapping[str, Case], effort: Effort, *, of: str, against: str | None = None
+    cases: Mapping[str, Case],
+    effort: Effort,
+    *,
+    of: str,
+    against: str | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Time the cases alternately; return the speed-up of each over the baseline.
 
@@ -78,12 +98,26 @@ def speed_ups(
         effort: amount of measurement.
         of: unit of work.
         against: name of the baseline; None takes the first case.
+        notes: ``Result.notes`` of a case, by its name.
     """
-    against = against or next(iter(cases))
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
+    return compared(times, of=of, against=against, notes=notes)
+
+
+def compared(
+    seconds: Mapping[str, Sequence[float]],
+    *,
+    of: str,
+    against: str | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> list[Result]:
+    """Return the speed-up of each case from seconds per unit of work, [rounds]."""
+    against = against or next(iter(seconds))
     return [
-        Result(name, against, ratio(times[against], times[name]), of)
-        for name in cases
+        Result(
+            name, against, ratio(seconds[against], seconds[name]), of, (notes or {}).get(name, "")
+        )
+        for name in seconds
         if name != against
     ]
 
@@ -93,15 +127,24 @@ def learning_cases(
     effort: Effort,
     work: Callable[[Config], float] = lambda config: config.gradient_steps_per_iteration,
 ) -> dict[str, Case]:
-    """Compile learning iterations of each configuration.
+    """Compile learning iterations of each configuration, several at a time.
 
     Args:
         configs: configurations by name.
         effort: amount of measurement.
         work: returns the units of work per iteration; by default gradient steps.
     """
-    cases = {}
-    for name, config in configs.items():
-        case = workloads.prepare_learning(config, effort.iterations).case
-        cases[name] = case._replace(work=case.work * work(config))
-    return cases
+    # XLA compiles outside Python's lock, so that as many programs as there are cores compile at
+    # once.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        prepared = list(pool.map(lambda each: _prepared(each, effort.iterations), configs.values()))
+    return {
+        name: case._replace(work=case.work * work(config))
+        for (name, config), case in zip(configs.items(), prepared, strict=True)
+    }
+
+
+@lru_cache(maxsize=4)
+def _prepared(config: Config, iterations: int) -> Case:
+    """Return compiled iterations. Techniques share a baseline, and so its compilation."""
+    return workloads.prepare_learning(config, iterations).case

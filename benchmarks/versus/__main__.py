@@ -7,52 +7,26 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks.host import name_of
 from benchmarks.processes import CPU_THREADS, Process
-from benchmarks.report import check_writable, describe, format_table, stamp, write_json
-from benchmarks.timing import MEDIANS, RATIOS, alternating, median_interval, spread, verdict
+from benchmarks.report import check_writable, describe, stamp, write_json
+from benchmarks.timing import MEDIANS, RATIOS
 from benchmarks.versus.at_best import AT_BEST, FILES, SOLVE_RETURN, at_best_table, compare_at_best
-from jaxdqn.cli.flags import parse, run_command
-from jaxdqn.errors import known_name
-
-WORK = (
-    "CartPole-v1, one gradient step of batch 128 per 10 environment steps, replay of 10 000, "
-    "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn and purejaxrl 10, CleanRL 1, "
-    "Stable-Baselines3 and SBX 1 or ENVS. purejaxql: PQN on Breakout-MinAtar, 128 environments, "
-    "32 steps, 32 minibatches, 2 epochs, convolution. sb3-host and sbx-host: CartPole-v1 in 8 "
-    "environments on the host, MLP 64-64. rllib: RLlib's DQN with 2 environment runners of 5 "
-    "environments and prioritised replay; jaxdqn on Ray with 2 actors"
+from benchmarks.versus.busy import Limits, wait_until_quiet
+from benchmarks.versus.matched import (
+    PEERS,
+    WORK,
+    measure_peer,
+    parse_peer,
+    results_table,
+    start_jaxdqn,
+    work_of,
 )
-
-
-class Peer(NamedTuple):
-    """Peer that ``peers.py`` can drive."""
-
-    bar: float
-    """Required ratio of jaxdqn's gradient steps/s to the peer's."""
-    gradient_steps: int
-    """Gradient steps per measurement."""
-    work: str = "matched"
-    """Name of the work for ``benchmarks.versus.jaxdqn_driver``."""
-
-
-PEERS = {
-    "purejaxrl": Peer(bar=1.15, gradient_steps=10_000),
-    "purejaxql": Peer(bar=6.0, gradient_steps=256, work="pqn"),
-    "sb3": Peer(bar=12.0, gradient_steps=400),
-    "sbx": Peer(bar=12.0, gradient_steps=400),
-    "cleanrl": Peer(bar=12.0, gradient_steps=400),
-    "sb3-host": Peer(bar=2.2, gradient_steps=512, work="host"),
-    "sbx-host": Peer(bar=2.6, gradient_steps=512, work="host"),
-    "rllib": Peer(bar=10.0, gradient_steps=200, work="ray"),
-}
-CADENCE = "4,32,1"
-BARS = {("sb3-host", "32,64,16"): 4.5}
-"""Bars of other cadences than ``CADENCE``."""
+from jaxdqn.cli.flags import parse, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,64 +55,26 @@ class Flags:
     peer_threads: int | None = None
     """Threads of XLA and PyTorch in the peers on CPU; by default one per core, the peers' own
     default. jaxdqn uses one, as ``jaxdqn run`` does for networks of this size."""
+    all: bool = False
+    """Measure every peer: those of the package index, each in a virtual environment that is built
+    with pinned versions, and those that --peer NAME=FILE gives; at matched work and, where there is
+    a driver, each at its best."""
+    environments: str = "~/.cache/jaxdqn/peers"
+    """Directory of the virtual environments of --all. Finished ones are used again."""
+    workload: Literal["matched", "milabench"] = "matched"
+    """milabench: that of its purejaxrl benchmark (SpaceInvaders-MinAtar, 128 environments, a replay
+    of 131,072, batch 65,536, 2 million steps), with the flat network and with a convolution
+    network; give --peer purejaxrl=FILE."""
+    scale: int = 1
+    """Divisor of environments, replay, batch and steps with --workload milabench, to try it out."""
+    busy_ok: bool = False
+    """With --all or --workload: measure although other programs use the machine."""
+    max_load: float = 0.5
+    """Load average for each core above which the machine counts as busy."""
+    max_cpu_share: float = 0.1
+    """Share of the processors used by other programs above which the machine counts as busy."""
     json: str | None = None
     """File for the measurements, such as benchmarks/results/versus.json."""
-
-
-def compare(name: str, peer: Any, jaxdqn: Any, rounds: int, bar: float) -> dict[str, Any]:
-    """Measure jaxdqn and a peer alternately.
-
-    Args:
-        name: name of the peer.
-        peer: process whose ``measure()`` does the peer's work once.
-        jaxdqn: likewise for jaxdqn.
-        rounds: measurements of each.
-        bar: required ratio.
-
-    Returns:
-        Name of the peer, gradient and environment steps/s of both, and the ratio of the gradient
-        steps/s; or the name and ``missing``, the reason why there is no measurement.
-    """
-    measured: dict[str, list[dict[str, Any]]] = {"jaxdqn": [], "peer": []}
-    processes = {"jaxdqn": jaxdqn, "peer": peer}
-    peer.measure()  # to warm up; a failure shows in the next measurement
-    for side in alternating(processes, rounds):
-        answer = processes[side].measure()
-        if "missing" in answer:
-            return {"peer": name, **answer}
-        measured[side].append(answer)
-
-    def rates(side: str, count: str) -> list[float]:
-        return [answer[count] / answer["seconds"] for answer in measured[side]]
-
-    pairs = zip(rates("jaxdqn", "gradient_steps"), rates("peer", "gradient_steps"), strict=True)
-    return {
-        "peer": name,
-        "gradient_steps_per_second": spread(rates("peer", "gradient_steps")),
-        "env_steps_per_second": spread(rates("peer", "env_steps")),
-        "jaxdqn_gradient_steps_per_second": spread(rates("jaxdqn", "gradient_steps")),
-        "jaxdqn_env_steps_per_second": spread(rates("jaxdqn", "env_steps")),
-        "ratio": median_interval([ours / theirs for ours, theirs in pairs]),
-        "bar": bar,
-    }
-
-
-def results_table(results: Sequence[dict[str, Any]]) -> str:
-    """Format the table of the measured peers."""
-    rows = [
-        [
-            result["peer"],
-            result["compile_seconds"],
-            result["env_steps_per_second"],
-            result["gradient_steps_per_second"],
-            result["jaxdqn_gradient_steps_per_second"],
-            result["ratio"],
-            verdict(result["ratio"], result["bar"], higher_is_better=True),
-        ]
-        for result in results
-    ]
-    headers = ["peer", "compile s", "env steps/s", "gradient steps/s", "jaxdqn gradient steps/s"]
-    return format_table([*headers, "ratio", "bar"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,8 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="python -m benchmarks.versus", description=__doc__)
-    peers = [_parse_peer(peer) for peer in flags.peer]
+    peers = [parse_peer(peer) for peer in flags.peer]
     _check(flags)
+    if flags.all:
+        _measure_all(flags, peers)
+        return
+    if flags.workload == "milabench":
+        _measure_milabench(flags, peers)
+        return
     if flags.at_best:
         _measure_at_best(flags, peers)
         return
@@ -159,14 +101,17 @@ def _main(argv: Sequence[str]) -> None:
     with ExitStack() as stack:
         jaxdqn: dict[str, Process] = {}
         compile_seconds = {}
-        for work in dict.fromkeys(_work_of(name, argument) for name, argument in peers):
-            jaxdqn[work] = _start_jaxdqn(work, divisor)
+        for work in dict.fromkeys(work_of(name, argument) for name, argument in peers):
+            jaxdqn[work] = start_jaxdqn(work, divisor)
             stack.callback(jaxdqn[work].close)
             compile_seconds[work] = jaxdqn[work].receive()["compile_seconds"]
             print(f"jaxdqn ({work}): compiled in {compile_seconds[work]:.1f} s")
         for name, argument in peers:
-            process = jaxdqn[_work_of(name, argument)]
-            result = _measure_peer(flags, name, argument, process, rounds, divisor)
+            process = jaxdqn[work_of(name, argument)]
+            result = measure_peer(
+                name, argument, process, python=flags.peer_python, rounds=rounds, divisor=divisor,
+                threads=flags.peer_threads,
+            )  # fmt: skip
             report["results"].append(result)
             if "missing" in result:
                 source = f"; get it: {result['get']}" if "get" in result else ""
@@ -184,7 +129,7 @@ def _main(argv: Sequence[str]) -> None:
 
 def _check(flags: Flags) -> None:
     """Raise if a flag is invalid."""
-    if not flags.peer:
+    if not flags.peer and not flags.all:
         raise ValueError(f"peer=(): must name at least one of {', '.join(PEERS)}; see --help")
     if flags.rounds < 1:
         raise ValueError(f"rounds={flags.rounds}: must be at least 1")
@@ -201,6 +146,13 @@ def _check(flags: Flags) -> None:
         raise ValueError(f"peer_threads={flags.peer_threads}: must be at least 1")
     if shutil.which(flags.peer_python) is None:
         raise ValueError(f"peer_python={flags.peer_python!r}: must be a Python interpreter")
+    if flags.scale < 1:
+        raise ValueError(f"scale={flags.scale}: must be at least 1")
+    for name in ("max_load", "max_cpu_share"):
+        if getattr(flags, name) <= 0:
+            raise ValueError(f"{name}={getattr(flags, name)}: must be above 0")
+    if flags.all and (flags.at_best or flags.workload != "matched"):
+        raise ValueError("all=True: must be given without --at-best and --workload")
     check_writable(flags.json)
 
 
@@ -231,67 +183,59 @@ def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
         print(f"measurements in {flags.json}")
 
 
-def _start_jaxdqn(work: str, divisor: int) -> Process:
-    """Start jaxdqn on the work of some peers, with the threads that it chooses for that work."""
-    if work.startswith("host:"):
-        steps = max(64, PEERS["sb3-host"].gradient_steps // divisor)
-        return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
-    if work == "ray":
-        steps = max(64, 5 * PEERS["rllib"].gradient_steps // divisor)
-        return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
-    if work == "pqn":
-        steps = max(64, PEERS["purejaxql"].gradient_steps // divisor)
-        return Process.jaxdqn(steps, None, "stop", work)
-    return Process.jaxdqn(PEERS["purejaxrl"].gradient_steps // divisor, CPU_THREADS)
+def _measure_all(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
+    """Build the environments of all peers, measure them, and report."""
+    from benchmarks.versus.environments import build_environment
+    from benchmarks.versus.every_peer import compare_all, missing_lines
+
+    limits = Limits(flags.max_load, flags.max_cpu_share)
+    report = compare_all(
+        peers,
+        directory=Path(flags.environments).expanduser(),
+        build=build_environment,
+        quiet=lambda patience: wait_until_quiet(limits, busy_ok=flags.busy_ok, patience=patience),
+        rounds=3 if flags.quick else flags.rounds,
+        seeds=1 if flags.quick else flags.seeds,
+        divisor=10 if flags.quick else 1,
+        threads=flags.peer_threads,
+    )
+    report = {"stamp": stamp(), "work": WORK, **report}
+    print(describe(report["stamp"]), f"machine: {report['machine']}", WORK, sep="\n")
+    measured = [each for each in report["matched"] if "missing" not in each]
+    if measured:
+        print(f"{MEDIANS}; {RATIOS}", results_table(measured), sep="\n")
+    if report["at_best"]:
+        print(at_best_table(report["at_best"]))
+    for line in missing_lines(report):
+        print(line)
+    if flags.json is not None:
+        write_json(flags.json, report)
+        print(f"measurements in {flags.json}")
 
 
-def _work_of(name: str, argument: str) -> str:
-    """Return the work of a peer, as ``benchmarks.versus.jaxdqn_driver`` names it."""
-    work = PEERS[name].work
-    return f"host:{argument}" if work == "host" else work
+def _measure_milabench(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
+    """Measure milabench's workload with both networks, and report."""
+    from benchmarks.versus.milabench import compare_milabench
 
-
-def _measure_peer(
-    flags: Flags, name: str, argument: str, jaxdqn: Process, rounds: int, divisor: int
-) -> dict[str, Any]:
-    """Start a peer, compare jaxdqn with it, and end it."""
-    label = f"{name} ({argument} environments)" if argument.isdigit() else name
-    if PEERS[name].work == "host":
-        label = f"{name} {name_of(argument)}"
-    bar = BARS.get((name, argument), PEERS[name].bar)
-    steps = max(64, PEERS[name].gradient_steps // divisor)
-    process = Process.peer(flags.peer_python, name, argument, steps, flags.peer_threads)
-    try:
-        ready = process.receive()
-        if "missing" in ready:
-            return {"peer": label, **ready}
-        return {**ready, **compare(label, process, jaxdqn, rounds, bar)}
-    finally:
-        process.close()
-
-
-def _parse_peer(peer: str) -> tuple[str, str]:
-    """Return the name and the argument of a peer.
-
-    Raises:
-        ValueError: if there is no such peer or its argument is invalid.
-    """
-    name, _, argument = peer.partition("=")
-    if name not in PEERS:
-        raise ValueError(f"peer={name!r}: must be {known_name('peer', name, list(PEERS))}")
-    if PEERS[name].work == "host":
-        name_of(argument or CADENCE)
-        return name, argument or CADENCE
-    takes_count = name in ("sb3", "sbx")
-    if takes_count and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
-        raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")
-    if name == "rllib":
-        if argument:
-            raise ValueError(f"peer={peer!r}: must be rllib, without an argument")
-        return name, ""
-    if not takes_count and not argument:
-        raise ValueError(f"peer={peer!r}: must be {name}=FILE")
-    return name, argument
+    if [name for name, _ in peers] != ["purejaxrl"]:
+        raise ValueError("peer: must be purejaxrl=FILE, and no other, with workload='milabench'")
+    limits = Limits(flags.max_load, flags.max_cpu_share)
+    seen = wait_until_quiet(limits, busy_ok=flags.busy_ok, patience=0.0)
+    report: dict[str, Any] = {"stamp": stamp(), "machine": seen.describe()}
+    print(describe(report["stamp"]), f"machine: {report['machine']}", sep="\n")
+    report["results"] = compare_milabench(
+        peers[0][1], flags.scale, python=flags.peer_python, rounds=flags.rounds,
+        threads=flags.peer_threads,
+    )  # fmt: skip
+    measured = [each for each in report["results"] if "missing" not in each]
+    for each in report["results"]:
+        if "missing" in each:
+            print(f"{each['peer']}: not measured: {each['missing']}")
+    if measured:
+        print(f"{MEDIANS}; {RATIOS}", results_table(measured), sep="\n")
+    if flags.json is not None:
+        write_json(flags.json, {**report, "scale": flags.scale})
+        print(f"measurements in {flags.json}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def train_jaxdqn(
 def compare_at_best(
     peers: Sequence[tuple[str, str]],
     seeds: int,
-    python: str,
+    python: str | Mapping[str, str],
     threads: int | None,
     report: Callable[[str], None] = print,
     max_seconds: float | None = None,
@@ -153,11 +153,11 @@ def compare_at_best(
     """Train jaxdqn and the peers on the same seeds, one seed of each in turn.
 
     Args:
-        peers: name and argument of each; with rllib, jaxdqn on Ray is trained too.
-        seeds: number of seeds.
-        python: interpreter of the peers.
-        threads: of the peers.
-        report: receives one line for each result.
+        peers: names and arguments; with rllib, jaxdqn on Ray is trained too.
+        seeds: number of seeds of each.
+        python: interpreter that has the peers installed, or one for each of them by name.
+        threads: of XLA and PyTorch in the peers on CPU; None for one per core.
+        report: takes a line for each result.
         max_seconds: budget of a learner of RLlib, and of jaxdqn on Ray; None for that in rows.
 
     Returns:
@@ -170,7 +170,8 @@ def compare_at_best(
     processes: list[Process | None] = [None] * len(ours)
     try:
         for name, argument in peers:
-            process = start_peer(python, name, argument, threads)
+            interpreter = python if isinstance(python, str) else python[name]
+            process = start_peer(interpreter, name, argument, threads)
             processes.append(process)
             records.append({"name": name, "cpu_threads": threads, **process.receive(), "seeds": []})
         for seed in range(seeds):

@@ -1,8 +1,8 @@
 """Drive jaxdqn on the work of a peer in a separate process, as ``peers.py`` drives the peers.
 
 ``python -m benchmarks.versus.jaxdqn_driver GRADIENT_STEPS [GUARD] [WORK]`` writes the same lines
-of JSON; WORK is ``matched``, ``pqn``, ``ray`` or
-``host:K,B,M``. The process is separate because ``NPROC``
+of JSON; WORK is ``matched``, ``pqn``, ``ray``,
+``replay``, ``host:K,B,M`` or ``milabench:NETWORK:SCALE``. The process is separate because ``NPROC``
 sets the number of XLA's CPU threads when a process starts.
 """
 
@@ -23,6 +23,8 @@ def _config(work: str, guard: Any) -> Config:
     from jaxdqn.config.presets import preset
 
     epsilon: dict[str, Any] = {"epsilon_schedule": "constant", "epsilon_end": 0.05}
+    if work.startswith("milabench:"):
+        return _milabench(*work.split(":")[1:], guard=guard, **epsilon)
     if work == "pqn":
         return preset(
             "pqn",
@@ -42,16 +44,81 @@ def _config(work: str, guard: Any) -> Config:
     )
 
 
+def _milabench(network: str, scale: str, **fields: Any) -> Config:
+    """Return milabench's workload, with the cadence that purejaxrl has on it."""
+    from benchmarks.configs import sized
+    from benchmarks.versus.drivers.work import LEARNING_RATE, milabench
+
+    work = milabench(int(scale))
+    per_iteration = work.rows_per_gradient_step
+    networks: dict[str, dict[str, Any]] = {
+        "flat": {"network": "mlp", "hidden_sizes": (120, 84)},
+        "convolution": {"network": "minatar"},
+    }
+    return sized(
+        "SpaceInvaders-MinAtar",
+        num_envs=work.num_envs,
+        rollout_length=per_iteration // work.num_envs,
+        batch_size=work.batch_size,
+        # A replay holds complete iterations.
+        replay_capacity=work.capacity // per_iteration * per_iteration,
+        target_period=max(1, work.rows_per_target // per_iteration),
+        learning_rate=LEARNING_RATE,
+        loss="squared",
+        **networks[network],
+        **fields,
+    )
+
+
+def _replay_run(draws: int) -> Any:
+    """Return a function that adds 10 rows and draws 128, as often as ``draws``."""
+    from typing import NamedTuple
+
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.replay.cases import ROWS, E, make_replays
+    from benchmarks.versus.drivers.work import BATCH_SIZE, CAPACITY
+
+    class Counts(NamedTuple):
+        env_steps: int
+        gradient_steps: int
+
+    replays = make_replays(ROWS["float32 (4,)"], CAPACITY, BATCH_SIZE, prioritized=False)
+
+    def step(carry: Any, _: None) -> tuple[Any, Any]:
+        key, number, state = carry
+        key, key_sample = jax.random.split(key)
+        state = replays.add(state, number)
+        batch, _ = replays.sample(key_sample, state)
+        read = [jnp.sum(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(batch)]
+        return (key, number + 1, state), sum(read, jnp.float32(0.0))
+
+    def scan(carry: Any) -> tuple[Any, Any]:
+        carry, read = jax.lax.scan(step, carry, None, length=draws)
+        return carry, jnp.sum(read)
+
+    carry = (jax.random.key(0), jnp.int32(0), replays.state)
+    compiled = jax.jit(scan, donate_argnums=0).lower(carry).compile()
+
+    def run() -> Any:
+        nonlocal carry
+        carry, read = jax.block_until_ready(compiled(carry))
+        return read, Counts(draws * E, draws)
+
+    return run
+
+
 def _host_run(cadence: str, gradient_steps: int) -> Any:
     """Return a function that takes gradient steps in environments on the host."""
     from benchmarks.host import host_config, prepare_host
-    from benchmarks.versus import peers
+    from benchmarks.versus.drivers import work
 
     length, batch_size, updates = (int(number) for number in cadence.split(","))
     config = host_config(
-        peers.HOST_ENVS, length, batch_size, updates,
-        hidden_sizes=tuple(peers.HOST_HIDDEN_SIZES), replay_capacity=peers.HOST_CAPACITY,
-        warmup_rows=peers.HOST_WARMUP, epsilon_schedule="constant", epsilon_end=peers.EPSILON,
+        work.HOST_ENVS, length, batch_size, updates,
+        hidden_sizes=tuple(work.HOST_HIDDEN_SIZES), replay_capacity=work.HOST_CAPACITY,
+        warmup_rows=work.HOST_WARMUP, epsilon_schedule="constant", epsilon_end=work.EPSILON,
     )  # fmt: skip
     return prepare_host(config, gradient_steps // updates).learn
 
@@ -94,6 +161,10 @@ def main() -> None:
     if work == "ray":
         started = time.perf_counter()
         run = _ray_run(int(sys.argv[1]))
+        compile_seconds = time.perf_counter() - started
+    elif work == "replay":
+        started = time.perf_counter()
+        run = _replay_run(int(sys.argv[1]))
         compile_seconds = time.perf_counter() - started
     elif work.startswith("host:"):
         started = time.perf_counter()

@@ -1,7 +1,7 @@
 """Drive a peer on CartPole-v1 at its own best settings, in the peer's interpreter.
 
 ``benchmarks.versus --at-best`` starts this file once per peer: ``peers_at_best.py PEER ARGUMENT``.
-It imports nothing of this project but its neighbour ``peers.py``, which imports nothing either. It
+It imports nothing of this project but its neighbours ``peers.py`` and ``drivers``. It
 writes ``{"compile_seconds": ..., "settings": ..., "versions": ...}`` or ``{"missing": ...}``. It
 then reads one line per request: ``seed N`` starts a learner; each ``go`` trains it until its next
 evaluation and answers ``{"rows", "seconds", "train_seconds", "return_mean", "fresh_mean",
@@ -102,7 +102,11 @@ class Learner(NamedTuple):
 
 def purejaxrl(path: str) -> tuple[float, dict[str, Any], Callable[[int], Learner]]:
     """Prepare purejaxrl's DQN (dqn.py)."""
-    module = _peers()._load_file(path, "purejaxrl", {"wandb": types.ModuleType("wandb")})
+    module = (
+        _peers()
+        .drivers("pure_jax")
+        .load_file(path, "purejaxrl", {"wandb": types.ModuleType("wandb")})
+    )
     config = dict(PUREJAXRL)
     network = module.QNetwork(action_dim=2)
 
@@ -121,7 +125,7 @@ def purejaxql(path: str) -> tuple[float, dict[str, Any], Callable[[int], Learner
     replacements["omegaconf"].OmegaConf = None
     replacements["safetensors.flax"] = types.ModuleType("safetensors.flax")
     replacements["safetensors.flax"].load_file = replacements["safetensors.flax"].save_file = None
-    module = _peers()._load_file(path, "purejaxql", replacements)
+    module = _peers().drivers("pure_jax").load_file(path, "purejaxql", replacements)
     config = dict(PUREJAXQL)
     network = module.QNetwork(action_dim=2, hidden_size=256, num_layers=2, norm_type="layer_norm")
 
@@ -135,9 +139,9 @@ def purejaxql(path: str) -> tuple[float, dict[str, Any], Callable[[int], Learner
 
 def stable_baselines3(argument: str) -> tuple[float, dict[str, Any], Callable[[int], Learner]]:
     """Prepare Stable-Baselines3's DQN with the settings of RL Baselines3 Zoo."""
-    peers = _peers()
-    package = peers._import("stable_baselines3", "stable-baselines3")
-    torch, gymnasium = peers._import("torch", "torch"), peers._import("gymnasium", "gymnasium")
+    import_package = _peers().drivers("channel").import_package
+    package = import_package("stable_baselines3", "stable-baselines3")
+    torch, gymnasium = import_package("torch", "torch"), import_package("gymnasium", "gymnasium")
     torch.set_num_threads(1)  # faster than several for networks of this size
     evaluate_in = gymnasium.make_vec("CartPole-v1", num_envs=EPISODES)
 
@@ -196,16 +200,17 @@ RLLIB_ROWS = 500_000
 
 def rllib(argument: str) -> tuple[float, dict[str, Any], Callable[[int], Learner]]:
     """Prepare RLlib's DQN with 2 environment runners, at the matched work."""
-    peers = _peers()
-    torch = peers._import("torch", "'ray[rllib]' torch")
-    gymnasium = peers._import("gymnasium", "gymnasium")
+    import_package = _peers().drivers("channel").import_package
+    rllib_config = _peers().drivers("rllib").rllib_config
+    torch = import_package("torch", "'ray[rllib]' torch")
+    gymnasium = import_package("gymnasium", "gymnasium")
     evaluate_in = gymnasium.make_vec("CartPole-v1", num_envs=EPISODES)
     running: list[Any] = []
 
     def start(seed: int) -> Learner:
         while running:  # its environment runners would take time of the next
             running.pop().stop()
-        algorithm = peers.rllib_config(seed)[1].build_algo()
+        algorithm = rllib_config(seed)[1].build_algo()
         running.append(algorithm)
         return rllib_learner(algorithm, torch, lambda greedy, key: _play(evaluate_in, greedy, key))
 
@@ -418,7 +423,7 @@ PEERS = {
 
 def main(name: str, argument: str, solve_return: str) -> None:
     """Prepare a peer, and answer requests."""
-    peers = _peers()
+    peers = _peers().drivers("channel")
     channel = peers.Channel()
     try:
         compile_seconds, settings, start = PEERS[name](argument)
@@ -426,7 +431,7 @@ def main(name: str, argument: str, solve_return: str) -> None:
         part, source = missing.args
         channel.send(missing=part, get=source)
         return
-    channel.send(compile_seconds=compile_seconds, settings=settings, versions=peers._versions())
+    channel.send(compile_seconds=compile_seconds, settings=settings, versions=peers.versions())
     serve(channel, start, float(solve_return))
 
 

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.communication.compression import compressed_mean
+from jaxdqn.communication.powersgd import powersgd_mean
 from jaxdqn.config.config import Config
 from jaxdqn.tree import PACK_LIMIT, global_norm, pack, unpack
 from jaxdqn.types import Array, Hyper, PyTree, trained_params
@@ -29,7 +31,7 @@ def make_optimizer(
     It is called inside the traced step with the traced hyper-parameters; the structure of
     the optimiser state does not depend on them. The links, in order: mean over devices
     (compressed by option), clip by value, clip by global norm, unit global norm, then Adam,
-    RMSProp or RAdam, then the learning rate and its schedule. So clipping and normalising
+    RMSProp, RAdam or Muon, then the learning rate and its schedule. So clipping and normalising
     apply to the gradient of the global batch.
     """
 
@@ -39,11 +41,25 @@ def make_optimizer(
         links.extend(_clipping(config, hyper))
         if config.normalize_gradients:
             links.append(unit_norm())
-        links.append(flush_tiny(_scaling(config)))
-        links.append(_learning_rate(config, hyper))
-        return _standard_promotion(pack_small(optax.chain(*links)))
+        scaling = [flush_tiny(_scaling(config)), _learning_rate(config, hyper)]
+        return _standard_promotion(_packed_chain(config, links, scaling))
 
     return optimizer
+
+
+def _packed_chain(
+    config: Config,
+    links: list[optax.GradientTransformation],
+    scaling: list[optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Chain the links over packed tensors, except those that need the matrices themselves."""
+    low_rank = config.compression == "powersgd" and config.average_every is None
+    head, packed = (links[:1], links[1:]) if low_rank else ([], links)
+    if config.optimizer == "muon":
+        parts = [*head, *([pack_small(optax.chain(*packed))] if packed else []), *scaling]
+    else:
+        parts = [*head, pack_small(optax.chain(*packed, *scaling))]
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
 
 
 def _clipping(config: Config, hyper: Hyper) -> list[optax.GradientTransformation]:
@@ -89,7 +105,9 @@ def average_first(
     if collectives.size == 1 or config.average_every is not None:
         return optimizer
     # Small tensors are communicated as one vector; the optimiser gets the tree of parameters.
-    mean_over_replicas = pack_small(_gradient_mean(config, collectives))
+    mean_over_replicas = _gradient_mean(config, collectives)
+    if config.compression != "powersgd":
+        mean_over_replicas = pack_small(mean_over_replicas)
 
     def averaging(hyper: Hyper) -> optax.GradientTransformation:
         inner = _with_mean_value(optimizer(hyper), collectives)
@@ -204,6 +222,29 @@ def scale_by_centered_rms(decay: float, epsilon: float) -> optax.GradientTransfo
     return optax.GradientTransformation(init, update)
 
 
+def scale_by_muon(epsilon: float) -> optax.GradientTransformation:
+    """Orthogonalise the momentum of matrices (Muon, Jordan et al. 2024); Adam for the others.
+
+    The update of a matrix [n, m] has singular values near ``0.2 sqrt(max(n, m))``, so that its
+    root mean square is that of Adam's updates, and the same learning rate suits both (Liu et al.
+    2025, section 2.2). Adam has Nesterov momentum here. Kernels of convolutions and biases are
+    not matrices.
+    """
+    # optax scales by minus the learning rate; the link after this one does so.
+    muon = optax.contrib.muon(-1.0, eps=epsilon, consistent_rms=0.2)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        del params
+        # Without weight decay it reads only the shapes of the parameters, which it requires.
+        scaled, state = muon.update(updates, state, updates)
+        # Its coefficients are float64 with jax_enable_x64.
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), scaled, updates), state
+
+    return optax.GradientTransformation(muon.init, update)
+
+
 def flush_tiny(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Prevent the moments of ``inner`` from becoming subnormal numbers.
 
@@ -247,6 +288,8 @@ def _standard_promotion(inner: optax.GradientTransformation) -> optax.GradientTr
 def _gradient_mean(config: Config, collectives: Collectives) -> optax.GradientTransformation:
     if config.compression == "none":
         return all_reduce(collectives)
+    if config.compression == "powersgd":
+        return powersgd_mean(collectives, config.powersgd_rank)
     return compressed_mean(config.compression, collectives, top_k_fraction=config.top_k_fraction)
 
 
@@ -255,6 +298,8 @@ def _scaling(config: Config) -> optax.GradientTransformation:
         return optax.scale_by_adam(eps=config.optimizer_epsilon)
     if config.optimizer == "radam":
         return optax.scale_by_radam(eps=config.optimizer_epsilon)
+    if config.optimizer == "muon":
+        return scale_by_muon(config.optimizer_epsilon)
     decay, epsilon = config.rmsprop_decay, config.optimizer_epsilon
     if config.rmsprop_centered:
         return scale_by_centered_rms(decay, epsilon)

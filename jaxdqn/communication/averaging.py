@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn.communication.collectives import Collectives
+from jaxdqn.communication.outer import outer_step
 from jaxdqn.config.config import Config
 from jaxdqn.tree import pack, square, unpack
-from jaxdqn.types import AgentState, Array, PyTree, trained_params
+from jaxdqn.types import AgentState, Array, PyTree, trained_params, with_trained_params
 
 
 def make_average(
@@ -20,11 +21,11 @@ def make_average(
 
     The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD
     converges fast and communicates little"); with ``average_moments`` the optimiser's
-    moments are too. A target network that was replaced in this step becomes the averaged
-    parameters. A Polyak-averaged target network (``target_period=None``) is averaged over
-    replicas too. The gap is the
-    distance of the replicas from their mean before averaging, root mean square over
-    replicas, divided by the norm of the mean.
+    moments are too. With an outer optimiser the new parameters are instead a step of it from
+    those of the last averaging (``outer_step``). A target network that was replaced in this
+    step becomes the new parameters. A Polyak-averaged target network (``target_period=None``)
+    is averaged over replicas too. The gap is the distance of the replicas from their mean
+    before averaging, root mean square over replicas, divided by the norm of the mean.
 
     If the guard undid a step of one replica, that replica's counts lag: the steps since
     its target was replaced, and the optimiser's counts ([] int32: Adam's, a schedule's).
@@ -41,15 +42,24 @@ def make_average(
         local_counts = [agent_state.since_target, *opt_counts]
         distances, counts = _gather_numbers(distance, local_counts, collectives)
         gap = jnp.sqrt(jnp.mean(distances) / jnp.maximum(_square(trained), _TINY))
+        opt_state = agent_state.opt_state
+        if config.outer_optimizer == "nesterov":
+            trained, outer = outer_step(
+                opt_state.outer,
+                trained,
+                learning_rate=config.outer_learning_rate,
+                momentum=config.outer_momentum,
+            )
+            params = with_trained_params(params, trained)
+            opt_state = opt_state._replace(outer=outer)
         target, since = agent_state.target_params, agent_state.since_target
         if target_period is not None:
             since = agreed_count(counts[:, 0], every, target_period)
             target = jax.tree.map(lambda new, old: jnp.where(since == 0, new, old), params, target)
         elif jax.tree.leaves(target):
             target = _mean(target, collectives)
-        opt_state = agent_state.opt_state
         if config.average_moments:
-            opt_state = _mean(opt_state, collectives)
+            opt_state = _mean_moments(config, opt_state, collectives)
         opt_state = _with_counts(opt_state, jnp.max(counts[:, 1:], axis=0))
         return AgentState(params, target, opt_state, since), gap
 
@@ -73,6 +83,13 @@ def agreed_count(counts: Array, every: int, period: int) -> Array:
 
 
 _TINY = 1e-30
+
+
+def _mean_moments(config: Config, opt_state: PyTree, collectives: Collectives) -> PyTree:
+    """Average the moments; the state of an outer optimiser is equal on all replicas."""
+    if config.outer_optimizer == "none":
+        return _mean(opt_state, collectives)
+    return opt_state._replace(inner=_mean(opt_state.inner, collectives))
 
 
 def _mean(tree: PyTree, collectives: Collectives) -> PyTree:

@@ -23,8 +23,9 @@ _LEVELS = 127.0
 class ResidualState(NamedTuple):
     """Compression error that a device has not sent yet; differs between replicas."""
 
-    residual: Array
-    """[D*c] float32 (``top_k``: [n]), in units of this device's gradient."""
+    residual: PyTree
+    """[D*c] float32 (``top_k``: [n]), in units of this device's gradient. PowerSGD: the residual
+    of each matrix [n, m], and the starts [m, r] of the next power iteration."""
 
 
 class Layout(NamedTuple):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxdqn.communication.compression import Layout, layout, top_k_count
+from jaxdqn.communication.powersgd import powersgd_floats
 from jaxdqn.config.config import Config
 
 _FLOAT = 4
-_MOMENTS = {"adam": 2, "radam": 2, "rmsprop": 1}
-"""Floats of optimiser state for each parameter."""
+_MOMENTS = {"adam": 2, "radam": 2, "rmsprop": 1, "muon": 1}
+"""Floats of optimiser state for each parameter; Muon's biases, which are few, have two."""
 
 
 class CommunicationBytes(NamedTuple):
@@ -44,7 +45,9 @@ class Collective(NamedTuple):
     """Bytes that each device sends with a ring algorithm."""
 
 
-def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationBytes:
+def bytes_per_gradient_step(
+    config: Config, num_params: int, shapes: Sequence[tuple[int, ...]] = ()
+) -> CommunicationBytes:
     """Return the bytes that each replica sends for one gradient step of a configuration.
 
     Bytes are those of ring algorithms (Patarasuk and Yuan 2009), which send the fewest: with
@@ -55,6 +58,10 @@ def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationByt
 
     Args:
       num_params: parameters of the network, float32.
+      shapes: shapes of these parameters, on which PowerSGD's messages depend.
+
+    Raises:
+      ValueError: if PowerSGD is configured and the shapes do not have ``num_params`` elements.
     """
     devices = config.replicas
     if devices == 1:
@@ -70,6 +77,12 @@ def bytes_per_gradient_step(config: Config, num_params: int) -> CommunicationByt
     if config.compression == "top_k":
         packet = 2 * _FLOAT * top_k_count(config.top_k_fraction, num_params)
         return CommunicationBytes(float(packet * (devices - 1)), 0.0, 0.0)
+    if config.compression == "powersgd":
+        if sum(map(math.prod, shapes)) != num_params:
+            raise ValueError(f"shapes={shapes}: must have num_params={num_params} elements")
+        floats = powersgd_floats(shapes, config.powersgd_rank)
+        sent = _mean_bytes(_FLOAT * floats, devices, deterministic=config.deterministic)
+        return CommunicationBytes(sent, 0.0, 0.0)
     slice_bytes = _slice_bytes(config.compression, layout(config.compression, num_params, devices))
     # The all-to-all sends a slice to each other device; the all-gather sends this device's
     # slice of the mean to each of them.

@@ -100,6 +100,12 @@ class Options:
     that are copied to it after the gradient steps of each iteration. That is faster where the
     network is small and the device is far, or busy learning. The same for a device that is a
     CPU."""
+    act_precision: Literal["float32", "int8"] = option(
+        "float32", group="Algorithm", only_with={"algorithm": "dqn"}
+    )
+    """Precision of the weights that act in training: int8 rounds matrices and kernels, with a scale
+    for each output channel (ActorQ, Krishnan et al. 2022). Learning and evaluations use the weights
+    as they are."""
     env_processes: bool = option(False, group="Algorithm")
     """For an environment on the host: step each in its own process, for slow simulators. Otherwise
     they step one after the other in the process of the run."""
@@ -202,8 +208,9 @@ class Options:
     )
     """Lower clip of the scaled log-policy, before the factor."""
 
-    optimizer: Literal["adam", "rmsprop", "radam"] = option("adam", group="Optimiser")
-    """Gradient transformation."""
+    optimizer: Literal["adam", "rmsprop", "radam", "muon"] = option("adam", group="Optimiser")
+    """Gradient transformation. muon orthogonalises the momentum of matrices and is Adam for other
+    parameters (Jordan et al. 2024)."""
     learning_rate: float = option(1e-3, group="Optimiser", above=0, sweepable=True, everyday=True)
     """Initial learning rate."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = option(
@@ -463,10 +470,33 @@ class Options:
     them. By default gradients are averaged at every step instead."""
     average_moments: bool = option(False, group="Data parallelism", replicas_only=True)
     """Average the moments of the optimiser together with the parameters."""
-    compression: Literal["none", "bfloat16", "int8", "top_k"] = option(
+    outer_optimizer: Literal["none", "nesterov"] = option(
         "none", group="Data parallelism", replicas_only=True
     )
-    """Compression of gradients sent between devices, with error feedback."""
+    """With average_every: the step that all replicas take along the mean of their changes
+    (DiLoCo, Douillard et al. 2023). none replaces the parameters by their mean."""
+    outer_learning_rate: float = option(
+        0.7,
+        group="Data parallelism",
+        above=0,
+        replicas_only=True,
+        only_with={"outer_optimizer": "nesterov"},
+    )
+    """Learning rate of the outer optimiser; with 1 and no momentum it is plain averaging."""
+    outer_momentum: float = option(
+        0.9,
+        group="Data parallelism",
+        at_least=0,
+        below=1,
+        replicas_only=True,
+        only_with={"outer_optimizer": "nesterov"},
+    )
+    """Nesterov momentum of the outer optimiser."""
+    compression: Literal["none", "bfloat16", "int8", "top_k", "powersgd"] = option(
+        "none", group="Data parallelism", replicas_only=True
+    )
+    """Compression of gradients sent between devices, with error feedback. powersgd sends matrices
+    as products of low rank (Vogels et al. 2019)."""
     top_k_fraction: float = option(
         0.01,
         group="Data parallelism",
@@ -476,6 +506,14 @@ class Options:
         only_with={"compression": "top_k"},
     )
     """Fraction of the elements of the gradient that top_k sends."""
+    powersgd_rank: int = option(
+        2,
+        group="Data parallelism",
+        at_least=1,
+        replicas_only=True,
+        only_with={"compression": "powersgd"},
+    )
+    """Rank of the products that powersgd sends."""
 
     extra_hyper: tuple[str, ...] = option((), group="Population")
     """Scalars for your own loss, exploration or learning, each as NAME=VALUE. They are traced, so

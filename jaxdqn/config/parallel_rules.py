@@ -34,6 +34,8 @@ def _validate_devices(config: Config) -> None:
     if config.compression != "none":
         reject("compression", config.compression, "none with model_devices above 1: compression "
                "makes one vector of the gradient and would gather its split parts")  # fmt: skip
+    if config.outer_optimizer != "none":
+        reject("outer_optimizer", config.outer_optimizer, "none with model_devices above 1")
     if config.mapping == "pmap":
         reject("mapping", "pmap", "shard_map with model_devices above 1")
 
@@ -65,6 +67,8 @@ def _validate_replicas(config: Config) -> None:
         _validate_chunk_of_averages(config)
     elif config.average_moments:
         reject("average_moments", True, "left False unless average_every is given")
+    elif config.outer_optimizer != "none":
+        reject("outer_optimizer", config.outer_optimizer, "none unless average_every is given")
 
 
 def _validate_averaging(config: Config, every: int) -> None:

@@ -24,7 +24,15 @@ from jaxdqn.replay.export import export_rows
 from jaxdqn.storage.directory import SUMMARY, read_config
 from jaxdqn.storage.parts import read_parts, resolve_parts
 from jaxdqn.storage.resume import read_state
-from jaxdqn.types import Array, NormalizedParams, Params, PyTree, Row, trained_params
+from jaxdqn.types import (
+    Array,
+    NormalizedParams,
+    Params,
+    PyTree,
+    Row,
+    trained_params,
+    with_trained_params,
+)
 
 STEPS, BATCH, LEARNING_RATE = 20_000, 256, 1e-3
 _MOST_BYTES = 2**30
@@ -80,7 +88,7 @@ def _fit(teacher: Policy, student: Policy, obs: np.ndarray, legal: PyTree) -> Pa
     optimizer = optax.adam(LEARNING_RATE)
 
     def loss(trained: Params, obs: Array, legal: PyTree, target: Array) -> Array:
-        q = q_of(student, _with_trained(student.params, trained), obs, legal)
+        q = q_of(student, with_trained_params(student.params, trained), obs, legal)
         allowed = jnp.where(target > -1e29, 1.0, 0.0)
         squared = jnp.sum(allowed * ((q - target) / scale) ** 2, axis=-1)
         return jnp.mean(squared + _divergence(target / gap, q / gap))
@@ -100,7 +108,7 @@ def _fit(teacher: Policy, student: Policy, obs: np.ndarray, legal: PyTree) -> Pa
         return jax.lax.scan(lambda state, key: step(state, key, data), start, keys)[0][0]
 
     data = jax.tree.map(jnp.asarray, (obs, legal, targets))
-    return _with_trained(student.params, fit(trained_params(student.params), data))
+    return with_trained_params(student.params, fit(trained_params(student.params), data))
 
 
 def _scales(targets: np.ndarray, legal: PyTree) -> tuple[np.float32, np.float32]:
@@ -119,10 +127,6 @@ def _divergence(target: Array, q: Array) -> Array:
     return jnp.sum(
         jnp.exp(log_target) * jnp.where(target > -1e25, log_target - log_q, 0.0), axis=-1
     )
-
-
-def _with_trained(params: Params, trained: Params) -> Params:
-    return params._replace(network=trained) if isinstance(params, NormalizedParams) else trained
 
 
 def observations(rows: Row, frame_stack: int) -> tuple[np.ndarray, PyTree]:

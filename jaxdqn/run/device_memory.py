@@ -85,5 +85,5 @@ def bytes_sent(config: Config, state: TrainState) -> float | None:
     if config.replicas == 1:
         return None
     trained = trained_params(state.agent.params)
-    params = sum(leaf.size for leaf in jax.tree.leaves(trained)) // config.replicas
-    return bytes_per_gradient_step(config, params).total
+    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(trained)]  # without that of replicas
+    return bytes_per_gradient_step(config, sum(map(math.prod, shapes)), shapes).total

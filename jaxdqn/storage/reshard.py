@@ -11,12 +11,13 @@ import numpy as np
 from jaxdqn import envs
 from jaxdqn.communication.collectives import DEVICE_AXIS, device_collectives
 from jaxdqn.communication.compression import ResidualState
+from jaxdqn.communication.outer import OuterState
 from jaxdqn.config.config import Config
 from jaxdqn.replay.redistribute import redistribute
 from jaxdqn.storage.state import with_key_data
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_trainer import make_single_trainer
-from jaxdqn.types import TrainState
+from jaxdqn.types import TrainState, trained_params
 
 
 def has_replica_axis(config: Config) -> bool:
@@ -52,6 +53,7 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
     - Leaves that all replicas share are copied to the new replicas.
     - Optimiser moments that are separate in each replica, under periodic averaging, are averaged.
     - Compression residuals belong to the old devices, and start at zero.
+    - An outer optimiser that the old run did not have starts from the parameters.
     - Keys are derived from the key of the first device, so the resumed run is not bitwise
       identical to an uninterrupted one.
 
@@ -79,7 +81,7 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
         key=_split_key(state.key, target.key, devices),
         hyper=jax.tree.map(shared, state.hyper),
         agent=agent._replace(
-            opt_state=_reshard_optimizer(state.agent.opt_state, old, new, target.agent.opt_state)
+            opt_state=_reshard_optimizer(state.agent, old, new, target.agent.opt_state)
         ),
         replay=(
             redistribute(state.replay, devices, stride=old.start_stride)
@@ -92,31 +94,42 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
     return moved if has_replica_axis(new) else jax.tree.map(lambda leaf: leaf[0], moved)
 
 
-def _reshard_optimizer(opt_state: Any, old: Config, new: Config, target: Any) -> Any:
+def _reshard_optimizer(agent: Any, old: Config, new: Config, target: Any) -> Any:
     """Reshard an optimiser state: leaves [old replicas, ...] to [new replicas, ...]."""
     # Average only moments that differ between replicas: a mean of equal values could round.
     average = old.average_every is not None and not old.average_moments
-    # Without residuals, both states have the same leaves in the same order, whether compression
-    # or averaging are used or not.
-    nodes = jax.tree.leaves(opt_state, is_leaf=_is_residual)
-    leaves = iter([node for node in nodes if not _is_residual(node)])
+    # Without residuals and the outer optimiser, both states have the same leaves in the same order,
+    # whether compression or averaging are used or not.
+    nodes = jax.tree.leaves(agent.opt_state, is_leaf=_is_of_replicas)
+    leaves = iter([node for node in nodes if not _is_of_replicas(node)])
+    params = trained_params(agent.params)
+    outer = next(
+        (node for node in nodes if isinstance(node, OuterState)),
+        OuterState(params, jax.tree.map(np.zeros_like, params)),
+    )
+
+    def shared(leaf: np.ndarray) -> np.ndarray:
+        return np.stack([leaf[0]] * new.replicas)
 
     def zeros(like: Any) -> np.ndarray:
         return np.zeros(like.shape if has_replica_axis(new) else (1, *like.shape), like.dtype)
 
     def convert(like: Any) -> Any:
-        if _is_residual(like):
+        if isinstance(like, OuterState):
+            return jax.tree.map(shared, outer)
+        if isinstance(like, ResidualState):
             return jax.tree.map(zeros, like)
         leaf = next(leaves)
         if average and np.issubdtype(leaf.dtype, np.floating):
             leaf = np.mean(leaf, axis=0, keepdims=True, dtype=leaf.dtype)
-        return np.stack([leaf[0]] * new.replicas)
+        return shared(leaf)
 
-    return jax.tree.map(convert, target, is_leaf=_is_residual)
+    return jax.tree.map(convert, target, is_leaf=_is_of_replicas)
 
 
-def _is_residual(node: Any) -> bool:
-    return isinstance(node, ResidualState)
+def _is_of_replicas(node: Any) -> bool:
+    """Return whether a node belongs to the communication of replicas, and not to the optimiser."""
+    return isinstance(node, ResidualState | OuterState)
 
 
 def _split_key(key_data: Any, like: Any, devices: int) -> Any:

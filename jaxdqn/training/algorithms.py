@@ -11,6 +11,7 @@ from jaxdqn.agent.matmul_precision import with_matmul_precision
 from jaxdqn.agent.optimizer import average_first, make_clipped_norm, make_optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
+from jaxdqn.communication.outer import with_outer_state
 from jaxdqn.config.config import Config
 from jaxdqn.networks import make_network
 from jaxdqn.networks.normalized import of_trained, with_normalization
@@ -121,6 +122,8 @@ def configured_agent(
         optimizer = make_optimizer(config, collectives)
     else:
         optimizer = average_first(custom.optimizer, config, collectives)
+    if config.outer_optimizer != "none":
+        optimizer = with_outer_state(optimizer)
     if config.normalize_observations:
         optimizer = of_trained(optimizer)
     return make_agent(

@@ -19,6 +19,7 @@ from jaxdqn.agent.masks import act_on
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import initial_frames, observed, push_frame
+from jaxdqn.networks.int8 import int8_params
 from jaxdqn.networks.normalized import first_statistics, update_statistics
 from jaxdqn.training.keys import IterationKeys
 from jaxdqn.training.learning import Learning, make_learn, no_extras
@@ -199,6 +200,8 @@ def _act(
     actor: ActorState,
 ) -> Decision:
     exploration = exploration_of(hyper, rows, actor)
+    if parts.config.act_precision == "int8":
+        params = int8_params(params)
     actions, carry, info = act_on(
         parts.agent, key, params, actor.carry, actor.frames, actor.timestep, exploration
     )

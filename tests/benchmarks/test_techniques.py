@@ -3,31 +3,60 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks import timing
 from benchmarks.techniques import __main__ as compare
-from benchmarks.techniques import registry, table  # noqa: F401 (table registers)
+from benchmarks.techniques import page, picture, records, registry, table
 from benchmarks.timing import Case, Interval
 from tests.clock import Clock
 from tests.studies import ROOT
 
+RESULT = registry.Result("new", "old", Interval(2.0, 1.5, 2.5), "steps", "8 bytes")
+
+
+def technique(name="mine", results=(RESULT,), reason=None):
+    """Return a technique with given results, which counts how often it is measured."""
+
+    def measure(effort):
+        measured.append(name)
+        if reason is not None:
+            raise registry.Skipped(reason)
+        return list(results)
+
+    measured: list[str] = []
+    made = registry.Technique(name, "p", "s", "c", "a", "d", "w", "toy", measure)
+    return made, measured
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Techniques ``one``, ``two`` and ``away``, which is skipped, in place of the real ones."""
+    monkeypatch.setattr(compare, "compile_cold", lambda: None)
+    monkeypatch.setattr(compare, "_use_compilation_cache", lambda: None)
+    slower = RESULT._replace(case="worse", speed_up=Interval(0.5, 0.4, 0.6))
+    made = [technique("one"), technique("two", (RESULT, slower)), technique("away", (), "not here")]
+    monkeypatch.setattr(registry, "TECHNIQUES", {each.name: each for each, _ in made})
+    return {each.name: measured for each, measured in made}
+
 
 def test_every_technique_is_described_completely():
-    assert {"device-loop", "batch-size", "n-step", "population"} <= set(registry.TECHNIQUES)
-    for name, technique in registry.TECHNIQUES.items():
-        assert name == technique.name
-        assert all(technique._asdict().values())
-        assert callable(technique.measure)
+    assert len(registry.TECHNIQUES) >= 40
+    assert set(registry.TECHNIQUES) == set(table.MEASUREMENTS)
+    for name, each in registry.TECHNIQUES.items():
+        assert name == each.name
+        assert all(each._asdict().values())
+        assert callable(each.measure)
 
 
 def test_a_repeated_or_incomplete_technique_is_rejected():
-    technique = next(iter(registry.TECHNIQUES.values()))
+    each = next(iter(registry.TECHNIQUES.values()))
     with pytest.raises(ValueError, match="registered twice"):
-        registry.register(technique)
-    with pytest.raises(ValueError, match="costs=''"):
-        registry.register(technique._replace(name="new", costs=""))
+        registry.register(each)
+    with pytest.raises(ValueError, match="claimed=''"):
+        registry.register(each._replace(name="new", claimed=""))
 
 
 def test_the_speed_up_of_the_faster_case_is_above_one(monkeypatch):
@@ -37,22 +66,116 @@ def test_the_speed_up_of_the_faster_case_is_above_one(monkeypatch):
         registry, "alternate", lambda *a, **k: original(*a, **k, clock=clock, wait=id)
     )
     cases = {"slow": Case(clock.work("slow", 8.0), work=2), "fast": Case(clock.work("fast", 1.0))}
-    (result,) = registry.speed_ups(cases, registry.QUICK, of="steps")
-    assert result == registry.Result("fast", "slow", Interval(4.0, 4.0, 4.0), "steps")
+    notes = {"fast": "4 bytes"}
+    (result,) = registry.speed_ups(cases, registry.QUICK, of="steps", notes=notes)
+    expected = registry.Result("fast", "slow", Interval(4.0, 4.0, 4.0), "steps", "4 bytes")
+    assert result == expected
 
 
-def test_compare_prints_a_registered_technique_and_writes_both_files(monkeypatch, tmp_path, capsys):
-    result = registry.Result("new", "old", Interval(2.0, 1.5, 2.5), "steps")
-    technique = registry.Technique("mine", "p", "g", "c", "toy", lambda effort: [result])
-    monkeypatch.setitem(registry.TECHNIQUES, "mine", technique)
-    files = ["--json", f"{tmp_path}/t.json", "--markdown", f"{tmp_path}/t.md"]
-    monkeypatch.setattr(compare, "compile_cold", lambda: None)
-    assert compare.main(["--only", "mine", "--quick", *files]) == 0
-    assert "mine        new      old  2.00 (1.50-2.50)  steps" in capsys.readouterr().out
-    (written,) = json.loads((tmp_path / "t.json").read_text())["techniques"]
-    assert written["results"][0]["speed_up"] == {"median": 2.0, "low": 1.5, "high": 2.5}
-    assert written["measured on"] == "toy"
-    assert "| mine | new | old | 2.00 (1.50-2.50) | steps |" in (tmp_path / "t.md").read_text()
+def test_compare_writes_json_markdown_and_a_picture(toys, tmp_path, capsys):
+    files = ("--json", f"{tmp_path}/t.json", "--markdown", f"{tmp_path}/t.md")
+    assert compare.main(["--quick", *files, "--picture", f"{tmp_path}/t.png"]) == 0
+    printed = capsys.readouterr().out
+    assert "2.00 (1.50-2.50)" in printed
+    assert "slower here" in printed
+    one, two, away = json.loads((tmp_path / "t.json").read_text())["techniques"]
+    assert one["results"][0]["speed_up"] == {"median": 2.0, "low": 1.5, "high": 2.5}
+    assert [each["verdict"] for each in two["results"]] == ["faster here", "slower here"]
+    assert away["skipped"] == "not here"
+    assert "results" not in away
+    text = (tmp_path / "t.md").read_text()
+    assert "| new | old | 2.00 (1.50-2.50) | steps | faster here | 8 bytes |" in text
+    assert "| 0.500 to 2.00 (faster here or slower here) |" in text
+    assert "Not measured: not here." in text
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_techniques_are_not_measured_again(toys, tmp_path):
+    file = ["--json", f"{tmp_path}/t.json", "--quick"]
+    assert compare.main(["--only", "two", *file]) == 0
+    assert compare.main(file) == 0
+    assert {name: len(calls) for name, calls in toys.items()} == {"one": 1, "two": 1, "away": 1}
+    names = [each["technique"] for each in json.loads(Path(file[1]).read_text())["techniques"]]
+    assert names == ["one", "two", "away"]
+    assert compare.main([*file, "--fresh"]) == 0
+    assert {name: len(calls) for name, calls in toys.items()} == {"one": 2, "two": 2, "away": 2}
+
+
+def test_an_interrupted_run_keeps_what_it_measured(toys, tmp_path, monkeypatch):
+    def interrupted(effort):
+        raise KeyboardInterrupt
+
+    broken = registry.TECHNIQUES["two"]._replace(measure=interrupted)
+    monkeypatch.setitem(registry.TECHNIQUES, "two", broken)
+    with pytest.raises(KeyboardInterrupt):
+        compare._main(["--json", f"{tmp_path}/t.json"])
+    (one,) = json.loads((tmp_path / "t.json").read_text())["techniques"]
+    assert one["technique"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"effort": {}}, "must be measured with the same --quick"),
+        ({"stamp": {}}, "must be of the same device_kind"),
+        ({"techniques": None}, "must be of the same device_kind"),
+    ],
+)
+def test_a_file_of_other_measurements_is_not_continued(change, message, toys, tmp_path, capsys):
+    file = tmp_path / "t.json"
+    assert compare.main(["--quick", "--json", str(file)]) == 0
+    report = {**json.loads(file.read_text()), **change}
+    if change.get("techniques", ()) is None:
+        report["stamp"]["device_kind"] = "another"
+    file.write_text(json.dumps(report))
+    assert compare.main(["--quick", "--json", str(file)]) == 2
+    assert message in capsys.readouterr().err
+    file.write_text("[]")
+    assert compare.main(["--resume", str(file)]) == 2
+    assert "must be a file of jaxdqn compare --json" in capsys.readouterr().err
+
+
+def test_quick_starts_no_technique_after_its_time(toys, monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, "_QUICK_SECONDS", -1.0)
+    assert compare.main(["--quick", "--json", f"{tmp_path}/t.json"]) == 0
+    one, *_ = json.loads((tmp_path / "t.json").read_text())["techniques"]
+    assert one["skipped"] == "no time left with --quick"
+    assert not toys["one"]
+
+
+def test_recorded_files_become_one_page(toys, tmp_path):
+    assert compare.main(["--only", "one", "--json", f"{tmp_path}/1.json"]) == 0
+    assert compare.main(["--json", f"{tmp_path}/2.json"]) == 0
+    read = ["--read", f"{tmp_path}/1.json", f"{tmp_path}/2.json"]
+    assert compare.main([*read, "--markdown", f"{tmp_path}/page.md"]) == 0
+    assert {name: len(calls) for name, calls in toys.items()} == {"one": 2, "two": 1, "away": 1}
+    assert (tmp_path / "page.md").read_text().count("Measured on") == 2
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ((2.0, 1.01, 3.0), "faster here"),
+        ((0.9, 0.8, 0.99), "slower here"),
+        ((1.1, 0.9, 1.3), "no difference shown"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(interval, expected):
+    assert records.verdict(Interval(*interval)._asdict()) == expected
+
+
+def test_the_picture_encloses_every_interval():
+    speed_up = {"median": 30.0, "low": 0.03, "high": 80.0}
+    ticks = picture._ticks([{"speed_up": speed_up}])
+    assert (ticks[0], ticks[-1]) == (0.02, 100.0)
+    assert 1.0 in ticks
+
+
+def test_the_page_of_techniques_is_generated(tmp_path):
+    """The page in docs/ is the one that the recorded measurements give."""
+    files = ["techniques.json", "techniques-family.json"]
+    stamps, found = compare._read([str(ROOT / "benchmarks" / "results" / name) for name in files])
+    assert (ROOT / "docs" / "techniques.md").read_text() == page.as_markdown(stamps, found)
 
 
 def test_an_unknown_technique_is_an_error_with_the_nearest_names(capsys):
@@ -74,3 +197,16 @@ def test_the_command_registers_each_technique_once():
     )
     assert done.returncode == 2
     assert done.stderr == "error: only='n-stp': must be a known technique; nearest: n-step\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(registry.TECHNIQUES))
+def test_every_technique_is_measured_or_skipped_with_a_reason(name):
+    effort = registry.QUICK._replace(rounds=1, seconds=0.0, iterations=8)
+    try:
+        results = registry.TECHNIQUES[name].measure(effort)
+    except registry.Skipped as skipped:
+        pytest.skip(str(skipped))
+    assert results
+    assert all(0 < each.speed_up.median < 1e4 for each in results)
+    assert all(each.case != each.against for each in results)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.processes import Process
 from benchmarks.timing import Interval, verdict
-from benchmarks.versus import __main__
+from benchmarks.versus import __main__, matched
 
 
 class FakePeer:
@@ -24,20 +24,18 @@ class FakePeer:
 def test_the_ratio_is_computed_round_by_round():
     # The first call of the peer is its warm-up.
     peer, jaxdqn = FakePeer(99.0, 2.0, 4.0, 8.0), FakePeer(1.0, 1.0, 1.0)
-    result = __main__.compare("peer", peer, jaxdqn, rounds=3, bar=2.0)
+    result = matched.compare("peer", peer, jaxdqn, rounds=3, bar=2.0)
     assert result["ratio"] == Interval(4.0, 2.0, 8.0)
     assert result["gradient_steps_per_second"] == Interval(2.5, 1.25, 5.0)
     assert result["jaxdqn_env_steps_per_second"] == Interval(100.0, 100.0, 100.0)
-    lines = __main__.results_table([{**result, "compile_seconds": 1.0}])
+    lines = matched.results_table([{**result, "compile_seconds": 1.0}])
     assert lines.endswith(">= 2: reached")
     assert verdict(result["ratio"], 2.1, higher_is_better=True).endswith("undecided")
     assert verdict(result["ratio"], 8.1, higher_is_better=True).endswith("missed")
 
 
 def test_a_peer_that_ends_early_is_reported_as_missing():
-    result = __main__.compare(
-        "peer", FakePeer(1.0, 1.0), FakePeer(1.0, 1.0, 1.0), rounds=3, bar=1.0
-    )
+    result = matched.compare("peer", FakePeer(1.0, 1.0), FakePeer(1.0, 1.0, 1.0), rounds=3, bar=1.0)
     assert result == {"peer": "peer", "missing": "it ended"}
 
 
@@ -57,6 +55,7 @@ def test_a_missing_peer_is_reported_with_its_source():
         ("pureja=x.py", "must be a known peer; nearest: purejaxrl"),
         ("sb3=3", "ENVS dividing 10"),
         ("cleanrl", "must be cleanrl=FILE"),
+        ("rejax=1", "must be rejax, without an argument"),
         ("sb3-host=4,32", "cadences='4,32': must be K,B,M"),
     ],
 )

@@ -27,6 +27,7 @@ from tests.toys import noisy, quick_jit, tiny
 ROOT = Path(__file__).resolve().parents[2]
 WIDE = (200, 100)
 NUM_PARAMS = 2 * 200 + 200 + 200 * 100 + 100 + 100 * 2 + 2
+SHAPES = [(2, 200), (200,), (200, 100), (100,), (100, 2), (2,)]
 """One tensor of these is too large to be packed with the others."""
 
 
@@ -72,7 +73,7 @@ def learning(**overrides):
         return agent.learn(jax.random.key(0), state, batch, jnp.ones(size), hyper=hyper)
 
     found = collectives_in(compiled(config, learn, state_of(config), batch))
-    return found, bytes_per_gradient_step(config, NUM_PARAMS)
+    return found, bytes_per_gradient_step(config, NUM_PARAMS, SHAPES)
 
 
 def sent(found):

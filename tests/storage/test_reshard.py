@@ -178,6 +178,36 @@ def test_residuals_are_recognised_by_type_and_separate_moments_are_averaged():
         np.testing.assert_array_equal(moved["count"], np.int32([3] * 4))
 
 
+def test_an_outer_optimiser_moves_and_starts_from_the_parameters_where_there_was_none():
+    options = {"average_every": 2, "gradient_steps": 2, "target_period": 10}
+    one, two, four = config_over(1), *(
+        config_over(devices, outer_optimizer="nesterov", **options) for devices in (2, 4)
+    )  # fmt: skip
+
+    def numbered(config):
+        numbers = itertools.count(1)
+        return jax.tree.map(
+            lambda leaf: np.full(leaf.shape, next(numbers), leaf.dtype), key_data_shapes(config)
+        )._replace(replay=())
+
+    target = state_shape(four, environment=noisy())
+    before = numbered(two)
+    outer = reshard(before, two, four, target).agent.opt_state.outer
+    for ours, theirs in zip(
+        jax.tree.leaves(outer), jax.tree.leaves(before.agent.opt_state.outer), strict=True
+    ):
+        np.testing.assert_array_equal(ours, np.stack([theirs[0]] * 4))
+    before = numbered(one)
+    outer = reshard(before, one, four, target).agent.opt_state.outer
+    for anchor, momentum, params in zip(
+        jax.tree.leaves(outer.anchor), jax.tree.leaves(outer.momentum),
+        jax.tree.leaves(before.agent.params), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_array_equal(anchor, np.stack([params] * 4))
+        assert momentum.shape == anchor.shape
+        assert not momentum.any()
+
+
 @pytest.mark.slow
 def test_residuals_start_at_zero_and_separate_moments_are_averaged():
     config = config_over(2, average_every=2, gradient_steps=2, target_period=10)

@@ -1,6 +1,7 @@
 """Resuming a run on a different number of devices."""
 
 import itertools
+import re
 from pathlib import Path
 
 import jax
@@ -53,7 +54,8 @@ def test_a_run_resumes_on_other_devices_and_reports_it(tmp_path):
 
 SINGLE = {
     "mapping": "shard_map", "average_every": None, "average_moments": False,
-    "compression": "none", "top_k_fraction": 0.01,
+    "outer_optimizer": "none", "outer_learning_rate": 0.7, "outer_momentum": 0.9,
+    "compression": "none", "top_k_fraction": 0.01, "powersgd_rank": 2,
 }  # fmt: skip
 
 
@@ -67,6 +69,11 @@ REPLICA_OPTIONS = {
     "averaging of moments": (
         {"average_every": 2, "target_period": 6, "average_moments": True},
         "average_moments was True, is False",
+    ),
+    "powersgd": ({"compression": "powersgd", "powersgd_rank": 1}, "powersgd_rank was 1, is 2"),
+    "outer optimiser": (
+        {"average_every": 8, "target_period": 16, "outer_optimizer": "nesterov"},
+        "outer_optimizer was nesterov, is none",
     ),
     "pmap": ({"mapping": "pmap"}, "mapping was pmap, is shard_map"),
 }
@@ -91,7 +98,7 @@ def test_a_single_device_may_drop_the_options_of_replicas(case):
         check_same_run(two, replace(one, num_seeds=2), Path("there"))
 
 
-@pytest.mark.parametrize("case", ["int8", "averaging"])
+@pytest.mark.parametrize("case", ["int8", "averaging", "powersgd", "outer optimiser"])
 def test_the_optimiser_of_a_single_device_takes_over_the_moments(case):
     two = replace(CONFIG, devices=2, **REPLICA_OPTIONS[case][0])
     one = replace(two, devices=1, **SINGLE)
@@ -106,7 +113,7 @@ def test_the_optimiser_of_a_single_device_takes_over_the_moments(case):
     before = [
         leaf
         for path, leaf in jax.tree.leaves_with_path(state.agent.opt_state)
-        if "residual" not in jax.tree_util.keystr(path)
+        if not {"residual", "outer"} & set(re.findall(r"\w+", jax.tree_util.keystr(path)))
     ]
     for leaf, old, like in zip(
         jax.tree.leaves(moved.agent.opt_state),

@@ -1,0 +1,90 @@
+"""Virtual environments of peers, with pinned versions from the package index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_JAX = ("jax==0.10.2", "jaxlib==0.10.2", "flax==0.12.8", "optax==0.2.8")
+_GYMNAX = ("gymnax==0.0.9", "six")  # the wheel imports six without declaring it
+_TORCH = ("torch==2.13.0",)
+
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "sb3": ("stable-baselines3==2.9.2", *_TORCH),
+    "sbx": ("sbx-rl==0.28.0", *_TORCH),
+    "rllib": ("ray[rllib]==2.60.0", *_TORCH),
+    "rejax": ("rejax==0.1.3", *_JAX, *_GYMNAX),
+    "flashbax": ("flashbax==0.1.3", *_JAX),
+    "torchrl": ("torchrl==0.14.1", "gymnasium[classic-control]", *_TORCH),
+    "purejaxrl": ("flashbax==0.1.3", "distrax==0.1.9", *_JAX, *_GYMNAX),
+    "purejaxql": (*_JAX, *_GYMNAX),
+    "cleanrl": ("stable-baselines3==2.9.2", "tyro", *_JAX, *_TORCH),
+}
+"""Requirements of each peer. purejaxrl, purejaxql and CleanRL are files of a checkout; their
+environments have what these import."""
+_SHARED = {"sb3-host": "sb3", "sbx-host": "sbx"}
+"""Peers that use the environment of another."""
+
+Run = Callable[..., Any]
+
+
+class Built(NamedTuple):
+    """A virtual environment, or the reason why there is none."""
+
+    python: str | None
+    """Its interpreter."""
+    versions: tuple[str, ...] = ()
+    """Installed packages, as ``pip freeze`` lists them."""
+    missing: str | None = None
+
+
+def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> Built:
+    """Build the environment of a peer, or return the finished one.
+
+    Args:
+        name: of the peer.
+        directory: of all environments. Each has a directory of its own, named after the peer and
+            its requirements, so that a change of version builds another one.
+        run: runs a command, as ``subprocess.run`` does.
+    """
+    name = _SHARED.get(name, name)
+    requirements = REQUIREMENTS[name]
+    target = directory / f"{name}-{_digest(requirements)}"
+    python, record = target / "bin" / "python", target / "versions.json"
+    if record.is_file():
+        return Built(str(python), tuple(json.loads(record.read_text())))
+    shutil.rmtree(target, ignore_errors=True)  # of an interrupted installation
+    directory.mkdir(parents=True, exist_ok=True)
+    commands = (
+        [sys.executable, "-m", "venv", str(target)],
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+         *requirements],
+    )  # fmt: skip
+    for command in commands:
+        done = run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            shutil.rmtree(target, ignore_errors=True)
+            return Built(None, missing=f"cannot be installed: {_reason(done.stderr)}")
+    freeze = run([str(python), "-m", "pip", "freeze"], capture_output=True, text=True, check=False)
+    versions = tuple(line for line in freeze.stdout.splitlines() if line.strip())
+    record.write_text(json.dumps(versions))
+    return Built(str(python), versions)
+
+
+def _digest(requirements: Sequence[str]) -> str:
+    """Return a short name of the requirements and the version of Python."""
+    text = "\n".join((*requirements, *map(str, sys.version_info[:2])))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _reason(errors: str) -> str:
+    """Return the most telling line of pip's errors: the first error, else the last line."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    found = [line for line in lines if line.startswith("ERROR:")]
+    return found[0].removeprefix("ERROR:").strip() if found else (lines or ["no message"])[-1]

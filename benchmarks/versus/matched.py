@@ -1,0 +1,191 @@
+"""Comparison at matched work: jaxdqn and a peer in processes that are measured alternately."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.host import name_of
+from benchmarks.processes import CPU_THREADS, Process
+from benchmarks.report import format_table
+from benchmarks.timing import alternating, median_interval, spread, verdict
+from jaxdqn.errors import known_name
+
+WORK = (
+    "CartPole-v1, one gradient step of batch 128 per 10 environment steps, replay of 10 000, "
+    "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn and purejaxrl 10, CleanRL 1, "
+    "Stable-Baselines3 and SBX 1 or ENVS. purejaxql: PQN on Breakout-MinAtar, 128 environments, "
+    "32 steps, 32 minibatches, 2 epochs, convolution. sb3-host and sbx-host: CartPole-v1 in 8 "
+    "environments on the host, MLP 64-64. rllib: RLlib's DQN with 2 environment runners of 5 "
+    "environments and prioritised replay; jaxdqn on Ray with 2 actors. flashbax: add of 10 "
+    "rows and draw of 128, without a network"
+)
+
+
+class Peer(NamedTuple):
+    """Peer that ``peers.py`` can drive."""
+
+    bar: float
+    """Required ratio of jaxdqn's gradient steps/s to the peer's."""
+    gradient_steps: int
+    """Gradient steps per measurement."""
+    work: str = "matched"
+    """Name of the work for ``benchmarks.versus.jaxdqn_driver``."""
+
+
+PEERS = {
+    "purejaxrl": Peer(bar=1.15, gradient_steps=10_000),
+    "purejaxql": Peer(bar=6.0, gradient_steps=256, work="pqn"),
+    "rejax": Peer(bar=1.15, gradient_steps=10_000),
+    "flashbax": Peer(bar=0.95, gradient_steps=10_000, work="replay"),
+    "torchrl": Peer(bar=12.0, gradient_steps=200),
+    "sb3": Peer(bar=12.0, gradient_steps=400),
+    "sbx": Peer(bar=12.0, gradient_steps=400),
+    "cleanrl": Peer(bar=12.0, gradient_steps=400),
+    "sb3-host": Peer(bar=2.2, gradient_steps=512, work="host"),
+    "sbx-host": Peer(bar=2.6, gradient_steps=512, work="host"),
+    "rllib": Peer(bar=10.0, gradient_steps=200, work="ray"),
+}
+CADENCE = "4,32,1"
+BARS = {("sb3-host", "32,64,16"): 4.5}
+"""Bars of other cadences than ``CADENCE``."""
+INSTALLED = ("rllib", "rejax", "flashbax", "torchrl")
+"""Peers without an argument."""
+
+
+def compare(name: str, peer: Any, jaxdqn: Any, rounds: int, bar: float) -> dict[str, Any]:
+    """Measure jaxdqn and a peer alternately.
+
+    Args:
+        name: name of the peer.
+        peer: process whose ``measure()`` does the peer's work once.
+        jaxdqn: likewise for jaxdqn.
+        rounds: measurements of each.
+        bar: required ratio.
+
+    Returns:
+        Name of the peer, gradient and environment steps/s of both, and the ratio of the gradient
+        steps/s; or the name and ``missing``, the reason why there is no measurement.
+    """
+    measured: dict[str, list[dict[str, Any]]] = {"jaxdqn": [], "peer": []}
+    processes = {"jaxdqn": jaxdqn, "peer": peer}
+    peer.measure()  # to warm up; a failure shows in the next measurement
+    for side in alternating(processes, rounds):
+        answer = processes[side].measure()
+        if "missing" in answer:
+            return {"peer": name, **answer}
+        measured[side].append(answer)
+
+    def rates(side: str, count: str) -> list[float]:
+        return [answer[count] / answer["seconds"] for answer in measured[side]]
+
+    pairs = zip(rates("jaxdqn", "gradient_steps"), rates("peer", "gradient_steps"), strict=True)
+    return {
+        "peer": name,
+        "gradient_steps_per_second": spread(rates("peer", "gradient_steps")),
+        "env_steps_per_second": spread(rates("peer", "env_steps")),
+        "jaxdqn_gradient_steps_per_second": spread(rates("jaxdqn", "gradient_steps")),
+        "jaxdqn_env_steps_per_second": spread(rates("jaxdqn", "env_steps")),
+        "ratio": median_interval([ours / theirs for ours, theirs in pairs]),
+        "bar": bar,
+    }
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> str:
+    """Format the table of the measured peers."""
+    rows = [
+        [
+            result["peer"],
+            result["compile_seconds"],
+            result["env_steps_per_second"],
+            result["gradient_steps_per_second"],
+            result["jaxdqn_gradient_steps_per_second"],
+            result["ratio"],
+            verdict(result["ratio"], result["bar"], higher_is_better=True),
+        ]
+        for result in results
+    ]
+    headers = ["peer", "compile s", "env steps/s", "gradient steps/s", "jaxdqn gradient steps/s"]
+    return format_table([*headers, "ratio", "bar"], rows)
+
+
+def start_jaxdqn(work: str, divisor: int) -> Process:
+    """Start jaxdqn on the work of some peers, with the threads that it chooses for that work."""
+    if work.startswith("host:"):
+        steps = max(64, PEERS["sb3-host"].gradient_steps // divisor)
+        return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
+    if work == "ray":
+        steps = max(64, 5 * PEERS["rllib"].gradient_steps // divisor)
+        return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
+    if work == "replay":
+        return Process.jaxdqn(PEERS["flashbax"].gradient_steps // divisor, None, "stop", work)
+    if work == "pqn":
+        steps = max(64, PEERS["purejaxql"].gradient_steps // divisor)
+        return Process.jaxdqn(steps, None, "stop", work)
+    return Process.jaxdqn(PEERS["purejaxrl"].gradient_steps // divisor, CPU_THREADS)
+
+
+def work_of(name: str, argument: str) -> str:
+    """Return the work of a peer, as ``benchmarks.versus.jaxdqn_driver`` names it."""
+    work = PEERS[name].work
+    return f"host:{argument}" if work == "host" else work
+
+
+def measure_peer(
+    name: str,
+    argument: str,
+    jaxdqn: Any,
+    *,
+    python: str,
+    rounds: int,
+    divisor: int = 1,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Start a peer, compare jaxdqn with it, and end it.
+
+    Args:
+        name: of the peer.
+        argument: of the peer.
+        jaxdqn: process of jaxdqn on the same work.
+        python: interpreter that has the peer installed.
+        rounds: measurements of each.
+        divisor: of the work of a measurement.
+        threads: of XLA and PyTorch in the peer on CPU; None for one per core.
+    """
+    label = f"{name} ({argument} environments)" if argument.isdigit() else name
+    if PEERS[name].work == "host":
+        label = f"{name} {name_of(argument)}"
+    bar = BARS.get((name, argument), PEERS[name].bar)
+    steps = max(64, PEERS[name].gradient_steps // divisor)
+    process = Process.peer(python, name, argument, steps, threads)
+    try:
+        ready = process.receive()
+        if "missing" in ready:
+            return {"peer": label, **ready}
+        return {**ready, **compare(label, process, jaxdqn, rounds, bar)}
+    finally:
+        process.close()
+
+
+def parse_peer(peer: str) -> tuple[str, str]:
+    """Return the name and the argument of a peer.
+
+    Raises:
+        ValueError: if there is no such peer or its argument is invalid.
+    """
+    name, _, argument = peer.partition("=")
+    if name not in PEERS:
+        raise ValueError(f"peer={name!r}: must be {known_name('peer', name, list(PEERS))}")
+    if PEERS[name].work == "host":
+        name_of(argument or CADENCE)
+        return name, argument or CADENCE
+    takes_count = name in ("sb3", "sbx")
+    if takes_count and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
+        raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")
+    if name in INSTALLED:
+        if argument:
+            raise ValueError(f"peer={peer!r}: must be {name}, without an argument")
+        return name, ""
+    if not takes_count and not argument:
+        raise ValueError(f"peer={peer!r}: must be {name}=FILE")
+    return name, argument

@@ -1,0 +1,51 @@
+"""Milabench's workload of purejaxrl's DQN, with its flat network and a convolution network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.processes import CPU_THREADS, Process
+from benchmarks.versus.drivers.work import milabench
+from benchmarks.versus.matched import compare
+
+NETWORKS = ("flat", "convolution")
+_BAR = 1.0
+
+
+def compare_milabench(
+    file: str, scale: int, *, python: str, rounds: int, threads: int | None = None
+) -> list[dict[str, Any]]:
+    """Measure jaxdqn and purejaxrl alternately, with each network.
+
+    Args:
+        file: purejaxrl's dqn.py.
+        scale: divisor of the sizes.
+        python: interpreter that has the requirements of purejaxrl.
+        rounds: measurements of each.
+        threads: of XLA in the peer on CPU; None for one per core.
+    """
+    work = milabench(scale)
+    steps = work.rows // work.rows_per_gradient_step
+    results = []
+    for network in NETWORKS:
+        label = f"purejaxrl, milabench, {network}"
+        argument = json.dumps({"file": file, "network": network, "scale": scale})
+        small = scale > 1
+        jaxdqn = Process.jaxdqn(
+            steps, CPU_THREADS if small else None, "stop", f"milabench:{network}:{scale}"
+        )
+        peer = Process.peer(python, "purejaxrl-milabench", argument, steps, threads)
+        try:
+            ours, theirs = jaxdqn.receive(), peer.receive()
+            missing = next((each for each in (theirs, ours) if "missing" in each), None)
+            if missing is not None:
+                results.append({"peer": label, **missing})
+                continue
+            compiled = {"jaxdqn_compile_seconds": ours["compile_seconds"]}
+            compared = compare(label, peer, jaxdqn, rounds, _BAR)
+            results.append({**theirs, **compiled, "work": work._asdict(), **compared})
+        finally:
+            jaxdqn.close()
+            peer.close()
+    return results
