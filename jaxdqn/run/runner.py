@@ -99,7 +99,7 @@ def run(
     """Train a configuration.
 
     SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
-    chunk, with all files written. If chunks take more than a second, the run stops within about
+    chunk, or of the next one if that has been dispatched already, with all files written. If chunks take more than a second, the run stops within about
     half a second, from the second chunk on. While programs are compiled they stop it within about
     a second, by ``RunStopped``. A second SIGINT stops it at once. Outside Python's main thread no
     signal is handled. A run with a directory takes checkpoints;
