@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,9 @@ class LazyModule(ModuleType):
         if attribute.startswith("__"):
             # The import system probes such attributes of every module.
             raise AttributeError(attribute)
+        if sys.modules.get(self.__name__) is self:
+            # ``from package import module`` while the package is replaced.
+            return LazyModule(f"{self.__name__}.{attribute}")
         return getattr(import_module(self.__name__), attribute)
 
 
@@ -32,13 +36,15 @@ def imported_lazily(*names: str) -> Iterator[None]:
 
     Modules that the block imports keep the placeholders, which forward every use to the real
     modules. Modules already imported stay, and after the block ``sys.modules`` holds no
-    placeholder: later imports of these names load the real modules.
+    placeholder: later imports of these names load the real modules. None of them need be installed;
+    one that is not raises ``ModuleNotFoundError`` at its first use.
 
     Args:
         names: full names of modules.
     """
     with _LOCK:
-        placeholders = {name: LazyModule(name) for name in names if name not in sys.modules}
+        wanted = [*filter(None, map(_missing_package, names)), *names]
+        placeholders = {name: LazyModule(name) for name in wanted if name not in sys.modules}
         sys.modules.update(placeholders)
         try:
             yield
@@ -46,6 +52,17 @@ def imported_lazily(*names: str) -> Iterator[None]:
             for name, placeholder in placeholders.items():
                 if sys.modules.get(name) is placeholder:
                     del sys.modules[name]
+
+
+def _missing_package(name: str) -> str:
+    """Return the package of a module if it is not installed; empty otherwise."""
+    package = name.rpartition(".")[0]
+    if not package or package in sys.modules:
+        return ""
+    try:
+        return package if find_spec(package) is None else ""
+    except ModuleNotFoundError:
+        return package
 
 
 def import_matplotlib() -> None:

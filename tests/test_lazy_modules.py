@@ -33,6 +33,23 @@ CASES = {
         "from gymnax.environments.misc import rooms\n"
         "assert rooms.plt is plt\n"
     ),
+    "an environment needs none installed": (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('matplotlib', 'seaborn'):\n"
+        "            raise ModuleNotFoundError(f'no {name}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import jaxdqn\n"
+        "assert jaxdqn.make_env('Breakout-MinAtar').spec.num_actions == 3\n"
+        "from gymnax.environments.misc import pong\n"
+        "for part in (lambda: pong.plt.figure, lambda: pong.sns.color_palette):\n"
+        "    try:\n"
+        "        part()\n"
+        "    except ModuleNotFoundError:\n"
+        "        continue\n"
+        "    raise AssertionError('was found')\n"
+    ),
     "gymnax draws with the real ones": (
         "import sys, jax, jaxdqn\n"
         "jaxdqn.make_env('FourRooms-misc')\n"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, get_args
 
 import tyro
@@ -77,7 +77,8 @@ def _main(argv: Sequence[str]) -> int:
         )  # fmt: skip
         started = time.perf_counter()
         ended = measure(request, store)
-        records = store.read(section)
+        every = store.read(section)
+        records = current(every, flags.tiny, newest_stamp(every.values()))
         report["sections"][section] = {
             "seconds": time.perf_counter() - started, "ended": ended, "cells": records,
         }  # fmt: skip
@@ -164,13 +165,13 @@ def _record_crash(request: Request, store: Store, ended: str | None) -> bool:
 
 def finish(store: Store, report: dict[str, Any]) -> int:
     """Judge the targets by all results of the directory, write the report and the picture."""
-    stamps = [
-        record["stamp"] for section in report["sections"].values()
-        for record in section["cells"].values()
-    ]  # fmt: skip
-    report["stamp"] = max(stamps, key=lambda stamped: stamped["time"], default=None)
-    sections = {name: results_of(_same_kind(store.read(name), report))
-                for name in get_args(SectionName)}  # fmt: skip
+    report["stamp"] = newest_stamp(
+        record for section in report["sections"].values() for record in section["cells"].values()
+    )
+    sections = {
+        name: results_of(current(store.read(name), report["tiny"], report["stamp"]))
+        for name in get_args(SectionName)
+    }
     on_accelerator = report["stamp"] is not None and report["stamp"]["platform"] != "cpu"
     verdicts = judge(sections, valid=on_accelerator and not report["tiny"])
     report["targets"] = [{**verdict._asdict(), "text": verdict.text} for verdict in verdicts]
@@ -191,13 +192,22 @@ def finish(store: Store, report: dict[str, Any]) -> int:
     return FAILED if failed else 0
 
 
-def _same_kind(
-    records: dict[str, dict[str, Any]], report: Mapping[str, Any]
+def newest_stamp(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the stamp of the record that was measured last; None if there is none."""
+    stamps = [record["stamp"] for record in records]
+    return max(stamps, key=lambda stamped: stamped["time"], default=None)
+
+
+def current(
+    records: Mapping[str, dict[str, Any]], tiny: bool, stamp: dict[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the records of the device and the sizes of a report; others are of earlier calls."""
+    """Return the records of these sizes and of the device of a stamp; others are of earlier calls.
+
+    Without a stamp there are none.
+    """
     return {
         cell: record for cell, record in records.items()
-        if record["tiny"] == report["tiny"] and is_of_device(record, report["stamp"])
+        if stamp is not None and record["tiny"] == tiny and is_of_device(record, stamp)
     }  # fmt: skip
 
 

@@ -11,16 +11,16 @@ SectionName = Literal[
 ]  # fmt: skip
 
 SECTION_SECONDS: dict[str, float] = {
-    "solve": 35,
-    "rates": 125,
-    "pqn": 115,
-    "score": 40,
-    "population": 40,
-    "replay": 40,
-    "bitwise": 45,
+    "solve": 30,
+    "rates": 100,
+    "pqn": 125,
+    "score": 80,
+    "population": 35,
+    "replay": 35,
+    "bitwise": 35,
     "memory": 20,
-    "kernels": 30,
-    "roofline": 45,
+    "kernels": 35,
+    "roofline": 40,
     "peers": 90,
 }
 """Seconds of each section, start of its process and compilation included. Without ``peers``, which
@@ -35,7 +35,7 @@ GAMES = (
 class Sizes(NamedTuple):
     """Amount of work of the sections."""
 
-    num_envs: tuple[int, ...] = (32, 256, 2_048, 16_384, 65_536)
+    num_envs: tuple[int, ...] = (32, 512, 8_192, 65_536)
     """E of the section ``rates``."""
     learners: tuple[int, ...] = (1, 8, 64, 256)
     seeds: int = 5
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
     """Replay of the section ``memory``."""
     iterations: int = 100
     """Iterations in a timed chunk of DQN."""
-    long_iterations: int = 4
+    long_iterations: int = 2
     """Iterations in a timed chunk whose iterations have many gradient steps."""
     rounds: int = 3
     seconds: float = 0.4

@@ -99,11 +99,12 @@ def run(
     """Train a configuration.
 
     SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
-    chunk, with all files written. If chunks take more than a second, the run stops within about
-    half a second, from the second chunk on. While programs are compiled they stop it within about
-    a second, by ``RunStopped``. A second SIGINT stops it at once. Outside Python's main thread no
-    signal is handled. A run with a directory takes checkpoints;
-    another call with ``resume`` continues exactly from the newest one, even inside a chunk.
+    chunk, or of the next one if that has been dispatched already, with all files written. If chunks
+    take more than a second, the run stops within about half a second, from the second chunk on.
+    While programs are compiled they stop it within about a second, by ``RunStopped``. A second
+    SIGINT stops it at once. Outside Python's main thread no signal is handled. A run with a
+    directory takes checkpoints; another call with ``resume`` continues exactly from the newest one,
+    even inside a chunk.
 
     Compiled programs are kept in the process (``jaxdqn.run.program_cache``): a later run with the
     same shapes, even with another seed or learning rate, compiles nothing. They are also cached on

@@ -150,7 +150,7 @@ def test_the_batch_grows_with_the_environments_up_to_its_bound():
         if name.startswith("cartpole dqn")
     }
     assert list(sizes.values()) == [
-        (32, 128), (256, 256), (2_048, 1_024), (16_384, 1_024), (65_536, 1_024)
+        (32, 128), (512, 512), (8_192, 1_024), (65_536, 1_024)
     ]  # fmt: skip
 
 
@@ -189,9 +189,10 @@ def test_targets_are_met_at_their_bounds():
         (0, "solve", {**SOLVED, "seed 9": {"seconds_to_solve": None}}),
         (1, "rates", {"a": {"env_steps_per_second": 9.9e6}}),
         (2, "pqn", {**MET["pqn"], GAMES[0]: {"complete": True, "train_seconds": 20.0}}),
-        (2, "pqn", {**MET["pqn"], GAMES[0]: {"complete": False, "train_seconds": 1.0}}),
+        (2, "pqn", {**MET["pqn"], GAMES[0]: {"complete": False, "train_seconds": 20.5}}),
         (3, "score", {"fast": {"seconds_to_solve": 30.0}}),
-        (3, "score", {"fast": {"seconds_to_solve": None}}),
+        (3, "score", {"fast": {"seconds_to_solve": None, "train_seconds": 28.0,
+                               "eval_seconds": 3.0}}),
         (4, "population", {"1 learners": {"gradient_steps_per_second": 10.1},
                            "64 learners": {"gradient_steps_per_second": 200.0}}),
     ],
@@ -204,6 +205,10 @@ def test_a_target_without_its_cells_is_not_measured():
     assert met({}) == [None] * 5
     some_games = {game: MET["pqn"][game] for game in GAMES[:2]}
     assert met({"pqn": some_games})[2] is None
+    cut = {**MET["pqn"], GAMES[0]: {"complete": False, "train_seconds": 15.0}}
+    assert met({"pqn": cut})[2] is None
+    short = {"seconds_to_solve": None, "train_seconds": 9.0, "eval_seconds": 1.0}
+    assert met({"score": {"fast": short}})[3] is None
     assert met({"population": {"1 learners": {"gradient_steps_per_second": 1.0}}})[4] is None
 
 
@@ -288,6 +293,14 @@ def test_results_of_another_device_are_not_in_the_report(tmp_path, capsys):
     written = json.loads((tmp_path / "report.json").read_text())
     assert [target["text"] for target in written["targets"]] == ["not measured"] * 5
     assert "failed: rates, a: no memory" in capsys.readouterr().err
+
+
+def test_a_report_without_any_cell_is_written(tmp_path):
+    store = Store(tmp_path)
+    store.write("solve", "seed 0", {"launch": "1", "tiny": False, "stamp": STAMP, "result": {}})
+    ended = {"rates": {"ended": "exit code 1: no module", "cells": {}}}
+    assert command.finish(store, {"tiny": False, "sections": ended}) == 1
+    assert json.loads((tmp_path / "report.json").read_text())["stamp"] is None
 
 
 @pytest.mark.slow

@@ -158,15 +158,15 @@ def test_a_chunk_is_bitwise_its_parts_in_every_mapping(overrides):
 
 def stopping(monkeypatch, calls):
     """Send SIGTERM in the given call of a program."""
-    call, counted = ChunkRunner._call, []
+    dispatch, counted = ChunkRunner._dispatch, []
 
-    def call_and_stop(self, *arguments):
+    def dispatch_and_stop(self, *arguments):
         counted.append(arguments)
         if len(counted) == calls:
             signal.raise_signal(signal.SIGTERM)
-        return call(self, *arguments)
+        return dispatch(self, *arguments)
 
-    monkeypatch.setattr(ChunkRunner, "_call", call_and_stop)
+    monkeypatch.setattr(ChunkRunner, "_dispatch", dispatch_and_stop)
 
 
 @pytest.mark.slow
