@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-from benchmarks.report import describe, format_table, stamp
+from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, Case, alternate, ratio, spread
 from jaxdqn.cli.flags import parse, run_command
 
@@ -32,6 +33,17 @@ class Flags:
     """Time by which every vector step of the environments is prolonged, as by a slow simulator."""
     cadences: tuple[str, ...] = ("4,32,1", "32,64,16")
     """Vector steps (K), batch size (B) and gradient steps (M) of an iteration, each as K,B,M."""
+    sections: tuple[Literal["cadences", "nature", "atari", "dispatch"], ...] = ("cadences",)
+    """cadences: rows/s without learning, serial and overlapped. nature: a gradient step of the
+    Nature network over PyTorch's forward and backward pass. atari: acting in ale:pong over its
+    emulator and the forward pass, with 16 environments. dispatch: rows/s with JAX's programs on the
+    CPU run in the thread that calls them (sync), over those that are not (async, the default)."""
+    torch_python: str | None = None
+    """Interpreter that has PyTorch, for the section nature."""
+    torch_threads: int | None = None
+    """Threads of PyTorch; by default its own default."""
+    json: str | None = None
+    """File for the measurements, such as benchmarks/results/host.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +56,25 @@ def _main(argv: Sequence[str]) -> None:
     for option in ("rounds", "num_envs"):
         if getattr(flags, option) < 1:
             raise ValueError(f"{option}={getattr(flags, option)}: must be at least 1")
-    rows = []
+    if flags.torch_python is not None and shutil.which(flags.torch_python) is None:
+        raise ValueError(f"torch_python={flags.torch_python!r}: must be a Python interpreter")
+    if flags.torch_threads is not None and flags.torch_threads < 1:
+        raise ValueError(f"torch_threads={flags.torch_threads}: must be at least 1")
     names = {cadence: name_of(cadence) for cadence in flags.cadences}
+    check_writable(flags.json)
+    report: dict[str, Any] = {"stamp": stamp(), "flags": dataclasses.asdict(flags)}
+    print(describe(report["stamp"]))
+    print(f"{MEDIANS}; {RATIOS}")
+    for section in flags.sections:
+        report[section] = _SECTIONS[section](flags, names)
+    if flags.json is not None:
+        write_json(flags.json, report)
+        print(f"measurements in {flags.json}")
+
+
+def _cadences(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
+    """Measure rows/s without learning, serial and overlapped; print the table."""
+    rows = []
     for cadence, name in names.items():
         cases = {how: make_case(flags, how, cadence) for how in _HOW}
         times = alternate(cases, rounds=flags.rounds, seconds=flags.seconds)
@@ -57,9 +86,54 @@ def _main(argv: Sequence[str]) -> None:
             )
             for how in _HOW
         ]
-    print(describe(stamp()))
-    print(f"rows/s, {MEDIANS}; {RATIOS}")
     print(format_table(("case", "rows/s", "over not learning"), rows))
+    return {case: {"rows_per_second": rate, "over_not_learning": over} for case, rate, over in rows}
+
+
+def _nature(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
+    """Measure a gradient step of the Nature network; print the table."""
+    from benchmarks.atari import BATCH_SIZE, nature_section
+
+    result = nature_section(flags.rounds, flags.torch_python, flags.torch_threads)
+    headers = ("Nature network", "gradient step, s", "PyTorch, s", "ratio", "bar")
+    keys = ("jaxdqn_seconds", "torch_seconds", "ratio", "bar")
+    print(format_table(headers, [(f"batch {BATCH_SIZE}", *(result.get(key, "") for key in keys))]))
+    if "missing" in result:
+        print(f"PyTorch: not measured: {result['missing']}")
+    return result
+
+
+def _atari(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
+    """Measure acting in ``ale:pong``; print the table."""
+    from benchmarks.atari import acting_section
+
+    result = acting_section(flags.rounds, flags.seconds)
+    keys = ("emulator", "forward", "acting", "ratio", "bar")
+    print(format_table(("environment steps/s", *keys), [("ale:pong", *map(result.get, keys))]))
+    return result
+
+
+def _dispatch(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
+    """Measure both ways of dispatch on the CPU; print the table."""
+    from benchmarks.dispatch import MODES, dispatch_section
+
+    report = {name: dispatch_section(flags, cadence) for cadence, name in names.items()}
+    keys = (*MODES, "sync_over_async")
+    rows = [
+        (f"{name}, {work}", *(measured[key] for key in keys))
+        for name, result in report.items()
+        for work, measured in result.items()
+    ]
+    print(format_table(("rows/s", *keys), rows))
+    return report
+
+
+_SECTIONS: dict[str, Callable[[Flags, Mapping[str, str]], dict[str, Any]]] = {
+    "cadences": _cadences,
+    "nature": _nature,
+    "atari": _atari,
+    "dispatch": _dispatch,
+}
 
 
 def name_of(cadence: str) -> str:

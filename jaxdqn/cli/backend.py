@@ -57,6 +57,18 @@ def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
         jax.config.update("jax_num_cpu_devices", virtual)
 
 
+def use_cpu_dispatch(synchronous: bool) -> None:
+    """Choose how JAX runs programs on the CPU; call before JAX computes anything.
+
+    Synchronously a program runs in the thread that calls it, and the call returns when it is done.
+    That saves the exchange between two threads, which is as long as a small program: as when acting
+    in environments on the host. A program on the CPU then delays the thread that calls it.
+    """
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", not synchronous)
+
+
 def devices_of_mesh(mesh: str) -> dict[str, int]:
     """Return the options that a mesh such as ``data=2,model=2`` sets.
 

@@ -17,6 +17,7 @@ from jaxdqn.cli.backend import (
     devices_of_mesh,
     keep_compiled_programs,
     set_up_devices,
+    use_cpu_dispatch,
     use_cpu_threads,
 )
 from jaxdqn.cli.engine import (
@@ -165,6 +166,9 @@ class Flags(Options):
     cpu_threads: int | None = option(None, group="Devices")
     """Threads of XLA on CPU. By default one for small dense networks, which is faster, and one for
     each core otherwise."""
+    cpu_dispatch: Literal["async", "sync"] = option("async", group="Devices")
+    """Run programs on the CPU in a thread of JAX, or (sync) in the thread that calls them, which
+    may be faster for environments on the host with a small network."""
     mesh: str | None = option(None, group="Devices")
     """Devices by use: data=2,model=3 is 2 replicas, each split over 3 devices. Replaces
     --devices and --model-devices."""
@@ -229,6 +233,8 @@ def _main(argv: Sequence[str]) -> int:
     if flags.out is not None and not many and not (flags.resume and is_run(out)):
         check_unused(out)
     use_cpu_threads(config, flags.cpu_threads)
+    if flags.cpu_dispatch == "sync":
+        use_cpu_dispatch(synchronous=True)
     set_up_devices(flags.virtual_devices, flags.memory_fraction)
     if flags.explain:
         from jaxdqn.cli.explain import explain

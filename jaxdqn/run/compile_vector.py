@@ -79,12 +79,10 @@ def compile_vector(
     playing = jax.eval_shape(play.begin, params, key, timestep, epsilon)
     saved = state if config.replay_in_checkpoint else without_replay(state)
     jitted = jit_vector_programs(trainer, options)
-    elsewhere = acting_device(config) is not None
-    ahead = [
-        name
-        for name in VectorPrograms._fields
-        if name not in SELDOM and not (elsewhere and name in ACTING)
-    ]
+    later_too = {*SELDOM, *(ACTING if acting_device(config) is not None else ())}
+    if config.warmup_iterations == 0:  # as for PQN: there are no blocks to index
+        later_too.add("block")
+    ahead = [name for name in VectorPrograms._fields if name not in later_too]
     compiled = compile_all(
         (
             *((getattr(jitted, name), getattr(arguments, name)) for name in ahead),

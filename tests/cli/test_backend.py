@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from jaxdqn.cli import backend
@@ -34,6 +35,14 @@ def test_devices_that_cannot_be_set_up_are_rejected(monkeypatch, virtual, fracti
     with pytest.raises(ValueError, match=message):
         backend.set_up_devices(virtual, fraction)
     assert "XLA_CLIENT_MEM_FRACTION" not in os.environ
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_programs_on_the_cpu_run_in_the_thread_that_calls_them(monkeypatch, synchronous):
+    changed = {}
+    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
+    backend.use_cpu_dispatch(synchronous)
+    assert changed == {"jax_cpu_enable_async_dispatch": not synchronous}
 
 
 def test_virtual_devices_are_cpu_devices_in_a_real_process():

@@ -10,7 +10,7 @@ import pytest
 import jaxdqn
 from jaxdqn.cli import evaluate as evaluate_command
 from jaxdqn.cli.study.cells import groups_of, make_cell
-from jaxdqn.config.config import replace
+from jaxdqn.config.config import Config, replace
 from jaxdqn.envs.vector import HostEnvironment
 from jaxdqn.envs.vector.checked import check_time_step
 from jaxdqn.errors import RunFailed
@@ -49,6 +49,28 @@ def test_a_run_by_name_is_recorded_resumed_evaluated_and_loaded(tmp_path, capsys
     env = gymnasium.make("CartPole-v1")
     assert policy(env.reset(seed=0)[0]) in (0, 1)
     env.close()
+
+
+def test_pqn_which_has_no_warm_up_is_run_and_resumed(tmp_path):
+    config = Config(
+        env="gymnasium:CartPole-v1", algorithm="pqn", num_envs=4, rollout_length=8, minibatches=2,
+        hidden_sizes=(8,), total_rows=128, log_every=64, eval_every=0, eval_episodes=2,
+        checkpoint_every=64,
+    )  # fmt: skip
+    summary = run(config, out=tmp_path / "run").summary
+    # Two passes of two minibatches for 32 rows.
+    assert (summary["rows"], summary["gradient_steps"]) == (128, 16)
+    resumed = run(replace(config, total_rows=192), out=tmp_path / "run", resume=True).summary
+    assert (resumed["rows"], resumed["gradient_steps"]) == (192, 24)
+
+
+@pytest.mark.slow
+def test_rows_of_the_host_have_the_probabilities_for_importance_ratios():
+    config = replace(CARTPOLE, n_step=3, importance_ratios=True, target_epsilon=0.1)
+    result = run(replace(config, epsilon_schedule="constant", epsilon_end=0.2, total_rows=200))
+    stored = np.asarray(result.state.replay.storage.extras)[: int(result.state.replay.size)]
+    np.testing.assert_array_equal(stored[:8], 0.5)  # the warm-up
+    np.testing.assert_allclose(np.unique(stored[8:]), [0.1, 0.9], rtol=1e-6)
 
 
 class Breaking(OnHost):

@@ -1,0 +1,91 @@
+"""Section ``dispatch`` of ``benchmarks.host``: programs on the CPU with and without its own thread.
+
+The choice holds for a process from the start of its backend, so that each is a process of its own:
+``python -m benchmarks.dispatch async|sync FLAGS`` answers every line on standard input with the
+seconds for a row of acting and of training, overlapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.host import Flags, make_case
+from benchmarks.processes import CPU_THREADS, Process
+from benchmarks.timing import Case, alternating, ratio, spread
+
+MODES = ("async", "sync")
+_WORK = {"acting": "not learning", "training": "overlapped"}
+
+
+def dispatch_section(flags: Flags, cadence: str) -> dict[str, Any]:
+    """Measure acting and training in both modes, in two processes that take turns."""
+    fields = json.dumps({**dataclasses.asdict(flags), "cadences": [cadence]})
+    processes = {
+        mode: Process([sys.executable, "-m", "benchmarks.dispatch", mode, fields], CPU_THREADS)
+        for mode in MODES
+    }
+    try:
+        for process in processes.values():
+            process.receive()
+        return compare_modes(processes, flags.rounds)
+    finally:
+        for process in processes.values():
+            process.close()
+
+
+def compare_modes(processes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    """Return rows/s of each work in each mode, and the ratio of those of ``sync`` to ``async``.
+
+    Raises:
+        RuntimeError: if a process ends.
+    """
+    times: dict[str, dict[str, list[float]]] = {
+        work: {mode: [] for mode in MODES} for work in _WORK
+    }
+    for mode in alternating(processes, rounds):
+        answer = processes[mode].measure()
+        if "missing" in answer:
+            raise RuntimeError(f"dispatch {mode}: {answer['missing']}")
+        for work in _WORK:
+            times[work][mode].append(answer[work])
+    return {
+        work: {
+            **{mode: spread([1 / value for value in each[mode]]) for mode in MODES},
+            "sync_over_async": ratio(each["async"], each["sync"]),
+        }
+        for work, each in times.items()
+    }
+
+
+def _seconds_per_unit(case: Case, seconds: float) -> float:
+    import jax
+
+    start, units = time.perf_counter(), 0.0
+    while units == 0 or time.perf_counter() - start < seconds:
+        jax.block_until_ready(case.run())
+        units += case.work
+    return (time.perf_counter() - start) / units
+
+
+def main(mode: str, fields: str) -> None:
+    """Answer requests until they end."""
+    from jaxdqn.cli.backend import use_cpu_dispatch
+
+    use_cpu_dispatch(synchronous=mode == "sync")
+    values = json.loads(fields)
+    tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    flags = Flags(**{**values, **tuples})
+    cases = {work: make_case(flags, how, flags.cadences[0]) for work, how in _WORK.items()}
+    print(json.dumps({"ready": True}), flush=True)
+    for _ in sys.stdin:
+        answer = {work: _seconds_per_unit(case, flags.seconds) for work, case in cases.items()}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
