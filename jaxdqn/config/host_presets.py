@@ -94,6 +94,27 @@ HOST_TASKS: dict[str, Config] = {
 }
 """Preset of each task on the host."""
 
+# The authors' configuration for Atari (Gallici et al. 2024, pqn_atari.yaml of purejaxql), except
+# its protocol, which is ``protocol=classic`` here, and the initial weights. Its learning rate is
+# constant.
+PQN_ATARI: dict[str, Any] = {
+    "clip_rewards": True,
+    "frame_stack": 4,
+    "num_envs": 128,
+    "rollout_length": 32,
+    "minibatches": 32,
+    "epochs": 2,
+    "trace_decay": 0.65,
+    "learning_rate": 2.5e-4,
+    "learning_rate_schedule": "constant",
+    "total_rows": 10_000_000,
+    "epsilon_end": 0.001,
+    "epsilon_decay_rows": 1_000_000,
+    "log_every": 81_920,
+    "eval_every": 1_000_000,
+    "eval_episodes": 20,
+}
+
 # Clark et al. 2024, appendix: 64 games, a gradient step of 256 rows for 64 rows. Their epsilon
 # falls by 1 / 2,000,000 of its distance from 0.01 at every row and is switched off after half of
 # the budget; here it reaches 0.01 after 8,000,000 rows and stays there.
@@ -109,24 +130,4 @@ BTR_ATARI: dict[str, Any] = {
     "warmup_rows": 200_000,
     "epsilon_schedule": "exponential",
     "epsilon_decay_rows": 8_000_000,
-}
-
-# Settings of the authors (Gallici et al. 2024) for Atari, but for a fifth of their budget. Theirs
-# has the protocol classic; that of a run here is an argument of the game, machado by default.
-PQN_ATARI: dict[str, Any] = {
-    "learning_rate_schedule": "constant",
-    "clip_rewards": True,
-    "frame_stack": 4,
-    "num_envs": 128,
-    "rollout_length": 32,
-    "minibatches": 32,
-    "epochs": 2,
-    "trace_decay": 0.65,
-    "learning_rate": 2.5e-4,
-    "total_rows": 10_000_000,
-    "epsilon_end": 0.001,
-    "epsilon_decay_rows": 1_000_000,
-    "log_every": 81_920,
-    "eval_every": 1_000_000,
-    "eval_episodes": 20,
 }

@@ -68,7 +68,7 @@ def _small_run(rest: list[str]) -> list[str]:
         return ["--total-rows", str(stored.total_rows + _CHUNK)] if more else []
     config = run.config_from(flags)
     frames = is_atari(config.env) or config.env.startswith(f"{OWN_SUITE}:")
-    rows = _ATARI_ROWS if frames else max(_ROWS, config.rows_per_iteration)
+    rows = max(_ATARI_ROWS if frames else _ROWS, config.rows_per_iteration)
     if flags.profile is not None:
         rows = _CHUNK * (flags.profile + 2)
     sizes = {"total_rows": rows, "log_every": _CHUNK, "eval_episodes": _EPISODES}
