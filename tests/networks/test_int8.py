@@ -76,5 +76,7 @@ def test_acting_agrees_with_float32_and_reads_the_rounded_weights(greedy_config)
 
 
 def test_int8_acting_is_rejected_with_pqn():
-    with pytest.raises(ValueError, match="act_precision='int8': must be float32 with algorithm='pqn'"):
+    with pytest.raises(
+        ValueError, match="act_precision='int8': must be float32 with algorithm='pqn'"
+    ):
         replace(tiny(), algorithm="pqn", act_precision="int8")
