@@ -91,7 +91,8 @@ def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
     groups: list[dict[str, Record]] = [
         {each["technique"]: each for each in report["techniques"]} for report in reports
     ]
-    measured = {each["technique"]: each for each in merged((), *groups)}
+    first = merged((), *groups)
+    measured: dict[str, Record] = {each["technique"]: each for each in first}
     missing: Record = {"skipped": "no record yet"}
     records = []
     for name, technique in TECHNIQUES.items():

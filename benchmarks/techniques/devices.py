@@ -26,6 +26,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"num_envs": 16, "batch_size": 128, "hidden_sizes": (120, 84)},
     "Breakout-MinAtar": {"num_envs": 16, "batch_size": 512},
 }
+_UNIT = 96
+"""Iterations of a call are a multiple of it, as averaging needs; all forms share a baseline."""
 _SEEDS = {True: (4,), False: (4, 16, 64)}
 """Sizes of a population, with and without ``--quick``."""
 
@@ -37,7 +39,7 @@ def measure_data_parallel(effort: Effort) -> list[Result]:
         configs = {f"{env}, 1 device": _config(env, devices=1)}
         for mapping in ("shard_map",) if effort.quick else ("shard_map", "pmap"):
             configs[f"{env}, 2 devices, {mapping}"] = _config(env, mapping=mapping)
-        results += compared(_times(configs, effort), of="gradient steps")
+        results += compared(_times(configs, _rounded(effort)), of="gradient steps")
     return results
 
 
@@ -56,7 +58,7 @@ def measure_forms(forms: Mapping[str, dict[str, Any]]) -> Callable[[Effort], lis
         for env in _envs(effort):
             configs = {f"{env}, {_ALL_REDUCE}": _config(env)}
             configs |= {f"{env}, {form}": _config(env, **fields) for form, fields in forms.items()}
-            times, notes = _times(configs, effort), {}
+            times, notes = _times(configs, _rounded(effort)), {}
             baseline = next(iter(configs.values()))
             shapes = parameter_shapes(_config(env, devices=1))
             for name, config in configs.items():
@@ -93,6 +95,10 @@ def measure_population(effort: Effort) -> list[Result]:
         for how in ("map", "vmap"):
             configs[f"P={size}, {how}"] = _changed(single, num_seeds=size, population=how)
     return compared(_times(configs, effort), of="gradient steps of all")
+
+
+def _rounded(effort: Effort) -> Effort:
+    return effort._replace(iterations=-(-effort.iterations // _UNIT) * _UNIT)
 
 
 def _envs(effort: Effort) -> tuple[str, ...]:

@@ -71,11 +71,11 @@ def plain_loop(config: Config, iterations: int, device: Any, stack: ExitStack) -
     def gradient_step(key: Any) -> Any:
         nonlocal state
         drawn = random.integers(0, min(written, config.replay_capacity), config.batch_size)
-        batch = Batch(
+        drawn_rows = (
             ring.obs[drawn], ring.action[drawn], ring.reward[drawn], ring.discount[drawn],
             ring.next_obs[drawn],
         )  # fmt: skip
-        batch = jax.device_put(batch, device)
+        batch = Batch(*jax.device_put(drawn_rows, device))
         state, info = learn(key, state, batch, weights, hyper=hyper)
         return info.loss
 

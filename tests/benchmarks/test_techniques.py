@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import timing
 from benchmarks.techniques import __main__ as compare
-from benchmarks.techniques import page, picture, records, registry, table
+from benchmarks.techniques import devices, page, picture, ray, records, registry, table
 from benchmarks.timing import Case, Interval
 from tests.clock import Clock
 from tests.studies import ROOT
@@ -176,6 +176,32 @@ def test_the_page_of_techniques_is_generated(tmp_path):
     files = ["techniques.json", "techniques-family.json"]
     stamps, found = compare._read([str(ROOT / "benchmarks" / "results" / name) for name in files])
     assert (ROOT / "docs" / "techniques.md").read_text() == page.as_markdown(stamps, found)
+
+
+def test_runs_on_ray_are_compared_with_their_ages(monkeypatch):
+    rates = {"1 actor": 10.0, "2 actors": 20.0, "4 actors": 5.0}
+    given = {ray.CASES[name]: rate for name, rate in rates.items()}
+
+    def measure(case, rows):
+        return {"gradient_steps_per_second": given[tuple(case)], "sample_age": given[tuple(case)]}
+
+    monkeypatch.setattr(ray, "measure", measure)
+    monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: name)
+    two, four = ray.measure_actors(registry.FULL)
+    assert (two.case, two.against, two.speed_up) == ("2 actors", "1 actor", Interval(2, 2, 2))
+    assert (four.speed_up.median, four.notes) == (0.5, "sample age 5")
+    with pytest.raises(registry.Skipped, match="left out with --quick"):
+        ray.measure_actors(registry.QUICK)
+    monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(registry.Skipped, match="Ray is not installed"):
+        ray.measure_parameter_server(registry.FULL)
+
+
+def test_calls_of_devices_are_whole_averagings():
+    for effort in (registry.QUICK, registry.FULL):
+        iterations = devices._rounded(effort).iterations
+        assert iterations >= effort.iterations
+        assert iterations % 96 == iterations % 8 == 0
 
 
 def test_an_unknown_technique_is_an_error_with_the_nearest_names(capsys):
