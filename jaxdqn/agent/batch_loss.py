@@ -15,10 +15,10 @@ from jaxdqn.types import Array, Batch, BatchLoss, Hyper, Network, Params
 def make_batch_loss(network: Network, loss: BatchLoss) -> Callable[..., Any]:
     """Make the loss of a batch from a custom function.
 
-    Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper) -> (loss,
-    (abs_td[B], q_mean,
-    extra))``. ``extra`` holds the means of the custom entries of the function's info. If the info lacks ``abs_td``, the absolute loss replaces it. If it lacks ``q_mean``,
-    one more forward pass without noise computes it.
+    Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper) ->
+    (loss, (abs_td[B], q_mean, extra))``. ``extra`` holds the means of the custom entries of the
+    function's info. If the info lacks ``abs_td``, the absolute loss replaces it. If it lacks
+    ``q_mean``, one more forward pass without noise computes it.
 
     Args:
       network: network that computes ``q_mean`` if the loss does not return it.

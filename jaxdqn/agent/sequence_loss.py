@@ -107,10 +107,9 @@ def make_sequence_loss(
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean,
-    extra))``. The ``extras`` of the rows hold the carry before the first row, leaves [B, ...]. The ``abs_td``
-    of a sequence, which determines its priority, is 0.9 times the maximum plus 0.1 times the mean
-    of |TD error| over the learned rows (section 2.3).
+    -> (loss, (abs_td[B], q_mean, extra))``. The ``extras`` of the rows hold the carry before the
+    first row, leaves [B, ...]. The ``abs_td`` of a sequence, which determines its priority, is 0.9
+    times the maximum plus 0.1 times the mean of |TD error| over the learned rows (section 2.3).
     """
 
     def loss_and_info(

@@ -41,8 +41,8 @@ def export_rows(replay_state: PyTree, *, devices: int) -> Row:
     """Return the rows of a replay, oldest first, NumPy leaves [T, E, ...].
 
     Args:
-        replay_state: state of the replay; with several devices each leaf has a leading axis [D]. The
-            result numbers the environments consecutively, device by device.
+        replay_state: state of the replay; with several devices each leaf has a leading axis [D].
+            The result numbers the environments consecutively, device by device.
         devices: D, number of devices.
     """
 
@@ -94,7 +94,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
             version, stored = meta["format"], StoredRows(rows, meta["env"], meta["num_actions"])
     except OSError as error:
         raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
-    except Exception as error:  # arbitrary bytes can raise errors of zip, zlib, NumPy headers or JSON
+    except Exception as error:  # arbitrary bytes: errors of zip, zlib, NumPy headers or JSON
         raise ValueError(
             f"replay_from={str(file)!r}: must be a file that jaxdqn replay wrote: {error}"
         ) from error

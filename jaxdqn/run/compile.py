@@ -276,7 +276,7 @@ def make_revive(
 
 
 def perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
-    """Fold ``count`` into the random key of a state and multiply its learning rate by
+    """Return a state with ``count`` folded into its key and its learning rate scaled by
     ``factor``."""
     fold = jax.random.fold_in
     # With several devices the keys are [D], one for each device.

@@ -76,7 +76,7 @@ def split_named(key: Array, shapes: PyTree) -> PyTree:
     many keys it returns.
 
     Args:
-      key: is consumed.
+      key: random key; consumed.
       shapes: pytree of NamedTuples whose leaves are shapes (plain tuples). The empty tuple is the
         shape of a single key.
 

@@ -117,7 +117,7 @@ def make_vector_trainer(
       config: configuration of the run.
       environment: the host environment.
       collectives: communication between replicas.
-      network, optimizer, replay, explore, loss, learning, agent: as ``make_trainer``.
+      network, optimizer, replay, explore, loss, learning, agent: see ``make_trainer``.
 
     Raises:
       ValueError: naming the field, its value and the valid values.
