@@ -1,4 +1,4 @@
-"""The agent: acting and the gradient step, from a network, a loss and an optimiser."""
+"""Agent: acting and the gradient step, built from a network, a loss and an optimiser."""
 
 from __future__ import annotations
 
@@ -61,29 +61,34 @@ def make_agent(
 
     Args:
       network: the Q-network.
-      optimizer: returns the gradient transformation for the (traced) hyper-parameters. It is
-        given this device's gradient; with several replicas its first link must average the
-        gradient, as in ``make_optimizer``. ``make_trainer`` adds that link to a custom optimiser.
+      optimizer: function that returns the gradient transformation for the (traced)
+        hyper-parameters. The transformation receives the gradient of this device. With several
+        replicas its first link must average the gradient, as in ``make_optimizer``;
+        ``make_trainer`` adds this link to a custom optimiser.
       double: select the bootstrap action with the online network (van Hasselt et al. 2016).
-      loss: name in ``jaxdqn.config.loss_registry.LOSSES``, whose head the network needs, or a
-        ``jaxdqn.types.BatchLoss``. That computes its own targets, so it takes neither ``double``
-        nor ``rescale``, and no ``bootstrap`` but greedy (with target network) or none.
-      bootstrap: greedy: the greatest target value; soft: the soft value of the Boltzmann policy
-        at ``hyper.entropy_temperature``; munchausen: soft, plus a log-policy bonus on the reward
+      loss: name in ``jaxdqn.config.loss_registry.LOSSES``, or a ``jaxdqn.types.BatchLoss``. The
+        network must have the head of a named loss. A ``BatchLoss`` computes its own targets, so
+        ``double`` and ``rescale`` must be False, and ``bootstrap`` must be greedy (with target
+        network) or none (without).
+      bootstrap: greedy: the maximum target value; soft: the soft value of the Boltzmann policy at
+        ``hyper.entropy_temperature``; munchausen: soft, plus a log-policy bonus on the reward
         (Vieillard et al. 2020); none: ``Batch.r_t`` is the target and there is no target network.
-      exploration: the behaviour policy of ``act``, by name or as a ``jaxdqn.types.Explore``.
-      accumulate: minibatches whose gradients are averaged into one gradient step; ``learn``
-        takes them as one batch.
-      target_period: gradient steps between replacements of the target network.
-      polyak: instead move the target by ``hyper.target_tau`` at every gradient step.
-      sequences: for a recurrent network: ``learn`` takes rows [B, L, ...], with the carry before
-        the first row as ``extras`` [B, ...], instead of a ``Batch``.
+      exploration: behaviour policy of ``act``, by name or as a ``jaxdqn.types.Explore``.
+      accumulate: number of minibatches whose gradients are averaged in one gradient step; ``learn``
+        receives them as one batch.
+      target_period: gradient steps between two copies of the parameters to the target network.
+      polyak: if True, ``target_period`` is ignored and the target moves by ``hyper.target_tau`` at
+        every gradient step.
+      sequences: sizes of the sequences for a recurrent network. ``learn`` then takes rows
+        [B, L, ...] instead of a ``Batch``; their ``extras`` [B, ...] hold the carry before the
+        first row.
       rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
-      masked: reject batches without masks of legal actions, over which targets are computed.
+      masked: reject batches without masks of legal actions, which the targets need.
       target_epsilon: compute targets with importance ratios, from ``Batch.path``, for the policy
         that is epsilon-greedy with this epsilon; None for n-step targets. Only with a loss of
         action values, the greedy bootstrap, and transitions.
-      measure_gradient: returns diagnostics, ``LearnInfo.diagnostics``, of this device's gradient.
+      measure_gradient: function that computes ``LearnInfo.diagnostics`` from this device's
+        gradient.
 
     Raises:
       ValueError: naming the argument, its value and the valid values.
@@ -235,7 +240,7 @@ def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array,
 
 
 def _checked(actions: Array, prob: Array, q: Array) -> tuple[Array, Array]:
-    """Return the result of a custom exploration, after a check of shapes and dtypes."""
+    """Return the result of a custom exploration, after checking shapes and dtypes."""
     for name, array, dtype in (("actions", actions, jnp.int32), ("prob", prob, jnp.float32)):
         if array.shape != q.shape[:1] or array.dtype != dtype:
             raise ValueError(
@@ -357,7 +362,7 @@ def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[P
 
 
 def _check_masks(batch: Any) -> None:
-    """Check that a batch, or a ``Row`` of sequences, has the masks that targets need."""
+    """Check that a batch, or a ``Row`` of sequences, contains the masks that the targets need."""
     if isinstance(batch, Batch):
         target = batch.path if isinstance(batch.path, Path) else batch
         masks = {"legal_tm1": batch.legal_tm1, "legal_t": target.legal_t}

@@ -1,4 +1,4 @@
-"""Loss of a batch by a custom function of parameters, key, batch and hyper-parameters."""
+"""Loss of a batch, computed by a custom function."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxdqn.types import Array, Batch, BatchLoss, Hyper, Network, Params
 def make_batch_loss(network: Network, loss: BatchLoss) -> Callable[..., Any]:
     """Make the loss of a batch from a custom function.
 
-    Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean, extra))``, where ``extra`` are the means of the other entries of
-    the function's info. By default ``abs_td`` is the absolute loss, and ``q_mean`` is computed by
-    one further application of the network, without noise.
+    Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper) ->
+    (loss, (abs_td[B], q_mean, extra))``. ``extra`` holds the means of the custom entries of the
+    function's info. If the info lacks ``abs_td``, the absolute loss replaces it. If it lacks
+    ``q_mean``, one more forward pass without noise computes it.
 
     Args:
-      network: computes the default of ``q_mean``.
+      network: network that computes ``q_mean`` if the loss does not return it.
       loss: see ``jaxdqn.types.BatchLoss``.
     """
 
@@ -45,7 +45,7 @@ def make_batch_loss(network: Network, loss: BatchLoss) -> Callable[..., Any]:
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> tuple[Array, dict[str, Array]]:
-    """Return the result of a custom loss, its info as float32, after a check of the shapes."""
+    """Check the shapes of the result of a custom loss, and return it with its info as float32."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         raise ValueError(
             f"loss: must return (losses, info), an array and a dict, not {type(result).__name__}"
@@ -68,7 +68,7 @@ def _checked(result: Any, shape: tuple[int, ...]) -> tuple[Array, dict[str, Arra
 
 
 def _mean_q(network: Network, params: Params, batch: Any) -> Array:
-    """Return the mean Q of the actions of a batch of transitions."""
+    """Return the mean Q-value of the actions in a batch of transitions."""
     if not isinstance(batch, Batch):
         raise ValueError("loss: must return info['q_mean'], the mean Q, for sequences")
     size = batch.a_tm1.shape[0]

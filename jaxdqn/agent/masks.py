@@ -1,4 +1,4 @@
-"""Acting of an agent at a time step, with the mask of legal actions if there is one."""
+"""Acting at a time step, with its mask of legal actions if it has one."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def act_on(
     timestep: TimeStep,
     exploration: Exploration | None,
 ) -> tuple[Array, PyTree, ActInfo]:
-    """Return ``agent.act`` at the newest observation of E environments.
+    """Call ``agent.act`` on the newest observation of E environments.
 
     Args:
-      agent: acts.
-      key: is consumed, with ``exploration``.
-      params: of the agent.
-      carry: of the agent.
-      frames: ``ActorState.frames``
-      timestep: leaves [E, ...]; its mask is passed only if there is one, since custom agents for
-        environments without masks need not take it.
-      exploration: as ``Agent.act`` takes it.
+      agent: agent that acts.
+      key: random key, consumed if ``exploration`` is given.
+      params: parameters of the agent.
+      carry: recurrent carry of the agent.
+      frames: frame stacks, ``ActorState.frames``.
+      timestep: time step with leaves [E, ...]. Its mask is passed only if it exists, because a
+        custom agent for environments without masks need not accept one.
+      exploration: exploration parameters, as for ``Agent.act``.
     """
     masks = (timestep.legal,) if is_masked(timestep.legal) else ()
     obs = observed(frames, timestep.obs)
@@ -44,10 +44,10 @@ def act_on(
 
 
 def check_takes_masks(agent: Agent) -> None:
-    """Check that a custom agent takes masks.
+    """Check that a custom agent accepts masks.
 
     Raises:
-      ValueError: if its ``act`` does not take ``legal``.
+      ValueError: if its ``act`` does not accept ``legal``.
     """
     try:
         inspect.signature(agent.act).bind(*[None] * 7)

@@ -1,9 +1,9 @@
 """Loss of a batch of sequences, for recurrent networks (R2D2, Kapturowski et al. 2019).
 
 A sequence has three parts: ``burn_in`` rows that only update the network's carry, ``length``
-rows that are learned from, and N more rows from which the last of these bootstrap. The carry
-starts from the one with which the first row was acted. A sequence may span episodes; the carry is
-reset at the first row of each.
+learned rows whose losses are computed, and N more rows from which the last learned rows bootstrap.
+The initial carry is the one stored when the first row was acted. A sequence may span episodes; the
+carry is reset at the first row of each episode.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from jaxdqn.types import Array, Hyper, Network, Params, PyTree, QOutput, Row
 RESCALING = 1e-3
 """Epsilon of the value rescaling (Pohlen et al. 2018), as in R2D2."""
 MAX_SHARE = 0.9
-"""Eta, the share of the maximum of |TD error| in the priority of a sequence; the mean has the
-rest."""
+"""Eta, weight of the maximum |TD error| in the priority of a sequence; the mean has weight 1 -
+eta."""
 
 
 class Sequences(NamedTuple):
@@ -34,44 +34,44 @@ class Sequences(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """L: rows of a sequence in total."""
+        """L, total number of rows in a sequence."""
         return self.burn_in + self.length + self.n_step
 
     @property
     def stop(self) -> int:
-        """Index after the last row that is learned from."""
+        """Index after the last learned row."""
         return self.burn_in + self.length
 
 
 class Returns(NamedTuple):
-    """N-step returns of the rows that are learned from; leaves [length]."""
+    """N-step returns of the learned rows; leaves [length]."""
 
     r_t: Array
-    """float32"""
+    """float32, sum of discounted rewards"""
     discount_t: Array
     """float32, gamma^m, or 0 after a terminal state"""
     bootstrap: Array
-    """int32, index in the sequence of the observation to bootstrap from"""
+    """int32, index within the sequence of the bootstrap observation"""
     valid: Array
-    """bool, false for the row of an episode's final observation, where no step starts"""
+    """bool, False for a row that holds the final observation of an episode, where no step starts"""
 
 
 def sequences_of(config: Config) -> Sequences:
-    """Return the sequences of a configuration."""
+    """Return the sizes of the sequences of a configuration."""
     return Sequences(config.burn_in, config.sequence_length, config.n_step)
 
 
 def sequence_returns(
     reward: Array, terminated: Array, first: Array, gamma: Array, sequences: Sequences
 ) -> Returns:
-    """Return the n-step returns within one sequence, by the rules of ``gather_transitions``.
+    """Compute the n-step returns within one sequence, by the rules of ``gather_transitions``.
 
     Args:
       reward: ``[L]`` float32
       terminated: ``[L]`` bool
       first: ``[L]`` bool
-      gamma: ``[]`` float32
-      sequences: the parts of the sequence.
+      gamma: ``[]`` float32, discount factor of one step.
+      sequences: sizes of the parts of the sequence.
     """
     start, length, n_step = sequences.burn_in, sequences.length, sequences.n_step
 
@@ -89,8 +89,8 @@ def sequence_returns(
         discount = jnp.where(ends, 0.0, discount)
         alive = alive & ~ends
         if step + 1 < n_step:
-            # If the row after the next starts an episode, the next row holds the final
-            # observation of this one: bootstrap there.
+            # If row step + 2 starts an episode, row step + 1 holds the final observation of this
+            # episode: bootstrap there.
             alive = alive & ~ahead(first, step + 2)
     index = start + jnp.arange(length, dtype=jnp.int32)
     return Returns(total, discount, index + num_steps, ~ahead(first, 1))
@@ -107,10 +107,9 @@ def make_sequence_loss(
     """Make the loss of a batch of sequences, a ``Row`` with leaves [B, L, ...].
 
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean, extra))``. The ``extras`` of the rows are the carry before the
-    first row, leaves [B, ...]. The ``abs_td`` of a sequence, of which its priority is made, is
-    0.9 of the maximum and 0.1 of the mean of |TD error| over the rows that are learned from
-    (section 2.3).
+    -> (loss, (abs_td[B], q_mean, extra))``. The ``extras`` of the rows hold the carry before the
+    first row, leaves [B, ...]. The ``abs_td`` of a sequence, which determines its priority, is 0.9
+    times the maximum plus 0.1 times the mean of |TD error| over the learned rows (section 2.3).
     """
 
     def loss_and_info(
@@ -128,8 +127,8 @@ def make_sequence_loss(
         losses, abs_td = over_rows(examples, hyper)
         valid = returns.valid.astype(jnp.float32)
         num_valid = jnp.maximum(jnp.sum(valid, axis=1), 1.0)
-        # Divided by all rows and not by the valid ones, so that a valid row has the same weight
-        # in every sequence.
+        # Divide by the number of all learned rows, so that a valid row has the same weight in every
+        # sequence.
         by_sequence = jnp.sum(jnp.where(returns.valid, losses, 0.0), axis=1) / sequences.length
         abs_td = jnp.where(returns.valid, abs_td, 0.0)
         mean = jnp.sum(abs_td, axis=1) / num_valid
@@ -147,12 +146,12 @@ def make_sequence_loss(
 
 
 def _without_terminal(rows: Row) -> Array:
-    """Return the observations with zeros in place of final ones that no target reads.
+    """Return the observations with zeros in place of terminal observations.
 
-    The final observation after a terminal state may be arbitrary. Its value is not used, but a
+    The final observation of a terminated episode may be arbitrary. Its value is not used, but a
     NaN in it would reach the gradient of the parameters as 0 times NaN. The final observation of
-    a truncated episode is kept, since the target reads its value. The first row of a sequence
-    is never bootstrapped from, and whether the last is final is not known.
+    a truncated episode is kept, because the target reads its value. The first row of a sequence is
+    never a bootstrap row, and it is unknown whether the last row is final.
     """
     if not jnp.issubdtype(rows.obs.dtype, jnp.floating):
         return rows.obs
@@ -170,11 +169,11 @@ def unroll(
 
     Args:
       network: the Q-network.
-      params: its parameters.
-      key: draws its noise; it is the same in every row.
+      params: parameters of the network.
+      key: random key of the network's noise; the noise is the same in every row.
       carry: leaves [B, ...], the carry before the first row.
-      obs: ``[L, B, O]``
-      first: ``[L, B]`` bool
+      obs: ``[L, B, O]``, observations.
+      first: ``[L, B]`` bool, True for the first row of an episode.
 
     Returns:
       The outputs, leaves [L, B, ...], and the carry after the last row.
@@ -213,9 +212,9 @@ def _examples(
     double: bool,
     rescale: bool,
 ) -> Example:
-    """Return the examples of the rows that are learned from, leaves [B, length, ...].
+    """Return the examples of the learned rows, leaves [B, length, ...].
 
-    The outputs of the networks have leaves [length + N, B, ...].
+    The network outputs ``online`` and ``target`` have leaves [length + N, B, ...].
     """
 
     def at_bootstrap(leaf: Array) -> Array:

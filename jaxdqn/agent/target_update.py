@@ -1,4 +1,4 @@
-"""Updates of the target network: periodic replacement, or Polyak averaging."""
+"""Updates of the target network: periodic copy, or Polyak averaging."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from jaxdqn.types import Array, Params
 def periodic_update(
     params: Params, target: Params, since_target: Array, period: int
 ) -> tuple[Params, Array]:
-    """Replace the target on every ``period``-th gradient step (Mnih et al. 2015).
+    """Copy the parameters to the target at every ``period``-th gradient step (Mnih et al. 2015).
 
-    Call it once after each gradient step. It uses a ``where``: under vmap a conditional
-    would run both branches.
+    Call it once after each gradient step. It uses a ``where``, because a conditional runs both
+    branches under vmap anyway.
 
     Args:
-      params: the online parameters after the gradient step.
-      target: the target parameters.
-      since_target: ``[]`` int32, gradient steps from the last replacement to the step before.
-      period: gradient steps between replacements.
+      params: online parameters after the gradient step.
+      target: target parameters.
+      since_target: ``[]`` int32, gradient steps since the last copy, without the current step.
+      period: gradient steps between two copies.
 
     Returns:
-      The target parameters, and the new ``since_target``, 0 if they were replaced.
+      The target parameters, and the new ``since_target``, which is 0 after a copy.
     """
     since = since_target + 1
     due = since >= period

@@ -31,7 +31,7 @@ def make_transition_loss(
     """Make the loss of a ``Batch`` for a feed-forward network.
 
     Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper)
-    -> (loss, (abs_td[B], q_mean, extra))``. The arguments are those of ``make_agent``.
+    -> (loss, (abs_td[B], q_mean, extra))``. For the arguments see ``make_agent``.
     """
     if target_epsilon is None:
         examples_of = _make_examples(network, double=double, bootstrap=bootstrap)
@@ -47,7 +47,7 @@ def make_transition_loss(
         hyper: Hyper,
     ) -> tuple[Array, tuple[Array, Array, dict[str, Array]]]:
         examples = examples_of(params, key, target_params, batch, hyper)
-        loss_of_example = LOSSES[loss].load()  # here, because acting alone needs no loss
+        loss_of_example = LOSSES[loss].load()  # loaded here, because acting alone needs no loss
         losses, abs_td = jax.vmap(loss_of_example, in_axes=(0, None))(examples, hyper)
         q_values = examples.online_tm1.q_values
         chosen_q = jax.vmap(lambda q, action: q[action])(q_values, batch.a_tm1)
@@ -65,8 +65,8 @@ def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callabl
     def examples_of(
         params: Params, key: Array, target_params: Params, batch: Batch, hyper: Hyper
     ) -> Example:
-        # Munchausen applies the target network twice with key_target: a noisy network then has
-        # the same noise for the bonus and for the bootstrap.
+        # Munchausen applies the target network twice with key_target, so that a noisy network uses
+        # the same noise for the bonus and the bootstrap.
         key_online, key_target, key_selector = jax.random.split(key, 3)
         online_tm1 = output_of(params, key_online, batch.obs_tm1)
         r_t, temperature = batch.r_t, hyper.entropy_temperature

@@ -19,18 +19,18 @@ def make_average(
 ) -> Callable[[AgentState], tuple[AgentState, Array]]:
     """Make ``average(agent_state) -> (agent_state, gap)``, which all replicas call together.
 
-    The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD
-    converges fast and communicates little"); with ``average_moments`` the optimiser's
-    moments are too. With an outer optimiser the new parameters are instead a step of it from
-    those of the last averaging (``outer_step``). A target network that was replaced in this
-    step becomes the new parameters. A Polyak-averaged target network (``target_period=None``)
-    is averaged over replicas too. The gap is the distance of the replicas from their mean
-    before averaging, root mean square over replicas, divided by the norm of the mean.
+    The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD converges fast
+    and communicates little"). With ``average_moments`` the optimiser's moments are averaged too.
+    With an outer optimiser the new parameters are instead a step of it from those of the last
+    averaging (``outer_step``). If this step copied the parameters to the target network, the target
+    gets the new parameters. A Polyak-averaged target network (``target_period=None``) is averaged
+    over replicas. ``gap`` is the root-mean-square distance of the replicas from their mean before
+    averaging, divided by the norm of the mean.
 
-    If the guard undid a step of one replica, that replica's counts lag: the steps since
-    its target was replaced, and the optimiser's counts ([] int32: Adam's, a schedule's).
-    All replicas take the largest count. For this each replica sends 4 bytes for its
-    distance and 4 for each count, in addition to the averaged arrays.
+    If the guard undid a step of one replica, the counts of that replica are too low: the steps
+    since the last copy to the target, and the counts in the optimiser state ([] int32, of Adam or
+    a schedule). All replicas therefore take the largest count. For this each replica sends 4 bytes
+    for its distance and 4 bytes for each count, in addition to the averaged arrays.
     """
     every = config.average_every or 1
 
@@ -67,15 +67,15 @@ def make_average(
 
 
 def agreed_count(counts: Array, every: int, period: int) -> Array:
-    """Return the common number of gradient steps since the target was replaced.
+    """Return the common number of gradient steps since the last copy to the target network.
 
-    This is the count of the replica that undid the fewest steps, rounded up to a multiple
-    of ``every``; 0 if the target is replaced now.
+    This is the count of the replica that undid the fewest steps, rounded up to a multiple of
+    ``every``; 0 if the target is replaced now.
 
     Args:
-      counts: [D] int32, the count of each replica after ``every`` steps.
+      counts: [D] int32, count of each replica after ``every`` steps.
       every: gradient steps between averagings, a divisor of ``period``.
-      period: gradient steps between replacements.
+      period: gradient steps between two copies to the target network.
     """
     # A count of 0 means that the replica has just completed its period.
     furthest = jnp.max(jnp.where(counts == 0, period, counts))
@@ -93,7 +93,7 @@ def _mean_moments(config: Config, opt_state: PyTree, collectives: Collectives) -
 
 
 def _mean(tree: PyTree, collectives: Collectives) -> PyTree:
-    """Average the floating-point leaves over replicas, the small ones as one vector."""
+    """Average the floating-point leaves over replicas; small leaves are sent as one vector."""
     leaves, structure = jax.tree.flatten(tree)
     floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
     means = iter(unpack(collectives.mean(pack(floats)), floats))

@@ -14,13 +14,13 @@ DEVICE_AXIS = "devices"
 
 
 def device_collectives(size: int, *, deterministic: bool = False) -> Collectives:
-    """Return the collectives of a trainer to be mapped over ``size`` devices.
+    """Return the collectives for a trainer that will be mapped over ``size`` devices.
 
     Args:
-      size: D; 1 gives ``identity_collectives``.
-      deterministic: average by an all-gather and a sum in the order of the devices. The
-        result is bitwise identical for every division of the devices into processes; each
-        device receives D times the bytes.
+      size: D, number of devices; 1 gives ``identity_collectives``.
+      deterministic: average by an all-gather and a sum in device order. The result is then
+        bitwise identical for every division of the devices into processes, but each device
+        receives D times the bytes.
     """
     if size == 1:
         return identity_collectives
@@ -60,9 +60,10 @@ class Collectives(NamedTuple):
     size: int
     """D, the number of replicas."""
     all_gather: Callable[[PyTree], PyTree]
-    """Leaves [...] -> [D, ...]: the leaves of all replicas, in their order."""
+    """Leaves [...] -> [D, ...]: the leaves of all replicas, in order of their index."""
     all_to_all: Callable[[PyTree], PyTree]
-    """Leaves [D, ...] -> [D, ...]: slice i is sent to replica i; the new slice i comes from it."""
+    """Leaves [D, ...] -> [D, ...]: slice i is sent to replica i, and result i is received from
+    it."""
 
 
 def _identity(tree: PyTree) -> PyTree:

@@ -15,16 +15,16 @@ from jaxdqn.types import Array, PyTree
 
 KINDS = ("bfloat16", "int8", "top_k")
 _BLOCK = 256
-"""Largest number of elements that share a scale."""
+"""Maximum number of elements that share a scale."""
 _LEVELS = 127.0
 """Largest int8 code."""
 
 
 class ResidualState(NamedTuple):
-    """Compression error that a device has not sent yet; differs between replicas."""
+    """Accumulated compression error of a device; differs between replicas."""
 
     residual: PyTree
-    """[D*c] float32 (``top_k``: [n]), in units of this device's gradient. PowerSGD: the residual
+    """[D*c] float32 (``top_k``: [n]), in units of the gradient of this device. PowerSGD: the residual
     of each matrix [n, m], and the starts [m, r] of the next power iteration."""
 
 
@@ -38,12 +38,12 @@ class Layout(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Encoding of numbers for a collective, and its inverse."""
+    """Encoder and decoder of numbers for a collective."""
 
     encode: Callable[[Array], Array]
-    """[..., c] float32 -> [..., bytes or words], the input of a collective."""
+    """[..., c] float32 -> [..., bytes or words], input of a collective."""
     decode: Callable[[Array], Array]
-    """The inverse, -> [..., c] float32."""
+    """Inverse of ``encode``: -> [..., c] float32."""
 
 
 def compressed_mean(
@@ -51,27 +51,26 @@ def compressed_mean(
 ) -> optax.GradientTransformation:
     """Average updates over devices in compressed form, with error feedback.
 
-    Each device adds the residual of earlier steps, which it could not send, to its
-    gradient (Seide et al. 2014, section 3; Karimireddy et al. 2019, algorithm 2). So over
-    any number of steps the sum of the applied means is the sum of the true means less the
+    Each device adds to its gradient the residual, that is, the accumulated compression error of
+    earlier steps (Seide et al. 2014, section 3; Karimireddy et al. 2019, algorithm 2). Over any
+    number of steps, the sum of the applied means is therefore the sum of the true means minus the
     mean of the residuals. All tensors are sent as one vector:
 
-    * ``bfloat16``, ``int8``: slice i of every device is sent to device i (all-to-all),
-      which adds the slices up in float32, encodes their mean again and sends it to all
-      (all-gather). The error of the second encoding is added to the residual of device i
-      (cf. Tang et al. 2019, "DoubleSqueeze"). int8 has one float32 scale for each block of
-      at most 256 elements (Dettmers 2016; Alistarh et al. 2017).
-    * ``top_k``: every device sends its k largest elements and their indices to all others
-      (Aji and Heafield 2017; Lin et al. 2018): 8k bytes to each of D - 1 devices.
+    * ``bfloat16``, ``int8``: slice i of every device is sent to device i (all-to-all). Device i
+      sums the slices in float32, encodes their mean and sends it to all devices (all-gather). The
+      error of the second encoding is added to the residual of device i (cf. Tang et al. 2019,
+      "DoubleSqueeze"). int8 uses one float32 scale for each block of at most 256 elements (Dettmers
+      2016; Alistarh et al. 2017).
+    * ``top_k``: every device sends its k largest elements by magnitude and their indices to all
+      others (Aji and Heafield 2017; Lin et al. 2018): 8k bytes to each of D - 1 devices.
 
-    All replicas decode the same codes, so their updates are bitwise identical. Sums are
-    made in a fixed order, so ``deterministic`` changes nothing. A non-finite input makes
-    the mean and the residual non-finite; the guard then restores the optimiser state,
-    which includes the residual.
+    All replicas decode the same codes, so their updates are bitwise identical. The order of the
+    sums is fixed, so ``deterministic`` has no effect. A non-finite input makes the mean and the
+    residual non-finite; the guard then restores the optimiser state, which includes the residual.
 
     Args:
       kind: ``bfloat16``, ``int8`` or ``top_k``.
-      collectives: of the D devices.
+      collectives: collectives over the D devices.
       top_k_fraction: k = ceil(top_k_fraction * n) of n elements, at least 1.
 
     Raises:
@@ -106,7 +105,7 @@ def compressed_mean(
 
 
 def layout(kind: str, size: int, devices: int) -> Layout:
-    """Return the division of ``size`` elements with minimal padding at the end."""
+    """Return the layout of ``size`` elements with minimal padding at the end."""
     if kind == "bfloat16":
         return Layout(1, -(-size // devices))
     blocks = max(1, -(-size // (devices * _BLOCK)))
@@ -143,7 +142,7 @@ def _coded_mean(to_send: Array, code: Code, collectives: Collectives) -> tuple[A
 
 
 def _sparse_mean(to_send: Array, k: int, collectives: Collectives) -> tuple[Array, Array]:
-    """Average the k largest elements of [n] of each device.
+    """Average the k largest elements (by magnitude) of each device's ``to_send`` [n].
 
     Returns the mean and this device's residual, [n] each.
     """
@@ -153,8 +152,8 @@ def _sparse_mean(to_send: Array, k: int, collectives: Collectives) -> tuple[Arra
     values = jax.lax.bitcast_convert_type(to_send[indices], jnp.int32)
     packets = collectives.all_gather(jnp.stack([indices, values]))
 
-    # One device after the other: on a GPU a scatter with repeated indices adds up in an
-    # arbitrary order, and the replicas would no longer be identical.
+    # Add one device after the other: on a GPU a scatter with repeated indices sums in an arbitrary
+    # order, so the replicas would no longer be identical.
     def add(total: Array, packet: Array) -> tuple[Array, None]:
         values = jax.lax.bitcast_convert_type(packet[1], jnp.float32)
         return total.at[packet[0]].add(values, unique_indices=True), None
@@ -164,10 +163,10 @@ def _sparse_mean(to_send: Array, k: int, collectives: Collectives) -> tuple[Arra
 
 
 def _encode_bfloat16(values: Array) -> Array:
-    # The compiler may remove a conversion to bfloat16 and back, and the residual would then
-    # be zero; it does not remove reduce_precision.
+    # The compiler may remove a conversion to bfloat16 and back, which would make the residual zero.
+    # It does not remove reduce_precision.
     rounded = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
-    # As uint16, since XLA:CPU widens collectives of bfloat16 to float32.
+    # Send as uint16, because XLA:CPU widens collectives of bfloat16 to float32.
     return jax.lax.bitcast_convert_type(rounded.astype(jnp.bfloat16), jnp.uint16)
 
 
@@ -184,7 +183,8 @@ def int8_code(shape: Layout) -> Code:
     def encode(values: Array) -> Array:
         blocks = values.reshape(*values.shape[:-1], *shape)
         scale = jnp.max(jnp.abs(blocks), axis=-1, keepdims=True) / _LEVELS
-        # Blocks of (nearly) zeros are sent as zeros. A NaN scale fails the comparison and stays.
+        # Blocks of (nearly) zeros are sent as zeros. A NaN scale fails the comparison and remains
+        # NaN.
         scale = jnp.where(scale < jnp.finfo(jnp.float32).tiny, 0.0, scale)
         steps = blocks * jnp.where(scale == 0, 0.0, 1.0 / scale)
         codes = jnp.round(steps).astype(jnp.int8)

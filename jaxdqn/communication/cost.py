@@ -1,4 +1,4 @@
-"""Communication volume: predicted from a configuration or read from a compiled program."""
+"""Communication volume, predicted from a configuration or read from a compiled program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxdqn.config.config import Config
 
 _FLOAT = 4
 _MOMENTS = {"adam": 2, "radam": 2, "rmsprop": 1, "muon": 1}
-"""Floats of optimiser state for each parameter; Muon's biases, which are few, have two."""
+"""Number of floats of optimiser state per parameter; Muon's few biases have two."""
 
 
 class CommunicationBytes(NamedTuple):
@@ -21,7 +21,8 @@ class CommunicationBytes(NamedTuple):
 
     gradients: float
     parameters: float
-    """Of the online network and, with Polyak steps, the target network."""
+    """Bytes for the parameters of the online network and, with Polyak averaging, the target
+    network."""
     moments: float
 
     @property
@@ -30,17 +31,18 @@ class CommunicationBytes(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective of a compiled program; one entry for each dtype that it carries."""
+    """One collective of a compiled program. A collective of several dtypes gives several
+    entries."""
 
     op: str
     """``all-reduce``, ``all-gather``, ``all-to-all``, ``reduce-scatter`` or
     ``collective-permute``."""
     dtype: str
-    """As HLO writes it: ``f32``, ``s8``, ``u16`` ..."""
+    """Element type in the notation of HLO: ``f32``, ``s8``, ``u16`` ..."""
     elements: int
-    """Elements of the result on one device."""
+    """Number of elements of the result on one device."""
     group: int
-    """Number of devices that take part together."""
+    """Number of devices in one group of the collective."""
     sent: float
     """Bytes that each device sends with a ring algorithm."""
 
@@ -50,14 +52,15 @@ def bytes_per_gradient_step(
 ) -> CommunicationBytes:
     """Return the bytes that each replica sends for one gradient step of a configuration.
 
-    Bytes are those of ring algorithms (Patarasuk and Yuan 2009), which send the fewest: with
-    n bytes on each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all n (D-1)/D,
-    an all-gather n (D-1). Single numbers are not counted: one float a step with the guard,
-    one with prioritised replay (the largest weight), one an iteration of PQN (the share of
-    valid rows), a few words an averaging (a distance and counts), the metrics of a chunk.
+    The bytes assume ring algorithms (Patarasuk and Yuan 2009), which send the fewest: with n bytes
+    on each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all n (D-1)/D, and an
+    all-gather n (D-1). Single numbers are not counted: one float per step with the guard, one with
+    prioritised replay (the largest weight), one per iteration of PQN (the fraction of valid rows),
+    a few words per averaging (a distance and counts), and the metrics of a chunk.
 
     Args:
-      num_params: parameters of the network, float32.
+      config: configuration of the run.
+      num_params: number of float32 parameters of the network.
       shapes: shapes of these parameters, on which PowerSGD's messages depend.
 
     Raises:
@@ -84,16 +87,16 @@ def bytes_per_gradient_step(
         sent = _mean_bytes(_FLOAT * floats, devices, deterministic=config.deterministic)
         return CommunicationBytes(sent, 0.0, 0.0)
     slice_bytes = _slice_bytes(config.compression, layout(config.compression, num_params, devices))
-    # The all-to-all sends a slice to each other device; the all-gather sends this device's
-    # slice of the mean to each of them.
+    # The all-to-all sends one slice to each other device. The all-gather sends this device's slice
+    # of the mean to each of them.
     return CommunicationBytes(float(2 * slice_bytes * (devices - 1)), 0.0, 0.0)
 
 
 def collectives_in(hlo: str) -> list[Collective]:
-    """Return the collectives in the text of a compiled program, in its order.
+    """Return the collectives in the text of a compiled program, in order of appearance.
 
-    A collective inside a loop is counted once, so compile a single gradient step and not
-    a loop of many.
+    A collective inside a loop is counted once, so compile a single gradient step rather than a
+    loop of many.
 
     Args:
       hlo: ``jax.jit(function).lower(...).compile().as_text()``.
@@ -121,7 +124,7 @@ _SENT: dict[str, Callable[[float, int], float]] = {
     "reduce-scatter": lambda size, group: size * (group - 1),
     "collective-permute": lambda size, group: size,
 }
-"""Bytes sent, as a function of the bytes of the result and the devices in a group."""
+"""Bytes sent, as functions of the bytes of the result and the number of devices in a group."""
 _INSTRUCTION = re.compile(
     rf"^\s*(?:ROOT )?%?[\w.-]+ = (?P<shape>\(.*?\)|\S+) (?P<op>{'|'.join(_SENT)})(?P<start>-start)?"
     r"\((?P<rest>.*)$",
@@ -131,7 +134,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 
 
 def _mean_bytes(size: int, devices: int, *, deterministic: bool) -> float:
-    """Return the bytes sent by a mean of ``size`` bytes; an all-gather if deterministic."""
+    """Return the bytes sent by a mean of ``size`` bytes; deterministic means use an all-gather."""
     if deterministic:
         return float(size * (devices - 1))
     return 2 * size * (devices - 1) / devices
@@ -144,7 +147,7 @@ def _slice_bytes(kind: str, shape: Layout) -> int:
 
 
 def _group_size(op: str, rest: str, num_devices: int | None) -> int:
-    """Return the number of devices that take part, from the text after the operation's name."""
+    """Return the number of devices in a group, from the text after the operation's name."""
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", rest):
         return len(set(re.findall(r"\d+", pairs.group(1))))
     if groups := re.search(r"replica_groups=\[\d+,(\d+)\]<=", rest):
@@ -157,7 +160,7 @@ def _group_size(op: str, rest: str, num_devices: int | None) -> int:
 
 
 def _result(shape: str, op: str, *, started: bool) -> str:
-    """Return the shape of the result; that of a started operation also contains its input."""
+    """Return the shape of the result; the shape of an async start also contains the input."""
     if not started or op == "all-reduce":
         return shape
     return _parts(shape)[1]

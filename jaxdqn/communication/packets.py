@@ -22,25 +22,25 @@ from jaxdqn.types import Array, PyTree
 
 
 class PacketCode(NamedTuple):
-    """Code of a sender, which keeps the residual, and of the receiver."""
+    """Functions of the sender (``init``, ``encode``) and of the receiver (``decode``)."""
 
     init: Callable[[], PyTree]
     """``init() -> residual`` of zeros; empty without compression"""
     encode: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
-    """``encode(updates, residual) -> (packet, residual)``. The packet stands for the updates plus
-    the residual of earlier packets, less the new residual. If it is not finite, the residual does
-    not change: the receiver must ignore such a packet."""
+    """``encode(updates, residual) -> (packet, residual)``. The packet encodes the updates plus the
+    residual of earlier packets, minus the new residual. If the packet is not finite, the residual
+    does not change, and the receiver must ignore the packet."""
     decode: Callable[[PyTree], PyTree]
     """``decode(packet) -> updates``"""
     packet_bytes: int
 
 
 def make_packet_code(kind: str, like: PyTree, *, top_k_fraction: float = 0.01) -> PacketCode:
-    """Make the code of updates in the shapes of ``like``.
+    """Make the packet code for updates with the shapes of ``like``.
 
-    The codes are those of ``compressed_mean``: ``bfloat16``; ``int8`` with one float32 scale for
-    each block of at most 256 elements; ``top_k``, the k largest elements and their indices.
-    ``none`` sends the tree itself.
+    The codes are the same as in ``compressed_mean``: ``bfloat16``; ``int8`` with one float32 scale
+    for each block of at most 256 elements; ``top_k``, the k largest elements by magnitude and
+    their indices. ``none`` sends the tree unchanged.
 
     Args:
       kind: ``none``, ``bfloat16``, ``int8`` or ``top_k``.

@@ -19,12 +19,12 @@ from jaxdqn.types import Trainer
 
 
 def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
-    """Make the trainer of a configuration and apply the mapping it asks for.
+    """Make the trainer of a configuration and apply the configured mapping.
 
-    With an environment on the host it is a ``VectorTrainer``.
+    With an environment on the host the result is a ``VectorTrainer``.
 
     Args:
-        config: the run.
+        config: configuration of the run.
         parts: keyword arguments of ``make_trainer``, such as ``environment``.
 
     Raises:
@@ -36,7 +36,7 @@ def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
         return cast(Trainer, _on_host(config, devices, {**parts, "environment": host}))
     if config.model_devices > 1:
         parts["around_network"] = partial(split_network, model_devices=config.model_devices)
-    # Identity for a single replica: one device, a population, or a mesh of one replica.
+    # The identity for a single replica: one device, a population, or a mesh of one replica.
     collectives = device_collectives(config.replicas, deterministic=config.deterministic)
     trainer = make_trainer(config, collectives=collectives, **parts)
     if config.learners > 1:
@@ -57,7 +57,7 @@ def _on_host(config: Config, devices: Sequence[jax.Device], parts: dict[str, Any
 
 
 def run_devices(config: Config) -> list[jax.Device]:
-    """Return the devices a run uses.
+    """Return the devices that a run uses.
 
     Raises:
         ValueError: if there are too few.

@@ -27,12 +27,12 @@ def across_devices(
     *,
     mapping: Literal["shard_map", "pmap"] = "shard_map",
 ) -> Trainer:
-    """Map a trainer over devices; each has its own environments and replay.
+    """Map a trainer over devices, each with separate environments and replay.
 
-    Every leaf of the state gains a leading axis [D], one slice on each device.
-    The slices of the parameters, the optimiser state and the counters are equal.
-    Metrics are reduced over all devices and gain no axis. Both mappings run the
-    same body on a state of the same layout; their results are bitwise identical.
+    Every leaf of the state gains a leading axis [D], with one slice on each device. The slices of
+    the parameters, the optimiser state and the counters are equal. Metrics are reduced over all
+    devices and gain no axis. Both mappings run the same body on a state of the same layout, so
+    their results are bitwise identical.
 
     Args:
       trainer: an unmapped trainer made with ``device_collectives(len(devices))``.
@@ -81,8 +81,8 @@ def check_distinct(devices: Sequence[jax.Device]) -> None:
 def check_replicas(trainer: Any, replicas: int, model_devices: int = 1) -> None:
     """Check that a trainer is unmapped and was made for this number of replicas.
 
-    A trainer made for another number would run, but its replicas would not exchange
-    gradients, or would divide the environments and the batch wrongly.
+    A trainer made for a different number would run, but its replicas would not average their
+    gradients, or would divide the environments and the batch incorrectly.
 
     Raises:
       ValueError: otherwise.
@@ -105,9 +105,9 @@ def map_trainer(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], siz
 
     Args:
       trainer: the trainer of one replica.
-      mapped: ``mapped(function, in_specs, out_specs)``. The specs give the layout of each
-        argument and result; a ``SHARDED`` one has a leading axis [D] outside the mapping.
-      size: D
+      mapped: ``mapped(function, in_specs, out_specs)``. The specs give the layout of each argument
+        and result; ``SHARDED`` arrays have a leading axis [D] outside the mapping.
+      size: D, number of replicas.
     """
 
     def init(key: Array, hyper: Hyper | None = None) -> TrainState:
@@ -140,7 +140,7 @@ def map_trainer(trainer: Trainer, mapped: Callable[..., Callable[..., Any]], siz
         preload=preload,
         chunk=chunk,
         params=lambda state: first_replica(state.agent.params),
-        # Equal on all replicas.
+        # The counters are equal on all replicas.
         counters=lambda state: jax.tree.map(lambda leaf: leaf[0], state.counters),
         mapped=True,
     )
@@ -151,14 +151,15 @@ def single_pass_loop(
 ) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     """Wrap a function in a loop of one pass that the compiler does not remove.
 
-    Without a loop around it, XLA copies each array of the ring several times in a step whose
-    arrays lose and gain an axis [1], or are slices of others (XLA:CPU, JAX 0.10 and 0.11).
+    Without such a loop, XLA copies each array of the ring several times if the step removes and
+    adds an axis [1], or takes slices of larger arrays (XLA:CPU, JAX 0.10 and 0.11).
     """
 
     def looped(state: TrainState) -> tuple[TrainState, Metrics]:
         shapes = jax.eval_shape(function, state)[1]
         metrics = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        # The compiler removes a loop that it knows to have one pass; the barrier hides the 1.
+        # The compiler removes a loop with a constant trip count of 1; the barrier hides the
+        # constant.
         passes = jax.lax.optimization_barrier(jnp.int32(1))
         _, state, metrics = jax.lax.while_loop(
             lambda carry: carry[0] < passes,
@@ -178,7 +179,7 @@ def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
 def first_replica(tree: PyTree) -> PyTree:
     """Return the slices of leaves [D, ...] on this process's first device, without a copy.
 
-    Given shapes, return those of the slices.
+    Given shapes, return the shapes of the slices.
     """
 
     def of_leaf(leaf: Any) -> Any:
@@ -199,7 +200,7 @@ def shard_mapped(
     in_specs: tuple[PartitionSpec, ...],
     out_specs: Any,
 ) -> Callable[..., Any]:
-    """Map a function of one replica's arrays over the mesh's ``DEVICE_AXIS``.
+    """Map a function of the arrays of one replica over the axis ``DEVICE_AXIS`` of a mesh.
 
     ``SHARDED`` arrays have a leading axis [D] outside the mapping. The compiler handles
     the other axes of the mesh.

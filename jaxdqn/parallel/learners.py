@@ -17,18 +17,18 @@ class RunKeys(NamedTuple):
 
     train: Array
     evaluate: Array
-    """The same at every evaluation: all run the same episodes, so returns differ by policy."""
+    """The same key at every evaluation: all play the same episodes, so returns differ by policy."""
     confirm: Array
-    """Folded with a count: every confirmation runs fresh episodes."""
+    """Folded with a count, so every confirmation plays fresh episodes."""
 
 
 def run_keys(seed: int) -> RunKeys:
-    """Return a run's keys: ``train(config)(run_keys(seed).train)`` trains as ``run`` does."""
+    """Return the keys of a run; ``train(config)(run_keys(seed).train)`` trains as ``run`` does."""
     return RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
 def learner_keys(config: Config) -> RunKeys:
-    """Return the keys of a configuration; for a population, keys [P] by each learner's seed."""
+    """Return the keys of a configuration; for a population, [P] keys from the learners' seeds."""
     each = [run_keys(config.seed + index) for index in range(config.num_seeds)]
     if config.learners == 1:
         return each[0]

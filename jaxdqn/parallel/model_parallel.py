@@ -1,9 +1,9 @@
 """Model parallelism: the wide layers of each replica sharded over several devices.
 
-The mesh has two axes. Over the data axis the step is mapped explicitly, as in
-``across_devices``. The compiler handles the model axis: from the shardings of
-parameters and activations it derives the all-reduces that the network needs
-(Megatron's layout, Shoeybi et al. 2019, section 3, derived by GSPMD, Xu et al. 2021).
+The mesh has two axes. The step is mapped explicitly over the data axis, as in ``across_devices``.
+The compiler handles the model axis: from the shardings of parameters and activations GSPMD (Xu et
+al. 2021) derives the all-reduces that the network needs. The layout of the layers is Megatron's
+(Shoeybi et al. 2019, section 3).
 """
 
 from __future__ import annotations
@@ -40,23 +40,22 @@ from jaxdqn.types import (
 
 MODEL_AXIS = "model"
 MIN_SPLIT_WIDTH = 512
-"""Minimum length of a sharded side of a matrix, so that each device's product stays large."""
+"""Minimum length of a sharded side of a matrix; a shorter one would make the products too small."""
 
 
 def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: int) -> Trainer:
-    """Map a trainer over replicas and shard the wide layers of each over its devices.
+    """Map a trainer over replicas and shard the wide layers of each replica over its devices.
 
-    Every leaf of the state gains a leading axis [D]. The layers that ``layer_specs``
-    selects are sharded in the parameters, the target network and the optimiser's
-    moments. Everything else is replicated over the devices of a replica, so acting
-    and replay are the same on all of them.
+    Every leaf of the state gains a leading axis [D]. The layers that ``layer_specs`` selects are
+    sharded in the parameters, the target network and the optimiser's moments. Everything else is
+    replicated over the devices of a replica, so all of them hold the same acting state and replay.
 
     Args:
       trainer: an unmapped trainer made with ``device_collectives(D)`` and with
         ``split_network`` as ``around_network``.
-      devices: D * ``model_devices`` distinct devices. Those of one replica are contiguous:
-        they communicate several times in each step.
-      model_devices: devices of a replica, at least 2.
+      devices: D * ``model_devices`` distinct devices. The devices of one replica are contiguous,
+        because they communicate several times in each step.
+      model_devices: number of devices per replica, at least 2.
 
     Raises:
       ValueError: naming the argument, its value and the constraint; also if no layer is
@@ -142,10 +141,9 @@ def _constrain_states(trainer: Trainer, model_devices: int) -> Trainer:
 def split_network(network: Network, model_devices: int) -> Network:
     """Return the network with sharding constraints for the model axis of its mesh.
 
-    The wide layers are sharded; the inputs and outputs, and so the gradients of the
-    outputs, are replicated. Without these constraints the compiler, given the layers'
-    shardings only, would also divide the computation around the network. Outside a
-    mesh the network is unchanged.
+    The wide layers are sharded. The inputs and outputs are replicated, and therefore the gradients
+    of the outputs too. Given only the shardings of the layers, the compiler would also divide the
+    computation around the network. Outside a mesh the network is unchanged.
     """
 
     def init(key: Array, obs: Array) -> Params:
@@ -174,16 +172,16 @@ def split_network(network: Network, model_devices: int) -> Network:
 def layer_specs(params: Params, model_devices: int) -> PyTree:
     """Return the ``PartitionSpec`` over ``MODEL_AXIS`` of each parameter.
 
-    The sharded parameters are matrices [in, out] of more than 16 384 elements (those that
-    ``pack_small`` leaves separate). The sharded side has at least ``MIN_SPLIT_WIDTH`` elements
-    and is divisible by ``model_devices``.
+    The sharded parameters are matrices [in, out] of more than 16 384 elements, which ``pack_small``
+    does not pack. The sharded side has at least ``MIN_SPLIT_WIDTH`` elements and is divisible by
+    ``model_devices``.
 
-    The matrices are visited in the order of their paths, a network's ``head`` last. A layer
-    is sharded by columns, [in, out/M], and its output is then sharded too. The layer after it
-    is sharded by rows, [in/M, out]: each device multiplies the part it holds, and one
-    all-reduce adds up the products. If the preferred side is too short, the other is used.
-    Further matrices of a layer (its noise) follow the first. All other parameters are
-    replicated: convolutions, biases, small matrices.
+    The matrices are visited in the order of their paths, with the ``head`` of a network last. The
+    first layer is sharded by columns, [in, out/M], which also shards its output. The next layer is
+    sharded by rows, [in/M, out]: each device multiplies its part, and one all-reduce sums the
+    products. If the preferred side is too short, the other side is sharded. Further matrices of a
+    layer, such as its noise, are sharded like the first one. All other parameters are replicated:
+    convolutions, biases, small matrices.
     """
     if isinstance(params, NormalizedParams):
         network = layer_specs(params.network, model_devices)
@@ -211,8 +209,8 @@ def layer_specs(params: Params, model_devices: int) -> PyTree:
 def state_specs(state: TrainState, model_devices: int) -> TrainState:
     """Return the ``PartitionSpec`` over ``MODEL_AXIS`` of each leaf of one replica's state.
 
-    The optimiser's moments are sharded as the parameters are: every subtree of its state
-    with the structure and shapes of the parameters, or of ``pack(params)``.
+    Optimiser moments are sharded like the parameters. They are recognised as the subtrees of the
+    optimiser state that have the structure and shapes of the parameters or of ``pack(params)``.
     """
     params = state.agent.params
     specs = layer_specs(params, model_devices)
@@ -247,7 +245,7 @@ def state_specs(state: TrainState, model_devices: int) -> TrainState:
 def first_sharded_replica(tree: PyTree) -> PyTree:
     """Return this process's first replica of leaves [D, ...], still sharded over its devices.
 
-    Given shapes with shardings, return those of the replica.
+    Given shapes with shardings, return the shapes of the replica.
     """
 
     def of_leaf(leaf: Any) -> Any:
@@ -262,13 +260,13 @@ def first_sharded_replica(tree: PyTree) -> PyTree:
 
 
 def _replica_sharding(sharding: Any) -> NamedSharding:
-    """Return the sharding of this process's first replica of a leaf [D, ...], without the axis."""
+    """Return the sharding of this process's first replica of a leaf [D, ...], without axis [D]."""
     mesh = _first_replica_mesh(sharding.mesh)
     return NamedSharding(mesh, PartitionSpec(*sharding.spec[1:]))
 
 
 def _first_replica_mesh(mesh: Mesh) -> Mesh:
-    """Return the part of a mesh, [1, M], that holds this process's first replica."""
+    """Return the submesh [1, M] with this process's first replica."""
     here = jax.process_index()
     row = next(row for row in mesh.devices if all(device.process_index == here for device in row))
     return Mesh(row[None], mesh.axis_names)

@@ -1,9 +1,9 @@
 """Several processes that run one program: joining, shared decisions and host data.
 
 Every process runs the same program; ``jax.distributed`` joins their devices into one list. The
-process with index 0 is the coordinator: only it reads and writes files, and it takes all decisions
-on the host. Most functions here communicate, so all processes must call them in the same order.
-With one process each function is the identity or only calls its argument.
+process with index 0 is the coordinator: it alone reads and writes files and makes the decisions on
+the host. Most functions here communicate, so all processes must call them in the same order. With
+one process each function is the identity or only calls its argument.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from jax.experimental import multihost_utils
 from jaxdqn.types import PyTree
 
 _HEAD_BYTES = 1024
-"""Size of the first message of a text; a short text fits into it."""
+"""Size of the first message of a broadcast text; a short text fits into it."""
 
 _PIECE_BYTES = 2**26
-"""Size of one transfer, 64 MiB. A transfer takes twice its size in memory of each device."""
+"""Size of one transfer, 64 MiB. A transfer needs twice its size in the memory of each device."""
 
 
 def join(
@@ -34,21 +34,21 @@ def join(
     heartbeat_seconds: int = 10,
     initialization_seconds: int = 30,
 ) -> None:
-    """Join the processes of a run; call before JAX computes anything.
+    """Connect the processes of a run; call it before JAX computes anything.
 
     Args:
-      coordinator: HOST:PORT of process 0. Without the first three arguments JAX detects the
+      coordinator: HOST:PORT of process 0. If the first three arguments are None, JAX detects the
         cluster (Slurm, Kubernetes, Cloud TPU).
       num_processes: number of processes.
       process_id: index of this process.
-      heartbeat_seconds: time after which a process that does not answer counts as failed
-        and the others end.
-      initialization_seconds: time to wait for all processes.
+      heartbeat_seconds: a process that does not answer for this time counts as failed, and the
+        others end.
+      initialization_seconds: maximum time to wait for all processes.
 
     Raises:
       ValueError: if JAX finds no cluster.
     """
-    # CPU devices of different processes need this to communicate.
+    # CPU devices of different processes need gloo to communicate.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # The run itself handles SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
@@ -61,7 +61,7 @@ def join(
             # devices of its host.
             cluster_detection_method=None if coordinator is None else "deactivate",
             heartbeat_timeout_seconds=heartbeat_seconds,
-            # The runtime adds five seconds to the time it is given.
+            # The runtime adds five seconds to this value.
             initialization_timeout=max(1, initialization_seconds - 5),
         )
     except (ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
@@ -77,7 +77,7 @@ def check_even() -> None:
     """Check that all processes have the same number of devices. Does not communicate.
 
     Raises:
-      ValueError: on every process, with the number of each, if they differ.
+      ValueError: on every process if the numbers differ; states the number of each process.
     """
     owners = [device.process_index for device in jax.devices()]
     counts = [owners.count(process) for process in range(jax.process_count())]
@@ -114,7 +114,7 @@ def broadcast(make: Callable[[], Any]) -> Any:
     """Call ``make()`` on process 0 only and return its result on every process.
 
     Args:
-      make: returns None or a value that JSON can represent.
+      make: function that returns None or a value that JSON can represent.
 
     Raises:
       ValueError, OSError: on every process, if ``make`` raises it.
@@ -142,10 +142,10 @@ def broadcast(make: Callable[[], Any]) -> Any:
 
 
 def broadcast_arrays(tree: PyTree) -> PyTree:
-    """Return process 0's leaves as NumPy arrays on every process.
+    """Return the leaves of process 0 as NumPy arrays on every process.
 
     Args:
-      tree: leaves of the same shapes and dtypes on every process.
+      tree: pytree whose leaves have the same shapes and dtypes on every process.
     """
     if jax.process_count() == 1:
         return tree
@@ -153,7 +153,7 @@ def broadcast_arrays(tree: PyTree) -> PyTree:
 
 
 def first_stop_reason(reason: str | None) -> str | None:
-    """Return on every process the stop reason of the first process that has one."""
+    """Return, on every process, the stop reason of the first process that has one."""
     if jax.process_count() == 1:
         return reason
     has_reason = multihost_utils.process_allgather(np.int32(reason is not None))
@@ -184,14 +184,15 @@ def check_same(values: dict[str, Any]) -> None:
 
 
 def describe_process() -> str:
-    """Return index and host of this process, for messages."""
+    """Describe this process by index and host, for error messages."""
     return f"process {jax.process_index()} of {jax.process_count()}, on {platform.node()}"
 
 
 def local_part(tree: PyTree) -> PyTree:
-    """Return the leaves; of a leaf that spans several processes, only this process's shards.
+    """Return the part of each leaf that this process holds.
 
-    The shards are concatenated along the first axis; keys become their key data.
+    A leaf that spans several processes is replaced by this process's shards, concatenated along
+    the first axis. Keys become their key data.
     """
 
     def part(leaf: Any) -> Any:
@@ -208,13 +209,13 @@ def local_part(tree: PyTree) -> PyTree:
 
 
 def send(owner: int, sizes: Sequence[int], blocks: Sequence[np.ndarray] | None) -> None:
-    """Broadcast the owner's blocks into those of the other processes, in place.
+    """Broadcast the blocks of the owner into the blocks of the other processes, in place.
 
     Args:
       owner: index of the sending process.
       sizes: bytes of each block, equal on all processes.
-      blocks: [size] uint8 each: read on the owner, written on the others. None on a
-        process that takes part but needs no data.
+      blocks: blocks of shape [size] uint8, read on the owner and written on the others. None on a
+        process that participates but needs no data.
     """
     owns = jax.process_index() == owner
     for start in range(0, sum(sizes), _PIECE_BYTES):
@@ -233,22 +234,22 @@ def send(owner: int, sizes: Sequence[int], blocks: Sequence[np.ndarray] | None) 
 
 
 def as_bytes(block: np.ndarray) -> np.ndarray:
-    """Return a view of a contiguous array's memory, [bytes] uint8."""
+    """Return a view of the memory of a contiguous array, [bytes] uint8."""
     return block.reshape(-1).view(np.uint8)
 
 
 def _broadcast_array(leaf: Any) -> np.ndarray:
-    # As bytes: JAX broadcasts floats by a sum, which would turn -0.0 into 0.0.
+    # Send bytes, because JAX broadcasts floats by a sum, which would turn -0.0 into 0.0.
     block = np.array(leaf)
     send(0, [block.nbytes], [as_bytes(block)])
     return block
 
 
 def _broadcast_text(text: str) -> str:
-    """Return process 0's text on every process.
+    """Return the text of process 0 on every process.
 
-    The first message holds the length and the start of the text, a second one the rest of a
-    text that does not fit.
+    The first message contains the length and the start of the text. A second message contains the
+    rest if the text does not fit.
     """
     data = text.encode()
     head = np.zeros(_HEAD_BYTES, np.uint8)
@@ -265,7 +266,7 @@ def _broadcast_text(text: str) -> str:
 
 
 def _overlaps(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, slice, slice]]:
-    """Yield the parts of consecutive blocks that lie in bytes [start, stop).
+    """Yield the parts of consecutive blocks within the bytes [start, stop).
 
     Yields:
       Index of the block, slice of the block, slice of [start, stop).

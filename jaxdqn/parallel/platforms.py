@@ -1,4 +1,4 @@
-"""The platforms of JAX: a check before their first use."""
+"""Check of the JAX platforms before their first use."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import jax
 
 
 def check_platforms() -> None:
-    """Start the platform on which JAX computes.
+    """Initialise the JAX platform.
 
     Raises:
-        ValueError: in one line, if ``JAX_PLATFORMS`` names one that JAX cannot start here.
+        ValueError: with a message of one line, if JAX cannot start a platform that
+            ``JAX_PLATFORMS`` names.
     """
     try:
         jax.devices()

@@ -28,7 +28,7 @@ def population(
     devices: Sequence[jax.Device] = (),
     how: Literal["auto", "vmap", "map"] = "auto",
 ) -> Trainer:
-    """Make a trainer of ``size`` independent learners, which exchange nothing.
+    """Make a trainer of ``size`` independent learners, which do not communicate.
 
     ``init`` takes one key for each learner, [P], and optionally hyper-parameters with
     leaves [P]. Every leaf of the state and of the metrics gains a leading axis [P].
@@ -36,20 +36,18 @@ def population(
     Args:
       trainer: an unmapped trainer of one learner, made without collectives.
       size: P, over all devices.
-      devices: D devices among which the learners are divided; empty for the default
-        device only.
-      how: ``vmap`` steps a device's learners together, in operations P/D times as
-        large, and updates their rings in place. ``map`` runs one learner after the other,
-        chunk by chunk. Each is bitwise identical to a separate run, and the memory of one
-        further learner's state is needed. ``auto`` is ``vmap`` on accelerators and ``map``
-        on CPU, where wider operations gain little: 16 learners (MLP 120-84, B=128) on one
-        thread make 0.87 times the gradient steps/s of separate runs with ``vmap``, 1.03
-        times with ``map``, and 1.91 times with ``map`` over 2 virtual devices
-        (docs/sharing.md).
+      devices: D devices over which the learners are divided; empty for the default device.
+      how: ``vmap`` steps all learners of a device together, in operations P/D times as large, and
+        updates their rings in place. ``map`` runs a chunk for one learner after the other; each
+        learner is bitwise identical to a separate run, and memory for one additional learner state
+        is needed. ``auto`` selects ``vmap`` on accelerators and ``map`` on CPU, where wider
+        operations gain little. Measured for 16 learners (MLP 120-84, B=128) on one thread, relative
+        to the gradient steps/s of separate runs: 0.87 with ``vmap``, 1.03 with ``map``, and 1.91
+        with ``map`` over 2 virtual devices (docs/sharing.md).
 
     Raises:
-      ValueError: naming the argument, its value and the constraint; ``init`` raises it if
-        its arguments are not those of P learners.
+      ValueError: naming the argument, its value and the constraint. ``init`` raises it if its
+        arguments lack the axis [P].
     """
     _check_arguments(trainer, size, devices, how)
     if how == "auto":
@@ -114,7 +112,7 @@ def _check_arguments(trainer: Trainer, size: int, devices: Sequence[jax.Device],
 
 
 def _per_learner(size: int, **arguments: PyTree) -> list[PyTree]:
-    """Return the arguments that are not None, after a check that their leaves are [P, ...]."""
+    """Return the arguments that are not None, after checking that their leaves are [P, ...]."""
     present = {name: value for name, value in arguments.items() if value is not None}
     for name, value in present.items():
         for leaf in jax.tree.leaves(value):
@@ -140,9 +138,9 @@ def _map_over_learners(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _update_one_by_one(function: _Step) -> _Step:
-    """Map over learners one at a time, writing each new state into the place of the old one.
+    """Map over learners one at a time, overwriting each old state with the new one.
 
-    ``lax.map`` would hold the old and the new states of all learners at once.
+    ``lax.map`` would hold the old and the new states of all learners at the same time.
     """
 
     def one(states: TrainState, index: Array) -> tuple[TrainState, Metrics]:

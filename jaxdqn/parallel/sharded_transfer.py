@@ -18,8 +18,8 @@ _Index = tuple[slice, ...]
 def gather(tree: PyTree) -> PyTree | None:
     """Gather the leaves of sharded arrays as NumPy arrays on process 0; None on the others.
 
-    The data are sent in pieces of 64 MiB, so no device holds more than its own shards and two
-    pieces. Process 0's host needs memory for the complete arrays.
+    The data are sent in pieces of 64 MiB, so a device holds at most its shards and two pieces. The
+    host of process 0 needs memory for the complete arrays.
     """
     leaves, structure = jax.tree.flatten(tree)
     gathered = [np.empty(leaf.shape, leaf.dtype) for leaf in leaves] if is_coordinator() else []
@@ -44,9 +44,9 @@ def broadcast_sharded(tree: PyTree, shardings: PyTree) -> PyTree:
     """Make sharded arrays from NumPy arrays of process 0, sent in pieces as in ``gather``.
 
     Args:
-      tree: NumPy leaves on process 0; on the others leaves of any type with the same shapes
-        and dtypes.
-      shardings: the sharding of each leaf.
+      tree: NumPy leaves on process 0; on the other processes, leaves of any type with the same
+        shapes and dtypes.
+      shardings: sharding of each leaf.
     """
     leaves, structure = jax.tree.flatten(tree)
     layouts = jax.tree.leaves(shardings)
@@ -84,7 +84,7 @@ def _send_blocks(
     indices: Sequence[Sequence[_Index]],
     blocks: Sequence[Sequence[np.ndarray]] | None,
 ) -> None:
-    """Send parts of leaves from their owner; ``blocks`` is None where no data are needed."""
+    """Send parts of leaves from their owner; ``blocks`` is None on a process that needs no data."""
     sizes = [
         math.prod(_part_shape(index, leaf.shape)) * np.dtype(leaf.dtype).itemsize
         for leaf, each in zip(leaves, indices, strict=True)
@@ -95,7 +95,7 @@ def _send_blocks(
 
 
 def _indices(sharding: Any, shape: tuple[int, ...], process: int) -> list[_Index]:
-    """Return the indices of the distinct parts of an array that a process's devices hold."""
+    """Return the indices of the distinct parts of an array on the devices of a process."""
     parts = {
         _key(index): index
         for device, index in sharding.devices_indices_map(shape).items()
@@ -123,5 +123,5 @@ def _part_shape(index: _Index, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _key(index: _Index) -> tuple[tuple[int | None, int | None], ...]:
-    """Return an index as a dictionary key: slices are not hashable before Python 3.12."""
+    """Convert an index to a dictionary key, because slices are unhashable before Python 3.12."""
     return tuple((part.start, part.stop) for part in index)

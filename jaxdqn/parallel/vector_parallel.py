@@ -1,4 +1,4 @@
-"""Data parallelism of a trainer whose environments are on the host."""
+"""Data parallelism for a trainer with environments on the host."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPECS: dict[str, tuple[Any, Any]] = {
     "begin_chunk": ((SHARDED,), (SHARDED,) * 4),
     "summarize": ((SHARDED, SHARDED, REPLICATED), (SHARDED, REPLICATED, REPLICATED)),
 }
-"""Layouts of the arguments and results of each function."""
+"""Sharding layouts of the arguments and results of each function."""
 
 
 def vector_across_devices(
@@ -41,15 +41,15 @@ def vector_across_devices(
     *,
     mapping: Literal["shard_map", "pmap"] = "shard_map",
 ) -> VectorTrainer:
-    """Map a trainer over devices; the host steps the environments of all of them together.
+    """Map a trainer over devices; the host steps the environments of all devices together.
 
-    Each device acts for its E/D environments, has the replay of their rows, and all-reduces
-    gradients with the others. The state has the layout of ``across_devices``.
+    Each device acts for E/D environments and stores their rows; gradients are all-reduced over the
+    devices. The layout of the state is the same as with ``across_devices``.
 
     Args:
       trainer: an unmapped trainer made with ``device_collectives(len(devices))``.
       devices: D distinct devices.
-      mapping: as for ``across_devices``.
+      mapping: see ``across_devices``.
 
     Raises:
       ValueError: naming the argument, its value and the constraint.
@@ -79,7 +79,7 @@ def vector_across_devices(
         init=init,
         **functions,
         params=lambda state: first_replica(state.agent.params),
-        # Equal on all replicas.
+        # The counters are equal on all replicas.
         counters=lambda state: jax.tree.map(lambda leaf: leaf[0], state.counters),
         sharding=sharding,
         mapped=True,

@@ -1,4 +1,4 @@
-"""Replay: one ring of rows for each device; rows or sequences, uniform or prioritised."""
+"""Replay: one ring of rows per device, with uniform or prioritised draws of rows or sequences."""
 
 from jaxdqn.replay.memory import check_memory, free_bytes, replay_bytes
 from jaxdqn.replay.prioritized import importance_weights, make_prioritized

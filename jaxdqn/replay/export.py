@@ -1,11 +1,11 @@
 """Export the rows of a replay to a file, for analysis or to start another run.
 
-The file is an ``.npz`` archive of arrays with the rows of E environments in order of time:
-``obs`` [T, E, O], and ``first``, ``action``, ``reward``, ``terminated`` and ``truncated`` [T, E],
-all as in ``jaxdqn.types.Row``; and ``legal`` [T, E, A] if the environment masks actions. A row
-whose successor opens an episode holds the final observation of its episode; its action and
-consequence are invalid. ``meta`` is JSON text with the version of the format, the name of the
-environment and its number of actions.
+The file is an ``.npz`` archive with the rows of E environments, oldest first. Its arrays are those
+of ``jaxdqn.types.Row``: ``obs`` [T, E, O]; ``first``, ``action``, ``reward``, ``terminated`` and
+``truncated`` [T, E]; and ``legal`` [T, E, A] if the environment masks actions. A row whose
+successor opens an episode holds the final observation of its episode; its action, reward and end
+flags are invalid. ``meta`` is JSON text with the version of the format, the name of the environment
+and its number of actions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIELDS = ("obs", "first", "action", "reward", "terminated", "truncated")
 
 
 class StoredRows(NamedTuple):
-    """The contents of a file of rows."""
+    """Content of a file of rows."""
 
     rows: Row
     """NumPy leaves [T, E, ...]"""
@@ -41,9 +41,9 @@ def export_rows(replay_state: PyTree, *, devices: int) -> Row:
     """Return the rows of a replay, oldest first, NumPy leaves [T, E, ...].
 
     Args:
-        replay_state: with several devices, each leaf has a leading axis [D]. In the result the
-            environments are numbered consecutively, device by device.
-        devices: D
+        replay_state: state of the replay; with several devices each leaf has a leading axis [D].
+            The result numbers the environments consecutively, device by device.
+        devices: D, number of devices.
     """
 
     def of_device(device: int) -> Row:
@@ -80,10 +80,10 @@ def write_rows(file: str | os.PathLike[str], stored: StoredRows) -> None:
 
 
 def read_rows(file: str | os.PathLike[str]) -> StoredRows:
-    """Read a file of rows. Nothing in it is executed.
+    """Read a file of rows, without executing any code from it.
 
     Raises:
-        ValueError: if it is not a file of rows.
+        ValueError: if the file is not a file of rows.
     """
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -94,7 +94,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
             version, stored = meta["format"], StoredRows(rows, meta["env"], meta["num_actions"])
     except OSError as error:
         raise ValueError(f"replay_from={str(file)!r}: must be readable: {error}") from error
-    except Exception as error:  # arbitrary bytes: errors of zip, zlib, NumPy headers and JSON
+    except Exception as error:  # arbitrary bytes: errors of zip, zlib, NumPy headers or JSON
         raise ValueError(
             f"replay_from={str(file)!r}: must be a file that jaxdqn replay wrote: {error}"
         ) from error
@@ -105,7 +105,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
 
 
 def _check_rows(stored: StoredRows, file: str) -> None:
-    """Reject arrays whose shapes, dtypes or actions do not fit rows."""
+    """Reject arrays that are not rows: wrong shapes or dtypes, or actions out of range."""
     shape = stored.rows.first.shape
     dtypes = {"first": bool, "action": np.int32, "reward": np.float32}
     dtypes |= {"terminated": bool, "truncated": bool}
@@ -126,9 +126,9 @@ def _check_rows(stored: StoredRows, file: str) -> None:
 def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
     """Return the newest rows of a file in the layout of a run.
 
-    The streams of the environments in the file are concatenated, each opening with ``first``.
-    The newest rows that fit into the replay beside the warm-up are then divided into E streams of
-    equal length.
+    The streams of the environments in the file are concatenated; ``first`` is set in the first row
+    of each. The newest rows that fit into the replay together with the warm-up are then divided
+    into E streams of equal length.
 
     Returns:
         NumPy leaves [I, K, E, ...], E over all devices.
@@ -155,7 +155,7 @@ def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
         return swapped.reshape(-1, *swapped.shape[2:])
 
     first = rows.first.copy()
-    first[0] = True  # each stream opens an episode: no rows precede it
+    first[0] = True  # each stream opens an episode, because no rows precede it
     flat: Any = jax.tree.map(streams, rows._replace(first=first))
     capacity = config.replay_rows - config.warmup_iterations * config.rollout_length
     length = min(flat.first.shape[0] // config.num_envs, capacity)

@@ -1,4 +1,4 @@
-"""Memory of a replay, computed and checked before anything is allocated."""
+"""Memory of a replay, computed and checked before allocation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def free_bytes(device: Any = None) -> int:
 def devices_sharing_memory(devices: int, device: Any = None) -> int:
     """Return the number of ``devices`` that share the memory reported by ``free_bytes``.
 
-    All share the memory of the host. Devices that report their own memory do not share: 1.
+    CPU devices all share the memory of the host. For devices that report their own memory the
+    result is 1.
     """
     device = device or jax.local_devices()[0]
     return 1 if "bytes_limit" in (device.memory_stats() or {}) else devices
@@ -46,13 +47,13 @@ def check_memory(
 
     Args:
       num_bytes: bytes on each device.
-      device: by default the first device of this process.
-      devices: number of devices of this process that allocate as much each.
+      device: device to check; by default the first device of this process.
+      devices: number of devices of this process that each allocate ``num_bytes``.
       what: subject and verb of the error message.
       argument: option that the message names.
 
     Raises:
-      ValueError: with the requested and the free bytes.
+      ValueError: stating the requested and the free bytes.
     """
     free, sharing = free_bytes(device), devices_sharing_memory(devices, device)
     if num_bytes * sharing <= free:

@@ -1,4 +1,4 @@
-"""Boolean arrays packed to bits, eight values in a byte."""
+"""Boolean arrays packed into bits, eight values per byte."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxdqn.types import Array, PyTree
 
-# Masks in the bit order of jnp.packbits. On XLA:CPU unpacking by masks is as fast as the best
-# table lookup. Gathering and unpacking takes half the time of gathering unpacked booleans (256
-# rows of 400).
+# Masks in the bit order of jnp.packbits. On XLA:CPU unpacking by masks is as fast as the best table
+# lookup. For 256 rows of 400 values, gathering packed bits and unpacking them takes half the time
+# of gathering unpacked booleans.
 _MASKS = np.array([128, 64, 32, 16, 8, 4, 2, 1], dtype=np.uint8)
 
 
@@ -43,7 +43,7 @@ def pack_bits(obs: Array, num_leading: int) -> PyTree:
 
 
 def unpack_bits(stored: PyTree) -> Array:
-    """Undo ``pack_bits``; the leading axes may differ from those that were packed."""
+    """Invert ``pack_bits``; the leading axes may have changed since packing."""
     if not isinstance(stored, PackedBits):
         return stored
     leading = stored.bits.shape[:-1]

@@ -1,13 +1,13 @@
-"""Prioritised replay (Schaul et al. 2016): valid starts are drawn in proportion to their priority.
+"""Prioritised replay (Schaul et al. 2016): valid starts are drawn proportionally to priority.
 
 A sum tree has one leaf for each row of the ring, at the row's flat index.
 
-Invariant: a leaf is positive exactly if its row is a valid start, and then it is the priority of
-that row. All other leaves are zero, so nothing else is ever drawn.
+Invariant: the leaf of a valid start is its priority, which is positive. All other leaves are zero,
+so nothing else is ever drawn.
 
 *Generation tags.* Priorities arrive after the batch was drawn, possibly after its rows were
-overwritten. An index handed out by ``sample`` therefore encodes the flat index and the generation
-of the row: the number of times that the ring had wrapped when the row was written. ``update``
+overwritten. An index returned by ``sample`` therefore encodes the flat index and the generation of
+the row, which is the number of times that the ring had wrapped when the row was written. ``update``
 ignores an index whose generation is no longer the current one at that flat index.
 """
 
@@ -36,21 +36,22 @@ from jaxdqn.replay.uniform import validate_sizes
 from jaxdqn.types import Array, Replay, Row, SampleInfo
 
 _MIN_PRIORITY = 1e-30
-"""A priority of zero would remove its row for good: a leaf of zero is never written again."""
+"""Lower bound of a priority. A zero would remove the row forever, because ``update`` skips zero
+leaves."""
 _NUM_INDICES = 2**31
 """Number of non-negative int32 values."""
 
 
 class PrioritizedState(NamedTuple):
-    """A ring of rows, and the priorities of its valid starts."""
+    """Ring of rows, and the priorities of its valid starts."""
 
     storage: StoredRow
     position: Array
     size: Array
     tree: SumTree
-    """one leaf for each flat index"""
+    """One leaf for each flat index."""
     max_priority: Array
-    """[] float32, the maximum priority so far, at least 1; new starts enter with it"""
+    """[] float32, maximum priority so far, at least 1; the initial priority of new starts"""
     generation: Array
     """[] int32, number of times that the ring has wrapped, modulo ``count_generations``"""
 
@@ -73,12 +74,11 @@ def make_prioritized(
 ) -> Replay:
     """Make a prioritised replay of n-step transitions, with the valid starts of ``make_uniform``.
 
-    ``sample`` stratifies: the b-th row of a batch is drawn from the b-th of B equal parts of
-    the sum of the priorities (appendix B.2.1 of the paper). ``update`` takes the indices of
-    ``SampleInfo`` and stores the priorities unchanged: the caller applies the exponent. It
-    ignores rows that were overwritten since the draw, or have become context for frame stacks.
-    Generation tags distinguish a row from its successors in the same slot over the last 2^31
-    rows.
+    ``sample`` is stratified: the b-th row of a batch is drawn from the b-th of B equal parts of the
+    sum of the priorities (appendix B.2.1 of the paper). ``update`` takes the indices of
+    ``SampleInfo`` and stores the priorities unchanged, so the caller must apply the exponent. It
+    ignores rows that since the draw were overwritten or became context for frame stacks. Generation
+    tags distinguish a row from its successors in the same slot over the last 2^31 rows.
 
     Args:
       num_envs: E
@@ -131,7 +131,7 @@ def make_prioritized(
 
 
 def count_generations(num_leaves: int) -> int:
-    """Return how many generations of a ring an int32 index of ``num_leaves`` distinguishes."""
+    """Return the number of generations that an int32 index can encode for ``num_leaves`` leaves."""
     return _NUM_INDICES // num_leaves
 
 
@@ -159,9 +159,9 @@ def _make_add(
     """Make ``add``.
 
     Args:
-      delay: number of newer rows that a row needs to be sampleable.
-      context: number of oldest rows that are not valid starts, once rows are evicted.
-      generations: number of generations that an index distinguishes.
+      delay: number of newer rows required before a row becomes sampleable.
+      context: number of oldest rows that are no valid starts once the ring overwrites rows.
+      generations: number of generations that an index can encode.
     """
 
     def add(state: PrioritizedState, rows: Row) -> PrioritizedState:
@@ -170,9 +170,9 @@ def _make_add(
         num_slots, num_envs = ring.rows.flags.shape
         leaving = (length + context) * num_envs
         full = before.size == num_slots
-        # Set to zero the leaves of the overwritten rows and of the context rows after them. Before
-        # the ring is full, the slots after the written ones are empty, or hold the first rows of
-        # the stream, whose stacks need no earlier rows: then the context keeps its leaves.
+        # Zero the leaves of the overwritten rows and of the context rows after them. Until the ring
+        # is full, the slots after the written ones are empty or hold the first rows of the stream.
+        # The stacks of those rows need no earlier rows, so the context then keeps its leaves.
         zeroed = (
             before.position * num_envs,
             jnp.zeros(leaving, jnp.float32),
@@ -199,16 +199,16 @@ def _make_add(
 def make_priority_update(
     num_leaves: int, generations: int, stride: int = 1
 ) -> Callable[[Any, Array, Array], Any]:
-    """Make ``update`` for a tree of ``num_leaves`` leaves, for the rows of every stride-th slot.
+    """Make ``update`` for a tree of ``num_leaves`` leaves, one for each row in a stride-th slot.
 
-    Its state is a ``PrioritizedState`` or another with these fields.
+    Its state is a ``PrioritizedState`` or another state with the same fields.
     """
 
     def update(state: Any, indices: Array, priorities: Array) -> Any:
         flat, generation = indices % num_leaves, indices // num_leaves
         same = generation == generation_of(state, flat, generations, stride)
-        # A row can have the right generation and no longer be a valid start, as context for frame
-        # stacks. Its leaf is zero and must stay zero.
+        # A row of the right generation may have become context for frame stacks and is then no
+        # longer a valid start. Its leaf is zero and must remain zero.
         live = same & (leaves_at(state.tree, flat) > 0)
         priorities = jnp.maximum(priorities.astype(jnp.float32), _MIN_PRIORITY)
         past = state.tree.levels[0].size
@@ -223,7 +223,7 @@ def make_priority_update(
 
 
 def entering_rows(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
-    """Return the first slot of those that the newest rows made sampleable, and the valid starts.
+    """Return the rows that became sampleable by the newest write: first slot, and valid starts.
 
     Returns:
       slot: ``[]`` int32
@@ -237,7 +237,7 @@ def entering_rows(ring: RingState, length: int, delay: int) -> tuple[Array, Arra
 
 
 def draw_proportional(key: Array, tree: SumTree, batch_size: int) -> tuple[Array, Array]:
-    """Draw one leaf from each of B equal parts of the sum.
+    """Draw one leaf from each of B equal parts of the sum of priorities.
 
     Returns:
       Flat indices ``[B]`` int32, and the probability of each draw ``[B]`` float32.
@@ -253,8 +253,9 @@ def draw_proportional(key: Array, tree: SumTree, batch_size: int) -> tuple[Array
 
 
 def generation_of(state: Any, flat: Array, generations: int, stride: int = 1) -> Array:
-    """Return the generation of the rows of the leaves [n], one for every stride-th slot."""
+    """Return the generations [n] of the rows at leaves ``flat`` [n], one leaf per stride-th
+    slot."""
     num_envs = state.storage.flags.shape[1]
-    # Slots from ``position`` on have not been overwritten since the ring last wrapped.
+    # Slots at or after ``position`` have not been overwritten since the ring last wrapped.
     older = (flat // num_envs * stride >= state.position).astype(jnp.int32)
     return (state.generation - older) % generations

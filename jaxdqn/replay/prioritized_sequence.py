@@ -1,7 +1,7 @@
 """Prioritised replay of sequences of rows (Kapturowski et al. 2019, section 2.3).
 
-A sum tree has one leaf for each start of a sequence, at its flat index. Invariant: a leaf is
-positive exactly if its start is valid, and then it is the priority of the sequence.
+A sum tree has one leaf for each start of a sequence, at the flat index of the start. Invariant: the
+leaf of a valid start is the priority of its sequence, which is positive; all other leaves are zero.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jaxdqn.types import Array, PyTree, Replay, Row, SampleInfo
 
 
 class PrioritizedSequenceState(NamedTuple):
-    """As ``SequenceState``, and the priorities of the valid starts."""
+    """``SequenceState`` with the priorities of the valid starts."""
 
     storage: StoredRow
     position: Array
@@ -39,9 +39,9 @@ class PrioritizedSequenceState(NamedTuple):
     start_extras: PyTree
     """leaves [C, E, ...]"""
     tree: SumTree
-    """one leaf for each flat index of a start; positive exactly if the start is valid"""
+    """One leaf for each flat index of a start; positive if and only if the start is valid."""
     max_priority: Array
-    """[] float32, the maximum priority so far, at least 1; new starts enter with it"""
+    """[] float32, maximum priority so far, at least 1; the initial priority of new starts"""
     generation: Array
     """[] int32, number of times that the ring has wrapped, modulo ``count_generations``"""
 
@@ -63,8 +63,8 @@ def make_prioritized_sequence(
 ) -> Replay:
     """Make a prioritised replay of sequences, with the valid starts of ``make_sequence``.
 
-    Draws, generation tags and late priorities are those of ``make_prioritized``, of starts instead
-    of rows.
+    Draws, generation tags and late priorities work as in ``make_prioritized``, with starts of
+    sequences in place of rows.
 
     Args:
       num_envs: E
@@ -111,7 +111,8 @@ def _make_prioritized_add(
     num_envs, length, per_add = sizes.num_envs, sizes.length, sizes.rows_per_add
 
     def run(starts: Array, priority: Array, mask: Array) -> tuple[Array, Array, Array]:
-        """Return the leaves of all environments at consecutive starts, as for ``set_runs``."""
+        """Return the leaves of all environments at consecutive starts, as a run for
+        ``set_runs``."""
         values = jnp.broadcast_to(priority, (starts.size * num_envs,))
         return starts[0] * num_envs, values, jnp.repeat(mask, num_envs)
 
@@ -119,7 +120,8 @@ def _make_prioritized_add(
         overwritten, offsets = starts_from(sizes, state.position)
         zeroed = run(overwritten, jnp.float32(0), offsets < per_add)
         state = write_sequences(sizes, state, rows)
-        # The oldest of the K rows that have become sampleable is this much older than the newest.
+        # Age in rows, relative to the newest row, of the oldest of the K rows that became
+        # sampleable.
         oldest_age = length + per_add - 2
         entering, offsets = starts_from(sizes, (state.position - 1 - oldest_age) % sizes.num_slots)
         # Early in a run some of these rows do not exist yet.

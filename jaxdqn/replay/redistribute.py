@@ -17,15 +17,15 @@ _BUILT_IN = (UniformState, PrioritizedState, SequenceState, PrioritizedSequenceS
 
 
 def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
-    """Return the same rows and the same valid starts, divided over ``devices``.
+    """Divide the same rows and valid starts over a different number of devices.
 
-    Cannot be jitted. The rings of all devices are written together and have the same position.
-    So every row keeps its slot; only its device and its environment index on the device change.
+    Cannot be jitted. The rings of all devices have the same position, because they are written
+    together. Every row therefore keeps its slot; only its device and its environment index change.
 
     Args:
         state: replay state with NumPy leaves [D, ...]. The environments of the D devices are
             numbered consecutively, device by device.
-        devices: D of the result; must divide the total number of environments.
+        devices: new number of devices; must divide the total number of environments.
         stride: slots from one start of a sequence to the next, in a replay of sequences.
     """
     if not isinstance(state, _BUILT_IN):
@@ -65,7 +65,7 @@ def _divide_priorities(state: Any, devices: int, stride: int) -> dict[str, Any]:
     return {
         "tree": jax.tree.map(lambda *leaves: np.stack(leaves), *trees),
         "max_priority": np.full(devices, state.max_priority.max(), np.float32),
-        # No index drawn before is used any more, so any valid generation is correct.
+        # Indices drawn earlier are no longer used, so any valid generation is correct.
         "generation": np.full(
             devices, state.generation[0] % count_generations(num_leaves), np.int32
         ),

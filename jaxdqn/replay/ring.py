@@ -1,16 +1,17 @@
-"""The ring of rows: storage, writing and gathering.
+"""Ring of rows: storage, writing and gathering.
 
-Storage is time-major, ``[T, E, ...]``. A *slot* is an index on the axis T, and a *flat index*
-is ``slot * E + env``: the next row of the same environment is ``E`` further, modulo ``T * E``.
+Storage is time-major, ``[T, E, ...]``. A *slot* is an index on the axis T, and a *flat index* is
+``slot * E + env``. The next row of the same environment is at the flat index plus ``E``, modulo
+``T * E``.
 
 Three rules let the compiler update a donated ring in place. If one of them is broken, the
 compiled iteration copies the complete ring, at least in a step with K = 1 and M = 1:
 
-- Write before gathering, and gather from the written ring only. A read of the ring from before
-  the write keeps both versions alive.
-- Gather with one flat index on the reshaped ring. A gather by ``[slot, env]`` copies.
-- Put no conditional around the ring: a ``cond`` that reads and writes it copies, and so does a
-  batched ``where``.
+- Write before gathering, and gather only from the written ring. Reading the ring before the write
+  keeps both versions alive.
+- Gather with one flat index on the reshaped ring. A gather by ``[slot, env]`` copies the ring.
+- Put no conditional around the ring. A ``cond`` that reads and writes it copies the ring, and so
+  does a batched ``where``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _FIRST, _TERMINATED, _TRUNCATED = 1, 2, 4
 
 
 class StoredRow(NamedTuple):
-    """The stored form of a row: flags in one byte, booleans packed to bits."""
+    """Stored form of a row: flags in one byte, booleans packed into bits."""
 
     obs: PyTree
     """[..., O], or ``PackedBits`` if boolean"""
@@ -44,23 +45,23 @@ class StoredRow(NamedTuple):
 
 
 class RingState(NamedTuple):
-    """The rows of E environments, and the position of the next write.
+    """Rows of E environments, and the position of the next write.
 
     Invariant: the stored rows of each environment are in the ``size`` slots before ``position``,
-    modulo T, the newest in slot ``position - 1``. ``size`` grows from 0 to T and stays there.
+        modulo T; the newest row is in slot ``position - 1``. ``size`` grows from 0 to T.
     All environments share ``position`` and ``size``.
     """
 
     rows: StoredRow
-    """leaves [T, E, ...]"""
+    """Leaves [T, E, ...]"""
     position: Array
-    """[] int32, the slot of the next row, a multiple of K"""
+    """[] int32, slot of the next row, a multiple of K"""
     size: Array
-    """[] int32, rows stored per environment, at most T"""
+    """[] int32, number of stored rows per environment, at most T"""
 
 
 def init_ring(example_row: Row, num_envs: int, rows_per_env: int) -> RingState:
-    """Make an empty ring for rows like ``example_row``, which has no leading axes."""
+    """Make an empty ring for rows with the shapes of ``example_row``, which has no leading axes."""
     example = _encode(jax.tree.map(jnp.asarray, example_row), num_leading=0)
     rows = jax.tree.map(
         lambda leaf: jnp.zeros((rows_per_env, num_envs, *leaf.shape), leaf.dtype), example
@@ -71,14 +72,14 @@ def init_ring(example_row: Row, num_envs: int, rows_per_env: int) -> RingState:
 def write(ring: RingState, rows: Row) -> RingState:
     """Write rows ``[K, E, ...]`` over the oldest slots.
 
-    T must be a multiple of K. A write then never wraps, and ``dynamic_update_slice``, which
-    clamps instead of wrapping, is exact.
+    T must be a multiple of K. A write then never wraps around the end, so ``dynamic_update_slice``,
+    which clamps its start index, is exact.
     """
     stored = _encode(rows, num_leading=2)
     length, num_slots = stored.flags.shape[0], ring.rows.flags.shape[0]
 
     def put(leaf: Array, new: Array) -> Array:
-        # Explicit, since a Python 0 is int64 under jax_enable_x64.
+        # Explicit int32, because a Python 0 is int64 under jax_enable_x64.
         start = (ring.position,) + (jnp.int32(0),) * (leaf.ndim - 1)
         return jax.lax.dynamic_update_slice(leaf, new, start)
 
@@ -90,7 +91,7 @@ def write(ring: RingState, rows: Row) -> RingState:
 
 
 def first_at(ring: RingState, slots: Array) -> Array:
-    """Return whether the rows of all environments at ``slots`` [n] open an episode: [n, E]."""
+    """Return [n, E] bool: True where the row at ``slots`` [n] opens an episode."""
     return (ring.rows.flags[slots] & _FIRST).astype(jnp.bool_)
 
 
@@ -99,15 +100,19 @@ def gather_transitions(
 ) -> Batch:
     """Gather the n-step transitions that start at valid flat indices.
 
-    Let row 0 be the start and step j lead from row j - 1 to row j. A return spans m steps: m is
-    the smallest j in 1 .. N at which step j terminates or row j + 1 opens an episode (then row j
-    holds the final observation of the episode), or N if there is none. The return sums m
-    discounted rewards, the bootstrap observation is that of row m, and the discount is gamma^m,
-    or 0 if step m terminates. Row 1 never opens an episode, as the start would not be valid.
+    Let row 0 be the start, and let step j lead from row j - 1 to row j. A return spans m steps: m
+    is the smallest j in 1 .. N at which step j terminates or row j + 1 opens an episode (row j then
+    holds the final observation of the episode). If there is no such j, m is N. The return is the
+    sum of m discounted rewards, the bootstrap observation is the observation of row m, and the
+    discount is gamma^m, or 0 if step m terminates. Row 1 never opens an episode, because the start
+    would then be invalid.
 
     Args:
-      index: ``[B]`` int32, flat indices of valid starts
-      gamma: ``[]`` float32
+      ring: the ring of rows.
+      index: ``[B]`` int32, flat indices of valid starts.
+      gamma: ``[]`` float32, discount factor of one step.
+      n_step: N, maximum number of rewards in a return.
+      frame_stack: S, number of frames in an observation.
     """
     r_t, discount_t, bootstrap = returns_at(ring, index, gamma, n_step=n_step)
     return Batch(
@@ -125,9 +130,7 @@ def gather_transitions(
 def returns_at(
     ring: RingState, index: Array, gamma: Array, *, n_step: int
 ) -> tuple[Array, Array, Array]:
-    """Return the rewards, the discounts and the bootstrap rows of the transitions at an index.
-
-    They are as in ``gather_transitions``.
+    """Compute the returns, discounts and bootstrap rows of transitions, as ``gather_transitions``.
 
     Returns:
       Sums of discounted rewards [B] float32, discounts [B] float32, and flat indices [B] int32.
@@ -155,21 +158,21 @@ def steps_at(ring: RingState, index: Array, *, n_step: int) -> tuple[Array, Arra
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(n_step + 1, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows  # [B, N + 1]
-    # Entry j of an axis N or N + 1 belongs to row j: its flag ``first`` is that of row j, but
-    # ``terminated`` and ``reward`` are the consequence of its action, thus of step j + 1.
+    # Entry j of an axis of length N or N + 1 belongs to row j. Its flag ``first`` describes row j,
+    # but ``terminated`` and ``reward`` result from its action and so belong to step j + 1.
     flags = take(ring.rows.flags, path)
     reward = take(ring.rows.reward, path[:, :-1])
     terminated = (flags[:, :-1] & _TERMINATED).astype(jnp.bool_)  # [B, N]
     opens = (flags[:, 2:] & _FIRST).astype(jnp.bool_)  # [B, N - 1], rows 2 .. N
     continues = ~(terminated[:, :-1] | opens)
     included = jnp.concatenate([jnp.ones_like(terminated[:, :1]), continues], axis=1)
-    # [B, N], 1 for the steps 1 .. m of the return, then 0.
+    # [B, N]: 1 for the steps 1 .. m of the return, then 0.
     included = jnp.cumprod(included.astype(jnp.float32), axis=1)
     return reward, terminated, included, path[:, 1:]
 
 
 def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:
-    """Gather the ``L`` consecutive rows that start at each flat index: leaves [B, L, ...]."""
+    """Gather L = ``length`` consecutive rows from each flat index: leaves [B, L, ...]."""
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(length, dtype=jnp.int32) * num_envs
     path = (index[:, None] + ahead[None, :]) % num_rows
@@ -184,11 +187,10 @@ def in_order(ring: RingState) -> Row:
 
 
 def gather_obs(ring: RingState, index: Array, *, frame_stack: int) -> Array:
-    """Gather observations [B, O], or stacks of S frames [B, O, S], the newest last.
+    """Gather observations [B, O], or stacks of S frames [B, O, S] with the newest frame last.
 
-    Frames from before the first row of the episode are zero. So are frames from before the
-    oldest stored row, while the ring is not yet full; later, valid starts are chosen so that
-    their complete stack is stored.
+    Frames before the first row of the episode are zero. Until the ring is full, frames before the
+    oldest stored row are zero too. Later, the complete stack of every valid start is stored.
     """
     if frame_stack == 1:
         return unpack_bits(jax.tree.map(lambda leaf: take(leaf, index), ring.rows.obs))
@@ -196,7 +198,7 @@ def gather_obs(ring: RingState, index: Array, *, frame_stack: int) -> Array:
     back = jnp.arange(frame_stack - 1, -1, -1, dtype=jnp.int32)  # S - 1, ..., 0
     path = (index[:, None] - back[None, :] * num_envs) % (num_slots * num_envs)
     opens = (take(ring.rows.flags, path) & _FIRST).astype(jnp.int32)  # [B, S]
-    # A frame belongs to the stack if no later row of the stack opens an episode.
+    # A frame belongs to the episode if no later row of the stack opens an episode.
     openings_after = jnp.cumsum(opens[:, ::-1], axis=1)[:, ::-1] - opens
     age = (ring.position - 1 - index // num_envs) % num_slots
     stored = age[:, None] + back[None, :] < ring.size  # [B, S]
@@ -209,7 +211,7 @@ def gather_obs(ring: RingState, index: Array, *, frame_stack: int) -> Array:
 def take(leaf: Array, index: Array) -> Array:
     """Gather from ``leaf`` [T, E, ...] at flat indices of any shape: [*index.shape, ...].
 
-    The index must be in range: ``promise_in_bounds`` drops the check.
+    The index must be in range, because ``promise_in_bounds`` disables the check.
     """
     flat = leaf.reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:])
     return flat.at[index].get(mode="promise_in_bounds")
@@ -233,7 +235,7 @@ def _encode(rows: Row, *, num_leading: int) -> StoredRow:
 
 
 def _decode(stored: StoredRow) -> Row:
-    """Undo ``_encode``."""
+    """Invert ``_encode``."""
     return Row(
         obs=unpack_bits(stored.obs),
         first=(stored.flags & _FIRST).astype(jnp.bool_),

@@ -1,10 +1,10 @@
 """Uniform replay of sequences of rows, for recurrent networks.
 
-A sequence starts at a slot that is a multiple of ``stride``. Extras, such as a recurrent carry,
-are needed only at the start of a sequence, so they are stored for these slots only: ``C``, the
-least integer of at least T / stride, for each environment. *Start* c of an environment is the
-sequence from slot ``c * stride``, and ``c * E + env`` is its flat index. If T is not a multiple of
-the stride, the last start and start 0 are nearer to each other than others are.
+A sequence starts at a slot that is a multiple of ``stride``. Extras, such as a recurrent carry, are
+needed only at the start of a sequence, so they are stored only for these slots. Each environment
+has ``C = ceil(T / stride)`` of them. *Start* c of an environment is the sequence from slot
+``c * stride``, and its flat index is ``c * E + env``. If T is not a multiple of the stride, the
+distance from the last start to start 0 is less than the stride.
 
 A start is valid if all L rows of its sequence are stored. Sequences may span episodes.
 """
@@ -22,7 +22,7 @@ from jaxdqn.types import Array, PyTree, Replay, Row, SampleInfo
 
 
 class SequenceState(NamedTuple):
-    """A ring of rows without extras, and the extras of the rows at the starts."""
+    """Ring of rows without extras, and the extras of the rows at the starts."""
 
     storage: StoredRow
     position: Array
@@ -50,17 +50,17 @@ class SequenceSizes(NamedTuple):
 
     @property
     def starts(self) -> int:
-        """C: starts of each environment."""
+        """C, number of starts per environment."""
         return -(-self.num_slots // self.stride)
 
     @property
     def starts_per_add(self) -> int:
-        """Largest number of starts in K consecutive slots, modulo T."""
+        """Maximum number of starts in K consecutive slots, modulo T."""
         wrapping = 1 if self.num_slots % self.stride else 0
         return min(self.starts, -(-self.rows_per_add // self.stride) + wrapping)
 
     def before(self, slot: Array) -> Array:
-        """Return the number of starts in the slots below ``slot``."""
+        """Return the number of starts in the slots before ``slot``."""
         return (slot + self.stride - 1) // self.stride
 
 
@@ -75,8 +75,8 @@ def make_sequence(
 ) -> Replay:
     """Make a uniform replay of sequences of L rows.
 
-    ``sample`` returns a ``Row`` with leaves [B, L, ...], whose ``extras`` are those of the first
-    row of each sequence, leaves [B, ...]. It ignores ``gamma``.
+    ``sample`` returns a ``Row`` with leaves [B, L, ...]; its ``extras`` [B, ...] belong to the
+    first row of each sequence. It ignores ``gamma``.
 
     Args:
       num_envs: E
@@ -147,10 +147,11 @@ def init_storage(sizes: SequenceSizes, example_row: Row) -> tuple[StoredRow, Arr
 def write_sequences(sizes: SequenceSizes, state: State, rows: Row) -> State:
     """Write rows [K, E, ...] over the oldest slots, and the extras of those at starts.
 
-    The state is a ``SequenceState`` or another with these fields; so it is in ``gather_starts``.
+    The state is a ``SequenceState`` or another state with the same fields, also in
+    ``gather_starts``.
     """
     starts, offsets = starts_from(sizes, state.position)
-    # Starts behind the K slots get an index past the end, where the scatter drops them.
+    # Starts after the K slots get an index past the end, where the scatter drops them.
     past = sizes.starts + jnp.arange(starts.size, dtype=jnp.int32)
     written = offsets < sizes.rows_per_add
     target = jnp.where(written, starts, past)
@@ -182,7 +183,7 @@ def _valid_starts(sizes: SequenceSizes, position: Array, size: Array) -> tuple[A
     The valid starts are consecutive, modulo C, and the same for all environments.
     """
     oldest_slot = (position - size) % sizes.num_slots
-    # The slots of valid starts, not wrapped around: oldest_slot <= slot < end, with end <= 2 T.
+    # Slots of valid starts before the modulo: oldest_slot <= slot < end, with end <= 2 T.
     end = oldest_slot + jnp.maximum(size - sizes.length + 1, 0)
     before_end = jnp.where(
         end <= sizes.num_slots,
@@ -194,7 +195,8 @@ def _valid_starts(sizes: SequenceSizes, position: Array, size: Array) -> tuple[A
 
 
 def starts_from(sizes: SequenceSizes, slot: Array) -> tuple[Array, Array]:
-    """Return the ``starts_per_add`` starts from a slot on, and their distances from it in slots."""
+    """Return the next ``starts_per_add`` starts from a slot, and their distances from it in
+    slots."""
     index = sizes.before(slot) + jnp.arange(sizes.starts_per_add, dtype=jnp.int32)
     wrapped = index // sizes.starts
     starts = index % sizes.starts

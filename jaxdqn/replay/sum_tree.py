@@ -1,12 +1,12 @@
-"""A sum tree: mutable weights, and draws in proportion to them.
+"""Sum tree: mutable weights, and draws proportional to them.
 
 Every node has ``F`` children (8 to 32). With 16, a million leaves take five levels, and the
 children of a node fill one cache line.
 
-Invariant: every inner entry is the float32 sum of its children, *recomputed* at each write and
-never updated by a difference. So errors do not accumulate: the root equals the sum of the leaves
-up to the rounding of one summation, after any number of updates. Writing one index twice is
-harmless for the same reason.
+Invariant: every inner entry is the float32 sum of its children, *recomputed* at each write instead
+of updated by a difference. Errors therefore do not accumulate: after any number of updates the root
+equals the sum of the leaves up to the rounding of one summation. For the same reason it is harmless
+to write one index twice.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FAN_OUT = 16
 
 
 class SumTree(NamedTuple):
-    """Weights (the leaves), and the sums over them."""
+    """Weights (the leaves) and their partial sums."""
 
     levels: tuple[Array, ...]
-    """Arrays [nodes, F] float32, each row the children of one node. Level 0 holds the leaves, the
+    """Arrays [nodes, F] float32, each row the children of one node. Level 0 holds the leaves. The
     last level has one row, the children of the root. Row i of a level sums to flat entry i of the
-    next one; entries without such a row are padding, and 0."""
+    next level; entries without such a row are padding with value 0."""
 
 
 def init_tree(capacity: int, fan_out: int = FAN_OUT) -> SumTree:
@@ -83,7 +83,7 @@ def set_leaves(tree: SumTree, index: Array, values: Array) -> SumTree:
 
 
 def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity: int) -> SumTree:
-    """Write runs of consecutive leaves: as ``set_leaves``, but recompute each parent only once.
+    """Write runs of consecutive leaves, like ``set_leaves`` but computing each parent only once.
 
     If two runs write the same leaf, either value may be written.
 
@@ -98,9 +98,9 @@ def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity
         length = values.shape[0]
         offset = jnp.arange(length, dtype=jnp.int32)
         index.append(jnp.where(mask, (start + offset) % capacity, past))
-        # Every F-th leaf has each parent of the run, except possibly the last. A run that wraps
-        # has two pieces. So add the parent at the end of the run, and those at both ends of the
-        # tree.
+        # Every F-th leaf of the run covers all its parents except possibly the last one. A run that
+        # wraps around has two pieces. So add the parent at the end of the run and the parents at
+        # both ends of the tree.
         each = (start + jnp.arange(0, length, fan_out, dtype=jnp.int32)) % capacity
         ends = jnp.stack([(start + length - 1) % capacity, jnp.int32(0), jnp.int32(capacity - 1)])
         parents += [each // fan_out, ends // fan_out]
@@ -112,14 +112,14 @@ def draw(tree: SumTree, strata: Array, offsets: Array) -> tuple[Array, Array]:
     """Find the leaves at the given positions of the cumulative sum over all leaves.
 
     A position is the sum of a large, coarse number and a small, fine one. They are passed
-    separately, since a single float32 resolves only 2^-24 of the total: about one leaf of ten
+    separately, because a single float32 resolves only 2^-24 of the total, about one leaf in ten
     million.
 
-    A leaf of zero is never returned, for any position, if at least one leaf is positive.
+    A zero leaf is never returned if at least one leaf is positive.
 
     Args:
-      strata: ``[n]`` float32
-      offsets: ``[n]`` float32; ``strata + offsets`` is between 0 and the total.
+      strata: ``[n]`` float32, coarse part of the position.
+      offsets: ``[n]`` float32, fine part; ``strata + offsets`` is between 0 and the total.
 
     Returns:
       The indices ``[n]`` int32, and the leaves at these indices ``[n]`` float32.
@@ -129,8 +129,8 @@ def draw(tree: SumTree, strata: Array, offsets: Array) -> tuple[Array, Array]:
     for level in reversed(tree.levels):
         children = level.at[node].get(mode="promise_in_bounds")  # [n, F]
         child, before = _find(children, strata, offsets)
-        # Subtract from the coarse number only. Its rounding moves the ends of a stratum by one
-        # ulp; the resolution inside a stratum is that of the offsets, which stay exact.
+        # Subtract from the coarse number only. Its rounding moves the ends of a stratum by one ulp.
+        # The offsets remain exact and determine the resolution inside a stratum.
         strata = strata - before
         node = node * fan_out + child
     return node, leaves_at(tree, node)
@@ -140,27 +140,27 @@ def _find(children: Array, strata: Array, offsets: Array) -> tuple[Array, Array]
     """Return the child [n] at each position, and the sum [n] of the children before it.
 
     The loop over the F children is unrolled. The compiler turns it into one vectorised loop over
-    n, two to four times as fast on CPU as reductions over an axis of F.
+    n, which on CPU is two to four times as fast as reductions over an axis of length F.
 
     Args:
-      children: ``[n, F]`` float32, at least one of each row positive
-      strata: ``[n]`` float32
-      offsets: ``[n]`` float32
+      children: ``[n, F]`` float32, at least one positive in each row.
+      strata: ``[n]`` float32, coarse part of the position.
+      offsets: ``[n]`` float32, fine part of the position.
     """
     sums = [children[:, 0]]
     for index in range(1, children.shape[1]):
         sums.append(sums[-1] + children[:, index])
     child, before = jnp.zeros(strata.shape, jnp.int32), jnp.zeros_like(strata)
     for cumulative in sums:
-        # The wanted child is the first whose cumulative sum satisfies one of two conditions.
-        # Both depend only on the cumulative sum, and a child of zero has the sum of its
-        # predecessor: so the first that satisfies one is a positive child. The second condition
-        # catches positions that rounding has put at or past the end, and yields the last
-        # positive child.
+        # The result is the first child whose cumulative sum satisfies one of two conditions. Both
+        # depend only on the cumulative sum, and a zero child has the same sum as its predecessor,
+        # so the first child that satisfies one is positive. The second condition handles positions
+        # that rounding has moved to or past the end; it selects the last positive child.
         reached = (((cumulative - strata) - offsets > 0) & (cumulative > 0)) | (
             cumulative >= sums[-1]
         )
-        # If a sum is reached, all later ones are: the child's index is the count of the others.
+        # Once one sum is reached, all later sums are, so the child's index is the number of
+        # unreached sums.
         child = child + (~reached).astype(jnp.int32)
         before = jnp.where(reached, before, cumulative)
     return child, before
@@ -172,7 +172,7 @@ def _write(tree: SumTree, index: Array, values: Array, parents: Array) -> SumTre
     Args:
       index: ``[n]`` int32; indices past the end are ignored.
       values: ``[n]`` float32
-      parents: ``[m]`` int32, in range: rows of level 0, among them those of all written leaves.
+      parents: ``[m]`` int32, in range: rows of level 0, including the rows of all written leaves.
     """
     fan_out, levels = tree.levels[0].shape[1], []
     leaves = tree.levels[0].reshape(-1).at[index].set(values, mode="drop")
@@ -181,7 +181,7 @@ def _write(tree: SumTree, index: Array, values: Array, parents: Array) -> SumTre
         levels.append(level)
         nodes = level.shape[0]
         if nodes <= parents.shape[0]:
-            # Recomputing all sums is cheaper than as many gathers and scatters.
+            # Recomputing all sums is cheaper than this many gathers and scatters.
             sums = jnp.pad(jnp.sum(level, axis=1), (0, above.size - nodes))
             level = sums.reshape(above.shape)
             continue

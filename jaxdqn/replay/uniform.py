@@ -1,12 +1,12 @@
-"""Uniform replay: every valid start is equally likely, and nothing else is drawn.
+"""Uniform replay: only valid starts are drawn, all with equal probability.
 
-The flat indices of the valid starts are kept in a FIFO queue, itself a ring. A row enters at the
-head when it becomes sampleable, N rows after it was written, and leaves at the tail when it is
-evicted. A draw is thus one random integer and one gather: no draw is ever invalid, so none is
-rejected or replaced.
+A FIFO queue, stored as a ring, holds the flat indices of the valid starts. A row enters at the
+head when it becomes sampleable, N rows after it was written. It leaves at the tail when it is
+evicted. A draw therefore needs one random integer and one gather, and never has to reject or
+replace an invalid row.
 
-Rows enter the queue in the order of their slots, and rows are evicted in the same order. So the
-rows to evict are always at the tail.
+Rows enter the queue in the order of their slots and are evicted in the same order, so the rows to
+evict are always at the tail.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from jaxdqn.types import Array, PyTree, Replay, Row, SampleInfo
 
 
 class UniformState(NamedTuple):
-    """A ring of rows, and the FIFO queue of its valid starts.
+    """Ring of rows, and the FIFO queue of its valid starts.
 
-    Invariant: entries ``tail .. tail + count - 1`` of ``starts``, modulo its length, are exactly
-    the valid starts, each once, oldest slot first.
+    Invariant: entries ``tail .. tail + count - 1`` of ``starts``, modulo its length, list every
+    valid start exactly once, oldest slot first.
     """
 
     storage: StoredRow
@@ -62,9 +62,9 @@ def make_uniform(
     - it is at least N rows older than the newest row;
     - its successor does not open an episode (otherwise it holds an episode's final observation,
       and its action is invalid);
-    - its stack of S frames is stored. Until the ring first overwrites a row this holds for every
-      row: frames before the first row are zero. From then on the oldest S - 1 rows are only
-      context for the stacks of later rows.
+    - its stack of S frames is stored. Until the ring first overwrites a row, this holds for every
+      row, because frames before the first row are zero. From then on the oldest S - 1 rows serve
+      only as context for the stacks of later rows.
 
     Args:
       num_envs: E
@@ -120,7 +120,7 @@ def validate_sizes(**arguments: int) -> None:
         )
     if rows % per_add:
         raise ValueError(f"rows_per_env={rows}: must be a multiple of rows_per_add={per_add}")
-    # Positions in the queue of starts add a tail, a count and a cumulative sum, in int32.
+    # Positions in the queue of starts are int32 sums of a tail, a count and a cumulative sum.
     if (rows + per_add) * arguments["num_envs"] > 2**30:
         raise ValueError(
             f"rows_per_env={rows}: (rows_per_env + rows_per_add) * num_envs must be at most 2**30"
@@ -136,7 +136,8 @@ def _make_init(
             storage=ring.rows,
             position=ring.position,
             size=ring.size,
-            # K rows more than the ring holds, since new starts enter before old ones leave.
+            # Capacity for K more rows than the ring holds, because new starts enter before old ones
+            # leave.
             starts=jnp.zeros((rows_per_env + rows_per_add) * num_envs, jnp.int32),
             tail=jnp.int32(0),
             count=jnp.int32(0),
@@ -151,16 +152,16 @@ def _make_add(
     """Make ``add``.
 
     Args:
-      delay: number of newer rows that a row needs to be sampleable.
-      context: number of oldest rows that are not valid starts, once rows are evicted.
-      exclude_final: whether to exclude the row that holds the final observation of an episode:
-        the one whose successor opens an episode.
+      delay: number of newer rows required before a row becomes sampleable.
+      context: number of oldest rows that are no valid starts once the ring overwrites rows.
+      exclude_final: True to exclude a row that holds the final observation of an episode, that
+        is, a row whose successor opens an episode.
     """
 
     def add(state: UniformState, rows: Row) -> UniformState:
-        # The order matters: write the ring, then append to the queue (which reads the new flags),
-        # then count what leaves, from the new queue. Neither the old ring nor the old queue is read
-        # after it was replaced; of ``before`` only scalars and shapes are read.
+        # The order matters: write the ring, append to the queue (which reads the new flags), then
+        # count the evicted starts in the new queue. The old ring and the old queue are not read
+        # after they were replaced; only scalars and shapes of ``before`` are.
         length, before = rows.first.shape[0], state
         ring = write(state.ring, rows)
         state = state._replace(storage=ring.rows, position=ring.position, size=ring.size)
@@ -177,7 +178,7 @@ def _make_add(
 def _append(
     state: UniformState, length: int, delay: int, exclude_final: bool
 ) -> tuple[UniformState, Array]:
-    """Append the starts that the newest ``length`` rows made sampleable; also return their number.
+    """Append the rows that became sampleable by the newest write; also return their number.
 
     ``tail`` and ``count`` are not updated.
     """
@@ -194,29 +195,29 @@ def _append(
     capacity = state.starts.shape[0]
     # The cumulative sum gives the entering rows consecutive positions after the last start.
     target = (state.tail + state.count + jnp.cumsum(entering, dtype=jnp.int32) - 1) % capacity
-    # The others get distinct positions past the end, where the scatter drops them.
+    # Invalid rows get distinct positions past the end, where the scatter drops them.
     target = jnp.where(valid.ravel(), target, capacity + jnp.arange(entering.size, dtype=jnp.int32))
     starts = state.starts.at[target].set(flat.ravel(), mode="drop", unique_indices=True)
     return state._replace(starts=starts), jnp.sum(entering, dtype=jnp.int32)
 
 
 def _count_leaving(before: UniformState, starts: Array, num_slots: int) -> Array:
-    """Count the starts that an ``add`` evicts: all are at the tail of the queue.
+    """Count the starts that an ``add`` evicts; all are at the tail of the queue.
 
-    They are the starts in the slots that were overwritten, and in the context slots after them.
+    They are the starts in the overwritten slots and in the context slots after them.
 
     Args:
-      before: the state before the ``add``.
-      starts: the queue after appending, which still has the old entries. Reading the queue of
-        ``before`` here, after the append, would copy it.
+      before: state before the ``add``.
+      starts: queue after appending, which still contains the old entries. Reading the queue of
+        ``before`` after the append would copy it.
       num_slots: number of overwritten slots plus context slots.
     """
     total, num_envs = before.storage.flags.shape
-    # No more than these can leave, so it is enough to look at the oldest entries.
+    # At most this many starts can leave, so only the oldest entries need to be examined.
     oldest = jnp.arange(min(num_slots, total) * num_envs, dtype=jnp.int32)
     slots = starts[(before.tail + oldest) % starts.shape[0]] // num_envs
     leaves = (slots - before.position) % total < num_slots
-    # A ring that is not full overwrites nothing.
+    # Nothing is overwritten until the ring is full.
     leaves = leaves & (oldest < before.count) & (before.size == total)
     return jnp.sum(leaves, dtype=jnp.int32)
 
@@ -231,14 +232,14 @@ def _draw(key: Array, state: UniformState, batch_size: int) -> SampleInfo:
 
 
 def high_product(bits: Array, count: Array) -> Array:
-    """Return ``bits * count // 2**32`` in 32-bit arithmetic: a draw from ``0 .. count - 1``.
+    """Return ``bits * count // 2**32`` in 32-bit arithmetic, a draw from ``0 .. count - 1``.
 
-    This needs one random call; ``jax.random.randint`` makes three. The relative bias of a value
-    is at most ``count / 2**32``, below 3e-4 for a million starts.
+    This needs one random call, whereas ``jax.random.randint`` makes three. The relative bias of a
+    value is at most ``count / 2**32``, below 3e-4 for a million starts.
 
     Args:
-      bits: ``[B]`` uint32
-      count: ``[]`` uint32
+      bits: ``[B]`` uint32, uniformly random.
+      count: ``[]`` uint32, number of values.
     """
     low, high = bits & 0xFFFF, bits >> 16
     count_low, count_high = count & 0xFFFF, count >> 16

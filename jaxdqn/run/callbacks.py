@@ -1,4 +1,4 @@
-"""Callbacks: objects that a run calls between chunks, and that may end it."""
+"""Callbacks: objects that a run calls between chunks and that may end the run."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.types import Hyper, Params, TrainState
 
 METHODS = ("on_chunk", "on_evaluation", "on_checkpoint", "on_end")
-"""Methods that a run calls; an object has one of them or more."""
+"""Methods that a run calls; a callback defines at least one of them."""
 
 _MAY_SET = ("on_chunk", "on_evaluation")
 
 
 class CallbackContext:
-    """Argument of each method of a callback; valid until the method returns.
+    """Argument of every callback method; valid only until the method returns.
 
     Args:
-        method: that is called.
-        config: of the run.
+        method: name of the method that receives the context.
+        config: configuration of the run.
         record: see ``record``.
-        params: returns the online parameters, not copied.
-        hyper: returns the traced hyper-parameters.
-        directory: of the run.
+        params: function that returns the online parameters without copying them.
+        hyper: function that returns the traced hyper-parameters.
+        directory: run directory.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class CallbackContext:
         self.directory = directory
         """Run directory; None if the run writes nothing."""
         self.record = record
-        """The metrics of the chunk, the evaluation, the event of the checkpoint, or the summary, as
-        loggers receive them."""
+        """Metrics of the chunk, evaluation, checkpoint event or summary, in the form that loggers
+        receive."""
         self.changes: dict[str, list[float]] = {}
-        """New values of hyper-parameters, one or P of each."""
+        """New values by hyper-parameter name: one value, or one for each of P learners."""
         self._method, self._params, self._hyper = method, params, hyper
         self._open = True
 
@@ -64,7 +64,7 @@ class CallbackContext:
 
     @property
     def hyper(self) -> dict[str, Any]:
-        """Present hyper-parameters by name: float, or [P] float32 for a population."""
+        """Current hyper-parameters by name: float, or [P] float32 for a population."""
         self._check_open()
         values = multihost.local_part(_by_name(self._hyper()))
         learners = self.config.learners
@@ -72,12 +72,13 @@ class CallbackContext:
         return {name: leaf if learners > 1 else float(leaf[0]) for name, leaf in flat.items()}
 
     def set_hyper(self, **values: Any) -> None:
-        """Set hyper-parameters from the next chunk on; checkpoints keep them.
+        """Set hyper-parameters from the next chunk on; checkpoints store them.
 
-        Only in ``on_chunk`` and ``on_evaluation``, after which chunks may follow.
+        Call it only in ``on_chunk`` and ``on_evaluation``, because only they precede more chunks.
 
         Args:
-            values: by name; each a number, or for a population also P numbers.
+            values: new values by name. Each is a number; for a population it may also be an array
+                of P numbers.
 
         Raises:
             ValueError: naming the hyper-parameter.
@@ -102,7 +103,7 @@ class CallbackContext:
             self.changes[name] = flat.tolist()
 
     def close(self) -> None:
-        """End the validity of the context: the state that it reads is donated."""
+        """Invalidate the context, because the state that it reads will be donated."""
         self._open = False
 
     def _check_open(self) -> None:
@@ -111,16 +112,16 @@ class CallbackContext:
 
 
 class CallbackGroup:
-    """Callbacks of a run. One that raises is dropped, and the run continues.
+    """Callbacks of a run. A callback that raises is dropped, and the run continues.
 
-    Only the coordinator calls them; all processes follow its decisions.
+    Only the coordinator calls them; it broadcasts their decisions to all processes.
 
     Args:
-        callbacks: of the caller; the same number on every process.
-        config: of the run.
+        callbacks: callbacks of the caller; the same number on every process.
+        config: configuration of the run.
         params: ``Programs.params``
-        log_event: receives events.
-        directory: of the run.
+        log_event: function that receives events.
+        directory: run directory.
     """
 
     def __init__(
@@ -136,10 +137,11 @@ class CallbackGroup:
         """True if there are callbacks, on any process."""
         self._params, self._log_event, self._directory = params, log_event, directory
         self.reason: str | None = None
-        """Reason that a callback gave to end the run; None before."""
+        """Reason given by a callback to end the run; None if no callback has ended it."""
 
     def call(self, method: str, record: Record, state: TrainState) -> TrainState:
-        """Call a method of every callback that has it; return the state with changed scalars."""
+        """Call a method of every callback that defines it; return the state with changed
+        scalars."""
         if not self.called:
             return state
         answer = multihost.broadcast(lambda: self._call(method, record, state))
@@ -148,7 +150,7 @@ class CallbackGroup:
         return with_hyper(state, answer["changes"]) if answer["changes"] else state
 
     def _call(self, method: str, record: Record, state: TrainState) -> Record:
-        """Call the callbacks; return the reason to end the run, and the changed scalars."""
+        """Call the callbacks; return the reason to end the run and the changed scalars."""
         changes: dict[str, list[float]] = {}
         reason = None
         for callback in tuple(self._callbacks):
@@ -184,10 +186,10 @@ class CallbackGroup:
 
 
 def as_callbacks(callbacks: Any) -> tuple[Any, ...]:
-    """Return one or several callbacks as a tuple, after a check of their methods.
+    """Return one or several callbacks as a tuple, after checking their methods.
 
     Raises:
-        ValueError: if an object has none of ``METHODS``, or a method ``on_...`` of another name.
+        ValueError: if an object has none of ``METHODS``, or an unknown method ``on_...``.
     """
     given = tuple(callbacks) if isinstance(callbacks, list | tuple) else (callbacks,)
     for callback in given:
@@ -203,11 +205,11 @@ def as_callbacks(callbacks: Any) -> tuple[Any, ...]:
 
 
 def with_hyper(state: TrainState, changes: dict[str, list[float]]) -> TrainState:
-    """Return a state with other hyper-parameters, in the shapes and places of the present ones.
+    """Replace hyper-parameters of a state, keeping their shapes and device placement.
 
     Args:
-        state: of the run, under any mapping.
-        changes: by name, one value or P.
+        state: state of the run, under any mapping.
+        changes: new values by name: one value, or P values.
     """
 
     def like(leaf: Any, values: list[float]) -> Any:

@@ -1,4 +1,4 @@
-"""Run chunks, long ones in parts, so that a stop request takes effect in time."""
+"""Run chunks; divide long ones into parts so that a stop request takes effect quickly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.types import SUMMED_METRICS, Counter, Counters, Metrics, TrainState, counter_int
 
 LONG_CHUNK = 1.0
-"""Seconds above which a chunk is run in parts."""
+"""Duration in seconds above which a chunk is divided into parts."""
 PART_SECONDS = 0.5
 """Target duration of a part in seconds."""
 
@@ -36,10 +36,10 @@ class _Flight(NamedTuple):
 class ChunkRunner:
     """Run chunks, and check for a stop request between the parts of a long one.
 
-    The first chunk is not divided; its duration gives the speed. If a chunk is long, a program for
-    one part is then compiled in another thread while the next chunk runs. The state after a chunk
-    is bitwise identical for every division into parts. The metrics are equal up to the rounding of
-    sums and means.
+    The first chunk is not divided; its duration determines the speed. If it is long, a program for
+    one part is compiled in another thread while the next chunk runs. The state after a chunk is
+    bitwise identical for every division into parts. The metrics are equal up to rounding of sums
+    and means.
     """
 
     def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
@@ -60,7 +60,7 @@ class ChunkRunner:
     def run(
         self, state: TrainState, stop: StopRequest, *, ahead: bool = False
     ) -> tuple[TrainState, tuple[Metrics, float] | None]:
-        """Run one chunk, or the rest of one that was stopped before its end.
+        """Run one chunk, or the rest of an interrupted chunk.
 
         Args:
             state: the newest one.
@@ -69,9 +69,8 @@ class ChunkRunner:
                 chunks are short. The device then need not wait for the host.
 
         Returns:
-            The state, and a pair of the chunk's metrics and seconds. The pair is None if a stop
-            request came before the end of the chunk; the finished part is then
-            ``Progress.partial``.
+            The state, and a pair of the chunk's metrics and its seconds. The pair is None if a
+            stop request interrupted the chunk; ``Progress.partial`` then holds the finished part.
         """
         progress = self._progress
         while True:
@@ -94,7 +93,7 @@ class ChunkRunner:
         return state, (metrics, partial["seconds"])
 
     def _next_program(self) -> tuple[Chunk, int]:
-        """Return the next program to call, and its iterations."""
+        """Return the next program to call and its number of iterations."""
         done = 0 if self._progress.partial is None else self._progress.partial["iterations"]
         left = self._config.iterations_per_chunk - done
         part = self._progress.part_iterations
@@ -144,9 +143,9 @@ class ChunkRunner:
         progress.partial = part if progress.partial is None else add_parts(progress.partial, part)
 
     def _part(self, seconds: float) -> int | None:
-        """Return the iterations in a part of a chunk of this duration; None if it is not divided.
+        """Return the iterations per part for a chunk of this duration; None for no division.
 
-        They are a multiple of the iterations between averagings of the replicas' parameters.
+        The number is a multiple of the iterations between two averagings of the parameters.
         """
         unit = self._config.iterations_per_average
         units = self._config.iterations_per_chunk // unit
@@ -159,8 +158,8 @@ def add_parts(first: Record, second: Record) -> Record:
     """Merge two consecutive parts of a chunk into one, as plain values for a checkpoint.
 
     Args:
-        first: ``iterations``, ``seconds`` and ``metrics``, whose leaves are [], or [P].
-        second: as ``first``.
+        first: ``iterations``, ``seconds`` and ``metrics``, whose leaves are [] or [P].
+        second: the following part, in the same form.
     """
     sizes = first["iterations"], second["iterations"]
     before, after = first["metrics"], second["metrics"]
@@ -169,14 +168,14 @@ def add_parts(first: Record, second: Record) -> Record:
         for name in Metrics._fields
         if name not in ("extra", "illegal", "diagnostics")
     }
-    # A checkpoint of an earlier version has no custom metrics and no masks.
+    # A checkpoint of an earlier version contains no custom metrics and no masks.
     metrics["illegal"] = _add_illegal(before.get("illegal", ()), after.get("illegal", ()))
     metrics["extra"] = {
         name: _weighted_mean(values, after["extra"][name], sizes)
         for name, values in before.get("extra", {}).items()
     }
     one, other = dict(before.get("diagnostics", ())), dict(after.get("diagnostics", ()))
-    # A resumed run may have switched them on or off.
+    # A resumed run may have switched diagnostics on or off.
     metrics["diagnostics"] = {
         name: _weighted_mean(one[name], other[name], sizes) for name in one if name in other
     }
@@ -188,7 +187,7 @@ def add_parts(first: Record, second: Record) -> Record:
 
 
 def metrics_of(plain: Record) -> Metrics:
-    """Return metrics from the plain values of a part, as arrays."""
+    """Convert the plain values of a part to metrics with array leaves."""
     dicts = ("extra", "diagnostics")
     fields: Any = {name: np.asarray(value) for name, value in plain.items() if name not in dicts}
     diagnostics = dict(plain.get("diagnostics", ()))
@@ -203,7 +202,7 @@ def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) 
     if name == "lost":  # a property of the last parameters
         return after
     if name == "first_skipped":
-        # Counted from the start of the chunk; invalid if nothing was skipped.
+        # ``first_skipped`` counts from the start of the chunk; invalid if nothing was skipped.
         later = np.asarray(first["gradient_steps"]) + after
         return np.where(np.asarray(first["skipped"]) > 0, before, later)
     if name in SUMMED_METRICS:
@@ -212,7 +211,7 @@ def _add_metric(name: str, first: Record, second: Record, sizes: Sequence[int]) 
 
 
 def _add_illegal(first: Any, second: Any) -> Any:
-    """Return the sum of two counts of illegal actions, either of which is empty without masks."""
+    """Add two counts of illegal actions; a count is empty if there are no masks."""
     given = [np.asarray(count) for count in (first, second) if np.size(count)]
     return np.sum(given, axis=0) if given else ()
 
@@ -231,7 +230,7 @@ def stop_agreed(stop: StopRequest) -> bool:
 
 
 def totals(counters: Counters) -> Record:
-    """Return the counts as Python ints, over all learners."""
+    """Return the counters as Python ints, summed over all learners."""
 
     def count(counter: Counter) -> int:
         each = zip(np.ravel(counter.high), np.ravel(counter.low), strict=True)
@@ -245,8 +244,8 @@ def totals(counters: Counters) -> Record:
 
 
 def _are_ready(programs: Sequence[Future[Chunk]]) -> bool:
-    """Return whether the programs may be called without a wait for their compilation.
+    """Return True if the programs can be called without waiting for their compilation.
 
-    With several processes always True: they wait, so that all call the same program.
+    With several processes always return True: each then waits, so that all call the same program.
     """
     return jax.process_count() > 1 or all(program.done() for program in programs)

@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache: compiled programs kept on disk for later processes."""
+"""Persistent compilation cache of JAX, which stores compiled programs on disk."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 _lock = threading.Lock()
 _inside = 0
-"""Blocks of ``programs_kept`` that are open, over all threads."""
+"""Number of open ``programs_kept`` blocks over all threads."""
 _seconds_before = 0.0
-"""Setting to restore at the end of the last block."""
+"""Original setting, restored at the end of the last block."""
 
 
 def default_directory() -> Path | None:
-    """Return the cache directory of the user for this library; None if it cannot be made."""
+    """Return the user's cache directory for this library; None if it cannot be created."""
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         directory = Path(caches) / "jaxdqn" / "xla"
@@ -33,7 +33,7 @@ def default_directory() -> Path | None:
 
 
 def use_persistent_cache() -> bool:
-    """Enable the cache in ``default_directory()``; return whether it is enabled there.
+    """Enable the cache in ``default_directory()``; return True if it is enabled there.
 
     No setting is changed in three cases: the user chose another directory
     (``JAX_COMPILATION_CACHE_DIR`` or ``jax_compilation_cache_dir``), the user disabled the cache
@@ -51,7 +51,7 @@ def use_persistent_cache() -> bool:
 
 
 def lacks_directory() -> bool:
-    """Return whether there is no cache only because there is no directory to write it to."""
+    """Return True if the cache is missing only because no directory is writable."""
     wanted = getattr(jax.config, _ENABLED) and getattr(jax.config, _DIR) is None
     return wanted and default_directory() is None
 
@@ -61,8 +61,8 @@ def programs_kept() -> Iterator[None]:
     """Cache every program that is compiled inside the ``with`` block.
 
     By default JAX caches only programs that take more than a second to compile. Settings of the
-    user take precedence, as in ``use_persistent_cache``. The setting belongs to the process: of
-    several threads the first changes it, and the last restores it.
+    user take precedence, as in ``use_persistent_cache``. The setting is global to the process: with
+    several threads, the first one changes it and the last one restores it.
     """
     global _inside, _seconds_before
     if not use_persistent_cache():

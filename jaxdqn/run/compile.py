@@ -32,17 +32,17 @@ Chunk = Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
 
 
 class Programs(NamedTuple):
-    """Programs that the host calls.
+    """Compiled programs that the host calls.
 
-    The first block is compiled before the run starts, so that no clock measures its compilation.
-    Counters are returned next to the state, which is donated to the next chunk.
+    The first block is compiled before the run starts, so the run's clock excludes its compilation.
+    Programs return the counters separately, because the state is donated to the next chunk.
     """
 
     init: Callable[[Array, Hyper], tuple[TrainState, Counters]]
     chunk: Chunk
     evaluate: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate(params, key, count)``; consumes ``key`` folded with ``count``. For a population,
-    all arguments but ``count`` and all results have leaves [P]."""
+    """``evaluate(params, key, count)`` with the key ``fold_in(key, count)``. For a population, all
+    arguments except ``count`` and all results have leaves [P]."""
     copy: Callable[[Params], Params]
     snapshot: Callable[[TrainState], PyTree]
     """Copy of the state, with keys as integers."""
@@ -54,26 +54,26 @@ class Programs(NamedTuple):
     evaluate_one: Callable[[Params, Array, np.int32], EvalInfo]
     """``evaluate`` for the parameters of one learner."""
     evaluate_at_epsilon: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate_one`` with a few random actions, of probability ``EPSILON``."""
+    """``evaluate_one`` with random actions of probability ``EPSILON``."""
     refill: Callable[[TrainState], tuple[TrainState, Counters]]
     preload: Callable[[Array, Row, Hyper], tuple[TrainState, Counters]]
     perturb: Callable[[TrainState, np.int32, np.float32], TrainState]
     """``perturb(state, count, factor)``: change the random numbers and multiply the learning rate
     by ``factor``; donates the state."""
     part_of_chunk: Callable[[int], Future[Chunk]]
-    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces it, and
-    compiles it in another thread."""
+    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces the
+    program and compiles it in another thread."""
     stop_evaluations: Callable[[Callable[[], bool]], None] = lambda stop: None
-    """``stop_evaluations(stop)``: from now on, evaluations on the host end with
-    ``EvaluationStopped`` when ``stop()`` is true. Those on the device always end."""
+    """``stop_evaluations(stop)``: from now on, an evaluation on the host raises
+    ``EvaluationStopped`` when ``stop()`` returns True. Evaluations on the device cannot be
+    interrupted."""
     env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
-    """``env_failures()``: all failures so far after which environments on the host were started
-    again."""
+    """``env_failures()``: all failures so far after which environments on the host were restarted."""
     runs_ahead: bool = False
     """True if ``chunk`` returns before it is computed, and nothing that it computes, except values
     that are not finite, can end the run: the next chunk may then be dispatched at once."""
     close: Callable[[], None] = lambda: None
-    """End what belongs to one run only: the environments on the host."""
+    """Release the resources of a single run: the environments on the host."""
 
 
 class _Layout(NamedTuple):
@@ -96,12 +96,12 @@ def compile_programs(
     """Compile the programs that every run calls; the others are compiled at their first call.
 
     Args:
-        config: of the run.
-        trainer: of the run.
-        keys: of the run.
+        config: configuration of the run.
+        trainer: trainer of the run.
+        keys: random keys of the run.
         state_shape: shapes of the state.
-        check: called about every tenth of a second; what it raises ends the wait. Programs that are
-            being compiled are then still compiled by other threads, since XLA cannot be stopped.
+        check: called about every tenth of a second; an exception that it raises ends the wait.
+            Other threads then finish the compilations in progress, because XLA cannot be stopped.
     """
     layout = _layout_of(trainer, state_shape)
     options = compiler_options(config)
@@ -149,7 +149,7 @@ def compile_programs(
 def _evaluation_of_one(
     config: Config, evaluate: Callable[..., EvalInfo], params: Params, keys: RunKeys
 ) -> list[tuple[Any, tuple[Any, ...]]]:
-    """Return the evaluation of one learner of a population and its arguments, if there is one."""
+    """Return the evaluation of a single learner and its arguments; empty without a population."""
     if config.learners == 1:
         return []
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
@@ -176,7 +176,7 @@ def compile_all(
 ) -> list[Any]:
     """Compile functions for their arguments.
 
-    XLA compiles without Python's lock, so one program is compiled while the next is traced.
+    XLA releases the GIL while it compiles, so one program compiles while the next is traced.
     """
     pool = ThreadPoolExecutor(len(jitted), COMPILING)
     try:
@@ -188,7 +188,7 @@ def compile_all(
         while pending:
             done, pending = wait(pending, _CHECK_SECONDS, FIRST_EXCEPTION)
             for program in done:
-                program.result()  # raise an error without waiting for the others
+                program.result()  # raises its error without waiting for the others
             check()
         return [program.result() for program in compiling]
     finally:
@@ -196,7 +196,7 @@ def compile_all(
 
 
 def _at_epsilon(config: Config, trainer: Trainer) -> Any:
-    """Return the evaluation of one learner with a few random actions."""
+    """Return the evaluation of one learner with random actions of probability ``EPSILON``."""
     evaluate = _make_evaluate(config, trainer, EPSILON)
     return trainer.over_params(evaluate) if config.learners == 1 else evaluate
 
@@ -217,7 +217,7 @@ def _make_evaluate(
 def _with_counters(
     trainer: Trainer, function: Callable[..., TrainState]
 ) -> Callable[..., tuple[TrainState, Counters]]:
-    """Wrap a function that returns a state, to return ``(state, counters)``."""
+    """Wrap a function that returns a state so that it returns ``(state, counters)``."""
 
     def counted(*arguments: Any) -> tuple[TrainState, Counters]:
         state = function(*arguments)
@@ -249,7 +249,8 @@ def _make_part_of_chunk(
     def part_of_chunk(iterations: int) -> Future[Chunk]:
         with lock:
             if iterations not in compiled:
-                # Traced here: another thread would not see the caller's thread-local JAX settings.
+                # Trace in this thread: another one would not see the caller's thread-local JAX
+                # settings.
                 lowered = _jit_chunk(trainer, iterations, layout).lower(layout.state)
                 compiled[iterations] = pool.submit(lowered.compile, options)
             return compiled[iterations]
@@ -260,7 +261,7 @@ def _make_part_of_chunk(
 def make_revive(
     state: TrainState, state_out: PyTree | None, options: dict[str, Any] | None
 ) -> Callable[[PyTree], TrainState]:
-    """Make ``Programs.revive`` from the shapes of a state and its shardings, if it has any."""
+    """Make ``Programs.revive`` from the shapes of a state and its shardings, or None."""
 
     def revive(key_data: PyTree) -> TrainState:
         shape, out = state, state_out
@@ -279,9 +280,10 @@ def make_revive(
 
 
 def perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
-    """Return a state with other random numbers and a learning rate multiplied by ``factor``."""
+    """Return a state with ``count`` folded into its key and its learning rate scaled by
+    ``factor``."""
     fold = jax.random.fold_in
-    # Each of several devices has its own key.
+    # With several devices the keys are [D], one for each device.
     fold = fold if state.key.ndim == 0 else jax.vmap(fold, (0, None))
     key = fold(state.key, count)
     hyper = state.hyper._replace(learning_rate=state.hyper.learning_rate * factor)
@@ -289,7 +291,7 @@ def perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
 
 
 def compiler_options(config: Config) -> dict[str, Any] | None:
-    """Return the options of XLA for the programs of a run."""
+    """Return the XLA compiler options for the programs of a run."""
     options = dict(choices().compiler_options)
     if config.deterministic and backend() == "gpu":
         options["xla_gpu_deterministic_ops"] = True

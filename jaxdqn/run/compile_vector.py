@@ -34,12 +34,12 @@ from jaxdqn.types import Array, Counters, Hyper, Params, PyTree, Row, TrainState
 
 
 class VectorCompiled(NamedTuple):
-    """Programs that runs of the same shapes share."""
+    """Programs shared by runs of the same shapes."""
 
     programs: VectorPrograms
     play: PlayPrograms
     num_envs: int
-    """Of an evaluation."""
+    """n, number of environments in an evaluation."""
     copy: Callable[[Params], Params]
     snapshot: Callable[[TrainState], PyTree]
     revive: Callable[[PyTree], TrainState]
@@ -55,10 +55,10 @@ def compile_vector(
     """Compile the programs that every run calls; the others are compiled at their first call.
 
     Args:
-      config: of the run.
-      trainer: of the run.
+      config: configuration of the run.
+      trainer: trainer of the run.
       state: shapes of the state.
-      check: as for ``compile_programs``.
+      check: see ``compile_programs``.
     """
     options = compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
@@ -107,10 +107,10 @@ def compile_vector(
 
 
 def acting_device(config: Config) -> jax.Device | None:
-    """Return the device that acts; None if those that learn do.
+    """Return the acting device; None if the learning devices act.
 
     Raises:
-      ValueError: if the CPU is to act, and JAX has been told not to use it.
+      ValueError: if ``act_on`` is ``"cpu"`` but JAX has no CPU device.
     """
     if config.act_on == "device" or jax.default_backend() == "cpu":
         return None
@@ -124,7 +124,7 @@ def acting_device(config: Config) -> jax.Device | None:
 
 
 def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorCompiled) -> Programs:
-    """Return the programs of one run, with its own environments; ``close`` closes them."""
+    """Return the programs of one run with new environments, which ``close`` closes."""
     runner = VectorRunner(trainer, compiled.programs, acting_device(config))
     evaluator = VectorEvaluator(
         trainer.environment,
@@ -153,7 +153,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
 
     def revive(saved: PyTree) -> TrainState:
         state = compiled.revive(saved)
-        # The simulators were not saved: new episodes start, with other random numbers.
+        # The simulators were not saved, so new episodes start with new random numbers.
         return runner.restart(state)
 
     def refill(state: TrainState) -> tuple[TrainState, Counters]:

@@ -1,4 +1,4 @@
-"""Run a few iterations without ``jit``, to debug an own loss, network or environment."""
+"""Run a few iterations without ``jit`` to debug a custom loss, network or environment."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def debug(
 ) -> list[Metrics]:
     """Run iterations one by one without ``jit``, at small sizes, on one device.
 
-    ``print`` and ``breakpoint()`` in own parts see values. Every operation is checked for NaN and
-    infinity. Environments on the host are stepped in this process, without overlap.
+    ``print`` and ``breakpoint()`` in custom parts see values. Every operation is checked for NaN
+    and infinity. Environments on the host are stepped in this process, without overlap.
 
     Args:
-        config: the run; ``debug_config`` makes its sizes small.
+        config: configuration of the run, whose sizes ``debug_config`` reduces.
         iterations: number of iterations after the warm-up.
-        report: receives lines of text.
-        parts: your own, as ``jaxdqn.run.runner.run`` takes them.
+        report: function that receives lines of text.
+        parts: custom parts, as for ``jaxdqn.run.runner.run``.
 
     Returns:
         The metrics of each iteration.
 
     Raises:
         ValueError: as ``run``.
-        RunFailed: if an output is not finite. The message names the function.
+        RunFailed: if an output is not finite; the message names the function.
     """
     small = debug_config(config)
     report(f"without jit, at small sizes: {_changes(config, small)}")
@@ -99,7 +99,7 @@ def _functions(trainer: Any, stack: ExitStack) -> tuple[Callable[..., Any], Call
 
 
 def debug_config(config: Config) -> Config:
-    """Return the configuration with sizes at which an iteration without ``jit`` takes seconds."""
+    """Reduce the sizes of a configuration so that an iteration without ``jit`` takes seconds."""
     envs, rows = min(config.num_envs, _ENVS), config.rollout_length
     single = {name: getattr(Config, name) for name in PARALLEL_OPTIONS}
     changed: dict[str, Any] = {**single, "num_envs": envs}
@@ -125,9 +125,9 @@ def _changes(before: Config, after: Config) -> str:
 
 
 def _culprit(error: BaseException) -> str:
-    """Return the innermost function outside other packages in which an error was raised.
+    """Return the innermost function of the traceback that is not in an installed package.
 
-    JAX raises it where the operation is called, so this function made the value.
+    JAX raises the error where the operation is called, so this function produced the value.
     """
     found: FrameType | None = None
     line = 0

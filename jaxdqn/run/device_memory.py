@@ -1,4 +1,4 @@
-"""Memory of a run on each device, by part, and the bytes that its replicas send."""
+"""Memory of each part of a run on a device, and the bytes that replicas send."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DeviceBytes(NamedTuple):
 
 
 def bytes_per_device(trainer: AnyTrainer, state: TrainState) -> DeviceBytes:
-    """Return the bytes of a state on each device, from its arrays or its shapes."""
+    """Return the bytes of a state on each device, given its arrays or its shapes."""
     shardings = None if trainer.sharding is None else trainer.sharding(state)
 
     def count(part: PyTree, shardings: PyTree) -> int:
@@ -50,13 +50,13 @@ def bytes_per_device(trainer: AnyTrainer, state: TrainState) -> DeviceBytes:
 
 
 def working_bytes(config: Config, taken: int) -> int:
-    """Return the bytes of a part of the state on each device while it trains.
+    """Return the bytes of a part of the state on each device during training.
 
-    A population by ``map`` holds a second copy of the learner that is being trained.
+    A population mapped by ``lax.map`` holds a second copy of the learner in training.
 
     Args:
-        config: of the run.
-        taken: bytes of the part in the state.
+        config: configuration of the run.
+        taken: bytes of the part within the state.
     """
     if config.learners == 1 or not runs_in_turn(config):
         return taken
@@ -64,7 +64,7 @@ def working_bytes(config: Config, taken: int) -> int:
 
 
 def runs_in_turn(config: Config) -> bool:
-    """Return whether the learners of a population run one after the other on a device."""
+    """Return True if the learners of a population run one after the other on a device."""
     return config.population == "map" or (
         config.population == "auto" and choices().population == "map"
     )
@@ -76,11 +76,11 @@ def local_devices(config: Config) -> int:
 
 
 def bytes_sent(config: Config, state: TrainState) -> float | None:
-    """Return the bytes that each replica sends for a gradient step; None for one replica.
+    """Return the bytes that each replica sends per gradient step; None for one replica.
 
     Args:
-        config: of the run.
-        state: of the run, or its shapes.
+        config: configuration of the run.
+        state: state of the run, or its shapes.
     """
     if config.replicas == 1:
         return None

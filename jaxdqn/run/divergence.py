@@ -1,4 +1,4 @@
-"""Divergence: the reaction to a loss, gradient or parameters that are not finite."""
+"""Handling of divergence: a non-finite loss, gradient or parameter."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from jaxdqn.types import Metrics, TrainState
 
 
 class DivergenceHandler:
-    """Apply ``config.guard`` after a chunk in which a value was not finite.
+    """Apply ``config.guard`` after a chunk with a non-finite value.
 
     Args:
-        config: of the run.
-        progress: of the run.
-        recorder: takes the events.
-        checkpoints: of the run, if it makes any.
+        config: configuration of the run.
+        progress: progress of the run.
+        recorder: receives the events.
+        checkpoints: checkpoint manager; None if the run saves no checkpoints.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class DivergenceHandler:
         self._checkpoints = checkpoints
 
     def needs_handling(self, metrics: Metrics) -> bool:
-        """Return whether a value is not finite, in a run with a guard or a population."""
+        """Return True if a value is not finite and the run has a guard or a population."""
         watched = self._config.guard != "off" or self._config.learners > 1
         return watched and not is_finite(metrics)
 
@@ -50,7 +50,8 @@ class DivergenceHandler:
             The checkpoint to roll back to, or None to continue.
 
         Raises:
-            RunFailed: naming the gradient step, the tensors and the last good checkpoint.
+            RunFailed: if the guard stops the run; names the gradient step, the tensors and the last
+                finite checkpoint.
         """
         config, progress = self._config, self._progress
         if config.learners > 1:
@@ -71,7 +72,7 @@ class DivergenceHandler:
         raise self._failure(state, metrics, described)
 
     def _record_skipped(self, metrics: Metrics) -> str:
-        """Record the first non-finite gradient step of a single learner; return it as text."""
+        """Record the first non-finite gradient step of a single learner; return its description."""
         progress, skipped = self._progress, bool(metrics.skipped)
         before = progress.totals["gradient_steps"] - int(metrics.gradient_steps)
         first = before + 1 + int(metrics.first_skipped) if skipped else None
@@ -88,7 +89,8 @@ class DivergenceHandler:
     def _record_diverged_learners(self, metrics: Metrics) -> None:
         """Record the learners of a population that diverged in this chunk; the others continue.
 
-        With ``guard="skip"`` a learner continues as long as some of its steps are taken.
+        With ``guard="skip"`` a learner counts as diverged only if all its steps in the chunk were
+        skipped or its parameters are not finite.
         """
         progress, config = self._progress, self._config
         enough = metrics.gradient_steps if config.guard == "skip" else 1
@@ -109,7 +111,7 @@ class DivergenceHandler:
             self._recorder.log("event", record)
 
     def _record_first_skipped(self, learners: list[int], metrics: Metrics) -> None:
-        """Record the learners of a population whose first undone steps are in this chunk."""
+        """Record the learners of a population whose first skipped step is in this chunk."""
         chunk, guard = self._progress.chunk, self._config.guard
         record = {"event": "not finite", "chunk": chunk, **self._recorder.now(), "guard": guard}
         record |= {"learners": learners, "skipped": int(np.sum(metrics.skipped[learners]))}
@@ -142,7 +144,7 @@ class DivergenceHandler:
 
 
 def nothing_learned(config: Config, progress: Progress) -> RunFailed:
-    """Return the failure of a run in which every gradient step was undone."""
+    """Return the failure of a run whose gradient steps were all skipped."""
     learners = f" of {config.learners} learners" if config.learners > 1 else ""
     return RunFailed(
         f"guard={config.guard!r}: none of the {progress.totals['gradient_steps']:,} gradient "
@@ -152,7 +154,7 @@ def nothing_learned(config: Config, progress: Progress) -> RunFailed:
 
 
 def illegal_actions(metrics: Metrics, chunk: int) -> RunFailed | None:
-    """Return the failure of a run in which an action was taken that the mask forbids, or None."""
+    """Return the failure of a run that took an action forbidden by the mask, else None."""
     count = sum(int(np.sum(leaf)) for leaf in jax.tree.leaves(metrics.illegal))
     if count == 0:
         return None
@@ -164,13 +166,13 @@ def illegal_actions(metrics: Metrics, chunk: int) -> RunFailed | None:
 
 
 def rollback_record(step: int, now: Record, state: TrainState) -> Record:
-    """Return the event of a rollback to the checkpoint of a chunk."""
+    """Return the event for a rollback to the checkpoint of a chunk."""
     rate = float(np.ravel(multihost.local_part(state.hyper.learning_rate))[0])
     return {"event": "rollback", "chunk": step, **now, "learning_rate": rate}
 
 
 def is_finite(metrics: Metrics) -> bool:
-    """Return whether every gradient step of a chunk and the parameters after it are finite."""
+    """Return True if every gradient step of a chunk and the parameters after it are finite."""
     return not (np.any(metrics.skipped) or np.any(metrics.lost)) and bool(
         np.isfinite([metrics.loss, metrics.grad_norm]).all()
     )

@@ -1,4 +1,4 @@
-"""Evaluations of a run: the best parameters, and whether the environment is solved."""
+"""Evaluations of a run: they select the best parameters and detect a solved environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxdqn.types import Array, Params, TrainState
 
 
 class RunEvaluator:
-    """Evaluate the parameters of a run and keep a copy of the best."""
+    """Evaluate the parameters of a run and keep a copy of the best ones."""
 
     def __init__(
         self,
@@ -36,13 +36,16 @@ class RunEvaluator:
         self._progress, self._recorder = progress, recorder
         self._epsilon = {"epsilon": config.eval_epsilon} if config.eval_epsilon else {}
         self.best_params: Params = None
-        """Best parameters of one learner; None before the first evaluation."""
+        """Parameters of the best evaluation of a learner; None before the first evaluation."""
 
     def evaluate(self, state: TrainState) -> Record:
-        """Evaluate the online parameters; keep the best, confirm a solution, return the record."""
+        """Evaluate the online parameters and return the record.
+
+        This also updates the best parameters and confirms a solution on fresh episodes.
+        """
         progress, params = self._progress, self._programs.params(state)
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
-        progress.judged = progress.chunk  # an evaluation that fails is repeated
+        progress.judged = progress.chunk  # set only now, so that a failed evaluation is repeated
         means, now = mean_returns(info), self._recorder.now()
         self._keep_best(params, info, means, now)
         refuted, confirmation = self._confirm(params, means)
@@ -61,7 +64,7 @@ class RunEvaluator:
     def _keep_best(
         self, params: Params, info: EvalInfo, means: Sequence[float], now: Record
     ) -> None:
-        """Copy the parameters of the leading learner unless an earlier evaluation was as good."""
+        """Copy the parameters of the leading learner if its return exceeds the previous best."""
         progress, leader = self._progress, self._progress.leader(means)
         best = None if progress.best is None else progress.best["return_mean"]
         if best is None or means[leader] > best or not np.isfinite(best):
@@ -77,12 +80,12 @@ class RunEvaluator:
     def evaluate_best_on_fresh_episodes(self) -> Record:
         """Evaluate the best parameters on fresh episodes.
 
-        The evaluation that selected them is biased upwards by the selection.
+        The return of the evaluation that selected them is biased upwards.
         """
         return self._evaluate_best(self._programs.evaluate_one)
 
     def evaluate_best_at_epsilon(self) -> Record:
-        """Evaluate the best parameters with a few random actions, of probability ``EPSILON``."""
+        """Evaluate the best parameters with random actions of probability ``EPSILON``."""
         return self._evaluate_best(self._programs.evaluate_at_epsilon)
 
     def _evaluate_best(self, evaluate: Callable[..., EvalInfo]) -> Record:
@@ -104,8 +107,8 @@ class RunEvaluator:
         """Confirm on fresh episodes that learners have solved the environment.
 
         Returns:
-            The learners whose evaluation the fresh episodes refute, and the record of the
-            confirmation, None if there was nothing to confirm.
+            The learners whose solution the fresh episodes did not confirm, and the record of the
+            confirmation (None if there was nothing to confirm).
         """
         progress = self._progress
         candidates = [
@@ -117,7 +120,7 @@ class RunEvaluator:
         ]
         if not candidates:
             return (), None
-        # The chunk is the count, so no two confirmations play the same episodes.
+        # The chunk number is folded into the key, so no two confirmations play the same episodes.
         info = self._timed(self._programs.evaluate, params, self._keys.confirm, progress.chunk + 1)
         confirmed = mean_returns(info)
         refuted = [index for index in candidates if not self._solves(confirmed[index])]
@@ -132,7 +135,7 @@ class RunEvaluator:
         return threshold is not None and mean >= threshold
 
     def _copy(self, params: Params, learner: int) -> Params:
-        """Return a copy of the parameters of one learner, since the state is donated."""
+        """Copy the parameters of one learner, because the state will be donated."""
         if self._config.learners == 1:
             return self._programs.copy(params)
         return jax.tree.map(lambda leaf: np.array(leaf[learner]), params)
@@ -141,7 +144,7 @@ class RunEvaluator:
         self, evaluate: Callable[..., EvalInfo], params: Params, key: Array, count: int
     ) -> EvalInfo:
         started = time.perf_counter()
-        # Processes might differ in the last bit, and must not decide differently.
+        # Results may differ in the last bit between processes, but their decisions must be equal.
         info = multihost.broadcast_arrays(jax.device_get(evaluate(params, key, np.int32(count))))
         self._progress.eval_seconds += time.perf_counter() - started
         return info

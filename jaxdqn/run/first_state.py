@@ -1,4 +1,4 @@
-"""First state of a run: new, or restored from a checkpoint."""
+"""Initial state of a run, new or restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ def first_state(
     checkpoints: CheckpointManager | None,
     log: Callable[[Record], None],
 ) -> tuple[TrainState, str | None]:
-    """Return the state to train from and the preset's name.
+    """Return the initial state and the name of the preset.
 
     Args:
-        setup: of the run.
-        host: the host loop, which makes the state.
-        checkpoints: of the run, if it makes any.
-        log: receives the events: the checkpoint to resume from, and damaged checkpoints.
+        setup: checked inputs of the run.
+        host: host loop, which creates the state.
+        checkpoints: checkpoint manager; None if the run saves no checkpoints.
+        log: function that receives the events: the checkpoint to resume from, and damaged
+            checkpoints.
 
     Raises:
-        ValueError: if the directory holds another run, or one that ended without a checkpoint.
+        ValueError: if the directory contains a different run, or one that ended without a
+            checkpoint.
     """
     if not setup.resuming:
         return _start(setup, host, log), setup.preset
@@ -55,7 +57,7 @@ def first_state(
 
 
 def _start(setup: RunSetup, host: HostLoop, log: Callable[[Record], None]) -> TrainState:
-    """Start a run, with the replay and the parameters of other runs that it names."""
+    """Start a run; load the replay and the parameters that the configuration names."""
     transfer = setup.read_transfer()
     if transfer is not None:
         record = {"source": transfer.source, "taken": list(transfer.taken), "new": transfer.new}
@@ -94,7 +96,7 @@ def _resume_message(setup: RunSetup, directory: Path, restored: Restored) -> str
 
 
 def _schedule_message(before: Config, now: Config) -> str:
-    """Describe the schedules that extend over the budget, if that has changed."""
+    """Describe the schedules that depend on the budget; empty if the budget is unchanged."""
     if before.total_rows == now.total_rows:
         return ""
     rows = f"{now.rows_of_schedules:,} rows"
@@ -112,7 +114,7 @@ def _check_has_not_ended(directory: Path) -> None:
 
 
 def _reopen(setup: RunSetup, directory: Path) -> None:
-    """Remove the summary of the earlier end, and write the present configuration and parts."""
+    """Remove the summary of the previous end and write the current configuration and parts."""
     (directory / run_directory.SUMMARY).unlink(missing_ok=True)
     write_parts(directory, setup.parts.record)
     write_json(directory / run_directory.CONFIG, to_dict(setup.config))

@@ -1,4 +1,4 @@
-"""Held: consecutive evaluations of a learner that all reach the solve return."""
+"""Detection of held learners: consecutive evaluations that all reach the solve return."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from jaxdqn.run.progress import Progress
 
 HELD_EVALUATIONS = 10
-"""Consecutive evaluations that must reach the solve return."""
+"""Number of consecutive evaluations that must reach the solve return."""
 HELD_SPACING_ROWS = 5_000
-"""Rows of a learner between two evaluations that both count. One that comes earlier does not
-count, but it ends the series if it is below the solve return."""
+"""Minimum number of rows of a learner between two evaluations that both count. An earlier
+evaluation does not count, but it ends the series if it is below the solve return."""
 
 
 def record_evaluation(
@@ -23,11 +23,11 @@ def record_evaluation(
     """Add an evaluation to the series of each learner.
 
     Args:
-        progress: of the run; updated in place.
+        progress: progress of the run; updated in place.
         means: mean return of each learner.
         solve_return: return to reach.
         seconds: time on the run's clock.
-        refuted: learners that fresh episodes showed to be below it.
+        refuted: learners whose solution fresh episodes did not confirm.
     """
     rows = progress.totals["rows"] // len(means)
     for index, mean in enumerate(means):
@@ -47,10 +47,10 @@ def record_evaluation(
 
 
 def stability(passed: Sequence[bool]) -> float | None:
-    """Return the share of the second half of evaluations that reached the solve return.
+    """Return the fraction of the second half of the evaluations that reached the solve return.
 
     Args:
-        passed: true for each evaluation of a learner that reached it, in order.
+        passed: one flag per evaluation of a learner, in order: True if it reached the return.
     """
     half = passed[len(passed) // 2 :]
     return sum(half) / len(half) if half else None

@@ -14,11 +14,11 @@ from jaxdqn.config.options import CHECKPOINT_SIGNALS
 from jaxdqn.errors import RunStopped
 
 COMPILING = "compile-start"
-"""Prefix of the names of threads that compile the programs with which a run starts."""
+"""Name prefix of the threads that compile the initial programs of a run."""
 
 
 class StopRequest:
-    """A request to stop a run; true once it has been made."""
+    """Request to stop a run; truthy once the request has been made."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
@@ -29,7 +29,7 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """The signal's name, ``deadline``, or None before a request."""
+        """Name of the signal, ``deadline``, or None before a request."""
         if self._reason is None and time.perf_counter() >= self._deadline:
             self._reason = "deadline"
         return self._reason
@@ -49,7 +49,7 @@ class StopRequest:
         self._reason = signal.Signals(number).name
 
     def check(self) -> None:
-        """End a run that has trained nothing yet, if a stop has been requested.
+        """Raise ``RunStopped`` if a stop has been requested; for a run that has not trained yet.
 
         Raises:
             RunStopped: with the reason.
@@ -63,11 +63,11 @@ class StopRequest:
 def stop_on_signals(names: Collection[str] = CHECKPOINT_SIGNALS) -> Iterator[StopRequest]:
     """Turn signals inside the ``with`` block into a ``StopRequest``.
 
-    Only Python's main thread may handle signals; in another thread none are recorded.
+    Only Python's main thread may handle signals; in another thread no signal is recorded.
 
     Args:
-        names: of the signals, in addition to SIGINT. One that the process ignores, as SIGHUP under
-            ``nohup``, stays ignored.
+        names: names of the signals, in addition to SIGINT. A signal that the process ignores, such
+            as SIGHUP under ``nohup``, remains ignored.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -83,12 +83,12 @@ def stop_on_signals(names: Collection[str] = CHECKPOINT_SIGNALS) -> Iterator[Sto
 
 
 def is_compiling() -> bool:
-    """Return whether programs of a run are still compiled, after it was stopped."""
+    """Return True if threads are still compiling programs of a stopped run."""
     return any(thread.name.startswith(COMPILING) for thread in threading.enumerate())
 
 
 def handled(names: Collection[str]) -> list[signal.Signals]:
-    """Return SIGINT and the named signals, without those that the process ignores."""
+    """Return SIGINT and the named signals, except signals that the process ignores."""
     numbers = [signal.Signals[name] for name in names]
     return [
         signal.SIGINT,

@@ -1,4 +1,4 @@
-"""Check that a run fits in memory before anything is allocated: networks, replay, evaluations."""
+"""Check, before allocation, that networks, replay and evaluations of a run fit in memory."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from jaxdqn.tree import tree_bytes
 from jaxdqn.types import PyTree, TrainState
 
 _TRACED_ELEMENTS = 2**20
-"""Elements of the observations of an evaluation from which its network is traced. Tracing takes
-tens of milliseconds, and the activations of smaller evaluations take little memory."""
+"""Minimum number of observation elements in an evaluation for which its network is traced. Tracing
+takes tens of milliseconds, and the activations of smaller evaluations need little memory."""
 
 
 class Need(NamedTuple):
-    """Memory that one part of a run takes on each device."""
+    """Memory that one part of a run needs on each device."""
 
     argument: str
-    """Option that determines it."""
+    """Option that determines the size."""
     what: str
     """Subject and verb of the error message."""
     bytes: int
@@ -40,16 +40,16 @@ class Need(NamedTuple):
 def check_memory_of_run(
     config: Config, trainer: AnyTrainer, state: TrainState, *, saves: bool
 ) -> None:
-    """Check that the parts of a run that are held at once fit in memory.
+    """Check that the parts of a run that exist at the same time fit in memory.
 
     Args:
-        config: of the run.
-        trainer: of the run.
+        config: configuration of the run.
+        trainer: trainer of the run.
         state: shapes of the state.
-        saves: whether the run makes checkpoints, if it is configured to.
+        saves: True if the run has a directory for checkpoints.
 
     Raises:
-        ValueError: naming the largest part, and the option that determines it.
+        ValueError: naming the largest part and the option that determines its size.
     """
     needs = memory_needs(config, trainer, state, saves=saves)
     largest = max(needs, key=lambda need: need.bytes)
@@ -65,11 +65,11 @@ def check_memory_of_run(
 def memory_needs(
     config: Config, trainer: AnyTrainer, state: TrainState, *, saves: bool
 ) -> tuple[Need, ...]:
-    """Return the parts that are held at once, as lower bounds.
+    """Return lower bounds of the memory of the parts that exist at the same time.
 
-    While it learns, a run holds its networks, a gradient, the replay and the environments; a
-    checkpoint on CPU copies the replay. An evaluation holds its environments and the largest
-    activation of the network in place of the gradient.
+    Learning needs the networks, a gradient, the replay and the environments; a checkpoint on CPU
+    copies the replay. An evaluation needs its environments and the largest activation of the
+    network instead of the gradient.
     """
     taken = bytes_per_device(trainer, state)
     networks = working_bytes(config, taken.parameters + taken.target + taken.optimizer)
@@ -95,9 +95,9 @@ def memory_needs(
 
 
 def _evaluation_bytes(config: Config, trainer: AnyTrainer, state: TrainState) -> int:
-    """Return the bytes of an evaluation of one learner: its environments, and an activation."""
+    """Return the bytes of an evaluation of one learner: its environments and an activation."""
     if isinstance(trainer, VectorTrainer):
-        return 0  # of the simulators nothing is known
+        return 0  # the memory of simulators is unknown
     episodes, agent, environment = config.eval_episodes, trainer.agent, trainer.environment
     shape = evaluation_shape(agent, environment, episodes, frame_stack=config.frame_stack)
     size = tree_bytes(shape)
@@ -116,12 +116,12 @@ def _evaluation_bytes(config: Config, trainer: AnyTrainer, state: TrainState) ->
 
 
 def _learners_at_once(config: Config) -> int:
-    """Return the learners that a device trains or evaluates at the same time."""
+    """Return the number of learners that a device trains or evaluates at the same time."""
     return 1 if runs_in_turn(config) else max(1, config.learners // config.devices)
 
 
 def _largest(jaxpr: Any) -> int:
-    """Return the bytes of the largest array that a jaxpr computes, inner ones included."""
+    """Return the bytes of the largest array computed by a jaxpr or its inner jaxprs."""
     sizes = [0]
     for equation in jaxpr.eqns:
         inner = [getattr(value, "jaxpr", None) for value in equation.params.values()]

@@ -1,4 +1,4 @@
-"""Profiles: traces of ``jax.profiler`` over some chunks of a run."""
+"""Profiling: a ``jax.profiler`` trace of some chunks of a run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ REGIONS = (
 
 
 class Profiler:
-    """Callback that writes a trace of ``chunks`` chunks, after the first one of the process.
+    """Callback that traces ``chunks`` chunks after the first chunk of the process.
 
-    Evaluations and checkpoints between these chunks are in the trace too.
+    The trace also contains the evaluations and checkpoints between these chunks.
 
     Args:
-        chunks: their number, at least 1.
-        directory: to write to; ``plugins/profile/`` in it holds the trace. By default ``profile``
-            in the run directory.
+        chunks: number of chunks, at least 1.
+        directory: output directory; the trace is in its folder ``plugins/profile/``. The default is
+            ``profile`` in the run directory.
     """
 
     def __init__(self, chunks: int, directory: str | os.PathLike[str] | None = None) -> None:
@@ -39,7 +39,7 @@ class Profiler:
         self._left, self._tracing = chunks, False
 
     def on_chunk(self, context: CallbackContext) -> None:
-        """Start the trace after the first chunk, and end it with the last of its chunks."""
+        """Start the trace after the first chunk and end it after ``chunks`` more."""
         if self._tracing:
             self._left -= 1
             if self._left == 0:
@@ -53,7 +53,7 @@ class Profiler:
             self._tracing = True
 
     def on_end(self, context: CallbackContext) -> None:
-        """End the trace of a run that ended before its last chunk."""
+        """End the trace if the run ended before ``chunks`` chunks were traced."""
         if self._tracing:
             self._stop()
 

@@ -1,4 +1,4 @@
-"""Compiled programs of earlier runs in this process, by a key of all their static inputs."""
+"""In-process cache of compiled programs, keyed by all their static inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxdqn.training.vector_trainer import AnyTrainer, VectorTrainer
 from jaxdqn.types import TrainState
 
 MAX_ENTRIES = 8
-"""Configurations whose programs are kept; the least recently used is dropped."""
+"""Maximum number of cached configurations; the least recently used one is dropped."""
 
 HOST_FIELDS = (
     "seed",
@@ -38,7 +38,8 @@ HOST_FIELDS = (
     "replay_from",
     "init_from",
 )
-"""Fields that only the host reads; keys and rows are arguments of the programs."""
+"""Fields that the programs do not depend on: only the host reads them, or they determine arguments
+of the programs (keys, rows)."""
 
 _CHECK_SECONDS = 0.1
 
@@ -50,13 +51,14 @@ class StaticRun:
     """Part of a run that is independent of its seed, scalars and directory."""
 
     trainer: AnyTrainer
-    """Pass ``hyper`` explicitly: its default hyper-parameters are those of the first run."""
+    """Pass ``hyper`` explicitly: the defaults of ``init`` are the hyper-parameters of the first
+    run."""
     state_shape: TrainState
     programs: Programs | None = None
     compiled: VectorCompiled | None = None
-    """Instead of ``programs``, with environments on the host, which are each run's own."""
+    """Used instead of ``programs`` with environments on the host, which runs cannot share."""
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-    """Held while the programs are compiled: runs in other threads wait for them."""
+    """Held during compilation, so that runs in other threads wait for the programs."""
 
 
 _entries: OrderedDict[Hashable, StaticRun] = OrderedDict()
@@ -64,12 +66,12 @@ _lock = threading.Lock()
 
 
 def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRun:
-    """Return the trainer and the state's shapes; reuse those of an earlier run with the same key.
+    """Return the trainer and the shapes of the state, reusing an earlier run with the same key.
 
     Args:
-        config: of the run.
-        keys: of the run.
-        parts: the caller's own environment, network and optimizer, or None.
+        config: configuration of the run.
+        keys: random keys of the run.
+        parts: custom environment, network and optimiser by name, or None.
 
     Raises:
         ValueError: as ``make_mapped_trainer``.
@@ -82,7 +84,7 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
     trainer = make_mapped_trainer(config, **parts)
     made = StaticRun(trainer, jax.eval_shape(trainer.init, keys.train))
     with _lock:
-        made = _entries.setdefault(key, made)  # another thread may have made it meanwhile
+        made = _entries.setdefault(key, made)  # another thread may have added it meanwhile
         while len(_entries) > MAX_ENTRIES:
             _entries.popitem(last=False)
     return made
@@ -91,13 +93,13 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
 def compiled_programs(
     static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None] = lambda: None
 ) -> Programs:
-    """Return the programs of a run; compile them unless an earlier run has.
+    """Return the programs of a run; compile them unless an earlier run compiled them.
 
     Args:
-        static: of the run.
-        config: of the run.
-        keys: of the run.
-        check: called repeatedly while programs are compiled; what it raises ends the wait.
+        static: trainer and shapes of the run.
+        config: configuration of the run.
+        keys: random keys of the run.
+        check: called repeatedly during compilation; an exception that it raises ends the wait.
     """
     while not static.lock.acquire(timeout=_CHECK_SECONDS):
         check()  # another thread compiles them
@@ -120,20 +122,20 @@ def compiled_programs(
 
 
 def clear() -> None:
-    """Drop all programs, for example after a variable that a traced function reads has changed."""
+    """Drop all programs, for example after changing a variable that a traced function reads."""
     with _lock:
         _entries.clear()
 
 
 def static_key(config: Config, parts: dict[str, Any]) -> Hashable:
-    """Return a key; runs with equal keys can share compiled programs.
+    """Return the cache key; runs with equal keys can share compiled programs.
 
     The key contains:
 
     - every field of the configuration except ``HOST_FIELDS``. The scalars in ``Hyper`` are
-      arguments of the programs: the key contains only whether each is None, not its value;
-    - the caller's own parts and the function of a registered loss, compared as ``jax.jit``
-      compares static arguments: by equality if they are hashable. Others are compared by identity;
+      arguments of the programs, so of each the key contains only whether it is None;
+    - the custom parts and the function of a registered loss. As in ``jax.jit``, hashable ones are
+      compared by equality; the others are compared by identity;
     - the devices, and all settings of JAX except those of the compilation cache.
     """
     fields = {
@@ -170,7 +172,7 @@ def _static(part: Any) -> Hashable:
 
 
 class _Identity:
-    """Wrapper that compares by the identity of an object, and keeps the object alive."""
+    """Wrapper that compares an object by identity and keeps it alive."""
 
     def __init__(self, value: Any) -> None:
         self._value = value

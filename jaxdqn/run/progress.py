@@ -1,4 +1,4 @@
-"""Progress of a run: the host's part of a checkpoint."""
+"""Progress of a run: the part of a checkpoint that lives on the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Progress:
     """Counts, clocks and results of a run, as plain values."""
 
     chunk: int = 0
-    """Chunks completed."""
+    """Number of completed chunks."""
     judged: int = -1
     """Chunk after which the parameters were last evaluated."""
     seconds: float = 0.0
@@ -30,20 +30,20 @@ class Progress:
     held_rows: list[int | None] = dataclasses.field(default_factory=list)
     """Rows of each learner until it held the solve return; None if it has not."""
     series: list[int] = dataclasses.field(default_factory=list)
-    """Evaluations of each learner that reached the solve return, in the present series."""
+    """Length of the current series of evaluations that reached the solve return, per learner."""
     series_rows: list[int | None] = dataclasses.field(default_factory=list)
-    """Rows of each learner at the last evaluation that counts in the series."""
+    """Rows of each learner at the last evaluation that counted in the series."""
     passed: list[list[bool]] = dataclasses.field(default_factory=list)
     """True for each evaluation of each learner that reached the solve return, in order."""
     diverged_at: list[int | None] = dataclasses.field(default_factory=list)
-    """First chunk in which a value of each learner was not finite; None if there is none."""
+    """First chunk with a non-finite value, per learner; None if there was none."""
     skipped: list[int] = dataclasses.field(default_factory=list)
     """Gradient steps of each learner that the guard undid, in completed chunks."""
     rollbacks: int = 0
     env_restarts: int = 0
-    """Restarts of the environments on the host after a failure."""
+    """Number of restarts of the environments on the host after a failure."""
     warned: list[str] = dataclasses.field(default_factory=list)
-    """Events of the warnings that have been recorded."""
+    """Names of the events of warnings already recorded."""
     totals: Record = dataclasses.field(default_factory=dict)
     """Rows, environment steps and gradient steps, over all learners."""
     last: Record | None = None
@@ -51,17 +51,17 @@ class Progress:
     best: Record | None = None
     """The best evaluation of a learner."""
     best_returns: list[float | None] = dataclasses.field(default_factory=list)
-    """The mean return of the best evaluation of each learner; None before the first."""
+    """Mean return of the best evaluation of each learner; None before the first."""
     partial: Record | None = None
-    """Finished part of a chunk that was stopped before its end: ``iterations``, ``seconds`` and
-    ``metrics``; None between chunks."""
+    """Finished part of an interrupted chunk: ``iterations``, ``seconds`` and ``metrics``; None
+    between chunks."""
     part_iterations: int | None = None
-    """Iterations in a part of a chunk, after which the clock and the signals are checked; None if
-    chunks are not divided."""
+    """Iterations per part of a chunk; the clock and the signals are checked after each part. None
+    if chunks are not divided."""
 
     @classmethod
     def of(cls, learners: int) -> Progress:
-        """Return the progress of a run of this many learners before it starts."""
+        """Return the initial progress of a run with this many learners."""
         return cls(
             solved_at=[None] * learners,
             held_at=[None] * learners,
@@ -75,7 +75,7 @@ class Progress:
         )
 
     def restore(self, saved: Record) -> None:
-        """Set every value to that of a checkpoint, or to its initial value if it lacks one."""
+        """Restore every value from a checkpoint; missing values get their initial value."""
         start = dataclasses.asdict(Progress.of(len(self.solved_at)))
         for name, value in {**start, **saved}.items():
             setattr(self, name, value)
@@ -123,7 +123,7 @@ class Progress:
         return max(sound or range(len(means)), key=lambda index: known[index])
 
     def standing(self, leader: int) -> Record:
-        """Return the fields that a population adds to an evaluation record; {} for one learner."""
+        """Return the additional fields of a population's evaluation record; {} for one learner."""
         if len(self.solved_at) == 1:
             return {}
         return {

@@ -1,4 +1,4 @@
-"""The run's clock and its records."""
+"""Clock and records of a run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jaxdqn.storage.jsonl import Record
 
 
 class Recorder:
-    """Pass records to the loggers, and measure time on the run's clock.
+    """Pass records to the loggers and measure time on the run's clock.
 
-    The clock continues when a run is resumed. It excludes the time between stop and resume.
+    The clock continues when a run is resumed, excluding the time between stop and resume.
     """
 
     def __init__(self, progress: Progress, loggers: Sequence[Logger]) -> None:
@@ -30,7 +30,7 @@ class Recorder:
         return time.perf_counter() - self._started
 
     def now(self) -> Record:
-        """Return the fields of every record: totals and seconds."""
+        """Return the fields common to all records: totals and seconds."""
         return {**self._progress.totals, "seconds": self.seconds}
 
     def log(self, kind: str, record: Record) -> None:

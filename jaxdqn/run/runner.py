@@ -1,4 +1,4 @@
-"""Train a configuration, with records, evaluations and checkpoints."""
+"""Training run of a configuration, with records, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -45,28 +45,29 @@ _DISABLE_JIT = "jax_disable_jit"
 
 
 class Engine(Protocol):
-    """Provider of a run's programs, other than the compiled trainer."""
+    """Alternative provider of a run's programs, in place of the compiled trainer."""
 
     def configure(self, config: Config, parts: dict[str, Any]) -> Config:
-        """Return the configuration as the engine runs it; raise ``ValueError`` if it cannot."""
+        """Return the configuration that the engine will run; raise ``ValueError`` if
+        unsupported."""
 
     def programs(
         self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]
     ) -> Programs:
-        """Return the programs of a run; ``check`` as for ``compiled_programs``."""
+        """Return the programs of a run; for ``check`` see ``compiled_programs``."""
 
     def summary(self) -> Record:
-        """Return fields of the run's summary."""
+        """Return additional fields for the summary of the run."""
 
     def record(self) -> Record:
-        """Return ``engine``, its name, and its arguments, for ``engine.json``."""
+        """Return the content of ``engine.json``: the name under ``engine``, and the arguments."""
 
 
 class RunResult(NamedTuple):
     """Results of a run, in memory."""
 
     state: TrainState
-    """State at the end. Each leaf has a leading axis [D] with several replicas, [P] with several
+    """Final state. Leaves have a leading axis [D] with several replicas, [P] with several
     learners."""
     best_params: Params
     """Parameters of the best evaluation of a learner."""
@@ -99,58 +100,60 @@ def run(
     """Train a configuration.
 
     SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
-    chunk, or of the next one if that has been dispatched already, with all files written. If chunks
-    take more than a second, the run stops within about half a second, from the second chunk on.
-    While programs are compiled they stop it within about a second, by ``RunStopped``. A second
-    SIGINT stops it at once. Outside Python's main thread no signal is handled. A run with a
-    directory takes checkpoints; another call with ``resume`` continues exactly from the newest one,
+    chunk, or of the next one if that has been dispatched already, after it has written all files.
+    If chunks take more than a second, the run stops within about half a second, from the second
+    chunk on. During compilation it stops within about a second by raising ``RunStopped``. A second
+    SIGINT stops it at once. Signals are handled only in Python's main thread. A run with a
+    directory saves checkpoints; a later call with ``resume`` continues exactly from the newest one,
     even inside a chunk.
 
-    Compiled programs are kept in the process (``jaxdqn.run.program_cache``): a later run with the
-    same shapes, even with another seed or learning rate, compiles nothing. They are also cached on
-    disk (``jaxdqn.run.compilation_cache``), unless ``jax_enable_compilation_cache`` is False. If
-    JAX has a cache directory already, that one is used, with the user's settings.
+    Compiled programs are cached in the process (``jaxdqn.run.program_cache``), so a later run with
+    the same shapes compiles nothing, even with a different seed or learning rate. They are also
+    cached on disk (``jaxdqn.run.compilation_cache``), unless ``jax_enable_compilation_cache`` is
+    False. If a JAX cache directory is already configured, it is used with the user's settings.
 
-    To run over several processes, join them by ``jax.distributed`` and call this in each with the
-    same configuration. The run then uses the devices of all processes. Only process 0 reads and
-    writes files and calls ``loggers``; a signal to any process stops all at the same iteration.
+    To run over several processes, connect them with ``jax.distributed`` and call this function in
+    each with the same configuration. The run then uses the devices of all processes. Only process 0
+    reads and writes files and calls ``loggers``. A signal to any process stops all of them at the
+    same iteration.
 
     Args:
-        config: the run.
-        out: the run directory to make, or to resume; None writes nothing.
-        unique: make a new directory, the first of ``out``, ``out-2``, ``out-3``, ... that does not
-            exist; ``RunResult.directory`` names it. Of several runs that start at the same time,
-            each gets its own.
+        config: configuration of the run.
+        out: run directory to create or to resume; None writes no files.
+        unique: create a new directory, the first of ``out``, ``out-2``, ``out-3``, ... that does
+            not exist; ``RunResult.directory`` is its path. Runs that start at the same time get
+            different directories.
         resume: continue from the newest checkpoint in ``out`` if a run has been started there.
-        extend: with ``resume`` and another ``total_rows``: whether the schedules that extend over
-            the budget ``keep`` their extent, so that their last values hold from there on, or
-            ``stretch`` over the new budget, as if the run had had it from the start. By default
-            they stretch. Without another budget they stay as they are.
-        preset: the name of the preset, for the summary.
-        environment: your own, instead of ``config.env``. ``environment``, ``network`` and
+        extend: effect of a new ``total_rows`` on the schedules that depend on the budget; only with
+            ``resume``. ``stretch``, the default, computes them from the new budget, as if it had
+            been set from the start. ``keep`` ends them at the old budget and then keeps their last
+            values.
+        preset: name of the preset, for the summary.
+        environment: custom environment instead of ``config.env``. ``environment``, ``network`` and
             ``optimizer`` may be references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the
-            function is called without arguments and returns the part. The run directory records
-            references, and resuming, ``load_policy`` and the commands use them.
-        network: your own, as ``make_trainer`` takes it.
-        optimizer: your own, as ``make_trainer`` takes it.
-        replay, explore, loss, learning, agent: your own, as ``make_trainer`` takes them. References
-            may name the part itself.
-        engine: runs the chunks instead of the programs of the trainer, as
-            ``jaxdqn.actor_learner.engine.RayEngine`` does. ``engine.json`` records it and its
-            arguments. Pass one again to resume with it; without one the run continues in the
-            programs of the trainer, and an event says so.
-        loggers: receive the records of the run, and are closed at its end. A logger that raises an
-            exception is dropped, and reported on standard error and by an event; the run continues.
-        callbacks: one object, or several, with methods ``on_chunk``, ``on_evaluation``,
-            ``on_checkpoint`` and ``on_end``, any of which may be missing. Each is called with a
-            ``jaxdqn.run.callbacks.CallbackContext``, and may raise ``jaxdqn.EndRun`` to end the run
-            as its budget does. One that raises another exception is dropped as a logger is.
+            function is called without arguments and returns the part. The run directory stores
+            references, so resuming, ``load_policy`` and the commands can use them.
+        network: custom network, see ``make_trainer``.
+        optimizer: custom optimiser, see ``make_trainer``.
+        replay, explore, loss, learning, agent: custom parts, see ``make_trainer``. A reference may
+            also name the part itself.
+        engine: runs the chunks in place of the trainer's programs, such as
+            ``jaxdqn.actor_learner.engine.RayEngine``. ``engine.json`` records the engine and its
+            arguments. Pass an engine again to resume with it; without one the run continues with
+            the trainer's programs and records an event.
+        loggers: receive the records of the run and are closed at its end. A logger that raises an
+            exception is dropped and reported on standard error and in an event; the run continues.
+        callbacks: one object, or several, with any of the methods ``on_chunk``,
+            ``on_evaluation``, ``on_checkpoint`` and ``on_end``. Each method is called with a
+            ``jaxdqn.run.callbacks.CallbackContext``. It may raise ``jaxdqn.EndRun`` to end the run
+            as if its budget were spent. A callback that raises any other exception is dropped and
+            reported like a logger.
 
     Raises:
         ValueError: if the configuration is invalid, the replay does not fit in memory, ``out`` is
             in use or cannot be written, or it holds another run or only damaged checkpoints.
-        RunFailed: if the run cannot continue: the guard stops it, or the disk is full.
-            ``RunStopped`` if it is stopped before it has trained.
+        RunFailed: if the run cannot continue, because the guard stops it or the disk is full.
+            ``RunStopped`` is raised if it is stopped before it has trained.
     """
     started = time.perf_counter()
     setup: RunSetup | None = None
@@ -173,7 +176,8 @@ def run(
         config = engine.configure(config, parts)
     try:
         with ExitStack() as stack:
-            # The host converts seeds, scalars and records. A step of the trainer transfers nothing.
+            # The host transfers seeds, scalars and records; a step of the trainer transfers
+            # nothing.
             stack.enter_context(jax.transfer_guard("allow"))
             group = LoggerGroup(loggers)
             stack.callback(group.close)
@@ -268,7 +272,7 @@ def _train(
 
 
 def _loggers(setup: RunSetup, group: LoggerGroup) -> Sequence[Logger]:
-    """Return the loggers of this process, that of the run directory included."""
+    """Return the loggers of this process, including the logger of the run directory."""
     if not multihost.is_coordinator():
         return ()
     directory, config = setup.directory, setup.config
@@ -311,14 +315,14 @@ def _summary(
 
 
 def _write_results(directory: Path, best: Params, last: Params, summary: Record) -> None:
-    # As NumPy arrays: orbax rejects arrays of one process among several.
+    # Convert to NumPy: with several processes, orbax rejects arrays that only one process holds.
     save_params(directory / "best", jax.device_get(best))
     save_params(directory / "last", jax.device_get(last))
     write_json(directory / run_directory.SUMMARY, summary)
 
 
 def _draw_curve(directory: Path, log_event: Callable[[Record], None]) -> None:
-    """Draw the learning curve. The run is complete without it, so a failure is only reported."""
+    """Draw the learning curve. The run is complete without it, so a failure is only a warning."""
     try:
         plot_runs([directory], directory / run_directory.CURVE)
     except Exception as error:  # matplotlib may be missing, misconfigured or out of disk space

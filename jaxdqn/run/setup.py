@@ -33,7 +33,7 @@ class RunSetup(NamedTuple):
 
     config: Config
     parts: OwnParts
-    """The caller's own environment, network and optimizer."""
+    """Custom parts of the caller, such as the environment, network and optimiser."""
     static: StaticRun
     keys: RunKeys
     directory: Path | None
@@ -41,16 +41,16 @@ class RunSetup(NamedTuple):
     rows: Row | None
     """Initial content of the replay, leaves [I, K, E, ...]; None if it starts empty."""
     transfer: Transfer | None
-    """Parameters of another run to start from, if any."""
+    """Parameters of another run to start from, or None."""
     resuming: bool
-    """True if a run has been started in the directory."""
+    """True if the directory contains a started run."""
 
     def read_rows(self) -> Row | None:
-        """Return the initial content of the replay that ``config.replay_from`` names, if any."""
+        """Read the initial replay content from ``config.replay_from``; None if it is not set."""
         return self.rows or _read_rows(self.config, self.static.trainer.environment.spec)
 
     def read_transfer(self) -> Transfer | None:
-        """Return the parameters of the run that ``config.init_from`` names, if any."""
+        """Read the parameters of the run ``config.init_from``; None if it is not set."""
         return self.transfer or _read_transfer(self.config, self.static)
 
 
@@ -65,7 +65,7 @@ def set_up(
     preset: str | None,
     stack: ExitStack,
 ) -> RunSetup:
-    """Check the inputs of a run, and open its directory.
+    """Check the inputs of a run and open its directory.
 
     Raises:
         ValueError: as ``run``.
@@ -97,10 +97,10 @@ def set_up(
 
 
 def record_engine(setup: RunSetup, record: Record | None) -> Record | None:
-    """Record the engine of a run; return an event if it is not that of the run to resume.
+    """Record the engine of a run; return an event if it differs from the resumed run's engine.
 
     Args:
-        setup: of the run.
+        setup: checked inputs of the run.
         record: name and arguments of the engine; None for the programs of the trainer.
     """
     if setup.directory is None or not multihost.is_coordinator():
@@ -117,7 +117,7 @@ def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int
     """Check that several processes can run a configuration together.
 
     Raises:
-        ValueError: on every process, or on the one whose inputs differ.
+        ValueError: on every process, or only on the one whose inputs differ.
     """
     multihost.check_even()
     multihost.check_same(
@@ -136,7 +136,7 @@ def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int
 
 
 def on_coordinator(act: Callable[[], Any]) -> None:
-    """Call a function on the coordinator; its exception is raised on every process."""
+    """Call a function on the coordinator and raise its exception on every process."""
 
     def call() -> None:
         act()
@@ -166,7 +166,7 @@ def _open_directory(
     stack: ExitStack,
     parts: Record,
 ) -> None:
-    """Make the run directory, or check the one to resume, and lock it."""
+    """Create the run directory, or check the directory to resume, and lock it."""
     if not resuming:
         run_directory.create(out, config, stack, parts)
         return

@@ -1,4 +1,4 @@
-"""Summary of a run: what it trained, on what, and its results."""
+"""Summary of a run: configuration, hardware, software versions and results."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def results(
     """Return the results of a run that has been evaluated.
 
     Args:
-        config: of the run.
-        progress: at its end.
-        fresh: evaluation of the best parameters over fresh episodes, if it was made.
-        at_epsilon: the same with a few random actions, if few episodes of ``fresh`` were distinct.
+        config: configuration of the run.
+        progress: progress at the end of the run.
+        fresh: evaluation of the best parameters over fresh episodes, or None.
+        at_epsilon: the same with random actions of probability ``EPSILON``; None unless few
+            episodes of ``fresh`` were distinct.
     """
     last, best = progress.last, progress.best
     assert last is not None
@@ -114,7 +115,7 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
 
 
 def _human_normalized(env: str, progress: Progress, fresh: Record | None) -> Record:
-    """Return the scores relative to those of a human; nothing unless that is known for the game."""
+    """Return the human-normalised scores; {} if the game has no known human score."""
     assert progress.last is not None
     assert progress.best is not None
     best = progress.best if fresh is None else fresh
@@ -126,7 +127,7 @@ def _human_normalized(env: str, progress: Progress, fresh: Record | None) -> Rec
 
 
 def _last(reached: Sequence[N | None]) -> N | None:
-    """Return the time at which the last learner reached a goal; None unless all did."""
+    """Return the time at which the last learner reached a goal; None unless all reached it."""
     times = [time for time in reached if time is not None]
     return max(times) if len(times) == len(reached) else None
 
@@ -174,7 +175,7 @@ def algorithm(config: Config) -> str:
 
 
 def _own_version() -> str:
-    """Return the installed version, or that of a source tree that is not installed."""
+    """Return the version of the installed package, or of the source tree if not installed."""
     try:
         return version("jaxdqn")
     except PackageNotFoundError:

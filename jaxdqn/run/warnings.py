@@ -1,4 +1,4 @@
-"""Messages that warn about a run; the host loop records each as an event."""
+"""Warnings about a run; the host loop records each as an event."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from jaxdqn.training.evaluation import EPSILON
 from jaxdqn.types import Metrics
 
 CLIPPED = 0.25
-"""Mean probability of the targets outside the atoms from which on a run warns. The uniform
-distribution of an untrained network has less where the range contains the returns."""
+"""Threshold for a warning: mean probability of the targets that lies outside the atoms. An
+untrained network with its uniform distribution stays below it if the range contains the returns."""
 
 
 def clipped_returns(config: Config, metrics: Metrics) -> str | None:
-    """Return a warning if the projection onto the atoms clips much of the targets in a chunk."""
+    """Return a warning if the projection onto the atoms clips a large part of the targets."""
     clipped = metrics.extra.get("clipped_probability")
     if clipped is None or not np.max(clipped) > CLIPPED:
         return None
@@ -32,7 +32,7 @@ def repeated_episodes(fresh: Record, at_epsilon: Record | None) -> str:
 
     Args:
       fresh: the evaluation.
-      at_epsilon: the same with a few random actions, if there is one.
+      at_epsilon: the same with random actions of probability ``EPSILON``, or None.
     """
     text = ""
     if at_epsilon is not None:

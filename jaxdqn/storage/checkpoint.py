@@ -1,15 +1,15 @@
 """Checkpoints: the complete state of a run, written in the background and verified when read.
 
 A checkpoint is the directory ``checkpoints/STEP`` in a run directory. STEP is the number of
-chunks that had been run when it was taken:
+completed chunks:
 
 - ``state/``: the leaves of the ``TrainState``, named by their paths (orbax);
 - ``best/`` and ``last/``: parameters, readable without the rest;
 - ``meta.json``: schema, configuration, shapes and the state of the host loop;
 - ``MANIFEST``: the SHA-256 of every file, in the format of ``sha256sum``.
 
-A checkpoint is written under a temporary name, and renamed when it is complete and on the disk.
-So a process that is killed at any moment leaves complete checkpoints only. A checkpoint holds
+A checkpoint is written under a temporary name and renamed once it is complete and on disk. A
+process killed at any moment therefore leaves only complete checkpoints. A checkpoint contains
 arrays and JSON; reading it executes no code.
 """
 
@@ -45,28 +45,28 @@ class DamagedCheckpoint(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The state of a run at one moment, in host memory that nothing else writes to."""
+    """Copy of the state of a run in host memory."""
 
     step: int
-    """Number of chunks run."""
+    """Number of completed chunks."""
     state: PyTree
     """NumPy leaves; keys as key data"""
     best: Params
     last: Params
     meta: Record
-    """The configuration, and the state of the host loop."""
+    """Configuration and state of the host loop."""
     records: tuple[Path, ...]
-    """Files of records, whose lengths are in ``meta``."""
+    """Record files; ``meta`` contains their lengths."""
     score: float | None
     """Mean return of the last evaluation; None without one."""
 
 
 class Checkpointer:
-    """Writes the checkpoints of one run in a separate thread, one at a time.
+    """Writer of the checkpoints of one run, in a separate thread and one at a time.
 
     It keeps the newest ``keep`` checkpoints and the one with the best score. The caller must hold
-    the lock of the run directory: unfinished checkpoints found there are then left over from a
-    process that has ended, and are removed.
+    the lock of the run directory. Unfinished checkpoints in it must then come from a process that
+    has ended, and are removed.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -79,17 +79,17 @@ class Checkpointer:
 
     @property
     def busy(self) -> bool:
-        """True while a checkpoint is written."""
+        """True while a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
     def save(self, snapshot: Snapshot) -> None:
-        """Wait for the previous checkpoint, then start to write this one.
+        """Wait for the previous checkpoint, then start writing this one.
 
         Raises:
             OSError: if the previous one could not be written.
         """
         self.wait()
-        # Not a daemon thread, so the interpreter waits for it at exit.
+        # Not a daemon thread, so that the interpreter waits for it at exit.
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
         self._thread.start()
 
@@ -120,7 +120,7 @@ class Checkpointer:
             write(unfinished, snapshot)
             path = checkpoint_path(self._run, snapshot.step)
             replaced = self._directory / f"{_UNFINISHED}replaced"
-            if path.exists():  # the same step, taken again after a rollback
+            if path.exists():  # the same step, saved again after a rollback
                 os.rename(path, replaced)
             os.rename(unfinished, path)
             sync(self._directory)
@@ -132,10 +132,10 @@ class Checkpointer:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _prune(self) -> None:
-        """Remove all checkpoints but the newest ones and the best one."""
+        """Remove all checkpoints except the newest ones and the best one."""
         steps = steps_of(self._directory)
         kept = set(steps[: self._keep])
-        # Among equal scores the oldest, so that the best checkpoint does not change.
+        # Among equal scores prefer the oldest, so that the best checkpoint does not change.
         scored = [(_score(checkpoint_path(self._run, step)), -step) for step in steps]
         best = max((score, step) for score, step in scored)
         if best[0] > -math.inf:
@@ -158,7 +158,7 @@ def steps_of(directory: Path) -> list[int]:
 
 
 def rename_damaged(damaged: Sequence[Path]) -> None:
-    """Rename damaged checkpoints, so that they do not count among the newest."""
+    """Rename damaged checkpoints so that they no longer count as the newest."""
     for path in damaged:
         renamed, count = path.with_name(f"{path.name}.damaged"), 1
         while renamed.exists():
@@ -168,14 +168,14 @@ def rename_damaged(damaged: Sequence[Path]) -> None:
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot to a new directory, and return when it is on the disk."""
+    """Write a snapshot to a new directory and return once it is on disk."""
     path.mkdir(parents=True)
     for file in snapshot.records:
         if file.exists():
             sync(file)  # ``meta`` has its length, so its content must reach the disk first
     state = leaves_by_path(snapshot.state)
     with orbax_checkpointer() as checkpointer:
-        # Orbax rejects arrays without elements; reading makes them from their shapes.
+        # Orbax rejects arrays without elements; reading recreates them from their shapes.
         stored = {name: leaf for name, leaf in state.items() if leaf.size}
         trees = {STATE: stored, "best": snapshot.best, "last": snapshot.last}
         for name, tree in trees.items():
@@ -191,7 +191,7 @@ def write(path: Path, snapshot: Snapshot) -> None:
     }
     (path / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    # List META last: a truncated manifest is recognised by its absence.
+    # List META last: if it is missing, the manifest was truncated.
     files.sort(key=lambda file: file == path / META)
     lines = [f"{digest(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
     (path / MANIFEST).write_text("".join(lines), encoding="utf-8")
@@ -216,7 +216,7 @@ def digest(file: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the entries of a directory, are on the disk."""
+    """Wait until a file or the entries of a directory are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -225,6 +225,7 @@ def sync(path: Path) -> None:
 
 
 def _to_os_error(directory: Path, failure: Exception) -> OSError:
-    """Return a failed write as an ``OSError``: tensorstore raises ``ValueError`` on a full disk."""
+    """Convert a failed write to ``OSError``, because tensorstore raises ``ValueError`` on a full
+    disk."""
     reason = failure.strerror if isinstance(failure, OSError) else str(failure)
     return OSError(getattr(failure, "errno", None), f"{reason or failure}", str(directory))

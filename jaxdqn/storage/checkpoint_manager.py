@@ -1,4 +1,4 @@
-"""``CheckpointManager``: when to save a checkpoint, what to save, and what to restore."""
+"""``CheckpointManager``: decides when to save checkpoints, what to save and what to restore."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jaxdqn.storage.state import shape_for, to_host, with_key_data, without_repl
 from jaxdqn.types import Params, PyTree, TrainState
 
 SECONDS_BETWEEN = 300.0
-"""Time between checkpoints, if ``checkpoint_every`` is not configured."""
+"""Time between checkpoints if ``checkpoint_every`` is not set."""
 
 _TRUNCATED_RECORDS = ("metrics", "evaluation")
 
@@ -38,14 +38,14 @@ class CheckpointManager:
     the manager of process 0 accesses files.
 
     Args:
-        run: the run directory.
-        config: the configuration of the run.
-        snapshot: copies a state on the device, with keys as key data.
-        target: the shapes of the state.
-        preset: the name of the preset, if known.
-        shape_under: returns the shapes of the state under the configuration of a checkpoint,
-            which may differ from ``config``.
-        clock: returns the time in seconds.
+        run: run directory.
+        config: configuration of the run.
+        snapshot: function that copies a state on the device, with keys as key data.
+        target: shapes of the state.
+        preset: name of the preset, or None.
+        shape_under: function that returns the shapes of the state under the configuration of a
+            checkpoint, which may differ from ``config``.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class CheckpointManager:
         self._saved_at = clock()
 
     def is_due(self, chunk: int) -> bool:
-        """Return whether to save a checkpoint after this chunk.
+        """Return True if a checkpoint is due after this chunk.
 
-        With ``checkpoint_every`` a checkpoint is due every so many chunks, even while the previous
-        one is being written. A kill then loses at most the chunks since the last checkpoint
-        and those of one in progress. Otherwise the clock decides, and a checkpoint is due only
-        after the previous one is written.
+        With ``checkpoint_every`` a checkpoint is due at fixed numbers of chunks, even while the
+        previous one is being written. A kill then loses at most the chunks since the last
+        checkpoint and the chunks of one in progress. Otherwise the clock decides, and a checkpoint
+        is due only after the previous one has been written.
 
         Raises:
             OSError: if the previous checkpoint could not be written.
@@ -93,27 +93,27 @@ class CheckpointManager:
         return self._checkpointer is not None and self._checkpointer.busy
 
     def has_saved(self, chunk: int) -> bool:
-        """Return whether the last checkpoint was taken after this chunk."""
+        """Return True if the last checkpoint was saved after this chunk."""
         return self._saved == chunk
 
     def save(
         self, chunk: int, state: TrainState, *, best: Params, last: Params, host: Record
     ) -> None:
-        """Start to save a checkpoint; return when the state is copied and may be donated.
+        """Start saving a checkpoint; return once the state is copied and may be donated.
 
         Args:
-            chunk: number of chunks run.
-            state: the state of the run.
-            best: the best parameters.
-            last: the online parameters.
-            host: the state of the host loop, as JSON values.
+            chunk: number of completed chunks.
+            state: state of the run.
+            best: best parameters.
+            last: online parameters.
+            host: state of the host loop, as JSON values.
 
         Raises:
             OSError: if the previous checkpoint could not be written.
         """
-        self.wait()  # so that there is never more than one copy of the state
+        self.wait()  # so that at most one copy of the state exists
         saved = state if self._config.replay_in_checkpoint else without_replay(state)
-        # On accelerators the transfer to the host is the copy.
+        # On accelerators the transfer to the host already makes a copy.
         copied = self._snapshot(saved) if jax.default_backend() == "cpu" else with_key_data(saved)
         arrays = to_host(copied) if jax.process_count() == 1 else gather(copied)
         self._saved, self._saved_at = chunk, self._clock()
@@ -142,7 +142,7 @@ class CheckpointManager:
         }
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is on the disk.
+        """Wait until the last checkpoint is on disk.
 
         Raises:
             OSError: if it could not be written.
@@ -154,7 +154,7 @@ class CheckpointManager:
             self._checkpointer.wait()
 
     def close(self) -> None:
-        """Wait for a checkpoint in progress, and ignore its failure."""
+        """Wait for a checkpoint in progress and ignore its failure."""
         with contextlib.suppress(OSError):
             self._wait()
 
@@ -163,11 +163,11 @@ class CheckpointManager:
     ) -> Restored | None:
         """Read the newest intact checkpoint, in the layout of this run; None if there is none.
 
-        Newer checkpoints that are damaged are renamed: they would otherwise count as the newest.
+        Newer, damaged checkpoints are renamed; otherwise they would still count as the newest.
 
         Args:
-            check: as in ``read_newest``.
-            finite: whether to skip checkpoints with values that are not finite.
+            check: see ``read_newest``.
+            finite: True to skip checkpoints with non-finite values.
 
         Raises:
             ValueError: as ``read_newest``.
@@ -187,8 +187,8 @@ class CheckpointManager:
         if read:
             restored = read[0]
         else:
-            # The other processes have only shapes here. They receive their parts of the state
-            # when it is put onto the devices.
+            # The other processes have only shapes here. They receive their parts of the state when
+            # it is transferred to the devices.
             shapes = jax.eval_shape(with_key_data, shape_for(self._target, found["meta"]))
             restored = Restored(
                 found["step"], shapes, found["meta"], tuple(found["skipped"]), damaged=()
@@ -208,7 +208,7 @@ class CheckpointManager:
         return restored._replace(state=state)
 
     def _stored_shape(self, meta: Record) -> TrainState:
-        """Return the shapes of the state in a checkpoint, whose devices may differ."""
+        """Return the shapes of the state in a checkpoint, which may use different devices."""
         old = from_dict(meta["config"])
         if same_layout(old, self._config):
             return shape_for(self._target, meta)
@@ -233,7 +233,7 @@ class CheckpointManager:
         """Truncate the files of records to their lengths at a checkpoint.
 
         Args:
-            restored: the checkpoint; if None, back up the records and empty the files.
+            restored: the checkpoint. If None, the records are backed up and the files emptied.
 
         Raises:
             ValueError: if a file is shorter than at the checkpoint.

@@ -1,6 +1,6 @@
-"""The run directory: create it, lock it, and read its configuration.
+"""Run directory: create it, lock it, and read its configuration.
 
-It holds ``config.json``, ``parts.json`` (if the run has parts of the user's own),
+It contains ``config.json``, ``parts.json`` (if the run has custom parts),
 ``summary.json``, ``metrics.jsonl`` (one line per chunk), ``evaluations.jsonl``,
 ``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and ``checkpoints/``.
 """
@@ -32,7 +32,7 @@ LOCK = ".lock"
 
 
 def path_part(name: str) -> str:
-    """Return a name, such as ``gymnasium:ALE/Pong-v5``, as one part of a path."""
+    """Convert a name such as ``gymnasium:ALE/Pong-v5`` to a single path component."""
     return re.sub(r"[^\w.=+-]+", "-", name)
 
 
@@ -58,9 +58,9 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
 
 
 def claim(base: Path) -> Path:
-    """Create a new directory, and return it: ``base``, or the first free of ``base-2``, ``base-3``.
+    """Create and return a new directory: ``base``, or the first free of ``base-2``, ``base-3``, ...
 
-    Each name is tried by an exclusive ``mkdir``, so no two processes get the same directory.
+    Each name is tried with an exclusive ``mkdir``, so two processes never get the same directory.
 
     Raises:
         ValueError: if the directory cannot be created.
@@ -83,17 +83,17 @@ def claim(base: Path) -> Path:
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
-    """Return whether ``path`` is the directory of a run that has started."""
+    """Return True if ``path`` is the directory of a started run."""
     return (Path(path) / CONFIG).is_file()
 
 
 def _is_leftover(name: str) -> bool:
-    """Return whether a file is left over from a run that ended while creating its directory."""
+    """Return True if a file was left behind by a run that ended while creating its directory."""
     return name == LOCK or name.startswith(f".{CONFIG}.")
 
 
 def back_up_and_empty(file: Path) -> None:
-    """Copy a file to an unused name, and truncate it; it may be open for appending."""
+    """Copy a file to an unused name and truncate it; the file may be open for appending."""
     count = 1
     while (backup := file.with_name(f"{file.name}.before-{count}")).exists():
         count += 1
@@ -110,8 +110,10 @@ def create(
     """Create a run directory, lock it, and write the configuration into it.
 
     Args:
-        stack: releases the lock when it is closed.
-        parts: record of the user's own parts, as ``storage.parts`` makes it.
+        path: directory to create.
+        config: configuration of the run.
+        stack: exit stack that releases the lock when it is closed.
+        parts: record of the custom parts, as made by ``storage.parts``.
 
     Raises:
         ValueError: if the directory is in use already, or cannot be written.
@@ -192,10 +194,10 @@ def read_config_file(file: Path) -> Config:
 
 
 def check_utf8(name: str, path: str | os.PathLike[str]) -> None:
-    """Check that a path is text: records and checkpoints contain it.
+    """Check that an absolute path is valid UTF-8, because records and checkpoints contain it.
 
     Raises:
-        ValueError: if it is not UTF-8, for example after the name of a directory above it.
+        ValueError: if it is not UTF-8, for example because of the name of a parent directory.
     """
     absolute = os.path.abspath(path)
     try:
@@ -205,5 +207,5 @@ def check_utf8(name: str, path: str | os.PathLike[str]) -> None:
 
 
 def unwritable_error(path: Path, error: OSError) -> ValueError:
-    """Make the error to raise for a run directory that cannot be written."""
+    """Return the error to raise for a run directory that cannot be written."""
     return ValueError(f"out={str(path)!r}: must be writable: {error.strerror}")

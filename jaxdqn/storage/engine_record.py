@@ -1,4 +1,4 @@
-"""The engine of a run and its arguments, in ``engine.json`` of the run directory."""
+"""Record of a run's engine and its arguments, ``engine.json`` in the run directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ ENGINE = "engine.json"
 
 
 def write_engine(directory: Path, record: Record | None) -> None:
-    """Record an engine: ``engine``, its name, and its arguments; None removes the record."""
+    """Write the record of an engine: its name under ``engine``, and its arguments.
+
+    None removes the record.
+    """
     if record is None:
         (directory / ENGINE).unlink(missing_ok=True)
     else:
@@ -20,7 +23,7 @@ def write_engine(directory: Path, record: Record | None) -> None:
 
 
 def read_engine(directory: str | os.PathLike[str]) -> Record | None:
-    """Return the record of the engine; None if the run is one compiled program.
+    """Return the record of the engine; None if the run uses the trainer's programs.
 
     Raises:
         ValueError: if the file is damaged.

@@ -1,4 +1,4 @@
-"""The environment of a run, as its directory records it, and the check that it is the same."""
+"""Record of a run's environment, and the check that an environment matches it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEC = "spec"
 
 
 def with_spec(record: Mapping[str, Any], spec: EnvSpec) -> Record:
-    """Return the record of a run's parts with the properties of its environment."""
+    """Add the properties of the environment to the record of a run's parts."""
     return {**record, SPEC: spec_record(spec)}
 
 
@@ -29,12 +29,12 @@ def spec_record(spec: EnvSpec) -> Record:
 
 
 def check_spec(record: Mapping[str, Any], spec: EnvSpec, run: str | os.PathLike[str]) -> None:
-    """Check that an environment is that of a run, by its name, shapes, time limit and arguments.
+    """Check that an environment has the recorded name, shapes, time limit and arguments.
 
     Args:
-        record: of the parts of the run; without a spec, nothing is checked.
-        spec: of the environment.
-        run: the run directory, for the message.
+        record: record of the parts of the run; if it lacks a spec, nothing is checked.
+        spec: spec of the environment.
+        run: run directory, for the error message.
 
     Raises:
         ValueError: naming each property that differs, and both values.
@@ -42,7 +42,7 @@ def check_spec(record: Mapping[str, Any], spec: EnvSpec, run: str | os.PathLike[
     before, now = record.get(SPEC), spec_record(spec)
     if before is None:
         return
-    before = {"masked": False, **before}  # runs from before there were masks had none
+    before = {"masked": False, **before}  # runs of versions without masks have no such entry
     changes = [
         f"{name} was {before[name]!r}, is {now[name]!r}"
         for name in now

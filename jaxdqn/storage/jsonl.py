@@ -1,4 +1,4 @@
-"""Records as JSON: a file, or one line of a file, for each record."""
+"""Records as JSON: one file per record, or one line of a file per record."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 Record = dict[str, Any]
 
 FILES = {"metrics": "metrics.jsonl", "evaluation": "evaluations.jsonl", "event": "events.jsonl"}
-"""The file of each kind of record in a run directory."""
+"""File name for each kind of record in a run directory."""
 
 
 def to_json(record: Record, **options: Any) -> str:
-    """Return a record as JSON. JSON has no NaN and no infinity: both become null."""
+    """Return a record as JSON. NaN and infinity become null, because JSON has neither."""
     return json.dumps(_finite(record), allow_nan=False, **options)
 
 

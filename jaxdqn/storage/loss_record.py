@@ -1,7 +1,7 @@
-"""The registered loss of a run, as its directory records it.
+"""Record of a run's registered loss.
 
-Acting needs only the head of the loss, so that ``load_policy`` and evaluation work in processes
-that have not registered it.
+Acting needs only the head of the loss. With this record, ``load_policy`` and evaluation work in
+processes that have not registered the loss.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LOSS = "registered_loss"
 
 
 def with_loss(record: Mapping[str, Any], config: Config) -> Record:
-    """Return the record of a run's parts with the loss, if it is not a built-in one."""
+    """Add the loss to the record of a run's parts, unless the loss is built in."""
     if config.loss in BUILT_IN:
         return dict(record)
     return {**record, LOSS: {"name": config.loss, "head": LOSSES[config.loss].head}}
 
 
 def is_loss_record(value: Any) -> bool:
-    """Return whether a value is a record of a loss."""
+    """Return True if a value is the record of a loss."""
     return (
         isinstance(value, dict)
         and str(value.get("name")).isidentifier()
@@ -37,10 +37,10 @@ def is_loss_record(value: Any) -> bool:
 
 
 def register_recorded_loss(parts: str | os.PathLike[str]) -> None:
-    """Register the head of the loss in a ``parts.json``, if there is one and it is readable.
+    """Register the head of the loss recorded in ``parts.json``; ignore a missing or damaged file.
 
     Raises:
-        ValueError: if the loss is registered with another head.
+        ValueError: if the loss is already registered with a different head.
     """
     try:
         record = json.loads(Path(parts).read_text(encoding="utf-8"))

@@ -19,10 +19,10 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def orbax_checkpointer() -> Iterator[Any]:
-    """Open an orbax checkpointer for this process; it does not synchronise with other processes.
+    """Open an orbax checkpointer that does not synchronise with other processes.
 
-    Checkpointers of one process share a context that is not safe for several threads, so one
-    thread uses orbax at a time.
+    The checkpointers of a process share a context that is not thread-safe, so only one thread uses
+    orbax at a time.
     """
     import jax
     import orbax.checkpoint as ocp  # slow to import
@@ -39,7 +39,7 @@ def orbax_checkpointer() -> Iterator[Any]:
 
 
 def save_params(path: Path, params: Params) -> None:
-    """Write parameters, replacing older ones, and return when they are complete."""
+    """Write parameters, replacing older ones, and return once they are complete."""
     older = path.with_name(f".{path.name}.older")
     shutil.rmtree(older, ignore_errors=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -57,11 +57,11 @@ def restore_params(path: Path, target: Params) -> Params:
     """Read parameters onto the default device.
 
     Args:
-        path: the directory that ``save_params`` wrote.
-        target: the shapes and dtypes, as from ``jax.eval_shape``.
+        path: directory written by ``save_params``.
+        target: shapes and dtypes, for example from ``jax.eval_shape``.
 
     Raises:
-        ValueError: if the parameters are missing, or have another structure or shape.
+        ValueError: if the parameters are missing, or have a different structure or shape.
     """
     import jax
 

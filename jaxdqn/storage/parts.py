@@ -1,8 +1,8 @@
-"""A run's own parts, as its environment and network, and how a run directory remembers them.
+"""Custom parts of a run, such as its environment and network, and their record.
 
-``parts.json`` names each part that the user supplied: by its reference, or as null if a
-Python program passed an object, which cannot be stored. It also has the properties of the
-environment (``environment_spec``), and the head of a registered loss (``loss_record``).
+``parts.json`` names each custom part by its reference, or as null if a Python program passed an
+object, which cannot be stored. It also contains the properties of the environment
+(``environment_spec``) and the head of a registered loss (``loss_record``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ NAMES = (
 ACTING = ("environment", "network", "agent")
 """Parts that a greedy policy needs."""
 _FUNCTIONS = {"replay": 1, "explore": 3, "loss": 5, "learning": 3, "agent": 3}
-"""Number of positional arguments of the parts that are functions; a reference may name them."""
+"""Number of positional arguments of the parts that are functions; a reference may name such a part
+directly."""
 EXPECTED = {
     "environment": "a jaxdqn Environment, as make_environment builds it, or a gymnax environment",
     "network": "a flax module or a jaxdqn Network",
@@ -47,12 +48,12 @@ EXPECTED = {
 
 
 class OwnParts(NamedTuple):
-    """The parts of a run that the user supplied."""
+    """Custom parts of a run."""
 
     objects: dict[str, Any]
     """Keyword arguments of ``make_trainer``: each part, or None to use the configured one."""
     record: Record
-    """Content of ``parts.json``: only the parts that the user supplied."""
+    """Content of ``parts.json``: only the custom parts."""
 
 
 def resolve_parts(
@@ -61,17 +62,17 @@ def resolve_parts(
     *,
     run: str | os.PathLike[str] = "",
 ) -> OwnParts:
-    """Resolve references to objects, and complete the parts from a run's record.
+    """Resolve references to objects, and take missing parts from the record of a run.
 
     Args:
-        given: by name (``NAMES``), an object, a reference ``MODULE:FUNCTION`` or
+        given: custom parts by name (``NAMES``): an object, a reference ``MODULE:FUNCTION`` or
             ``FILE.py:FUNCTION``, or None.
-        remembered: content of the run's ``parts.json``; supplies each part given as None.
-        run: the run directory, for messages.
+        remembered: content of the run's ``parts.json``, used for each part given as None.
+        run: run directory, for error messages.
 
     Raises:
-        ValueError: if a reference cannot be resolved, a remembered part was an object, or a part
-            is given for a run that did not have its own.
+        ValueError: if a reference cannot be resolved, a recorded part was an object, or a part is
+            given for a run that was started without a custom part of this name.
     """
     objects: dict[str, Any] = dict(given)
     record = dict(remembered or {})
@@ -97,13 +98,13 @@ def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") 
 
     The reference of a replay, exploration, loss, learning or agent may also name the part itself.
 
-    The directory becomes importable, as the current directory is under ``python -m``.
+    The directory is added to the import path, as ``python -m`` does with the current directory.
 
     Args:
         name: one of ``NAMES``.
         reference: ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``.
-        directory: searched first for the module or the file; the current directory if this
-            one no longer exists.
+        directory: directory searched first for the module or the file. If it no longer exists, the
+            current directory is used.
 
     Raises:
         ValueError: if the reference is malformed, the module, file or function does not exist,
@@ -131,7 +132,7 @@ def resolve(name: str, reference: str, directory: str | os.PathLike[str] = ".") 
 
 
 def check_reference(name: str, reference: str) -> None:
-    """Check the form of a reference, without importing anything.
+    """Check the form of a reference without importing anything.
 
     Raises:
         ValueError: if it is not ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``.
@@ -144,13 +145,13 @@ def check_reference(name: str, reference: str) -> None:
 
 
 def write_parts(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
-    """Write the record of a run's own parts; write nothing if it has none."""
+    """Write the record of a run's custom parts; write nothing if there are none."""
     if record:
         write_json(Path(run) / PARTS, dict(record))
 
 
 def read_parts(run: str | os.PathLike[str]) -> Record:
-    """Read the record of a run's own parts; it is empty if the run has none.
+    """Read the record of a run's custom parts; it is empty if there are none.
 
     Raises:
         ValueError: if there is no run directory, or a file in it is damaged.
@@ -169,13 +170,14 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
 
     registered = is_host_env(config.env) or is_suite_env(config.env) or config.env in envs.names()
     if "environment" not in record and not registered:
-        # An older version made the run, or the program registered the environment with gymnax.
+        # The run is from an older version, or the program registered the environment with gymnax.
         record["environment"] = None
     return record
 
 
 def _check_were_own(given: Mapping[str, Any], record: Record, run: str | os.PathLike[str]) -> None:
-    """Check that a run had its own part for each one given; older runs do not record this."""
+    """Check that the run was started with every custom part given; older runs do not record
+    this."""
     for name, part in given.items():
         if part is not None and SPEC in record and name not in record:
             raise ValueError(
@@ -217,7 +219,7 @@ def _import_module(name: str, reference: str, target: str, directory: Path) -> M
 
 
 def _import_file(name: str, reference: str, file: Path) -> ModuleType:
-    """Import a file under a module name derived from its path, so that it replaces no module."""
+    """Import a file under a module name derived from its path, to avoid replacing a module."""
     if not file.is_file():
         raise _invalid(name, reference, f"name a file; there is no {file}")
     unique = f"{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
@@ -262,12 +264,12 @@ def _check_function(name: str, reference: str, function: Any) -> None:
 
 
 def _is_part_object(name: str, value: Any) -> bool:
-    """Return whether a callable is a part and not a factory; False for optimizers."""
+    """Return True if a callable is a part rather than a factory; False for optimisers."""
     return name in ("environment", "network") and _is_part(name, value)
 
 
 def _takes(value: Any, count: int | None) -> bool:
-    """Return whether a value can be called with ``count`` positional arguments."""
+    """Return True if a value can be called with ``count`` positional arguments."""
     if count is None or not callable(value):
         return False
     try:

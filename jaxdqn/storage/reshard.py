@@ -21,12 +21,12 @@ from jaxdqn.types import TrainState, trained_params
 
 
 def has_replica_axis(config: Config) -> bool:
-    """Return whether the leaves of a run's state have a leading axis [D] of replicas."""
+    """Return True if the leaves of a run's state have a leading axis [D] of replicas."""
     return config.learners == 1 and config.devices > 1
 
 
 def same_layout(old: Config, new: Config) -> bool:
-    """Return whether states of both configurations have the same shapes."""
+    """Return True if the states of both configurations have the same shapes."""
     return has_replica_axis(old) == has_replica_axis(new) and old.replicas == new.replicas
 
 
@@ -34,7 +34,8 @@ def state_shape(config: Config, **parts: Any) -> TrainState:
     """Return the shapes of a run's state. The devices of the run need not be present.
 
     Args:
-        parts: a custom environment, network or optimizer, as ``make_trainer`` takes them.
+        config: configuration of the run.
+        parts: custom parts, see ``make_trainer``.
     """
     if envs.configured_host_environment(config, parts.get("environment")) is not None:
         return jax.eval_shape(make_single_trainer(config, **parts).init, jax.random.key(0))
@@ -47,26 +48,26 @@ def state_shape(config: Config, **parts: Any) -> TrainState:
 
 
 def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
-    """Return a state in the layout of another configuration's replicas.
+    """Convert a state to the replica layout of another configuration.
 
     - Environments and rows keep their order; only their device changes.
-    - Leaves that all replicas share are copied to the new replicas.
-    - Optimiser moments that are separate in each replica, under periodic averaging, are averaged.
-    - Compression residuals belong to the old devices, and start at zero.
+    - Leaves that are equal on all replicas are copied to the new replicas.
+    - Optimiser moments that differ between replicas, under periodic averaging, are averaged.
+    - Compression residuals belong to the old devices and are reset to zero.
     - An outer optimiser that the old run did not have starts from the parameters.
     - Keys are derived from the key of the first device, so the resumed run is not bitwise
       identical to an uninterrupted one.
 
     Args:
-        saved: the state in a checkpoint: NumPy leaves, keys as key data.
-        old: the configuration of the checkpoint.
-        new: the configuration to resume under. It may differ in ``devices``,
-            ``mapping`` and ``model_devices`` and, with one replica, in the options of replicas.
-        target: the shapes of its state.
+        saved: state in a checkpoint: NumPy leaves, keys as key data.
+        old: configuration of the checkpoint.
+        new: configuration to resume under. It may differ in ``devices``, ``mapping`` and
+            ``model_devices``; with one replica also in the options for replicas.
+        target: shapes of the new state.
     """
     if same_layout(old, new):
         return saved
-    # From here to the end every leaf has an axis of replicas, of length 1 for a single one.
+    # From here on every leaf has an axis of replicas, of length 1 for a single replica.
     state = saved if has_replica_axis(old) else jax.tree.map(lambda leaf: leaf[None], saved)
     devices = new.replicas
 
@@ -96,7 +97,7 @@ def reshard(saved: Any, old: Config, new: Config, target: TrainState) -> Any:
 
 def _reshard_optimizer(agent: Any, old: Config, new: Config, target: Any) -> Any:
     """Reshard an optimiser state: leaves [old replicas, ...] to [new replicas, ...]."""
-    # Average only moments that differ between replicas: a mean of equal values could round.
+    # Average only moments that differ between replicas, because a mean of equal values may round.
     average = old.average_every is not None and not old.average_moments
     # Without residuals and the outer optimiser, both states have the same leaves in the same order,
     # whether compression or averaging are used or not.

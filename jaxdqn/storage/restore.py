@@ -29,16 +29,16 @@ from jaxdqn.types import PyTree
 
 
 class Restored(NamedTuple):
-    """The contents of an intact checkpoint."""
+    """Content of an intact checkpoint."""
 
     step: int
     state: PyTree
     """NumPy leaves in the requested structure; keys as key data"""
     meta: Record
     skipped: tuple[str, ...]
-    """One line for each newer checkpoint, all of them damaged."""
+    """One line of text for each newer checkpoint; all of these are damaged."""
     damaged: tuple[Path, ...]
-    """The paths of the damaged checkpoints."""
+    """Paths of the damaged checkpoints."""
 
 
 def read_meta(path: Path) -> Record:
@@ -46,7 +46,7 @@ def read_meta(path: Path) -> Record:
 
     Raises:
         DamagedCheckpoint: if a file is missing or was altered.
-        ValueError: if the checkpoint cannot be read, or has another schema.
+        ValueError: if the checkpoint cannot be read, or has a different schema.
     """
     try:
         lines = (path / MANIFEST).read_text(encoding="utf-8").splitlines()
@@ -83,11 +83,12 @@ def read_newest(
     """Read the newest intact checkpoint; None if the run has no finished checkpoint.
 
     Args:
-        run: the run directory.
-        target: maps the meta of a checkpoint to the shapes and dtypes of its state. Typed keys
-            are read as key data.
-        check: raises ``ValueError`` if the meta of a checkpoint belongs to another run.
-        finite: whether to skip checkpoints with values that are not finite.
+        run: run directory.
+        target: function that maps the meta of a checkpoint to the shapes and dtypes of its state.
+            Typed keys are read as key data.
+        check: function that raises ``ValueError`` if the meta of a checkpoint belongs to another
+            run.
+        finite: True to skip checkpoints with non-finite values.
 
     Raises:
         ValueError: if all checkpoints are damaged, or the newest intact one does not fit
@@ -141,13 +142,13 @@ def _read_state(path: Path, meta: Record, target: PyTree) -> PyTree:
             raise ValueError(
                 f"{name}={describe_leaf(wanted[name])}: must be {stored[name]}, as in {path}"
             )
-    # Arrays without elements are not stored: these stay as they are made here.
+    # Arrays without elements are not stored, so these are the final values.
     empty = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in wanted.items()}
     try:
         with orbax_checkpointer() as checkpointer:
             target = {name: leaf for name, leaf in empty.items() if leaf.size}
             read = checkpointer.restore(path.resolve() / STATE, target)
     except Exception as error:  # orbax and tensorstore raise many types
-        # This is not damage: the checksums have shown that the files are intact.
+        # This is not damage, because the checksums have shown that the files are intact.
         raise ValueError(f"run={str(path)!r}: must be readable by orbax: {error}") from error
     return jax.tree.unflatten(jax.tree.structure(shapes), list({**empty, **read}.values()))

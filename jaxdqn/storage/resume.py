@@ -1,4 +1,4 @@
-"""Checks before a run is resumed, and reading the state of its newest checkpoint."""
+"""Checks before a run is resumed, and reading of its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxdqn.storage.state import shape_for
 from jaxdqn.types import EnvSpec, TrainState
 
 Extend = Literal["keep", "stretch"]
-"""Rule for schedules that extend over the budget, when it changes on resume."""
+"""Rule for schedules that depend on the budget, if the budget changes on resume."""
 
 CHANGEABLE = (
     "checkpoint_every",
@@ -46,7 +46,7 @@ CHANGEABLE = (
 """Fields that may change on resume: stopping, evaluation, checkpoints, the guard, the processes of
 environments on the host, and diagnostics."""
 BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")
-"""Fields of the budget; ``resumed_config`` makes those of the resumed run consistent."""
+"""Fields of the budget; ``resumed_config`` makes them consistent with the resumed run."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")
 """Fields that select the devices: they may change on resume; the state is then resharded."""
 
@@ -58,9 +58,9 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
     if the run is resumed with a single replica.
 
     Args:
-        before: the configuration of the run.
-        after: the configuration to resume under, as ``resumed_config`` returns it.
-        directory: the run directory, for the error message.
+        before: configuration of the run.
+        after: configuration to resume under, as returned by ``resumed_config``.
+        directory: run directory, for the error message.
 
     Raises:
         ValueError: naming the first field that differs, and both values.
@@ -87,21 +87,21 @@ def _check_fields(before: Config, after: Config, directory: Path | None) -> None
 
 
 def resumed_config(before: Config, after: Config, extend: Extend, directory: Path | None) -> Config:
-    """Return ``after`` with the chunks, and the extent of the schedules, of the resumed run.
+    """Return ``after`` with the chunk length and the schedule lengths of the resumed run.
 
-    Chunks keep the length that they had. With the same ``total_rows`` the schedules stay as
-    they are. With another one ``extend`` decides: ``keep`` leaves the schedules as they were, so
-    that their last values hold from there on; ``stretch`` computes them over the new budget, as
-    if the run had had it from the start.
+    The chunk length never changes. If ``total_rows`` is unchanged, neither do the schedules.
+    Otherwise ``extend`` decides: with ``keep`` they end at the old budget and then keep their last
+    values; with ``stretch`` they are computed from the new budget, as if it had been set from the
+    start.
 
     Args:
-        before: the configuration of the run.
-        after: the configuration to resume under.
+        before: configuration of the run.
+        after: configuration to resume under.
         extend: ``keep`` or ``stretch``.
-        directory: the run directory, for error messages.
+        directory: run directory, for error messages.
 
     Raises:
-        ValueError: naming the first field that differs and may not, and both values.
+        ValueError: naming the first field that must not differ, and both values.
     """
     _check_fields(before, after, directory)
     values: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def _schedule_rows(before: Config, after: Config, extend: Extend) -> int | None:
 
 
 def device_changes(before: Config, after: Config) -> list[str]:
-    """Describe each change in the computation of a run that moves to other devices."""
+    """Describe the changes in the computation of a run that moves to other devices."""
     if before.learners > 1:
         return []  # the computation of a learner does not depend on its device
     changes = [
@@ -155,16 +155,16 @@ def read_state(
     """Read the newest intact checkpoint of a run. The devices of the run need not be present.
 
     Args:
-        run: the run directory.
-        config: the configuration of the run.
-        parts: a custom environment, network or optimizer, as ``run`` takes them.
+        run: run directory.
+        config: configuration of the run.
+        parts: custom parts, see ``run``.
 
     Returns:
         The checkpoint, and the ``EnvSpec`` of the run's environment.
 
     Raises:
-        ValueError: if the run has no checkpoint, or only damaged ones, or the environment is not
-            that of the run.
+        ValueError: if the run has no checkpoint or only damaged ones, or the environment differs
+            from the environment of the run.
     """
     given = parts.get("environment")
     environment: Any = envs.configured_host_environment(config, given)
@@ -187,7 +187,7 @@ def _shape(config: Config, **parts: Any) -> TrainState:
 
 
 def machine() -> Record:
-    """Return the properties of this machine on which bitwise identical results depend."""
+    """Return the properties of this machine that affect bitwise identical results."""
     return {
         "device_kind": jax.devices()[0].device_kind,
         "cpu_threads": os.environ.get("NPROC"),

@@ -1,4 +1,4 @@
-"""Conversion between training states and arrays that can be saved.
+"""Conversion between training states and arrays for checkpoints.
 
 Typed PRNG keys cannot be saved directly; they are replaced by their key data (integers).
 """
@@ -16,11 +16,11 @@ from jaxdqn.types import PyTree, TrainState
 
 
 def snapshot_key_data(state: PyTree) -> PyTree:
-    """Copy a state on the device, with keys as key data, for ``to_host``. To be jitted.
+    """Copy a state on the device, with keys as key data, for ``to_host``. Jit this function.
 
-    Without the copy the state could not be donated. On CPU a NumPy array of a JAX array is a
-    view of its buffer, and a buffer with a view cannot be donated: the next chunk would copy the
-    ring.
+    Without the copy the state could not be donated. On CPU the NumPy array of a JAX array is a
+    view of its buffer, and a buffer with a view cannot be donated, so the next chunk would copy
+    the ring.
     """
     return jax.tree.map(jnp.copy, with_key_data(state))
 
@@ -31,11 +31,11 @@ def with_key_data(state: PyTree) -> PyTree:
 
 
 def restore_keys(arrays: PyTree, target: PyTree) -> PyTree:
-    """Undo ``snapshot_key_data``: copy a state, with key data turned back into keys. To be jitted.
+    """Invert ``snapshot_key_data``: copy a state and convert key data to keys. Jit this function.
 
     Args:
-        arrays: as returned by ``snapshot_key_data``.
-        target: the dtypes of the state, in the same structure.
+        arrays: pytree returned by ``snapshot_key_data``.
+        target: dtypes of the state, in the same structure.
     """
 
     def of_leaf(leaf: Any, like: Any) -> Any:
@@ -48,7 +48,7 @@ def restore_keys(arrays: PyTree, target: PyTree) -> PyTree:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Return the leaves as NumPy arrays, which may be views: the tree must not be donated later."""
+    """Return the leaves as NumPy arrays. They may be views, so do not donate the tree later."""
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
@@ -58,13 +58,13 @@ def _key_data(leaf: Any) -> Any:
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves by the names of their paths, in the order of the tree."""
+    """Return the leaves by path name, in the order of the tree."""
     leaves, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def describe_leaf(leaf: Any) -> str:
-    """Return dtype and shape of a leaf as text, such as ``float32[4, 2]``."""
+    """Return the dtype and shape of a leaf as text, such as ``float32[4, 2]``."""
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
 
 
@@ -74,10 +74,10 @@ def without_replay(state: TrainState) -> TrainState:
 
 
 def shape_for(state: TrainState, meta: Record) -> TrainState:
-    """Return the part of a state that a checkpoint with this ``meta`` holds."""
+    """Return the part of a state that a checkpoint with this ``meta`` contains."""
     return state if meta["replay"] else without_replay(state)
 
 
 def lacks_replay(state: PyTree) -> bool:
-    """Return whether a state was saved without its replay."""
+    """Return True if a state was saved without its replay."""
     return not jax.tree.leaves(state.replay)

@@ -1,4 +1,4 @@
-"""Parameters of another run as the start of a run, where their names and shapes match."""
+"""Initialisation of a run with parameters of another run whose names and shapes match."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Transfer(NamedTuple):
     taken: dict[str, np.ndarray]
     """Parameters of one learner by name."""
     new: dict[str, str]
-    """Parameters that keep their random start, by name, with the reason."""
+    """Parameters that keep their random initialisation: name to reason."""
 
     @property
     def message(self) -> str:
-        """Return what was taken and what was not, as text."""
+        """Describe the copied and the remaining parameters as text."""
         text = f"starts from {self.source}: took {', '.join(self.taken)}"
         if not self.new:
             return text
@@ -35,11 +35,11 @@ class Transfer(NamedTuple):
 
 
 def read_transfer(source: str, target: Params) -> Transfer:
-    """Compare the parameters of a run with those of a network, and read those that match.
+    """Read the parameters of a run whose names and shapes match a network.
 
     Args:
-        source: directory of the run. Its best parameters are read, or those of its newest
-            checkpoint if it has not ended.
+        source: directory of the run. Its best parameters are read; if the run has not ended, the
+            best parameters of its newest checkpoint.
         target: shapes of one learner's parameters.
 
     Raises:
@@ -64,12 +64,12 @@ def read_transfer(source: str, target: Params) -> Transfer:
 
 
 def transferred(state: TrainState, transfer: Transfer) -> TrainState:
-    """Return a state whose online and target networks start from the transfer.
+    """Return a state whose online and target networks contain the transferred parameters.
 
     Args:
-        state: new; leaves may have a leading axis [D] or [P], along which the parameters are
-            repeated.
-        transfer: of this network.
+        state: new state. Its leaves may have a leading axis [D] or [P], along which the parameters
+            are repeated.
+        transfer: transfer for this network.
     """
     agent: AgentState = state.agent
     params = _replaced(agent.params, transfer)
@@ -86,7 +86,7 @@ def _replaced(params: Params, transfer: Transfer) -> Params:
             return leaf
         whole = np.array(np.broadcast_to(value, leaf.shape))
         placed = jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda part: whole[part])
-        return jnp.copy(placed)  # on CPU it may share NumPy's memory, and the state is donated
+        return jnp.copy(placed)  # it may share NumPy memory on CPU, and is donated later
 
     return jax.tree_util.tree_map_with_path(replace, params)
 
@@ -105,7 +105,7 @@ def _read(source: str) -> dict[str, np.ndarray]:
 
 
 def _named(params: Params) -> dict[str, Any]:
-    """Return the leaves by name, the same for a structure and for the plain dict of it."""
+    """Return the leaves by name; a structure and its plain dict give the same names."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 

@@ -33,8 +33,8 @@ def make_act(
 ) -> Callable[[Array, TrainState], tuple[Row, ActorState, Metrics]]:
     """Make ``act(keys[K, 1 + E], state) -> (rows[K, E], actor_state, metrics)``, K vector steps.
 
-    The keys of a vector step are that of the agent, then one for each environment. The metrics
-    are of this device only.
+    ``keys[k]`` holds the keys of vector step k: one for the agent, then one for each environment.
+    The metrics cover this device only.
     """
     fill, step_envs = _make_steps(config, environment)
 
@@ -52,7 +52,7 @@ def make_act(
         return (actor, pool), row, metrics
 
     def act(keys: Array, state: TrainState) -> tuple[Row, ActorState, Metrics]:
-        # Rows over all devices from the start of the iteration to each of its vector steps.
+        # Number of rows over all devices between the start of the iteration and each vector step.
         row_offsets = jnp.arange(config.rollout_length, dtype=jnp.float32) * config.num_envs
         (actor, _), rows, metrics = scan_and_add(
             lambda acting, inputs: vector_step(inputs[0], acting, state, inputs[1]),
@@ -69,8 +69,8 @@ def make_act(
 def _make_steps(config: Config, environment: Environment) -> tuple[Any, Any]:
     """Make ``fill(keys[K, 1 + E]) -> pool`` and the step of E environments.
 
-    Without pooled resets the pool is empty. The step is ``step_envs(pool, keys[E], actor,
-    actions[E]) -> (env_state, timestep, pool)``.
+    Without pooled resets the pool is empty. The second function is
+    ``step_envs(pool, keys[E], actor, actions[E]) -> (env_state, timestep, pool)``.
     """
 
     select = choices().select_at_indices

@@ -1,4 +1,4 @@
-"""Agent and learning of a configuration, with custom parts where they are given."""
+"""Build the agent and the learning algorithm of a configuration, with optional custom parts."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ config.accumulate``."""
 MakeLearning = Callable[[Config, Agent, Collectives], Learning]
 """``make_learning(config, agent, collectives) -> Learning``"""
 MakeAgent = Callable[[Config, EnvSpec, Collectives], Agent]
-"""``make_agent(config, spec, collectives) -> Agent``, which averages its gradients, as an optimiser
-of ``make_optimizer(config, collectives)`` does."""
+"""``make_agent(config, spec, collectives) -> Agent``. The agent must average its gradients over the
+replicas, as the optimiser ``make_optimizer(config, collectives)`` does."""
 
 
 class CustomParts(NamedTuple):
-    """The caller's own parts of the agent and of learning; None for the configured ones."""
+    """Custom parts of the agent and of learning; None selects the configured part."""
 
     optimizer: Optimizer | None = None
     replay: MakeReplay | None = None
@@ -43,7 +43,7 @@ class CustomParts(NamedTuple):
     agent: Agent | MakeAgent | None = None
 
     def check(self, config: Config, network: Any) -> None:
-        """Check that each part is used, and that it is a function.
+        """Check that each part is callable and compatible with the others.
 
         Raises:
           ValueError: naming the part.
@@ -91,7 +91,7 @@ def build_agent(
     custom: CustomParts,
     around_network: Callable[[Network], Network] = lambda network: network,
 ) -> Agent:
-    """Build the agent of a configuration, with the caller's own parts; as ``make_trainer``.
+    """Build the agent of a configuration with optional custom parts, as ``make_trainer`` does.
 
     Raises:
       ValueError: naming the part or field.
@@ -117,7 +117,7 @@ def configured_agent(
     *,
     masked: bool = False,
 ) -> Agent:
-    """Make the agent of a configuration from a network and the caller's own parts."""
+    """Make the agent of a configuration from a network and optional custom parts."""
     if custom.optimizer is None:
         optimizer = make_optimizer(config, collectives)
     else:
@@ -149,10 +149,11 @@ def configured_agent(
 def custom_agent(
     config: Config, spec: EnvSpec, collectives: Collectives, agent: Agent | MakeAgent
 ) -> Agent:
-    """Return the caller's own agent, made for these replicas if it is a function.
+    """Return the custom agent; if ``agent`` is a function, call it for these replicas.
 
     Raises:
-      ValueError: if there are several replicas and it is not a function.
+      ValueError: if there are several replicas and ``agent`` is not a function, or if the function
+        does not return an ``Agent``.
     """
     if not isinstance(agent, Agent):
         agent = agent(config, spec, collectives)
@@ -169,7 +170,7 @@ def custom_agent(
 def make_learning(
     config: Config, agent: Agent, collectives: Collectives, custom: CustomParts = _NONE
 ) -> Learning:
-    """Make the learning of a configuration: PQN, DQN, or R2D2 for a recurrent network.
+    """Make the learning algorithm of a configuration: PQN, DQN, or R2D2 for a recurrent network.
 
     Raises:
       ValueError: if a custom function does not return a ``Replay`` or a ``Learning``.

@@ -1,7 +1,7 @@
-"""Diagnostics of gradient steps under ``Config.diagnostics``; without it none is computed.
+"""Diagnostics of gradient steps, computed only if ``Config.diagnostics`` is set.
 
-All are means over the gradient steps of a chunk and over devices, so they are reduced as the other
-metrics are. Histograms have fixed bins, and hold the share of a batch in each.
+Like the other metrics, all are means over the gradient steps of a chunk and over devices.
+Histograms have fixed bins; each entry is the fraction of the batch in that bin.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _RINGS = (UniformState, PrioritizedState, SequenceState, PrioritizedSequenceStat
 def make_diagnostics(
     config: Config, agent: Agent
 ) -> Callable[[TrainState, Any, LearnInfo, Array, SampleInfo | None], LearnInfo]:
-    """Make ``diagnose(state, batch, info, weights[B], sample) -> info`` of one gradient step.
+    """Make ``diagnose(state, batch, info, weights[B], sample) -> info`` for one gradient step.
 
-    ``state`` is that before the step. ``sample`` is None without a replay. Without
-    ``config.diagnostics`` it returns ``info`` unchanged.
+    ``state`` is the training state before the step. ``sample`` is None without a replay. Without
+    ``config.diagnostics`` the function returns ``info`` unchanged.
     """
     if not config.diagnostics:
         return lambda state, batch, info, weights, sample: info
@@ -85,7 +85,10 @@ def make_diagnostics(
 
 
 def _q_values(agent: Agent, params: Params, batch: Any) -> Array:
-    """Return Q [B, A] of the first observations of a ``Batch``, or of sequences, without noise."""
+    """Return Q [B, A] of the observations of a ``Batch``, or of the first step of each sequence.
+
+    No exploration noise is applied.
+    """
     if isinstance(batch, Batch):
         obs, legal = batch.obs_tm1, batch.legal_tm1
         first = jnp.zeros(obs.shape[0], jnp.bool_)
@@ -95,12 +98,12 @@ def _q_values(agent: Agent, params: Params, batch: Any) -> Array:
                                                                    batch.first))  # fmt: skip
         carry = batch.extras
     masks = () if isinstance(legal, tuple) else (legal,)
-    key = jax.random.key(0)  # is not used without exploration
+    key = jax.random.key(0)  # not used, because there is no exploration
     return agent.act(key, params, carry, obs, first, None, *masks)[2].q
 
 
 def _shares(values: Array, counted: Array, edges: tuple[float, ...]) -> Array:
-    """Return the share of the counted values in each bin, [len(edges) + 1] float32."""
+    """Return the fraction of the counted values in each bin, [len(edges) + 1] float32."""
     bins = jnp.searchsorted(jnp.asarray(edges, jnp.float32), values.ravel(), side="right")
     counted = counted.ravel().astype(jnp.float32)
     counts = jnp.zeros(len(edges) + 1, jnp.float32).at[bins].add(counted)
@@ -108,7 +111,7 @@ def _shares(values: Array, counted: Array, edges: tuple[float, ...]) -> Array:
 
 
 def _target_gap(state: AgentState) -> Diagnostics:
-    """Return the distance of the target network from the parameters, relative to their norm."""
+    """Return the norm of (params - target params), divided by the norm of the parameters."""
     params, target = trained_params(state.params), trained_params(state.target_params)
     if not jax.tree.leaves(target):
         return {}
@@ -117,15 +120,15 @@ def _target_gap(state: AgentState) -> Diagnostics:
 
 
 def _of_sample(config: Config, replay: PyTree, sample: SampleInfo, weights: Array) -> Diagnostics:
-    """Return the age of the drawn rows, the fill of the replay, and the spread of the weights.
+    """Return diagnostics of the draw: age of the rows, fill of the replay, importance weights.
 
-    A custom replay has the weights only, since its layout is unknown.
+    For a custom replay, whose layout is unknown, only the weights are reported.
     """
     found: Diagnostics = {}
     if isinstance(replay, _RINGS):
         slots, envs = replay.storage.flags.shape
         stride = config.start_stride
-        starts = -(-slots // stride) * envs  # the index may hold a generation above it
+        starts = -(-slots // stride) * envs  # an index may be slot + generation * starts
         slot = sample.indices % starts // envs * stride
         age = (replay.position - 1 - slot) % slots
         found["sample_age"] = jnp.mean(age.astype(jnp.float32)) * config.num_envs
@@ -138,20 +141,20 @@ def _of_sample(config: Config, replay: PyTree, sample: SampleInfo, weights: Arra
 
 
 def edges_of(name: str) -> tuple[float, ...]:
-    """Return the inner edges of the bins of a histogram in the records, by its name."""
+    """Return the inner bin edges of the named histogram."""
     return {"abs_td_histogram": ABS_TD_EDGES, "q_histogram": Q_EDGES}[name]
 
 
 def bin_limits(name: str) -> np.ndarray:
-    """Return the upper limit of each bin, the last one a decade above the last edge."""
+    """Return the upper bin limits, [bins]; the open last bin is closed a decade above its edge."""
     edges = edges_of(name)
     return np.asarray([*edges, edges[-1] * 10.0])
 
 
 def quantile(shares: list[float], name: str, level: float) -> float:
-    """Return an estimate of a quantile from the shares of a histogram: the upper edge of its bin.
+    """Estimate a quantile from the fractions of a histogram by the upper edge of its bin.
 
-    NaN without values.
+    Return NaN if the histogram is empty.
     """
     total = sum(shares)
     if not total > 0 or not math.isfinite(total):

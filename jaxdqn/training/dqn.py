@@ -31,7 +31,7 @@ from jaxdqn.types import (
 )
 
 _PRIORITY_OFFSET = 1e-6
-"""Epsilon of Schaul et al. 2016, section 3.3: a row with zero error can still be drawn."""
+"""Epsilon of Schaul et al. 2016, section 3.3; it keeps rows with zero error drawable."""
 
 
 def make_dqn_learning(
@@ -39,8 +39,8 @@ def make_dqn_learning(
 ) -> Learning:
     """Make the learning of DQN and its variants for feed-forward networks.
 
-    A given ``replay`` replaces the configured one. With ``config.replay="prioritized"`` the
-    importance weights follow from the probabilities that this replay returns.
+    ``replay`` replaces the configured replay. With ``config.replay="prioritized"`` the importance
+    weights are computed from the probabilities that it returns.
     """
     replay, steps = replay or make_replay(config), config.gradient_steps_per_iteration
     weights_of = make_importance_weights(config, collectives)
@@ -56,7 +56,8 @@ def make_dqn_learning(
         info = diagnose(state, batch, info, weights, sample)
         with jax.named_scope("draw"):
             replay_state = replay.update(state.replay, sample.indices, priorities_of(state, info))
-        # The replay has the TD errors now; the scan need not stack M times B of them.
+        # The replay has received the TD errors, so the scan over steps need not stack [M, B] of
+        # them.
         info = info._replace(abs_td=jnp.float32(0))
         return state._replace(agent=agent_state, replay=replay_state), (info, skipped)
 
@@ -91,9 +92,9 @@ def make_replay(config: Config) -> Replay:
 def priorities_of(state: TrainState, info: LearnInfo) -> Array:
     """Return the new priorities [B] of a batch after its gradient step.
 
-    A TD error that is not finite gets the minimum priority. If the loss or the gradient norm is
-    not finite, the whole batch does. The dependence on ``info.grad_norm`` orders the reads of the
-    sum tree before this write, so the tree is updated in place.
+    A non-finite TD error gets the minimum priority. If the loss or the gradient norm is not finite,
+    the whole batch gets it. The dependence on ``info.grad_norm`` orders the reads of the sum tree
+    before this write, so the tree is updated in place.
     """
     finite_step = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     abs_td = jnp.where(finite_step & jnp.isfinite(info.abs_td), info.abs_td, 0.0)
@@ -108,7 +109,7 @@ def priority_of(abs_td: Array, exponent: Array) -> Array:
 def make_importance_weights(
     config: Config, collectives: Collectives
 ) -> Callable[[TrainState, SampleInfo], Array]:
-    """Make ``weights_of(state, sample) -> weights[B]`` of a batch's losses."""
+    """Make ``weights_of(state, sample) -> weights[B]``, the importance weights of the losses."""
     if config.replay == "uniform":
         return lambda state, sample: jnp.ones_like(sample.probabilities)
     global_max = step_collectives(config, collectives).max
@@ -121,8 +122,10 @@ def make_importance_weights(
 
 
 def importance_exponent(config: Config, state: TrainState) -> Array:
-    """Return the exponent [] float32 of the importance weights, which rises linearly to 1 over
-    ``rows_of_schedules``."""
+    """Return the exponent [] float32 of the importance weights.
+
+    It rises linearly from ``hyper.importance_exponent`` to 1 over ``rows_of_schedules`` rows.
+    """
     rows = counter_float(state.counters.rows)
     progress = jnp.minimum(rows / float(config.rows_of_schedules), 1.0)
     exponent = state.hyper.importance_exponent

@@ -1,4 +1,4 @@
-"""Evaluation by greedy or nearly greedy episodes; short and long ones have equal weight."""
+"""Evaluation over greedy or epsilon-greedy episodes, all with the same weight."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jaxdqn.training.episode_digest import add_step, empty_digests
 from jaxdqn.types import Agent, Array, Environment, Exploration, Params, PyTree, TimeStep
 
 LONGEST_EPISODE = 108_000
-"""Environment steps after which an episode without a time limit is cut: half an hour of a game
-at 60 frames a second."""
+"""Limit of environment steps for an episode without a time limit: half an hour of play at 60 frames
+per second."""
 EPSILON = 0.05
-"""Probability of a random action in evaluations that make the episodes of a greedy policy in a
-deterministic environment differ."""
+"""Probability of a random action in the additional evaluation of deterministic environments, where
+all greedy episodes would be equal."""
 _STEPS_PER_SPLIT = 8
-"""Steps whose keys come from one split. On CPU every random call is a loop, and one call per step
-took a seventh of an evaluation on CartPole."""
+"""Number of steps whose keys come from one split. On CPU every random call compiles to a loop; one
+call per step took a seventh of the time of an evaluation on CartPole."""
 
 
 class EvalInfo(NamedTuple):
@@ -36,10 +36,10 @@ class EvalInfo(NamedTuple):
     lengths: Array
     """[N] int32, environment steps"""
     digests: Array
-    """[N] uint32, of observations, actions and rewards; equal for equal episodes."""
+    """[N] uint32, hash of observations, actions and rewards; equal for equal episodes."""
     terminated: PyTree = ()
-    """[N] bool, the episode ended in a terminal state and not at a time limit; empty if that is
-    not known."""
+    """[N] bool, True if the episode ended in a terminal state, False if a limit cut it; empty if
+    this is unknown."""
 
 
 class _PlayState(NamedTuple):
@@ -52,7 +52,7 @@ class _PlayState(NamedTuple):
     frames: Any
     carry: Any
     running: Array
-    """[N] bool, the first episode has not ended."""
+    """[N] bool, True until the first episode of the environment ends."""
     info: EvalInfo
 
 
@@ -64,18 +64,17 @@ def make_evaluator(
     frame_stack: int = 1,
     epsilon: float = 0.0,
 ) -> Callable[[Params, Array], EvalInfo]:
-    """Make ``evaluate(params, key) -> EvalInfo``, pure: jit it, or vmap it over parameters.
+    """Make ``evaluate(params, key) -> EvalInfo``, a pure function to jit or vmap over parameters.
 
-    Each of N environments plays its first episode to the end, and only these episodes
-    count, so short episodes have no more weight than long ones. The actions are greedy:
-    the largest Q, and the first of equal ones; with ``epsilon`` some are random. An
-    episode is cut after the environment's time limit, or after ``LONGEST_EPISODE`` steps if it
-    has none.
+    Each of N environments plays one episode to its end. Only this first episode counts, so short
+    episodes get no more weight than long ones. The action is the first one with the largest Q,
+    or a random one with probability ``epsilon``. An episode is cut at the environment's time
+    limit, or after ``LONGEST_EPISODE`` steps if there is none.
 
     Args:
         agent: computes the Q-values.
-        environment: one environment; it is vmapped here.
-        episodes: N, episodes per evaluation, and as many environments.
+        environment: a single environment, which this function vmaps.
+        episodes: N, the number of episodes and of parallel environments.
         frame_stack: S, as in training.
         epsilon: probability of a uniformly random action.
 
@@ -109,7 +108,7 @@ def make_evaluator(
 def evaluation_shape(
     agent: Agent, environment: Environment, episodes: int, *, frame_stack: int = 1
 ) -> _PlayState:
-    """Return the shapes of the state of an evaluation; allocate nothing."""
+    """Return the shapes of the state of an evaluation, without allocating it."""
     begin = partial(_begin, agent, environment, episodes, frame_stack)
     return jax.eval_shape(begin, jax.random.key(0))
 
@@ -123,19 +122,19 @@ def play_episode(
     frame_stack: int = 1,
     max_steps: int = LONGEST_EPISODE,
 ) -> tuple[list[Any], list[float]]:
-    """Play one greedy episode and return its states and rewards, to render it.
+    """Play one greedy episode and return its states and rewards for rendering.
 
     Args:
         agent: computes the Q-values.
         environment: one environment.
-        params: of the agent.
-        key: is consumed.
+        params: parameters of the agent.
+        key: random key; consumed.
         frame_stack: S, as in training.
         max_steps: environment steps after which the episode is cut.
 
     Returns:
-        The environment's states, from the first to the one that ends the
-        episode, and the reward that led to each (0 for the first).
+        The environment states from the reset to the end of the episode, and the reward received on
+        reaching each state (0 for the first).
     """
     key_begin, key_advance = jax.random.split(key)
     advance = jax.jit(partial(_advance, agent, environment, 0.0))
@@ -182,16 +181,16 @@ def _advance(
     keys: Array,
     state: _PlayState,
 ) -> _PlayState:
-    """Take a step in N environments, greedy but for ``epsilon``.
+    """Take an epsilon-greedy step in N environments.
 
-    ``keys`` [1 + N] are the key of the agent, then one for each environment.
+    ``keys`` [1 + N] holds the key of the agent, then one for each environment.
     """
     key_agent, keys_environment = keys[0], keys[1:]
     first, legal = state.timestep.first, state.timestep.legal
     _, carry, act_info = act_on(
         agent, key_agent, params, state.carry, state.frames, state.timestep, None
     )
-    # By the Q-values: the actions of a custom agent may not be greedy.
+    # Computed from the Q-values, because a custom agent's actions need not be greedy.
     if epsilon == 0:
         actions = jnp.argmax(legal_values(act_info.q, legal), axis=-1).astype(jnp.int32)
     else:
@@ -224,9 +223,9 @@ def _advance(
 def _step(
     environment: Environment, keys: Array, state: _PlayState, actions: Array
 ) -> tuple[Any, TimeStep]:
-    """Step N environments, without resets where the environment has a step without them.
+    """Step N environments, skipping autoreset if the environment has a step without it.
 
-    Only first episodes count, so environments keep the state in which theirs has ended.
+    Only first episodes count, so an environment then keeps the final state of its episode.
     """
     advance = advance_of(environment)
     if advance is None:

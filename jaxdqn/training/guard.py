@@ -19,36 +19,34 @@ def keep_finite(
     *,
     periodic: bool,
 ) -> tuple[AgentState, Array]:
-    """Return the agent state after a gradient step, or before it if the step was not finite.
+    """Return the agent state after a gradient step, or the one before a non-finite step.
 
-    A step is finite if its loss and its gradient norm are. A finite norm implies finite
-    squares of the gradient, and so finite moments of the optimiser. Both values are known
-    before the update, so the selection runs in the loops that compute the update and needs
-    no separate pass. Parameters can still overflow; ``Metrics.lost`` reports that at the end
-    of a chunk.
+    A step is finite if its loss and its gradient norm are finite. A finite norm implies finite
+    squared gradients, and therefore finite optimiser moments. Both values are known before the
+    update, so XLA fuses the selection with the loops of the update and needs no separate pass.
+    Parameters can still overflow; ``Metrics.lost`` reports that at the end of a chunk.
 
-    The selection is a ``where``: under vmap a conditional would run both branches. All
-    devices take the same decision, so that replicas stay equal. The flag is averaged over
-    devices as float32, as the gradients are, so that the compiler can combine the two
-    all-reduces.
+    The selection is a ``where``, because a conditional runs both branches under vmap anyway. All
+    devices make the same decision, so replicas remain equal. The flag is averaged over devices as
+    float32, like the gradients, so the compiler can combine the two all-reduces.
 
     Args:
       before: state before the step.
       after: state after the step.
       info: diagnostics of the step.
       collectives: collectives of the replicas that decide together.
-      periodic: whether the target network is replaced by the parameters when ``since_target``
-        becomes 0.
+      periodic: True if the target network is a periodic copy of the parameters, made when
+        ``since_target`` becomes 0.
 
     Returns:
-      The agent state, and ``[]`` bool, whether the step was undone.
+      The agent state, and a bool [] that is True if the step was undone.
     """
     finite = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     undone = collectives.mean((~finite).astype(jnp.float32)) > 0
     selected = jax.tree.map(lambda old, new: jnp.where(undone, old, new), before, after)
     if periodic:
-        # Replace the target by the selected parameters. Otherwise the compiler may compute the
-        # update a second time for the target, with other rounding.
+        # Copy the selected parameters into the target. Otherwise the compiler may compute the
+        # update a second time for the target, with different rounding.
         replaced = ~undone & (after.since_target == 0)
         target = jax.tree.map(
             lambda new, old: jnp.where(replaced, new, old), selected.params, before.target_params
@@ -59,10 +57,10 @@ def keep_finite(
 
 @jax.named_scope("guard")
 def all_finite(tree: PyTree) -> Array:
-    """Return ``[]`` bool, whether every floating-point element is finite.
+    """Return a bool [] that is True if every floating-point element is finite.
 
-    Tests the sum of the magnitudes, which compiles to one loop. It is finite if every
-    element is and the sum stays below the float32 maximum, about 3e38.
+    The test is on the sum of the magnitudes, which compiles to one loop. The result is also
+    False if all elements are finite but their sum exceeds the float32 maximum, about 3e38.
     """
     floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     sums = [jnp.sum(jnp.abs(leaf).astype(jnp.float32)) for leaf in jax.tree.leaves(pack(floats))]
@@ -70,10 +68,10 @@ def all_finite(tree: PyTree) -> Array:
 
 
 def not_finite(tree: PyTree) -> list[str]:
-    """Return the name and the count of non-finite elements of each leaf that has any.
+    """List the leaves with non-finite elements, as ``"NAME (COUNT of SIZE)"``.
 
-    Runs on the host and waits for the arrays. Hyper-parameters are left out, because
-    infinity marks those that are not in use.
+    This runs on the host and waits for the arrays. Hyper-parameters are skipped,
+    because infinity is a valid value for an unused one.
     """
     names = []
     hyper = tree.hyper if isinstance(tree, TrainState) else ()

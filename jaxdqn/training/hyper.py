@@ -11,11 +11,11 @@ from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.types import Array, Hyper
 
 _DISABLED = 3.4e38
-"""Close to the greatest float32. Infinity would stop a run under ``jax_debug_infs``."""
+"""Near the float32 maximum. Infinity would abort a run under ``jax_debug_infs``."""
 
 
 def hyper_from(config: Config) -> Hyper:
-    """Return the sweepable options and custom scalars of a configuration as float32 arrays [].
+    """Return the sweepable options and custom scalars of a configuration, each float32 [].
 
     An option that is None, such as ``clip_norm``, becomes 3.4e38.
     """
@@ -28,7 +28,7 @@ def hyper_from(config: Config) -> Hyper:
 
 
 def with_values(hyper: Hyper, values: Mapping[str, float]) -> Hyper:
-    """Return hyper-parameters with some values replaced, fields and custom scalars alike."""
+    """Return hyper-parameters with the named fields or custom scalars replaced."""
     scalars = {name: jnp.float32(value) for name, value in values.items()}
     extra = {name: scalars.pop(name, value) for name, value in hyper.extra.items()}
     return hyper._replace(**scalars, extra=extra)

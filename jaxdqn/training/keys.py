@@ -20,13 +20,13 @@ class IterationKeys(NamedTuple):
     next: PyTree
     """[], the key of the state after the iteration"""
     act: PyTree
-    """[K, 1 + E], for each vector step the key of the agent, then one for each environment"""
+    """[K, 1 + E]: for each vector step the key of the agent, then one for each environment"""
     learn: PyTree
     """Keys of the gradient steps, in the layout of ``Learning.key_shapes``."""
 
 
 class StartKeys(NamedTuple):
-    """Keys of the start of a run on one replica."""
+    """Keys for the start of a run on one replica."""
 
     agent: Array
     """Equal on all replicas."""
@@ -37,10 +37,10 @@ class StartKeys(NamedTuple):
 
 
 def start_keys(key: Array, replica: Array | int) -> StartKeys:
-    """Return the keys of the start of a run; consumes ``key``.
+    """Return the keys for the start of a run.
 
     Args:
-        key: of the run, equal on all replicas.
+        key: key of the run, equal on all replicas; consumed.
         replica: index of this replica.
     """
     key_agent, key_replica = jax.random.split(typed_key(key))
@@ -48,10 +48,10 @@ def start_keys(key: Array, replica: Array | int) -> StartKeys:
 
 
 def typed_key(key: Array) -> Array:
-    """Return a typed key; a raw key, as of ``jax.random.PRNGKey``, is wrapped.
+    """Return ``key`` as a typed key; a raw key from ``jax.random.PRNGKey`` is wrapped.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is neither a typed nor a raw key.
     """
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -64,7 +64,7 @@ def typed_key(key: Array) -> Array:
 
 
 def seed_of(key: Array) -> int:
-    """Return a seed below 2**31 for environments on the host; the key is not consumed."""
+    """Derive a seed below 2**31 for environments on the host, without consuming the key."""
     return int(jax.random.bits(jax.random.fold_in(key, _HOST_STREAM), dtype=jnp.uint32) >> 1)
 
 
@@ -72,13 +72,13 @@ def seed_of(key: Array) -> int:
 def split_named(key: Array, shapes: PyTree) -> PyTree:
     """Split a key into a pytree of keys, in the order of its leaves.
 
-    There is one split for all of them, because on CPU every random call compiles to its own
-    loop, for any number of results.
+    One split serves all keys, because on CPU every random call compiles to a separate loop, however
+    many keys it returns.
 
     Args:
-      key: is consumed.
-      shapes: pytree of NamedTuples whose leaves are shapes, as plain tuples. An empty tuple
-        is the shape of a single key.
+      key: random key; consumed.
+      shapes: pytree of NamedTuples whose leaves are shapes (plain tuples). The empty tuple is the
+        shape of a single key.
 
     Returns:
       The same pytree with an array of keys for each shape.

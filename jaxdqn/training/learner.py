@@ -1,8 +1,8 @@
-"""The learner: acting, storing rows and learning, for any source of rows.
+"""The learner: acting, storing rows and learning, independent of the source of rows.
 
-A source steps environments: on the device inside the trainer's program, or on the host. It calls
-``act`` for the actions of a vector step, steps its environments, and calls ``observe`` with their
-time step, K times; then ``remember`` and ``learn`` with the rows [K, E].
+A source steps environments, either on the device inside the trainer's program or on the host. In
+an iteration it repeats K times: call ``act`` for the actions, step the environments, and pass
+their time step to ``observe``. Then it calls ``remember`` and ``learn`` with the rows [K, E].
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ from jaxdqn.types import (
 
 
 class Decision(NamedTuple):
-    """Part of a vector step that is known before the environments step; leaves [E, ...]."""
+    """Results of acting, known before the environments step; leaves [E, ...]."""
 
     obs: Array
-    """Observation of the row: the newest frame, or the stack if rows hold stacks."""
+    """Observation to store in the row: the newest frame, or the frame stack if rows store
+    stacks."""
     first: Array
     actions: Array
     """[E] int32"""
@@ -61,33 +62,33 @@ class Decision(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """Pure functions of one replica that do not depend on where rows come from."""
+    """Pure functions of one replica, independent of the source of rows."""
 
     start: Callable[[PyTree, TimeStep], ActorState]
-    """``start(env_state, timestep) -> actor``: the state of acting after a reset, leaves [E, ...].
-    A source on the host has an empty ``env_state``."""
+    """``start(env_state, timestep) -> actor``: the acting state after a reset, leaves [E, ...].
+    ``env_state`` is empty for environments on the host."""
     init: Callable[[Array, Array, ActorState, Hyper], TrainState]
-    """``init(key_agent, key_run, actor, hyper) -> state`` with an empty replay. The agent is made
-    from ``key_agent``, which all replicas share."""
+    """``init(key_agent, key_run, actor, hyper) -> state`` with an empty replay. ``key_agent``
+    initialises the agent and is the same on all replicas."""
     act: Callable[[Array, Params, Hyper, Array, ActorState], Decision]
-    """``act(key, params, hyper, rows, actor) -> decision``: exploring actions; ``rows`` [] float32
-    are those over all devices before the vector step."""
+    """``act(key, params, hyper, rows, actor) -> decision``: choose exploratory actions. ``rows`` []
+    float32 is the number of rows over all devices before the vector step."""
     recall: Callable[[Hyper, Array, ActorState, Array, PyTree, PyTree], Decision]
-    """``recall(hyper, rows, actor, actions, carry, extras) -> decision``: the decision of ``act``
-    without the agent, from the parts of it that only the agent can compute."""
+    """``recall(hyper, rows, actor, actions, carry, extras) -> decision``: rebuild the decision of
+    ``act`` from the results of the agent, without calling the agent."""
     observe: Callable[[ActorState, Decision, PyTree, TimeStep], tuple[ActorState, Row, Metrics]]
-    """``observe(actor, decision, env_state, timestep) -> (actor, row[E], metrics)``: add the
-    consequence of the actions."""
+    """``observe(actor, decision, env_state, timestep) -> (actor, row[E], metrics)``: complete the
+    row with the reward and the end flags of the step."""
     remember: Callable[[TrainState, Row, ActorState], TrainState]
-    """``remember(state, rows[K, E], actor) -> state``: store and count rows; ``actor`` is the state
-    of acting after them."""
+    """``remember(state, rows[K, E], actor) -> state``: store and count rows. ``actor`` is the
+    acting state after them."""
     learn: Callable[[PyTree, TrainState, Row, Metrics], tuple[TrainState, Metrics]]
-    """``learn(keys, state, rows[K, E], metrics) -> (state, metrics)``: the M gradient steps of an
-    iteration; ``metrics`` are those of its acting."""
+    """``learn(keys, state, rows[K, E], metrics) -> (state, metrics)``: take the M gradient steps of
+    an iteration. The argument ``metrics`` holds the metrics of acting."""
     empty_replay: Callable[[AgentState, ActorState], PyTree]
-    """``empty_replay(agent_state, actor) -> replay`` for rows as acting makes them."""
+    """``empty_replay(agent_state, actor) -> replay`` for the rows that acting produces."""
     key_shapes: IterationKeys
-    """Shapes of the keys of an iteration, as ``split_named`` takes them."""
+    """Shapes of the keys of an iteration, in the form that ``split_named`` expects."""
 
 
 def make_learner(
@@ -96,8 +97,8 @@ def make_learner(
     """Make the learner of one replica from its parts.
 
     Args:
-      config: the run.
-      spec: of the environments.
+      config: configuration of the run.
+      spec: shapes and properties of the environments.
       agent: network, loss and optimiser.
       learning: content of rows, replay and gradient steps.
       collectives: communication between replicas.
@@ -122,7 +123,7 @@ def make_learner(
 
 
 def example_row(spec: EnvSpec, extras: PyTree = ()) -> Row:
-    """Return a row of zeros in the shapes of an environment, as ``Replay.init`` takes it."""
+    """Return a row of zeros with the shapes of one environment, for ``Replay.init``."""
     no = jnp.bool_(False)
     obs = jnp.zeros(spec.obs_shape, spec.obs_dtype)
     legal = jnp.zeros(spec.num_actions, jnp.bool_) if spec.masked else ()
@@ -177,7 +178,7 @@ def _empty_replay(parts: _Parts, agent_state: AgentState, actor: ActorState) -> 
 
 
 def _example_extras(learning: Learning, agent: Agent, params: Params, actor: ActorState) -> PyTree:
-    """Return the extras of one environment's row, as zeros in their shapes; computes nothing."""
+    """Return zeros with the shapes of the extras of one environment's row; run nothing."""
     if learning.extras is no_extras:
         return ()
 
@@ -251,7 +252,7 @@ def _observe(
     )
     ends = episode_ends(parts.spec, timestep)
     episode, metrics = count_step(actor.episode, row, ~timestep.first, ends, decision.exploration)
-    if parts.config.clip_rewards:  # for learning; the episode statistics have the reward as paid
+    if parts.config.clip_rewards:  # only for learning; episode statistics use the raw reward
         row = row._replace(reward=jnp.clip(row.reward, -1.0, 1.0))
     frames = push_frame(actor.frames, timestep.obs, timestep.first)
     actor = ActorState(env_state, timestep, frames, decision.carry, episode, decision.actions)
@@ -259,7 +260,10 @@ def _observe(
 
 
 def episode_ends(spec: EnvSpec, timestep: TimeStep) -> Array:
-    """Return where an episode ends with a vector step, or has ended with the one before, [E]."""
+    """Return which environments [E] report the end of an episode at this vector step.
+
+    If ``spec.terminates_within_episodes``, the end is reported one step late, by ``first``.
+    """
     if spec.terminates_within_episodes:
         return timestep.first
     return timestep.terminated | timestep.truncated
@@ -276,7 +280,7 @@ def _remember(parts: _Parts, state: TrainState, rows: Row, actor: ActorState) ->
 
 
 def _with_statistics(parts: _Parts, agent_state: AgentState, rows: Row) -> AgentState:
-    """Return the agent's state with statistics of observations that include the rows [K, E]."""
+    """Update the observation statistics of the agent's parameters with the rows [K, E]."""
     if not parts.config.normalize_observations:
         return agent_state
     params = update_statistics(agent_state.params, rows.obs, parts.collectives)
@@ -303,8 +307,10 @@ def _learn(
 def _make_exploration(
     config: Config, collectives: Collectives
 ) -> Callable[[Hyper, Array, ActorState], Exploration]:
-    """Make ``exploration_of(hyper, rows, actor)`` for one vector step, before which there have
-    been ``rows`` [] float32 over all devices."""
+    """Make ``exploration_of(hyper, rows, actor)``, the exploration parameters of one vector step.
+
+    ``rows`` [] float32 is the number of rows over all devices before the vector step.
+    """
     warmup_rows = config.warmup_iterations * config.rows_per_iteration
     num_envs = config.envs_per_device
 
@@ -321,7 +327,7 @@ def _make_exploration(
         else:
             index = collectives.index() * num_envs + jnp.arange(num_envs, dtype=jnp.int32)
             epsilons = epsilon_ladder(epsilon, config.epsilon_ladder, index, config.num_envs)
-        # The warm-up acts at random.
+        # During the warm-up every action is random.
         epsilons = jnp.where(rows < warmup_rows, 1.0, epsilons)
         exploration = Exploration(epsilon=epsilons, temperature=hyper.temperature)
         if config.epsilon_repeat == 0:

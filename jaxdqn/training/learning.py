@@ -1,4 +1,4 @@
-"""The learning half of a step: the M gradient steps of an iteration."""
+"""Learning part of an iteration: its M gradient steps."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def no_extras(actor: ActorState, info: ActInfo) -> PyTree:
 
 
 class Learning(NamedTuple):
-    """Content of rows, replay and gradient steps of an algorithm, on one device."""
+    """Algorithm-specific functions on one device: content of rows, replay, gradient steps."""
 
     init: Callable[[Row], PyTree]
     """``init(example_row) -> replay``, the first ``TrainState.replay``"""
     remember: Callable[[PyTree, Row], PyTree]
     """``remember(replay, rows[K, E]) -> replay``"""
     key_shapes: PyTree
-    """Shapes of the keys that an iteration consumes, by name, as ``split_named`` takes them."""
+    """Shapes of the keys that an iteration consumes, by name, in the form for ``split_named``."""
     prepare: Callable[[PyTree, TrainState, Row], tuple[GradientStep, PyTree]]
-    """``prepare(keys, state, rows[K, E]) -> (gradient_step, inputs)``, with ``keys`` in the
-    layout of ``key_shapes``. ``inputs`` has leaves [M, ...], a slice for each gradient step."""
+    """``prepare(keys, state, rows[K, E]) -> (gradient_step, inputs)``, with ``keys`` in the layout
+    of ``key_shapes``. ``inputs`` has leaves [M, ...]; gradient step m receives slice m."""
     extras: Callable[[ActorState, ActInfo], PyTree] = no_extras
-    """``extras(actor, info) -> leaves [E, ...]``, the ``extras`` of the rows of one vector step,
-    from the state of acting before the step and the diagnostics of ``Agent.act``. These have the
-    same shapes and dtypes with and without exploration."""
+    """``extras(actor, info) -> leaves [E, ...]``: the ``extras`` of the rows of one vector step.
+    ``actor`` is the acting state before the step and ``info`` the ``ActInfo`` of ``Agent.act``,
+    whose shapes and dtypes do not depend on exploration."""
     stacked: bool = False
     """True if rows hold the stacked observation, as the network receives it; by default they hold
     the newest frame only."""
@@ -62,7 +62,7 @@ class ReplayKeys(NamedTuple):
     """Keys of an iteration that learns from batches of a replay, or their shapes."""
 
     gradient_steps: PyTree
-    """[M, 2], for each gradient step the key of ``Replay.sample``, then that of ``Agent.learn``"""
+    """[M, 2]: for each gradient step a key for ``Replay.sample``, then a key for ``Agent.learn``"""
 
 
 def make_update(
@@ -70,7 +70,8 @@ def make_update(
 ) -> Callable[[Array, TrainState, Batch, Array], tuple[AgentState, LearnInfo, Array]]:
     """Make ``update(key, state, batch, weights[B]) -> (agent_state, info, skipped)``.
 
-    It is one gradient step of the agent. ``skipped`` [] bool is true if the guard undid it.
+    ``update`` takes one gradient step of the agent. ``skipped`` [] bool is True if the guard undid
+    the step.
     """
     within_step = step_collectives(config, collectives)
 
@@ -97,8 +98,8 @@ def make_update(
 def step_collectives(config: Config, collectives: Collectives) -> Collectives:
     """Return the collectives of a gradient step.
 
-    They are the identity with ``average_every``: such replicas communicate only when their
-    parameters are averaged.
+    With ``average_every`` they are the identity, because the replicas then communicate only when
+    they average their parameters.
     """
     return collectives if config.average_every is None else identity_collectives
 
@@ -108,8 +109,8 @@ def make_learn(
 ) -> Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Any]]]:
     """Make ``learn(keys, state, rows[K, E]) -> (state, metrics)``, the M gradient steps.
 
-    With ``average_every`` of at most M it also averages the parameters. The metrics, by name,
-    are of this device only.
+    If ``average_every`` is at most M, it also averages the parameters over the replicas. The
+    returned metrics, by name, cover this device only.
     """
     steps, every = config.gradient_steps_per_iteration, config.average_every
     form = {"unroll": True, "pack": config.model_devices == 1}
@@ -154,7 +155,7 @@ def _check_inputs(inputs: PyTree, steps: int) -> None:
 
 
 def _learn_metrics(info: LearnInfo, skipped: Array) -> Metrics:
-    """Return the metrics of one gradient step; those of acting are empty."""
+    """Return the metrics of one gradient step; the fields for acting are empty."""
     empty: Any = dict.fromkeys(Metrics._fields, ())
     learned = {
         "gradient_steps": jnp.int32(1),
@@ -170,12 +171,12 @@ def _learn_metrics(info: LearnInfo, skipped: Array) -> Metrics:
 
 
 def _present(metrics: Metrics) -> dict[str, Any]:
-    """Return the fields of metrics that are not empty, by name."""
+    """Return the non-empty fields of metrics by name."""
     return {name: leaf for name, leaf in metrics._asdict().items() if not isinstance(leaf, tuple)}
 
 
 def _extra(info: LearnInfo) -> dict[str, Array]:
-    """Return the custom metrics by name, after a check of the names."""
+    """Return the custom metrics by name, after checking their names."""
     extra = dict(info.extra)
     reserved = (*RESERVED_METRICS, *dict(info.diagnostics))
     for name in extra:

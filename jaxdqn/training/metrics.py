@@ -22,13 +22,13 @@ from jaxdqn.types import (
 )
 
 _OF_ENVS = ("env_steps", "episodes", "return_sum", "length_sum", "illegal")
-"""Metrics of each environment, leaves [E], until ``over_envs`` adds them up at the end of a chunk.
+"""Metrics kept for each environment, leaves [E], which ``over_envs`` sums at the end of a chunk.
 
-Added up in each step, they would be sums of a few hundred numbers, for which a GPU uses one of its
-multiprocessors, and XLA computes the environments' step there too.
+A sum in every step would reduce only a few hundred numbers. A GPU runs such a reduction on a single
+multiprocessor, and XLA fuses the environment step into it.
 """
 _COUNTED = ("rows", *_OF_ENVS)
-"""Metrics that differ between devices and are added up."""
+"""Metrics that differ between devices and are summed over them."""
 _AVERAGED = ("loss", "grad_norm", "q_mean", "epsilon", "extra", "diagnostics")
 _NEVER = 2**30
 """Larger than the number of gradient steps in any chunk."""
@@ -36,13 +36,14 @@ _NEVER = 2**30
 
 @jax.named_scope("metrics")
 def reduce_metrics(metrics: Metrics) -> Metrics:
-    """Reduce metrics over their leading axis, which is in the order of time."""
+    """Reduce metrics over their leading axis, which is time."""
 
     def reduce(name: str, leaf: Any) -> Any:
         if name in SUMMED_METRICS:
             return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), leaf)
         if name == "first_skipped":
-            # The steps of earlier iterations, plus the earlier steps of the same iteration.
+            # Gradient steps of the earlier iterations, plus the earlier steps of the same
+            # iteration.
             iteration = jnp.argmax(metrics.skipped > 0, axis=0)
             before = jnp.cumsum(metrics.gradient_steps, axis=0) - metrics.gradient_steps
             return (before + leaf)[iteration]
@@ -58,23 +59,23 @@ def scan_and_add(
     length: int | None = None,
     **form: bool,
 ) -> tuple[PyTree, PyTree, Metrics]:
-    """Scan over steps and add up their metrics.
+    """Scan over steps and sum their metrics.
 
-    The sums are in the carry. Stacked by the scan instead, each metric would be written to a place
-    that depends on the index of the loop, which on a GPU costs an update of the CUDA graph.
+    The sums are part of the carry. Stacking the metrics would write each one to an address that
+    depends on the loop index; on a GPU this costs an update of the CUDA graph in every step.
 
     Args:
       step: ``step(state, x) -> (state, output, metrics)``
-      state: the carry.
+      state: carry of the scan.
       xs: leaves [length, ...], or None.
       length: number of steps, at least 1.
-      form: the keyword arguments of ``jaxdqn.loops.scan``.
+      form: further keyword arguments of ``jaxdqn.loops.scan``.
 
     Returns:
       The last state, the outputs [length, ...], and the sums of the metrics by ``add_metrics``.
     """
     disabled: Any = getattr(jax.config, "jax_disable_jit")  # noqa: B009  (declared at run time)
-    total: Any = None  # without jit the loop is one of Python, and the first step begins the sums
+    total: Any = None  # without jit the loop runs in Python, and the first step starts the sums
     if not disabled:
         # The jitted step is traced once, for the shapes and for the loop.
         step = jax.jit(step, inline=True)
@@ -92,7 +93,8 @@ def scan_and_add(
 
 @jax.named_scope("metrics")
 def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
-    """Return sums over iterations, of ``total`` and the next one; ``mean_metrics`` ends them."""
+    """Add the metrics of one more iteration to ``total``; ``mean_metrics`` turns sums into
+    means."""
     added = jax.tree.map(jnp.add, total, metrics)
     is_first = (metrics.skipped > 0) & (total.skipped == 0)
     first = jnp.where(is_first, total.gradient_steps + metrics.first_skipped, total.first_skipped)
@@ -101,7 +103,7 @@ def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
 
 @jax.named_scope("metrics")
 def over_envs(metrics: Metrics) -> Metrics:
-    """Add up the metrics of each environment, leaves [..., E]."""
+    """Sum the per-environment metrics, leaves [..., E], over E."""
     summed = {
         name: jax.tree.map(
             lambda leaf: jnp.sum(leaf, axis=-1, dtype=leaf.dtype), getattr(metrics, name)
@@ -113,7 +115,7 @@ def over_envs(metrics: Metrics) -> Metrics:
 
 @jax.named_scope("metrics")
 def mean_metrics(total: Metrics, steps: Array | int) -> Metrics:
-    """Return the metrics over steps, as ``reduce_metrics`` does, from their sums."""
+    """Compute the metrics over ``steps`` steps from their sums; equal to ``reduce_metrics``."""
     count = jnp.asarray(steps, jnp.float32)
 
     def mean(name: str, leaf: Any) -> Any:
@@ -127,11 +129,14 @@ def mean_metrics(total: Metrics, steps: Array | int) -> Metrics:
 def step_episode(
     episode: EpisodeStats, reward: Array, ends: Array, stepped: Array
 ) -> tuple[EpisodeStats, EpisodeStats]:
-    """Return the episode statistics that include a vector step, and those after it, which are zero
-    where the episode ends or is reset. Arguments as in ``count_step``, [E]."""
+    """Return the episode statistics including a vector step, and the statistics to continue with.
+
+    The second ones are zero in environments whose episode ends or is reset. All arguments are [E],
+    as in ``count_step``.
+    """
     episode_return = episode.episode_return + jnp.where(stepped, reward, 0.0)
     episode_length = episode.episode_length + stepped.astype(jnp.int32)
-    # A reset may come without an end, as of a simulator that is restarted.
+    # A reset may come without an end, for example when a simulator is restarted.
     over = ends | ~stepped
     return EpisodeStats(episode_return, episode_length), EpisodeStats(
         episode_return=jnp.where(over, 0.0, episode_return),
@@ -143,16 +148,15 @@ def step_episode(
 def count_step(
     episode: EpisodeStats, row: Row, stepped: Array, ends: Array, exploration: Exploration
 ) -> tuple[EpisodeStats, Metrics]:
-    """Update the episode statistics and count the metrics of one vector step.
+    """Update the episode statistics and return the metrics of one vector step.
 
-    Episodes, their sums and the environment steps are counted for each environment, [E].
+    Episodes, their sums and the environment steps are counted per environment, [E].
 
     Args:
-      episode: before the step.
-      row: of the step, leaves [E, ...].
-      stepped: ``[E]`` bool, false for resets.
-      ends: ``[E]`` bool, true where the episode ends with this step, or has ended with the one
-        before.
+      episode: episode statistics before the step.
+      row: row of the step, leaves [E, ...].
+      stepped: [E] bool, False for resets.
+      ends: [E] bool, True where the episode ends at this step, or ended at the previous one.
       exploration: exploration parameters of the step.
     """
     (episode_return, episode_length), after = step_episode(episode, row.reward, ends, stepped)
@@ -180,7 +184,7 @@ def count_step(
 
 
 def _count_illegal(row: Row, stepped: Array) -> PyTree:
-    """Return where the mask forbids the action, [E] int32; empty without a mask."""
+    """Return 1 where the mask forbids the action, [E] int32; empty without a mask."""
     if not is_masked(row.legal):
         return ()
     allowed = jnp.take_along_axis(row.legal, row.action[:, None], axis=1)[:, 0]
@@ -188,11 +192,11 @@ def _count_illegal(row: Row, stepped: Array) -> PyTree:
 
 
 def all_reduce_metrics(metrics: Metrics, collectives: Collectives) -> Metrics:
-    """Return the metrics over all devices and environments from those of each of them."""
+    """Reduce metrics over the environments of each device and then over all devices."""
     metrics = over_envs(metrics)
     counted = {name: getattr(metrics, name) for name in _COUNTED}
     maxima = {name: getattr(metrics, name) for name in ("skipped", "lost")}
-    # The minimum over devices, as the maximum of the negative: one collective serves all three.
+    # Minimum over devices as the maximum of the negative, so one collective reduces all three.
     maxima["first_skipped"] = -jnp.where(metrics.skipped > 0, metrics.first_skipped, _NEVER)
     maxima = collectives.max(maxima)
     first = jnp.where(maxima["skipped"] > 0, -maxima["first_skipped"], 0)

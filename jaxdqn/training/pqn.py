@@ -1,8 +1,8 @@
 """Learning of PQN (Gallici et al. 2024): gradient steps on the newest rows, without replay.
 
-An iteration acts K steps in E environments, computes Q(lambda) targets for these rows once, and
-takes ``epochs`` passes over them in ``minibatches``. There is no replay and no target network:
-many environments and normalised layers replace both. Acting and the trainer are those of DQN.
+An iteration acts K steps in E environments, computes the Q(lambda) targets of these rows once, and
+makes ``epochs`` passes over them in ``minibatches``. Many environments and normalised layers
+replace the replay and the target network. Acting and the trainer are shared with DQN.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class PqnKeys(NamedTuple):
     """Keys of an iteration of PQN, or their shapes."""
 
     value: PyTree
-    """[], of the value after the last row"""
+    """[], for the Q-values after the last row"""
     orders: PyTree
-    """[epochs], of the order of the rows in each pass"""
+    """[epochs], for the permutation of the rows in each pass"""
     learn: PyTree
-    """[M], of ``Agent.learn``"""
+    """[M], for ``Agent.learn``"""
 
 
 def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) -> Learning:
     """Make the learning of PQN.
 
-    The ``extras`` [K, E] of the rows are the greatest Q when the action was chosen. A row that
-    holds an episode's final observation is invalid and gets weight 0. The valid rows share one
-    weight, such that the mean weight of all rows of an iteration is 1.
+    The ``extras`` [K, E] of the rows hold the maximum Q-value at the time of acting. A row with the
+    final observation of an episode is invalid and gets weight 0. All valid rows have the same
+    weight, chosen such that the mean weight over all rows of an iteration is 1.
     """
     update = make_update(config, agent, collectives)
     diagnose = make_diagnostics(config, agent)
@@ -83,7 +83,7 @@ def _targets_and_weights(
 ) -> tuple[Array, Array]:
     """Return the Q(lambda) targets and the loss weights of the rows, each [K, E]."""
     actor, timestep = state.actor, state.actor.timestep
-    # Without exploration, and so without noise in the value.
+    # No exploration, and therefore no noise in the values.
     acted = act_on(agent, key, state.agent.params, actor.carry, actor.frames, timestep, None)
     # A row is invalid if the next observation is the first of an episode.
     invalid = jnp.concatenate([rows.first[1:], timestep.first[None]])

@@ -14,9 +14,9 @@ from jaxdqn.types import Agent, Replay
 def make_sequence_learning(
     config: Config, agent: Agent, collectives: Collectives, replay: Replay | None = None
 ) -> Learning:
-    """Make the learning from sequences, which start from the carry at the time of acting.
+    """Make the learning of R2D2; each sequence starts from the carry stored when it was acted.
 
-    ``replay`` replaces that of the configuration.
+    ``replay`` replaces the configured replay.
     """
     replay = replay or make_sequence_replay(config)
     learning = make_dqn_learning(config, agent, collectives, replay)

@@ -67,25 +67,26 @@ def make_trainer(
     """Make the trainer of a configuration.
 
     Args:
-      config: the run; its totals are divided over ``collectives.size`` replicas.
+      config: configuration of the run; its totals are divided over ``collectives.size`` replicas.
       environment: a custom environment, instead of ``config.env``: an ``Environment``, a gymnax
-        environment, or a pair of it and its parameters.
+        environment, or a pair of a gymnax environment and its parameters.
       network: a custom flax module (``obs[B, O] -> q[B, A]``) or ``Network``, instead of
         ``config.network``.
       optimizer: a custom ``hyper -> optax.GradientTransformation``, instead of the optimiser,
-        clipping and schedule of ``config``. With several replicas it is given the mean of
-        their gradients, compressed if ``config.compression`` is set.
-      replay: a custom ``config -> Replay``. It may have any layout and any way to draw. Of a
-        recurrent network it returns sequences, rows [B, L, ...].
+        clipping and schedule of ``config``. With several replicas it receives the mean of their
+        gradients, which are compressed if ``config.compression`` is set.
+      replay: a custom ``config -> Replay`` with any layout and sampling scheme. For a recurrent
+        network it must return sequences, rows [B, L, ...].
       explore: a custom exploration, instead of ``config.exploration``.
-      loss: a custom loss of a batch, instead of ``config.loss``, whose head the built-in network
-        keeps.
+      loss: a custom loss of a batch, instead of ``config.loss``. The built-in network still has the
+        head that ``config.loss`` needs.
       learning: a custom ``(config, agent, collectives) -> Learning``: the content of rows, the
         replay and the gradient steps, instead of those of ``config.algorithm``.
       agent: a custom ``Agent`` instead of network, loss, exploration policy and optimiser, or a
         function ``(config, spec, collectives) -> Agent``, which several replicas need.
       collectives: communication between replicas.
-      around_network: applied to the network, built-in or custom, as ``split_network`` is.
+      around_network: function that wraps the network, built-in or custom, such as
+        ``split_network``.
 
     Raises:
       ValueError: naming the field, its value and the valid values.
@@ -132,17 +133,17 @@ def make_trainer(
     )
     jit_disabled: Any = getattr(jax.config, _DISABLE_JIT)
     if not jit_disabled and collectives.size == 1 and config.model_devices == 1 and any(custom[1:]):
-        # Trace the step now, so that a part that does not fit is rejected here. Without jit own
-        # parts are called with values at once.
+        # Trace the step now, so that a custom part with wrong shapes is rejected here. Without jit,
+        # custom parts are called with values and need no trace.
         jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
     return trainer
 
 
 def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Make a complete run, a pure function ``(key, hyper=defaults) -> (TrainState, Metrics)``.
+    """Make a complete run as a pure function ``(key, hyper=defaults) -> (TrainState, Metrics)``.
 
-    Jit it; vmap it over keys (and ``hyper``) to train many learners at once. The metrics have
-    leaves [chunks]. ``parts`` are the keyword arguments of ``make_trainer``.
+    Jit the function, and vmap it over keys (and ``hyper``) to train many learners at once. The
+    metrics have leaves [chunks]. ``parts`` are the keyword arguments of ``make_trainer``.
 
     Raises:
       ValueError: naming the field, its value and the valid values. ``num_seeds`` and ``sweep``
@@ -166,7 +167,7 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
 
 
 class _Parts(NamedTuple):
-    """Parts of a trainer that its functions are bound to."""
+    """Parts of a trainer, bound to its functions as their first argument."""
 
     config: Config
     collectives: Collectives
@@ -199,7 +200,7 @@ def _refill(parts: _Parts, state: TrainState) -> TrainState:
 def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, Array]:
     """Return the state before the warm-up, and the key of the warm-up.
 
-    The agent is the same on all devices; environments and keys are each device's own.
+    The agent is the same on all devices; environments and keys differ between devices.
     """
     hyper = hyper_from(parts.config) if hyper is None else hyper
     keys = start_keys(key, parts.collectives.index())
@@ -232,7 +233,7 @@ def _act_and_remember(
 
 
 def _iterate(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:
-    """Run one iteration; its metrics are of this device only."""
+    """Run one iteration; the metrics cover this device only."""
     keys = split_named(state.key, parts.learner.key_shapes)
     state, metrics, rows = _act_and_remember(parts, keys.act, state._replace(key=keys.next))
     return parts.learner.learn(keys.learn, state, rows, metrics)
@@ -253,7 +254,7 @@ def _repeat(
     state: TrainState,
     times: int,
 ) -> tuple[TrainState, Metrics]:
-    """Repeat a step; the metrics are those over all repetitions."""
+    """Repeat a step and reduce the metrics over all repetitions."""
 
     def body(state: TrainState, _: None) -> tuple[TrainState, tuple[()], Metrics]:
         state, metrics = step(state)
@@ -264,7 +265,7 @@ def _repeat(
 
 
 def _packs(parts: _Parts) -> bool:
-    """Return whether the state may be packed: parameters split over a model axis may not."""
+    """Return True if the loop may pack small leaves; sharded parameters must not be packed."""
     return parts.config.model_devices == 1
 
 
@@ -299,7 +300,7 @@ def _chunk(parts: _Parts, iterations: int) -> Callable[[TrainState], tuple[Train
 def _chunk_of(
     parts: _Parts, step: Callable[[TrainState], tuple[TrainState, Metrics]]
 ) -> Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]]:
-    """Return the ``chunk`` of a trainer whose step is replaced."""
+    """Return ``chunk`` for a trainer whose ``step`` was replaced."""
 
     def chunk_of_step(iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
         if iterations < 1:

@@ -1,4 +1,4 @@
-"""Episodes of environments on the host, frame by frame."""
+"""Rendering of episodes of environments on the host, frame by frame."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ def play_drawn_episode(
     frame_stack: int = 1,
     max_steps: int = LONGEST_EPISODE,
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Play one greedy episode and yield its frames, from the first state to the last.
+    """Play one greedy episode and yield a frame for each state.
 
     Args:
         agent: computes the Q-values.
-        environment: with ``make_drawable``.
-        params: of the agent.
-        key: seeds the environment; is consumed.
+        environment: environment with ``make_drawable``.
+        params: parameters of the agent.
+        key: seed of the environment; consumed.
         frame_stack: S, as in training.
         max_steps: environment steps after which the episode is cut.
 
     Yields:
-        The frame, uint8 [height, width, 3], and the reward that led to it (0 for the first).
+        The frame, uint8 [height, width, 3], and the reward received on reaching it (0 for the
+        first).
 
     Raises:
-        EnvironmentFailed: if the environment fails, or cannot draw.
+        EnvironmentFailed: if the environment fails or cannot render.
     """
     drawable: list[DrawableEnvironment] = []
 
@@ -60,7 +61,7 @@ def play_drawn_episode(
             if timestep.first[0]:
                 return
             yield _frame(drawable[0], environment), float(timestep.reward[0])
-            # A lost life may terminate within the episode, which then ends where the next begins.
+            # Losing a life may set ``terminated`` within an episode, so it is not the end here.
             within = environment.spec.terminates_within_episodes
             if (timestep.terminated[0] and not within) or timestep.truncated[0]:
                 return

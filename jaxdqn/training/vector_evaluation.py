@@ -1,4 +1,4 @@
-"""Evaluation in environments on the host, by greedy or nearly greedy episodes."""
+"""Evaluation in environments on the host, over greedy or epsilon-greedy episodes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from jaxdqn.training.keys import seed_of
 from jaxdqn.types import Agent, Array, Exploration, Params, TimeStep
 
 _ROUND, _RESTART = 2**31, 2**31 + 1
-"""Streams of keys, above every count of vector steps."""
+"""Indices for ``fold_in`` that exceed every number of vector steps."""
 
 
 class EvaluationStopped(Exception):
-    """A stop was requested during an evaluation, which has no result."""
+    """Raised when a stop request aborts an evaluation, which then has no result."""
 
 
 _Episode = tuple[float, int, int, bool]
-"""Return, length, digest, and whether it terminated"""
+"""Return, length, digest, and True if the episode terminated"""
 
 
 class PlayState(NamedTuple):
-    """State of the policy in n environments; leaves [n, ...]."""
+    """State of evaluation in n environments; leaves [n, ...]."""
 
     timestep: TimeStep
     actions: Array
@@ -45,19 +45,19 @@ class PlayPrograms(NamedTuple):
     """Functions of an evaluation in n environments, pure or compiled."""
 
     begin: Any
-    """``begin(params, key, timestep, epsilon) -> play``: the first actions"""
+    """``begin(params, key, timestep, epsilon) -> play``: choose the first actions"""
     advance: Any
-    """``advance(params, key, count, play, timestep, epsilon) -> play``: the actions after ``count``
-    vector steps"""
+    """``advance(params, key, count, play, timestep, epsilon) -> play``: choose the actions after
+    ``count`` vector steps"""
 
 
 def envs_of(environment: HostEnvironment, episodes: int) -> int:
-    """Return n, the number of environments in an evaluation of N episodes."""
+    """Return n, the number of environments for an evaluation of N episodes."""
     return min(episodes, environment.most_eval_envs)
 
 
 def make_play(agent: Agent, num_envs: int, *, frame_stack: int = 1) -> PlayPrograms:
-    """Make the functions of an evaluation in n environments, nearly greedy by ``epsilon``."""
+    """Make the functions of an epsilon-greedy evaluation in n environments."""
 
     def choose(
         params: Params, key: Array, count: Array, play: PlayState, epsilon: Array
@@ -98,24 +98,24 @@ def make_play(agent: Agent, num_envs: int, *, frame_stack: int = 1) -> PlayProgr
 
 
 class VectorEvaluator:
-    """Evaluator that keeps its environments.
+    """Evaluator that reuses its environments.
 
-    Each of n environments plays the same number of episodes to their ends, so short episodes have
-    no more weight than long ones. An environment without a time limit may not end: its episodes are
-    cut after ``LONGEST_EPISODE`` steps, and since one environment cannot be reset alone, each round
-    of n episodes then starts with a reset of all.
+    Each of n environments plays the same number of complete episodes, so short episodes get no more
+    weight than long ones. Episodes without a time limit are cut after ``LONGEST_EPISODE`` steps.
+    Because a single environment cannot be reset, each round of n episodes then starts with a reset
+    of all environments.
 
     Args:
-      environment: on the host.
-      programs: of n environments, compiled.
-      episodes: N.
-      num_envs: n, of ``envs_of``.
-      restarts: how often environments that fail are made again, and their episodes repeated. The
-        failures are in ``failures``.
+      environment: the host environment.
+      programs: compiled functions for n environments.
+      episodes: N, number of episodes.
+      num_envs: n, as returned by ``envs_of``.
+      restarts: maximum number of restarts. After a failure the environments are created again
+        and the episodes of the round are repeated; ``failures`` lists the failures.
     """
 
     stop: Callable[[], bool] = staticmethod(lambda: False)
-    """An evaluation ends with ``EvaluationStopped`` when it returns True."""
+    """Polled before every step; the evaluation raises ``EvaluationStopped`` if it returns True."""
 
     def __init__(
         self,
@@ -142,8 +142,8 @@ class VectorEvaluator:
         """Return the results of N episodes, leaves [N]. Equal keys give equal episodes.
 
         Args:
-          params: of the agent.
-          key: seeds the environments and the random actions.
+          params: parameters of the agent.
+          key: seed of the environments and of the random actions.
           epsilon: probability of a uniformly random action.
 
         Raises:
@@ -177,7 +177,7 @@ class VectorEvaluator:
     def _play(
         self, params: Params, key: Array, epsilon: np.float32, left: np.ndarray
     ) -> list[_Episode]:
-        """Reset the environments, and play ``left`` [n] episodes in each."""
+        """Reset the environments and play ``left[i]`` episodes in environment i."""
         if self._envs is None:
             self._envs = CheckedEnvironments(self._environment.to_evaluate(), self._num_envs)
         timestep = self._envs.reset(seed_of(key))
@@ -207,12 +207,12 @@ class VectorEvaluator:
 
 
 def _other_key(key: Array, stream: int, index: int) -> Array:
-    """Return a key that no vector step uses; each of those folds its count into the key."""
+    """Derive a key that no vector step uses (a vector step folds its count into the key)."""
     return jax.random.fold_in(jax.random.fold_in(key, stream), index)
 
 
 def _quotas(episodes: int, num_envs: int, limit: int | None) -> list[np.ndarray]:
-    """Return the numbers [n] of episodes of each environment, for each round."""
+    """Return, for each round, the number of episodes of each environment, [n]."""
     each = np.full(num_envs, episodes // num_envs)
     each[: episodes % num_envs] += 1
     if limit is not None:
@@ -228,7 +228,7 @@ def make_vector_evaluator(
     frame_stack: int = 1,
     epsilon: float = 0.0,
 ) -> Callable[[Params, Array], EvalInfo]:
-    """Make ``evaluate(params, key) -> EvalInfo``, which starts environments and closes them."""
+    """Make ``evaluate(params, key) -> EvalInfo``, which creates and closes the environments."""
 
     def evaluate(params: Params, key: Array) -> EvalInfo:
         num_envs = envs_of(environment, episodes)

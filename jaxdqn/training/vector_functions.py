@@ -1,4 +1,4 @@
-"""The pure functions of a ``VectorTrainer``, which its programs are compiled from."""
+"""Pure functions of a ``VectorTrainer``; its programs are compiled from them."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from jaxdqn.types import (
 )
 
 MOST_ITERATIONS = 16
-"""Greatest number of iterations whose keys are made by one call."""
+"""Maximum number of iterations whose keys are made by one call."""
 
 
 class Acting(NamedTuple):
-    """Part of the state of acting that the actions depend on."""
+    """Part of the acting state on which the actions depend."""
 
     frames: PyTree
     """``ActorState.frames`` before the newest observation"""
@@ -52,21 +52,21 @@ class Acting(NamedTuple):
     action: Array
     """[E] int32, the last action"""
     episode: PyTree
-    """``ActorState.episode`` before the newest time step; empty unless rows have extras, which may
-    depend on it"""
+    """``ActorState.episode`` before the newest time step. Empty if rows have no extras, because
+    only extras may depend on it."""
     step: Array
-    """[] int32, index of the next vector step in the block of keys"""
+    """[] int32, index of the next vector step within the key block"""
     rows: Counter
-    """Rows before the iteration of the next vector step."""
+    """Number of rows before the iteration that contains the next vector step."""
 
 
 class KeyBlock(NamedTuple):
-    """Keys of I iterations, ``block_length`` of them."""
+    """Keys of I = ``block_length`` iterations."""
 
     next: Array
     """[I], the key of the state after each iteration"""
     act: Array
-    """[I K], keys of the agent for each vector step"""
+    """[I K], key of the agent for each vector step"""
     learn: PyTree
     """``IterationKeys.learn``, leaves [I, ...]"""
     last: Array
@@ -77,13 +77,13 @@ class Played(NamedTuple):
     """K vector steps in the environments."""
 
     timesteps: TimeStep
-    """leaves [K, E, ...], the results of the actions"""
+    """Leaves [K, E, ...], results of the actions"""
     actions: Array
     """[K, E] int32"""
     extras: tuple[PyTree, ...]
-    """K times the ``extras`` of the rows, leaves [E, ...]"""
+    """Tuple of K pytrees: the ``extras`` of the rows of each vector step, leaves [E, ...]"""
     carry: PyTree
-    """Recurrent carry after the last observation but one"""
+    """Recurrent carry after the second-to-last observation"""
 
 
 def block_length(config: Config) -> int:
@@ -127,7 +127,7 @@ class VectorFunctions(NamedTuple):
         """Return the keys of the agent in a warm-up, [blocks, I K]."""
         shape = (self.config.warmup_iterations, *self.learner.key_shapes.act)
         act = jax.random.split(key, shape)[:, :, 0].reshape(-1)
-        # An environment on the host draws its random numbers itself: only the agent has keys.
+        # An environment on the host draws random numbers itself, so only the agent needs keys.
         size = block_length(self.config) * self.config.rollout_length
         blocks = -(-len(act) // size)
         index = jnp.minimum(jnp.arange(blocks * size), max(len(act) - 1, 0))
@@ -170,7 +170,7 @@ class VectorFunctions(NamedTuple):
     def _next(
         self, frames: PyTree, decision: Decision, episode: PyTree, index: Array, rows: Counter
     ) -> tuple[Acting, PyTree]:
-        """Return the state of acting after vector step ``index``."""
+        """Return the acting state after vector step ``index``."""
         index = index + 1
         ended = index % self.config.rollout_length == 0
         count = jnp.where(ended, jnp.int32(self.config.rows_per_iteration), 0)
@@ -202,7 +202,7 @@ class VectorFunctions(NamedTuple):
         return self.learner.learn(keys, state, rows, metrics)
 
     def _rows(self, state: TrainState, played: Played) -> tuple[ActorState, Row, Metrics]:
-        """Return the state of acting after an iteration, its rows [K, E] and its metrics."""
+        """Return the acting state after an iteration, its rows [K, E] and its metrics."""
         length, num_envs = self.config.rollout_length, self.config.num_envs
         rows = counter_float(state.counters.rows)
 
@@ -261,7 +261,7 @@ def played_shape(
     """Return the shapes of the vector steps of an iteration.
 
     Args:
-      length: K
+      length: K, number of vector steps.
       timestep: shapes of ``ActorState.timestep``.
       acting, extras: shapes of the result of ``VectorTrainer.begin``.
       mapped: True if leaves have a leading axis [D].
@@ -276,7 +276,7 @@ def played_shape(
 
 
 def zero_time_step(environment: HostEnvironment, num_envs: int) -> TimeStep:
-    """Return a time step of zeros that opens an episode in every environment."""
+    """Return a time step of zeros with ``first`` set in every environment."""
     spec = environment.spec
     no = np.zeros(num_envs, bool)
     obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)

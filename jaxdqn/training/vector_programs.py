@@ -1,4 +1,4 @@
-"""Compiled programs of a trainer of environments on the host."""
+"""Compiled programs of a ``VectorTrainer``."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class VectorPrograms(NamedTuple):
 
 _DONATED: dict[str, Any] = {"remember": 0, "empty_replay": 0, "learn": (0, 1), "summarize": 0}
 _COMMON_RESULTS = {"summarize": (1, 2)}
-"""Results of the mapped functions that are equal on all replicas and have no axis [D]."""
+"""Indices of the results that a mapped function returns once for all replicas, without axis [D]."""
 
 ACTING = ("begin", "advance")
-"""Programs of the device that acts."""
+"""Programs that run on the acting device."""
 
 SELDOM = ("start", "refill_keys", "empty_replay")
-"""Programs of a resumed run, which are compiled at their first call."""
+"""Programs used only by a resumed run and therefore compiled at their first call."""
 
 
 def jit_vector_programs(
@@ -73,10 +73,10 @@ def _out_shardings(trainer: VectorTrainer, name: str) -> Any:
 
 
 def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorPrograms:
-    """Return the shapes of the arguments of each program, to compile it before it is called.
+    """Return the argument shapes of each program, for compilation before the first call.
 
     Args:
-      trainer: of the run.
+      trainer: trainer of the run.
       state: shapes of the state.
     """
 

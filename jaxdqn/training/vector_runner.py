@@ -1,4 +1,4 @@
-"""The loop that steps environments on the host and calls the programs of their trainer."""
+"""Loop that steps environments on the host and calls the compiled programs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from jaxdqn.types import (
 
 
 class VectorRunner:
-    """Caller of the programs of a run, which steps its environments.
+    """Step the environments of a run and call its programs.
 
     Args:
-      trainer: of the run.
-      programs: its compiled functions.
-      acting_device: acts; None for the devices that learn.
+      trainer: trainer of the run.
+      programs: compiled functions of the trainer.
+      acting_device: device that chooses the actions; None for the learning devices.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class VectorRunner:
         self._block_length = block_length(trainer.config)
         self._learner_thread = ThreadPoolExecutor(1, "learner")
         self._acting: Params = None
-        """Parameters to act with; None for those of the state."""
+        """Parameters for acting; None for the parameters of the state."""
 
     def close(self) -> None:
         """Close the environments."""
@@ -57,7 +57,7 @@ class VectorRunner:
             self._envs.close()
 
     def reset(self, seed: int) -> TimeStep:
-        """Start the environments, and an episode in each."""
+        """Create the environments if needed, and start an episode in each."""
         self._acting = None
         if self._envs is None:
             self._envs = CheckedEnvironments(
@@ -67,17 +67,17 @@ class VectorRunner:
 
     @property
     def failures(self) -> list[EnvironmentFailed]:
-        """Failures after which the environments were started again."""
+        """Failures after which the environments were restarted."""
         return [] if self._envs is None else self._envs.failures
 
     def init(self, key: Array, hyper: Hyper) -> TrainState:
-        """Start a run, warm-up included."""
+        """Start a run and run its warm-up."""
         timestep = self._divided(self.reset(seed_of(start_keys(key, 0).envs)))
         state = self._programs.init(key, hyper, timestep)
         return self.warm_up(state, self._programs.warm_up_keys(key))
 
     def restart(self, state: TrainState) -> TrainState:
-        """Return a state whose environments have just been reset, after a resume."""
+        """Reset the environments after a resume and return the state with the new episodes."""
         key = state.key[0] if self._mapped else state.key
         return state._replace(actor=self._programs.start(self._divided(self.reset(seed_of(key)))))
 
@@ -87,13 +87,14 @@ class VectorRunner:
         return self.warm_up(self._programs.empty_replay(state._replace(key=key)), blocks)
 
     def warm_up(self, state: TrainState, blocks: Array) -> TrainState:
-        """Act the iterations of the warm-up and store their rows, but learn nothing; donates the
-        state."""
+        """Run the iterations of the warm-up without learning. The state is donated."""
         return self.act(state, blocks, self._config.warmup_iterations)
 
     def act(self, state: TrainState, blocks: Array, iterations: int) -> TrainState:
-        """Act iterations with keys [blocks, I K] and store their rows, but learn nothing; donates
-        the state."""
+        """Act for some iterations with keys [blocks, I K] and store the rows, without learning.
+
+        The state is donated.
+        """
         position = None
         hyper, params = self._to_act(self._programs.begin_chunk(state)[1:3])
         for done in range(iterations):
@@ -103,14 +104,14 @@ class VectorRunner:
                 position = self._restart_keys(position)
             played, position = self._act(state, position, keys, params, hyper)
             state = self._programs.remember(state, played)
-            if self._config.normalize_observations:  # the statistics are among the parameters
+            if self._config.normalize_observations:  # the parameters contain the statistics
                 params = self._to_act(self._programs.begin_chunk(state)[2])
         return state
 
     def chunk(
         self, state: TrainState, iterations: int
     ) -> tuple[TrainState, tuple[Metrics, Counters]]:
-        """Run iterations; return the state, and the metrics and counters."""
+        """Run some iterations and return the state, and the pair of metrics and counters."""
         programs, overlap = self._programs, self._config.overlap
         key, *to_act, total = programs.begin_chunk(state)
         hyper, newest = self._to_act(to_act)
@@ -132,8 +133,8 @@ class VectorRunner:
             if learning is not None:
                 state, total, newest = learning.result()
             acting = newest
-            # Another thread dispatches it: a call after one that takes long, from the same thread,
-            # would wait for its end.
+            # Dispatch from another thread: JAX would block a later call from the same thread until
+            # this long one ends.
             learning = self._learner_thread.submit(
                 self._learn, state, total, np.int32(index), keys, played
             )
@@ -155,7 +156,7 @@ class VectorRunner:
     def _with_state(
         self, failed: EnvironmentFailed, state: TrainState, total: Metrics, done: int
     ) -> EnvironmentFailed:
-        """Return a failure with the result of the complete iterations of a chunk."""
+        """Return the failure together with the results of the completed iterations of the chunk."""
         if done == 0:
             return EnvironmentFailed(str(failed), state)
         state, *report = self._programs.summarize(state, total, np.int32(done))
@@ -169,15 +170,15 @@ class VectorRunner:
         params: Params,
         hyper: Hyper,
     ) -> tuple[Played, Position]:
-        """Act K vector steps from the end of the iteration before.
+        """Act K vector steps from the end of the previous iteration.
 
         Args:
-          state: where to start if there is no ``position``.
-          position: what an earlier call returned. It does not wait for the gradient steps, which
-            the state does.
-          keys: [I K] of the agent
-          params: to act with.
-          hyper: a copy that is not donated.
+          state: start of acting if ``position`` is None.
+          position: result of the previous call. Unlike ``state``, it is available before the
+            gradient steps have finished.
+          keys: [I K], keys of the agent.
+          params: parameters for acting.
+          hyper: hyper-parameters, a copy that is not donated.
         """
         assert self._envs is not None
         step, advance = self._envs.step, self._programs.advance
@@ -204,7 +205,7 @@ class VectorRunner:
         return Played(stacked, actions_of, *extras_and_carry), position
 
     def _to_act(self, tree: PyTree) -> PyTree:
-        """Return a copy of arrays on the device that acts, if it is another one."""
+        """Copy arrays to the acting device; without a separate one, return them unchanged."""
         return tree if self._acting_device is None else jax.device_put(tree, self._acting_device)
 
     def _divided(self, timestep: TimeStep) -> TimeStep:
@@ -215,7 +216,7 @@ class VectorRunner:
         return jax.tree.map(lambda leaf: leaf.reshape(size, -1, *leaf.shape[1:]), timestep)
 
     def _restart_keys(self, position: Position | None) -> Position | None:
-        """Return the state of acting at the start of a block of keys."""
+        """Return the position with its step index reset, for a new block of keys."""
         if position is None:
             return None
         step: Any = np.zeros(self._replicas if self._mapped else (), np.int32)
@@ -223,7 +224,7 @@ class VectorRunner:
 
 
 class Position(NamedTuple):
-    """State of acting between two iterations."""
+    """Acting state between two iterations."""
 
     acting: Acting
     timestep: TimeStep

@@ -1,10 +1,10 @@
-"""The trainer of environments on the host: the functions that its programs are compiled from.
+"""Trainer for environments on the host: the functions from which its programs are compiled.
 
-The environments play on the host while the device learns. An iteration acts K vector steps in
-them, then stores the rows and takes M gradient steps in one program. With ``overlap`` the gradient
-steps of an iteration run while the next one acts, on parameters that are one iteration old;
-otherwise the next one waits for them. The ratio of gradient steps to rows is exactly that of the
-configuration in both.
+The environments step on the host, and the device learns. An iteration acts K vector steps; then
+one program stores the rows and takes M gradient steps. With ``overlap`` the gradient steps of an
+iteration run while the next iteration acts with parameters that are one iteration old. Otherwise
+the next iteration waits for them. In both modes the ratio of gradient steps to rows is exactly the
+configured one.
 """
 
 from __future__ import annotations
@@ -52,36 +52,36 @@ class VectorTrainer(NamedTuple):
     init: Callable[..., TrainState]
     """``init(key, hyper=defaults, timestep=zeros) -> state`` before the warm-up"""
     start: Callable[[TimeStep], ActorState]
-    """``start(timestep) -> actor``: the state of acting after a reset"""
+    """``start(timestep) -> actor``: the acting state after a reset"""
     keys: Callable[[Array], KeyBlock]
     """``keys(key) -> keys`` of the next I iterations; see ``KeyBlock``"""
     warm_up_keys: Callable[[Array], Array]
-    """``warm_up_keys(key) -> keys [blocks, I K]`` of the agent, from the key of the run; the last
-    block may have more keys than the warm-up takes."""
+    """``warm_up_keys(key) -> keys [blocks, I K]`` of the agent, from the key of the run. The last
+    block may contain more keys than the warm-up needs."""
     refill_keys: Callable[[Array], tuple[Array, Array]]
-    """``refill_keys(key) -> (key, keys)``: for a second warm-up, from the key of a state"""
+    """``refill_keys(key) -> (key, keys)``: keys for another warm-up, from the key of a state"""
     block: Callable[[Array, Array], Array]
     """``block(keys, index) -> keys [I K]``"""
     begin: Callable[..., tuple[Acting, PyTree]]
-    """``begin(actor, keys[I K], params, hyper, rows) -> (acting, extras)``: the actions of the
-    first vector step of a chunk; ``rows`` are those before it, a ``Counter``."""
+    """``begin(actor, keys[I K], params, hyper, rows) -> (acting, extras)``: choose the actions of
+    the first vector step of a chunk. ``rows``, a ``Counter``, is the number of rows before it."""
     advance: Callable[..., tuple[Acting, PyTree]]
-    """``advance(acting, timestep, keys[I K], params, hyper) -> (acting, extras)``: the actions of
-    the next vector step"""
+    """``advance(acting, timestep, keys[I K], params, hyper) -> (acting, extras)``: choose the
+    actions of the next vector step"""
     remember: Callable[[TrainState, Played], TrainState]
     """``remember(state, played) -> state``: store and count rows without learning"""
     empty_replay: Callable[[TrainState], TrainState]
-    """``empty_replay(state) -> state`` without rows"""
+    """``empty_replay(state) -> state`` with an empty replay"""
     learn: Callable[..., tuple[TrainState, Metrics, Params]]
     """``learn(state, total, index, keys, played) -> (state, total, params)``: store the rows of an
-    iteration and take its gradient steps. ``total`` are the sums of the metrics of the chunk,
-    ``index`` is that of the iteration in ``keys``, a ``KeyBlock``, and ``params`` a copy of the new
-    parameters to act with."""
+    iteration and take its gradient steps. ``total`` holds the sums of the metrics of the chunk,
+    ``index`` is the index of the iteration in the ``KeyBlock`` ``keys``, and ``params`` is a copy
+    of the new parameters for acting."""
     begin_chunk: Callable[[TrainState], tuple[Array, Hyper, Params, Metrics]]
-    """``begin_chunk(state) -> (key, hyper, params, total)``: copies of what ``learn`` donates, and
-    zeros for the sums of the metrics"""
+    """``begin_chunk(state) -> (key, hyper, params, total)``: copies of arrays that ``learn``
+    donates, and zeros for the sums of the metrics"""
     summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics, Counters]]
-    """``summarize(state, total, iterations) -> (state, metrics, counters)`` at the end of a
+    """``summarize(state, total, iterations) -> (state, metrics, counters)``, called at the end of a
     chunk"""
     params: Callable[[PyTree], Params] = lambda state: state.agent.params
     counters: Callable[[TrainState], Counters] = lambda state: state.counters
@@ -90,9 +90,9 @@ class VectorTrainer(NamedTuple):
     replicas: int = 1
     """D, the number of replicas"""
     mapped: bool = False
-    """True if a mapping made this trainer: leaves then have a leading axis [D], time steps and
-    actions [D, E/D], except the key of the run, hyper-parameters of ``init``, ``index``, and the
-    metrics and counters of ``summarize``"""
+    """True if a mapping made this trainer. Leaves then have a leading axis [D]; time steps and
+    actions are [D, E/D]. Exceptions without this axis: the key of the run, the hyper-parameters of
+    ``init``, ``index``, and the metrics and counters of ``summarize``."""
 
 
 AnyTrainer = Trainer | VectorTrainer
@@ -114,10 +114,10 @@ def make_vector_trainer(
     """Make the trainer of an environment on the host, for one replica of one learner.
 
     Args:
-      config: the run.
-      environment: on the host.
+      config: configuration of the run.
+      environment: the host environment.
       collectives: communication between replicas.
-      network, optimizer, replay, explore, loss, learning, agent: as ``make_trainer``.
+      network, optimizer, replay, explore, loss, learning, agent: see ``make_trainer``.
 
     Raises:
       ValueError: naming the field, its value and the valid values.
@@ -157,8 +157,8 @@ def make_single_trainer(config: Config, **parts: Any) -> AnyTrainer:
     """Make the trainer of one device and one learner, for any kind of environment.
 
     Args:
-      config: the run.
-      parts: as ``make_trainer`` takes them; ``environment`` may be a ``HostEnvironment``.
+      config: configuration of the run.
+      parts: keyword arguments of ``make_trainer``; ``environment`` may be a ``HostEnvironment``.
 
     Raises:
       ValueError: as ``make_trainer`` and ``make_vector_trainer``.
@@ -179,7 +179,7 @@ _REQUIRED = {
     "full_action_set": False,
     "replay_from": None,
 }
-"""Options that environments on the host do not support yet, with the values that they need."""
+"""Options not yet supported with environments on the host, and the values they must have."""
 
 
 def _check_host(config: Config) -> None:
