@@ -91,8 +91,9 @@ def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
     groups: list[dict[str, Record]] = [
         {each["technique"]: each for each in report["techniques"]} for report in reports
     ]
-    first = merged((), *groups)
-    measured: dict[str, Record] = {each["technique"]: each for each in first}
+    measured: dict[str, Record] = {}
+    for each in merged((), *groups):
+        measured[each["technique"]] = each
     missing: Record = {"skipped": "no record yet"}
     records = []
     for name, technique in TECHNIQUES.items():

@@ -24,8 +24,8 @@ class ResidualState(NamedTuple):
     """Accumulated compression error of a device; differs between replicas."""
 
     residual: PyTree
-    """[D*c] float32 (``top_k``: [n]), in units of the gradient of this device. PowerSGD: the residual
-    of each matrix [n, m], and the starts [m, r] of the next power iteration."""
+    """[D*c] float32 (``top_k``: [n]), in units of the gradient of this device. PowerSGD: the
+    residual of each matrix [n, m], and the starts [m, r] of the next power iteration."""
 
 
 class Layout(NamedTuple):

@@ -68,7 +68,8 @@ class Programs(NamedTuple):
     ``EvaluationStopped`` when ``stop()`` returns True. Evaluations on the device cannot be
     interrupted."""
     env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
-    """``env_failures()``: all failures so far after which environments on the host were restarted."""
+    """``env_failures()``: all failures so far after which environments on the host were
+    restarted."""
     runs_ahead: bool = False
     """True if ``chunk`` returns before it is computed, and nothing that it computes, except values
     that are not finite, can end the run: the next chunk may then be dispatched at once."""
