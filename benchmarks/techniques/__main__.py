@@ -98,7 +98,7 @@ def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
     records = []
     for name, technique in TECHNIQUES.items():
         found = measured.get(name, missing)
-        result = {key: found[key] for key in ("results", "skipped") if key in found}
+        result: Record = {key: found[key] for key in ("results", "skipped") if key in found}
         records.append({**described(technique), **result})
     return [report["stamp"] for report in reports], records
 
