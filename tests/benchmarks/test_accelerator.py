@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.accelerator import __main__ as command
-from benchmarks.accelerator import configs, kernels, tables, targets, worker
+from benchmarks.accelerator import configs, kernels, peers, tables, targets, worker
 from benchmarks.accelerator.plan import FULL, GAMES, SECTION_SECONDS, TINY, Cell, measured_by
 from benchmarks.accelerator.store import Store, failures_of, results_of
 from benchmarks.accelerator.worker import Request
@@ -278,6 +279,49 @@ def test_invalid_flags_are_errors_before_anything_is_measured(capsys, argv, mess
 def test_peers_are_measured_only_if_they_are_given():
     assert "peers" not in command.chosen_sections(command.Flags())
     assert "peers" in command.chosen_sections(command.Flags(peer=("purejaxrl=a",)))
+
+
+def versus(monkeypatch, result, code=0):
+    """Replace the process of ``benchmarks.versus`` by one that writes a result."""
+
+    def run(command, **options):
+        assert command[1:5] == ["-m", "benchmarks.versus", "--peer", "purejaxrl=dqn.py"]
+        file = command[command.index("--json") + 1]
+        if code == 0:
+            Path(file).write_text(json.dumps({"results": [result]}))
+        return subprocess.CompletedProcess(command, code, "", "first\nlast line\n")
+
+    monkeypatch.setattr(peers.subprocess, "run", run)
+
+
+def test_a_peer_has_the_result_of_versus(monkeypatch):
+    rate = {"median": 2.0, "low": 1.0, "high": 3.0}
+    result = {"gradient_steps_per_second": rate, "jaxdqn_gradient_steps_per_second": rate,
+              "ratio": rate}  # fmt: skip
+    versus(monkeypatch, result)
+    (cell,) = peers.peer_cells(["purejaxrl=dqn.py"], FULL)
+    assert cell.name == "purejaxrl"
+    assert cell.measure(10.0) == result
+    line = tables.section_table("peers", {cell.name: result}).splitlines()[1]
+    assert line.split() == ["purejaxrl", "2.00", "2.00", "2.00", "(1.00-3.00)"]
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "reason"), [({"missing": "no flashbax"}, 0, "no flashbax"), ({}, 2, "last")]
+)
+def test_a_peer_that_cannot_be_measured_is_an_error_with_its_reason(
+    monkeypatch, result, code, reason
+):
+    versus(monkeypatch, result, code)
+    (cell,) = peers.peer_cells(["purejaxrl=dqn.py"], FULL)
+    with pytest.raises(RuntimeError, match=reason):
+        cell.measure(10.0)
+
+
+def test_processes_of_peers_share_the_memory_of_the_device(tmp_path):
+    shared = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    assert command.worker_environment(request(tmp_path, section="peers"))[shared] == "false"
+    assert shared not in command.worker_environment(request(tmp_path))
 
 
 def test_results_of_another_device_are_not_in_the_report(tmp_path, capsys):
