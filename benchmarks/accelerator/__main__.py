@@ -146,11 +146,14 @@ def run_worker(request: Request) -> str | None:
 
 
 def worker_environment(request: Request) -> dict[str, str]:
-    """Return the environment of the process of a section; tiny programs are not optimised."""
-    if not request.tiny:
-        return dict(os.environ)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    return {**os.environ, "XLA_FLAGS": flags.strip()}
+    """Return the environment of the process of a section."""
+    environment = dict(os.environ)
+    if request.tiny:  # not optimised, to compile fast
+        flags = environment.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    if request.section == "peers":  # three processes share the device
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    return environment
 
 
 def _record_crash(request: Request, store: Store, ended: str | None) -> bool:

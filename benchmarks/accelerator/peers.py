@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -44,15 +43,11 @@ def measure_peer(peer: str, sizes: Sizes, seconds: float) -> dict[str, Any]:
     Raises:
         RuntimeError: if the peer could not be measured, with its reason.
     """
-    # Two processes share the device: neither may take the memory for itself.
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "versus.json"
         command = [sys.executable, "-m", "benchmarks.versus", "--peer", peer, "--json", str(file)]
         command += ["--rounds", "5"] if not sizes.shrunk else ["--quick"]
-        done = subprocess.run(
-            command, env=environment, timeout=seconds, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, timeout=seconds, capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise RuntimeError(lines[-1])
