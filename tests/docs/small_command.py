@@ -66,7 +66,8 @@ def _small_run(rest: list[str]) -> list[str]:
         more = flags.total_rows > stored.total_rows
         return ["--total-rows", str(stored.total_rows + _CHUNK)] if more else []
     config = run.config_from(flags)
-    rows = _ATARI_ROWS if is_atari(config.env) else max(_ROWS, config.rows_per_iteration)
+    most = _ATARI_ROWS if is_atari(config.env) else _ROWS
+    rows = max(most, config.rows_per_iteration)
     if flags.profile is not None:
         rows = _CHUNK * (flags.profile + 2)
     sizes = {"total_rows": rows, "log_every": _CHUNK, "eval_episodes": _EPISODES}
