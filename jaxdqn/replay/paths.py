@@ -35,7 +35,8 @@ def gather_paths(
       frame_stack: S
     """
     r_t, discount_t, _ = returns_at(ring, index, gamma, n_step=n_step)
-    reward, terminated, included, after = steps_at(ring, index, n_step=n_step)
+    reward, terminated, included, rows = steps_at(ring, index, n_step=n_step)
+    after = rows[:, 1:]
     obs = gather_obs(ring, after.ravel(), frame_stack=frame_stack)
     legal = ring.rows.legal
     path = Path(

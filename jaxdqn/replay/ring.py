@@ -153,7 +153,8 @@ def steps_at(ring: RingState, index: Array, *, n_step: int) -> tuple[Array, Arra
 
     Returns:
       Rewards [B, N] float32; terminations [B, N] bool; inclusion [B, N] float32, 1 for the steps of
-      the return, then 0; and the flat indices [B, N] int32 of the rows after the steps.
+      the return, then 0; and the flat indices [B, N + 1] int32 of the start and of the rows after
+      the steps.
     """
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(n_step + 1, dtype=jnp.int32) * num_envs
@@ -168,7 +169,7 @@ def steps_at(ring: RingState, index: Array, *, n_step: int) -> tuple[Array, Arra
     included = jnp.concatenate([jnp.ones_like(terminated[:, :1]), continues], axis=1)
     # [B, N]: 1 for the steps 1 .. m of the return, then 0.
     included = jnp.cumprod(included.astype(jnp.float32), axis=1)
-    return reward, terminated, included, path[:, 1:]
+    return reward, terminated, included, path
 
 
 def gather_sequences(ring: RingState, index: Array, *, length: int) -> Row:

@@ -22,6 +22,18 @@ RINGS = {
         "replay": "prioritized",
     },
     "Catch, 3 steps, 4 frames": {"env": "Catch-bsuite", "n_step": 3, "frame_stack": 4},
+    "Catch, importance ratios": {
+        "env": "Catch-bsuite",
+        "n_step": 3,
+        "frame_stack": 2,
+        "importance_ratios": True,
+    },
+    "Catch, importance ratios, prioritised": {
+        "env": "Catch-bsuite",
+        "n_step": 3,
+        "importance_ratios": True,
+        "replay": "prioritized",
+    },
 }
 
 
