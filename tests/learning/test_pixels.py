@@ -12,6 +12,7 @@ import pytest
 import jaxdqn
 from jaxdqn.config.presets import preset
 from jaxdqn.envs import make_environment
+from jaxdqn.run.runner import run
 from jaxdqn.training.trainer import make_trainer
 from tests.studies import ROOT
 from tests.toys import quick_jit
@@ -94,7 +95,7 @@ def test_every_parameter_of_a_step_changes(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_lamp_is_learned(name, tmp_path):
-    result = jaxdqn.run(jaxdqn.Config(**LEARNERS[name]), environment=lamp(), out=tmp_path / "run")
+    result = run(jaxdqn.Config(**LEARNERS[name]), environment=lamp(), out=tmp_path / "run")
     # Eight presses an episode; random ones are right four times.
     assert result.summary["eval_return_mean"] > 7.5
 
