@@ -36,6 +36,9 @@ def _validate_devices(config: Config) -> None:
                "makes one vector of the gradient and would gather its split parts")  # fmt: skip
     if config.outer_optimizer != "none":
         reject("outer_optimizer", config.outer_optimizer, "none with model_devices above 1")
+    if config.optimizer == "muon":
+        reject("optimizer", "muon", "adam, radam or rmsprop with model_devices above 1, since it "
+               "would gather the parts of each matrix")  # fmt: skip
     if config.mapping == "pmap":
         reject("mapping", "pmap", "shard_map with model_devices above 1")
 

@@ -90,6 +90,8 @@ def test_replicas_follow_the_computation_by_hand():
         ({"outer_optimizer": "nesterov"}, "outer_optimizer='nesterov': must be none"),
         ({"outer_learning_rate": 0.5, "average_every": 4, "target_period": 4},
          "outer_learning_rate=0.5: must be 0.7 unless outer_optimizer='nesterov'"),
+        ({"model_devices": 2, "outer_optimizer": "nesterov"}, "none with model_devices above 1"),
+        ({"model_devices": 2, "optimizer": "muon"}, "optimizer='muon': must be adam"),
         ({"devices": 1, "outer_optimizer": "nesterov"}, "without data-parallel replicas"),
     ],
 )  # fmt: skip

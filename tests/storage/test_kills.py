@@ -59,6 +59,12 @@ CASES = {name: (config, {}) for name, config in DEVICE_PRESETS.items()} | {
     ),
     "cartpole, int8": (DEVICE_PRESETS["cartpole"], {"devices": 2, "compression": "int8"}),
     "cartpole, top-k": (DEVICE_PRESETS["cartpole"], {"devices": 2, "compression": "top_k"}),
+    "cartpole, powersgd": (DEVICE_PRESETS["cartpole"], {"devices": 2, "compression": "powersgd"}),
+    "cartpole, muon": (DEVICE_PRESETS["cartpole"], {"optimizer": "muon"}),
+    "cartpole, outer optimiser": (
+        DEVICE_PRESETS["cartpole"],
+        {"devices": 2, "average_every": 2, "target_period": 6, "outer_optimizer": "nesterov"},
+    ),
     "cartpole, averaging": (
         DEVICE_PRESETS["cartpole"],
         {"devices": 2, "average_every": 2, "target_period": 6},
