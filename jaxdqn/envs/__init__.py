@@ -1,4 +1,4 @@
-"""Environments; those on the device have the contract of ``jaxdqn.types.Environment``."""
+"""Environments on the device (contract ``jaxdqn.types.Environment``) and on the host."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def make(name: str, **kwargs: Any) -> Environment:
     """Build a registered environment by name, with next-step autoreset.
 
     Args:
-        name: one of ``names()``, or ``SUITE:ID`` of another suite on the device.
+        name: one of ``names()``, or ``SUITE:ID`` for another suite on the device.
         **kwargs: keyword arguments of ``make_gymnax``, or the arguments of the suite.
 
     Raises:
@@ -45,11 +45,11 @@ def make(name: str, **kwargs: Any) -> Environment:
 
 
 def configured_host_environment(config: Config, environment: Any = None) -> HostEnvironment | None:
-    """Return the environment of a run if it is on the host, and None if it is on the device.
+    """Return the environment of a run if it is on the host; None if it is on the device.
 
     Args:
-        config: ``env`` and its arguments.
-        environment: the caller's own; None uses ``config.env``.
+        config: configuration with ``env`` and its arguments.
+        environment: custom environment; None uses ``config.env``.
 
     Raises:
         ValueError: as ``host_environment``.
@@ -67,15 +67,15 @@ def configured_host_environment(config: Config, environment: Any = None) -> Host
 
 
 def configured_environment(config: Config, environment: Any = None) -> Environment:
-    """Return the environment of a run: the caller's own, or the registered one of ``config``.
+    """Return the environment of a run: a custom one, or the registered one of ``config``.
 
     Args:
-        config: ``env``, its arguments and actions, and ``sticky_actions``.
-        environment: the caller's own, as ``as_environment`` takes it; None uses ``config.env``.
+        config: configuration with ``env``, its arguments and actions, and ``sticky_actions``.
+        environment: custom environment, as for ``as_environment``; None uses ``config.env``.
 
     Raises:
-        ValueError: as ``make`` and ``as_environment``, or if options of a registered environment
-            are given with the caller's own.
+        ValueError: as ``make`` and ``as_environment``, or if options for registered environments
+            are set together with a custom one.
     """
     if environment is None:
         arguments: dict[str, Any] = dict(read_env_args(config.env_args))
@@ -94,15 +94,15 @@ def configured_environment(config: Config, environment: Any = None) -> Environme
 def environment_of_name(
     config: Config, name: str, arguments: Sequence[str] = ()
 ) -> tuple[Environment | HostEnvironment, float]:
-    """Return another registered environment than that of a run, and its sticky actions.
+    """Return the registered environment ``name`` for a policy of a run, and its sticky actions.
 
-    On the device, sticky actions and the action set of a MinAtar game are those of ``config``. An
-    environment on the host has its own.
+    On the device, ``config`` determines the sticky actions and the action set of a MinAtar game.
+    An environment on the host uses its own settings.
 
     Args:
-        config: the run.
-        name: as ``Config.env``.
-        arguments: of the environment, as ``Config.env_args``.
+        config: configuration of the run.
+        name: name of the environment, as in ``Config.env``.
+        arguments: arguments of the environment, as in ``Config.env_args``.
 
     Raises:
         ValueError: as ``configured_environment``.

@@ -1,4 +1,4 @@
-"""Action sets of the MinAtar games: all six actions, or those that have an effect."""
+"""Action sets of the MinAtar games: all six actions, or only those that have an effect."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def full_action_set(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         arguments: other arguments of the environment.
 
     Raises:
-        ValueError: if there is no such environment, it has one set of actions only, or
-            ``arguments`` choose a set too.
+        ValueError: if there is no such environment, it has only one action set, or ``arguments``
+            also select a set.
     """
     if is_suite_env(name) or not _has_two_sets(name):
         having = [other for other in names() if other.endswith("-MinAtar")]

@@ -1,4 +1,4 @@
-"""Arguments of environments on the device: fields of their parameters, and of constructors."""
+"""Arguments of environments on the device: parameter fields and constructor arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = frozenset(
         "time_limit",
     }
 )
-"""Names of limits of the steps of an episode, of which each suite has its own."""
+"""Names of the episode step limit; each suite uses a different one."""
 
 
 def split_arguments(
@@ -63,7 +63,7 @@ def replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) -> 
                 f"{suggest(field, list(fields))}"
             )
         _check_type(field, value, fields[field], argument="params")
-        # gymnax selects between parameters and states, so that their dtypes must agree.
+        # gymnax selects between parameters and states, so their dtypes must agree.
         values[field] = float(value) if isinstance(fields[field], float) else value
     return env_params.replace(**values)
 
@@ -73,8 +73,8 @@ def changed_arguments(env: Any, env_params: Any, constructor: Mapping[str, Any])
 
     Args:
         env: a gymnax environment.
-        env_params: its parameters.
-        constructor: arguments that were given to its constructor.
+        env_params: parameters of the environment.
+        constructor: arguments passed to the constructor.
     """
     before, now = {**_fields(env.default_params), **_constructor(env)}, _fields(env_params)
     values = {**now, **constructor}
@@ -86,11 +86,11 @@ def changed_arguments(env: Any, env_params: Any, constructor: Mapping[str, Any])
 
 
 def plain_fields(instance: Any, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return the fields of a dataclass that are numbers, bools, strings or limits of time, by name.
+    """Return the fields of a dataclass that are numbers, bools, strings or step limits, by name.
 
     Args:
-        instance: of a dataclass.
-        without: names of fields that are left out.
+        instance: instance of a dataclass.
+        without: names of fields to omit.
     """
     return {
         name: value
@@ -100,12 +100,12 @@ def plain_fields(instance: Any, without: Collection[str] = ()) -> dict[str, Any]
 
 
 def checked(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments whose names and types are those of the defaults.
+    """Check arguments against the names and types of the defaults, and return them.
 
     Args:
-        name: of the environment.
+        name: name of the environment.
         arguments: values by name.
-        defaults: of every argument that the environment has; None has any type.
+        defaults: default of every argument of the environment; a default of None accepts any type.
 
     Raises:
         ValueError: if there is no such argument, or its value has the wrong type.
@@ -148,7 +148,7 @@ def _text(value: Any) -> str:
 
 
 def _check_type(name: str, value: Any, default: Any, argument: str = "env_args") -> None:
-    """Check a plain value against the type of a plain default; others are passed as they are."""
+    """Check a plain value against the type of a plain default; other values are not checked."""
     wanted: tuple[type, ...]
     if name in LIMITS:
         words, wanted = "a whole number", (int,)

@@ -1,4 +1,4 @@
-"""Next-step autoreset: at every step, or from a pool of resets that are made in bulk."""
+"""Next-step autoreset: computed at every step, or taken from a pool of precomputed resets."""
 
 from __future__ import annotations
 
@@ -14,48 +14,50 @@ StepFunction = Callable[[Array, PyTree, Array], tuple[PyTree, TimeStep]]
 """``step(key, env_state, action) -> (env_state, timestep)``"""
 
 _STREAM = 0x706F6F6C
-"""Folded into a key of acting, which is split into far fewer keys, to draw the pool."""
+"""Folded into an acting key to derive the key of the pool; it exceeds every split index."""
 
 
 class AutoresetStep:
-    """``Environment.step``, together with the step that never resets.
+    """``Environment.step``, together with ``advance``, the step that never resets.
 
-    They are one object, so that an environment whose step is replaced keeps no other step.
+    Both are part of one object, so replacing the step of an environment also drops ``advance``.
     """
 
     def __init__(self, step: StepFunction, advance: StepFunction) -> None:
         """Make the step from its two functions.
 
         Args:
-            step: with next-step autoreset.
-            advance: the same without it; invalid, but defined, after the end of an episode.
+            step: step with next-step autoreset.
+            advance: step without autoreset. After the end of an episode its result is defined but
+                meaningless.
         """
         self._step, self.advance = step, advance
 
     def __call__(self, key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
-        """Step, or reset if the last step ended the episode."""
+        """Step the environment, or reset it if the last step ended the episode."""
         return self._step(key, state, action)
 
 
 class ResetPool(NamedTuple):
-    """Resets of one device, of which the first ``used`` have been taken."""
+    """C precomputed resets on one device, of which the first ``used`` have been taken."""
 
     env_state: PyTree
     """Leaves [C, ...]."""
     timestep: TimeStep
     """Leaves [C, ...]."""
     used: Array
-    """[] int32"""
+    """[] int32, number of resets taken"""
 
 
 def advance_of(environment: Environment) -> StepFunction | None:
-    """Return the step that never resets; None if the environment has only one with autoreset."""
+    """Return the step that never resets; None if the environment has only the step with
+    autoreset."""
     step = environment.step
     return step.advance if isinstance(step, AutoresetStep) else None
 
 
 def fill_pool(environment: Environment, key: Array, size: int) -> ResetPool:
-    """Reset ``size`` times in bulk; ``key`` is one of acting and is not consumed."""
+    """Precompute ``size`` resets. ``key`` is an acting key and is not consumed."""
     keys = jax.random.split(jax.random.fold_in(key, _STREAM), size)
     return ResetPool(*jax.vmap(environment.reset)(keys), used=jnp.int32(0))
 
@@ -68,19 +70,20 @@ def step_from_pool(
     timestep: TimeStep,
     actions: Array,
 ) -> tuple[PyTree, TimeStep, ResetPool]:
-    """Step E environments; those whose episode has ended take the next resets of the pool.
+    """Step E environments; each environment whose episode has ended takes a reset from the pool.
 
-    If too few are left, the pool is filled again; if a full pool has too few, every environment
-    makes its own reset and the pool keeps its rest. Both are branches of a conditional on the
-    device. A reset is taken at most once, in order, and which are made and dropped depends on
-    their number only. So the resets are distributed as those of ``Environment.reset``.
+    If too few resets are left, the pool is refilled. If even a full pool has too few, every
+    environment computes its own reset and the pool is unchanged. Both cases are branches of a
+    conditional on the device. Resets are taken in order and at most once, and whether a reset is
+    dropped depends only on their number. The resets therefore have the distribution of
+    ``Environment.reset``.
 
     Args:
-      environment: one environment, with an ``AutoresetStep``.
-      pool: C resets.
-      keys: ``[E]``, are consumed.
+      environment: a single environment with an ``AutoresetStep``.
+      pool: pool of C resets.
+      keys: ``[E]`` random keys; consumed.
       env_state: leaves [E, ...]
-      timestep: of the last step, leaves [E, ...]
+      timestep: time step of the last vector step, leaves [E, ...]
       actions: ``[E]`` int32
     """
     advance = advance_of(environment)
@@ -98,7 +101,7 @@ def step_from_pool(
         return take(fill_pool(environment, keys[0], size))
 
     def make_for_all(pool: ResetPool) -> tuple[PyTree, TimeStep, ResetPool]:
-        # The keys may be those of the steps: it was known before that these are not used.
+        # The keys of the steps can be reused, because the results of the steps are discarded.
         return *jax.vmap(environment.reset)(keys), pool
 
     branch = jnp.where(pool.used + needed <= size, 0, jnp.where(needed <= size, 1, 2))

@@ -27,16 +27,16 @@ _OBS_KINDS = (jnp.floating, jnp.integer, jnp.bool_)
 
 
 class EpisodeState(NamedTuple):
-    """State of the wrapped environment, and the end of its episode."""
+    """State of the wrapped environment, and a flag for the end of its episode."""
 
     inner: PyTree
-    """State as the user's ``reset`` and ``step`` return it."""
+    """State returned by the user's ``reset`` and ``step``."""
     done: Array
-    """[] bool; the episode has ended and the next step resets."""
+    """[] bool, True if the episode has ended and the next step resets"""
 
 
 class TimedState(NamedTuple):
-    """State of the user's environment, and the length of the episode so far."""
+    """State of the user's environment, and the current length of the episode."""
 
     inner: PyTree
     steps: Array
@@ -44,7 +44,7 @@ class TimedState(NamedTuple):
 
 
 class _Wrapped(NamedTuple):
-    """Functions of the wrapped environment, and the shapes that they return."""
+    """Functions of the wrapped environment, and the shapes of their results."""
 
     reset: Reset
     step: TruncatingStep
@@ -54,7 +54,7 @@ class _Wrapped(NamedTuple):
     legal: Legal | None
 
     def legal_in(self, state: PyTree) -> PyTree:
-        """Return ``TimeStep.legal`` in a state."""
+        """Return ``TimeStep.legal`` for a state."""
         return () if self.legal is None else jnp.asarray(self.legal(state))
 
 
@@ -68,25 +68,24 @@ def make_environment(
     render: Render | None = None,
     legal: Legal | None = None,
 ) -> Environment:
-    """Build an environment from two plain functions of a single example.
+    """Build an environment from two plain functions for a single environment.
 
-    ``reset(key) -> (state, obs)`` and
-    ``step(key, state, action) -> (state, obs, reward, terminated)`` contain no
-    time limit, autoreset, vmap or scan. The state is any pytree, Python numbers
-    included; ``action`` is [] int32 below ``num_actions``.
+    ``reset(key) -> (state, obs)`` and ``step(key, state, action) -> (state, obs, reward,
+    terminated)`` need no time limit, autoreset, vmap or scan. The state is any pytree and may
+    contain Python numbers; ``action`` is [] int32, from 0 to ``num_actions`` - 1.
 
     Args:
-        reset: starts an episode; consumes its key.
-        step: advances the episode; consumes its key.
+        reset: function that starts an episode; consumes its key.
+        step: function that advances the episode; consumes its key.
         name: name of the environment in reports.
-        num_actions: A.
-        max_episode_steps: environment steps after which an episode is truncated;
-            None for no limit.
-        render: draws a state, ``render(state) -> frame``, uint8 [height, width, 3], for videos;
-            called with NumPy leaves, outside jit.
-        legal: masks actions, ``legal(state) -> mask``, bool [A]; True for the actions that may be
-            taken in a state, of which there must be one unless the episode ends there. None if
-            every action may be taken everywhere.
+        num_actions: A, number of actions.
+        max_episode_steps: environment steps after which an episode is truncated; None for no
+            limit.
+        render: function ``render(state) -> frame`` that draws a state as uint8
+            [height, width, 3], for videos. It is called with NumPy leaves, outside jit.
+        legal: function ``legal(state) -> mask``, bool [A], True for the legal actions of a state.
+            Every state needs a legal action, except the state that ends an episode. None if all
+            actions are always legal.
 
     Raises:
         ValueError: if an argument is out of range, or the functions return an
@@ -136,12 +135,12 @@ def with_autoreset(
 ) -> Environment:
     """Build an environment from functions that report truncation themselves.
 
-    As ``make_environment``, but ``step`` returns ``truncated`` as a fifth value,
-    and ``max_episode_steps`` only enters ``EnvSpec``. A step that is both
-    terminated and truncated counts as terminated. ``view`` converts an observation of
-    ``reset`` or ``step`` to that of the ``TimeStep``; it is applied once, after the selection
-    between the two (applied to both, it made the step of Breakout 8 % slower). So is ``legal``,
-    to the state.
+    Like ``make_environment``, but ``step`` returns ``truncated`` as a fifth value, and
+    ``max_episode_steps`` only enters ``EnvSpec``. A step that is both terminated and truncated
+    counts as terminated. ``view`` converts an observation of ``reset`` or ``step`` to the
+    observation of the ``TimeStep``. It is applied once, after the selection between reset and step;
+    applying it to both made the step of Breakout 8 % slower. ``legal`` is likewise applied once, to
+    the selected state.
 
     Raises:
         ValueError: as ``make_environment``.
@@ -186,9 +185,9 @@ def _next_step(
     wrapped: _Wrapped, key: Array, state: EpisodeState, action: Array
 ) -> tuple[EpisodeState, TimeStep]:
     resetting = state.done
-    # Compute both branches and select one: under vmap a conditional runs both anyway. The
-    # branches may share the key, since ``done`` was known before the key was drawn; splitting
-    # it took a sixth of the step.
+    # Compute both branches and select one, because under vmap a conditional runs both anyway. The
+    # branches may share the key, because ``done`` was known before the key was drawn. Splitting the
+    # key took a sixth of the step.
     inner, obs, reward, terminated, truncated = wrapped.step(key, state.inner, action)
     inner, obs = jax.tree.map(
         lambda fresh, stepped: jax.lax.select(resetting, fresh, stepped),
@@ -229,8 +228,8 @@ def _advance(
 def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeDtypeStruct]:
     """Return the shapes and dtypes of (state, obs) that ``step`` maps to themselves.
 
-    A scan requires such a fixed point. Code that starts from Python numbers does not reach it
-    in one step: ``0`` is weakly typed after the reset, but not after a step.
+    A scan requires such a fixed point. Code that starts from Python numbers needs several rounds to
+    reach it: ``0`` is weakly typed after the reset, but not after a step.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     action = jax.ShapeDtypeStruct((), jnp.int32)
@@ -242,10 +241,10 @@ def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeD
         raise ValueError(
             f"reset: must return an observation of dtype float, bool or int, not {carry[1].dtype}"
         )
-    # Terminates: each round either returns or promotes a dtype, and promotion is bounded.
+    # This loop terminates: each round either returns or promotes a dtype, and promotion is bounded.
     while True:
-        # Strict promotion would reject dtypes tried here: a ``0`` that becomes a float is an
-        # int32 in the first round.
+        # Strict promotion would reject some rounds: a ``0`` that becomes a float is an int32 in the
+        # first round.
         with jax.numpy_dtype_promotion("standard"):
             *stepped, reward, terminated, truncated = jax.eval_shape(
                 lambda *args: _checked_length(step(*args), 5), key, carry[0], action
@@ -286,7 +285,7 @@ def _merge_leaf(
 
 
 def _cast(tree: PyTree, avals: PyTree) -> PyTree:
-    """Cast every leaf to its dtype, and remove its weak type."""
+    """Cast every leaf to the dtype in ``avals`` and remove its weak type."""
 
     def cast(leaf: Any, aval: jax.ShapeDtypeStruct) -> Array:
         if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
@@ -305,7 +304,7 @@ def _checked_length(returned: Any, length: int, function: str = "step") -> tuple
 
 
 def _check_legal(legal: Any, state: PyTree, num_actions: int) -> None:
-    """Check that ``legal`` returns bool [A] in a state of these shapes."""
+    """Check that ``legal`` returns bool [A] for a state of these shapes."""
     if legal is None:
         return
     if not callable(legal):

@@ -1,4 +1,4 @@
-"""Frame stacks while acting, equal to those that the replay gathers when sampling."""
+"""Frame stacks for acting, equal to the stacks that the replay gathers when sampling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def initial_frames(obs: Array, frame_stack: int) -> Any:
 
 
 def push_frame(frames: Any, obs: Array, first: Array) -> Any:
-    """Append ``obs`` [E, O], and clear older frames where ``first`` [E]; empty stays empty."""
+    """Append ``obs`` [E, O] and clear older frames where ``first`` [E] is True.
+
+    Without frame stacks ``frames`` is empty and is returned unchanged.
+    """
     if isinstance(frames, tuple):
         return ()
     # first[E] -> [E, 1, ..., 1], to broadcast against [E, O, S].

@@ -1,7 +1,8 @@
 """Gymnax environments with the contract of ``jaxdqn.types.Environment``.
 
-gymnax is slow to import, so it is imported when an environment is made, and without the plotting
-libraries that it imports for pictures only (seaborn and pyplot: three quarters of the time).
+Importing gymnax is slow, so it is imported only when an environment is made. The plotting libraries
+seaborn and pyplot, which gymnax needs only for rendering and which take three quarters of the
+import time, are skipped.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ BINARY = frozenset(
         "Pong-misc",
     }
 )
-"""Environments whose observations are zeros and ones; they become bool, which a replay packs."""
+"""Environments with observations of zeros and ones; they become bool, which the replay packs."""
 
 DRAWABLE = frozenset(
     {
@@ -63,12 +64,12 @@ DRAWABLE = frozenset(
 
 
 def import_gymnax() -> ModuleType:
-    """Import gymnax without the plotting libraries, which it imports for its pictures.
+    """Import gymnax without the plotting libraries that it needs only for rendering.
 
-    They are still importable, before and after, and gymnax uses the real ones when it draws.
+    They remain importable, and gymnax loads them when it renders.
     """
     import_matplotlib()
-    # gymnax makes arrays as it is imported.
+    # gymnax creates arrays during its import.
     with jax.transfer_guard("allow"), imported_lazily("matplotlib.pyplot", "seaborn"):
         import gymnax
     return gymnax
@@ -85,14 +86,14 @@ def make_gymnax(
 ) -> Environment:
     """Build a gymnax environment with next-step autoreset.
 
-    It uses gymnax's ``step_env``, ``reset_env`` and ``is_truncated``, since gymnax's own
-    ``step`` resets within the step that ends an episode. Binary observations are bool, numbers
-    of discrete states are one-hot bool, and all others are float32. The gymnax state is
+    It uses gymnax's ``step_env``, ``reset_env`` and ``is_truncated``, because gymnax's ``step``
+    resets within the step that ends an episode. Binary observations become bool, indices of
+    discrete states become one-hot bool, and all others float32. The gymnax state is
     ``env_state.inner``.
 
     Args:
         name: one of ``names()``.
-        params: fields of the environment's gymnax parameters to replace, such as
+        params: gymnax parameters of the environment to replace, such as
             ``{"max_steps_in_episode": 50}``.
         **env_kwargs: arguments of the environment's constructor.
 
@@ -106,7 +107,7 @@ def make_gymnax(
 
 
 def make_from_arguments(name: str, arguments: Mapping[str, Any]) -> Environment:
-    """Build a gymnax environment from its arguments by name, those of its parameters included.
+    """Build a gymnax environment from arguments by name, for its parameters and its constructor.
 
     Raises:
         ValueError: as ``make_gymnax``.
@@ -116,11 +117,11 @@ def make_from_arguments(name: str, arguments: Mapping[str, Any]) -> Environment:
 
 
 def as_environment(environment: Any) -> Environment:
-    """Return an environment of the library: ``environment``, or one that wraps a gymnax object.
+    """Convert an object to an ``Environment``; a gymnax environment is wrapped.
 
     Args:
-        environment: an ``Environment``, a gymnax environment, or a pair of it and its parameters,
-            as ``gymnax.make`` returns it.
+        environment: an ``Environment``, a gymnax environment, or a pair of a gymnax environment
+            and its parameters, as returned by ``gymnax.make``.
 
     Raises:
         ValueError: if it is none of these, or its actions are continuous.
@@ -143,7 +144,7 @@ def as_environment(environment: Any) -> Environment:
 
 
 def is_gymnax(environment: Any) -> bool:
-    """Return whether an object is a gymnax environment, or a pair of it and its parameters."""
+    """Return True for a gymnax environment, or a pair of one and its parameters."""
     module = sys.modules.get("gymnax.environments.environment")
     if module is None:  # gymnax is not imported, so there is no such object
         return False
@@ -153,7 +154,7 @@ def is_gymnax(environment: Any) -> bool:
 
 
 def _wrap(name: str, env: Any, env_params: Any, arguments: tuple[str, ...]) -> Environment:
-    """Return a gymnax environment with next-step autoreset."""
+    """Wrap a gymnax environment with next-step autoreset."""
 
     def reset(key: Array) -> tuple[Any, Array]:
         with permissive_promotion():
@@ -178,7 +179,7 @@ def _wrap(name: str, env: Any, env_params: Any, arguments: tuple[str, ...]) -> E
 
 
 def _render(name: str, env: Any, env_params: Any) -> Render:
-    """Return the drawing function of an environment; it imports Pillow at its first use."""
+    """Return the render function of an environment; it imports Pillow at its first use."""
 
     @functools.cache
     def draw() -> Render:
@@ -192,7 +193,7 @@ def _render(name: str, env: Any, env_params: Any) -> Render:
 def load(
     name: str, *, params: Mapping[str, Any] | None = None, **env_kwargs: Any
 ) -> tuple[Any, Any]:
-    """Return the gymnax environment and its parameters, as ``make_gymnax`` uses them.
+    """Return the gymnax environment and its parameters for ``make_gymnax``.
 
     Raises:
         ValueError: as ``make_gymnax``.
@@ -213,7 +214,7 @@ def load(
 
 
 def _known(name: str) -> str:
-    """Return the constraint on an unknown name: the nearest names, or the kinds of environments."""
+    """Describe the valid names for an unknown one: the nearest names, or the kinds of names."""
     near = known_name("environment", name, names())
     if "nearest" in near:
         return near
@@ -236,7 +237,7 @@ def _require_discrete(argument: str, name: str, space: Any) -> None:
 
 @contextmanager
 def permissive_promotion() -> Iterator[None]:
-    """Allow the implicit promotion of dtypes and ranks on which gymnax's code relies."""
+    """Allow the implicit dtype and rank promotion on which the code of gymnax relies."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 

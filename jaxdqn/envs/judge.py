@@ -1,7 +1,8 @@
-"""Evaluation of a policy in another environment than that of its training.
+"""Evaluation of a policy in an environment other than its training environment.
 
-The observations and actions of the two must be the same, or a registered mapping translates them.
-The MinAtar games of gymnax and of the authors' package are registered.
+Both environments must have the same observations and actions, or a registered mapping must
+translate them. Mappings between the MinAtar games of gymnax and of the authors' package are
+registered.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ class EnvMapping(NamedTuple):
     """Translation between a policy and an environment that it was not trained in."""
 
     actions: tuple[int, ...] | None = None
-    """[A], the action of the environment for each action of the policy; None if they are equal."""
+    """[A], action of the environment for each action of the policy; None if they are equal."""
     observe: Callable[[Any], Any] | None = None
-    """``observe(obs) -> obs``: one observation of the environment as the policy takes it, for NumPy
-    and JAX arrays; None if they are equal."""
+    """``observe(obs) -> obs``: convert one observation of the environment for the policy; works on
+    NumPy and JAX arrays. None if they are equal."""
 
 
 MappingFunction = Callable[[EnvSpec, EnvSpec], EnvMapping]
@@ -35,10 +36,10 @@ _MAPPINGS: dict[tuple[str, str], MappingFunction] = {}
 
 
 def register_mapping(policy: str, environment: str, mapping: EnvMapping | MappingFunction) -> None:
-    """Register how policies of one environment play another.
+    """Register a mapping that lets policies of one environment play in another.
 
     Args:
-      policy: name of the environment of training.
+      policy: name of the training environment.
       environment: name of the other environment.
       mapping: an ``EnvMapping``, or a function of the two specifications that returns one.
     """
@@ -49,14 +50,15 @@ def register_mapping(policy: str, environment: str, mapping: EnvMapping | Mappin
 def as_judge(
     environment: Environment | HostEnvironment, policy: EnvSpec
 ) -> Environment | HostEnvironment:
-    """Return an environment with the observations and actions of a policy.
+    """Convert an environment to the observations and actions of a policy.
 
     Args:
-      environment: on the device or on the host.
-      policy: specification of the environment that the policy was trained in.
+      environment: environment on the device or on the host.
+      policy: specification of the training environment of the policy.
 
     Raises:
-      ValueError: if they differ and no mapping is registered, or the mapping does not fit.
+      ValueError: if the specifications differ and no mapping is registered, or the mapping is
+        invalid.
     """
     spec = environment.spec
     function = _MAPPINGS.get((policy.name, spec.name))
@@ -98,7 +100,7 @@ def _check_actions(mapping: EnvMapping, policy: EnvSpec, spec: EnvSpec) -> None:
 
 
 def _mapped_spec(spec: EnvSpec, mapping: EnvMapping) -> EnvSpec:
-    """Return the specification that the policy sees."""
+    """Return the specification after the mapping, as the policy sees it."""
     if mapping.actions is not None:
         spec = spec._replace(num_actions=len(mapping.actions))
     if mapping.observe is not None:
@@ -143,7 +145,7 @@ def _on_host(environment: HostEnvironment, mapping: EnvMapping, spec: EnvSpec) -
 
 
 def _with_mask(timestep: TimeStep, actions: Any) -> TimeStep:
-    """Return a time step whose mask, if it has one, is that of the actions of the policy."""
+    """Convert the mask of a time step, if any, to the actions of the policy."""
     if actions is None or isinstance(timestep.legal, tuple):  # the tuple is empty
         return timestep
     return timestep._replace(legal=timestep.legal[..., np.asarray(actions)])
@@ -183,14 +185,15 @@ _EFFECTIVE = {
     "Seaquest": (0, 1, 2, 3, 4, 5),
     "SpaceInvaders": (0, 1, 3, 5),
 }
-"""Actions of each MinAtar game that have an effect, of n, l, u, r, d, f; their order is that of the
-smaller set of actions, in gymnax as in the package."""
+"""Actions of each MinAtar game that have an effect, among n, l, u, r, d, f. They are listed in the
+order of the minimal action set, which is the same in gymnax and in the package."""
 
 
 def _register_minatar(game: str) -> None:
-    """Register the forms of a game, whose channels are the same, with all or the effective actions.
+    """Register the mappings between the forms of a game: all six actions, or the effective ones.
 
-    An action that the environment lacks has no effect in the game, as action 0 has none.
+    All forms have the same channels. An action that the environment lacks has no effect in the
+    game, so it is mapped to action 0, which has none either.
     """
     effective = _EFFECTIVE[game]
 
@@ -206,7 +209,7 @@ def _register_minatar(game: str) -> None:
 
 
 def _full_or(effective: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Return the set of actions of a game with ``count`` of them."""
+    """Return the action set of a game that has ``count`` actions."""
     return effective if count == len(effective) else tuple(range(6))
 
 

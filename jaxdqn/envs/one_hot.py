@@ -1,4 +1,4 @@
-"""Writes to one index of an array as selections, for accelerators."""
+"""Rewrite of scatters to a single index as selections, for accelerators."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from jax.extend.core import Literal
 from jaxdqn.types import Array
 
 _LARGEST = 4_096
-"""Elements; a selection reads and writes the whole array, so larger ones keep their scatter."""
+"""Maximum number of elements of a rewritten array. A selection reads and writes the whole array, so
+larger arrays keep their scatter."""
 
 
 def select_at_indices(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function in which ``array.at[index].set(value)`` is a selection.
+    """Transform a function so that ``array.at[index].set(value)`` becomes a selection.
 
-    On a GPU a scatter is a kernel of its own, and often a copy of the array, while a selection by
-    the comparison of all indices with the one is fused with what is around it. Games on a grid
-    write a dozen single cells in a step. The values are the same.
+    On a GPU a scatter needs a separate kernel and often a copy of the array. A selection, which
+    compares all indices with the given one, is fused with the surrounding operations. Grid games
+    write about a dozen single cells per step. The results are equal.
 
     Args:
-      function: of one environment, before any vmap. It is traced at each call.
+      function: function of one environment, before any vmap. It is traced at each call.
     """
 
     def with_selections(*arguments: Any) -> Any:
@@ -35,7 +36,7 @@ def select_at_indices(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _evaluate(jaxpr: Any, consts: list[Any], arguments: list[Any]) -> list[Any]:
-    """Evaluate a jaxpr, with selections for scatters."""
+    """Evaluate a jaxpr, replacing scatters by selections."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
@@ -61,7 +62,8 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _writes_at_one_index(equation: Any) -> bool:
-    """Return whether a scatter sets one index of some axes, and all of the others."""
+    """Return True if a scatter sets a single index on some axes and the full range of the
+    others."""
     operand, indices, _ = (variable.aval for variable in equation.invars)
     numbers = equation.params["dimension_numbers"]
     return (
@@ -73,14 +75,14 @@ def _writes_at_one_index(equation: Any) -> bool:
 
 
 def _select(operand: Array, indices: Array, update: Array, params: dict[str, Any]) -> Array:
-    """Return the operand with the update where all indices agree with those of the scatter."""
+    """Select the update where all indices equal the scatter indices, else the operand."""
     axes = params["dimension_numbers"].scatter_dims_to_operand_dims
     chosen = jnp.ones((1,) * operand.ndim, jnp.bool_)
     for place, axis in enumerate(axes):
         size, index = operand.shape[axis], indices[place]
         if params["mode"] == jax.lax.GatherScatterMode.CLIP:
             index = jnp.clip(index, 0, size - 1)
-        # An index outside the array selects nothing, as the scatter would drop its update.
+        # An index outside the array selects nothing, just as the scatter would drop its update.
         shape = tuple(size if other == axis else 1 for other in range(operand.ndim))
         positions = jax.lax.iota(indices.dtype, size).reshape(shape)
         chosen = chosen & (positions == index.reshape((1,) * operand.ndim))

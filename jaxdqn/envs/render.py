@@ -1,4 +1,4 @@
-"""Pictures of gymnax environments, drawn with Pillow: no display, no global plotting state."""
+"""Frames of gymnax environments, drawn with Pillow without a display or global plotting state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxdqn.envs.base import Render
 from jaxdqn.envs.gymnax import permissive_promotion
 
 WIDTH, HEIGHT = 400, 276
-"""Size of every picture, in pixels."""
+"""Size of every frame in pixels."""
 _PALETTE = (
     "ffffff", "222222", "1f77b4", "ff7f0e", "2ca02c", "d62728",
     "9467bd", "8c564b", "e377c2", "17becf", "bcbd22", "7f7f7f",
@@ -27,9 +27,9 @@ def make_render(name: str, env: Any, env_params: Any) -> Render:
     """Make ``render(gymnax_state) -> frame``, uint8 [HEIGHT, WIDTH, 3].
 
     Args:
-        name: a name of ``gymnax.DRAWABLE``.
+        name: a name in ``gymnax.DRAWABLE``.
         env: the gymnax environment.
-        env_params: its parameters.
+        env_params: parameters of the environment.
     """
     if name in _SKETCHES:
         return lambda state: _pixels(_sketched(_SKETCHES[name], state))
@@ -40,7 +40,7 @@ def make_render(name: str, env: Any, env_params: Any) -> Render:
 
 
 def picture_of_channels(obs: np.ndarray) -> np.ndarray:
-    """Return a picture of channels [height, width, ...], uint8 [HEIGHT, WIDTH, 3]."""
+    """Draw channels [height, width, ...] as a frame, uint8 [HEIGHT, WIDTH, 3]."""
     return _pixels(_cells_image(_channels(obs)))
 
 
@@ -49,7 +49,7 @@ def _observe(env: Any, env_params: Any) -> Callable[[Any], np.ndarray]:
 
     @jax.jit
     def observe(state: Any) -> jax.Array:
-        # The key is not used: these observations are functions of the state.
+        # The key is not used, because these observations depend only on the state.
         return env.observe(jax.random.key(0), state, None, env_params)
 
     def run(state: Any) -> np.ndarray:
@@ -81,7 +81,7 @@ def _frozen_lake(env: Any, state: Any) -> np.ndarray:
 
 
 def _cells_image(cells: np.ndarray) -> Image.Image:
-    """Return a picture of colour indices [height, width], a square for each cell."""
+    """Draw colour indices [height, width] as an image with one square per cell."""
     scale = max(1, min(WIDTH // cells.shape[1], (HEIGHT - 4) // cells.shape[0]))
     image = Image.fromarray(np.kron(cells, np.ones((scale, scale))).astype(np.uint8))
     canvas = _canvas()

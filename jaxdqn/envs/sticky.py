@@ -12,32 +12,32 @@ from jaxdqn.envs.autoreset import AutoresetStep, StepFunction, advance_of
 from jaxdqn.types import Array, Environment, PyTree, TimeStep
 
 _STREAM = 0x737469
-"""Folded into the key of a step. Environments split their keys into far fewer, so none of theirs
-equals the key of the repetition."""
+"""Folded into the key of a step to draw the repetition. It exceeds every index into which an
+environment splits its key, so the keys differ."""
 
 
 class StickyState(NamedTuple):
     """State of an environment with sticky actions."""
 
     inner: PyTree
-    """State of the environment without them."""
+    """State of the environment without sticky actions."""
     previous: Array
-    """[] int32, the action that was executed last; 0 at the start of an episode."""
+    """[] int32, last executed action; 0 at the start of an episode."""
     legal: PyTree = ()
     """``TimeStep.legal`` of the last time step"""
 
 
 def with_sticky_actions(environment: Environment, probability: float) -> Environment:
-    """Repeat the previous action with a probability, whatever the agent's action is.
+    """Wrap an environment so that it repeats the previous action with a given probability.
 
     At the first step of an episode the repeated action is 0, as in the Arcade Learning Environment
-    and in MinAtar, where it is the action without effect. A row of replay holds the action of the
-    agent, so the repetition is part of the environment's randomness. An action that the mask of the
-    environment forbids is not repeated: the agent's action is executed then.
+    and in MinAtar, where action 0 has no effect. A row of replay stores the action of the agent, so
+    the repetition is part of the environment's randomness. If the previous action is illegal now,
+    the agent's action is executed.
 
     Args:
-        environment: one environment; its specification does not change.
-        probability: from 0, which returns ``environment`` itself, to below 1.
+        environment: a single environment; its specification does not change.
+        probability: at least 0 and below 1; 0 returns ``environment`` itself.
     """
     if probability == 0:
         return environment
@@ -58,7 +58,7 @@ def _reset(environment: Environment, key: Array) -> tuple[StickyState, TimeStep]
 def _step(
     step: StepFunction, probability: float, key: Array, state: StickyState, action: Array
 ) -> tuple[StickyState, TimeStep]:
-    # The environment receives the key itself: splitting it takes as long as a small environment.
+    # Pass the key itself to the environment: splitting it takes as long as a small environment.
     repeats = jax.random.bernoulli(jax.random.fold_in(key, _STREAM), probability)
     if not isinstance(state.legal, tuple):
         repeats = repeats & state.legal[state.previous]

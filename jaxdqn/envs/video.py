@@ -23,18 +23,18 @@ from jaxdqn.types import Environment
 
 _TITLE_HEIGHT = 24
 _MIN_WIDTH = 320
-"""Pixels; the title needs them."""
+"""Minimum width in pixels, required by the title."""
 _MIN_SIDE = 240
-"""Pixels of the longer side, to which smaller frames are enlarged."""
+"""Minimum length of the longer side in pixels; smaller frames are enlarged."""
 _PAPER, _INK = (255, 255, 255), (34, 34, 34)
 
 
 def require_drawable(environment: Environment | HostEnvironment) -> None:
-    """Check that an environment can be drawn.
+    """Check that an environment can be rendered.
 
     Raises:
-        ValueError: if one on the device has no ``render``, or one on the host no
-            ``make_drawable``.
+        ValueError: if an environment on the device has no ``render``, or an environment on the
+            host has no ``make_drawable``.
     """
     name = environment.spec.name
     if isinstance(environment, HostEnvironment):
@@ -54,7 +54,7 @@ def require_drawable(environment: Environment | HostEnvironment) -> None:
 
 
 def check_video_path(path: str | os.PathLike[str]) -> None:
-    """Check that a video can be written to a file, before its episode is played.
+    """Check, before the episode is played, that a video can be written to a file.
 
     Raises:
         ValueError: if the suffix is unknown, the directory does not exist, or MP4 support is not
@@ -83,11 +83,11 @@ def save_video(
     """Write an episode as a video, one frame per state.
 
     Args:
-        path: the file to write, ending in ``.gif`` or ``.mp4``.
-        environment: its ``render`` draws the states.
+        path: file to write, ending in ``.gif`` or ``.mp4``.
+        environment: environment whose ``render`` draws the states.
         env_states: states of the environment, in order.
-        rewards: the reward that led to each state (0 for the first of an
-            episode); the title of a frame shows the return so far.
+        rewards: reward received on reaching each state (0 for the first one of an episode); the
+            title of a frame shows the return so far.
         frames_per_second: at most 50, the limit of a GIF.
 
     Raises:
@@ -115,10 +115,10 @@ def save_frames(
     """Write an episode as a video from its frames.
 
     Args:
-        path: the file to write, ending in ``.gif`` or ``.mp4``.
-        name: of the environment, for the title.
-        frames: at least one pair (frame, reward): uint8 [height, width, 3], and the reward that led
-            to it. An iterator is read once, one frame at a time.
+        path: file to write, ending in ``.gif`` or ``.mp4``.
+        name: name of the environment, for the title.
+        frames: at least one pair (frame, reward): uint8 [height, width, 3], and the reward received
+            on reaching it. An iterator is read once, one frame at a time.
         frames_per_second: at most 50, the limit of a GIF.
 
     Raises:
@@ -162,7 +162,7 @@ def _titled(frame: np.ndarray, title: str) -> Image.Image:
     factor = max(1, _MIN_SIDE // max(frame.shape[:2]))
     height, width = frame.shape[0] * factor, frame.shape[1] * factor
     image = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
-    # Even sides, as the MP4 encoder requires.
+    # The MP4 encoder requires even sides.
     size = max(width, _MIN_WIDTH), height + _TITLE_HEIGHT
     canvas = Image.new("RGB", (size[0] + size[0] % 2, size[1] + size[1] % 2), _PAPER)
     canvas.paste(image, ((canvas.width - width) // 2, _TITLE_HEIGHT))
@@ -184,7 +184,7 @@ def _encode_gif(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
 
 
 def _indexed(frame: Image.Image) -> Image.Image:
-    """Return a frame with a palette, exact for up to 256 colours."""
+    """Convert a frame to a palette image, exact for up to 256 colours."""
     counted: Any = frame.getcolors(256)
     if counted is None:
         return frame.quantize(256)
@@ -197,7 +197,7 @@ def _indexed(frame: Image.Image) -> Image.Image:
 
 
 def _encode_mp4(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
-    """Encode as H.264 in the pixel format that every player supports."""
+    """Encode frames as H.264 in the pixel format that every player supports."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
     first = next(frames)
@@ -206,7 +206,7 @@ def _encode_mp4(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{first.width}x{first.height}"]
         source += ["-r", f"{frames_per_second}", "-i", "-"]
         target = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", str(file)]
-        # Not imageio_ffmpeg.write_frames: it forks, which deadlocks where JAX has threads.
+        # Not imageio_ffmpeg.write_frames: it forks, which can deadlock because JAX runs threads.
         with (
             log.open("wb") as errors,
             subprocess.Popen(

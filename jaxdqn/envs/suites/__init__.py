@@ -1,6 +1,6 @@
-"""Environments of JAX suites, as ``SUITE:ID``, with the contract of ``Environment``.
+"""Environments of JAX suites, named ``SUITE:ID``, with the contract of ``Environment``.
 
-Each suite has one module here, which is the only one to import it, when an environment is made.
+Each suite has one module here. Only this module imports the suite, when an environment is made.
 ``pixels`` is the suite of this library.
 """
 
@@ -19,7 +19,7 @@ def make_suite(name: str, arguments: Mapping[str, Any]) -> Environment:
 
     Args:
         name: ``SUITE:ID``, with a suite of ``jaxdqn.config.suite_envs``.
-        arguments: values by name; the module of the suite says which.
+        arguments: values by name; the module of the suite documents them.
 
     Raises:
         ValueError: if the suite is not installed, the id or an argument is unknown, or the actions

@@ -1,4 +1,4 @@
-"""Import, ids, errors and time limits of the suites, and the environment made of each."""
+"""Common code of the suites: import, ids, errors, time limits and conversion to ``Environment``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from jaxdqn.lazy_modules import import_matplotlib, imported_lazily
 from jaxdqn.types import Array, Environment, PyTree
 
 _WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
-    # tensorflow_probability, which navix imports through distrax and rlax.
+    # From tensorflow_probability, which navix imports through distrax and rlax.
     ("jax.core.pytype_aval_mappings is deprecated", DeprecationWarning),
     # The emulator of octax writes wider integers to registers of 8 bits.
     ("scatter inputs have incompatible types", FutureWarning),
 )
-"""Warnings of the suites' own code, as (start of the message, category)."""
+"""Warnings to ignore from the code of the suites, as (start of the message, category)."""
 
 
 class Source(NamedTuple):
-    """One environment of a suite, with its own autoreset left out."""
+    """Environment of a suite without its autoreset."""
 
     reset: Callable[[Array], tuple[PyTree, Array]]
     """``reset(key) -> (state, obs)``"""
@@ -38,10 +38,10 @@ class Source(NamedTuple):
     num_actions: int
     max_episode_steps: int | None = None
     view: Callable[[Array], Array] = standard
-    """Conversion of the observation of ``reset`` and ``step`` to that of the ``TimeStep``."""
+    """Conversion of an observation of ``reset`` or ``step`` to the observation of ``TimeStep``."""
     render: Render | None = None
     legal: Callable[[PyTree], Array] | None = None
-    """``legal(state) -> mask``, [A] bool, of the actions that may be taken; None if all may. It may
+    """``legal(state) -> mask``, [A] bool, True for the legal actions; None if all are legal. It may
     be all False in a state that ends the episode."""
     changed: tuple[str, ...] = ()
     """Arguments that differ from the defaults, as NAME=VALUE."""
@@ -49,7 +49,7 @@ class Source(NamedTuple):
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """Run or trace code of a suite under the settings it was written for."""
+    """Run or trace code of a suite under the JAX settings that it was written for."""
     with permissive_promotion(), warnings.catch_warnings():
         for message, category in _WARNINGS:
             warnings.filterwarnings("ignore", message=message, category=category)
@@ -60,9 +60,9 @@ def import_suite(name: str, *modules: str, lazily: Iterable[str] = ()) -> list[M
     """Import modules of a suite.
 
     Args:
-        name: ``SUITE:ID``, of the environment that needs them.
-        modules: their full names.
-        lazily: modules that they import and that no environment uses; they need not be installed.
+        name: ``SUITE:ID`` of the environment that needs the modules.
+        modules: full names of the modules.
+        lazily: modules that the suite imports but no environment uses; they need not be installed.
 
     Raises:
         ValueError: naming the extra to install, if a module or one that it needs is missing.
@@ -70,7 +70,7 @@ def import_suite(name: str, *modules: str, lazily: Iterable[str] = ()) -> list[M
     import_matplotlib()
     suite = name.partition(":")[0]
     try:
-        # The suites make arrays as they are imported.
+        # The suites create arrays during their import.
         with as_written(), jax.transfer_guard("allow"), imported_lazily(*lazily):
             return [import_module(module) for module in modules]
     except ImportError as error:
@@ -79,7 +79,7 @@ def import_suite(name: str, *modules: str, lazily: Iterable[str] = ()) -> list[M
 
 
 def require_id(name: str, known: Iterable[str]) -> None:
-    """Check that ``SUITE:ID`` has an id of its suite.
+    """Check that the ID of ``SUITE:ID`` exists in its suite.
 
     Raises:
         ValueError: listing the nearest ids.
@@ -94,8 +94,8 @@ def build(name: str, make: Callable[[], Source], arguments: Mapping[str, Any]) -
 
     Args:
         name: ``SUITE:ID``.
-        make: returns the environment as its suite has it.
-        arguments: as they were given, for the message of an error.
+        make: function that returns the environment of the suite.
+        arguments: arguments given by the user, for error messages.
 
     Raises:
         ValueError: as ``make``, or if the suite's code raises anything.
@@ -163,5 +163,5 @@ def _written(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _line(error: Exception) -> str:
-    """Return the message of an error on one line, without what follows its first paragraph."""
+    """Return the first paragraph of an error message on one line."""
     return " ".join(str(error).strip().partition("\n\n")[0].split())

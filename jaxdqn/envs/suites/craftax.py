@@ -25,8 +25,8 @@ _NO_LIMIT = 2**31 - 1
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     """Return an environment of Craftax.
 
-    Craftax reports one end of an episode. It is a truncation if the episode would not have ended
-    without its time limit.
+    Craftax reports a single flag for the end of an episode. The end is a truncation if the episode
+    would not have ended without its time limit.
 
     Raises:
         ValueError: if it is not installed, or the id or an argument is unknown.

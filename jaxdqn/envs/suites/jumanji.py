@@ -1,10 +1,10 @@
 """Jumanji, ``jumanji:ID``.
 
-Arguments: those of the environment's constructor that are plain values, such as ``time_limit``;
-and ``masks``, which is False to let the agent take actions outside ``action_mask``.
+Arguments: the constructor arguments that are plain values, such as ``time_limit``; and ``masks``.
+With ``masks=False`` the agent may take actions outside ``action_mask``.
 
-Jumanji ends an episode at its time limit as at a terminal state, with a discount of 0. Here the
-limit is taken out of the environment, so that an end at the limit is a truncation.
+Jumanji treats the time limit like a terminal state, with a discount of 0. Here the limit is removed
+from the environment and applied outside, so that it truncates the episode.
 
 ``action_mask`` is not part of the observation. The other fields are flattened with the bounds of
 the environment's ``observation_spec``, and the tiles of Game2048 become one-hot.
@@ -29,7 +29,7 @@ from jaxdqn.errors import reject
 from jaxdqn.types import Array
 
 MOST_ACTIONS = 1024
-"""Most combinations of several discrete actions that become one discrete space."""
+"""Maximum number of combinations when several discrete actions become one discrete space."""
 _MASK = "action_mask"
 _NO_LIMIT = 2**31 - 1
 
@@ -39,7 +39,7 @@ class MaskedState(NamedTuple):
 
     inner: Any
     mask: Any
-    """``action_mask`` as the environment has it; empty without masks."""
+    """``action_mask`` in the layout of the environment; empty without masks."""
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
@@ -93,7 +93,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
 
 
 def _defaults(env: Any) -> dict[str, Any]:
-    """Return the plain arguments of the constructor, with the values that ``env`` has."""
+    """Return the plain constructor arguments with their values in ``env``."""
     parameters = inspect.signature(type(env)).parameters
     found = {name: getattr(env, name, parameters[name].default) for name in parameters}
     return {
@@ -104,9 +104,9 @@ def _defaults(env: Any) -> dict[str, Any]:
 
 
 def _actions(name: str, specs: Any, spec: Any) -> tuple[int, Callable[[Array], Any]]:
-    """Return the number of actions, and the conversion of one, [] int32, to the environment's.
+    """Return the number of actions, and the conversion of an action [] int32 for the environment.
 
-    Several discrete actions are one discrete space of their product, in row-major order.
+    Several discrete actions become one discrete space of all combinations, in row-major order.
     """
     if isinstance(spec, specs.DiscreteArray):
         return int(spec.num_values), lambda action: action
@@ -125,16 +125,17 @@ def _actions(name: str, specs: Any, spec: Any) -> tuple[int, Callable[[Array], A
 
 
 def _sizes(spec: Any) -> tuple[int, ...]:
-    """Return the numbers of values of each of several discrete actions, or of the only one."""
+    """Return the number of values of each discrete action."""
     return tuple(np.asarray(spec.num_values).reshape(-1).tolist())
 
 
 def joint_mask(mask: Array, sizes: tuple[int, ...]) -> Array:
-    """Return the mask of several discrete actions as that of their product, [A] bool.
+    """Convert the mask of several discrete actions to a mask of their combinations, [A] bool.
 
     Args:
-        mask: bool, of the shape ``sizes``, or ``[C, V]``: one row for each of C actions, all of
-            which have V values. A combination is then legal if each of its actions is.
+        mask: bool array of shape ``sizes``, or of shape ``[C, V]`` with one row for each of C
+            actions of V values. In the second form a combination is legal if each of its actions
+            is legal.
         sizes: number of values of each action.
     """
     if mask.shape == sizes:
@@ -146,7 +147,7 @@ def joint_mask(mask: Array, sizes: tuple[int, ...]) -> Array:
 
 
 def _bounds(env: Any, specs: Any, observation: Any) -> dict[str, Bounds]:
-    """Return the bounds of the integers of an observation, by the names of ``parts``."""
+    """Return the bounds of the integers in an observation, by the names from ``parts``."""
     bounds = {}
     for name, leaf in parts(observation, without=(_MASK,)).items():
         spec = env.observation_spec

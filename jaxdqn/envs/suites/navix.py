@@ -2,7 +2,7 @@
 
 Arguments: ``observation``, one of ``OBSERVATIONS``, and the plain fields of its ``Environment``,
 such as ``max_steps``. Symbolic observations [H, W, (object, colour, state)] become planes,
-[H, W, 21] bool; categorical ones [H, W] become one-hot bool; pictures stay uint8.
+[H, W, 21] bool; categorical ones [H, W] become one-hot bool; images remain uint8.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ OBSERVATIONS = (
 )
 """Functions of ``navix.observations``."""
 _NUM_STATES = 4
-"""Directions of the player; those of a door are fewer."""
+"""Number of directions of the player, which exceeds the number of states of a door."""
 _SCALE = 4
-"""Factor of a drawing, whose tiles are of 8 pixels."""
+"""Magnification of rendered tiles of 8 pixels."""
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     """Return an environment of NAVIX.
 
-    Its own step, which resets after the end of an episode, is left out.
+    NAVIX's own step, which resets after the end of an episode, is not used.
 
     Raises:
         ValueError: if it is not installed, or the id or an argument is unknown.
@@ -58,7 +58,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     observe = getattr(navix.observations, kind)
 
     def with_pictures(state: Any) -> Any:
-        # The tiles are as large as a thousand states, so they are not part of the state.
+        # The tiles take as much memory as a thousand states, so the state does not store them.
         return state.replace(cache=cache.RenderingCache.init(state.grid))
 
     def view_of(state: Any) -> Array:
@@ -100,7 +100,7 @@ def _enlarged(frame: np.ndarray) -> np.ndarray:
 
 
 def _view(navix: Any, kind: str) -> Callable[[Array], Array]:
-    """Return the conversion of an observation to bool, or of a picture to itself."""
+    """Return the conversion of an observation to bool; images are unchanged."""
     if kind.startswith("rgb"):
         return lambda obs: obs
     ids = vars(navix.entities.EntityIds).values()

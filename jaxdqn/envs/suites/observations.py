@@ -1,12 +1,12 @@
-"""Observations of the suites as one array that a network can learn from.
+"""Conversion of observations of the suites to a single array for a network.
 
-- An array keeps its shape. bool and uint8 keep their dtype, other numbers become float32.
-- An integer that a suite bounds to at most 32 values (``MOST_VALUES``) becomes one-hot, bool, on a
-  new last axis; one with wider bounds is scaled to 0..1. The categories of a cell of a grid become
-  one-hot one beside the other: ``[H, W, C]`` to ``[H, W, planes]``.
+- An array keeps its shape. bool and uint8 keep their dtype; other dtypes become float32.
+- An integer with known bounds of at most 32 values (``MOST_VALUES``) becomes one-hot bool on a new
+  last axis; one with wider bounds is scaled to 0..1. The categories of a grid cell become
+  concatenated one-hot vectors: ``[H, W, C]`` becomes ``[H, W, planes]``.
 - A structure (dict, named tuple, dataclass) is flattened to one vector of its raveled parts, in the
-  order of ``jax.tree.leaves``: fields as they are declared, keys of a dict sorted. It is float32,
-  or bool if every part is. A structure of one part is that part.
+  order of ``jax.tree.leaves``: fields in order of declaration, keys of a dict sorted. The vector is
+  bool if every part is bool, else float32. A structure with a single part becomes that part.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ import jax.numpy as jnp
 from jaxdqn.types import Array
 
 MOST_VALUES = 32
-"""Most values of an integer that becomes one-hot."""
+"""Maximum number of values of an integer that becomes one-hot."""
 
 
 class Bounds(NamedTuple):
-    """Least and greatest value of an integer."""
+    """Minimum and maximum value of an integer."""
 
     low: int
     high: int
 
 
 def standard(obs: Array) -> Array:
-    """Return an observation as it is if it is bool or uint8, and as float32 otherwise."""
+    """Return a bool or uint8 observation unchanged, and any other as float32."""
     obs = jnp.asarray(obs)
     return obs if obs.dtype in (jnp.bool_, jnp.uint8) else obs.astype(jnp.float32)
 
 
 def one_hot(values: Array, bounds: Bounds) -> Array:
-    """Return ``values`` [...] as one-hot [..., high - low + 1]; outside the bounds all False."""
+    """Encode ``values`` [...] as one-hot [..., high - low + 1]; all False outside the bounds."""
     classes = jnp.arange(bounds.low, bounds.high + 1, dtype=jnp.int32)
     classes = classes.reshape((1,) * values.ndim + classes.shape)
     return jnp.expand_dims(values.astype(jnp.int32), -1) == classes
 
 
 def bounded(values: Array, bounds: Bounds | None) -> Array:
-    """Return integers within bounds, [...], as one-hot or scaled; anything else as ``standard``."""
+    """Encode bounded integers [...] as one-hot or scaled; convert anything else with
+    ``standard``."""
     values = jnp.asarray(values)  # a suite may return Python numbers
     if bounds is None or not jnp.issubdtype(values.dtype, jnp.integer):
         return standard(values)
@@ -54,11 +55,11 @@ def bounded(values: Array, bounds: Bounds | None) -> Array:
 
 
 def planes(grid: Array, sizes: Sequence[int]) -> Array:
-    """Return the categories of the cells of a grid as planes, one for each category.
+    """Encode the categories of grid cells as planes, one for each category.
 
     Args:
-        grid: ``[H, W, C]`` integers, of which channel c counts from 0 to ``sizes[c]`` - 1.
-        sizes: C numbers of categories.
+        grid: ``[H, W, C]`` integers; channel c has values from 0 to ``sizes[c]`` - 1.
+        sizes: number of categories of each of the C channels.
 
     Returns:
         ``[H, W, sum(sizes)]`` bool
@@ -68,11 +69,11 @@ def planes(grid: Array, sizes: Sequence[int]) -> Array:
 
 
 def parts(observation: Any, without: Sequence[str] = ()) -> dict[str, Array]:
-    """Return the arrays of an observation by name, such as ``items.x_len``, in their order.
+    """Return the arrays of an observation by name, such as ``items.x_len``, in tree order.
 
     Args:
         observation: any pytree.
-        without: names of fields that are left out.
+        without: names of fields to omit.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(observation)
     named = {".".join(map(_name, path)): leaf for path, leaf in leaves}
@@ -86,8 +87,8 @@ def flatten(
 
     Args:
         observation: any pytree.
-        bounds: those of its integers, by the names of ``parts``; others have none.
-        without: names of fields that are left out.
+        bounds: bounds of its integers, by the names from ``parts``; other parts have no bounds.
+        without: names of fields to omit.
     """
     known = bounds or {}
     values = [bounded(leaf, known.get(name)) for name, leaf in parts(observation, without).items()]
@@ -98,7 +99,7 @@ def flatten(
 
 
 def _name(entry: Any) -> str:
-    """Return the name of one entry of a path of ``jax.tree_util``."""
+    """Return the name of one entry of a ``jax.tree_util`` path."""
     for attribute in ("name", "key", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))

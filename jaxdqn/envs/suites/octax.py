@@ -1,4 +1,4 @@
-"""Octax, arcade games of an emulated CHIP-8, ``octax:ID``.
+"""Octax, arcade games on an emulated CHIP-8, ``octax:ID``.
 
 Arguments: ``max_num_steps_per_episodes``, ``frame_skip``, ``instruction_frequency`` and ``fps``. An
 observation [frames, width, height] becomes [height, width, frames] bool. Every episode starts in
@@ -21,7 +21,7 @@ from jaxdqn.envs.suites.adapter import Source, import_suite, require_id
 from jaxdqn.types import Array
 
 ARGUMENTS = ("max_num_steps_per_episodes", "frame_skip", "instruction_frequency", "fps")
-"""Arguments of ``OctaxEnv`` that its games leave at their defaults."""
+"""Arguments of ``OctaxEnv`` that its games do not set."""
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:

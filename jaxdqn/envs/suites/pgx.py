@@ -1,8 +1,8 @@
-"""Pgx, games of one player, ``pgx:ID``.
+"""Pgx, single-player games, ``pgx:ID``.
 
-Arguments: ``max_episode_steps``, a time limit, which Pgx has not; and those of the game's
-constructor, such as ``sticky_action_prob`` of MinAtar. Observations are bool. An illegal action
-would end the game with a reward of -1; it is masked, unless ``masks`` is False.
+Arguments: ``max_episode_steps``, a time limit, which Pgx itself lacks; ``masks``; and the arguments
+of the game's constructor, such as ``sticky_action_prob`` of MinAtar. Observations are bool. An
+illegal action would end the game with a reward of -1; it is masked unless ``masks`` is False.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxdqn.types import Array
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
-    """Return a game of Pgx for one player.
+    """Return a single-player game of Pgx.
 
     Raises:
         ValueError: if it is not installed, the game has several players, or the id or an argument
@@ -50,7 +50,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
         carried = state.replace(observation=())
         return carried, state.observation, state.rewards[0], state.terminated, state.truncated
 
-    # env.num_actions would compile and run a reset.
+    # Not env.num_actions, which would compile and run a reset.
     (num_actions,) = jax.eval_shape(env.init, jax.random.key(0)).legal_action_mask.shape
     game = Source(
         reset,

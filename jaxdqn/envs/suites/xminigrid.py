@@ -18,7 +18,7 @@ from jaxdqn.types import Array
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     """Return an environment of XLand-MiniGrid.
 
-    It terminates at its goal, with a discount of 0, and is truncated after ``max_steps``.
+    An episode terminates at the goal, with a discount of 0, and is truncated after ``max_steps``.
 
     Raises:
         ValueError: if it is not installed, or the id or an argument is unknown.

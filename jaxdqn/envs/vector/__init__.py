@@ -1,4 +1,4 @@
-"""Environments on the host, with NumPy arrays in and out."""
+"""Environments on the host, whose inputs and outputs are NumPy arrays."""
 
 from jaxdqn.envs.vector.base import HostEnvironment, VectorEnvironment
 from jaxdqn.envs.vector.registry import host_environment

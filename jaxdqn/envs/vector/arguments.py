@@ -1,4 +1,4 @@
-"""Arguments of constructors, and packages that may be missing."""
+"""Checks of constructor arguments, and errors for missing packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxdqn.errors import suggest
 
 
 class Argument(NamedTuple):
-    """An argument of a constructor: its default, and the least value of a number."""
+    """Argument of a constructor: its default, and the minimum if it is a number."""
 
     default: bool | int | float | str | None
     least: float | None = None
@@ -19,12 +19,12 @@ class Argument(NamedTuple):
 def read_arguments(
     given: Mapping[str, Any], known: Mapping[str, Argument], env: str
 ) -> dict[str, Any]:
-    """Return the arguments of a constructor, the defaults included.
+    """Return all arguments of a constructor, with defaults for those not given.
 
     Args:
       given: values by name.
-      known: the arguments that there are.
-      env: name of the environment, for messages.
+      known: all valid arguments by name.
+      env: name of the environment, for error messages.
 
     Raises:
       ValueError: naming the first argument that is unknown or invalid.
@@ -49,14 +49,14 @@ def changed(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[
 
 
 def reject_missing(env: str, package: str, extra: str) -> NoReturn:
-    """Raise the ``ValueError`` of an environment whose package is not installed."""
+    """Raise a ``ValueError`` for an environment whose package is not installed."""
     raise ValueError(
         f'env={env!r}: needs {package}, which is not installed; pip install "jaxdqn[{extra}]"'
     )
 
 
 def _constraint(value: Any, argument: Argument) -> str | None:
-    """Return what a value must be, or None if it is valid."""
+    """Describe the violated constraint of a value; None if the value is valid."""
     default, least, most = argument
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

@@ -1,7 +1,7 @@
-"""Atari 2600 games by ALE, stepped by the threads of its vector environment.
+"""Atari 2600 games of ALE, stepped by the threads of its vector environment.
 
-An observation is one frame of the size of the screen, [84, 84] uint8 by default: the pixelwise
-maximum of the last two of the four frames of a step, in grey, scaled. The replay stacks frames.
+An observation is one frame, by default [84, 84] uint8: the pixelwise maximum of the last two of the
+four frames of a step, converted to greyscale and resized. The replay stacks frames.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     },
 }
 """Arguments of each protocol that differ from the defaults. machado: sticky actions, all 18
-actions, whole games (Machado et al. 2018, table 3). classic: a game starts after up to 30 actions
-without effect, only its own actions are available, and the loss of a life terminates in training
-(Mnih et al. 2015, methods)."""
+actions, complete games (Machado et al. 2018, table 3). classic: up to 30 no-op actions at the
+start, the minimal action set, and termination at the loss of a life in training (Mnih et al. 2015,
+methods)."""
 
 _ARGUMENTS = {
     "repeat_action_probability": Argument(0.25, 0, 1),
@@ -49,8 +49,9 @@ _ARGUMENTS = {
     "img_width": Argument(84, 1),
     "num_threads": Argument(0, 0),
 }
-"""Arguments of ``AtariVectorEnv`` and ``life_loss``: terminate at the loss of a life, in training
-only, and play on. With ``num_threads=0`` there is a thread for each CPU of the process."""
+"""Arguments of ``AtariVectorEnv``, and ``life_loss``: in training, set ``terminated`` at the loss
+of a life while the game continues. With ``num_threads=0`` there is one thread for each CPU of the
+process."""
 
 _ELSEWHERE = {
     "stack_num": "--frame-stack, which stores each frame once",
@@ -61,7 +62,7 @@ _ELSEWHERE = {
 }
 
 _FOR_SEVERAL_PLAYERS = frozenset({"combat", "joust", "maze_craze", "warlords"})
-"""ROMs that come with ale-py; its vector environment ends the process when it loads one."""
+"""ROMs in ale-py that terminate the process when its vector environment loads them."""
 
 
 def atari_environment(game: str, given: Mapping[str, Any]) -> HostEnvironment:
@@ -69,8 +70,8 @@ def atari_environment(game: str, given: Mapping[str, Any]) -> HostEnvironment:
 
     Args:
       game: name of its ROM, such as ``pong`` or ``space_invaders``.
-      given: ``protocol``, one of ``PROTOCOLS``, by default ``machado``; and arguments that replace
-        those of the protocol.
+      given: ``protocol``, one of ``PROTOCOLS``, by default ``machado``; and arguments that override
+        the protocol.
 
     Raises:
       ValueError: if ale-py is not installed, the game or an argument is unknown, or a value is
@@ -92,7 +93,7 @@ def atari_environment(game: str, given: Mapping[str, Any]) -> HostEnvironment:
         raise ValueError(f"env={name!r}: cannot be made: {reason}") from error
     frames, skip = arguments["max_num_frames_per_episode"], arguments["frameskip"]
     defaults = {key: argument.default for key, argument in _ARGUMENTS.items()}
-    threads = {"num_threads": defaults["num_threads"]}  # they change nothing of a game
+    threads = {"num_threads": defaults["num_threads"]}  # does not affect the game
     spec = EnvSpec(
         name=name,
         obs_shape=env.obs_shape,
@@ -158,7 +159,7 @@ class _Vector:
 
     def reset(self, seed: int) -> TimeStep:
         num_envs = len(self._ended)
-        # Seeds are int32, and a negative one is none.
+        # Seeds are int32; a negative seed would mean no seed.
         obs, info = self._envs.reset(seed=(seed + np.arange(num_envs, dtype=np.int64)) % 2**31)
         no = np.zeros(num_envs, bool)
         self._ended, self._lives = no, np.array(info["lives"])
@@ -166,7 +167,7 @@ class _Vector:
 
     def step(self, actions: np.ndarray) -> TimeStep:
         obs, reward, terminated, truncated, info = self._envs.step(actions.astype(np.int32))
-        # The games that ended at the step before have been reset by this one.
+        # This step has reset the games that ended at the previous step.
         first, self._ended = self._ended, terminated | truncated
         if self._life_loss:
             lost = (info["lives"] < self._lives) & ~first
@@ -179,5 +180,5 @@ class _Vector:
     def _time_step(
         self, obs: Any, reward: Any, terminated: Any, truncated: Any, first: Any
     ) -> TimeStep:
-        # Without its axis of one frame.
+        # Remove the axis of one frame.
         return time_step(obs[:, 0], reward, terminated, truncated, first, np.dtype(np.uint8))

@@ -1,4 +1,4 @@
-"""Scores of a human tester and of random actions in 57 Atari games. Imports no ALE."""
+"""Scores of a human tester and of random actions in 57 Atari games; does not import ALE."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ SCORES: dict[str, tuple[float, float]] = {
     game: (float(random), float(human))
     for game, random, human in map(str.split, _SCORES.split("\n")[1:-1])
 }
-"""Mean score of random actions and of a human tester by game, from episodes that start with up to
-30 actions without effect and last at most 108,000 frames (Mnih et al. 2015, extended data table 2;
-Wang et al. 2016, table 2, for the games that it adds)."""
+"""Mean score of random actions and of a human tester, by game. Episodes start with up to 30 no-op
+actions and last at most 108,000 frames (Mnih et al. 2015, extended data table 2; for the other
+games Wang et al. 2016, table 2)."""
 
 
 def human_normalized(env: str, score: float) -> float | None:
-    """Return a score as 0 for random actions and 1 for the human tester.
+    """Normalise a score to 0 for random actions and 1 for the human tester.
 
     Args:
-      env: name of the environment; the result is None unless it is one of the games.
+      env: name of the environment; the result is None if it is not one of these games.
       score: mean undiscounted return.
     """
     suite, _, game = env.partition(":")

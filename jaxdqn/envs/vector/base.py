@@ -1,4 +1,4 @@
-"""The contract of environments on the host."""
+"""Contract of environments on the host."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class VectorEnvironment(Protocol):
 
     The step that ends an episode returns its true final observation. The following step ignores
     the action of that environment, resets it, and returns ``first=True``. Time steps have NumPy
-    leaves [E, ...] in the dtypes of ``jaxdqn.types.TimeStep``, which the environment does not
-    write to again.
+    leaves [E, ...] with the dtypes of ``jaxdqn.types.TimeStep``. The environment must not write to
+    them again.
     """
 
     def reset(self, seed: int) -> TimeStep:
@@ -33,34 +33,34 @@ class VectorEnvironment(Protocol):
         ...
 
     def close(self) -> None:
-        """End the simulators and their processes."""
+        """Close the simulators and their processes."""
         ...
 
 
 class DrawableEnvironment(VectorEnvironment, Protocol):
-    """One environment (E = 1) that can be drawn."""
+    """Single environment (E = 1) that can render its state."""
 
     def render(self) -> np.ndarray:
-        """Return a frame of the present state, uint8 [height, width, 3]."""
+        """Return a frame of the current state, uint8 [height, width, 3]."""
         ...
 
 
 class HostEnvironment(NamedTuple):
-    """An environment that runs on the host: its properties, and how to start it."""
+    """Environment on the host: its properties, and the functions that create it."""
 
     spec: EnvSpec
     make: Callable[[int], VectorEnvironment]
     """``make(E) -> VectorEnvironment``"""
     most_eval_envs: int = 32
-    """Greatest number of environments in an evaluation; with more episodes, each plays several."""
+    """Maximum number of environments in an evaluation; with more episodes, each plays several."""
     make_drawable: Callable[[], DrawableEnvironment] | None = None
-    """``make_drawable() -> DrawableEnvironment``; None if the environment cannot be drawn."""
+    """``make_drawable() -> DrawableEnvironment``; None if the environment cannot render."""
     make_to_evaluate: Callable[[int], VectorEnvironment] | None = None
-    """As ``make``, for evaluations, which need whole episodes: ``terminated`` ends one. None if
-    that is so in training too."""
+    """Like ``make``, for evaluations, where ``terminated`` must always end an episode. None if
+    ``make`` already satisfies this."""
 
     def to_evaluate(self) -> HostEnvironment:
-        """Return the environment as evaluations use it."""
+        """Return the environment for evaluations."""
         return self if self.make_to_evaluate is None else self._replace(make=self.make_to_evaluate)
 
 
@@ -73,9 +73,9 @@ def time_step(
     dtype: np.dtype,
     legal: Any = None,
 ) -> TimeStep:
-    """Return a time step of NumPy arrays in the dtypes of the contract, all copies.
+    """Copy arrays into a time step of NumPy arrays with the dtypes of the contract.
 
-    Without ``legal``, [E, A], it has no mask.
+    Without ``legal`` [E, A] the time step has no mask.
     """
     leaves: Any = (
         np.array(obs, dtype),

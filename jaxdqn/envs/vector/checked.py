@@ -1,4 +1,4 @@
-"""Environments on the host with checks of what they return."""
+"""Environments on the host with checks of their time steps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class EnvironmentFailed(RunFailed):
     """An environment on the host raised an exception, or returned an invalid time step.
 
     Args:
-      message: one line.
-      state: ``TrainState`` after the last complete iteration; None if it is not known.
-      report: metrics and counters of the chunk up to there; None without a complete iteration.
-      iterations: complete iterations of the chunk.
+      message: message of one line.
+      state: ``TrainState`` after the last complete iteration; None if it is unknown.
+      report: metrics and counters of the chunk up to that point; None without a complete iteration.
+      iterations: number of complete iterations of the chunk.
     """
 
     def __init__(
@@ -36,10 +36,11 @@ class CheckedEnvironments:
     """E environments that raise ``EnvironmentFailed`` for exceptions and invalid time steps.
 
     Args:
-      environment: to start.
-      num_envs: E.
-      restarts: how often a step that fails closes all environments and makes them again instead;
-        every episode then starts again, with ``first``. The failures are in ``failures``.
+      environment: environment to start.
+      num_envs: E, number of environments.
+      restarts: number of failing steps that are handled by a restart instead of an exception. A
+        restart closes all environments, creates them again and starts new episodes with ``first``.
+        ``failures`` lists the failures.
     """
 
     def __init__(self, environment: HostEnvironment, num_envs: int, restarts: int = 0) -> None:
@@ -83,7 +84,7 @@ class CheckedEnvironments:
         self.failures.append(failed)
         self.close()
         self._start()
-        # Another seed, so that the environments do not fail in the same way again.
+        # Use a different seed, so that the environments do not fail in the same way again.
         return self.reset((self._seed + self._num_envs) % 2**31)
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailed:
@@ -94,10 +95,10 @@ class CheckedEnvironments:
 
 
 def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeStep:
-    """Return a time step of E environments after a check of its arrays.
+    """Check the arrays of a time step of E environments, and return it.
 
     Raises:
-      ValueError: naming what is invalid, and the environment.
+      ValueError: naming the invalid value and its environment.
     """
     _check(timestep.obs, "obs", (num_envs, *spec.obs_shape), spec.obs_dtype)
     _check(timestep.reward, "reward", (num_envs,), _FLOAT)
@@ -115,7 +116,8 @@ def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeSte
 
 
 def _check_finite(obs: np.ndarray, terminated: np.ndarray) -> None:
-    """Check observations [E, ...], except those of terminal states, which reach no target."""
+    """Check that observations [E, ...] are finite, except in terminal states, which no target
+    uses."""
     finite = np.isfinite(obs.reshape(len(obs), -1))
     wrong = ~(finite.all(axis=1) | terminated)
     if wrong.any():

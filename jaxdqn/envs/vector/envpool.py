@@ -1,4 +1,4 @@
-"""Environments of EnvPool, stepped by threads of its own."""
+"""Environments of EnvPool, stepped by the threads of EnvPool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SET_HERE = (
     "num_envs", "batch_size", "seed", "env_seed", "max_num_players", "base_path",
     "gym_reset_return_info",
 )  # fmt: skip
-"""Arguments of ``envpool.make`` that the adapter gives."""
+"""Arguments of ``envpool.make`` that the adapter sets."""
 _NO_LIMIT = 2**31 - 1
 
 
@@ -35,7 +35,7 @@ def envpool_environment(name: str, given: Mapping[str, Any]) -> HostEnvironment:
     """Return an environment of EnvPool.
 
     Args:
-      name: its id, such as ``HighwayFast-v0``.
+      name: id of the environment, such as ``HighwayFast-v0``.
       given: arguments of ``envpool.make``.
 
     Raises:
@@ -70,7 +70,7 @@ def envpool_environment(name: str, given: Mapping[str, Any]) -> HostEnvironment:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"env={env!r}: {reason}") from error
     limit = made.config.max_episode_steps
-    threads = {"num_threads": defaults["num_threads"]}  # they change nothing of an episode
+    threads = {"num_threads": defaults["num_threads"]}  # does not affect the episodes
     spec = EnvSpec(
         name=env,
         obs_shape=observations.shape,
@@ -83,10 +83,10 @@ def envpool_environment(name: str, given: Mapping[str, Any]) -> HostEnvironment:
 
 
 class _Vector:
-    """E environments with next-step autoreset, which is that of EnvPool.
+    """E environments with EnvPool's own next-step autoreset.
 
     The step after the end of an episode ignores its action and returns the first observation of
-    the next one, with a reward of 0 and ``elapsed_step`` 0.
+    the next episode, with a reward of 0 and ``elapsed_step`` 0.
     """
 
     def __init__(
@@ -107,16 +107,16 @@ class _Vector:
         import envpool
 
         num_envs = len(self._ended)
-        self.close()  # EnvPool takes a seed at construction only
+        self.close()  # EnvPool takes a seed only at construction
         with _without_warnings():
             self._envs = envpool.make(
                 self._name,
                 env_type="gymnasium",
                 num_envs=num_envs,
-                seed=seed % (2**31 - num_envs),  # those of the environments count up from it
+                seed=seed % (2**31 - num_envs),  # environment i uses seed + i
                 **self._arguments,
             )
-            obs, _ = self._envs.reset()  # it makes the spaces
+            obs, _ = self._envs.reset()  # creates the spaces
             self._dtype = self._envs.action_space.dtype
         no = np.zeros(num_envs, bool)
         self._ended = no
@@ -139,5 +139,5 @@ class _Vector:
 
 
 def _without_warnings() -> Any:
-    """Return a context without the warnings of Gymnasium about bounds in float64."""
+    """Return a context that ignores Gymnasium's warnings about float64 bounds."""
     return warnings.catch_warnings(action="ignore")

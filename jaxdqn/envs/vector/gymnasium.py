@@ -30,9 +30,9 @@ def gymnasium_environment(
     """Return an environment registered with Gymnasium.
 
     Args:
-      name: its id; ``MODULE:ID`` imports a module first, which registers it.
+      name: id of the environment; ``MODULE:ID`` first imports the module that registers it.
       arguments: keyword arguments of ``gymnasium.make``.
-      processes: as ``from_gymnasium``.
+      processes: see ``from_gymnasium``.
 
     Raises:
       ValueError: if the id or an argument is unknown, a dependency is missing, or the spaces are
@@ -44,7 +44,7 @@ def gymnasium_environment(
         arguments = {**minatar.PROTOCOL, **arguments}
 
     def make(**more: Any) -> gymnasium.Env[Any, Any]:
-        # Time steps are checked by CheckedEnvironments.
+        # CheckedEnvironments checks the time steps.
         options: dict[str, Any] = {"disable_env_checker": True, **arguments, **more}
         return gymnasium.make(_registered(name), **options)
 
@@ -59,13 +59,14 @@ def gymnasium_environment(
 
 
 def _registered(name: str) -> Any:
-    """Return what ``gymnasium.make`` takes; called in each process that makes environments."""
+    """Return the first argument of ``gymnasium.make``; called in each process with environments."""
     if minatar.is_minatar_id(name):
         minatar.register_games()
-        # As a specification: Gymnasium warns that the id of all six actions, -v0, is out of date.
+        # Pass the specification, because Gymnasium warns that the id with all six actions, -v0, is
+        # out of date.
         return gymnasium.registry.get(name, name)
     if _is_box2d(name):
-        # Its import crashes the process if warnings are errors.
+        # This import crashes the process if warnings are errors.
         with warnings.catch_warnings(), contextlib.suppress(ImportError):
             warnings.simplefilter("ignore")
             importlib.import_module("Box2D")
@@ -73,7 +74,7 @@ def _registered(name: str) -> Any:
 
 
 def _with_frames(env: gymnasium.Env[Any, Any], make: Any) -> Any:
-    """Return a function that makes an environment with frames; None if it has none."""
+    """Return a function that makes an environment that can render; None if it cannot."""
     if "rgb_array" not in env.metadata.get("render_modes", ()):
         return None
     return partial(make, render_mode="rgb_array")
@@ -88,17 +89,18 @@ def from_gymnasium(
 ) -> HostEnvironment:
     """Return an environment on the host from a function that makes a Gymnasium environment.
 
-    If the info of its reset has an ``action_mask``, that of every step is the mask of legal
-    actions; see ``jaxdqn.envs.vector.masks``.
+        # Pass the spec: Gymnasium warns that the id with all six actions, -v0, is out of date.
+    the mask of legal actions; see ``jaxdqn.envs.vector.masks``.
 
     Args:
-      make: returns a new environment; called once here, and once for each environment of a run.
+      make: function that returns a new environment. It is called once here, and once for each
+        environment of a run.
       name: name of the environment in reports.
-      processes: step each environment in its own process, started by ``spawn``, so that a script
-        needs ``if __name__ == "__main__":``; otherwise they step one after the other in this
-        process.
-      make_drawable: returns a new environment with ``render_mode="rgb_array"``, for videos; by
-        default ``make``, if its environments have this mode.
+      processes: True to step each environment in a separate process, started by ``spawn``; a script
+        then needs ``if __name__ == "__main__":``. Otherwise the environments step one after the
+        other in this process.
+      make_drawable: function that returns a new environment with ``render_mode="rgb_array"``, for
+        videos. The default is ``make`` if its environments have this mode.
 
     Raises:
       ValueError: if the spaces are not supported; see ``jaxdqn.envs.vector.spaces``.
@@ -116,7 +118,7 @@ def _host_environment(
     processes: bool,
     make_drawable: Callable[[], gymnasium.Env[Any, Any]] | None,
 ) -> HostEnvironment:
-    """Read the properties of an environment that ``make`` made, and close it."""
+    """Read the properties of an environment made by ``make``, and close it."""
     try:
         _check_kind(env)
         observations = observation_arrays(env.observation_space)
@@ -149,7 +151,7 @@ def _host_environment(
 
 
 def _check_kind(env: Any) -> None:
-    """Raise ValueError unless an object is one environment that does not reset itself."""
+    """Raise ValueError unless an object is a single environment without autoreset."""
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(
             f"{type(env).__name__}: must be one environment; num_envs says how many are made"
@@ -161,7 +163,7 @@ def _check_kind(env: Any) -> None:
 
 
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
-    """Return one line about an environment that cannot be made."""
+    """Explain in one line why an environment cannot be made."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, gymnasium.error.DependencyNotInstalled) and _is_box2d(name):
         reason = f'{reason.partition(",")[0]}; pip install "jaxdqn[box2d]" installs it'
@@ -177,6 +179,6 @@ def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
 
 
 def _is_box2d(name: str) -> bool:
-    """Return whether an id is one of Gymnasium's environments that need Box2D."""
+    """Return True if an id is a Gymnasium environment that needs Box2D."""
     spec = gymnasium.registry.get(name)
     return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.box2d")

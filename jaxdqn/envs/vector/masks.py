@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 MASK = "action_mask"
-"""Entry of an info: [A] bool, or integers 0 and 1. For a product of action spaces it is one mask of
-all combinations, in row-major order."""
+"""Key of an info entry: [A] bool, or integers 0 and 1. For several discrete actions it is one mask
+of all combinations, in row-major order."""
 
 
 def has_mask(env: Any) -> bool:
-    """Return whether the info of a reset has a mask; False if the reset fails, as the run's will.
+    """Return True if the info of a reset contains a mask.
+
+    Return False if the reset fails; the reset of the run will then report the failure.
 
     Args:
-      env: a Gymnasium environment, which is reset.
+      env: a Gymnasium environment; it is reset.
     """
     try:
         _, info = env.reset(seed=0)
@@ -29,13 +31,13 @@ def read_mask(value: Any, index: int, num_actions: int, *, ended: bool = False) 
     """Return the mask of one environment, [A] bool.
 
     Args:
-      value: the entry of its info; None if there is none.
-      index: of the environment, for the message.
-      num_actions: A.
-      ended: if the episode has ended, there need be no mask; no action is legal then.
+      value: the info entry of the environment; None if it is missing.
+      index: index of the environment, for the error message.
+      num_actions: A, number of actions.
+      ended: True if the episode has ended. The mask may then be missing, and no action is legal.
 
     Raises:
-      ValueError: naming the environment, if the mask is missing, or of another size or kind.
+      ValueError: naming the environment, if the mask is missing or has a wrong size or dtype.
     """
     if value is None:
         if ended:
@@ -57,9 +59,9 @@ def read_masks(infos: Mapping[str, Any], ended: np.ndarray, num_actions: int) ->
     """Return the masks [E, A] bool from the infos of a vector environment of Gymnasium.
 
     Args:
-      infos: of E environments; ``_action_mask`` [E] says which of them have one.
-      ended: ``[E]`` bool
-      num_actions: A.
+      infos: infos of E environments; ``_action_mask`` [E] is True for environments with a mask.
+      ended: ``[E]`` bool, True where the episode has ended.
+      num_actions: A, number of actions.
 
     Raises:
       ValueError: as ``read_mask``.

@@ -1,7 +1,7 @@
-"""The MinAtar games of their authors' package (Young and Tian 2019), as environments of Gymnasium.
+"""MinAtar games of the authors' package (Young and Tian 2019), as Gymnasium environments.
 
-The package is an extra: ``pip install "jaxdqn[minatar]"``. Its games have the channels of gymnax's
-games and the same order of actions (``jaxdqn.envs.judge``).
+The package is an extra: ``pip install "jaxdqn[minatar]"``. Its games have the same channels and the
+same order of actions as the games of gymnax (``jaxdqn.envs.judge``).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from jaxdqn.lazy_modules import import_matplotlib, imported_lazily
 
 GAMES = ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
 PROTOCOL = {"difficulty_ramping": True, "sticky_action_prob": 0.1}
-"""Arguments of the published games. They are the defaults of the package, and are given so that
-reports name them."""
+"""Arguments of the published games. They are the defaults of the package and are passed explicitly
+so that reports show them."""
 
 
 def is_minatar_id(name: str) -> bool:
-    """Return whether an id of Gymnasium is that of a game of the package."""
+    """Return True if a Gymnasium id belongs to a game of the package."""
     return name.startswith("MinAtar/")
 
 
 def register_games() -> None:
-    """Register the ids ``MinAtar/GAME-v0`` (six actions) and ``-v1`` (those with an effect).
+    """Register the ids ``MinAtar/GAME-v0`` (six actions) and ``-v1`` (actions with an effect).
 
     Raises:
       ValueError: if the package is not installed.
@@ -35,8 +35,8 @@ def register_games() -> None:
         return
     import_matplotlib()
     try:
-        # The package imports the plotting libraries for its windows only, and logs a warning
-        # without them.
+        # The package imports the plotting libraries only for its windows, and logs a warning if
+        # they are missing.
         with imported_lazily("matplotlib.pyplot", "seaborn"):
             from minatar.gym import register_envs
     except ModuleNotFoundError as error:
@@ -49,7 +49,7 @@ def register_games() -> None:
 
 
 class DrawnGame(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """A game whose frames are those of gymnax's games; the package's own frames need seaborn."""
+    """Game that renders like the games of gymnax; the package's own rendering needs seaborn."""
 
     def render(self) -> Any:
         """Return a frame, uint8 [height, width, 3]."""
@@ -59,5 +59,5 @@ class DrawnGame(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def drawn(make: Callable[[], gymnasium.Env[Any, Any]]) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """Return a function that makes the game of ``make`` with frames."""
+    """Return a function that makes the game of ``make`` with rendering."""
     return lambda: DrawnGame(make())

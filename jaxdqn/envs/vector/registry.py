@@ -16,8 +16,8 @@ def host_environment(
 
     Args:
       name: ``SUITE:ID``.
-      arguments: keyword arguments of its constructor.
-      processes: step each environment in its own process.
+      arguments: keyword arguments of the constructor.
+      processes: True to step each environment in a separate process.
 
     Raises:
       ValueError: if the id or an argument is unknown, or the spaces are not supported.

@@ -1,7 +1,7 @@
 """Gymnasium environments that step one after the other in this process.
 
-Gymnasium's own ``SyncVectorEnv`` copies observations into a buffer of its space and merges the
-infos of all environments; without that a vector step of CartPole takes two thirds of the time.
+Gymnasium's ``SyncVectorEnv`` also copies observations into a buffer of its space and merges the
+infos of all environments. Without these, a vector step of CartPole takes two thirds of the time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SerialEnvironments:
       makers: E functions that return an environment.
       observations: conversion of the observations.
       actions: conversion of the actions.
-      masked: read the mask of legal actions from the infos.
+      masked: True to read the mask of legal actions from the infos.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SerialEnvironments:
             self._write(obs, index, seen)
             rewards[index] = float(reward)
             terminated[index], truncated[index] = bool(terminal), bool(cut) and not terminal
-        # The environments that ended at the step before have been reset by this one.
+        # This step has reset the environments that ended at the previous step.
         self._ended = [one or other for one, other in zip(terminated, truncated, strict=True)]
         return TimeStep(
             _array(obs),
@@ -92,7 +92,7 @@ class SerialEnvironments:
         return np.asarray(self._envs[0].render())
 
     def close(self) -> None:
-        """Close every environment, those after one that fails too."""
+        """Close every environment, even if closing one of them fails."""
         for env in self._envs:
             with contextlib.suppress(Exception):
                 env.close()
@@ -118,5 +118,5 @@ class SerialEnvironments:
 
 
 def _array(values: np.ndarray) -> Any:
-    """Return a NumPy array where a field of ``TimeStep`` is declared as one of JAX."""
+    """Return a NumPy array typed as the JAX array that ``TimeStep`` declares."""
     return values

@@ -1,11 +1,11 @@
-"""Spaces of Gymnasium as arrays of one shape and as one set of discrete actions.
+"""Conversion of Gymnasium spaces to arrays of one shape and to one set of discrete actions.
 
-Observations: a ``Box`` keeps its shape; uint8 and bool keep their dtype, other numbers become
+Observations: a ``Box`` keeps its shape; uint8 and bool keep their dtype, other dtypes become
 float32. A ``Discrete`` becomes one-hot bool. Any other space (``Dict``, ``Tuple``,
 ``MultiDiscrete``, ``MultiBinary``) is flattened by ``gymnasium.spaces.flatten`` to float32.
 
-Actions: ``Discrete`` from its start; ``MultiDiscrete`` and ``MultiBinary`` as one discrete space of
-their product, in row-major order, where that has at most 1,024 elements.
+Actions: ``Discrete``, shifted by its start. ``MultiDiscrete`` and ``MultiBinary`` become one
+discrete space of all combinations, in row-major order, with at most 1,024 elements.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class ObservationArrays(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     convert_one: Callable[[Any], Any]
-    """``convert_one(obs) -> array [O]`` of one environment"""
+    """``convert_one(obs) -> array [O]`` for one environment"""
     convert: Callable[[Any, int], Any]
-    """``convert(batch, E) -> array [E, O]`` of a batch as a vector environment returns it"""
+    """``convert(batch, E) -> array [E, O]`` for a batch from a Gymnasium vector environment"""
 
 
 def observation_arrays(space: Any) -> ObservationArrays:
@@ -67,7 +67,7 @@ def observation_arrays(space: Any) -> ObservationArrays:
 
 
 def _element(space: Any, batch: Any, index: int) -> Any:
-    """Return the observation of one environment from a batch."""
+    """Return the observation of environment ``index`` from a batch."""
     if isinstance(space, spaces.Dict):
         return {name: _element(part, batch[name], index) for name, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -78,7 +78,7 @@ def _element(space: Any, batch: Any, index: int) -> Any:
 
 
 class DiscreteActions(NamedTuple):
-    """A set of discrete actions as the environment takes them."""
+    """Set of discrete actions, and their conversion for the environment."""
 
     size: int
     convert: Callable[[np.ndarray], Any]
@@ -86,7 +86,7 @@ class DiscreteActions(NamedTuple):
 
 
 def discrete_actions(space: Any) -> DiscreteActions:
-    """Return the actions of a space as one discrete set.
+    """Convert an action space to one set of discrete actions.
 
     Raises:
       ValueError: if the space is continuous, or has too many actions.

@@ -1,4 +1,4 @@
-"""Gymnasium environments that step in processes of their own."""
+"""Gymnasium environments that step in separate processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxdqn.envs.vector.spaces import DiscreteActions, ObservationArrays
 from jaxdqn.types import TimeStep
 
 _CLOSE_SECONDS = 5.0
-"""Time that environments have to close, before their processes are killed."""
+"""Time for the environments to close before their processes are killed."""
 
 
 _REPORT = "jaxdqn_exception"
@@ -34,7 +34,7 @@ class WorkerEnvironments:
       makers: E functions that return an environment.
       observations: conversion of the observations.
       actions: conversion of the actions.
-      masked: read the mask of legal actions from the infos.
+      masked: True to read the mask of legal actions from the infos.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class WorkerEnvironments:
         actions: DiscreteActions,
         masked: bool = False,
     ) -> None:
-        # Not fork, which deadlocks where JAX has threads.
+        # Not fork, which can deadlock because JAX runs threads.
         self._envs: Any = AsyncVectorEnv(
             [partial(_make_in_worker, make, os.getpid()) for make in makers],
             context="spawn",
@@ -68,13 +68,13 @@ class WorkerEnvironments:
         converted = self._actions.convert(actions)
         obs, reward, terminated, truncated, infos = self._call(lambda: self._envs.step(converted))
         _raise_reported(infos)
-        # The environments that ended at the step before have been reset by this one.
+        # This step has reset the environments that ended at the previous step.
         first, self._ended = self._ended, terminated | truncated
         return self._time_step(infos, obs, reward, terminated, truncated & ~terminated, first)
 
     def close(self) -> None:
-        """Close the environments, and kill the processes that do not end."""
-        if self._failed:  # those that live may still be stepping, and answer late
+        """Close the environments and kill the processes that do not end."""
+        if self._failed:  # the others may still be stepping and would answer late
             self._kill()
             return
         killer = threading.Timer(_CLOSE_SECONDS, self._kill)
@@ -91,7 +91,7 @@ class WorkerEnvironments:
             process.kill()
         for process in self._envs.processes:
             process.join()
-        self._envs.closed = True  # there is nothing left to close when it is deleted
+        self._envs.closed = True  # nothing is left to close when it is deleted
 
     def _call(self, function: Callable[[], Any]) -> Any:
         try:
@@ -103,7 +103,7 @@ class WorkerEnvironments:
             raise SimulatorError(self._ended_processes()) from error
 
     def _ended_processes(self) -> str:
-        """Return one line about the first process that has ended."""
+        """Describe the first ended process in one line."""
         for index, process in enumerate(self._envs.processes):
             process.join(0.2)
             if process.exitcode is not None:
@@ -120,7 +120,7 @@ class WorkerEnvironments:
 
 
 def _raise_reported(infos: Mapping[str, Any]) -> None:
-    """Raise the exception of a worker, if one is in the infos."""
+    """Raise the exception of a worker if the infos contain one."""
     for report in infos.get(_REPORT, ()):
         if report is not None:
             line, trace = report
@@ -137,7 +137,7 @@ class _Trace(Exception):
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Report the exceptions of an environment in its infos, with their tracebacks.
 
-    Those that Gymnasium passes on have none.
+    Exceptions that Gymnasium forwards have no traceback.
     """
 
     def reset(self, **arguments: Any) -> Any:
@@ -162,11 +162,11 @@ def _report(error: Exception) -> dict[str, Any]:
 def _make_in_worker(
     make: Callable[[], gymnasium.Env[Any, Any]], run: int
 ) -> gymnasium.Env[Any, Any]:
-    """Make an environment; a worker leaves all signals to the process ``run``, which ends it.
+    """Make an environment; in a worker, ignore all signals that the process ``run`` handles.
 
-    Terminals and schedulers send signals to every process of a group; the run then still needs its
-    environments to reach the end of a chunk. Gymnasium calls this function in the process of the
-    run too, to read the spaces.
+    Terminals and schedulers send signals to every process of a group, but the run still needs its
+    environments to reach the end of the chunk; it then ends the workers. Gymnasium also calls this
+    function in the process of the run, to read the spaces.
     """
     if os.getpid() != run:
         for name in ("SIGINT", *CHECKPOINT_SIGNALS):
