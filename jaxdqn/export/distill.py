@@ -105,8 +105,7 @@ def _fit(teacher: Policy, student: Policy, obs: np.ndarray, legal: PyTree) -> Pa
 
 
 def _scales(targets: np.ndarray, legal: PyTree) -> tuple[np.float32, np.float32]:
-    """Return the standard deviation of Q and the mean gap between the two best actions, both >
-    0."""
+    """Return the standard deviation of Q and the mean gap of the two best Q, both positive."""
     allowed = targets > -1e29
     scale = np.std(targets[allowed])
     several = allowed.sum(axis=-1) > 1

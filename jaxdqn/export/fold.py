@@ -1,7 +1,7 @@
 """Simplification of a traced function: fold constants and select the branches for CPU.
 
-Converters then do not have to support every primitive that builds constants. They also do not
-support primitives that depend on the platform.
+Converters then do not have to support every primitive that builds constants. Branches that depend
+on the platform are resolved here, because no converter supports them.
 """
 
 from __future__ import annotations

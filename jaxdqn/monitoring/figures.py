@@ -58,8 +58,7 @@ def learner_figures(record: Record) -> list[Figures]:
 
 
 def device_bytes() -> int | None:
-    """Return the bytes of memory in use on the first device; None on CPU, which does not count
-    them."""
+    """Return the bytes of memory in use on the first device; None on CPU (not counted)."""
     stats = jax.local_devices()[0].memory_stats()
     return None if stats is None else stats.get("bytes_in_use")
 

@@ -75,8 +75,7 @@ def _diagnostics(metrics: Metrics) -> list[tuple[str, np.ndarray]]:
 
 
 def _over_learners(leaf: np.ndarray, metrics: Metrics) -> Any:
-    """Return a diagnostic as plain values; for a population, the mean over learners with finite
-    values."""
+    """Return a diagnostic as plain values; for a population, the mean of the finite ones."""
     if np.ndim(metrics.loss) == 0:
         return leaf.tolist()
     finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
@@ -140,8 +139,7 @@ def mean_returns(info: EvalInfo) -> list[float]:
 
 
 def select_learner(info: EvalInfo, learner: int) -> EvalInfo:
-    """Return the results of one learner, leaves [N], from an evaluation with leaves [P, N] or
-    [N]."""
+    """Select the results of one learner: leaves [P, N] or [N] -> [N]."""
     return jax.tree.map(lambda leaf: np.atleast_2d(np.asarray(leaf))[learner], info)
 
 

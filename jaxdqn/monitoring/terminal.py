@@ -107,8 +107,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
 
 
 def planned_rows(config: Config) -> int:
-    """Return the total rows of a run that uses its whole budget: with warm-up, over all
-    learners."""
+    """Return the total rows of a complete run, with the warm-up and over all learners."""
     iterations = config.warmup_iterations + config.num_chunks * config.iterations_per_chunk
     return iterations * config.rows_per_iteration * config.learners
 
