@@ -1,4 +1,4 @@
-"""Exceptions of the library and the wording of their messages. Imports nothing of the library."""
+"""Exceptions of the library and the wording of their messages; imports no other module of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class RunFailed(RuntimeError):
 
 
 class RunStopped(RunFailed):
-    """A run stopped on request before it had trained anything; a run that it resumes is intact.
+    """A run stopped on request before it trained; the checkpoints of a resumed run are unchanged.
 
     Args:
         reason: name of the signal, or ``deadline``.

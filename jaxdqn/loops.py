@@ -28,9 +28,9 @@ def scan(
 ) -> tuple[Any, Any]:
     """Scan as ``jax.lax.scan`` does, in the form that suits the backend.
 
-    On a GPU each leaf of a carry costs kernels of its own: one that computes it, and often a copy.
-    There, the small leaves are packed into one vector, which one kernel computes. On a CPU, where
-    nothing is launched, packing would only cost time.
+    On a GPU each leaf of a carry costs separate kernels: one that computes it, and often a copy.
+    There the small leaves are packed into one vector, which a single kernel computes. On a CPU,
+    which launches no kernels, packing would only cost time.
 
     Args:
       step: ``step(carry, x) -> (carry, output)``
@@ -81,7 +81,7 @@ def _check_types(layout: _Layout, carry: PyTree) -> None:
 
 
 def _is_packed(leaf: Any) -> bool:
-    # The operand of a matrix product is an array of its own: a slice would be copied for it.
+    # Keep operands of matrix products as separate arrays, because a slice would be copied.
     matrix = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim >= 2
     return leaf.size <= PACK_LIMIT and not matrix and _words(leaf) is not None
 
@@ -102,7 +102,7 @@ def _pack(layout: _Layout, tree: PyTree) -> PyTree:
 
 
 def _unpack(layout: _Layout, packed: PyTree) -> PyTree:
-    """Undo ``_pack``."""
+    """Invert ``_pack``."""
     vector, large = packed
     sizes = [_words(leaf) or 0 for leaf in layout.leaves if _is_packed(leaf)]
     starts, others = iter((0, *accumulate(sizes))), iter(large)

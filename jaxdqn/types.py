@@ -55,8 +55,8 @@ class EnvSpec(NamedTuple):
     """Arguments that differ from the environment's defaults, as NAME=VALUE; empty if it reports
     none."""
     terminates_within_episodes: bool = False
-    """True if ``terminated`` may be set within an episode, as at the loss of a life: it cuts the
-    bootstrap, but no reset follows. An episode then ends where the next one begins."""
+    """True if ``terminated`` may be set within an episode, for example at the loss of a life. It
+    then cuts the bootstrap, but no reset follows, and an episode ends where the next one begins."""
     masked: bool = False
     """True if time steps have a mask of legal actions."""
 
@@ -75,12 +75,12 @@ class TimeStep(NamedTuple):
     terminated: Array
     """[] bool, the episode ended in a terminal state: no bootstrap."""
     truncated: Array
-    """[] bool, the episode ended otherwise, as by a time limit: bootstrap from ``obs``."""
+    """[] bool, the episode was cut, for example by a time limit: bootstrap from ``obs``."""
     first: Array
     """[] bool, ``obs`` is the first observation of an episode."""
     legal: PyTree = ()
-    """[A] bool, the legal actions at ``obs``; empty if every action is legal. Where an episode ends
-    there may be none."""
+    """[A] bool, the legal actions at ``obs``; empty if every action is legal. The final state of an
+    episode may have no legal action."""
 
 
 class Environment(NamedTuple):
@@ -121,7 +121,7 @@ class Row(NamedTuple):
     terminated: Array
     """[...] bool, the action led to a terminal state."""
     truncated: Array
-    """[...] bool, the action ended the episode otherwise; used for statistics only."""
+    """[...] bool, the episode was cut after the action; used only for statistics."""
     extras: PyTree = ()
     """[...] any pytree (such as a recurrent carry or a behaviour probability), empty by default"""
     legal: PyTree = ()
@@ -257,7 +257,7 @@ class ObservationStatistics(NamedTuple):
     variance: Array
     """[O] float32"""
     rows: Array
-    """[] float32, number of rows that were counted"""
+    """[] float32, number of rows in the statistics"""
 
 
 class NormalizedParams(NamedTuple):
@@ -295,11 +295,11 @@ class Exploration(NamedTuple):
 Explore = Callable[[Array, Array, Exploration], tuple[Array, Array]]
 """Custom exploration, ``explore(key, q[E, A], exploration) -> (actions[E], behaviour_prob[E])``.
 
-It consumes ``key``. The actions are int32 and their probabilities under the behaviour policy
-float32. Epsilon is 1 during the warm-up, which should act at random. Repeating previous actions is
-its own task, if ``exploration.repeat`` is not empty. If ``exploration.legal`` is not empty, only
-actions that are true there may be chosen; ``q`` of the others is ``jaxdqn.losses.ILLEGAL``. A run
-that takes another ends with an error.
+It consumes ``key``. The actions are int32, and their probabilities under the behaviour policy are
+float32. Epsilon is 1 during the warm-up, where actions should be random. If ``exploration.repeat``
+is not empty, the function itself must repeat previous actions. If ``exploration.legal`` is not
+empty, it must choose actions that are True there; ``q`` of the others is ``jaxdqn.losses.ILLEGAL``.
+A run that takes an illegal action ends with an error.
 """
 
 
@@ -354,14 +354,14 @@ class Agent(NamedTuple):
     initial_carry: Callable[[int], PyTree]
     """``initial_carry(E) -> carry``"""
     target_period: int | None = None
-    """Gradient steps between replacements of the target network by the parameters, at which
-    ``since_target`` becomes 0; None if the target network moves otherwise, or if there is none."""
+    """Gradient steps between two copies of the parameters to the target network; ``since_target``
+    becomes 0 at a copy. None for Polyak averaging or without a target network."""
     gradient: Callable[..., tuple[Params, LearnInfo]] | None = None
     """``gradient(key, state, batch, weights[B], *, hyper) -> (grads, info)``: the first half of
-    ``learn``, which reads the parameters of ``state`` only; None if ``learn`` cannot be divided."""
+    ``learn``, which reads only the parameters of ``state``. None if ``learn`` cannot be divided."""
     apply: Callable[..., AgentState] | None = None
-    """``apply(state, grads, loss, *, hyper) -> state``: the second half of ``learn``; None as
-    ``gradient``."""
+    """``apply(state, grads, loss, *, hyper) -> state``: the second half of ``learn``; None if
+    ``gradient`` is None."""
 
 
 if TYPE_CHECKING:
@@ -398,10 +398,10 @@ BatchLoss = Callable[[Params, Params, Array, Any, Hyper], tuple[Array, dict[str,
 It applies the network itself, and no gradient may flow through its targets. ``batch`` is a
 ``Batch``; for a recurrent network it is a ``Row`` of sequences, leaves [B, L, ...].
 ``target_params`` is empty for PQN. The optimiser minimises the mean of the losses, with the
-importance weights of a prioritised replay. ``info`` is a dict of float32 arrays, [] or [B]:
-``abs_td`` [B], from which priorities are computed, the absolute loss by default; ``q_mean``, the
-mean Q that is logged, for transitions computed by default; any other name is a metric, logged as
-the mean over the batch.
+importance weights of a prioritised replay. ``info`` is a dict of float32 arrays, [] or [B].
+``abs_td`` [B] determines the priorities; its default is the absolute loss. ``q_mean`` is the mean Q
+that is logged; for transitions it is computed if missing. Any other name is a metric, logged as the
+mean over the batch.
 """
 
 
@@ -421,7 +421,7 @@ class Counters(NamedTuple):
 
 
 class EpisodeStats(NamedTuple):
-    """Return and length so far of each environment's current episode."""
+    """Current return and length of the running episode of each environment."""
 
     episode_return: Array
     """[E] float32"""
@@ -458,11 +458,11 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """Metrics of one iteration or of one chunk; leaves [], or [P] for a population.
 
-    Within an iteration the counts of environment steps and episodes are those of each environment,
-    leaves [E]; ``jaxdqn.training.metrics.all_reduce_metrics`` adds them up.
+    Within an iteration, environment steps and episodes are counted per environment, leaves [E];
+    ``jaxdqn.training.metrics.all_reduce_metrics`` sums them.
 
-    Over the iterations of a chunk, the fields in ``SUMMED_METRICS`` are added up and
-    the others averaged, except ``first_skipped``.
+    Over the iterations of a chunk, the fields in ``SUMMED_METRICS`` are summed and the others are
+    averaged, except ``first_skipped``.
     """
 
     rows: Array
@@ -550,23 +550,23 @@ class _TrainerFields(NamedTuple):
     agent: Agent
     environment: Environment
     refill: Callable[[TrainState], TrainState]
-    """Empty the replay and repeat the warm-up with the exploration of the current counters. For
-    a state that was saved without its replay, ``replay=()``."""
+    """``refill(state) -> state``: empty the replay and repeat the warm-up with the exploration of
+    the current counters. For a state that was saved without its replay, ``replay=()``."""
     preload: Callable[..., TrainState]
-    """``preload(key, rows[I, K, E], hyper=defaults) -> TrainState``: as ``init``, with ``rows``
-    in the replay before those of the warm-up. Each environment's rows must end where an episode
-    ends or is cut, because the warm-up starts new episodes."""
+    """``preload(key, rows[I, K, E], hyper=defaults) -> TrainState``: like ``init``, but with
+    ``rows`` in the replay before the rows of the warm-up. Each environment's rows must end where an
+    episode ends or is cut, because the warm-up starts new episodes."""
     chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]]
-    """``chunk(iterations)``: one function of that many steps, with their metrics reduced.
-    Metrics are communicated between devices once per chunk. If parameters are averaged less
-    often than once per iteration, only ``chunk`` averages them; ``step`` does not."""
+    """``chunk(iterations)``: a function that runs that many iterations and reduces their metrics.
+    Devices communicate metrics once per chunk. If parameters are averaged less often than once per
+    iteration, only ``chunk`` averages them; ``step`` does not."""
     sharding: Callable[[PyTree], PyTree] | None = None
     """``sharding(state) -> NamedSharding of each leaf``, for a state or its shapes; None on a
     single device."""
     params: Callable[[PyTree], Params] = lambda state: state.agent.params
-    """``params(state)``: the online parameters for the host, not copied: those of this process's
-    first replica; for a population, leaves [P]. Given the shapes of a state (with shardings if
-    ``sharding`` is set), it returns the shapes of the parameters."""
+    """``params(state)``: the online parameters for the host, without a copy, taken from this
+    process's first replica. For a population they have leaves [P]. Given the shapes of a state
+    (with shardings if ``sharding`` is set), it returns the shapes of the parameters."""
     counters: Callable[[TrainState], Counters] = lambda state: state.counters
     """``counters(state)``, traceable: the counters of one replica; for a population, leaves [P]."""
     over_params: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
@@ -588,10 +588,10 @@ class Trainer(_TrainerFields):
     __slots__ = ()
 
     def _replace(self, **parts: Any) -> Self:
-        """Return the trainer with other functions.
+        """Return the trainer with some functions replaced.
 
-        If ``step`` is replaced, ``chunk`` runs the new step, and communicates metrics between
-        devices at each step.
+        If ``step`` is replaced, ``chunk`` runs the new step, and devices communicate metrics at
+        every step.
 
         Raises:
           ValueError: for ``agent`` and ``environment``, to which the functions are bound, and for

@@ -31,8 +31,7 @@ class CommunicationBytes(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective of a compiled program. A collective of several dtypes gives several
-    entries."""
+    """One collective of a compiled program; one with several dtypes gives several entries."""
 
     op: str
     """``all-reduce``, ``all-gather``, ``all-to-all``, ``reduce-scatter`` or

@@ -50,8 +50,7 @@ class ResetPool(NamedTuple):
 
 
 def advance_of(environment: Environment) -> StepFunction | None:
-    """Return the step that never resets; None if the environment has only the step with
-    autoreset."""
+    """Return the step without autoreset; None if the environment does not have one."""
     step = environment.step
     return step.advance if isinstance(step, AutoresetStep) else None
 

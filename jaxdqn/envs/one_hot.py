@@ -62,8 +62,7 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _writes_at_one_index(equation: Any) -> bool:
-    """Return True if a scatter sets a single index on some axes and the full range of the
-    others."""
+    """Return True if a scatter sets one index on some axes and all of the other axes."""
     operand, indices, _ = (variable.aval for variable in equation.invars)
     numbers = equation.params["dimension_numbers"]
     return (

@@ -1,1 +1,1 @@
-"""Trained policies for use outside a run."""
+"""Loading and export of trained policies."""

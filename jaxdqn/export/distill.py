@@ -1,4 +1,4 @@
-"""Train a smaller network on the Q-values of a policy, over the observations of its replay."""
+"""Policy distillation: train a smaller network on a policy's Q-values over replay observations."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ from jaxdqn.types import (
 
 STEPS, BATCH, LEARNING_RATE = 20_000, 256, 1e-3
 _MOST_BYTES = 2**30
-"""Bytes of observations that are used at most: those of the newest rows."""
+"""Maximum bytes of observations; the newest rows are used."""
 
 
 def distill(policy: Policy, config: Config, rows: Row, hidden_sizes: Sequence[int]) -> Policy:
-    """Return a policy of dense layers that imitates another one (Rusu et al. 2016).
+    """Train a policy of dense layers that imitates another policy (Rusu et al. 2016).
 
-    The loss is the squared error of Q, in standard deviations of Q, plus the Kullback-Leibler
-    divergence of the softmax policies, whose temperature is the mean gap between the best and the
-    second-best Q. The first keeps the scale of Q, the second the order of the actions.
+    The loss is the squared error of Q, in units of the standard deviation of Q, plus the
+    Kullback-Leibler divergence between the softmax policies. The softmax temperature is the mean
+    gap between the best and the second-best Q. The squared error preserves the scale of Q, and the
+    divergence preserves the order of the actions.
 
     Args:
-        policy: the teacher, feed-forward.
-        config: of its run.
-        rows: of its replay, leaves [T, E, ...].
+        policy: the teacher, a feed-forward policy.
+        config: configuration of its run.
+        rows: rows of its replay, leaves [T, E, ...].
         hidden_sizes: widths of the dense layers.
     """
     obs, legal = observations(rows, config.frame_stack)
@@ -112,7 +113,7 @@ def _fit(teacher: Policy, student: Policy, obs: np.ndarray, legal: PyTree) -> Pa
 
 
 def _scales(targets: np.ndarray, legal: PyTree) -> tuple[np.float32, np.float32]:
-    """Return the standard deviation of Q, and the mean gap of the two best actions; above 0."""
+    """Return the standard deviation of Q and the mean gap of the two best Q, both positive."""
     allowed = targets > -1e29
     scale = np.std(targets[allowed])
     several = allowed.sum(axis=-1) > 1
@@ -122,7 +123,7 @@ def _scales(targets: np.ndarray, legal: PyTree) -> tuple[np.float32, np.float32]
 
 
 def _divergence(target: Array, q: Array) -> Array:
-    """Return the divergence of softmax(q) from softmax(target), [B] for [B, A]."""
+    """Return the Kullback-Leibler divergence KL(softmax(target) || softmax(q)), [B] for [B, A]."""
     log_target, log_q = jax.nn.log_softmax(target), jax.nn.log_softmax(q)
     return jnp.sum(
         jnp.exp(log_target) * jnp.where(target > -1e25, log_target - log_q, 0.0), axis=-1
@@ -130,7 +131,7 @@ def _divergence(target: Array, q: Array) -> Array:
 
 
 def observations(rows: Row, frame_stack: int) -> tuple[np.ndarray, PyTree]:
-    """Return the newest inputs of the network [N, O] or [N, O, S], and masks [N, A] or empty."""
+    """Return the newest network inputs, [N, O] or [N, O, S], and their masks, [N, A] or empty."""
     bytes_of_step = rows.obs[0].nbytes * frame_stack
     steps = max(1, min(len(rows.obs), _MOST_BYTES // bytes_of_step))
     rows = jax.tree.map(lambda leaf: leaf[len(leaf) - steps :], rows)
@@ -150,7 +151,7 @@ def observations(rows: Row, frame_stack: int) -> tuple[np.ndarray, PyTree]:
 
 
 def read_replay(run: str | os.PathLike[str], which: str, **own: Any) -> Row:
-    """Read the rows of a run's replay, [T, E, ...]; of a population, those of the learner.
+    """Read the rows of a run's replay, [T, E, ...]; for a population, of the selected learner.
 
     Raises:
         ValueError: if the run has no replay in its checkpoints, or a recurrent network.

@@ -36,30 +36,30 @@ def export_policy(
 ) -> dict[str, Any]:
     """Write the greedy policy of a run into a directory that can be used without jaxdqn.
 
-    The exported policy includes masks of legal actions, frame stacks and the recurrent carry.
+    The exported policy handles masks of legal actions, frame stacks and the recurrent carry.
     ``load_policy.py`` in the directory loads it.
 
     Args:
-        run: the run directory.
-        to: the directory to make.
-        which: ``best`` or ``last`` parameters, as ``load_policy`` takes it.
-        format: ``stablehlo``, which needs jax and flatbuffers, or ``onnx``, which needs onnxruntime
-            and no JAX; to write it needs the extra ``onnx``.
+        run: run directory.
+        to: directory to create.
+        which: ``best`` or ``last`` parameters, see ``load_policy``.
+        format: ``stablehlo``, which needs jax and flatbuffers to run, or ``onnx``, which needs
+            onnxruntime instead of JAX. Writing ``onnx`` needs the extra ``onnx``.
         quantize: dtype in which kernels are stored: float32, bfloat16, or int8 with a scale for
             each output channel.
-        distill_to: widths of dense layers: export a smaller network, which is trained on the
-            Q-values of the policy over the replay in the run's newest checkpoint.
-        episodes: greedy episodes over which the return of a quantised or distilled policy, and of
-            the original, is measured.
-        environment: your own, as ``load_policy`` takes it.
-        network: your own, as ``load_policy`` takes it.
-        agent: your own, as ``load_policy`` takes it.
+        distill_to: widths of dense layers. If given, a smaller network with these layers is
+            trained on the Q-values of the policy, over the replay in the run's newest checkpoint,
+            and exported.
+        episodes: number of greedy episodes for the returns of a quantised or distilled policy and
+            of the original.
+        environment: custom environment, see ``load_policy``.
+        network: custom network, see ``load_policy``.
+        agent: custom agent, see ``load_policy``.
 
     Returns:
-        What was measured: ``weight_bytes``; and with ``quantize`` or ``distill_to`` also
-        ``original_weight_bytes``,
-        ``action_agreement`` over 10 000 observations, ``return_mean`` and
-        ``original_return_mean`` with their standard errors. ``policy.json`` holds it too.
+        The measurements, which ``policy.json`` also contains: ``weight_bytes``; with ``quantize``
+        or ``distill_to`` also ``original_weight_bytes``, ``action_agreement`` over 10 000
+        observations, ``return_mean`` and ``original_return_mean`` with their standard errors.
 
     Raises:
         ValueError: as ``load_policy``; or if ``to`` is in use or cannot be written, or the network
@@ -104,12 +104,12 @@ def export_policy(
 
 
 def quantized(policy: Policy, flat: FlatPolicy) -> Policy:
-    """Return the policy with the parameters that its stored weights stand for."""
+    """Return the policy with the dequantised parameters of its stored weights."""
     return policy._replace(params=restore(flat.quantized.layout, list(flat.weights)))
 
 
 def _compare(policy: Policy, other: Policy, environment: Any, episodes: int) -> dict[str, Any]:
-    """Return the agreement of two policies, and the return of each over the same episodes."""
+    """Return the action agreement of two policies, and their returns over the same episodes."""
     before = mean_return(policy, environment, episodes)
     after = mean_return(other, environment, episodes)
     return {
@@ -129,6 +129,6 @@ def check_quantize(quantize: str) -> None:
 
 
 def check_target(to: Path) -> None:
-    """Raise a ValueError unless ``to`` is a directory that can be made, or an empty one."""
+    """Raise a ValueError unless ``to`` can be created or is an empty directory."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ValueError(f"to={str(to)!r}: must be a new or an empty directory")

@@ -1,7 +1,7 @@
-"""Simplify a traced function: fold its constants, and choose the branches for CPU.
+"""Simplification of a traced function: fold constants and select the branches for CPU.
 
-Converters need not know every primitive that builds constants, and none has a primitive that asks
-for the platform.
+Converters then do not have to support every primitive that builds constants. Branches that depend
+on the platform are resolved here, because no converter supports them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-"""Primitives that call a function, and the parameter that holds it."""
+"""Primitives that call a function, and the name of the parameter that holds it."""
 
 
 def folded(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:
-    """Trace a function, and return it with calls inlined and constants folded.
+    """Trace a function and return it with calls inlined and constants folded.
 
-    Platforms are resolved to CPU.
+    Branches that depend on the platform are resolved for CPU.
 
     Args:
-        function: pure.
-        shapes: pytrees of ``jax.ShapeDtypeStruct``; the arguments are not folded.
+        function: pure function.
+        shapes: argument shapes, pytrees of ``jax.ShapeDtypeStruct``; arguments are not folded.
 
     Returns:
         A function of arrays of these shapes.
@@ -45,7 +45,7 @@ def folded(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:
 
 
 _Value = tuple[Any, bool]
-"""A value, and whether it is constant."""
+"""A value, and True if it is constant."""
 
 
 def _evaluate(jaxpr: Any, consts: Any, inputs: list[_Value]) -> list[_Value]:

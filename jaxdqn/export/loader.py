@@ -1,7 +1,7 @@
-"""Load an exported policy. Needs jax and flatbuffers, or onnxruntime if its format is onnx; nothing
-else of jaxdqn is imported.
+"""Load an exported policy without importing the rest of jaxdqn.
 
-``jaxdqn export`` writes a copy of this file beside each policy:
+This needs jax and flatbuffers, or onnxruntime if the format of the policy is onnx. ``jaxdqn
+export`` writes a copy of this file next to each policy:
 
     from load_policy import load
     policy = load()
@@ -24,10 +24,10 @@ def load(directory: Any = Path(__file__).parent) -> Callable[..., Any]:
 
     Returns:
         ``policy(obs, first=False, legal=None) -> actions``: an int for one observation [O], an
-        int32 array [B] for a batch [B, O]. ``first``, bool or [B], is True where an observation
-        opens an episode: frame stacks and the recurrent carry are then cleared. They are kept
-        between calls, and cleared if B changes. ``legal`` [B, A] is the mask of legal actions,
-        for a policy that needs one.
+        int32 array [B] for a batch [B, O]. ``first``, bool or [B], is True for the first
+        observation of an episode; it clears the frame stack and the recurrent carry. Both are kept
+        between calls and cleared if B changes. ``legal`` [B, A] is the mask of legal actions, for a
+        policy that needs one.
     """
     directory = Path(directory)
     about = json.loads((directory / "policy.json").read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def load(directory: Any = Path(__file__).parent) -> Callable[..., Any]:
 
 
 def stablehlo_program(directory: Path, about: Any) -> tuple[Step, list[Any]]:
-    """Return the program of a policy in the format stablehlo, and its state before an episode."""
+    """Return the program of a policy in the format stablehlo, and its initial state."""
     import jax
     from jax import export
 
@@ -74,14 +74,14 @@ def stablehlo_program(directory: Path, about: Any) -> tuple[Step, list[Any]]:
 
 
 def onnx_program(directory: Path, about: Any) -> tuple[Step, list[Any]]:
-    """Return the program of a policy in the format onnx, and its state before an episode."""
+    """Return the program of a policy in the format onnx, and its initial state."""
     with np.load(directory / "initial.npz") as arrays:
         initial = [arrays[f"s{i}"] for i in range(about["state"])]
     return onnx_step((directory / "policy.onnx").read_bytes()), initial
 
 
 def onnx_step(model: bytes) -> Step:
-    """Return the function of an ONNX model, which runs on the CPU."""
+    """Return the step function of an ONNX model; it runs on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Measurements of an exported policy: agreement of actions with another policy, and return."""
+"""Measurements of an exported policy: action agreement with another policy, and return."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from jaxdqn.types import Array, Environment, Exploration, TimeStep
 
 _ENVS = 50
 EPSILON = 0.05
-"""Probability of a random action while observations are collected, so that they also come from
-states beside those that the policy visits."""
+"""Probability of a random action while observations are collected, so that they also include states
+that the greedy policy does not visit."""
 
 
 class Return(NamedTuple):
@@ -37,10 +37,10 @@ def mean_return(
     """Return the mean return of a policy, and its standard error.
 
     Args:
-        policy: plays greedily.
-        environment: on the device or on the host.
-        episodes: N, at least 2.
-        seed: of the episodes.
+        policy: policy that plays greedily.
+        environment: environment on the device or on the host.
+        episodes: N, number of episodes, at least 2.
+        seed: seed of the episodes.
     """
     on_host = isinstance(environment, HostEnvironment)
     make: Any = make_vector_evaluator if on_host else make_evaluator
@@ -57,17 +57,17 @@ def agreement(
     observations: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Return the share of observations on which two policies take the same greedy action.
+    """Return the fraction of observations on which two policies take the same greedy action.
 
-    The first policy plays, with a random action of probability ``EPSILON``; both see all
-    observations, in order, each with its own frame stacks and carry.
+    The first policy plays, with random actions of probability ``EPSILON``. Both policies receive
+    all observations in order, each with separate frame stacks and carry.
 
     Args:
-        policy: plays.
-        other: is compared with it.
-        environment: on the device or on the host.
+        policy: policy that plays.
+        other: policy to compare with.
+        environment: environment on the device or on the host.
         observations: number of observations, rounded up to whole vector steps.
-        seed: of the episodes.
+        seed: seed of the episodes.
     """
     key, key_reset = jax.random.split(jax.random.key(seed))
     reset, step, close = _functions(environment, _ENVS)
@@ -90,12 +90,13 @@ def agreement(
 def _actor(policy: Policy) -> tuple[Any, Any]:
     """Return ``begin(timestep) -> state`` and ``act(key, state, timestep) -> (a, b, state)``.
 
-    ``a`` [E] are the greedy actions and ``b`` [E] those with exploration.
+    ``a`` [E] are the greedy actions and ``b`` [E] the actions with exploration.
     """
     agent = policy.agent
 
     def begin(timestep: TimeStep) -> Any:
-        # ``act`` pushes the first observation onto a stack that is cleared where it is first.
+        # ``act`` pushes the first observation again, which clears the stack because ``first`` is
+        # True.
         frames = initial_frames(jnp.asarray(timestep.obs), policy.frame_stack)
         return frames, agent.initial_carry(len(timestep.first))
 

@@ -1,4 +1,4 @@
-"""Policies as ONNX, which run in onnxruntime without JAX. Needs the extra ``onnx``."""
+"""Export of policies as ONNX, to run in onnxruntime without JAX; needs the extra ``onnx``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MODEL, INITIAL = "policy.onnx", "initial.npz"
 _OPSET = 21
 _STEPS, _BATCH = 20, 64
 _LEAST_AGREEMENT = 0.99
-"""Share of random observations on which the model must take the policy's action. Rounding decides
-between actions whose values are almost equal."""
+"""Minimum fraction of random observations on which the model must take the policy's action. It is
+below 1 because rounding decides between actions of almost equal value."""
 
 
 def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -> None:
@@ -30,10 +30,10 @@ def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -
     The model is compared with the policy on random observations before it is written.
 
     Args:
-        directory: is created.
-        policy: to write.
-        flat: the same, from ``flatten``.
-        record: JSON values to write into ``policy.json`` besides the shapes.
+        directory: directory to create.
+        policy: policy to write.
+        flat: the same policy, converted by ``flatten``.
+        record: additional JSON values for ``policy.json``.
 
     Raises:
         ValueError: if the extra is not installed, or the network cannot be converted.
@@ -51,8 +51,8 @@ def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -
 def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
     """Return the ONNX model of a policy, for any batch size.
 
-    Its inputs are ``state_0``, ..., ``obs`` [B, O], ``first`` [B], and ``legal`` [B, A] with
-    masks; its outputs the actions [B] int32 and the next state.
+    Its inputs are ``state_0``, ..., ``obs`` [B, O], ``first`` [B] and, with masks, ``legal`` [B,
+    A]. Its outputs are the actions [B] int32 and the next state.
 
     Raises:
         ValueError: as ``write_onnx``.
@@ -70,8 +70,8 @@ def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
 
     names = [f"state_{index}" for index in range(count)]
     try:
-        # Traced here: the converter replaces functions of JAX while it traces, and those that it
-        # puts in their place take the wrong axis under vmap, as softmax does.
+        # Trace here: while the converter traces, it replaces JAX functions such as softmax by
+        # versions that use the wrong axis under vmap.
         simplified = folded(flat.act, shapes, state, obs, first, masks)
         with _quiet():
             model = to_onnx(
@@ -82,7 +82,7 @@ def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
                 input_names=[*names, "obs", "first", *(["legal"] if masks else [])],
                 output_names=["action", *(f"next_{name}" for name in names)],
             )
-    except Exception as error:  # the converter raises its own, and any of JAX's
+    except Exception as error:  # the converter raises its own errors and those of JAX
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"format='onnx': must be 'stablehlo' for this network, which jax2onnx cannot convert: "
@@ -92,7 +92,7 @@ def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
 
 
 def _native(leaf: np.ndarray) -> Array:
-    """Return a weight; bfloat16 as such, since onnxruntime does not reinterpret the bits."""
+    """Return a weight as an array; bits of bfloat16 become bfloat16, as onnxruntime needs."""
     return jax.numpy.asarray(leaf.view(jax.numpy.bfloat16) if leaf.dtype == np.uint16 else leaf)
 
 
@@ -116,7 +116,7 @@ def require_converter() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Suppress the converter's log of values whose type it does not know, and its output."""
+    """Suppress the output of the converter and its log of values of unknown type."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -36,26 +36,26 @@ def load_policy(
     """Load the greedy policy of a run directory.
 
     Args:
-        run: the directory.
-        which: ``best`` or ``last`` parameters. For a population: those of the learner with the
-            best evaluation, or with the best last evaluation.
-        environment: your own, if the run had one: an object, or a reference ``MODULE:FUNCTION``
-            or ``FILE.py:FUNCTION``. A reference that the run was started with is remembered.
-        network: your own, if the run had one; as ``environment``.
-        agent: your own, if the run had one; as ``environment``.
+        run: run directory.
+        which: ``best`` or ``last`` parameters. For a population, the parameters of the learner with
+            the best evaluation, or with the best last evaluation.
+        environment: custom environment of the run: an object, or a reference ``MODULE:FUNCTION``
+            or ``FILE.py:FUNCTION``. The run directory stores a reference, so it can be omitted.
+        network: custom network of the run, in the same form.
+        agent: custom agent of the run, in the same form.
 
     Returns:
         ``policy(obs) -> action``: an int for one observation [O], an int32 array [B] for a batch
-        [B, O]. With frame stacks an observation is [O, S]. The policy of a recurrent network
-        keeps its carry between calls: ``policy(obs, first)`` resets it where ``first``, a bool
-        or [B] bool, is True. The first call starts an episode, and so does a change of B. If the
-        environment masks actions, ``policy(obs, legal=mask)`` takes the mask, bool [A] or [B, A],
-        and returns a legal action.
+        [B, O]. With frame stacks an observation is [O, S]. The policy of a recurrent network keeps
+        its carry between calls; ``policy(obs, first)`` resets it where ``first``, a bool or [B]
+        bool, is True. The first call and any change of B start an episode. If the environment masks
+        actions, ``policy(obs, legal=mask)`` takes the mask, bool [A] or [B, A], and returns a legal
+        action.
 
     Raises:
-        ValueError: if the directory or its parameters do not exist, an argument is invalid, or
-            the run had an environment or network that must be passed again, or the environment
-            is not that of the run: its name, shapes, time limit or arguments differ.
+        ValueError: if the directory or its parameters do not exist, an argument is invalid, a
+            custom part of the run must be passed again, or the environment differs from the
+            environment of the run in name, shapes, time limit or arguments.
     """
     config, trainer, params = load_run(
         run, which, environment=environment, network=network, agent=agent
@@ -96,7 +96,7 @@ def load_policy(
 
 
 def _masks(legal: Any, spec: EnvSpec, batch_size: int, single: bool) -> tuple[Any, ...]:
-    """Return the mask [B, A] that ``Agent.act`` takes, after a check; none without masks."""
+    """Return the checked mask [B, A] as extra arguments of ``Agent.act``; () without masks."""
     shape = (spec.num_actions,) if single else (batch_size, spec.num_actions)
     if not spec.masked:
         if legal is None:
@@ -116,7 +116,7 @@ def _masks(legal: Any, spec: EnvSpec, batch_size: int, single: bool) -> tuple[An
 
 
 def _batch_size(carry: PyTree) -> int | None:
-    """Return the leading axis of a carry; None if the carry is empty."""
+    """Return the length of the leading axis of a carry; None if the carry is empty."""
     leaves = jax.tree.leaves(carry)
     return leaves[0].shape[0] if leaves else None
 
@@ -129,16 +129,16 @@ def load_run(
     network: Any = None,
     agent: Any = None,
 ) -> tuple[Config, AnyTrainer, Params]:
-    """Read the configuration of a run, rebuild its trainer on one device, restore its parameters.
+    """Read a run: return its configuration, its trainer on one device, and its parameters.
 
     For a population these are the parameters of one learner, as in ``load_policy``.
 
     Args:
-        run: the directory.
+        run: run directory.
         which: ``best`` or ``last``, as in ``load_policy``.
-        environment: your own, as in ``load_policy``.
-        network: your own, as in ``load_policy``.
-        agent: your own, as in ``load_policy``.
+        environment: custom environment, as in ``load_policy``.
+        network: custom network, as in ``load_policy``.
+        agent: custom agent, as in ``load_policy``.
 
     Raises:
         ValueError: as ``load_policy``.
@@ -164,7 +164,7 @@ def load_run(
 
 
 def _single_learner(config: Config) -> Config:
-    """Return the configuration of one learner on one device, with the same network."""
+    """Return the configuration for a single learner on one device with the same network."""
     return dataclasses.replace(config, **{name: getattr(Config, name) for name in PARALLEL_OPTIONS})
 
 

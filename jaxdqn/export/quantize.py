@@ -1,4 +1,4 @@
-"""Weights of a policy in fewer bytes: bfloat16, or int8 with a scale for each output channel."""
+"""Quantisation of policy weights: bfloat16, or int8 with a scale for each output channel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Layout(NamedTuple):
     structure: Any
     """``PyTreeDef`` of the parameters"""
     kinds: tuple[str, ...]
-    """Kind of each leaf: ``plain``, ``bfloat16`` or ``int8``. An ``int8`` leaf takes two weights,
-    the integers and the scales; the others take one."""
+    """Kind of each leaf: ``plain``, ``bfloat16`` or ``int8``. An ``int8`` leaf is stored as two
+    weights, the integers and the scales; any other leaf as one."""
 
 
 class Quantized(NamedTuple):
@@ -40,13 +40,13 @@ def quantize(params: Params, dtype: str) -> Quantized:
     """Store parameters in a dtype.
 
     Matrices and convolution kernels, float32 leaves of two axes or more, are stored in ``dtype``.
-    All other leaves, such as biases and the statistics of observations, stay as they are: they
-    are few and errors in them are costly. int8 is symmetric around zero: the scale of an output
-    channel, the last axis, is its largest magnitude divided by 127 (Jacob et al. 2018, section
-    2.1, with zero-point 0). bfloat16 is stored as uint16, which NumPy can write.
+    All other leaves, such as biases and observation statistics, are unchanged, because they are
+    small and errors in them are costly. int8 is symmetric around zero: the scale of an output
+    channel, the last axis, is its largest magnitude divided by 127 (Jacob et al. 2018, section 2.1,
+    with zero-point 0). bfloat16 is stored as uint16, which NumPy can write.
 
     Args:
-        params: of a network.
+        params: parameters of a network.
         dtype: one of ``DTYPES``.
 
     Raises:
@@ -66,11 +66,11 @@ def quantize(params: Params, dtype: str) -> Quantized:
 
 
 def restore(layout: Layout, weights: list[Any]) -> Params:
-    """Return the parameters that stored weights stand for, all in their first dtype.
+    """Dequantise stored weights to parameters of the original dtypes.
 
     Args:
-        layout: of the parameters.
-        weights: as ``quantize`` stored them; bfloat16 may also be bfloat16 instead of uint16.
+        layout: layout of the parameters.
+        weights: weights stored by ``quantize``; bfloat16 weights may have dtype bfloat16 or uint16.
     """
     remaining = iter(weights)
     leaves: list[Array] = []
@@ -87,7 +87,7 @@ def restore(layout: Layout, weights: list[Any]) -> Params:
 
 
 def _is_kernel(params: Params) -> PyTree:
-    """Return for each leaf whether it is a matrix or kernel of the network."""
+    """Return a tree of bools, True for each matrix or convolution kernel of the network."""
     if isinstance(params, NormalizedParams):
         statistics = jax.tree.map(lambda leaf: False, params.observations)
         return NormalizedParams(_is_kernel(params.network), statistics)

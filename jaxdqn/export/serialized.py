@@ -1,7 +1,7 @@
-"""Policies as StableHLO, which run with jax and flatbuffers and without jaxdqn.
+"""Export of policies as StableHLO, to run with jax and flatbuffers and without jaxdqn.
 
-The directory holds ``policy.stablehlo``, the program, for CPU, CUDA and TPU and any batch size;
-``weights.npz``; ``policy.json``, the shapes and what was measured; and ``load_policy.py``.
+The directory contains the program ``policy.stablehlo``, for CPU, CUDA and TPU and any batch size;
+``weights.npz``; ``policy.json`` with shapes and measurements; and ``load_policy.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROGRAM, WEIGHTS, ABOUT, LOADER = (
 
 
 class Policy(NamedTuple):
-    """A greedy policy."""
+    """Greedy policy."""
 
     agent: Agent
     spec: EnvSpec
@@ -35,7 +35,7 @@ class Policy(NamedTuple):
 
 
 class FlatPolicy(NamedTuple):
-    """A policy whose inputs and outputs are lists of arrays."""
+    """Policy whose inputs and outputs are lists of arrays."""
 
     act: Callable[..., tuple[Array, list[Array]]]
     """``act(weights, state, obs[B, O], first[B], masks) -> (actions[B], state)``; ``masks`` is
@@ -47,11 +47,11 @@ class FlatPolicy(NamedTuple):
 
 
 def flatten(policy: Policy, quantization: str = "float32") -> FlatPolicy:
-    """Return a policy as a function of lists of arrays.
+    """Convert a policy to a function of lists of arrays.
 
     Args:
-        policy: to flatten.
-        quantization: dtype in which weights are stored, of ``jaxdqn.export.quantize.DTYPES``.
+        policy: policy to flatten.
+        quantization: dtype of the stored weights, one of ``jaxdqn.export.quantize.DTYPES``.
     """
     agent = policy.agent
     quantized = quantize(policy.params, quantization)
@@ -75,7 +75,7 @@ def flatten(policy: Policy, quantization: str = "float32") -> FlatPolicy:
 
 
 def _no_frames(policy: Policy) -> PyTree:
-    """Return the stack before an episode: zeros [1, O, S], or empty without frame stacks."""
+    """Return the initial frame stack: zeros [1, O, S], or empty without frame stacks."""
     spec = policy.spec
     obs = np.zeros((1, *spec.obs_shape), spec.obs_dtype)
     return jax.tree.map(np.asarray, initial_frames(jax.numpy.asarray(obs), policy.frame_stack))
@@ -95,7 +95,7 @@ def abstract_inputs(flat: FlatPolicy, spec: EnvSpec, batch: Any) -> tuple[Any, .
 
 
 def serialize(flat: FlatPolicy, spec: EnvSpec) -> bytes:
-    """Return the program of a policy, for ``PLATFORMS`` and a symbolic batch size.
+    """Serialise the program of a policy for ``PLATFORMS`` and a symbolic batch size.
 
     Raises:
         ValueError: if the network cannot be traced with a symbolic batch size.
@@ -104,7 +104,7 @@ def serialize(flat: FlatPolicy, spec: EnvSpec) -> bytes:
     inputs = abstract_inputs(flat, spec, batch)
     try:
         exported = jax.export.export(jax.jit(flat.act), platforms=PLATFORMS)(*inputs)
-    except Exception as error:  # errors of tracing, of an own network too
+    except Exception as error:  # errors of tracing, including errors of a custom network
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"network: must be traceable with a symbolic batch size to be exported: {reason}"
@@ -116,10 +116,10 @@ def write_policy(directory: Path, policy: Policy, flat: FlatPolicy, record: Any)
     """Write a policy, its weights, its description and its loader into a new directory.
 
     Args:
-        directory: is created.
-        policy: to write.
-        flat: the same, from ``flatten``.
-        record: JSON values to write into ``policy.json`` besides the shapes.
+        directory: directory to create.
+        policy: policy to write.
+        flat: the same policy, converted by ``flatten``.
+        record: additional JSON values for ``policy.json``.
 
     Raises:
         OSError: if the directory cannot be written.
@@ -134,7 +134,7 @@ def write_policy(directory: Path, policy: Policy, flat: FlatPolicy, record: Any)
 
 
 def write_about(directory: Path, spec: EnvSpec, flat: FlatPolicy, format: str, record: Any) -> None:
-    """Write ``load_policy.py`` and ``policy.json``, which holds what it reads, and ``record``."""
+    """Write ``load_policy.py``, and ``policy.json`` with its input and ``record``."""
     source = Path(loader.__file__).read_text(encoding="utf-8")
     (directory / LOADER).write_text(source, encoding="utf-8")
     about = {

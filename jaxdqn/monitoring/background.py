@@ -1,4 +1,4 @@
-"""Loggers in a thread of their own, so that a run does not wait for what they write."""
+"""Loggers that run in a separate thread, so that a run does not wait for them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.storage.jsonl import Record
 
 _MOST_WAITING = 1000
-"""Records that may wait; a logger that is further behind delays the run."""
+"""Maximum number of waiting records; a logger that is further behind delays the run."""
 
 
 def in_background(logger: Logger) -> Logger:
-    """Return a logger that calls another one in a thread, with the records in their order.
+    """Wrap a logger so that a separate thread calls it, with the records in order.
 
-    The first exception of the other logger is raised by the next call, after which the thread only
-    closes it. ``close`` waits until every record is written.
+    After the first exception of the logger, the next call raises this exception, and the thread
+    only closes the logger. ``close`` waits until every record is written.
 
     Args:
-        logger: is called in the thread only.
+        logger: logger to call; only the thread calls it.
     """
     worker = _Worker(logger)
     return Logger(log=worker.log, close=worker.close, name=logger.name)

@@ -1,4 +1,4 @@
-"""Learning curves, drawn from the files of runs: of one run, or over the seeds of several."""
+"""Learning curves, drawn from run directories: of single runs, or over the seeds of groups."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _DETAILS = {
     "env_steps_per_second": "environment steps/s",
     "length_mean": "episode length",
 }
-"""Figures of ``plot_details`` with their titles."""
+"""Metrics shown by ``plot_details``, with their titles."""
 
 _DETAILS_PER_ROW = 3
 _MOST_IN_LEGEND = 18
 
 _FEW_POINTS = 25
-"""A curve of fewer points has a mark at each."""
+"""A curve with fewer points is drawn with a marker at each point."""
 
 
 def plot_runs(
@@ -50,14 +50,15 @@ def plot_runs(
 ) -> None:
     """Plot the training and evaluation returns of each run, over steps and over time.
 
-    For a population, each learner is a thin line, and steps are those of one learner.
+    For a population, each learner is drawn as a thin line, and the axis counts the steps of one
+    learner.
 
     Args:
         runs: run directories.
-        out: the picture to write, a path or an open file; its suffix selects the format.
-        axis: the only axis to draw; by default a panel for each.
+        out: output figure, a path or an open file; the suffix selects the format.
+        axis: single axis to draw; by default both, with one panel each.
         dpi: dots per inch.
-        format: of the picture; by default that of the suffix.
+        format: file format of the figure; by default given by the suffix.
 
     Raises:
         ValueError: if a run directory cannot be read, or ``out`` cannot be written.
@@ -91,11 +92,11 @@ def plot_groups(
     """Plot the interquartile mean over the seeds of each group, with its bootstrap interval.
 
     Args:
-        groups: of runs.
-        out: the picture to write, a path or an open file.
-        axis: the only axis to draw; by default a panel for each.
+        groups: groups of runs.
+        out: output figure, a path or an open file.
+        axis: single axis to draw; by default both, with one panel each.
         dpi: dots per inch.
-        format: of the picture; by default that of the suffix.
+        format: file format of the figure; by default given by the suffix.
 
     Raises:
         ValueError: if ``out`` cannot be written.
@@ -124,12 +125,12 @@ def plot_groups(
 def plot_details(
     runs: Sequence[str | os.PathLike[str]], out: Any, *, format: str | None = None
 ) -> None:
-    """Plot figures of learning over environment steps, a small panel each and a line a run.
+    """Plot learning metrics over environment steps: one small panel per metric, one line per run.
 
     Args:
         runs: run directories.
-        out: the picture to write, a path or an open file.
-        format: of the picture; by default that of the suffix.
+        out: output figure, a path or an open file.
+        format: file format of the figure; by default given by the suffix.
 
     Raises:
         ValueError: if a run directory cannot be read, or ``out`` cannot be written.
@@ -164,7 +165,7 @@ def plot_details(
 
 def _figure(size: tuple[float, float]) -> Any:
     import_matplotlib()
-    # Without pyplot, which connects to a window system and keeps global state.
+    # Avoid pyplot, which connects to a window system and keeps global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -196,7 +197,7 @@ def _mark_solved(panels: dict[Axis, Any], threshold: Any) -> None:
 
 
 def _finish(figure: Any, panels: dict[Axis, Any], ylabel: str, each: str | None) -> None:
-    """Label the axes, and add a legend below the panels, where it covers no line."""
+    """Label the axes and add a legend below the panels, where it covers no line."""
     for column, panel in panels.items():
         of_each = f" of each {each}" if each and column == "env_steps" else ""
         panel.set_xlabel(f"{AXES[column]}{of_each}")
@@ -217,8 +218,8 @@ def _save(figure: Any, out: Any, dpi: int, format: str | None = None) -> None:
 def _draw(
     panel: Any, run: Path, config: Config, column: str, label: str, color: str, line: str = "-"
 ) -> None:
-    """Draw a run: for a population the mean, and the evaluations of each learner as thin lines."""
-    # Records count steps over all learners; the plot shows those of one.
+    """Draw a run; for a population, the mean, and each learner's evaluations as thin lines."""
+    # Records count steps over all learners; the plot shows the steps of one learner.
     steps_divisor = config.learners if column == "env_steps" else 1
     training = [
         record for record in read_lines(run / FILES["metrics"]) if record["return_mean"] is not None
@@ -226,7 +227,7 @@ def _draw(
     evaluations = [
         record
         for record in read_lines(run / FILES["evaluation"])
-        # A return that is not finite is null in the file, and cannot be drawn.
+        # A non-finite return is null in the file and cannot be drawn.
         if record["purpose"] == "evaluate" and record["return_mean"] is not None
     ]
     several = config.learners > 1

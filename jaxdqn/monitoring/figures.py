@@ -1,4 +1,4 @@
-"""Figures of a record by name, for loggers that send them to other programs."""
+"""Metric values of a record by name, for loggers that send them to other programs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from jaxdqn.errors import reject
 from jaxdqn.storage.jsonl import Record
 
 MOST_LEARNERS = 256
-"""Learners of a population whose figures are sent one by one; of more only the means are."""
+"""Maximum number of learners whose values are sent individually; of larger populations only the
+means are sent."""
 
 TOTALS = ("rows", "env_steps", "gradient_steps")
-"""Running totals, by which figures are ordered."""
+"""Running totals, the possible x-axes of metrics."""
 
 _HISTOGRAM = "_histogram"
 
 
 class Figures(NamedTuple):
-    """Figures of one record. A value that is None or a text in the record is absent."""
+    """Metric values of one record. Values that are None or text in the record are omitted."""
 
     scalars: dict[str, float]
-    """A value that is not finite is NaN or infinite."""
+    """Scalars by name; they may be NaN or infinite."""
     histograms: dict[str, list[float]]
-    """Shares of the bins by name, without ``_histogram``."""
+    """Fractions of the bins of each histogram, by name without ``_histogram``."""
 
 
 def figures_of(record: Record) -> Figures:
-    """Return the figures of a ``metrics`` or ``evaluation`` record; without those of learners."""
+    """Return the values of a ``metrics`` or ``evaluation`` record, without those per learner."""
     scalars, histograms = {}, {}
     for name, value in record.items():
         if name.endswith(_HISTOGRAM):
@@ -40,9 +41,9 @@ def figures_of(record: Record) -> Figures:
 
 
 def learner_figures(record: Record) -> list[Figures]:
-    """Return the figures of each learner of a population; none for one learner, or for too many.
+    """Return the values of each learner; empty for a single learner or for more than the limit.
 
-    An evaluation holds one value of each learner, its mean return.
+    An evaluation contains one value for each learner, its mean return.
     """
     learners = record.get("learners")
     if isinstance(learners, list):
@@ -57,13 +58,13 @@ def learner_figures(record: Record) -> list[Figures]:
 
 
 def device_bytes() -> int | None:
-    """Return the memory in use on the first device in bytes; None on CPU, which has no count."""
+    """Return the bytes of memory in use on the first device; None on CPU (not counted)."""
     stats = jax.local_devices()[0].memory_stats()
     return None if stats is None else stats.get("bytes_in_use")
 
 
 def plain_config(record: Record) -> dict[str, Any]:
-    """Return the configuration in a ``start`` record with sequences and None as text."""
+    """Return the configuration of a ``start`` record, with sequences and None as text."""
     config = record["config"]
     return {
         name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -72,7 +73,7 @@ def plain_config(record: Record) -> dict[str, Any]:
 
 
 def reject_missing(name: str, value: Any, package: str, extra: str) -> NoReturn:
-    """Raise the ``ValueError`` of a logger whose package is not installed."""
+    """Raise a ``ValueError`` for a logger whose package is not installed."""
     reject(
         name, value, f'used with {package}, which is not installed; pip install "jaxdqn[{extra}]"'
     )

@@ -13,12 +13,13 @@ from jaxdqn.storage.jsonl import FILES, Record
 
 
 class RecordReader:
-    """Read the records that were appended to the files of a run since the last call.
+    """Reader of the records appended to the files of a run since the last call.
 
-    A file that has become shorter, as after a resume or a rollback, is read from its start.
+    A file that has become shorter, for example after a resume or a rollback, is read from the
+    start.
 
     Args:
-        run: the run directory.
+        run: run directory.
     """
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
@@ -26,13 +27,13 @@ class RecordReader:
         self._read = dict.fromkeys(FILES, 0)
 
     def records(self) -> Iterator[tuple[str, Record]]:
-        """Yield (kind, record) of the complete new lines, in the order of their time."""
+        """Yield (kind, record) for each complete new line, in order of time."""
         new: list[tuple[float, str, Record]] = []
         for kind, file in self._files.items():
             last = 0.0
             for line in self._new_lines(kind, file):
                 record = json.loads(line)
-                # Events before the first chunk have no time.
+                # Events before the first chunk carry no time.
                 last = record.get("seconds", last) or last
                 new.append((last, kind, record))
         for _, kind, record in sorted(new, key=lambda item: item[0]):
@@ -53,7 +54,7 @@ class RecordReader:
 
 
 def is_running(run: str | os.PathLike[str]) -> bool:
-    """Return whether a process of this machine holds the lock of a run directory."""
+    """Return True if a process on this machine holds the lock of a run directory."""
     try:
         with (Path(run) / LOCK).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

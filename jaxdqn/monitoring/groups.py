@@ -1,4 +1,4 @@
-"""Evaluations of runs by configuration: each group holds the seeds of one configuration."""
+"""Evaluations of runs, grouped by configuration: each group holds the seeds of one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ AXES: dict[str, str] = {"env_steps": "environment steps", "seconds": "wall-clock
 """Label of each axis of curves."""
 
 POINTS = 100
-"""Points of an estimate over seeds, evenly spaced."""
+"""Number of evenly spaced points of an estimate over seeds."""
 
 _OF_ONE_RUN = (
     "seed", "num_seeds", "sweep", "population", "max_seconds", "checkpoint_every",
     "checkpoint_signals", "keep", "replay_in_checkpoint", "diagnostics",
 )  # fmt: skip
-"""Fields in which runs of one group may differ."""
+"""Fields in which the runs of one group may differ."""
 
 
 class Seed(NamedTuple):
@@ -39,16 +39,16 @@ class Seed(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Learners that differ in their seed only."""
+    """Learners that differ only in their seed."""
 
     values: dict[str, Any]
-    """Configuration, without the fields in which they may differ."""
+    """Configuration, without the fields in which the learners may differ."""
     seeds: list[Seed]
     solve_return: float | None
 
 
 def groups_of(runs: Sequence[str | os.PathLike[str]]) -> list[Group]:
-    """Return the groups of run directories; each learner of a population is a seed.
+    """Group run directories by configuration; each learner of a population counts as a seed.
 
     Raises:
         ValueError: if a run directory cannot be read, or has no evaluation yet.
@@ -79,7 +79,7 @@ def _seeds_of(run: Path, config: Config) -> list[Seed]:
             (record["env_steps"] / config.learners, record["seconds"], _return_of(record, index))
             for record in records
         ]
-        # A return that is not finite is null in the file.
+        # A non-finite return is null in the file.
         finite = [point for point in points if point[2] is not None]
         if not finite:
             raise ValueError(f"run={os.fspath(run)!r}: must have an evaluation to draw; eval_every "
@@ -93,13 +93,13 @@ def _return_of(record: dict[str, Any], index: int) -> float | None:
 
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
-    """Return a label of each group: the fields in which groups differ, and its number of seeds."""
+    """Return a label for each group: the fields in which groups differ, and its number of seeds."""
     names = [
         name
         for name in groups[0].values
         if len({repr(group.values.get(name)) for group in groups}) > 1
     ]
-    # What follows from the environment or the budget is not why runs differ.
+    # Omit fields that follow from the environment or the budget.
     names = [name for name in names if name not in ("solve_return",)] or names
     labels = []
     for group in groups:
@@ -127,10 +127,10 @@ class Band(NamedTuple):
 def band_of(group: Group, axis: Axis, points: int = POINTS) -> Band:
     """Return the interquartile mean over the seeds of a group, with its bootstrap interval.
 
-    Seeds are evaluated at different steps and times, so their returns are interpolated linearly, at
-    even distances from the latest first evaluation of a seed to the last evaluation of all. A seed
-    that has ended before, as one that has solved its task, keeps its last return. One seed keeps
-    its own points.
+    Seeds are evaluated at different steps and times, so their returns are interpolated linearly at
+    evenly spaced points. The points range from the latest first evaluation of any seed to the last
+    evaluation of any seed. A seed that ended earlier, for example because it solved its task, keeps
+    its last return. A single seed is not interpolated.
     """
     axes = [getattr(seed, axis) for seed in group.seeds]
     if len(group.seeds) == 1:

@@ -1,25 +1,24 @@
-"""Loggers: they receive the records of a run, and write them to files or elsewhere.
+"""Loggers, which receive the records of a run and write them to files or elsewhere.
 
-A logger is two functions, ``log(kind, record)`` and ``close()``. The host loop
-calls ``log`` between chunks with plain Python values, of these kinds:
+A logger is a pair of functions, ``log(kind, record)`` and ``close()``. The host loop calls ``log``
+between chunks with plain Python values. The kinds of records are:
 
-- ``"start"``, once, before anything is compiled: ``config``, and ``out``, the
-  run directory or None;
-- ``"metrics"``, once a chunk: running totals ``rows``, ``env_steps``,
-  ``gradient_steps``, ``seconds``, ``train_seconds`` and ``eval_seconds``, and of this
-  chunk ``env_steps_per_second``,
-  ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``,
-  ``loss``, ``grad_norm``, ``q_mean``, ``epsilon``, the metrics of a custom loss, and those of
+- ``"start"``, once, before anything is compiled: ``config``, and ``out``, the run directory or
+  None;
+- ``"metrics"``, once per chunk: the running totals ``rows``, ``env_steps``, ``gradient_steps``,
+  ``seconds``, ``train_seconds`` and ``eval_seconds``, and for this chunk ``env_steps_per_second``,
+  ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``, ``loss``,
+  ``grad_norm``, ``q_mean``, ``epsilon``, the metrics of a custom loss, and the metrics of
   ``Config.diagnostics``;
-- ``"evaluation"``, once an evaluation: the totals, ``return_mean``,
-  ``return_std`` and others, and ``purpose``: ``evaluate`` or ``confirm``;
+- ``"evaluation"``, once per evaluation: the totals, ``return_mean``, ``return_std`` and others,
+  and ``purpose``: ``evaluate`` or ``confirm``;
 - ``"event"``, when something unusual happens: ``event`` is ``started``, ``resumed``,
   ``damaged``, ``checkpoint``, ``not finite``, ``rollback``, ``logger dropped``,
   ``callback dropped``, ``ended``, ``no curve`` or ``stopped``, followed by details;
 - ``"summary"``, once, at the end.
 
-In the records of a population, totals are sums over its learners and averages are averages
-over them. ``learners`` holds the values of each learner.
+In the records of a population, totals are sums over the learners and averages are averages over
+the learners. ``learners`` contains the values of each learner.
 """
 
 from __future__ import annotations
@@ -34,29 +33,29 @@ from jaxdqn.storage.jsonl import FILES, Record, to_json
 
 
 class Logger(NamedTuple):
-    """Receives records; ``close`` is called once, however the run ends."""
+    """Receiver of records; ``close`` is called once, however the run ends."""
 
     log: Callable[[str, Record], None]
     close: Callable[[], None]
     name: str = "logger"
-    """Name in the message that reports its failure."""
+    """Name in the message that reports a failure of this logger."""
 
 
 class LoggerGroup:
-    """Loggers of a run. One that raises is dropped, and the run continues.
+    """Loggers of a run. A logger that raises is dropped, and the run continues.
 
-    A dropped logger is closed and receives nothing more. It is reported by a line on standard error
-    and by an event.
+    A dropped logger is closed and receives no more records. A line on standard error and an event
+    report it.
 
     Args:
-        loggers: of the caller.
+        loggers: loggers of the caller.
     """
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
         self._loggers = list(loggers)
         self.files: Logger | None = None
-        """Logger of the run directory. It is not dropped: the run cannot continue without its
-        records, so its errors are raised."""
+        """Logger of the run directory. Its errors are raised, because the run cannot continue
+        without its records."""
 
     def log(self, kind: str, record: Record) -> None:
         """Pass a record to every logger."""
@@ -97,7 +96,7 @@ def _failure_of(logger: Logger, error: Exception) -> str:
 
 def make_jsonl_logger(directory: Path) -> Logger:
     """Make a logger that appends each record as a line to the files of ``FILES``."""
-    # The files stay open during the run. Line buffering lets a reader follow them.
+    # The files remain open during the run. Line buffering lets a reader follow them.
     files = {
         kind: open(directory / name, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         for kind, name in FILES.items()

@@ -10,20 +10,20 @@ import sys
 from typing import IO
 
 ENCODING_ERRORS = "jaxdqn.substitute"
-"""Name of the error handler that replaces characters which an encoding lacks."""
+"""Name of the error handler that replaces characters missing in an encoding."""
 
 _STRICT = ("strict", "surrogateescape")
 _SUBSTITUTES = {"±": "+-", "…": "..."}
 
 
 def printable(text: str, stream: IO[str]) -> str:
-    """Return a text with substitutes for the characters that the stream's encoding lacks."""
+    """Replace characters that the encoding of a stream cannot represent."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, ENCODING_ERRORS).decode(encoding)
 
 
 def say(text: str) -> None:
-    """Print text on standard output. If it cannot be written, print nothing there from then on."""
+    """Print text on standard output; after a failed write, discard all further output."""
     stream = sys.stdout
     try:
         print(printable(text, stream), file=stream, flush=True)
@@ -32,12 +32,12 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning as one line on standard error, if that can be written."""
+    """Print a warning as one line on standard error, if it is writable."""
     _report("warning", text)
 
 
 def print_error(text: str) -> None:
-    """Print an error as one line on standard error, if that can be written."""
+    """Print an error as one line on standard error, if it is writable."""
     _report("error", text)
 
 
@@ -48,7 +48,7 @@ def _report(kind: str, text: str) -> None:
 
 
 def discard_output() -> None:
-    """Direct standard output to the null device: the interpreter flushes it when it exits."""
+    """Redirect standard output to the null device, because the interpreter flushes it at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         number = sys.stdout.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
@@ -57,10 +57,10 @@ def discard_output() -> None:
 
 
 def prepare_standard_streams() -> None:
-    """Open the standard streams that are closed, and accept every character on the others.
+    """Reopen closed standard streams, and make the others accept every character.
 
-    Otherwise the next file that the process opens would take the number of the closed stream, and
-    receive what libraries print.
+    Otherwise the next file that the process opens would get the file descriptor of the closed
+    stream, and libraries would print into that file.
     """
     for number in range(3):
         try:

@@ -1,4 +1,4 @@
-"""Prometheus: the newest figures of a run, for a server that scrapes them."""
+"""Prometheus: export of the newest metric values of a run."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from jaxdqn.training.diagnostics import quantile
 
 LOOPBACK = "127.0.0.1"
 QUANTILES = (0.05, 0.5, 0.95)
-"""Quantiles of each histogram that are exported."""
+"""Exported quantiles of each histogram."""
 
 _COUNTERS = (*TOTALS, "seconds", "train_seconds", "eval_seconds")
-"""Figures that only increase in a run; their names get ``_total``."""
+"""Metrics that only increase during a run; their names get the suffix ``_total``."""
 
 
 class Address(NamedTuple):
-    """Address of a server."""
+    """Address on which the server listens."""
 
     host: str
     port: int
 
 
 def read_address(text: str) -> Address:
-    """Return the address of ``PORT`` or ``HOST:PORT``; without a host the loopback interface.
+    """Parse ``PORT`` or ``HOST:PORT``; without a host the address is the loopback interface.
 
     Raises:
-        ValueError: if the text is neither.
+        ValueError: if the text has neither form.
     """
     host, _, port = text.rpartition(":")
     if not port.isdigit() or not 0 <= int(port) < 2**16 or (":" in text and not host):
@@ -49,14 +49,14 @@ def read_address(text: str) -> Address:
 
 
 def make_prometheus_logger(address: str) -> Logger:
-    """Make a logger that serves the newest figures at ``/metrics``.
+    """Make a logger that serves the newest metric values at ``/metrics``.
 
     Names are ``jaxdqn_NAME``, ``jaxdqn_evaluation_NAME`` for evaluations, and ``jaxdqn_NAME_total``
-    for totals. Labels are ``run`` (the name of the run directory), ``env``, and, for the figures
-    of one learner of a population, ``learner``.
+    for totals. Labels are ``run`` (the name of the run directory), ``env``, and ``learner`` for
+    the values of one learner of a population.
 
     Args:
-        address: ``PORT`` or ``HOST:PORT``; port 0 is any free one.
+        address: ``PORT`` or ``HOST:PORT``; port 0 selects any free port.
 
     Raises:
         ValueError: if the address is invalid or in use, or prometheus-client is not installed.
@@ -83,7 +83,7 @@ def make_prometheus_logger(address: str) -> Logger:
 
 
 class Exporter:
-    """Collector of ``prometheus_client``: the newest figures of a run."""
+    """Collector for ``prometheus_client``, holding the newest values of a run."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Exporter:
         self.port = 0
 
     def log(self, kind: str, record: Record) -> None:
-        """Keep the figures of a record, as ``Logger.log``."""
+        """Store the values of a record; see ``Logger.log``."""
         if kind == "start":
             out = record["out"]
             name = "" if out is None else Path(out).name
@@ -102,7 +102,7 @@ class Exporter:
             return
         figures = figures_of(record)
         if kind == "evaluation":
-            for name in _COUNTERS:  # those of the chunks are newer
+            for name in _COUNTERS:  # chunks report newer totals
                 figures.scalars.pop(name, None)
         elif (used := device_bytes()) is not None:
             figures.scalars["device_bytes"] = float(used)

@@ -25,11 +25,11 @@ def learner_identity(config: Config, index: int) -> Record:
 def chunk_record(metrics: Metrics, seconds: float) -> Record:
     """Return the record of a chunk: totals and means, and for a population each learner's values.
 
-    A mean over learners omits values that are not finite, so that a learner that has diverged
-    does not hide the others.
+    A mean over learners omits non-finite values, so that a diverged learner does not hide the
+    others.
 
     Args:
-      metrics: leaves [], or [P] for a population.
+      metrics: metrics with leaves [], or [P] for a population.
       seconds: duration of the chunk.
     """
     episodes = np.asarray(metrics.episodes)
@@ -39,8 +39,8 @@ def chunk_record(metrics: Metrics, seconds: float) -> Record:
         return np.where(episodes > 0, total / np.maximum(episodes, 1), np.nan)
 
     def over_learners(total: Any) -> float | None:
-        # Average the means of the learners, not all episodes: in some environments a worse
-        # learner finishes more episodes, and would weigh more.
+        # Average the means of the learners rather than all episodes: in some environments a worse
+        # learner finishes more episodes and would get more weight.
         mean = mean_of_finite(per_episode(total))
         return None if math.isnan(mean) else mean
 
@@ -75,7 +75,7 @@ def _diagnostics(metrics: Metrics) -> list[tuple[str, np.ndarray]]:
 
 
 def _over_learners(leaf: np.ndarray, metrics: Metrics) -> Any:
-    """Return a diagnostic as plain values; for a population its mean over the finite learners."""
+    """Return a diagnostic as plain values; for a population, the mean of the finite ones."""
     if np.ndim(metrics.loss) == 0:
         return leaf.tolist()
     finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
@@ -85,16 +85,16 @@ def _over_learners(leaf: np.ndarray, metrics: Metrics) -> Any:
 def evaluation_record(info: EvalInfo) -> Record:
     """Return the record of an evaluation, and for a population each learner's mean return.
 
-    For a population the statistics omit returns that are not finite.
+    For a population the statistics omit non-finite returns.
 
     Args:
-      info: leaves [N episodes], or [P, N] for a population.
+      info: results with leaves [N] for N episodes, or [P, N] for a population.
     """
     returns, lengths = np.asarray(info.returns, np.float64), np.asarray(info.lengths)
     included = returns.ravel()
     if returns.ndim > 1 and np.isfinite(included).any():
         included = included[np.isfinite(included)]
-    with np.errstate(invalid="ignore"):  # the deviation of an infinite return is NaN
+    with np.errstate(invalid="ignore"):  # the standard deviation with an infinite return is NaN
         deviation = float(included.std(ddof=1)) if included.size > 1 else 0.0
     record: Record = {
         "episodes": returns.size,
@@ -116,9 +116,10 @@ def evaluation_record(info: EvalInfo) -> Record:
 def distinct_episodes(info: EvalInfo) -> list[int]:
     """Return the number of different episodes of each learner: a list of P, or of one.
 
-    Episodes are equal if their return, their length and the digest of their observations, actions
-    and rewards are. In a deterministic environment a greedy policy repeats the same episode from
-    the same start, so that many episodes may be one, and their standard error means nothing.
+    Episodes are equal if their return, their length, and the digest of their observations, actions
+    and rewards are equal. In a deterministic environment a greedy policy repeats the same episode
+    from the same start. Many episodes may then be copies of one, and their standard error is
+    meaningless.
     """
     compared = (info.returns, info.lengths, info.digests)
     leaves = [np.atleast_2d(np.asarray(leaf)) for leaf in compared]
@@ -127,7 +128,7 @@ def distinct_episodes(info: EvalInfo) -> list[int]:
 
 
 def few_distinct(record: Record) -> bool:
-    """Return whether fewer than a tenth of the episodes of an evaluation are distinct."""
+    """Return True if fewer than a tenth of the episodes of an evaluation are distinct."""
     return 10 * record["distinct_episodes"] < record["episodes"]
 
 
@@ -138,7 +139,7 @@ def mean_returns(info: EvalInfo) -> list[float]:
 
 
 def select_learner(info: EvalInfo, learner: int) -> EvalInfo:
-    """Return one learner's part, leaves [N], of an evaluation with leaves [P, N] or [N]."""
+    """Select the results of one learner: leaves [P, N] or [N] -> [N]."""
     return jax.tree.map(lambda leaf: np.atleast_2d(np.asarray(leaf))[learner], info)
 
 

@@ -1,4 +1,4 @@
-"""Report of runs: one page of HTML that needs no other file and no network."""
+"""Report of runs: a single HTML page that needs no other file and no network."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from jaxdqn.storage.directory import CONFIG, PARTS, SUMMARY, read_config
 from jaxdqn.storage.jsonl import Record
 
 _MOST_ROWS = 50
-"""Rows of the table of results; further learners are counted."""
+"""Maximum number of rows in the table of results; the remaining learners are only counted."""
 
 
 class RunFiles(NamedTuple):
-    """Content of the directory of a run."""
+    """Content of a run directory."""
 
     path: Path
     config: Config
     summary: Record | None
-    """None while the run is not finished."""
+    """Content of ``summary.json``; None until the run has finished."""
     parts: Record
 
     @property
     def preset(self) -> str | None:
-        """Name of the preset, if it is one of this version."""
+        """Name of the preset; None if this version does not have it."""
         name = None if self.summary is None else self.summary.get("preset")
         return name if name in PRESETS else None
 
@@ -68,8 +68,8 @@ def report_html(
 
     Args:
         runs: run directories, at least one with an evaluation.
-        episode: a GIF or MP4 of the policy, which the page then contains.
-        note: a text in its place.
+        episode: GIF or MP4 of the policy to embed in the page.
+        note: text to show instead of the episode.
 
     Raises:
         ValueError: if a run cannot be read or has no evaluation.
@@ -118,7 +118,7 @@ def _version(run: RunFiles) -> str:
 
 
 def _headlines(files: Sequence[RunFiles]) -> list[tuple[str, str]]:
-    """Return (value, meaning) of the figures at the top."""
+    """Return (value, meaning) of the key results at the top."""
     rows = [row for run in files for row in _learners(run)]
     if not rows:
         return []
@@ -148,7 +148,7 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _learners(run: RunFiles) -> list[Record]:
-    """Return a row of results for each learner of a finished run."""
+    """Return one row of results for each learner of a finished run."""
     summary = run.summary
     if summary is None:
         return []
@@ -259,7 +259,7 @@ def _machine(files: Sequence[RunFiles]) -> str:
 
 
 def _reproduce(files: Sequence[RunFiles]) -> str:
-    """Return the commands that repeat the runs, with their configurations."""
+    """Return the commands that reproduce the runs, with their configurations."""
     lines = [f"# with jaxdqn {_version(files[0])} installed"]
     links = []
     for run in files:

@@ -1,4 +1,4 @@
-"""Parts of a page of HTML that contains everything it shows."""
+"""Building blocks of a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Page:
     """Sections of a page.
 
     Args:
-        title: of the page, as text.
-        subtitle: line below it, as text.
+        title: title of the page, as text.
+        subtitle: line below the title, as text.
     """
 
     def __init__(self, title: str, subtitle: str) -> None:
@@ -61,14 +61,14 @@ class Page:
         """Add a section.
 
         Args:
-            title: as text; without one the section has no heading.
-            content: HTML.
+            title: heading as text; if empty, the section has no heading.
+            content: content as HTML.
         """
         heading = f"<h2>{escape(title)}</h2>" if title else ""
         self._sections.append(f"<section>{heading}{content}</section>")
 
     def html(self) -> str:
-        """Return the page."""
+        """Return the page as HTML."""
         body = "\n".join(self._sections)
         return (
             "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -81,7 +81,11 @@ class Page:
 
 
 def tiles(items: Sequence[tuple[str, str]]) -> str:
-    """Return large figures, each as (value, meaning)."""
+    """Return tiles that show key results in large type.
+
+    Args:
+        items: pairs (value, meaning).
+    """
     cells = "".join(
         f"<div class='tile'><b>{escape(value)}</b><span>{escape(meaning)}</span></div>"
         for value, meaning in items
@@ -92,12 +96,12 @@ def tiles(items: Sequence[tuple[str, str]]) -> str:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, numeric_from: int | None = None
 ) -> str:
-    """Return a table of texts.
+    """Return a table as HTML.
 
     Args:
-        head: titles of the columns.
-        rows: texts of the cells.
-        numeric_from: first column that is aligned to the right.
+        head: titles of the columns, as text.
+        rows: cells of each row, as text.
+        numeric_from: index of the first right-aligned column.
     """
     first = len(head) if numeric_from is None else numeric_from
 
@@ -116,14 +120,14 @@ def table(
 
 
 def figure(svg: str, caption: str) -> str:
-    """Return a picture with its caption.
+    """Return a figure with a caption as HTML.
 
     Args:
-        svg: a document of matplotlib.
-        caption: as text.
+        svg: SVG document written by matplotlib.
+        caption: caption as text.
     """
     inline = svg[svg.index("<svg") :]
-    # Its metadata names addresses, which a page without a network should not.
+    # The metadata contain addresses, which a page that needs no network should not contain.
     inline = re.sub(r"<metadata>.*?</metadata>", "", inline, flags=re.DOTALL)
     label = f"<svg role='img' aria-label='{escape(caption)}'"
     inline = inline.replace("<svg", label, 1)
@@ -131,7 +135,7 @@ def figure(svg: str, caption: str) -> str:
 
 
 def media(file: Path | None) -> str:
-    """Return a GIF or an MP4 as part of the page; empty without a file."""
+    """Return a GIF or an MP4 embedded as HTML; empty without a file."""
     if file is None:
         return ""
     data = base64.b64encode(file.read_bytes()).decode()
@@ -141,10 +145,10 @@ def media(file: Path | None) -> str:
 
 
 def code(lines: Sequence[str]) -> str:
-    """Return lines of a terminal."""
+    """Return terminal lines as HTML."""
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def details(summary: str, content: str) -> str:
-    """Return content that is shown on request."""
+    """Return collapsible content as HTML."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"

@@ -1,8 +1,9 @@
-"""Statistics over seeds by the protocol of rliable (Agarwal et al. 2021). Imports no JAX.
+"""Statistics over seeds by the protocol of rliable (Agarwal et al. 2021); does not import JAX.
 
 The estimate is the interquartile mean with a 95 % percentile bootstrap interval. The bootstrap is
-stratified: each preset on each environment resamples its own seeds. The random generator is
-seeded, so the same results always give the same report. rliable itself is not a dependency.
+stratified: seeds are resampled separately for each pair of preset and environment. The random
+generator is seeded, so the same results always give the same report. rliable itself is not a
+dependency.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from jaxdqn.storage.jsonl import Record
 
 REPETITIONS = 10_000
-"""Bootstrap samples."""
+"""Number of bootstrap samples."""
 _PERCENTILES = (2.5, 97.5)
-"""Ends of the interval."""
+"""Percentiles at the ends of the interval."""
 
 
 class Estimate(NamedTuple):
@@ -33,7 +34,7 @@ class Curve(NamedTuple):
     """Estimates at the T evaluations shared by all seeds of a cell."""
 
     rows: list[int]
-    """[T] rows of one seed before each evaluation"""
+    """[T], rows of one seed before each evaluation"""
     estimates: list[Estimate]
     """[T]"""
 

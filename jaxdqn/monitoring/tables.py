@@ -23,7 +23,7 @@ _OF_EVERY_LEARNER = (
 
 
 def population_tables(learners: Sequence[Record]) -> str:
-    """Return the table of the learners, after that of the sweep if it has several seeds."""
+    """Return the table of the learners, preceded by the table of a sweep with several seeds."""
     tables = [learner_table(learners)]
     if len({learner["seed"] for learner in learners}) not in (1, len(learners)):
         tables.insert(0, sweep_table(learners))

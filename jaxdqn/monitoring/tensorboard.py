@@ -1,4 +1,4 @@
-"""TensorBoard: scalars, histograms and hyper-parameters, by tensorboardX, without TensorFlow."""
+"""TensorBoard: scalars, histograms and hyper-parameters, written by tensorboardX."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from jaxdqn.storage.jsonl import Record
 from jaxdqn.training.diagnostics import bin_limits
 
 FOLDER = "tensorboard"
-"""Folder of the events in a run directory."""
+"""Folder of the event files in a run directory."""
 
 _RESULT = "evaluation/return_mean"
 _FLUSH_SECONDS = 2
 
 
 def make_tensorboard_logger(directory: str | os.PathLike[str] | None = None) -> Logger:
-    """Make a logger that writes event files for TensorBoard. The step is that of ``env_steps``.
+    """Make a logger that writes event files for TensorBoard, with ``env_steps`` as the step.
 
-    Each learner of a population is a run of its own for TensorBoard, in a folder ``learner-I``,
-    with its seed and swept values as hyper-parameters.
+    TensorBoard shows each learner of a population as a separate run, from the folder
+    ``learner-I``, with its seed and swept values as hyper-parameters.
 
     Args:
-        directory: of the event files; by default ``tensorboard`` in the run directory.
+        directory: directory of the event files; by default ``tensorboard`` in the run directory.
 
     Raises:
         ValueError: if tensorboardX is not installed.
@@ -65,8 +65,11 @@ def make_tensorboard_logger(directory: str | os.PathLike[str] | None = None) -> 
 
 
 class _Writers:
-    """Event files of a run, and of each learner of a population. They are opened at the first
-    record, when the step is known at which a resumed run continues."""
+    """Event files of a run and of each learner of a population.
+
+    They are opened at the first record, because only then is the step known at which a resumed run
+    continues.
+    """
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -118,7 +121,7 @@ class _Writers:
         values = plain_config(self._start)
         folders = [(self._directory, values), *self._learners(config, values)]
         for folder, of_run in folders:
-            # Events from this step on are of a part of the run that is repeated: drop them.
+            # Events from this step on belong to a part of the run that is repeated, so drop them.
             writer = SummaryWriter(str(folder), purge_step=self._step, flush_secs=_FLUSH_SECONDS)
             experiment, begin, _ = hparams(of_run, {_RESULT: 0.0})
             writer.file_writer.add_summary(experiment)
@@ -150,13 +153,13 @@ def _write(writer: Any, group: str, figures: Figures, step: int) -> None:
     made = [scalar(f"{group}/{name}", value) for name, value in finite(figures.scalars).items()]
     for name, shares in figures.histograms.items():
         made.extend(_histogram(f"{group}/{name}", name, shares))
-    # One event for all: each takes a message to the writer's thread and a write of its own.
+    # One event for all values: each event costs a message to the writer's thread and a write.
     values = [value for summary in made for value in summary.value]
     writer.file_writer.add_summary(Summary(value=values), step)
 
 
 def _histogram(tag: str, name: str, shares: list[float]) -> list[Any]:
-    """Return the summary of a histogram; none if it is empty or not finite."""
+    """Return the summary of a histogram as a list; [] if the histogram is empty or not finite."""
     from tensorboardX.summary import histogram_raw
 
     limits = bin_limits(f"{name}_histogram")

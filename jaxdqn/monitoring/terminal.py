@@ -15,22 +15,22 @@ from jaxdqn.storage.jsonl import Record
 
 _SECONDS_BETWEEN_FRAMES = 0.1
 _LEAST_SECONDS, _MOST_SECONDS = 1.0, 60.0
-"""Least and most time between two lines of a kind, where the output is not a terminal."""
+"""Minimum and maximum time between two lines of a kind if the output is not a terminal."""
 _SHARE_OF_TIME = 0.05
-"""Time between two lines as a share of the time since the start, so that the lines of a long run
-stay few."""
+"""Time between two lines as a fraction of the time since the start, which limits the number of
+lines of a long run."""
 _NAME = "progress display"
 
 
 def make_progress_logger(config: Config, stream: IO[str] | None = None) -> Logger:
     """Make a logger that shows the progress of a run: live on a terminal, otherwise as plain lines.
 
-    Plain lines come at most once a second, and less often in a long run: at most about once a
-    minute after twenty minutes.
+    Plain lines are printed at most once per second. Their rate falls during a long run: after
+    twenty minutes it is at most about one per minute.
 
     Args:
-        config: the configuration of the run, for its budget.
-        stream: the output; standard output if None.
+        config: configuration of the run, for its budget.
+        stream: output stream; None for standard output.
     """
     stream = sys.stdout if stream is None else stream
     if stream is None:  # the process has no standard output
@@ -107,7 +107,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
 
 
 def planned_rows(config: Config) -> int:
-    """Return the total rows of a run that ends by its budget: warm-up included, all learners."""
+    """Return the total rows of a complete run, with the warm-up and over all learners."""
     iterations = config.warmup_iterations + config.num_chunks * config.iterations_per_chunk
     return iterations * config.rows_per_iteration * config.learners
 
@@ -130,7 +130,7 @@ def progress_items(config: Config, metrics: Record) -> list[tuple[str, str]]:
 
 
 def evaluation_line(record: Record) -> str:
-    """Return an evaluation record as a line of text."""
+    """Format an evaluation record as a line of text."""
     purpose = "confirmation" if record["purpose"] == "confirm" else "evaluation"
     start = f"{purpose} at {record['rows']:,} rows, {record['seconds']:.1f} s: return"
     mean = f"{record['return_mean']:.2f}"
@@ -151,7 +151,7 @@ def evaluation_line(record: Record) -> str:
 
 
 def seeds_of(config: Config) -> str:
-    """Return the seeds and the sweep of a run: ``seeds 0 to 3 of each of gamma=0.9,0.99``."""
+    """Describe the seeds and the sweep of a run: ``seeds 0 to 3 of each of gamma=0.9,0.99``."""
     seeds = f"seed {config.seed}"
     if config.num_seeds > 1:
         seeds = f"seeds {config.seed} to {config.seed + config.num_seeds - 1}"
@@ -165,7 +165,7 @@ def _start_line(config: Config, record: Record) -> str:
 
 
 def _range_of_learners(metrics: Record) -> str:
-    """Return the range of the learners' returns as text; empty for a single learner."""
+    """Describe the range of the learners' returns as text; empty for a single learner."""
     if "learners" not in metrics:
         return ""
     return _low_to_high([x for x in metrics["learners"]["return_mean"] if is_number(x)])
@@ -176,7 +176,7 @@ def _low_to_high(values: Sequence[float]) -> str:
 
 
 def is_number(value: float | None) -> bool:
-    """Return whether a value of a record is present and finite."""
+    """Return True if a value of a record is present and finite."""
     return value is not None and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""Weights & Biases: figures, histograms and configuration, by the package ``wandb``."""
+"""Weights & Biases: metrics, histograms and configuration, sent by the package ``wandb``."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from jaxdqn.training.diagnostics import bin_limits
 PROJECT = "jaxdqn"
 
 _SECONDS_BETWEEN = 0.5
-"""Least time between the figures of two chunks that are sent."""
+"""Minimum time between two chunks that are sent."""
 
 
 def make_wandb_logger(**settings: Any) -> Logger:
-    """Make a logger that sends the figures of a run to Weights & Biases.
+    """Make a logger that sends the metrics of a run to Weights & Biases.
 
     The environment variables of ``wandb`` apply: ``WANDB_PROJECT``, ``WANDB_ENTITY``, and
-    ``WANDB_MODE=offline``, which writes files for ``wandb sync``. The axis of the figures is
-    ``env_steps``. Of short chunks those that end within half a second of the last one that was sent
-    are left out, since wandb takes milliseconds for each; the last chunk is always sent.
+    ``WANDB_MODE=offline``, which writes files for ``wandb sync``. The step axis is ``env_steps``.
+    A chunk that ends within half a second of the last one sent is skipped, because wandb takes
+    milliseconds for each; the last chunk is always sent.
 
     Args:
-        settings: keyword arguments of ``wandb.init``, instead of the defaults.
+        settings: keyword arguments of ``wandb.init``; they override the defaults.
 
     Raises:
         ValueError: if wandb is not installed.

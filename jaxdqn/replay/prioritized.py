@@ -253,8 +253,7 @@ def draw_proportional(key: Array, tree: SumTree, batch_size: int) -> tuple[Array
 
 
 def generation_of(state: Any, flat: Array, generations: int, stride: int = 1) -> Array:
-    """Return the generations [n] of the rows at leaves ``flat`` [n], one leaf per stride-th
-    slot."""
+    """Return the generations [n] of the rows at leaves ``flat`` [n]."""
     num_envs = state.storage.flags.shape[1]
     # Slots at or after ``position`` have not been overwritten since the ring last wrapped.
     older = (flat // num_envs * stride >= state.position).astype(jnp.int32)

@@ -111,8 +111,7 @@ def _make_prioritized_add(
     num_envs, length, per_add = sizes.num_envs, sizes.length, sizes.rows_per_add
 
     def run(starts: Array, priority: Array, mask: Array) -> tuple[Array, Array, Array]:
-        """Return the leaves of all environments at consecutive starts, as a run for
-        ``set_runs``."""
+        """Return a run for ``set_runs``: the leaves of consecutive starts in all environments."""
         values = jnp.broadcast_to(priority, (starts.size * num_envs,))
         return starts[0] * num_envs, values, jnp.repeat(mask, num_envs)
 

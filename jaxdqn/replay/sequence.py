@@ -195,8 +195,7 @@ def _valid_starts(sizes: SequenceSizes, position: Array, size: Array) -> tuple[A
 
 
 def starts_from(sizes: SequenceSizes, slot: Array) -> tuple[Array, Array]:
-    """Return the next ``starts_per_add`` starts from a slot, and their distances from it in
-    slots."""
+    """Return the next ``starts_per_add`` starts from a slot, and their distances in slots."""
     index = sizes.before(slot) + jnp.arange(sizes.starts_per_add, dtype=jnp.int32)
     wrapped = index // sizes.starts
     starts = index % sizes.starts

@@ -140,8 +140,7 @@ class CallbackGroup:
         """Reason given by a callback to end the run; None if no callback has ended it."""
 
     def call(self, method: str, record: Record, state: TrainState) -> TrainState:
-        """Call a method of every callback that defines it; return the state with changed
-        scalars."""
+        """Call a method of all callbacks that define it; return the state with new scalars."""
         if not self.called:
             return state
         answer = multihost.broadcast(lambda: self._call(method, record, state))

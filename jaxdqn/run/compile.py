@@ -281,8 +281,7 @@ def make_revive(
 
 
 def perturb(state: TrainState, count: Array, factor: Array) -> TrainState:
-    """Return a state with ``count`` folded into its key and its learning rate scaled by
-    ``factor``."""
+    """Fold ``count`` into the key of a state and scale its learning rate by ``factor``."""
     fold = jax.random.fold_in
     # With several devices the keys are [D], one for each device.
     fold = fold if state.key.ndim == 0 else jax.vmap(fold, (0, None))

@@ -71,7 +71,7 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
     Args:
         config: configuration of the run.
         keys: random keys of the run.
-        parts: custom environment, network and optimiser by name, or None.
+        parts: custom parts by name; None for the configured ones.
 
     Raises:
         ValueError: as ``make_mapped_trainer``.

@@ -48,8 +48,7 @@ class Engine(Protocol):
     """Alternative provider of a run's programs, in place of the compiled trainer."""
 
     def configure(self, config: Config, parts: dict[str, Any]) -> Config:
-        """Return the configuration that the engine will run; raise ``ValueError`` if
-        unsupported."""
+        """Return the configuration to run; raise ``ValueError`` if it is not supported."""
 
     def programs(
         self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]

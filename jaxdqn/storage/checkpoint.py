@@ -225,7 +225,6 @@ def sync(path: Path) -> None:
 
 
 def _to_os_error(directory: Path, failure: Exception) -> OSError:
-    """Convert a failed write to ``OSError``, because tensorstore raises ``ValueError`` on a full
-    disk."""
+    """Convert a failed write to ``OSError`` (tensorstore: ``ValueError`` on a full disk)."""
     reason = failure.strerror if isinstance(failure, OSError) else str(failure)
     return OSError(getattr(failure, "errno", None), f"{reason or failure}", str(directory))

@@ -176,8 +176,7 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
 
 
 def _check_were_own(given: Mapping[str, Any], record: Record, run: str | os.PathLike[str]) -> None:
-    """Check that the run was started with every custom part given; older runs do not record
-    this."""
+    """Check that the run was started with each custom part given, if it recorded them."""
     for name, part in given.items():
         if part is not None and SPEC in record and name not in record:
             raise ValueError(

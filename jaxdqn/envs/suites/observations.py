@@ -44,8 +44,7 @@ def one_hot(values: Array, bounds: Bounds) -> Array:
 
 
 def bounded(values: Array, bounds: Bounds | None) -> Array:
-    """Encode bounded integers [...] as one-hot or scaled; convert anything else with
-    ``standard``."""
+    """Encode bounded integers [...] as one-hot or scaled; apply ``standard`` to anything else."""
     values = jnp.asarray(values)  # a suite may return Python numbers
     if bounds is None or not jnp.issubdtype(values.dtype, jnp.integer):
         return standard(values)

@@ -116,8 +116,7 @@ def check_time_step(timestep: TimeStep, spec: EnvSpec, num_envs: int) -> TimeSte
 
 
 def _check_finite(obs: np.ndarray, terminated: np.ndarray) -> None:
-    """Check that observations [E, ...] are finite, except in terminal states, which no target
-    uses."""
+    """Check that observations [E, ...] are finite, except in terminal states (unused)."""
     finite = np.isfinite(obs.reshape(len(obs), -1))
     wrong = ~(finite.all(axis=1) | terminated)
     if wrong.any():

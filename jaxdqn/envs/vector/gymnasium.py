@@ -89,8 +89,8 @@ def from_gymnasium(
 ) -> HostEnvironment:
     """Return an environment on the host from a function that makes a Gymnasium environment.
 
-        # Pass the spec: Gymnasium warns that the id with all six actions, -v0, is out of date.
-    the mask of legal actions; see ``jaxdqn.envs.vector.masks``.
+    If the info of its reset contains an ``action_mask``, the ``action_mask`` of every step is used
+    as the mask of legal actions; see ``jaxdqn.envs.vector.masks``.
 
     Args:
       make: function that returns a new environment. It is called once here, and once for each
