@@ -91,14 +91,16 @@ def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
     groups: list[dict[str, Record]] = [
         {each["technique"]: each for each in report["techniques"]} for report in reports
     ]
-    first = merged((), *groups)
-    measured: dict[str, Record] = {each["technique"]: each for each in first}
+    measured: dict[str, Record] = {}
+    for group in reversed(groups):
+        measured.update(group)
     missing: Record = {"skipped": "no record yet"}
     records = []
     for name, technique in TECHNIQUES.items():
         found = measured.get(name, missing)
-        result = {key: found[key] for key in ("results", "skipped") if key in found}
-        records.append({**described(technique), **result})
+        record = described(technique)
+        record.update((key, found[key]) for key in ("results", "skipped") if key in found)
+        records.append(record)
     return [report["stamp"] for report in reports], records
 
 

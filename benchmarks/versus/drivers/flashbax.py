@@ -40,7 +40,7 @@ def flashbax(channel: Channel, _: str, gradient_steps: int) -> None:
 
     example = jax.tree.map(lambda leaf: leaf[0], rows(jnp.int32(0)))
     carry = (jax.random.key(0), jnp.int32(0), buffer.init(example))
-    for _ in range(CAPACITY // ENV_STEPS_PER_GRADIENT_STEP):
+    for _add in range(CAPACITY // ENV_STEPS_PER_GRADIENT_STEP):
         carry = (carry[0], carry[1] + 1, buffer.add(carry[2], rows(carry[1])))
     start = time.perf_counter()
     compiled = jax.jit(run, donate_argnums=0).lower(carry).compile()
