@@ -92,14 +92,15 @@ def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
         {each["technique"]: each for each in report["techniques"]} for report in reports
     ]
     measured: dict[str, Record] = {}
-    for each in merged((), *groups):
-        measured[each["technique"]] = each
+    for group in reversed(groups):
+        measured.update(group)
     missing: Record = {"skipped": "no record yet"}
     records = []
     for name, technique in TECHNIQUES.items():
         found = measured.get(name, missing)
-        result: Record = {key: found[key] for key in ("results", "skipped") if key in found}
-        records.append({**described(technique), **result})
+        record = described(technique)
+        record.update((key, found[key]) for key in ("results", "skipped") if key in found)
+        records.append(record)
     return [report["stamp"] for report in reports], records
 
 

@@ -19,10 +19,10 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "sb3": ("stable-baselines3==2.9.2", *_TORCH),
     "sbx": ("sbx-rl==0.28.0", *_TORCH),
     "rllib": ("ray[rllib]==2.60.0", *_TORCH),
-    "rejax": ("rejax==0.1.3", *_JAX, *_GYMNAX),
+    "rejax": ("rejax==0.1.3", "distrax==0.1.9", *_JAX, *_GYMNAX),
     "flashbax": ("flashbax==0.1.3", *_JAX),
     "torchrl": ("torchrl==0.14.1", "gymnasium[classic-control]", *_TORCH),
-    "purejaxrl": ("flashbax==0.1.3", "distrax==0.1.9", *_JAX, *_GYMNAX),
+    "purejaxrl": ("flashbax==0.1.3", *_JAX, *_GYMNAX),
     "purejaxql": (*_JAX, *_GYMNAX),
     "cleanrl": ("stable-baselines3==2.9.2", "tyro", *_JAX, *_TORCH),
 }

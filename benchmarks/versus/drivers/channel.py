@@ -19,6 +19,8 @@ _PACKAGES = (
     "torch",
     "stable_baselines3",
     "sbx-rl",
+    "rejax",
+    "torchrl",
 )
 
 
