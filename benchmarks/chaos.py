@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.ray_runs import environment_of_runs
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from jaxdqn.cli.flags import parse, run_command
 
@@ -151,11 +151,9 @@ class Phase:
             *("--log-every", "4096", "--eval-every", "16384", "--checkpoint-every", "8192"),
             *("--resume", "--out", str(self._out)),
         ]
-        root = str(Path(__file__).parents[1])
-        environment = {**os.environ, "PYTHONPATH": root, "MPLBACKEND": "agg"}
         with self._errors.open("w") as errors:
             run = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+                command, env=environment_of_runs(), stdout=subprocess.DEVNULL, stderr=errors
             )
         deadline = time.monotonic() + _START_SECONDS
         while len(self._records()) <= max(before, 1) and run.poll() is None:

@@ -26,12 +26,10 @@ def records_of(options: Sequence[str], seconds: float) -> list[dict[str, Any]]:
         RuntimeError: if the run fails, or has fewer than three records.
     """
     command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", *options]
-    root, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
-    path = root if not given else f"{root}{os.pathsep}{given}"
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
             [*command, "--eval-every", "0", "--stop-when", "never", "--out", f"{scratch}/run"],
-            env={**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"},
+            env=environment_of_runs(),
             capture_output=True,
             text=True,
             timeout=_START_SECONDS + seconds,
@@ -43,6 +41,14 @@ def records_of(options: Sequence[str], seconds: float) -> list[dict[str, Any]]:
     if len(lines) < 3:
         raise RuntimeError(f"{' '.join(options)}: {len(lines)} records, which give no rate")
     return [json.loads(line) for line in lines]
+
+
+def environment_of_runs() -> dict[str, str]:
+    """Return the environment variables of a run, whose workers find this checkout and what
+    ``PYTHONPATH`` names."""
+    root, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
+    path = root if not given else f"{root}{os.pathsep}{given}"
+    return {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"}
 
 
 def rate(records: Sequence[dict[str, Any]], counter: str) -> float:

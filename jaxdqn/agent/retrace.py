@@ -32,7 +32,7 @@ def retrace_targets(path: Path, values: Array, selector: Array, epsilon: float) 
       epsilon: of the policy.
     """
     epsilon_t, limit = jnp.float32(epsilon), jnp.float32(1)
-    # The trace of a step is that of the action taken after it, which the next step is.
+    # The trace of a step is the ratio of the action of the next step, if the return has one.
     continues = jnp.concatenate(
         [path.included[:, 1:], jnp.zeros_like(path.included[:, :1])], axis=1
     )
@@ -43,7 +43,8 @@ def retrace_targets(path: Path, values: Array, selector: Array, epsilon: float) 
         ratio = truncated_importance_ratio(
             policy[action], jnp.where(goes_on, behaviour, 1.0), limit
         )
-        return jnp.dot(policy, q), q[action], jnp.where(goes_on, ratio, 0.0)
+        # A sum, because accelerators multiply matrices in lower precision.
+        return jnp.sum(policy * q), q[action], jnp.where(goes_on, ratio, 0.0)
 
     legal = path.legal_t if is_masked(path.legal_t) else ()
     inputs = (values, selector, path.a_t, path.behaviour_prob_t, legal, continues)

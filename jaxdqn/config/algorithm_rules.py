@@ -192,6 +192,9 @@ def _validate_importance_ratios(config: Config) -> None:
     """Check that there is a return of several steps to correct, of action values."""
     if config.recurrent != "none":
         reject("importance_ratios", True, f"False with recurrent={config.recurrent!r}")
+    if config.bootstrap != "greedy":
+        reject("importance_ratios", True, f"False with bootstrap={config.bootstrap!r}, whose "
+               "policy is a softmax")  # fmt: skip
     if config.n_step == 1:
         reject("importance_ratios", True, "False with n_step=1: the action of a one-step target "
                "is that of the start, which needs no correction")  # fmt: skip

@@ -175,6 +175,10 @@ def test_an_unknown_choice_is_rejected_with_the_known_ones(name, value):
             "importance_ratios=True: must be False with n_step=1: the action of a one-step target",
         ),
         (
+            {"importance_ratios": True, "bootstrap": "soft"},
+            "importance_ratios=True: must be False with bootstrap='soft'",
+        ),
+        (
             {"importance_ratios": True, "n_step": 3, "loss": "quantile"},
             "importance_ratios=True: must be False with loss='quantile'",
         ),

@@ -153,6 +153,14 @@ def test_every_member_of_the_family_solves_cartpole(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("epsilon", ["0", "0.02"])
+def test_dqn_with_importance_ratios_solves_cartpole(epsilon, tmp_path):
+    more = ("--n-step", "5", "--importance-ratios", "--target-epsilon", epsilon)
+    (summary,), _ = _train("dqn", tmp_path, range(1), more)
+    assert summary["solved"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "file"), [("dqn", "cartpole-dqn"), ("cartpole", "cartpole")])
 def test_cartpole_is_solved_on_nearly_every_seed(name, file, tmp_path):
     summaries, _ = _train(name, tmp_path, range(20))
