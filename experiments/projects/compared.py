@@ -36,7 +36,8 @@ def comparison(runs: Sequence[dict[str, Any]], *, crashes: bool = False) -> str:
     from benchmarks.report import short
     from experiments.projects.page import table
 
-    header = ["arrangement", "rows", "seconds", "rows/s", "gradient steps/s", "return"]
+    header = ["arrangement", "rows", "seconds", "rows/s", "gradient steps/s",
+              "return at the end"]  # fmt: skip
     if crashes:
         header.append("episodes that terminate")
     rows: list[list[Any]] = []
@@ -48,9 +49,9 @@ def comparison(runs: Sequence[dict[str, Any]], *, crashes: bool = False) -> str:
         seconds = run["train_seconds"]
         cells = [run["name"], f"{run['rows']:,}", short(seconds), short(run["rows"] / seconds),
                  short(run["gradient_steps_per_second"]),
-                 _number(run["best_fresh_return_mean"])]  # fmt: skip
+                 _number(run["eval_return_mean"])]  # fmt: skip
         if crashes:
-            cells.append(_number(run["best_fresh_terminated_share"]))
+            cells.append(_number(run["eval_terminated_share"]))
         rows.append(cells)
     return table(header, rows)
 

@@ -155,9 +155,9 @@ def runs_table(runs: dict[str, dict[str, Any]]) -> str:
     def number(value: Any) -> str | None:
         return None if value is None else short(value)
 
-    header = ("algorithm", "return", "solved after s", "rows", "training s", "rows/s")
+    header = ("algorithm", "return at the end", "solved after s", "rows", "training s", "rows/s")
     return table(header, [
-        (f"`{name}`", number(run["best_fresh_return_mean"]),
+        (f"`{name}`", number(run["eval_return_mean"]),
          number(run["seconds_to_solve"]) if run["solved"] else "not solved",
          f"{run['rows']:,}", number(run["train_seconds"]),
          number(run["rows"] / run["train_seconds"]))

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 FIELDS = (
     "preset", "env", "mapping", "rows", "env_steps", "gradient_steps", "train_seconds",
     "compile_seconds", "env_steps_per_second", "gradient_steps_per_second", "solve_return",
-    "solved", "seconds_to_solve", "eval_return_mean", "best_fresh_return_mean",
-    "best_fresh_terminated_share",
+    "solved", "seconds_to_solve", "eval_episodes", "eval_return_mean", "eval_return_std",
+    "eval_terminated_share",
 )  # fmt: skip
 """Entries of ``summary.json`` that a project records."""
 

@@ -14,8 +14,8 @@ SUMMARY = {
     "preset": "fast", "env": "pixels:bat-and-ball", "mapping": "none", "rows": 50_000,
     "env_steps": 49_000, "gradient_steps": 1_500, "train_seconds": 100.0, "compile_seconds": 9.0,
     "env_steps_per_second": 490.0, "gradient_steps_per_second": 15.0, "solve_return": 9.9,
-    "solved": True, "seconds_to_solve": 120.0, "eval_return_mean": 10.0,
-    "best_fresh_return_mean": 10.5, "best_fresh_terminated_share": 0.25, "held": False,
+    "solved": True, "seconds_to_solve": 120.0, "eval_episodes": 32,
+    "eval_return_mean": 10.5, "eval_return_std": 1.0, "eval_terminated_share": 0.25, "held": False,
 }  # fmt: skip
 
 
