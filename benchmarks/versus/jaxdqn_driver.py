@@ -102,8 +102,8 @@ def main() -> None:
     else:
         config = _config(work, guard)
         iterations = int(sys.argv[1]) // config.gradient_steps_per_iteration
-        run, compile_seconds = workloads.prepare_learning(config, iterations)
-        run = run.run
+        prepared = workloads.prepare_learning(config, iterations)
+        run, compile_seconds = prepared.case.run, prepared.compile_seconds
     jax.block_until_ready(run())
     print(json.dumps({"compile_seconds": compile_seconds}), flush=True)
     for _ in sys.stdin:
