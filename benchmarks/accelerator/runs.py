@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from benchmarks.accelerator.plan import Cell, Sizes
 from benchmarks.configs import BREAKOUT
 from jaxdqn.config.config import Config, replace
@@ -50,9 +52,9 @@ def pqn_cells(sizes: Sizes) -> list[Cell]:
     """Return a cell for each MinAtar game: PQN as published, over the budget of frames."""
     cells = []
     for game in sizes.games:
-        config = preset("pqn", env=game, total_rows=sizes.frames, **dict(sizes.shrunk))
-        if sizes.shrunk:
-            config = replace(config, num_envs=16, log_every=64, eval_episodes=2)
+        small = {"num_envs": 16, "log_every": 64, "eval_episodes": 2} if sizes.shrunk else {}
+        fields = {**dict(sizes.shrunk), **small}
+        config = preset("pqn", env=game, total_rows=sizes.frames, **fields)
         # Ten evaluations of 100 episodes; their time is apart.
         cells.append(_run_cell(game, replace(config, eval_every=max(1, sizes.frames // 10))))
     return cells
@@ -64,7 +66,8 @@ def _run_cell(name: str, config: Config) -> Cell:
     def prepare() -> Callable[[], Any]:
         """Leave the programs of the run in the process, where ``run`` finds them."""
         keys = learner_keys(config)
-        static = static_run(config, keys, dict.fromkeys(_PARTS))
+        with jax.transfer_guard("allow"):  # as in ``run``, which else would compile again
+            static = static_run(config, keys, dict.fromkeys(_PARTS))
 
         def compile_all() -> None:
             started = time.perf_counter()

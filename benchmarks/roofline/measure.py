@@ -28,7 +28,7 @@ from jaxdqn.training.algorithms import make_learning
 from jaxdqn.training.dqn import make_replay
 from jaxdqn.training.keys import split_named
 from jaxdqn.training.trainer import make_trainer
-from jaxdqn.types import Array, PyTree, Row, Trainer, TrainState
+from jaxdqn.types import Array, Batch, LearnInfo, PyTree, Row, Trainer, TrainState
 
 PARTS = ("act", "draw", "learn")
 
@@ -142,28 +142,39 @@ def parts_of(config: Config, trainer: Trainer, state: TrainState) -> dict[str, P
 
 
 def _pqn_parts(config: Config, trainer: Trainer, state: TrainState) -> dict[str, Part]:
+    """Return the targets and orders of an iteration of PQN, and a gradient step on a minibatch."""
     learning = make_learning(config, trainer.agent, identity_collectives)
     rows = _example_rows(config, state)
-    fixed_keys = split_named(jax.random.key(0), learning.key_shapes)
+    steps, size = config.gradient_steps_per_iteration, config.rows_per_iteration
+    indices = jnp.arange(config.batch_per_device, dtype=jnp.int32)
+    flat: PyTree = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), rows)
+    targets = jnp.zeros(size, jnp.float32)
 
     def draw(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
         state, rows = fixed
         # Targets do not depend on the key: without this the compiler would compute them once.
         rows = rows._replace(reward=varied(carry[1][0, 0] < 0, rows.reward))
-        _, inputs = learning.prepare(split_named(key, learning.key_shapes), state, rows)
-        return inputs
+        return learning.prepare(split_named(key, learning.key_shapes), state, rows)[1]
 
     def learn(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
-        rows, indices = fixed
-        step, _ = learning.prepare(fixed_keys, carry, rows)
-        return step(carry, (key, indices))[0]
+        agent_state, info = carry
+        chosen = varied(info.loss < 0, indices)
+        obs, actions, target = jax.tree.map(lambda leaf: leaf[chosen], fixed)
+        zeros = jnp.zeros_like(target)
+        batch = Batch(obs_tm1=obs, a_tm1=actions, r_t=target, discount_t=zeros, obs_t=())
+        weights = jnp.ones_like(target)
+        return trainer.agent.learn(key, agent_state, batch, weights, hyper=state.hyper)
 
-    inputs = learning.prepare(fixed_keys, state, rows)[1]
-    first = zeros_of(draw, state.key, (state, rows), inputs)
-    count = config.gradient_steps_per_iteration
+    data = (flat.obs, flat.action, targets)
+    before = state.agent, LearnInfo(*[jnp.float32(0)] * 4)
+    info = zeros_of(learn, state.key, data, before)[1]
+    orders = (
+        jax.random.split(state.key, steps),
+        jnp.zeros((steps, indices.size), jnp.int32),
+    )
     return {
-        "draw": Part(1, (), (state, rows), first, draw),
-        "learn": Part(count, (), (rows, inputs[1][0]), state, learn),
+        "draw": Part(1, (), (state, rows), orders, draw),
+        "learn": Part(steps, (), data, (state.agent, info), learn),
     }
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accelerator import __main__ as command
-from benchmarks.accelerator import configs, peers, tables, worker
+from benchmarks.accelerator import configs, peers, runs, tables, worker
 from benchmarks.accelerator.plan import FULL, SECTION_SECONDS, TINY, Cell, measured_by
+from benchmarks.accelerator.sections import cells_of
 from benchmarks.accelerator.store import Store, failures_of, results_of
 from benchmarks.accelerator.worker import Request
 from tests.studies import ROOT
@@ -133,6 +134,34 @@ def test_the_process_of_a_section_is_ended_after_its_time(tmp_path, monkeypatch)
 )  # fmt: skip
 def test_every_configuration_is_valid(of, sizes):
     assert of(sizes)
+
+
+@pytest.mark.parametrize("sizes", [FULL, TINY])
+def test_every_section_has_cells_of_different_names(sizes):
+    for section in sorted(set(SECTION_SECONDS) - {"peers"}):
+        names = [cell.name for cell in cells_of(section, sizes)]
+        assert names
+        assert len(set(names)) == len(names)
+
+
+def test_a_run_finds_the_programs_that_its_cell_has_compiled(monkeypatch):
+    found = []
+
+    class Found(Exception):
+        pass
+
+    def in_run(static, *_):
+        found.append(static)
+        raise Found
+
+    monkeypatch.setattr(runs, "compiled_programs", lambda static, *_: found.append(static))
+    monkeypatch.setattr("jaxdqn.run.runner.compiled_programs", in_run)
+    (cell,) = runs.solve_cells(TINY)
+    assert cell.prepare is not None
+    cell.prepare()()
+    with pytest.raises(Found):
+        cell.measure(60.0)
+    assert found[0] is found[1]
 
 
 def test_the_work_of_dqn_and_of_pqn_is_equal():

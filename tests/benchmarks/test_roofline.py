@@ -9,7 +9,7 @@ import pytest
 from benchmarks.roofline import hand
 from benchmarks.roofline.__main__ import PRESETS, preset_table, rates_table
 from benchmarks.roofline.device import PRECISIONS, TINY, measure_device, pass_bytes, product_flops
-from benchmarks.roofline.measure import precision_of
+from benchmarks.roofline.measure import measure_preset, precision_of, prepare_preset, xla_cost
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import preset
 from jaxdqn.networks import make_network
@@ -136,3 +136,19 @@ def test_a_count_that_xla_does_not_know_is_a_dash():
 def test_the_rate_of_the_products_is_that_of_their_precision(fields, name):
     assert precision_of(Config(**fields)) == name
     assert name in PRECISIONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fast", "pqn"])
+def test_xla_counts_little_more_than_the_products(name):
+    shrunk = {"rollout_length": 4, "minibatches": 2} if name == "pqn" else {"warmup_rows": 1_024}
+    config = preset(name, env="Breakout-MinAtar", convolution="patches", **shrunk)
+    prepared = prepare_preset(config, 2)
+    for part, most in (("act", 1.1), ("learn", 1.3)):
+        counted, _ = xla_cost(prepared.programs[part].compiled)
+        assert 1 <= counted / prepared.by_hand[part].flops <= most, part
+    found = measure_preset(prepared, measure_device(TINY), rounds=1, seconds=0.0)
+    assert set(found["parts"]) == {"act", "draw", "learn", "iteration"}
+    for part, measured in found["parts"].items():
+        assert measured["us"] > 0
+        assert (measured["flops_by_xla"] is None) == (part == "iteration" and name == "pqn")
