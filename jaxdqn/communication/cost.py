@@ -12,8 +12,8 @@ from jaxdqn.communication.powersgd import powersgd_floats
 from jaxdqn.config.config import Config
 
 _FLOAT = 4
-_MOMENTS = {"adam": 2, "radam": 2, "rmsprop": 1, "muon": 1}
-"""Number of floats of optimiser state per parameter; Muon's few biases have two."""
+_MOMENTS = {"adam": 2, "radam": 2, "rmsprop": 1}
+"""Number of floats of optimiser state per parameter."""
 
 
 class CommunicationBytes(NamedTuple):
@@ -60,10 +60,10 @@ def bytes_per_gradient_step(
     Args:
       config: configuration of the run.
       num_params: number of float32 parameters of the network.
-      shapes: shapes of these parameters, on which PowerSGD's messages depend.
+      shapes: shapes of these parameters, on which PowerSGD's messages and Muon's moments depend.
 
     Raises:
-      ValueError: if PowerSGD is configured and the shapes do not have ``num_params`` elements.
+      ValueError: if the shapes are needed and do not have ``num_params`` elements.
     """
     devices = config.replicas
     if devices == 1:
@@ -71,8 +71,8 @@ def bytes_per_gradient_step(
     plain = _mean_bytes(_FLOAT * num_params, devices, deterministic=config.deterministic)
     if config.average_every is not None:
         networks = 1 if config.target_tau is None else 2
-        moments = _MOMENTS[config.optimizer] if config.average_moments else 0
         per_step = plain / config.average_every
+        moments = _moments(config, num_params, shapes) if config.average_moments else 0.0
         return CommunicationBytes(0.0, networks * per_step, moments * per_step)
     if config.compression == "none":
         return CommunicationBytes(plain, 0.0, 0.0)
@@ -80,8 +80,7 @@ def bytes_per_gradient_step(
         packet = 2 * _FLOAT * top_k_count(config.top_k_fraction, num_params)
         return CommunicationBytes(float(packet * (devices - 1)), 0.0, 0.0)
     if config.compression == "powersgd":
-        if sum(map(math.prod, shapes)) != num_params:
-            raise ValueError(f"shapes={shapes}: must have num_params={num_params} elements")
+        _check_shapes(shapes, num_params)
         floats = powersgd_floats(shapes, config.powersgd_rank)
         sent = _mean_bytes(_FLOAT * floats, devices, deterministic=config.deterministic)
         return CommunicationBytes(sent, 0.0, 0.0)
@@ -130,6 +129,20 @@ _INSTRUCTION = re.compile(
     re.MULTILINE,
 )
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+
+
+def _moments(config: Config, num_params: int, shapes: Sequence[tuple[int, ...]]) -> float:
+    """Return the mean number of floats of optimiser state per parameter."""
+    if config.optimizer != "muon":
+        return _MOMENTS[config.optimizer]
+    # Muon has a momentum for a matrix, and Adam's two moments for any other tensor.
+    _check_shapes(shapes, num_params)
+    return sum(math.prod(shape) * (1 if len(shape) == 2 else 2) for shape in shapes) / num_params
+
+
+def _check_shapes(shapes: Sequence[tuple[int, ...]], num_params: int) -> None:
+    if sum(map(math.prod, shapes)) != num_params:
+        raise ValueError(f"shapes={shapes}: must have num_params={num_params} elements")
 
 
 def _mean_bytes(size: int, devices: int, *, deterministic: bool) -> float:

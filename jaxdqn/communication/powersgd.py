@@ -130,9 +130,12 @@ def _matrix_shape(shape: tuple[int, ...], rank: int) -> tuple[int, int] | None:
 
 
 def _start(index: int, start: Array) -> Array:
-    """Return the start [m, r] of the power iteration: that of the step before, or a random one."""
+    """Return the start [m, r] of the power iteration: that of the step before.
+
+    A column that was dependent there is zero and would stay so; it starts from a random one.
+    """
     first = jax.random.normal(jax.random.key(index), start.shape, jnp.float32)
-    return jnp.where(jnp.any(start != 0), start, first)
+    return jnp.where(jnp.any(start != 0, axis=0, keepdims=True), start, first)
 
 
 def _mean_together(arrays: list[Array], collectives: Collectives) -> list[Array]:

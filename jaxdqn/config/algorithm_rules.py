@@ -178,8 +178,8 @@ def _validate_bootstrap(config: Config) -> None:
     if config.double:
         reject("double", True, f"False with bootstrap={config.bootstrap!r}, which chooses no "
                "action")  # fmt: skip
-    # munchausen with several steps is published, with the bonus of the first action (Vieillard et
-    # al. 2020, section 4.1; Clark et al. 2024).
+    # munchausen with several steps has the bonus of the first action only, as in BTR (Clark et al.
+    # 2024).
     if config.n_step > 1 and config.bootstrap == "soft":
         reject("n_step", config.n_step, "1 with bootstrap='soft': the entropy is a term of every "
                "step")  # fmt: skip

@@ -143,8 +143,15 @@ def compile_programs(
         perturb=later(perturb, out_shardings=layout.state_out, donate_argnums=0),
         part_of_chunk=_make_part_of_chunk(trainer, layout, options),
         # An illegal action ends the run with a checkpoint of the chunk in which it was taken.
-        runs_ahead=jax.process_count() == 1 and not trainer.environment.spec.masked,
+        runs_ahead=jax.process_count() == 1
+        and not trainer.environment.spec.masked
+        and _dispatches_asynchronously(),
     )
+
+
+def _dispatches_asynchronously() -> bool:
+    """Return whether a call of a program returns before the program has ended."""
+    return backend() != "cpu" or bool(jax.config.read("jax_cpu_enable_async_dispatch"))
 
 
 def _evaluation_of_one(

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdqn.communication.outer import OuterState
+from jaxdqn.networks.spectral import POWER_VECTOR
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.params import orbax_checkpointer
 from jaxdqn.storage.restore import newest_intact
-from jaxdqn.types import AgentState, Params, TrainState
+from jaxdqn.types import AgentState, Params, TrainState, trained_params
 
 
 class Transfer(NamedTuple):
@@ -55,6 +57,11 @@ def read_transfer(source: str, target: Params) -> Transfer:
             new[name] = f"{found.dtype}{list(found.shape)} there, {leaf.dtype}{list(leaf.shape)}"
         else:
             taken[name] = found
+    for name in [name for name in new if name.endswith(f"/{POWER_VECTOR}")]:
+        kernel = taken.get(name.removesuffix(POWER_VECTOR) + "kernel")
+        if kernel is not None:  # the vector of the random kernel would misjudge its norm
+            taken[name] = _leading_vector(kernel)
+            del new[name]
     if not taken:
         raise ValueError(
             f"init_from={source!r}: must have parameters with the names and shapes of this run's "
@@ -76,7 +83,24 @@ def transferred(state: TrainState, transfer: Transfer) -> TrainState:
     target = agent.target_params
     if not isinstance(target, tuple) or jax.tree.leaves(target):
         target = _replaced(target, transfer)
-    return state._replace(agent=agent._replace(params=params, target_params=target))
+
+    def anchored(node: Any) -> Any:
+        """Let an outer optimiser step from the transferred parameters."""
+        if not isinstance(node, OuterState):
+            return node
+        return node._replace(anchor=jax.tree.map(jnp.copy, trained_params(params)))
+
+    opt_state = jax.tree.map(
+        anchored, agent.opt_state, is_leaf=lambda node: isinstance(node, OuterState)
+    )
+    agent = agent._replace(params=params, target_params=target, opt_state=opt_state)
+    return state._replace(agent=agent)
+
+
+def _leading_vector(kernel: np.ndarray) -> np.ndarray:
+    """Return the leading right singular vector [F] of a kernel [..., F]."""
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype(np.float64)
+    return np.linalg.svd(matrix, full_matrices=False)[2][0].astype(kernel.dtype)
 
 
 def _replaced(params: Params, transfer: Transfer) -> Params:

@@ -65,6 +65,11 @@ class CustomParts(NamedTuple):
                 "normalize_observations=True: must be False with a custom agent, whose network is "
                 "its own"
             )
+        if self.agent is not None and config.outer_optimizer != "none":
+            raise ValueError(
+                f"outer_optimizer={config.outer_optimizer!r}: must be 'none' with a custom agent, "
+                "whose optimiser does not hold its state"
+            )
         if config.importance_ratios:
             for name in ("loss", "learning", "agent"):
                 if getattr(self, name) is not None:

@@ -267,3 +267,14 @@ def test_each_saving_still_solves_cartpole(saving, tmp_path):
         )
         solved.append(json.loads((out / "summary.json").read_text())["solved"])
     assert all(solved), solved
+
+
+def test_muon_averages_one_moment_of_a_matrix_and_two_of_any_other_tensor():
+    config = config_of(
+        average_every=8, target_period=8, average_moments=True, optimizer="muon", devices=2
+    )
+    shapes = [(3, 3, 2, 4), (4,), (5, 6)]
+    predicted = bytes_per_gradient_step(config, 106, shapes)
+    assert predicted.moments == predicted.parameters / 106 * (2 * 72 + 2 * 4 + 30)
+    with pytest.raises(ValueError, match=r"^shapes=\(\): must have num_params=106 elements"):
+        bytes_per_gradient_step(config, 106)

@@ -108,6 +108,18 @@ def test_a_zero_gradient_and_a_reset_state_give_finite_means():
     np.testing.assert_allclose(mean["w"], 1.0, rtol=1e-5)
 
 
+def test_a_column_that_was_lost_once_comes_back():
+    link = powersgd_mean(identity_collectives, RANK)
+    update, state = quick_jit(link.update), link.init({"w": jnp.zeros((20, 12))})
+    _, state = update({"w": jnp.ones((20, 12))}, state)  # of rank 1
+    assert not np.asarray(state.residual[1][0])[:, 1].any()
+    rng = np.random.default_rng(0)
+    matrix = (rng.normal(size=(20, RANK)) @ rng.normal(size=(RANK, 12))).astype(np.float32)
+    mean, state = update({"w": matrix}, state)
+    np.testing.assert_allclose(mean["w"], matrix, rtol=1e-3, atol=1e-3)
+    assert np.asarray(state.residual[1][0]).any(axis=0).all()
+
+
 def test_a_value_that_is_not_finite_reaches_the_mean():
     link = powersgd_mean(identity_collectives, RANK)
     state = link.init({"w": jnp.zeros((20, 12))})

@@ -14,7 +14,7 @@ import pytest
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.parallel.learners import run_keys
 from jaxdqn.run.chunks import ChunkRunner, totals
-from jaxdqn.run.compile import Programs
+from jaxdqn.run.compile import Programs, _dispatches_asynchronously
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
 from jaxdqn.training.evaluation import EvalInfo
@@ -276,6 +276,17 @@ def in_order(events):
     return [event for event in events if "evaluate" not in event] == [
         f"{what} {chunk}" for chunk in range(1, 7) for what in ("dispatch", "read")
     ]
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_no_chunk_runs_ahead_if_a_call_waits_for_its_program(asynchronous):
+    name = "jax_cpu_enable_async_dispatch"
+    before = jax.config.read(name)
+    jax.config.update(name, asynchronous)
+    try:
+        assert _dispatches_asynchronously() is asynchronous
+    finally:
+        jax.config.update(name, before)
 
 
 class Watcher:

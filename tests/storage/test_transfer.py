@@ -1,15 +1,21 @@
 """Runs that start from the parameters of another run."""
 
+from types import SimpleNamespace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdqn.communication.outer import OuterState, WithOuter
 from jaxdqn.config.config import Config
 from jaxdqn.config.presets import preset
+from jaxdqn.networks.spectral import spectral_norm
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
-from jaxdqn.storage.transfer import read_transfer, transferred
+from jaxdqn.storage.transfer import Transfer, read_transfer, transferred
 from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import AgentState, NormalizedParams
 from tests.run.test_run import compiled_once, finished, small  # noqa: F401 (fixtures)
 from tests.toys import noisy, tiny
 
@@ -44,6 +50,31 @@ def test_both_networks_start_from_the_other_run_and_a_head_of_another_shape_is_n
         )
     with pytest.raises(ValueError, match=r"init_from=.*must have parameters with the names and"):
         read_transfer(str(finished.out), {"other": np.zeros(2)})
+
+
+def test_an_outer_optimiser_steps_from_the_transferred_parameters():
+    params = {"network": jnp.float32([1.0, 2.0]), "mean": jnp.float32(5.0)}
+    normalised = NormalizedParams({"w": params["network"]}, params["mean"])
+    outer = OuterState({"w": jnp.zeros(2)}, {"w": jnp.ones(2)})
+    agent = AgentState(normalised, normalised, WithOuter(jnp.int32(3), outer), jnp.int32(0))
+    state = SimpleNamespace(agent=agent, _replace=lambda agent: agent)
+    transfer = Transfer("run", {"network/w": np.float32([3.0, 4.0])}, {})
+    after = transferred(state, transfer)
+    np.testing.assert_array_equal(after.params.network["w"], [3.0, 4.0])
+    np.testing.assert_array_equal(after.target_params.network["w"], [3.0, 4.0])
+    np.testing.assert_array_equal(after.opt_state.outer.anchor["w"], [3.0, 4.0])
+    np.testing.assert_array_equal(after.opt_state.outer.momentum["w"], [1.0, 1.0])
+    assert int(after.opt_state.inner) == 3
+
+
+def test_a_kernel_from_a_run_without_spectral_norm_gets_its_power_vector(monkeypatch):
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 6)).astype(np.float32)
+    monkeypatch.setattr("jaxdqn.storage.transfer._read", lambda source: {"conv/kernel": kernel})
+    target = {"conv": {"kernel": np.zeros_like(kernel), "power_vector": np.zeros(6, np.float32)}}
+    transfer = read_transfer("run", target)
+    assert transfer.new == {}
+    norm = spectral_norm(jnp.asarray(kernel), jnp.asarray(transfer.taken["conv/power_vector"]))
+    assert float(norm) == pytest.approx(np.linalg.norm(kernel.reshape(36, 6), 2), rel=1e-5)
 
 
 def test_a_run_says_what_it_took_and_learns_from_there(finished, tmp_path):  # noqa: F811

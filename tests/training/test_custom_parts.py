@@ -18,7 +18,7 @@ from jaxdqn.parallel import population
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.replay import make_uniform
-from jaxdqn.training.algorithms import make_learning
+from jaxdqn.training.algorithms import CustomParts, make_learning
 from jaxdqn.training.trainer import make_trainer, train
 from jaxdqn.types import Batch, Exploration, Replay, SampleInfo
 from tests.toys import assert_identical, bitwise_jit, noisy, quick_jit, tiny, watched_run
@@ -163,6 +163,13 @@ def test_parts_that_do_not_fit_are_rejected_when_the_trainer_is_made(parts, fiel
     config = tiny(**fields) if not fields else Config(num_envs=4, total_rows=400, **fields)
     with pytest.raises(ValueError, match=re.escape(message)):
         make_trainer(config, environment=ENVIRONMENT, **parts)
+
+
+def test_a_custom_agent_is_rejected_with_an_outer_optimiser():
+    config = tiny(devices=2, average_every=4, target_period=4, outer_optimizer="nesterov")
+    message = r"^outer_optimizer='nesterov': must be 'none' with a custom agent"
+    with pytest.raises(ValueError, match=message):
+        CustomParts(agent=agent_as_configured).check(config, None)
 
 
 def test_an_agent_of_several_replicas_must_be_made_for_them():
