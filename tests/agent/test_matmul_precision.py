@@ -50,8 +50,17 @@ def lowered(config, precision, name):
     return jax.jit(evaluate).lower(state.agent.params, key).as_text()
 
 
-@pytest.mark.parametrize("name", ["init", "chunk", "evaluation"])
-@pytest.mark.parametrize("kind", CONFIGS)
+FAST = {("mlp", "chunk"), ("mlp", "evaluation"), ("convolution", "chunk"), ("lstm", "chunk")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, marks=[] if (kind, name) in FAST else pytest.mark.slow)
+        for kind in CONFIGS
+        for name in ("init", "chunk", "evaluation")
+    ],
+)
 def test_every_product_of_acting_and_learning_has_the_precision(kind, name):
     found = products(lowered(CONFIGS[kind], "float32", name))
     assert found or name == "init"

@@ -96,6 +96,7 @@ def test_a_step_that_needs_more_than_a_pool_makes_a_reset_for_each():
     assert not set(numbers(after)) & set(numbers(pool.timestep))
 
 
+@pytest.mark.slow
 def test_learners_of_a_population_have_their_own_pools_and_conditions():
     environment = lottery()
 

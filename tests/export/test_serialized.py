@@ -154,6 +154,7 @@ def test_bfloat16_keeps_eight_bits_and_statistics_stay_exact():
     assert stored.bytes == 2 * 2 + 2 * 8 + 4
 
 
+@pytest.mark.slow
 def test_int8_takes_three_tenths_of_the_bytes(finished, tmp_path, capsys):  # noqa: F811
     policy, _ = policy_of(noisy(), hidden_sizes=(256, 256))
     full, small = (quantize(policy.params, dtype).bytes for dtype in ("float32", "int8"))

@@ -30,17 +30,11 @@ MAPPINGS = {
     "mesh": {"devices": 4, "model_devices": 2, "hidden_sizes": (512, 512)},
     "population": {"num_seeds": 4, "devices": 2, "population": "vmap"},
 }
-QUICK = {("pqn", "shard_map")}
 
 
-@pytest.mark.parametrize(
-    ("member", "mapping"),
-    [
-        pytest.param(member, mapping, marks=[pytest.mark.slow] * ((member, mapping) not in QUICK))
-        for member in MEMBERS
-        for mapping in MAPPINGS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("member", MEMBERS)
 def test_every_member_learns_under_every_mapping(member, mapping):
     fields = {**MEMBERS[member], **MAPPINGS[mapping]}
     if member == "pqn":

@@ -25,7 +25,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ["pqn", pytest.param("btr", marks=pytest.mark.slow)])
 def test_a_step_on_frames_of_84x84_has_the_shapes_of_its_state(name):
     """Trace the whole step of each composition; nothing is compiled."""
     trainer = make_trainer(preset(name, env=GAME, **SHAPES[name]))

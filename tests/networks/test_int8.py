@@ -39,8 +39,11 @@ def test_the_error_is_at_most_half_a_level_of_each_channel():
         assert (np.abs(rounded - leaf) <= 0.5001 * largest / 127).all()
 
 
-def greedy_actions(config, params):
-    """Return the actions that the behaviour policy of a configuration takes in many states."""
+def greedy_actions(config, params, state):
+    """Return the actions that the behaviour policy of a configuration takes in many states.
+
+    Without exploration the precision of acting does not change the shapes of ``state``.
+    """
     from jaxdqn.communication.collectives import identity_collectives
     from jaxdqn.training.algorithms import make_learning
     from jaxdqn.training.learner import make_learner
@@ -50,7 +53,6 @@ def greedy_actions(config, params):
     learner = make_learner(
         config, trainer.environment.spec, trainer.agent, learning, identity_collectives
     )
-    state = quick_jit(trainer.init)(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), state.actor.timestep.obs.shape)
     actor = state.actor._replace(timestep=state.actor.timestep._replace(obs=obs))
     act = quick_jit(lambda key: learner.act(key, params, state.hyper, jnp.float32(1e6), actor))
@@ -67,12 +69,14 @@ def greedy_config():
 
 def test_acting_agrees_with_float32_and_reads_the_rounded_weights(greedy_config):
     trainer = make_trainer(greedy_config, environment=noisy())
-    params = quick_jit(trainer.init)(jax.random.key(3)).agent.params
+    state = quick_jit(trainer.init)(jax.random.key(3))
+    params = state.agent.params
     int8 = replace(greedy_config, act_precision="int8")
-    exact = greedy_actions(greedy_config, params)
-    rounded = greedy_actions(int8, params)
+    exact = greedy_actions(greedy_config, params, state)
+    rounded = greedy_actions(int8, params, state)
     assert np.mean(exact == rounded) >= 0.95
-    np.testing.assert_array_equal(rounded, greedy_actions(greedy_config, int8_params(params)))
+    by_rounded = greedy_actions(greedy_config, quick_jit(int8_params)(params), state)
+    np.testing.assert_array_equal(rounded, by_rounded)
 
 
 def test_int8_acting_is_rejected_with_pqn():

@@ -166,6 +166,7 @@ def test_the_target_network_keeps_the_statistics_it_was_copied_with(trained):
     assert isinstance(last.agent.params, NormalizedParams)
 
 
+@pytest.mark.slow
 def test_steps_are_the_scan(trained):
     trainer, first, last = trained
     state = first

@@ -179,6 +179,7 @@ def keep_value(hyper):
     return optax.chain(keep, optax.sgd(hyper.learning_rate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_custom_optimizer_that_reads_the_loss_receives_its_mean(compression):
     config = config_over(2, compression=compression)

@@ -27,8 +27,17 @@ def check_path(batch, b, oracle, time, env):
         np.testing.assert_array_equal(path.obs_t[b, j], obs)
 
 
-@pytest.mark.parametrize("make", [make_uniform, make_prioritized])
-@pytest.mark.parametrize("name", ["bits", "stacked_bits_k4", "smallest_stacked"])
+FAST = {("bits", make_uniform), ("stacked_bits_k4", make_prioritized)}
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        pytest.param(name, make, marks=[] if (name, make) in FAST else pytest.mark.slow)
+        for name in ("bits", "stacked_bits_k4", "smallest_stacked")
+        for make in (make_uniform, make_prioritized)
+    ],
+)
 def test_paths_equal_the_twin(make, name):
     case = CASES[name]
     sizes = {

@@ -136,6 +136,7 @@ class FailingAt(OnHost):
         return super().step(actions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "message"),
     [

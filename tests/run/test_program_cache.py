@@ -98,7 +98,7 @@ def test_fields_left_out_of_the_key_are_named_in_one_place():
         assert static_key(replace(before, **changed), NO_PARTS) == static_key(before, NO_PARTS)
 
 
-SLOW = ("boltzmann", "munchausen", "replicas")
+SLOW = ("boltzmann", "munchausen", "population", "replicas")
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_every_preset_can_be_trained_longer(name, extend):
         assert not before.has_budget_schedule or after.rows_of_schedules == rows
 
 
+@pytest.mark.slow
 def test_what_only_evaluates_may_change_on_resume(tmp_path):
     uninterrupted = run(replace(N, eval_every=100), environment=noisy())
     interrupted(tmp_path / "run", replace(N, checkpoint_every=100), chunk=1)

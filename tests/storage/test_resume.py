@@ -169,6 +169,7 @@ def test_resuming_where_no_run_has_started_needs_a_preset(tmp_path, capsys):
     assert (name, flags.env, flags.seed, flags.gamma) == (None, "Catch-bsuite", 7, 0.5)
 
 
+@pytest.mark.slow
 def test_another_machine_is_reported_on_resume(tmp_path, monkeypatch):
     interrupted(tmp_path / "run")
     before = jaxdqn.storage.resume.machine()

@@ -57,7 +57,7 @@ def corridor(final):
 
 
 FAST = (
-    "td", "categorical, double, prioritised, noisy", "pqn",
+    "td", "pqn",
 )  # fmt: skip
 
 

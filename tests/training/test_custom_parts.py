@@ -212,6 +212,7 @@ def test_parts_that_a_trainer_is_bound_to_cannot_be_replaced_in_it():
         population(trainer, 2)._replace(step=other.step)
 
 
+@pytest.mark.slow
 def test_train_takes_the_same_parts():
     parts = {"explore": epsilon_greedy, "optimizer": lambda hyper: optax.sgd(0.1)}
     config = tiny(total_rows=36, log_every=4)

@@ -16,7 +16,7 @@ def nothing(state):
     return ()
 
 
-@pytest.mark.parametrize("replay", ["uniform", "prioritized"])
+@pytest.mark.parametrize("replay", ["uniform", pytest.param("prioritized", marks=pytest.mark.slow)])
 def test_rows_hold_the_probability_of_their_actions(replay):
     config = tiny(**RATIOS, replay=replay, epsilon_schedule="constant", epsilon_end=0.2)
     trainer = make_trainer(config, environment=noisy())

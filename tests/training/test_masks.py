@@ -79,6 +79,7 @@ def test_no_variant_takes_an_illegal_action(variant):
         assert end.replay.storage.reward.max() < POISON
 
 
+@pytest.mark.slow
 def test_without_its_mask_the_environment_is_poisoned():
     _, _, metrics, seen = watched_run(
         make_trainer(tiny(), environment=masked(mask=False)), 40, rewards
@@ -122,6 +123,7 @@ MAPPINGS = {
 FAST_MAPPINGS = ("population",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -222,6 +222,7 @@ def test_with_traces_the_greedy_values_respect_the_end_of_episodes():
     np.testing.assert_allclose(learned.max(axis=1), value, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_pqn_learns_from_stacked_frames():
     trainer = make_trainer(pqn(frame_stack=3), environment=noisy())
     start, end, metrics, _ = watched_run(trainer, 3)

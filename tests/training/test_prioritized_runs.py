@@ -163,6 +163,7 @@ def test_sequences_are_redistributed_over_devices_with_their_carries_and_priorit
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.shape, b.shape), divided, shapes)
 
 
+@pytest.mark.slow
 def test_the_priority_of_a_sequence_is_made_of_its_largest_and_its_mean_error(monkeypatch):
     config, seen = config_of(priority_exponent=0.7, warmup_rows=32, **SEQUENCES), []
     watch_learn(monkeypatch, seen)
@@ -179,6 +180,7 @@ def test_the_priority_of_a_sequence_is_made_of_its_largest_and_its_mean_error(mo
     assert weights.min() < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 )

@@ -149,6 +149,7 @@ def test_a_custom_network_and_optimizer_are_trained():
     assert (before != after).all()
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_lowers_the_rate_on_a_plateau_is_given_the_loss():
     def plateau(hyper):
         return optax.chain(
