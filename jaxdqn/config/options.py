@@ -35,8 +35,8 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """gymnax name or SUITE:ID. On the device pixels, navix, xminigrid, craftax, jumanji, pgx, octax;
-    on the host gymnasium, ale, envpool."""
+    """gymnax name or SUITE:ID. On the device pixels, navix, xminigrid, craftax, jumanji, pgx,
+    octax; on the host gymnasium, ale, envpool."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE: of gymnax, fields of its parameters, such
     as max_steps_in_episode=50, or arguments of its constructor; of a suite, as docs/suites.md lists
