@@ -148,13 +148,16 @@ class _Writers:
 
 def _write(writer: Any, group: str, figures: Figures, step: int) -> None:
     from tensorboardX.proto.summary_pb2 import Summary
-    from tensorboardX.summary import scalar
 
-    made = [scalar(f"{group}/{name}", value) for name, value in finite(figures.scalars).items()]
+    # tensorboardX.summary.scalar converts through NumPy, which is half of the time of a record.
+    values = [
+        Summary.Value(tag=f"{group}/{name}", simple_value=value)
+        for name, value in finite(figures.scalars).items()
+    ]
     for name, shares in figures.histograms.items():
-        made.extend(_histogram(f"{group}/{name}", name, shares))
-    # One event for all values: each event costs a message to the writer's thread and a write.
-    values = [value for summary in made for value in summary.value]
+        for summary in _histogram(f"{group}/{name}", name, shares):
+            values.extend(summary.value)
+    # One event for all: each takes a message to the writer's thread and a separate write.
     writer.file_writer.add_summary(Summary(value=values), step)
 
 
