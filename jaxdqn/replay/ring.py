@@ -48,8 +48,8 @@ class RingState(NamedTuple):
     """Rows of E environments, and the position of the next write.
 
     Invariant: the stored rows of each environment are in the ``size`` slots before ``position``,
-        modulo T; the newest row is in slot ``position - 1``. ``size`` grows from 0 to T.
-    All environments share ``position`` and ``size``.
+    modulo T; the newest row is in slot ``position - 1``. ``size`` grows from 0 to T. All
+    environments share ``position`` and ``size``.
     """
 
     rows: StoredRow
