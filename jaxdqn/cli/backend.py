@@ -6,6 +6,7 @@ import itertools
 import os
 
 from jaxdqn.config.config import Config
+from jaxdqn.config.options import CONVOLUTIONS
 from jaxdqn.monitoring.output import warn
 
 SMALL = 2**21
@@ -104,13 +105,8 @@ def check_virtual_devices(virtual: int | None, config: Config) -> None:
 
 def is_small(config: Config) -> bool:
     """Return whether one thread is faster: dense layers of few multiply-adds for a batch."""
-    convolutions = config.network in (
-        "minatar",
-        "nature",
-        "impala",
-        "hadamax",
-    ) or config.env.endswith("-MinAtar")
-    if convolutions and config.network != "mlp":
+    minatar = config.network == "auto" and config.env.endswith("-MinAtar")
+    if minatar or config.network in CONVOLUTIONS:
         return False
     weights = sum(a * b for a, b in itertools.pairwise(config.hidden_sizes))
     if config.loss == "implicit_quantile" and config.hidden_sizes:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import flax.linen as nn
 
-from jaxdqn.networks.layers import Layers
-from jaxdqn.networks.torsos import Conv, Implementation, as_image
+from jaxdqn.networks.torsos import Conv, ImageTorso, as_image
 from jaxdqn.types import Array
 
 BLOCKS = ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1))
 """Channels and kernel of the two convolutions, window and stride of the max-pooling."""
 
 
-class HadamaxTorso(nn.Module):
+class HadamaxTorso(ImageTorso):
     """Three blocks of two convolutions that are multiplied, then a dense layer of 512.
 
     The convolutions have stride 1 and pad to the same size; the max-pooling takes the place of the
@@ -20,13 +19,7 @@ class HadamaxTorso(nn.Module):
     published encoder, normalises the input of each.
     """
 
-    implementation: Implementation = "auto"
-    layers: Layers = Layers()
     hidden_sizes: tuple[int, ...] = (512,)
-    scale: bool | None = None
-    """As in ``MLPTorso``."""
-    channels_first: bool = False
-    """Observations are [C, H, W] instead of [H, W, C]."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:

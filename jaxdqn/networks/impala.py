@@ -5,8 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdqn.networks.layers import Layers
-from jaxdqn.networks.torsos import Conv, Implementation, as_image
+from jaxdqn.networks.torsos import Conv, ImageTorso, as_image
 from jaxdqn.types import Array
 
 CHANNELS = (16, 32, 32)
@@ -39,7 +38,7 @@ def adaptive_max_pool(x: Array, size: int) -> Array:
     return x
 
 
-class ImpalaTorso(nn.Module):
+class ImpalaTorso(ImageTorso):
     """Three sections of residual convolutions, then a dense layer (Espeholt et al. 2018, fig. 3).
 
     A section is a 3x3 convolution, a max-pooling of 3x3 with stride 2, and two residual blocks
@@ -47,13 +46,7 @@ class ImpalaTorso(nn.Module):
     ``layer_norm`` the input of each ReLU is normalised, which the paper does not do.
     """
 
-    implementation: Implementation = "auto"
-    layers: Layers = Layers()
     hidden_sizes: tuple[int, ...] = (256,)
-    scale: bool | None = None
-    """As in ``MLPTorso``."""
-    channels_first: bool = False
-    """Observations are [C, H, W] instead of [H, W, C]."""
     width: int = 1
     """Factor on the channels 16, 32, 32."""
     pool_size: int | None = None
@@ -73,11 +66,7 @@ class ImpalaTorso(nn.Module):
                 x = x + self._conv(x.shape[-1], self.spectral)(self.layers.activate(y))
         if self.pool_size is not None:
             x = adaptive_max_pool(x, self.pool_size)
-        x = self.layers.activate(x)
-        x = x.reshape(x.shape[0], -1)
-        for width in self.hidden_sizes:
-            x = self.layers.hidden(x, width)
-        return x
+        return self.flat_and_dense(self.layers.activate(x))
 
     def _conv(self, features: int, spectral: bool = False) -> Conv:
         return Conv(

@@ -151,16 +151,30 @@ class MLPTorso(nn.Module):
         return x
 
 
-class MinAtarTorso(nn.Module):
-    """One 3x3 convolution with 16 channels, then a dense layer of 128 (Young and Tian 2019)."""
+class ImageTorso(nn.Module):
+    """Options of the torsos of convolutions."""
 
     implementation: Implementation = "auto"
     layers: Layers = Layers()
-    hidden_sizes: tuple[int, ...] = (128,)
+    hidden_sizes: tuple[int, ...] = ()
+    """Widths of the dense layers after the convolutions."""
     scale: bool | None = None
     """As in ``MLPTorso``."""
     channels_first: bool = False
     """Observations are [C, H, W] instead of [H, W, C]."""
+
+    def flat_and_dense(self, x: Array) -> Array:
+        """Flatten ``[B, H, W, C]`` and apply the dense layers; call from a compact method."""
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden_sizes:
+            x = self.layers.hidden(x, width)
+        return x
+
+
+class MinAtarTorso(ImageTorso):
+    """One 3x3 convolution with 16 channels, then a dense layer of 128 (Young and Tian 2019)."""
+
+    hidden_sizes: tuple[int, ...] = (128,)
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
@@ -168,22 +182,13 @@ class MinAtarTorso(nn.Module):
         x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         conv = Conv(16, 3, implementation=self.implementation, dtype=self.layers.dtype)
         x = self.layers.activate(conv(x))
-        x = x.reshape(x.shape[0], -1)
-        for width in self.hidden_sizes:
-            x = self.layers.hidden(x, width)
-        return x
+        return self.flat_and_dense(x)
 
 
-class NatureTorso(nn.Module):
+class NatureTorso(ImageTorso):
     """Three convolutions, then a dense layer of 512, for 84x84 frames (Mnih et al. 2015)."""
 
-    implementation: Implementation = "auto"
-    layers: Layers = Layers()
     hidden_sizes: tuple[int, ...] = (512,)
-    scale: bool | None = None
-    """As in ``MLPTorso``."""
-    channels_first: bool = False
-    """Observations are [C, H, W] instead of [H, W, C]."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
@@ -192,7 +197,4 @@ class NatureTorso(nn.Module):
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             conv = Conv(features, kernel, stride, self.implementation, self.layers.dtype)
             x = self.layers.activate(conv(x))
-        x = x.reshape(x.shape[0], -1)
-        for width in self.hidden_sizes:
-            x = self.layers.hidden(x, width)
-        return x
+        return self.flat_and_dense(x)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxdqn.cli.engine import with_recorded_engine
-from jaxdqn.cli.run import Flags
+from jaxdqn.cli.run_flags import Flags
 from jaxdqn.storage.engine_record import ENGINE, engine_text, read_engine, write_engine
 
 RECORD = {
