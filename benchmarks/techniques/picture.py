@@ -50,7 +50,7 @@ def draw(records: Sequence[Record], out: str | Path, title: str) -> None:
     axes.set_title(title, fontsize=8, wrap=True)
     axes.grid(axis="x", alpha=0.3)
     if bars:
-        axes.legend(loc="lower right", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(Path(out), dpi=120)
 
 
