@@ -75,8 +75,9 @@ def _seconds_per_unit(case: Case, seconds: float) -> float:
 def main(mode: str, fields: str) -> None:
     """Answer requests until they end."""
     from jaxdqn.cli.backend import use_cpu_dispatch
+    from jaxdqn.config.config import Config
 
-    use_cpu_dispatch(synchronous=mode == "sync")
+    use_cpu_dispatch(Config(), mode)
     values = json.loads(fields)
     tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     flags = Flags(**{**values, **tuples})

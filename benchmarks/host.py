@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, Case, alternate, ratio, spread
+from jaxdqn.cli.backend import use_cpu_dispatch
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.config.config import Config
 
 _CHUNK_ROWS = 8_192
 _HOW = ("not learning", "serial", "overlapped")
@@ -62,6 +64,7 @@ def _main(argv: Sequence[str]) -> None:
         raise ValueError(f"torch_threads={flags.torch_threads}: must be at least 1")
     names = {cadence: name_of(cadence) for cadence in flags.cadences}
     check_writable(flags.json)
+    use_cpu_dispatch(Config(), "sync")  # as jaxdqn run does by default with such environments
     report: dict[str, Any] = {"stamp": stamp(), "flags": dataclasses.asdict(flags)}
     print(describe(report["stamp"]))
     print(f"{MEDIANS}; {RATIOS}")

@@ -88,7 +88,8 @@ def make_cases(preset: str, chunks: int) -> dict[str, Callable[[], float]]:
 
     return {
         BASE: lambda: seconds_a_chunk(config),
-        "TensorBoard, Prometheus, a callback": lambda: seconds_a_chunk(config, both(), Nothing()),
+        "TensorBoard, Prometheus": lambda: seconds_a_chunk(config, both()),
+        "a callback at every chunk": lambda: seconds_a_chunk(config, (), Nothing()),
         "diagnostics": lambda: seconds_a_chunk(diagnosed),
         "diagnostics, TensorBoard, Prometheus": lambda: seconds_a_chunk(diagnosed, both()),
     }

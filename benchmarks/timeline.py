@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.host import Prolonged, host_config, name_of
 from benchmarks.report import check_writable, describe, format_table, stamp
+from jaxdqn.cli.backend import use_cpu_dispatch
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.config.config import Config
 
 PARTS = ("environments", "actions", "rows", "wait for the learner", "learner")
 """Parts of an iteration in the thread that acts, and the learner's thread."""
@@ -69,6 +71,7 @@ def _main(argv: Sequence[str]) -> None:
             raise ValueError(f"{option}={getattr(flags, option)}: must be at least 1")
     if flags.drawn > flags.iterations:
         raise ValueError(f"drawn={flags.drawn}: must be at most iterations={flags.iterations}")
+    use_cpu_dispatch(Config(), "sync")  # as jaxdqn run does by default with such environments
     recorded = {how: record(flags, how == "overlapped") for how in ("serial", "overlapped")}
     print(describe(stamp()))
     print(f"{name_of(flags.cadence)}, {flags.num_envs} environments of {flags.env}")

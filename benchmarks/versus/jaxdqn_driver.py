@@ -153,6 +153,7 @@ def main() -> None:
 
     from benchmarks import workloads
     from benchmarks.timing import compile_cold
+    from jaxdqn.cli.backend import use_cpu_dispatch
     from jaxdqn.config.config import Config
 
     compile_cold()
@@ -167,6 +168,7 @@ def main() -> None:
         run = _replay_run(int(sys.argv[1]))
         compile_seconds = time.perf_counter() - started
     elif work.startswith("host:"):
+        use_cpu_dispatch(Config(), "sync")  # as jaxdqn run does by default
         started = time.perf_counter()
         run = _host_run(work.removeprefix("host:"), int(sys.argv[1]))
         compile_seconds = time.perf_counter() - started

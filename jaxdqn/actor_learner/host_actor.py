@@ -28,6 +28,7 @@ from jaxdqn.types import (
     Counter,
     Hyper,
     Metrics,
+    Params,
     PyTree,
     Row,
     TimeStep,
@@ -41,16 +42,15 @@ class HostActorFunctions(NamedTuple):
 
     start: Callable[[TimeStep], ActorState]
     """``start(timestep) -> actor``: the state of acting after a reset"""
-    warm_up_keys: Callable[[Array], Array]
-    """``warm_up_keys(key) -> keys[W K]`` of the agent in the warm-up; ``key`` is that of the
-    run."""
-    keys: Callable[[Array], tuple[Array, Array]]
-    """``keys(key) -> (key, keys[I K])`` of the agent in a block"""
-    begin: Callable[..., tuple[Acting, PyTree]]
-    """``begin(actor, keys, params, hyper, rows) -> (acting, extras)``: the first actions of a
-    block; ``rows`` counts those of all actors before it."""
-    advance: Callable[..., tuple[Acting, PyTree]]
-    """``advance(acting, timestep, keys, params, hyper) -> (acting, extras)``: the next actions"""
+    warm_up_draws: Callable[[Array, Hyper, Counter], PyTree]
+    """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]``: what acting draws in the warm-up;
+    ``key`` is that of the run, and ``rows`` counts those of all actors before it."""
+    draws: Callable[[Array, Hyper, Counter], tuple[Array, PyTree]]
+    """``draws(key, hyper, rows) -> (key, draws[I K, ...])``: what acting draws in a block"""
+    begin: Callable[[ActorState, PyTree, Params], tuple[Acting, PyTree]]
+    """``begin(actor, draws, params) -> (acting, extras)``: the first actions after a start"""
+    advance: Callable[[Acting, TimeStep, PyTree, Params], tuple[Acting, PyTree]]
+    """``advance(acting, timestep, draws, params) -> (acting, extras)``: the next actions"""
     observe: Callable[
         [ActorState, TimeStep, Array, PyTree, Hyper, Counter], tuple[ActorState, Row, Metrics]
     ]
@@ -77,18 +77,19 @@ def make_host_actor(
     _, learner = learner_of_actor(config, environment.spec, collectives, initial)
     functions = VectorFunctions(config, environment, learner, collectives, extras=False)
 
-    def warm_up_keys(key: Array) -> Array:
+    def warm_up_draws(key: Array, hyper: Hyper, rows: Counter) -> PyTree:
         shape = (config.warmup_iterations, *learner.key_shapes.act)
-        return jax.random.split(start_keys(key, index).warm_up, shape)[:, :, 0].reshape(-1)
+        keys = jax.random.split(start_keys(key, index).warm_up, shape)[:, :, 0]
+        return functions.draws(keys.reshape(-1), hyper, rows)
 
-    def keys(key: Array) -> tuple[Array, Array]:
+    def draws(key: Array, hyper: Hyper, rows: Counter) -> tuple[Array, PyTree]:
         key, act = keys_of_block(learner, key, iterations)
-        return key, act[:, :, 0].reshape(-1)
+        return key, functions.draws(act[:, :, 0].reshape(-1), hyper, rows)
 
     return HostActorFunctions(
         start=functions.start,
-        warm_up_keys=warm_up_keys,
-        keys=keys,
+        warm_up_draws=warm_up_draws,
+        draws=draws,
         begin=functions.begin,
         advance=functions.advance,
         observe=_make_observe(config, learner, initial),
@@ -147,7 +148,9 @@ class HostActorWorker:
         )
         self._start_acting, self._observe = jax.jit(made.start), jax.jit(made.observe)
         self._begin, self._advance = jax.jit(made.begin), jax.jit(made.advance)
-        self._keys, self._warm_up_keys = jax.jit(made.keys), jax.jit(made.warm_up_keys)
+        self._draws, self._warm_up_draws = jax.jit(made.draws), jax.jit(made.warm_up_draws)
+        length = config.rollout_length
+        self._warm_up_steps, self._steps = config.warmup_iterations * length, iterations * length
         self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
         self._index, self._incarnation = index, 0
         self._envs = CheckedEnvironments(made.environment, made.num_envs, config.restart_envs)
@@ -163,42 +166,53 @@ class HostActorWorker:
     def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act the iterations of the warm-up."""
         self._follow(incarnation)
-        return self._play(published, rows, self._warm_up_keys(self._key))
+        started, count = time.perf_counter(), make_counter(rows)
+        params, hyper = jax.device_put((published.params, published.hyper))
+        draws = self._warm_up_draws(self._key, hyper, count)
+        played = self._play(params, draws, self._warm_up_steps)
+        return self._observed(published, played, hyper, count, started)
 
     def block(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act the iterations of a block, as ``ActorWorker.block``."""
         self._follow(incarnation)
-        self._run_key, keys = self._keys(self._run_key)
-        return self._play(published, rows, keys)
+        started, count = time.perf_counter(), make_counter(rows)
+        params, hyper = jax.device_put((published.params, published.hyper))
+        self._run_key, draws = self._draws(self._run_key, hyper, count)
+        played = self._play(params, draws, self._steps)
+        return self._observed(published, played, hyper, count, started)
 
     def _follow(self, incarnation: int) -> None:
         if incarnation != self._incarnation:
             self._incarnation = incarnation
             self._start(jax.random.fold_in(self._key, incarnation))
 
-    def _play(self, published: Published, before: int, keys: Array) -> tuple[Row, BlockInfo]:
-        started, count = time.perf_counter(), make_counter(before)
-        params, hyper = jax.device_put((published.params, published.hyper))
+    def _play(self, params: Params, draws: PyTree, steps: int) -> Any:
+        """Act some vector steps; return time steps, actions and extras, leaves [steps, E, ...]."""
         timesteps: list[TimeStep] = []
         chosen: list[np.ndarray] = []
         stored: list[PyTree] = []
-        for _ in range(len(keys)):
+        for _ in range(steps):
             if self._position is None:
-                acting, extras = self._begin(self._actor, keys, params, hyper, count)
+                acting, extras = self._begin(self._actor, draws, params)
             else:
                 last, timestep = self._position
-                if not chosen:  # the keys and the count of rows are those of this block
-                    last = last._replace(step=jnp.int32(0), rows=count)
-                acting, extras = self._advance(last, timestep, keys, params, hyper)
+                if not chosen:  # the draws are those of this block
+                    last = last._replace(step=jnp.int32(0))
+                acting, extras = self._advance(last, timestep, draws, params)
             actions = np.asarray(acting.action)
             timestep = self._envs.step(actions)
             self._position = acting, timestep
             timesteps.append(timestep)
             chosen.append(actions)
             stored.append(jax.tree.map(np.asarray, extras))
-        played = jax.tree.map(
+        return jax.tree.map(
             lambda *leaves: np.stack(leaves), *zip(timesteps, chosen, stored, strict=True)
         )
+
+    def _observed(
+        self, published: Published, played: Any, hyper: Hyper, count: Counter, started: float
+    ) -> tuple[Row, BlockInfo]:
+        """Return the rows of the vector steps, and how they were made."""
         self._actor, rows, metrics = self._observe(self._actor, *played, hyper, count)
         rows, metrics = to_numpy((rows, metrics))
         info = BlockInfo(metrics, published.gradient_steps, time.perf_counter() - started)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -28,6 +30,8 @@ FAILED = 1
 """Exit code of a run that failed."""
 
 _INTERRUPTED = 130
+
+_GC_THRESHOLDS = (200_000, 50, 100)
 
 
 class UsageError(Exception):
@@ -74,11 +78,24 @@ def run_command(
 ) -> int:
     """Run a command and return its exit code; print an error as one line on stderr."""
     prepare_standard_streams()
+    _collect_garbage_less_often()
     code = _code_of(command, argv)
     if is_compiling():
         # A run was stopped while XLA compiled; a normal exit would wait for it.
         os._exit(code)
     return code
+
+
+def _collect_garbage_less_often() -> None:
+    """Shorten the start and the end of the process.
+
+    Imports and tracing make millions of objects, nearly none of them cyclic. With Python's default
+    thresholds the collector takes about a tenth of the start, and its last pass, at the exit, half
+    a second.
+    """
+    gc.set_threshold(*_GC_THRESHOLDS)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
 
 
 def _code_of(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:

@@ -113,8 +113,8 @@ def _main(argv: Sequence[str]) -> int:
     if flags.out is not None and not many and not (flags.resume and is_run(out)):
         check_unused(out)
     use_cpu_threads(config, flags.cpu_threads)
-    if flags.cpu_dispatch == "sync":
-        use_cpu_dispatch(synchronous=True)
+    if flags.engine == "jit" or flags.cpu_dispatch != "auto":  # on Ray this process only learns
+        use_cpu_dispatch(config, flags.cpu_dispatch)
     set_up_devices(flags.virtual_devices, flags.memory_fraction)
     if flags.explain:
         from jaxdqn.cli.explain import explain
@@ -157,14 +157,18 @@ def _main(argv: Sequence[str]) -> int:
         callbacks=callbacks,
     )
     if leads:
-        say(outcome(result.summary))
         say(f"summary in {(result.directory or out) / SUMMARY}")
     return 0
 
 
 def _loggers(flags: Flags, config: Config) -> list[Logger]:
     """Return the loggers that the flags ask for; those of other programs first, which may fail."""
+    from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.monitoring.terminal import make_progress_logger
+
+    def say_outcome(kind: str, record: dict[str, Any]) -> None:
+        if kind == "summary":
+            say(outcome(record))
 
     loggers = []
     if flags.tensorboard:
@@ -179,7 +183,8 @@ def _loggers(flags: Flags, config: Config) -> list[Logger]:
         from jaxdqn.monitoring.prometheus import make_prometheus_logger
 
         loggers.append(make_prometheus_logger(flags.prometheus))
-    return [*loggers, make_progress_logger(config)]
+    # A live display has drawn its last frame when the outcome is printed.
+    return [*loggers, make_progress_logger(config), Logger(say_outcome, lambda: None, "outcome")]
 
 
 def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[str | None, Flags]:

@@ -101,9 +101,9 @@ class Flags(Options):
     cpu_threads: int | None = option(None, group="Devices")
     """Threads of XLA on CPU. By default one for small dense networks, which is faster, and one for
     each core otherwise."""
-    cpu_dispatch: Literal["async", "sync"] = option("async", group="Devices")
-    """Run programs on the CPU in a thread of JAX, or (sync) in the thread that calls them, which
-    may be faster for environments on the host with a small network."""
+    cpu_dispatch: Literal["auto", "async", "sync"] = option("auto", group="Devices")
+    """Run programs on the CPU in a thread of JAX (async), or in the thread that calls them (sync).
+    By default sync with environments on the host, which is faster there, and async otherwise."""
     mesh: str | None = option(None, group="Devices")
     """Devices by use: data=2,model=3 is 2 replicas, each split over 3 devices. Replaces
     --devices and --model-devices."""

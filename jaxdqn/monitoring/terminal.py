@@ -102,6 +102,8 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
         if kind == "summary" or now - last_frame >= _SECONDS_BETWEEN_FRAMES:
             last_frame = now
             draw()
+        if kind == "summary":
+            live.stop()  # what is printed from now on stands below the last frame
 
     return Logger(log=log, close=live.stop, name=_NAME)
 

@@ -20,16 +20,16 @@ from jaxdqn.types import Array, Hyper, PyTree, TimeStep, TrainState
 
 _SPECS: dict[str, tuple[Any, Any]] = {
     "start": ((SHARDED,), SHARDED),
-    "keys": ((SHARDED,), SHARDED),
+    "keys": ((SHARDED,) * 3, SHARDED),
     "warm_up_keys": ((REPLICATED,), SHARDED),
     "refill_keys": ((SHARDED,), (SHARDED, SHARDED)),
-    "block": ((SHARDED, REPLICATED), SHARDED),
-    "begin": ((SHARDED,) * 5, (SHARDED, SHARDED)),
-    "advance": ((SHARDED,) * 5, (SHARDED, SHARDED)),
+    "block": ((SHARDED, REPLICATED, SHARDED, SHARDED), SHARDED),
+    "begin": ((SHARDED,) * 3, (SHARDED, SHARDED)),
+    "advance": ((SHARDED,) * 4, (SHARDED, SHARDED)),
     "remember": ((SHARDED, SHARDED), SHARDED),
     "empty_replay": ((SHARDED,), SHARDED),
     "learn": ((SHARDED, SHARDED, REPLICATED, SHARDED, SHARDED), (SHARDED,) * 3),
-    "begin_chunk": ((SHARDED,), (SHARDED,) * 4),
+    "begin_chunk": ((SHARDED,), (SHARDED,) * 5),
     "summarize": ((SHARDED, SHARDED, REPLICATED), (SHARDED, REPLICATED, REPLICATED)),
 }
 """Sharding layouts of the arguments and results of each function."""

@@ -135,6 +135,9 @@ class CallbackGroup:
         self._callbacks, self._config = list(callbacks), config
         self.called = bool(callbacks)
         """True if there are callbacks, on any process."""
+        self.at_chunks = any(hasattr(callback, "on_chunk") for callback in callbacks)
+        """True if a callback reads the state after every chunk, which is then not donated to the
+        next chunk before the callback returns."""
         self._params, self._log_event, self._directory = params, log_event, directory
         self.reason: str | None = None
         """Reason given by a callback to end the run; None if no callback has ended it."""

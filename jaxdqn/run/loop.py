@@ -162,7 +162,7 @@ class HostLoop:
         chunk = self.progress.chunk + 1
         return (
             self._programs.runs_ahead
-            and not self.callbacks.called
+            and not self.callbacks.at_chunks
             and chunk < self._config.num_chunks
             and chunk % self._config.chunks_per_evaluation != 0
             and (self._checkpoints is None or not self._checkpoints.is_due(chunk))
@@ -300,9 +300,15 @@ class HostLoop:
                 self._fresh = self._evaluator.evaluate_best_on_fresh_episodes()
                 if few_distinct(self._fresh):
                     self._warn_of_repeated_episodes(self._fresh)
+
+    def wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint is on disk; call after ``train``.
+
+        Its failure is ``failure``, so that the parameters are still saved.
+        """
         with self._noting_failure():
-            if checkpoints is not None:
-                checkpoints.wait()
+            if self._checkpoints is not None:
+                self._checkpoints.wait()
 
     def _warn_of_repeated_episodes(self, fresh: Record) -> None:
         """Record that few episodes are distinct, and the return with a few random actions."""

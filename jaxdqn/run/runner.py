@@ -258,7 +258,8 @@ def _train(
     summary = _summary(setup, host, stop, preset, compile_seconds)
     if engine is not None:
         summary |= engine.summary()
-    _log(loggers, "summary", summary)
+    _log(loggers, "summary", summary)  # the run is over for who watches it; the files follow
+    host.wait_for_checkpoint()
     host.callbacks.call("on_end", summary, state)
     last = host.last_params(state)
     if setup.directory is not None and multihost.is_coordinator():

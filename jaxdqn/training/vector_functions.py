@@ -13,9 +13,10 @@ from jaxdqn.config.config import Config
 from jaxdqn.envs.frame_stack import push_frame
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
 from jaxdqn.training.guard import all_finite
+from jaxdqn.training.hoisting import Split, split_first
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import split_named, start_keys
-from jaxdqn.training.learner import Decision, Learner, episode_ends
+from jaxdqn.training.learner import Learner, episode_ends
 from jaxdqn.training.metrics import (
     add_metrics,
     all_reduce_metrics,
@@ -42,6 +43,10 @@ from jaxdqn.types import (
 MOST_ITERATIONS = 16
 """Maximum number of iterations whose keys are made by one call."""
 
+MOST_BYTES = 2**24
+"""Maximum size of what acting draws in a block. The random numbers of noisy networks may take more,
+and are then made at each vector step."""
+
 
 class Acting(NamedTuple):
     """Part of the acting state on which the actions depend."""
@@ -56,8 +61,6 @@ class Acting(NamedTuple):
     only extras may depend on it."""
     step: Array
     """[] int32, index of the next vector step within the key block"""
-    rows: Counter
-    """Number of rows before the iteration that contains the next vector step."""
 
 
 class KeyBlock(NamedTuple):
@@ -65,12 +68,14 @@ class KeyBlock(NamedTuple):
 
     next: Array
     """[I], the key of the state after each iteration"""
-    act: Array
-    """[I K], key of the agent for each vector step"""
+    act: PyTree
+    """What acting draws, leaves [I K, ...]: ``VectorFunctions.draws``"""
     learn: PyTree
     """``IterationKeys.learn``, leaves [I, ...]"""
     last: Array
     """[], the last of ``next``"""
+    rows: Counter
+    """Number of rows after the block"""
 
 
 class Played(NamedTuple):
@@ -133,27 +138,67 @@ class VectorFunctions(NamedTuple):
         index = jnp.minimum(jnp.arange(blocks * size), max(len(act) - 1, 0))
         return act[index].reshape(blocks, size)
 
-    def block(self, blocks: Array, index: Array) -> Array:
-        return blocks[index]
+    def block(self, blocks: Array, index: Array, hyper: Hyper, rows: Counter) -> PyTree:
+        return self.draws(blocks[index], hyper, rows)
 
-    def keys(self, key: Array) -> KeyBlock:
+    def keys(self, key: Array, hyper: Hyper, rows: Counter) -> KeyBlock:
         def split(key: Array, _: None) -> tuple[Array, Any]:
             keys = split_named(key, self.learner.key_shapes)
             return keys.next, (keys.next, keys.act[:, 0], keys.learn)
 
-        last, (after, act, learn) = jax.lax.scan(split, key, None, length=block_length(self.config))
-        return KeyBlock(after, act.reshape(-1), learn, last)
+        length = block_length(self.config)
+        last, (after, act, learn) = jax.lax.scan(split, key, None, length=length)
+        draws = self.draws(act.reshape(-1), hyper, rows)
+        rows = counter_add(rows, jnp.int32(length * self.config.rows_per_iteration))
+        return KeyBlock(after, draws, learn, last, rows)
 
-    def begin(
-        self, actor: ActorState, keys: Array, params: Params, hyper: Hyper, rows: Counter
-    ) -> tuple[Acting, PyTree]:
-        with jax.named_scope("act"):
-            decision = self.learner.act(keys[0], params, hyper, counter_float(rows), actor)
-        episode = actor.episode if self.extras else ()
-        return self._next(actor.frames, decision, episode, jnp.int32(0), rows)
+    def draws(self, keys: Array, hyper: Hyper, rows: Counter) -> PyTree:
+        """Return what acting draws in vector steps with these keys [N], after a number of rows.
+
+        Leaves are [N, ...]: random numbers, and what follows from them and from the schedules
+        alone, such as random actions. They are computed for all vector steps at once: see
+        ``split_first``.
+        """
+        config = self.config
+        iterations, steps = jnp.divmod(
+            jnp.arange(len(keys), dtype=jnp.int32), jnp.int32(config.rollout_length)
+        )
+
+        def draw(key: Array, iteration: Array, step: Array) -> list[Array]:
+            before = counter_add(rows, iteration * jnp.int32(config.rows_per_iteration))
+            count = counter_float(before) + step.astype(jnp.float32) * config.num_envs
+            return self._split().before((key, hyper, count))
+
+        return jax.vmap(draw)(keys, iterations, steps)
+
+    def _split(self) -> Split:
+        """Split acting into what it draws and the rest."""
+
+        def act(drawn: tuple[Array, Hyper, Array], params: Params, actor: ActorState) -> Any:
+            key, hyper, count = drawn
+            decision = self.learner.act(key, params, hyper, count, actor)
+            return decision.carry, decision.actions, decision.extras
+
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        state = jax.eval_shape(self.init, key)
+        return split_first(
+            act,
+            (key, state.hyper, jax.ShapeDtypeStruct((), jnp.float32)),
+            state.agent.params,
+            self._acting_state(state.actor),
+            most_bytes=MOST_BYTES // (block_length(self.config) * self.config.rollout_length),
+        )
+
+    def _acting_state(self, actor: ActorState) -> ActorState:
+        """Return the part of the acting state on which actions and extras depend."""
+        episode: Any = actor.episode if self.extras else ()
+        return actor._replace(episode=episode)
+
+    def begin(self, actor: ActorState, draws: PyTree, params: Params) -> tuple[Acting, PyTree]:
+        return self._act(self._acting_state(actor), draws, params, jnp.int32(0))
 
     def advance(
-        self, acting: Acting, timestep: TimeStep, keys: Array, params: Params, hyper: Hyper
+        self, acting: Acting, timestep: TimeStep, draws: PyTree, params: Params
     ) -> tuple[Acting, PyTree]:
         frames = push_frame(acting.frames, timestep.obs, timestep.first)
         episode = acting.episode
@@ -161,23 +206,16 @@ class VectorFunctions(NamedTuple):
             ends = episode_ends(self.environment.spec, timestep)
             _, episode = step_episode(episode, timestep.reward, ends, ~timestep.first)
         actor = ActorState((), timestep, frames, acting.carry, episode, acting.action)
-        k = acting.step % self.config.rollout_length
-        count = counter_float(acting.rows) + k.astype(jnp.float32) * self.config.num_envs
-        with jax.named_scope("act"):
-            decision = self.learner.act(keys[acting.step], params, hyper, count, actor)
-        return self._next(frames, decision, episode, acting.step, acting.rows)
+        return self._act(actor, draws, params, acting.step)
 
-    def _next(
-        self, frames: PyTree, decision: Decision, episode: PyTree, index: Array, rows: Counter
+    def _act(
+        self, actor: ActorState, draws: PyTree, params: Params, index: Array
     ) -> tuple[Acting, PyTree]:
-        """Return the acting state after vector step ``index``."""
-        index = index + 1
-        ended = index % self.config.rollout_length == 0
-        count = jnp.where(ended, jnp.int32(self.config.rows_per_iteration), 0)
-        acting = Acting(
-            frames, decision.carry, decision.actions, episode, index, counter_add(rows, count)
-        )
-        return acting, decision.extras
+        """Choose the actions of vector step ``index`` of the key block."""
+        drawn = jax.tree.map(lambda leaf: leaf[index], draws)
+        with jax.named_scope("act"):
+            carry, actions, extras = self._split().after(drawn, params, actor)
+        return Acting(actor.frames, carry, actions, actor.episode, index + 1), extras
 
     def remember(self, state: TrainState, played: Played) -> TrainState:
         actor, rows, metrics = self._rows(state, played)
@@ -223,12 +261,13 @@ class VectorFunctions(NamedTuple):
         )
         return actor, stored, reduce_metrics(metrics)
 
-    def begin_chunk(self, state: TrainState) -> tuple[Array, Hyper, Params, Metrics]:
-        length, actor = self.config.rollout_length, state.actor
-        keys = jax.eval_shape(lambda key: jax.random.split(key, length), state.key)
-        acting, extras = jax.eval_shape(
-            self.begin, actor, keys, state.agent.params, state.hyper, state.counters.rows
+    def begin_chunk(self, state: TrainState) -> tuple[Array, Hyper, Counter, Params, Metrics]:
+        length, actor, params = self.config.rollout_length, state.actor, state.agent.params
+        hyper, count = state.hyper, state.counters.rows
+        draws = jax.eval_shape(
+            lambda key: self.draws(jax.random.split(key, length), hyper, count), state.key
         )
+        acting, extras = jax.eval_shape(self.begin, actor, draws, params)
         played = played_shape(length, actor.timestep, acting, extras)
 
         def metrics_of(state: TrainState, played: Played) -> Metrics:
@@ -237,7 +276,7 @@ class VectorFunctions(NamedTuple):
 
         shapes = jax.eval_shape(metrics_of, state, played)
         total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        copies = jax.tree.map(jnp.copy, (state.key, state.hyper, state.agent.params))
+        copies = jax.tree.map(jnp.copy, (state.key, hyper, count, params))
         return *copies, total
 
     def summarize(

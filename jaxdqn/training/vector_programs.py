@@ -94,8 +94,8 @@ def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorProgra
     key, rows, index = state.key, state.counters.rows, np.int32(0)
     run_key, run_hyper = jax.eval_shape(lambda: (jax.random.key(0), hyper_from(trainer.config)))
     blocks = placed(jax.eval_shape(trainer.warm_up_keys, run_key))
-    keys = placed(jax.eval_shape(trainer.keys, key))
-    begin = (actor, keys.act, params, hyper, rows)
+    keys = placed(jax.eval_shape(trainer.keys, key, hyper, rows))
+    begin = (actor, keys.act, params)
     acting, extras = placed(jax.eval_shape(trainer.begin, *begin))
     length = trainer.config.rollout_length
     played = placed(played_shape(length, actor.timestep, acting, extras, mapped=trainer.mapped))
@@ -103,12 +103,12 @@ def program_arguments(trainer: VectorTrainer, state: TrainState) -> VectorProgra
     return VectorPrograms(
         init=(run_key, run_hyper, actor.timestep),
         start=(actor.timestep,),
-        keys=(key,),
+        keys=(key, hyper, rows),
         warm_up_keys=(run_key,),
         refill_keys=(key,),
-        block=(blocks, index),
+        block=(blocks, index, hyper, rows),
         begin=begin,
-        advance=(acting, actor.timestep, keys.act, params, hyper),
+        advance=(acting, actor.timestep, keys.act, params),
         remember=(state, played),
         empty_replay=(state,),
         learn=(state, total, index, keys, played),

@@ -96,16 +96,18 @@ class VectorRunner:
         The state is donated.
         """
         position = None
-        hyper, params = self._to_act(self._programs.begin_chunk(state)[1:3])
+        params = self._to_act(self._programs.begin_chunk(state)[3])
         for done in range(iterations):
             block, index = divmod(done, self._block_length)
             if index == 0:
-                keys = self._to_act(self._programs.block(blocks, np.int32(block)))
+                draws = self._to_act(
+                    self._programs.block(blocks, np.int32(block), state.hyper, state.counters.rows)
+                )
                 position = self._restart_keys(position)
-            played, position = self._act(state, position, keys, params, hyper)
+            played, position = self._act(state, position, draws, params)
             state = self._programs.remember(state, played)
             if self._config.normalize_observations:  # the parameters contain the statistics
-                params = self._to_act(self._programs.begin_chunk(state)[2])
+                params = self._to_act(self._programs.begin_chunk(state)[3])
         return state
 
     def chunk(
@@ -113,19 +115,19 @@ class VectorRunner:
     ) -> tuple[TrainState, tuple[Metrics, Counters]]:
         """Run some iterations and return the state, and the pair of metrics and counters."""
         programs, overlap = self._programs, self._config.overlap
-        key, *to_act, total = programs.begin_chunk(state)
-        hyper, newest = self._to_act(to_act)
+        key, hyper, rows, newest, total = programs.begin_chunk(state)
+        newest = self._to_act(newest)
         acting, position = newest if self._acting is None else self._acting, None
         learning: Future[Any] | None = None
         keys: KeyBlock | None = None
         for done in range(iterations):
             index = done % self._block_length
             if keys is None or index == 0:
-                keys = programs.keys(key)
-                key, act_keys = keys.last, self._to_act(keys.act)
+                keys = programs.keys(key, hyper, rows)
+                key, rows, draws = keys.last, keys.rows, self._to_act(keys.act)
                 position = self._restart_keys(position)
             try:
-                played, position = self._act(state, position, act_keys, acting, hyper)
+                played, position = self._act(state, position, draws, acting)
             except EnvironmentFailed as failed:
                 if learning is not None:
                     state, total, newest = learning.result()
@@ -166,9 +168,8 @@ class VectorRunner:
         self,
         state: TrainState,
         position: Position | None,
-        keys: Array,
+        draws: PyTree,
         params: Params,
-        hyper: Hyper,
     ) -> tuple[Played, Position]:
         """Act K vector steps from the end of the previous iteration.
 
@@ -176,19 +177,18 @@ class VectorRunner:
           state: start of acting if ``position`` is None.
           position: result of the previous call. Unlike ``state``, it is available before the
             gradient steps have finished.
-          keys: [I K], keys of the agent.
+          draws: leaves [I K, ...], see ``KeyBlock``.
           params: parameters for acting.
-          hyper: hyper-parameters, a copy that is not donated.
         """
         assert self._envs is not None
         step, advance = self._envs.step, self._programs.advance
         timesteps, chosen, stored = [], [], []
         for _ in range(self._config.rollout_length):
             if position is None:
-                actor, rows = self._to_act((state.actor, state.counters.rows))
-                acting, extras = self._programs.begin(actor, keys, params, hyper, rows)
+                actor = self._to_act(state.actor)
+                acting, extras = self._programs.begin(actor, draws, params)
             else:
-                acting, extras = advance(*position, keys, params, hyper)
+                acting, extras = advance(*position, draws, params)
             actions = np.asarray(acting.action)
             timestep = self._divided(step(actions.reshape(-1)))
             position = Position(acting, timestep)

@@ -28,6 +28,7 @@ from jaxdqn.types import (
     ActorState,
     Agent,
     Array,
+    Counter,
     Counters,
     Hyper,
     Metrics,
@@ -53,20 +54,22 @@ class VectorTrainer(NamedTuple):
     """``init(key, hyper=defaults, timestep=zeros) -> state`` before the warm-up"""
     start: Callable[[TimeStep], ActorState]
     """``start(timestep) -> actor``: the acting state after a reset"""
-    keys: Callable[[Array], KeyBlock]
-    """``keys(key) -> keys`` of the next I iterations; see ``KeyBlock``"""
+    keys: Callable[[Array, Hyper, Counter], KeyBlock]
+    """``keys(key, hyper, rows) -> keys`` of the next I iterations, after a number of rows; see
+    ``KeyBlock``"""
     warm_up_keys: Callable[[Array], Array]
     """``warm_up_keys(key) -> keys [blocks, I K]`` of the agent, from the key of the run. The last
     block may contain more keys than the warm-up needs."""
     refill_keys: Callable[[Array], tuple[Array, Array]]
     """``refill_keys(key) -> (key, keys)``: keys for another warm-up, from the key of a state"""
-    block: Callable[[Array, Array], Array]
-    """``block(keys, index) -> keys [I K]``"""
-    begin: Callable[..., tuple[Acting, PyTree]]
-    """``begin(actor, keys[I K], params, hyper, rows) -> (acting, extras)``: choose the actions of
-    the first vector step of a chunk. ``rows``, a ``Counter``, is the number of rows before it."""
-    advance: Callable[..., tuple[Acting, PyTree]]
-    """``advance(acting, timestep, keys[I K], params, hyper) -> (acting, extras)``: choose the
+    block: Callable[[Array, Array, Hyper, Counter], PyTree]
+    """``block(keys, index, hyper, rows) -> draws [I K, ...]``: what acting draws, see
+    ``KeyBlock``"""
+    begin: Callable[[ActorState, PyTree, Params], tuple[Acting, PyTree]]
+    """``begin(actor, draws[I K, ...], params) -> (acting, extras)``: choose the actions of the
+    first vector step of a run, or after a restart"""
+    advance: Callable[[Acting, TimeStep, PyTree, Params], tuple[Acting, PyTree]]
+    """``advance(acting, timestep, draws[I K, ...], params) -> (acting, extras)``: choose the
     actions of the next vector step"""
     remember: Callable[[TrainState, Played], TrainState]
     """``remember(state, played) -> state``: store and count rows without learning"""
@@ -77,8 +80,8 @@ class VectorTrainer(NamedTuple):
     iteration and take its gradient steps. ``total`` holds the sums of the metrics of the chunk,
     ``index`` is the index of the iteration in the ``KeyBlock`` ``keys``, and ``params`` is a copy
     of the new parameters for acting."""
-    begin_chunk: Callable[[TrainState], tuple[Array, Hyper, Params, Metrics]]
-    """``begin_chunk(state) -> (key, hyper, params, total)``: copies of arrays that ``learn``
+    begin_chunk: Callable[[TrainState], tuple[Array, Hyper, Counter, Params, Metrics]]
+    """``begin_chunk(state) -> (key, hyper, rows, params, total)``: copies of arrays that ``learn``
     donates, and zeros for the sums of the metrics"""
     summarize: Callable[[TrainState, Metrics, Array], tuple[TrainState, Metrics, Counters]]
     """``summarize(state, total, iterations) -> (state, metrics, counters)``, called at the end of a

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from jaxdqn.cli import backend
+from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import preset
 from tests.cli.test_cli import python
 
@@ -37,12 +38,22 @@ def test_devices_that_cannot_be_set_up_are_rejected(monkeypatch, virtual, fracti
     assert "XLA_CLIENT_MEM_FRACTION" not in os.environ
 
 
-@pytest.mark.parametrize("synchronous", [False, True])
-def test_programs_on_the_cpu_run_in_the_thread_that_calls_them(monkeypatch, synchronous):
+@pytest.mark.parametrize(
+    ("env", "dispatch", "synchronous"),
+    [
+        ("gymnasium:CartPole-v1", "auto", True),
+        ("gymnasium:CartPole-v1", "async", False),
+        ("CartPole-v1", "auto", False),
+        ("CartPole-v1", "sync", True),
+    ],
+)
+def test_programs_on_the_cpu_run_in_the_thread_that_calls_them(
+    monkeypatch, env, dispatch, synchronous
+):
     changed = {}
     monkeypatch.setattr(jax.config, "update", changed.__setitem__)
-    backend.use_cpu_dispatch(synchronous)
-    assert changed == {"jax_cpu_enable_async_dispatch": not synchronous}
+    backend.use_cpu_dispatch(replace(Config(), env=env), dispatch)
+    assert changed == ({"jax_cpu_enable_async_dispatch": False} if synchronous else {})
 
 
 def test_virtual_devices_are_cpu_devices_in_a_real_process():

@@ -277,6 +277,35 @@ def test_max_seconds_ends_a_slow_run_within_a_second_of_the_deadline(tmp_path):
     assert time.perf_counter() - started < limit + 10.0
 
 
+class AtEvaluations:
+    """A callback that reads the state, but not after every chunk."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_evaluation(self, context):
+        assert jax.tree.leaves(context.params)
+        self.rows.append(context.record["rows"])
+
+
+class AtChunks(AtEvaluations):
+    def on_chunk(self, context):
+        assert jax.tree.leaves(context.params)
+
+
+def test_no_chunk_runs_ahead_of_a_callback_that_reads_the_state_after_it(monkeypatch):
+    asked = []
+    may = HostLoop._may_run_ahead
+    monkeypatch.setattr(
+        HostLoop,
+        "_may_run_ahead",
+        lambda self, stop: asked.append(may(self, stop)) or asked[-1],
+    )
+    run(replace(CONFIG, total_rows=400), environment=ENVIRONMENT, callbacks=AtChunks())
+    assert asked
+    assert not any(asked)
+
+
 def test_a_run_is_bitwise_identical_if_its_chunks_run_ahead(tmp_path, monkeypatch):
     config = replace(CONFIG, total_rows=700, eval_every=300)
     found, ran_ahead = {}, []
@@ -290,7 +319,9 @@ def test_a_run_is_bitwise_identical_if_its_chunks_run_ahead(tmp_path, monkeypatc
         if not ahead:
             monkeypatch.setattr(HostLoop, "_may_run_ahead", lambda self, stop: False)
         out = tmp_path / str(ahead)
-        state = run(config, out=out, environment=ENVIRONMENT).state
+        watch = AtEvaluations()
+        state = run(config, out=out, environment=ENVIRONMENT, callbacks=watch).state
+        assert watch.rows
         found[ahead] = (state, records(out, "metrics.jsonl"), records(out, "evaluations.jsonl"))
     assert_identical(found[True][0], found[False][0])
     assert found[True][1:] == found[False][1:]

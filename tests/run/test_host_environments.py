@@ -1,5 +1,6 @@
 """Runs in environments on the host: records, resuming, evaluation and failures."""
 
+import shutil
 import signal
 
 import gymnasium
@@ -28,20 +29,20 @@ CARTPOLE = tiny(
 )  # fmt: skip
 
 
-def test_a_run_by_name_is_recorded_resumed_evaluated_and_loaded(tmp_path, capsys):
-    out = tmp_path / "run"
-    result = run(CARTPOLE, out=out)
+@pytest.fixture(scope="module")
+def by_name(tmp_path_factory):
+    """Return the result of a run, and a directory to copy where it was recorded."""
+    out = tmp_path_factory.mktemp("host") / "run"
+    return run(CARTPOLE, out=out), out
+
+
+def test_a_run_by_name_is_recorded_evaluated_and_loaded(by_name, capsys):
+    result, out = by_name
     assert result.summary["env"] == "gymnasium:CartPole-v1"
     assert (result.summary["rows"], result.summary["gradient_steps"]) == (400, 92)
     assert 0 < result.summary["env_steps"] < 400
     assert result.summary["eval_episodes"] == 5
     assert len(read_lines(out / "metrics.jsonl")) == 4
-
-    longer = replace(CARTPOLE, total_rows=600)
-    resumed = run(longer, out=out, resume=True)
-    assert resumed.summary["rows"] == 32 + 7 * 23 * 4
-    (event,) = [one for one in read_lines(out / "events.jsonl") if one["event"] == "resumed"]
-    assert "the environments on the host start new episodes" in event["message"]
 
     assert evaluate_command.main([str(out), "--episodes", "7"]) == 0
     assert "7 greedy episodes" in capsys.readouterr().out
@@ -49,6 +50,15 @@ def test_a_run_by_name_is_recorded_resumed_evaluated_and_loaded(tmp_path, capsys
     env = gymnasium.make("CartPole-v1")
     assert policy(env.reset(seed=0)[0]) in (0, 1)
     env.close()
+
+
+def test_a_run_by_name_is_resumed(by_name, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(by_name[1], out)
+    resumed = run(replace(CARTPOLE, total_rows=600), out=out, resume=True)
+    assert resumed.summary["rows"] == 32 + 7 * 23 * 4
+    (event,) = [one for one in read_lines(out / "events.jsonl") if one["event"] == "resumed"]
+    assert "the environments on the host start new episodes" in event["message"]
 
 
 def test_pqn_which_has_no_warm_up_is_run_and_resumed(tmp_path):

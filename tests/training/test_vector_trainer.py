@@ -167,9 +167,9 @@ def test_with_overlap_an_iteration_acts_on_parameters_that_are_one_iteration_old
     runner = runner_of(config)
     acted, act = [], runner._act
 
-    def watched(state, position, keys, params, hyper):
+    def watched(state, position, draws, params):
         acted.append(jax.device_get(params))
-        return act(state, position, keys, params, hyper)
+        return act(state, position, draws, params)
 
     runner._act = watched
     state = runner.init(jax.random.key(0), None)

@@ -1,0 +1,112 @@
+"""Split a function of random keys into its draws and the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxdqn.types import Array, PyTree
+
+
+class Split(NamedTuple):
+    """Two functions whose composition is the given one: ``after(before(first), *others)``."""
+
+    before: Callable[[PyTree], list[Array]]
+    """``before(first)``: values that depend on the first argument alone"""
+    after: Callable[..., PyTree]
+    """``after(before(first), *others)``, the value of the function"""
+
+
+def split_first(
+    function: Callable[..., PyTree], first: PyTree, *others: PyTree, most_bytes: int
+) -> Split:
+    """Split a function into the part that depends on its first argument alone, and the rest.
+
+    If the first argument is a random key, the first part makes the random numbers. ``jax.vmap``
+    then makes those of many calls at once. Threefry is a loop of small operations on a CPU, and of
+    small kernels on a GPU, so this is much faster than making them in each call.
+
+    The operations are those of the given function, and so are the random bits. Floating-point
+    results may differ by rounding, because the parts are compiled apart. An operation that has side
+    effects, or that depends on both kinds of arguments, belongs to the second part with all that it
+    does, such as a nested ``jit``.
+
+    Args:
+        function: function of ``first`` and ``others``.
+        first, others: shapes of its arguments.
+        most_bytes: maximum number of bytes that the first part returns. With more, the first part
+            returns its argument, and the second part does everything.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(first, *others)
+    jaxpr, results = closed.jaxpr, jax.tree.structure(shape)
+    inputs = jaxpr.invars[: len(jax.tree.leaves(first))]
+    constant, early, late = _divide(jaxpr.eqns, inputs, jaxpr.invars[len(inputs) :])
+    made = {variable for eqn in early for variable in eqn.outvars}.union(inputs)
+    read = [variable for eqn in late for variable in eqn.invars] + list(jaxpr.outvars)
+    # In the order in which they are read, and each once.
+    needed = list(dict.fromkeys(one for one in read if not _is_literal(one) and one in made))
+    if sum(_bytes(variable) for variable in needed) > most_bytes:
+        needed, early, late = list(inputs), [], [*early, *late]
+    known = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+
+    def before(first: PyTree) -> list[Array]:
+        values = {**known, **dict(zip(inputs, jax.tree.leaves(first), strict=True))}
+        _evaluate([*constant, *early], values)
+        return [values[variable] for variable in needed]
+
+    def after(drawn: list[Array], *others: PyTree) -> PyTree:
+        values = {**known, **dict(zip(needed, drawn, strict=True))}
+        values |= zip(jaxpr.invars[len(inputs) :], jax.tree.leaves(others), strict=True)
+        _evaluate([*constant, *late], values)
+        return jax.tree.unflatten(results, [_value(values, one) for one in jaxpr.outvars])
+
+    return Split(before, after)
+
+
+def _divide(
+    eqns: Sequence[JaxprEqn], inputs: Sequence[Any], others: Sequence[Any]
+) -> tuple[list[JaxprEqn], list[JaxprEqn], list[JaxprEqn]]:
+    """Divide operations into those of constants, those of ``inputs`` alone, and the rest."""
+    constant: list[JaxprEqn] = []
+    early: list[JaxprEqn] = []
+    late: list[JaxprEqn] = []
+    of_inputs, of_others = set(inputs), set(others)
+    for eqn in eqns:
+        read = [variable for variable in eqn.invars if not _is_literal(variable)]
+        if eqn.effects or any(variable in of_others for variable in read):
+            late.append(eqn)
+            of_others.update(eqn.outvars)
+        elif any(variable in of_inputs for variable in read):
+            early.append(eqn)
+            of_inputs.update(eqn.outvars)
+        else:
+            constant.append(eqn)
+    return constant, early, late
+
+
+def _evaluate(eqns: Sequence[JaxprEqn], values: dict[Any, Any]) -> None:
+    """Add the results of operations to the values of their variables."""
+    for eqn in eqns:
+        arguments = [_value(values, variable) for variable in eqn.invars]
+        with eqn.ctx.manager:  # settings under which the operation was traced
+            options = eqn.primitive.get_bind_params(eqn.params)
+            result = eqn.primitive.bind(*arguments, **options)
+        made = result if eqn.primitive.multiple_results else [result]
+        values |= zip(eqn.outvars, made, strict=True)
+
+
+def _value(values: dict[Any, Any], variable: Any) -> Any:
+    return variable.val if _is_literal(variable) else values[variable]
+
+
+def _is_literal(variable: Any) -> bool:
+    return isinstance(variable, Literal)
+
+
+def _bytes(variable: Any) -> int:
+    # A key has a dtype without a size of its own; it is small.
+    return math.prod(variable.aval.shape) * getattr(variable.aval.dtype, "itemsize", 16)
