@@ -69,7 +69,7 @@ class KeyBlock(NamedTuple):
     next: Array
     """[I], the key of the state after each iteration"""
     act: PyTree
-    """What acting draws, leaves [I K, ...]: ``VectorFunctions.draws``"""
+    """Draws of acting, leaves [I K, ...]: ``VectorFunctions.draws``"""
     learn: PyTree
     """``IterationKeys.learn``, leaves [I, ...]"""
     last: Array
