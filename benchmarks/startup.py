@@ -179,12 +179,8 @@ def solve(out: Path, cache: Path) -> dict[str, float]:
     return seconds
 
 
-def _command(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, **environment},
-    )
+def _command(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,15 @@ def one_learning_curve() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def cpu_dispatch() -> Iterator[None]:
+    """Restore the way of dispatch on the CPU, which commands set for their process."""
+    before = jax.config.read("jax_cpu_enable_async_dispatch")
+    yield
+    if jax.config.read("jax_cpu_enable_async_dispatch") != before:
+        jax.config.update("jax_cpu_enable_async_dispatch", before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the programs of runs in this session's own directory, not in the user's."""

@@ -21,7 +21,7 @@ from jaxdqn.envs.vector.checked import CheckedEnvironments
 from jaxdqn.training.keys import seed_of, start_keys
 from jaxdqn.training.learner import Learner
 from jaxdqn.training.metrics import over_envs, reduce_metrics
-from jaxdqn.training.vector_functions import Acting, VectorFunctions
+from jaxdqn.training.vector_functions import Acting, Draws, VectorFunctions
 from jaxdqn.types import (
     ActorState,
     Array,
@@ -42,14 +42,14 @@ class HostActorFunctions(NamedTuple):
 
     start: Callable[[TimeStep], ActorState]
     """``start(timestep) -> actor``: the state of acting after a reset"""
-    warm_up_draws: Callable[[Array, Hyper, Counter], PyTree]
-    """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]``: what acting draws in the warm-up;
-    ``key`` is that of the run, and ``rows`` counts those of all actors before it."""
-    draws: Callable[[Array, Hyper, Counter], tuple[Array, PyTree]]
-    """``draws(key, hyper, rows) -> (key, draws[I K, ...])``: what acting draws in a block"""
-    begin: Callable[[ActorState, PyTree, Params], tuple[Acting, PyTree]]
+    warm_up_draws: Callable[[Array, Hyper, Counter], Draws]
+    """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]`` for the warm-up; ``key`` is that of
+    the run, and ``rows`` counts the rows of all actors before the warm-up."""
+    draws: Callable[[Array, Hyper, Counter], tuple[Array, Draws]]
+    """``draws(key, hyper, rows) -> (key, draws[I K, ...])`` for a block"""
+    begin: Callable[[ActorState, Draws, Params], tuple[Acting, PyTree]]
     """``begin(actor, draws, params) -> (acting, extras)``: the first actions after a start"""
-    advance: Callable[[Acting, TimeStep, PyTree, Params], tuple[Acting, PyTree]]
+    advance: Callable[[Acting, TimeStep, Draws, Params], tuple[Acting, PyTree]]
     """``advance(acting, timestep, draws, params) -> (acting, extras)``: the next actions"""
     observe: Callable[
         [ActorState, TimeStep, Array, PyTree, Hyper, Counter], tuple[ActorState, Row, Metrics]
@@ -75,14 +75,17 @@ def make_host_actor(
     config = acting_config(config, actors)
     collectives = identity_collectives._replace(size=actors, index=lambda: jnp.int32(index))
     _, learner = learner_of_actor(config, environment.spec, collectives, initial)
-    functions = VectorFunctions(config, environment, learner, collectives, extras=False)
+    most_steps = max(config.warmup_iterations, iterations) * config.rollout_length
+    functions = VectorFunctions(
+        config, environment, learner, collectives, extras=False, most_steps=most_steps
+    )
 
-    def warm_up_draws(key: Array, hyper: Hyper, rows: Counter) -> PyTree:
+    def warm_up_draws(key: Array, hyper: Hyper, rows: Counter) -> Draws:
         shape = (config.warmup_iterations, *learner.key_shapes.act)
         keys = jax.random.split(start_keys(key, index).warm_up, shape)[:, :, 0]
         return functions.draws(keys.reshape(-1), hyper, rows)
 
-    def draws(key: Array, hyper: Hyper, rows: Counter) -> tuple[Array, PyTree]:
+    def draws(key: Array, hyper: Hyper, rows: Counter) -> tuple[Array, Draws]:
         key, act = keys_of_block(learner, key, iterations)
         return key, functions.draws(act[:, :, 0].reshape(-1), hyper, rows)
 
@@ -186,7 +189,7 @@ class HostActorWorker:
             self._incarnation = incarnation
             self._start(jax.random.fold_in(self._key, incarnation))
 
-    def _play(self, params: Params, draws: PyTree, steps: int) -> Any:
+    def _play(self, params: Params, draws: Draws, steps: int) -> Any:
         """Act some vector steps; return time steps, actions and extras, leaves [steps, E, ...]."""
         timesteps: list[TimeStep] = []
         chosen: list[np.ndarray] = []

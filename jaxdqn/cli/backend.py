@@ -59,23 +59,27 @@ def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
         jax.config.update("jax_num_cpu_devices", virtual)
 
 
-def use_cpu_dispatch(config: Config, dispatch: str = "auto") -> None:
-    """Choose how JAX runs programs on the CPU; call before JAX computes anything.
+def use_cpu_dispatch(config: Config, dispatch: str = "auto", *, by_name: bool = True) -> None:
+    """Choose the thread in which JAX runs programs on the CPU; call before JAX computes anything.
 
-    Synchronously a program runs in the thread that calls it, and the call returns when it is done.
-    That saves the exchange between two threads, which takes longer than choosing the actions of a
-    few environments with a small network. A program on the CPU then delays the thread that calls
-    it. With environments on the host only the learner's thread calls long ones, and training is
-    1.2 to 1.7 times as fast (``python -m benchmarks.host --sections dispatch``).
+    With ``sync`` a program runs in the calling thread, and the call returns at its end. That saves
+    the exchange between two threads, which takes longer than choosing the actions of a few
+    environments with a small network. With environments on the host, training is then 1.2 to 1.7
+    times as fast (``python -m benchmarks.host --sections dispatch``).
 
     Args:
         config: configuration of the run.
-        dispatch: ``async``, ``sync``, or ``auto``: ``sync`` with environments on the host.
+        dispatch: ``async``, ``sync``, or ``auto``: ``sync`` with an environment on the host and
+            one device, and otherwise the default of JAX.
+        by_name: True if ``config.env`` names the environment that this process steps.
     """
-    if dispatch == "sync" or (dispatch == "auto" and is_host_env(config.env)):
-        import jax
+    if dispatch == "auto":
+        if not by_name or not is_host_env(config.env) or config.devices > 1:
+            return
+        dispatch = "sync"
+    import jax
 
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    jax.config.update("jax_cpu_enable_async_dispatch", dispatch == "async")
 
 
 def devices_of_mesh(mesh: str) -> dict[str, int]:

@@ -24,7 +24,7 @@ from jaxdqn.cli.engine import (
     with_recorded_engine,
     without_engine_options,
 )
-from jaxdqn.cli.flags import parse, run_command, terminal_columns
+from jaxdqn.cli.flags import collect_garbage_as_before, parse, run_command, terminal_columns
 from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.launch.supervisor import (
     Timeouts,
@@ -113,8 +113,8 @@ def _main(argv: Sequence[str]) -> int:
     if flags.out is not None and not many and not (flags.resume and is_run(out)):
         check_unused(out)
     use_cpu_threads(config, flags.cpu_threads)
-    if flags.engine == "jit" or flags.cpu_dispatch != "auto":  # on Ray this process only learns
-        use_cpu_dispatch(config, flags.cpu_dispatch)
+    by_name = flags.engine == "jit" and "environment" not in parts
+    use_cpu_dispatch(config, flags.cpu_dispatch, by_name=by_name)
     set_up_devices(flags.virtual_devices, flags.memory_fraction)
     if flags.explain:
         from jaxdqn.cli.explain import explain
@@ -166,7 +166,9 @@ def _loggers(flags: Flags, config: Config) -> list[Logger]:
     from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.monitoring.terminal import make_progress_logger
 
-    def say_outcome(kind: str, record: dict[str, Any]) -> None:
+    def log(kind: str, record: dict[str, Any]) -> None:
+        if kind == "metrics":  # the programs are compiled
+            collect_garbage_as_before()
         if kind == "summary":
             say(outcome(record))
 
@@ -184,7 +186,7 @@ def _loggers(flags: Flags, config: Config) -> list[Logger]:
 
         loggers.append(make_prometheus_logger(flags.prometheus))
     # A live display has drawn its last frame when the outcome is printed.
-    return [*loggers, make_progress_logger(config), Logger(say_outcome, lambda: None, "outcome")]
+    return [*loggers, make_progress_logger(config), Logger(log, lambda: None, "outcome")]
 
 
 def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[str | None, Flags]:

@@ -103,7 +103,8 @@ class Flags(Options):
     each core otherwise."""
     cpu_dispatch: Literal["auto", "async", "sync"] = option("auto", group="Devices")
     """Run programs on the CPU in a thread of JAX (async), or in the thread that calls them (sync).
-    By default sync with environments on the host, which is faster there, and async otherwise."""
+    By default sync if --env names an environment on the host and there is one device, which is
+    faster, and async otherwise."""
     mesh: str | None = option(None, group="Devices")
     """Devices by use: data=2,model=3 is 2 replicas, each split over 3 devices. Replaces
     --devices and --model-devices."""

@@ -12,6 +12,9 @@ from jax.extend.core import JaxprEqn, Literal
 from jaxdqn.types import Array, PyTree
 
 
+_DISABLE_JIT = "jax_disable_jit"
+
+
 class Split(NamedTuple):
     """Two functions whose composition is the given one: ``after(before(first), *others)``."""
 
@@ -30,10 +33,13 @@ def split_first(
     then makes those of many calls at once. Threefry is a loop of small operations on a CPU, and of
     small kernels on a GPU, so this is much faster than making them in each call.
 
-    The operations are those of the given function, and so are the random bits. Floating-point
-    results may differ by rounding, because the parts are compiled apart. An operation that has side
-    effects, or that depends on both kinds of arguments, belongs to the second part with all that it
-    does, such as a nested ``jit``.
+    Both parts together perform the operations of the given function. Floating-point results may
+    differ by rounding, because the parts are compiled separately. An operation belongs to the
+    second part if it has side effects, calls Python, or depends on both kinds of arguments; a
+    nested ``jit`` counts as one operation.
+
+    Under ``jax_disable_jit`` the first part returns its argument and the second part calls the
+    function, so that its code sees values.
 
     Args:
         function: function of ``first`` and ``others``.
@@ -41,6 +47,8 @@ def split_first(
         most_bytes: maximum number of bytes that the first part returns. With more, the first part
             returns its argument, and the second part does everything.
     """
+    if getattr(jax.config, _DISABLE_JIT):
+        return _not_split(function, first)
     closed, shape = jax.make_jaxpr(function, return_shape=True)(first, *others)
     jaxpr, results = closed.jaxpr, jax.tree.structure(shape)
     inputs = jaxpr.invars[: len(jax.tree.leaves(first))]
@@ -67,6 +75,14 @@ def split_first(
     return Split(before, after)
 
 
+def _not_split(function: Callable[..., PyTree], first: PyTree) -> Split:
+    tree = jax.tree.structure(first)
+    return Split(
+        jax.tree.leaves,
+        lambda drawn, *others: function(jax.tree.unflatten(tree, drawn), *others),
+    )
+
+
 def _divide(
     eqns: Sequence[JaxprEqn], inputs: Sequence[Any], others: Sequence[Any]
 ) -> tuple[list[JaxprEqn], list[JaxprEqn], list[JaxprEqn]]:
@@ -77,7 +93,8 @@ def _divide(
     of_inputs, of_others = set(inputs), set(others)
     for eqn in eqns:
         read = [variable for variable in eqn.invars if not _is_literal(variable)]
-        if eqn.effects or any(variable in of_others for variable in read):
+        calls_python = "callback" in eqn.primitive.name
+        if eqn.effects or calls_python or any(variable in of_others for variable in read):
             late.append(eqn)
             of_others.update(eqn.outvars)
         elif any(variable in of_inputs for variable in read):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -43,9 +44,11 @@ from jaxdqn.types import (
 MOST_ITERATIONS = 16
 """Maximum number of iterations whose keys are made by one call."""
 
+_SEPARABLE = "threefry2x32"
+
 MOST_BYTES = 2**24
-"""Maximum size of what acting draws in a block. The random numbers of noisy networks may take more,
-and are then made at each vector step."""
+"""Maximum size of the ``Draws`` of one call. Noisy networks may need more random numbers; these are
+then generated at each vector step."""
 
 
 class Acting(NamedTuple):
@@ -63,13 +66,24 @@ class Acting(NamedTuple):
     """[] int32, index of the next vector step within the key block"""
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of acting, and other values that do not depend on observations."""
+
+    values: list[Array]
+    """Leaves [N, ...], for N vector steps: the result of ``Split.before``"""
+    impl: Any = field(metadata={"static": True})
+    """PRNG implementation of the keys"""
+
+
 class KeyBlock(NamedTuple):
     """Keys of I = ``block_length`` iterations."""
 
     next: Array
     """[I], the key of the state after each iteration"""
-    act: PyTree
-    """Draws of acting, leaves [I K, ...]: ``VectorFunctions.draws``"""
+    act: Draws
+    """Leaves [I K, ...]"""
     learn: PyTree
     """``IterationKeys.learn``, leaves [I, ...]"""
     last: Array
@@ -108,6 +122,8 @@ class VectorFunctions(NamedTuple):
     collectives: Collectives
     extras: bool
     """True if rows have extras."""
+    most_steps: int
+    """Maximum number of vector steps in a call of ``draws``"""
 
     def init(
         self, key: Array, hyper: Hyper | None = None, timestep: TimeStep | None = None
@@ -138,7 +154,7 @@ class VectorFunctions(NamedTuple):
         index = jnp.minimum(jnp.arange(blocks * size), max(len(act) - 1, 0))
         return act[index].reshape(blocks, size)
 
-    def block(self, blocks: Array, index: Array, hyper: Hyper, rows: Counter) -> PyTree:
+    def block(self, blocks: Array, index: Array, hyper: Hyper, rows: Counter) -> Draws:
         return self.draws(blocks[index], hyper, rows)
 
     def keys(self, key: Array, hyper: Hyper, rows: Counter) -> KeyBlock:
@@ -152,41 +168,49 @@ class VectorFunctions(NamedTuple):
         rows = counter_add(rows, jnp.int32(length * self.config.rows_per_iteration))
         return KeyBlock(after, draws, learn, last, rows)
 
-    def draws(self, keys: Array, hyper: Hyper, rows: Counter) -> PyTree:
-        """Return what acting draws in vector steps with these keys [N], after a number of rows.
+    def draws(self, keys: Array, hyper: Hyper, rows: Counter) -> Draws:
+        """Compute the part of acting that does not depend on observations, for N vector steps.
 
-        Leaves are [N, ...]: random numbers, and what follows from them and from the schedules
-        alone, such as random actions. They are computed for all vector steps at once: see
-        ``split_first``.
+        This is much faster than computing it in each vector step: see ``split_first``.
+
+        Args:
+          keys: [N], keys of the agent; N is at most ``most_steps``.
+          hyper: hyper-parameters.
+          rows: number of rows before the first of these vector steps.
         """
-        config = self.config
+        config, impl = self.config, jax.random.key_impl(keys)
+        before = self._split(impl).before
         iterations, steps = jnp.divmod(
             jnp.arange(len(keys), dtype=jnp.int32), jnp.int32(config.rollout_length)
         )
 
         def draw(key: Array, iteration: Array, step: Array) -> list[Array]:
-            before = counter_add(rows, iteration * jnp.int32(config.rows_per_iteration))
-            count = counter_float(before) + step.astype(jnp.float32) * config.num_envs
-            return self._split().before((key, hyper, count))
+            earlier = counter_add(rows, iteration * jnp.int32(config.rows_per_iteration))
+            count = counter_float(earlier) + step.astype(jnp.float32) * config.num_envs
+            return before((key, hyper, count))
 
-        return jax.vmap(draw)(keys, iterations, steps)
+        with jax.named_scope("act"):
+            return Draws(jax.vmap(draw)(keys, iterations, steps), impl)
 
-    def _split(self) -> Split:
-        """Split acting into what it draws and the rest."""
+    def _split(self, impl: Any) -> Split:
+        """Split acting into the part that does not depend on observations, and the rest."""
 
         def act(drawn: tuple[Array, Hyper, Array], params: Params, actor: ActorState) -> Any:
             key, hyper, count = drawn
             decision = self.learner.act(key, params, hyper, count, actor)
             return decision.carry, decision.actions, decision.extras
 
-        key = jax.eval_shape(lambda: jax.random.key(0))
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=impl))
         state = jax.eval_shape(self.init, key)
+        # Other implementations generate different bits under vmap than for one key at a time, and
+        # the result would depend on the vector step at which a block starts.
+        separable = str(impl) == _SEPARABLE
         return split_first(
             act,
             (key, state.hyper, jax.ShapeDtypeStruct((), jnp.float32)),
             state.agent.params,
             self._acting_state(state.actor),
-            most_bytes=MOST_BYTES // (block_length(self.config) * self.config.rollout_length),
+            most_bytes=MOST_BYTES // self.most_steps if separable else 0,
         )
 
     def _acting_state(self, actor: ActorState) -> ActorState:
@@ -194,11 +218,11 @@ class VectorFunctions(NamedTuple):
         episode: Any = actor.episode if self.extras else ()
         return actor._replace(episode=episode)
 
-    def begin(self, actor: ActorState, draws: PyTree, params: Params) -> tuple[Acting, PyTree]:
+    def begin(self, actor: ActorState, draws: Draws, params: Params) -> tuple[Acting, PyTree]:
         return self._act(self._acting_state(actor), draws, params, jnp.int32(0))
 
     def advance(
-        self, acting: Acting, timestep: TimeStep, draws: PyTree, params: Params
+        self, acting: Acting, timestep: TimeStep, draws: Draws, params: Params
     ) -> tuple[Acting, PyTree]:
         frames = push_frame(acting.frames, timestep.obs, timestep.first)
         episode = acting.episode
@@ -209,12 +233,12 @@ class VectorFunctions(NamedTuple):
         return self._act(actor, draws, params, acting.step)
 
     def _act(
-        self, actor: ActorState, draws: PyTree, params: Params, index: Array
+        self, actor: ActorState, draws: Draws, params: Params, index: Array
     ) -> tuple[Acting, PyTree]:
         """Choose the actions of vector step ``index`` of the key block."""
-        drawn = jax.tree.map(lambda leaf: leaf[index], draws)
+        drawn = [leaf[index] for leaf in draws.values]
         with jax.named_scope("act"):
-            carry, actions, extras = self._split().after(drawn, params, actor)
+            carry, actions, extras = self._split(draws.impl).after(drawn, params, actor)
         return Acting(actor.frames, carry, actions, actor.episode, index + 1), extras
 
     def remember(self, state: TrainState, played: Played) -> TrainState:

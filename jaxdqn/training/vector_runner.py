@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
 from jaxdqn.training.keys import seed_of, start_keys
-from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, block_length
+from jaxdqn.training.vector_functions import Acting, Draws, KeyBlock, Played, block_length
 from jaxdqn.training.vector_programs import VectorPrograms
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import (
@@ -168,7 +168,7 @@ class VectorRunner:
         self,
         state: TrainState,
         position: Position | None,
-        draws: PyTree,
+        draws: Draws,
         params: Params,
     ) -> tuple[Played, Position]:
         """Act K vector steps from the end of the previous iteration.
@@ -177,7 +177,7 @@ class VectorRunner:
           state: start of acting if ``position`` is None.
           position: result of the previous call. Unlike ``state``, it is available before the
             gradient steps have finished.
-          draws: leaves [I K, ...], see ``KeyBlock``.
+          draws: leaves [I K, ...].
           params: parameters for acting.
         """
         assert self._envs is not None

@@ -23,7 +23,14 @@ from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
 from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.learning import no_extras
 from jaxdqn.training.trainer import make_trainer
-from jaxdqn.training.vector_functions import Acting, KeyBlock, Played, VectorFunctions
+from jaxdqn.training.vector_functions import (
+    Acting,
+    Draws,
+    KeyBlock,
+    Played,
+    VectorFunctions,
+    block_length,
+)
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -62,13 +69,12 @@ class VectorTrainer(NamedTuple):
     block may contain more keys than the warm-up needs."""
     refill_keys: Callable[[Array], tuple[Array, Array]]
     """``refill_keys(key) -> (key, keys)``: keys for another warm-up, from the key of a state"""
-    block: Callable[[Array, Array, Hyper, Counter], PyTree]
-    """``block(keys, index, hyper, rows) -> draws [I K, ...]``: what acting draws, see
-    ``KeyBlock``"""
-    begin: Callable[[ActorState, PyTree, Params], tuple[Acting, PyTree]]
+    block: Callable[[Array, Array, Hyper, Counter], Draws]
+    """``block(keys, index, hyper, rows) -> draws [I K, ...]``"""
+    begin: Callable[[ActorState, Draws, Params], tuple[Acting, PyTree]]
     """``begin(actor, draws[I K, ...], params) -> (acting, extras)``: choose the actions of the
-    first vector step of a run, or after a restart"""
-    advance: Callable[[Acting, TimeStep, PyTree, Params], tuple[Acting, PyTree]]
+    first vector step of a chunk"""
+    advance: Callable[[Acting, TimeStep, Draws, Params], tuple[Acting, PyTree]]
     """``advance(acting, timestep, draws[I K, ...], params) -> (acting, extras)``: choose the
     actions of the next vector step"""
     remember: Callable[[TrainState, Played], TrainState]
@@ -132,7 +138,12 @@ def make_vector_trainer(
     made_learning = make_learning(config, made, collectives, custom)
     learner = make_learner(config, spec, made, made_learning, collectives)
     functions = VectorFunctions(
-        config, environment, learner, collectives, extras=made_learning.extras is not no_extras
+        config,
+        environment,
+        learner,
+        collectives,
+        extras=made_learning.extras is not no_extras,
+        most_steps=block_length(config) * config.rollout_length,
     )
     return VectorTrainer(
         config=config,

@@ -38,22 +38,27 @@ def test_devices_that_cannot_be_set_up_are_rejected(monkeypatch, virtual, fracti
     assert "XLA_CLIENT_MEM_FRACTION" not in os.environ
 
 
+_ASYNC = "jax_cpu_enable_async_dispatch"
+
+
 @pytest.mark.parametrize(
-    ("env", "dispatch", "synchronous"),
+    ("fields", "dispatch", "by_name", "changed"),
     [
-        ("gymnasium:CartPole-v1", "auto", True),
-        ("gymnasium:CartPole-v1", "async", False),
-        ("CartPole-v1", "auto", False),
-        ("CartPole-v1", "sync", True),
+        ({"env": "gymnasium:CartPole-v1"}, "auto", True, {_ASYNC: False}),
+        ({"env": "gymnasium:CartPole-v1"}, "auto", False, {}),
+        ({"env": "gymnasium:CartPole-v1", "devices": 2}, "auto", True, {}),
+        ({"env": "gymnasium:CartPole-v1"}, "async", True, {_ASYNC: True}),
+        ({"env": "CartPole-v1"}, "auto", True, {}),
+        ({"env": "CartPole-v1"}, "sync", True, {_ASYNC: False}),
     ],
 )
 def test_programs_on_the_cpu_run_in_the_thread_that_calls_them(
-    monkeypatch, env, dispatch, synchronous
+    monkeypatch, fields, dispatch, by_name, changed
 ):
-    changed = {}
-    monkeypatch.setattr(jax.config, "update", changed.__setitem__)
-    backend.use_cpu_dispatch(replace(Config(), env=env), dispatch)
-    assert changed == ({"jax_cpu_enable_async_dispatch": False} if synchronous else {})
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    backend.use_cpu_dispatch(replace(Config(), **fields), dispatch, by_name=by_name)
+    assert updates == changed
 
 
 def test_virtual_devices_are_cpu_devices_in_a_real_process():

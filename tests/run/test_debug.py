@@ -20,7 +20,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, obs):
         x = nn.Dense(3)(obs)
-        return inverse(x)
+        return x if self.is_initializing() else inverse(x)
 
 def inverse(x):
     return x / (x - x)
@@ -41,6 +41,13 @@ class Seeing(nn.Module):
 
 
 SEEN: list[np.ndarray] = []
+EXPLORED: list[np.ndarray] = []
+
+
+def explore(key, q, exploration):
+    if not isinstance(q, jax.core.Tracer):
+        EXPLORED.append(np.asarray(q))
+    return jnp.argmax(q, axis=1).astype(jnp.int32), jnp.ones(q.shape[:1], jnp.float32)
 
 
 @pytest.mark.slow
@@ -77,12 +84,16 @@ def test_the_first_function_with_an_output_that_is_not_finite_is_named(tmp_path,
 @pytest.mark.parametrize("processes", [[], ["--env-processes"]])
 def test_parts_of_a_run_on_the_host_see_values(tmp_path, capsys, processes):
     SEEN.clear()
+    EXPLORED.clear()
     before = {name: getattr(jax.config, name) for name in FLAGS}
     config = tiny(env="gymnasium:CartPole-v1", env_processes=bool(processes))
-    metrics = debug(config, iterations=1, report=lambda line: None, network=Seeing())
+    metrics = debug(
+        config, iterations=1, report=lambda line: None, network=Seeing(), explore=explore
+    )
     assert jnp.isfinite(metrics[0].loss)
     assert metrics[0].rows > 0
     assert any(obs.shape == (2, 4) for obs in SEEN)
+    assert any(q.shape == (2, 2) for q in EXPLORED)
     assert before == {name: getattr(jax.config, name) for name in FLAGS}
     file = tmp_path / "own.py"
     file.write_text(OWN.replace("Dense(3)", "Dense(2)"))

@@ -68,6 +68,11 @@ CASES = {
     },
     "recurrent": {"recurrent": "gru", "recurrent_size": 4, "burn_in": 1, "sequence_length": 3},
     "normalised": {"normalize_observations": True},
+    "noisy": {"noisy": True},
+    "repeated actions, ladder": {
+        "epsilon_schedule": "exponential", "epsilon_end": 0.1, "epsilon_repeat": 0.5,
+        "epsilon_ladder": 7.0,
+    },
 }  # fmt: skip
 FAST = ("several steps",)
 
@@ -132,6 +137,23 @@ def test_extras_of_rows_have_the_episode_on_the_host_as_on_the_device():
     stored = device.replay.storage.extras
     assert np.max(stored.episode_length) == 6
     jax.tree.map(np.testing.assert_array_equal, host.replay.storage.extras, stored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_chunk_may_be_divided_into_parts(impl):
+    config = tiny(
+        hidden_sizes=(8,), noisy=True, overlap=False, chunk_iterations=4, rollout_length=2,
+        warmup_rows=48,
+    )  # fmt: skip
+    ends = []
+    for parts in ((4,), (1, 3)):
+        runner = runner_of(config, options=OPTIMISED)
+        state = runner.init(jax.random.key(3, impl=impl), None)
+        for iterations in parts:
+            state, _ = runner.chunk(state, iterations)
+        ends.append(state)
+    assert_identical(*ends)
 
 
 @pytest.mark.slow
