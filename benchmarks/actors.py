@@ -1,8 +1,8 @@
 """Measure actors on Ray: rows/s of runs with different numbers of them: ``python -m
 benchmarks.actors``.
 
-Each measurement is a run of ``jaxdqn run --engine ray`` in a process of its own. Its rows/s are
-those between two records, without the start of Ray, compilation and warm-up.
+Each measurement is a run of ``jaxdqn run --engine ray`` in its own process. Its rows/s are measured
+between two records, so they exclude the start of Ray, compilation and warm-up.
 """
 
 from __future__ import annotations

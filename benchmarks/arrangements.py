@@ -1,7 +1,7 @@
 """Compare actors, shards and learners on Ray: ``python -m benchmarks.arrangements``.
 
-CartPole on the device with the same network, batch and replay ratio; each measurement is a run in a
-process of its own. The compiled trainer of one process is the last row, for scale.
+CartPole on the device with the same network, batch and replay ratio. Each measurement is a run in
+its own process. The last row, for scale, is the compiled trainer of one process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Section ``dispatch`` of ``benchmarks.host``: programs on the CPU with and without its own thread.
 
-The choice holds for a process from the start of its backend, so that each is a process of its own:
+A process makes this choice once, when its backend starts, so each choice has its own process.
 ``python -m benchmarks.dispatch async|sync FLAGS`` answers every line on standard input with the
 seconds for a row of acting and of training, overlapped.
 """

@@ -1,4 +1,4 @@
-"""Runs of ``jaxdqn run --engine ray`` in processes of their own, for benchmarks."""
+"""Runs of ``jaxdqn run --engine ray`` in separate processes, for benchmarks."""
 
 from __future__ import annotations
 

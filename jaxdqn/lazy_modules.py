@@ -70,8 +70,8 @@ def import_matplotlib() -> None:
 
     Notebooks set ``MPLBACKEND`` for the processes that they start too. If that backend is not
     installed there, matplotlib cannot be imported with the variable. It is therefore imported
-    without it, and then takes the backend if it can. The library draws on canvases of its own, for
-    which the backend does not matter.
+    without it, and then takes the backend if it can. The library creates its canvases itself, so
+    the backend does not matter to it.
     """
     if "matplotlib" in sys.modules:
         return

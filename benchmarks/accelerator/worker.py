@@ -1,9 +1,8 @@
-"""Measure the cells of one section, in a process of its own.
+"""Measure the cells of one section, in a separate process.
 
-``python -m benchmarks.accelerator.worker REQUEST`` is one such process; the request is JSON. A
-section has a process of its own because a crash, or memory that is used up, then ends this section
-only, because its time is limited by ending the process, and because the peak of the device's memory
-is kept for a process.
+``python -m benchmarks.accelerator.worker REQUEST`` is one such process; the request is JSON. Each
+section has its own process for three reasons: a crash or exhausted memory ends this section only;
+its time is limited by ending the process; and the peak of device memory is counted per process.
 """
 
 from __future__ import annotations

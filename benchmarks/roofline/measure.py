@@ -133,7 +133,7 @@ def work_by_hand(config: Config, trainer: Trainer, state: TrainState) -> dict[st
 
 
 def parts_of(config: Config, trainer: Trainer, state: TrainState) -> dict[str, Part]:
-    """Return acting, drawing and a gradient step, each to be repeated in a loop of its own."""
+    """Return acting, drawing and a gradient step, each to be repeated in a separate loop."""
     act = act_part(config, trainer, state)
     if config.algorithm == "pqn":
         return {"act": act, **_pqn_parts(config, trainer, state)}

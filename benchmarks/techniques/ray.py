@@ -1,4 +1,4 @@
-"""Measurements of actors, shards and learners on Ray, each a run in processes of its own."""
+"""Measurements of actors, shards and learners on Ray, each a run in new processes."""
 
 from __future__ import annotations
 

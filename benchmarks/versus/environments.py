@@ -49,8 +49,8 @@ def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> 
 
     Args:
         name: of the peer.
-        directory: of all environments. Each has a directory of its own, named after the peer and
-            its requirements, so that a change of version builds another one.
+        directory: of all environments. Each has its own subdirectory, named after the peer and a
+            digest of its requirements, so that a change of version builds a new environment.
         run: runs a command, as ``subprocess.run`` does.
     """
     name = _SHARED.get(name, name)

@@ -55,7 +55,7 @@ def require(packages: Mapping[str, str]) -> None:
 
 
 def command(*words: str) -> None:
-    """Run a ``jaxdqn`` command in a process of its own; its output is that of this command.
+    """Run a ``jaxdqn`` command in a new process, which shares the standard streams of this one.
 
     Raises:
         RuntimeError: if it fails.

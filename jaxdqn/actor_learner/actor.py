@@ -46,7 +46,7 @@ class Stream(NamedTuple):
 
 
 class ActorFunctions(NamedTuple):
-    """Pure functions of one actor, with E environments of its own."""
+    """Pure functions of one actor, which has E environments."""
 
     start: Callable[[Array], Stream]
     """``start(key) -> stream``: reset the environments; ``key`` is that of the run."""

@@ -43,7 +43,7 @@ class Learning(Protocol):
         """Futures of the gradients in flight."""
 
     def start(self) -> None:
-        """Start the learners, if they have processes of their own."""
+        """Start the learners, if they run in separate processes."""
 
     def work(self, state: TrainState, totals: ChunkTotals, owed: int) -> tuple[TrainState, bool]:
         """Start, or make, at most ``owed`` gradient steps; return the state, and whether time was

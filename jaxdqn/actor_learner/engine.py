@@ -47,7 +47,7 @@ _REQUIRED = {
 
 
 class RayEngine:
-    """Asynchronous actors and a sharded replay on Ray, in processes of their own.
+    """Asynchronous actors and a sharded replay on Ray, in separate processes.
 
     Without ``server_mode`` it is Ape-X (Horgan et al. 2018): the process that runs the
     configuration is the learner. With it, that process is the parameter server of ``learners``

@@ -38,15 +38,17 @@ from jaxdqn.types import (
 
 
 class HostActorFunctions(NamedTuple):
-    """Pure functions of one actor, with E environments of its own on the host."""
+    """Pure functions of one actor, which has E environments on the host."""
 
     start: Callable[[TimeStep], ActorState]
     """``start(timestep) -> actor``: the state of acting after a reset"""
     warm_up_draws: Callable[[Array, Hyper, Counter], PyTree]
-    """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]``: what acting draws in the warm-up;
-    ``key`` is that of the run, and ``rows`` counts those of all actors before it."""
+    """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]``: precomputed random numbers and
+    schedules of acting in the warm-up; ``key`` is the key of the run, and ``rows`` the number of
+    rows of all actors before the warm-up."""
     draws: Callable[[Array, Hyper, Counter], tuple[Array, PyTree]]
-    """``draws(key, hyper, rows) -> (key, draws[I K, ...])``: what acting draws in a block"""
+    """``draws(key, hyper, rows) -> (key, draws[I K, ...])``: precomputed random numbers and
+    schedules of acting in a block"""
     begin: Callable[[ActorState, PyTree, Params], tuple[Acting, PyTree]]
     """``begin(actor, draws, params) -> (acting, extras)``: the first actions after a start"""
     advance: Callable[[Acting, TimeStep, PyTree, Params], tuple[Acting, PyTree]]

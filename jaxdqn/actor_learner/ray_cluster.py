@@ -137,7 +137,7 @@ class RayCluster:
         return group
 
     def start(self, worker: type, *arguments: Any, resources: Resources | None = None) -> Any:
-        """Start a worker in a process of its own, and return its handle.
+        """Start a worker in a new process, and return its handle.
 
         If its process dies, Ray starts it again, and the calls in flight fail.
 

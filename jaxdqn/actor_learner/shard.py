@@ -1,7 +1,7 @@
 """A shard of the replay: a prioritised ring for the stream of each of its actors.
 
-Asynchronous streams cannot share the position of a ring, so each has a ring of its own. A draw goes
-over the rings in proportion to the sums of their priorities, and is stratified over all of them.
+Asynchronous streams cannot share the position of a ring, so each stream has its own ring. A batch
+is drawn from the rings in proportion to the sums of their priorities, stratified over all of them.
 """
 
 from __future__ import annotations

@@ -221,5 +221,5 @@ class LearnerWorker:
 
 
 def to_numpy(tree: Any) -> Any:
-    """Return the leaves as NumPy arrays of their own."""
+    """Copy the leaves into NumPy arrays."""
     return jax.tree.map(np.array, jax.device_get(tree))

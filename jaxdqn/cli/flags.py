@@ -46,8 +46,8 @@ def terminal_columns() -> int:
 def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     """Parse the command line into an instance of the dataclass ``flags``.
 
-    ``--help`` prints the help and exits. ``options`` are those of ``tyro.cli``, among them the
-    command as ``prog`` and its ``description``.
+    ``--help`` prints the help and exits. ``options`` are passed to ``tyro.cli``; ``prog`` is the
+    name of the command, and ``description`` describes it.
 
     Raises:
         UsageError: if a flag or a value is invalid.
@@ -87,11 +87,11 @@ def run_command(
 
 
 def _collect_garbage_less_often() -> None:
-    """Shorten the start and the end of the process.
+    """Raise the thresholds of the garbage collector, and skip its last pass at exit.
 
-    Imports and tracing make millions of objects, nearly none of them cyclic. With Python's default
-    thresholds the collector takes about a tenth of the start, and its last pass, at the exit, half
-    a second.
+    Imports and tracing create millions of objects, and almost no reference cycles. With Python's
+    default thresholds the collector takes about a tenth of the start-up time. Its last pass takes
+    half a second; ``gc.freeze`` at exit leaves it nothing to examine.
     """
     gc.set_threshold(*_GC_THRESHOLDS)
     atexit.unregister(gc.freeze)
@@ -136,7 +136,7 @@ def _check_utf8(argv: Sequence[str]) -> None:
 
 
 def _stopped_code(reason: str) -> int:
-    """Return the exit code of a run that was stopped before it trained: 128 + signal, as in sh."""
+    """Return the exit code of a run that was stopped before training: 128 + signal, as in sh."""
     return FAILED if reason == "deadline" else 128 + signal.Signals[reason]
 
 
@@ -152,7 +152,7 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _flush_output() -> None:
-    """Flush standard output, or discard it: the interpreter would fail to flush it at exit."""
+    """Flush standard output. Discard it on failure, or the interpreter would fail again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

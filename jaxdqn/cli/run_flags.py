@@ -56,15 +56,15 @@ class Flags(Options):
     docs/monitoring.md."""
     engine: Literal["jit", "ray"] | None = option(None, group="Ray")
     """jit: act and learn in one compiled program. ray: asynchronous actors and a sharded replay in
-    processes of their own (Ape-X), which needs --replay prioritized; see docs/ray.md. By default
-    jit, and with --resume that of the run, with its arguments."""
+    separate processes (Ape-X), which needs --replay prioritized; see docs/ray.md. The default is
+    jit; with --resume it is the engine of the run, with its arguments."""
     actors: str | None = option(None, group="Ray")
     """Number of actors, over which the environments are divided; 1 by default. 2..8 is elastic: the
     run needs 2, and has up to 8 while the cluster has resources for them."""
     replay_shards: int | None = option(None, group="Ray")
     """Number of processes that hold the replay, at most --actors; 1 by default."""
     learners: int | None = option(None, group="Ray")
-    """Number of learners of a parameter server, each in a process of its own; 1 by default."""
+    """Number of learners of a parameter server, each in its own process; 1 by default."""
     server_mode: Literal["sync", "async"] | None = option(None, group="Ray")
     """Learn by a parameter server (Gorila). sync: a gradient step takes the mean of the gradients
     of all learners, which divide the batch. async: each learner computes the gradient of a whole

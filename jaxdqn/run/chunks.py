@@ -26,7 +26,7 @@ PART_SECONDS = 0.5
 
 
 class _Flight(NamedTuple):
-    """Chunk, or part of one, that was dispatched and whose metrics have not been read."""
+    """Dispatched chunk, or part of a chunk, whose metrics have not been read."""
 
     report: tuple[Metrics, Counters]
     iterations: int
@@ -50,7 +50,7 @@ class ChunkRunner:
 
     @property
     def in_flight(self) -> bool:
-        """True if the next chunk has been dispatched: the state is then the one after it."""
+        """True if the next chunk has been dispatched; the state is then its result."""
         return self._flight is not None
 
     def drop(self) -> None:
@@ -63,10 +63,10 @@ class ChunkRunner:
         """Run one chunk, or the rest of an interrupted chunk.
 
         Args:
-            state: the newest one.
+            state: newest state.
             stop: request to stop.
-            ahead: dispatch the chunk after this one before the metrics of this one are read, if
-                chunks are short. The device then need not wait for the host.
+            ahead: if chunks are short, dispatch the next chunk before the metrics of this one are
+                read, so that the device does not wait for the host.
 
         Returns:
             The state, and a pair of the chunk's metrics and its seconds. The pair is None if a
@@ -108,9 +108,9 @@ class ChunkRunner:
         return self._programs.chunk, left
 
     def _is_short(self, flight: _Flight) -> bool:
-        """Return whether this is a whole chunk, and earlier ones were not so long as to be divided.
+        """Return whether this is a whole chunk and chunks are too short to be divided.
 
-        The first chunk of a process is not known to be short.
+        False for the first chunk of a process, because the speed is not known yet.
         """
         whole = flight.iterations == self._config.iterations_per_chunk
         return whole and self._read_at > 0 and self._progress.part_iterations is None
@@ -131,7 +131,7 @@ class ChunkRunner:
         """Wait for the metrics of a program; add its counts, time and metrics to the progress."""
         progress, iterations = self._progress, flight.iterations
         metrics, counters = jax.device_get(flight.report)
-        # A chunk that was dispatched ahead begins when the one before it ends.
+        # A chunk that was dispatched ahead begins when the previous chunk ends.
         started, self._read_at = max(flight.started, self._read_at), time.perf_counter()
         seconds = self._read_at - started
         progress.train_seconds += seconds

@@ -158,7 +158,11 @@ class HostLoop:
         return state
 
     def _may_run_ahead(self, stop: StopRequest) -> bool:
-        """Return whether nothing but the chunk after the next reads the state after the next."""
+        """Return whether the chunk after the next may be dispatched before the next one is read.
+
+        It may unless a callback, an evaluation, a checkpoint or a stop needs the state between
+        the two chunks.
+        """
         chunk = self.progress.chunk + 1
         return (
             self._programs.runs_ahead

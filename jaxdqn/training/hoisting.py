@@ -1,4 +1,8 @@
-"""Split a function of random keys into its draws and the rest."""
+"""Split a function so that its random numbers can be computed in advance, for many calls at once.
+
+The name is that of loop-invariant code motion: operations that do not depend on the carry of a loop
+are hoisted out of it.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +17,34 @@ from jaxdqn.types import Array, PyTree
 
 
 class Split(NamedTuple):
-    """Two functions whose composition is the given one: ``after(before(first), *others)``."""
+    """Two functions with ``after(before(first), *others) == function(first, *others)``."""
 
     before: Callable[[PyTree], list[Array]]
-    """``before(first)``: values that depend on the first argument alone"""
+    """``before(first)``: intermediate values that depend only on the first argument"""
     after: Callable[..., PyTree]
-    """``after(before(first), *others)``, the value of the function"""
+    """``after(before(first), *others)``: value of the function"""
 
 
 def split_first(
     function: Callable[..., PyTree], first: PyTree, *others: PyTree, most_bytes: int
 ) -> Split:
-    """Split a function into the part that depends on its first argument alone, and the rest.
+    """Split a function into the part that depends only on its first argument, and the rest.
 
-    If the first argument is a random key, the first part makes the random numbers. ``jax.vmap``
-    then makes those of many calls at once. Threefry is a loop of small operations on a CPU, and of
-    small kernels on a GPU, so this is much faster than making them in each call.
+    If the first argument contains a random key, the first part generates the random numbers.
+    ``jax.vmap`` of the first part generates them for many calls at once. Threefry consists of many
+    small operations on a CPU, and of many small kernels on a GPU, so this is much faster than
+    generating them in each call.
 
-    The operations are those of the given function, and so are the random bits. Floating-point
-    results may differ by rounding, because the parts are compiled apart. An operation that has side
-    effects, or that depends on both kinds of arguments, belongs to the second part with all that it
-    does, such as a nested ``jit``.
+    The two parts execute the operations of the given function, with the same random bits.
+    Floating-point results may differ by rounding, because the parts are compiled separately. An
+    operation belongs entirely to the second part if it has side effects or depends on another
+    argument too; a nested ``jit`` is one operation.
 
     Args:
         function: function of ``first`` and ``others``.
         first, others: shapes of its arguments.
-        most_bytes: maximum number of bytes that the first part returns. With more, the first part
-            returns its argument, and the second part does everything.
+        most_bytes: maximum size of the result of the first part. If it would be larger, the first
+            part returns its argument, and the second part is the complete function.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(first, *others)
     jaxpr, results = closed.jaxpr, jax.tree.structure(shape)
@@ -47,7 +52,7 @@ def split_first(
     constant, early, late = _divide(jaxpr.eqns, inputs, jaxpr.invars[len(inputs) :])
     made = {variable for eqn in early for variable in eqn.outvars}.union(inputs)
     read = [variable for eqn in late for variable in eqn.invars] + list(jaxpr.outvars)
-    # In the order in which they are read, and each once.
+    # Without duplicates, in the order in which they are read.
     needed = list(dict.fromkeys(one for one in read if not _is_literal(one) and one in made))
     if sum(_bytes(variable) for variable in needed) > most_bytes:
         needed, early, late = list(inputs), [], [*early, *late]
@@ -70,7 +75,7 @@ def split_first(
 def _divide(
     eqns: Sequence[JaxprEqn], inputs: Sequence[Any], others: Sequence[Any]
 ) -> tuple[list[JaxprEqn], list[JaxprEqn], list[JaxprEqn]]:
-    """Divide operations into those of constants, those of ``inputs`` alone, and the rest."""
+    """Group operations: those on constants, those that depend only on ``inputs``, and the rest."""
     constant: list[JaxprEqn] = []
     early: list[JaxprEqn] = []
     late: list[JaxprEqn] = []
@@ -89,7 +94,7 @@ def _divide(
 
 
 def _evaluate(eqns: Sequence[JaxprEqn], values: dict[Any, Any]) -> None:
-    """Add the results of operations to the values of their variables."""
+    """Execute the operations, and add their results to ``values``."""
     for eqn in eqns:
         arguments = [_value(values, variable) for variable in eqn.invars]
         with eqn.ctx.manager:  # settings under which the operation was traced
@@ -108,5 +113,5 @@ def _is_literal(variable: Any) -> bool:
 
 
 def _bytes(variable: Any) -> int:
-    # A key has a dtype without a size of its own; it is small.
+    # An extended dtype may have no item size; 16 bytes is that of the largest key.
     return math.prod(variable.aval.shape) * getattr(variable.aval.dtype, "itemsize", 16)

@@ -63,8 +63,8 @@ class VectorTrainer(NamedTuple):
     refill_keys: Callable[[Array], tuple[Array, Array]]
     """``refill_keys(key) -> (key, keys)``: keys for another warm-up, from the key of a state"""
     block: Callable[[Array, Array, Hyper, Counter], PyTree]
-    """``block(keys, index, hyper, rows) -> draws [I K, ...]``: what acting draws, see
-    ``KeyBlock``"""
+    """``block(keys, index, hyper, rows) -> draws [I K, ...]``: precomputed random numbers and
+    schedules of acting; see ``VectorFunctions.draws``"""
     begin: Callable[[ActorState, PyTree, Params], tuple[Acting, PyTree]]
     """``begin(actor, draws[I K, ...], params) -> (acting, extras)``: choose the actions of the
     first vector step of a run, or after a restart"""
