@@ -1,4 +1,4 @@
-"""Run chunks; divide long ones into parts so that a stop request takes effect quickly."""
+"""Run chunks; divide long chunks into parts so that a stop request takes effect quickly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Flight(NamedTuple):
 
 
 class ChunkRunner:
-    """Run chunks, and check for a stop request between the parts of a long one.
+    """Run chunks, and check for a stop request between the parts of a long chunk.
 
     The first chunk is not divided; its duration determines the speed. If it is long, a program for
     one part is compiled in another thread while the next chunk runs. The state after a chunk is
@@ -116,7 +116,7 @@ class ChunkRunner:
         return whole and self._read_at > 0 and self._progress.part_iterations is None
 
     def _dispatch(self, state: TrainState) -> tuple[TrainState, _Flight]:
-        """Call the next program; if it fails on the host, record what it has done."""
+        """Call the next program; if it fails on the host, record the finished iterations."""
         program, iterations = self._next_program()
         started = time.perf_counter()
         try:
