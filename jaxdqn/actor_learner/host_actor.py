@@ -1,4 +1,4 @@
-"""An actor whose environments are on the host: they step in Python, and the agent is compiled."""
+"""Actor with environments on the host, which step in Python; the agent is compiled."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class HostActorFunctions(NamedTuple):
     """Pure functions of one actor, which has E environments on the host."""
 
     start: Callable[[TimeStep], ActorState]
-    """``start(timestep) -> actor``: the state of acting after a reset"""
+    """``start(timestep) -> actor``: the acting state after a reset"""
     warm_up_draws: Callable[[Array, Hyper, Counter], PyTree]
     """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]``: precomputed random numbers and
     schedules of acting in the warm-up; ``key`` is the key of the run, and ``rows`` the number of
@@ -166,7 +166,7 @@ class HostActorWorker:
         self._position: tuple[Acting, TimeStep] | None = None
 
     def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
-        """Act the iterations of the warm-up."""
+        """Act for the iterations of the warm-up."""
         self._follow(incarnation)
         started, count = time.perf_counter(), make_counter(rows)
         params, hyper = jax.device_put((published.params, published.hyper))
@@ -175,7 +175,7 @@ class HostActorWorker:
         return self._observed(published, played, hyper, count, started)
 
     def block(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
-        """Act the iterations of a block, as ``ActorWorker.block``."""
+        """Act for the iterations of a block; see ``ActorWorker.block``."""
         self._follow(incarnation)
         started, count = time.perf_counter(), make_counter(rows)
         params, hyper = jax.device_put((published.params, published.hyper))
@@ -189,7 +189,7 @@ class HostActorWorker:
             self._start(jax.random.fold_in(self._key, incarnation))
 
     def _play(self, params: Params, draws: PyTree, steps: int) -> Any:
-        """Act some vector steps; return time steps, actions and extras, leaves [steps, E, ...]."""
+        """Act for n vector steps; return time steps, actions and extras, leaves [n, E, ...]."""
         timesteps: list[TimeStep] = []
         chosen: list[np.ndarray] = []
         stored: list[PyTree] = []
@@ -198,7 +198,7 @@ class HostActorWorker:
                 acting, extras = self._begin(self._actor, draws, params)
             else:
                 last, timestep = self._position
-                if not chosen:  # the draws are those of this block
+                if not chosen:  # the first actions of this block need its draws
                     last = last._replace(step=jnp.int32(0))
                 acting, extras = self._advance(last, timestep, draws, params)
             actions = np.asarray(acting.action)
@@ -214,7 +214,7 @@ class HostActorWorker:
     def _observed(
         self, published: Published, played: Any, hyper: Hyper, count: Counter, started: float
     ) -> tuple[Row, BlockInfo]:
-        """Return the rows of the vector steps, and how they were made."""
+        """Return the rows of the vector steps, and the description of the block."""
         self._actor, rows, metrics = self._observe(self._actor, *played, hyper, count)
         rows, metrics = to_numpy((rows, metrics))
         info = BlockInfo(metrics, published.gradient_steps, time.perf_counter() - started)

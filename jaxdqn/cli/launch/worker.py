@@ -22,7 +22,7 @@ _ABORT_SECONDS = 60.0
 """Time after lost contact within which the runtime names the failed process and aborts."""
 
 _REJECTION_SECONDS = 1.0
-"""Time in which the other processes reject the same configuration too, before this one ends."""
+"""Time for the other processes to reject the same configuration, before this process ends."""
 
 _CONTACT = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination|aborted", re.I)
 
