@@ -79,11 +79,11 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def measure(case: Sequence[str], rows: int) -> dict[str, float]:
-    """Run an arrangement once; return its rates, and the ages of what it learns from.
+    """Run an arrangement once; return its rates, and the ages of the data that it learns from.
 
     Args:
         case: options of ``jaxdqn run`` for the arrangement, as in ``CASES``.
-        rows: rows of the run.
+        rows: number of rows of the run.
     """
     options = (
         *case,
