@@ -193,7 +193,7 @@ def _filled(state: Any, add: Callable[[Any, Any], Any], capacity: int) -> Any:
 
 
 def bytes_per_transition() -> list[dict[str, Any]]:
-    """Return the bytes per transition here and in a buffer of unpacked pairs of observations."""
+    """Return the bytes per transition of this replay, and of a buffer of unpacked pairs."""
     import jax.numpy as jnp
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""The acceleration techniques: descriptions of ``table.toml`` with their measurements."""
+"""Acceleration techniques: the descriptions of ``table.toml`` with their measurements."""
 
 from __future__ import annotations
 
