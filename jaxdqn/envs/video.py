@@ -86,7 +86,7 @@ def save_video(
         path: file to write, ending in ``.gif`` or ``.mp4``.
         environment: environment whose ``render`` draws the states.
         env_states: states of the environment, in order.
-        rewards: reward received on reaching each state (0 for the first one of an episode); the
+        rewards: reward received on reaching each state (0 for the first state of an episode); the
             title of a frame shows the return so far.
         frames_per_second: at most 50, the limit of a GIF.
 

@@ -1,4 +1,4 @@
-"""Masks of legal actions: action values in which an illegal action is never the greatest."""
+"""Masks of legal actions: action values whose maximum is always that of a legal action."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int
     """Check that several processes can run a configuration together.
 
     Raises:
-        ValueError: on every process, or only on the one whose inputs differ.
+        ValueError: on every process, or only on the process whose inputs differ.
     """
     multihost.check_even()
     multihost.check_same(
