@@ -84,8 +84,8 @@ def _train(flags: Flags, name: str) -> dict[str, Any]:
 def ladder(env: str) -> dict[str, Any]:
     """Return the configurations whose speeds are compared, by name.
 
-    All make a gradient step for as many rows as the preset does: with one environment the rows of
-    an iteration are acted one after the other.
+    All have the same number of rows per gradient step as the preset. With one environment, the
+    rows of an iteration are collected one after another.
     """
     from jaxdqn.config.config import replace
     from jaxdqn.config.presets import preset

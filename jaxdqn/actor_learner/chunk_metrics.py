@@ -74,7 +74,7 @@ class ChunkTotals:
 
         Args:
           state: state at the end of the chunk.
-          restarts: number of times that a worker died since the start of the run.
+          restarts: number of deaths of workers since the process started.
           present: number of running actors.
         """
         finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(
