@@ -23,8 +23,8 @@ from benchmarks.report import format_table
 SOLVE_RETURN = 475.0
 
 AT_BEST = ("purejaxrl", "purejaxql", "sb3", "rllib")
-"""Peers that ``peers_at_best.py`` can drive. RLlib has the settings of the matched workload instead
-of its own best settings; it is compared with ``ON_RAY``."""
+"""Peers that ``peers_at_best.py`` can drive. RLlib has the settings of the matched workload, not
+its best settings; it is compared with ``ON_RAY``."""
 
 ON_RAY = "jaxdqn-ray"
 """Ape-X of jaxdqn with two actors, at the workload of RLlib's DQN with two environment runners."""
