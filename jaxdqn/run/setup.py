@@ -109,7 +109,7 @@ def record_engine(setup: RunSetup, record: Record | None) -> Record | None:
     write_engine(setup.directory, record)
     if record == before:
         return None
-    message = f"continues with {engine_text(record)}; until now it had {engine_text(before)}"
+    message = f"continues with {engine_text(record)}; before it had {engine_text(before)}"
     return {"event": "engine", "message": message}
 
 

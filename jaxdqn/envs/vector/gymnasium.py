@@ -154,7 +154,7 @@ def _check_kind(env: Any) -> None:
     """Raise ValueError unless an object is a single environment without autoreset."""
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(
-            f"{type(env).__name__}: must be one environment; num_envs says how many are made"
+            f"{type(env).__name__}: must be one environment; num_envs is the number to create"
         )
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.Autoreset):
