@@ -35,8 +35,8 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """Name of a gymnax environment, or SUITE:ID. Suites on the device: pixels, navix, xminigrid,
-    craftax, jumanji, pgx, octax. Suites on the host: gymnasium, ale, envpool."""
+    """Name in gymnax, or SUITE:ID. Suites on the device: pixels, navix, xminigrid, craftax,
+    jumanji, pgx, octax; on the host: gymnasium, ale, envpool."""
     env_args: tuple[str, ...] = option((), group="Run")
     """Arguments of the environment, each as NAME=VALUE. gymnax: fields of its parameters, such as
     max_steps_in_episode=50, or arguments of its constructor. Gymnasium: arguments of
