@@ -424,9 +424,9 @@ class Options:
         formerly="stop_when_solved",
         former_values={False: "never", True: "solved"},
     )
-    """Condition that ends the run before its budget. solved: an evaluation has reached
-    solve_return, and fresh episodes confirm it. held: ten consecutive evaluations, at least 5,000
-    rows apart, have reached it."""
+    """Condition that ends the run before its budget. solved: an evaluation reached solve_return,
+    confirmed by fresh episodes. held: ten consecutive evaluations, at least 5,000 rows apart,
+    reached it."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
     """Rows between checkpoints, rounded to complete chunks; 0 writes none. By default a checkpoint
