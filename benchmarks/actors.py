@@ -1,8 +1,7 @@
-"""Measure actors on Ray: rows/s of runs with different numbers of them: ``python -m
-benchmarks.actors``.
+"""Measure rows/s on Ray by the number of actors: ``python -m benchmarks.actors``.
 
-Each measurement is a run of ``jaxdqn run --engine ray`` in a process of its own. Its rows/s are
-those between two records, without the start of Ray, compilation and warm-up.
+Each measurement is a run of ``jaxdqn run --engine ray`` in its own process. Its rows/s are measured
+between two records, so they exclude the start of Ray, compilation and warm-up.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Flags:
     env: str = SLOW
     """Environment: by default CartPole with a wait of 10 ms in each step."""
     actors: tuple[int, ...] = (1, 2, 4)
-    """Numbers of actors; the first is the base of the ratios."""
+    """Numbers of actors; the first is the baseline of the ratios."""
     num_envs: int = 8
     """Number of environments, divided over the actors."""
     block_rows: int = 32
@@ -68,7 +67,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def rows_per_second(flags: Flags, actors: int) -> float:
-    """Run with a number of actors, and return the rows/s without the first chunk.
+    """Run with this number of actors, and return the rows/s without the first chunk.
 
     Raises:
         RuntimeError: if the run fails.

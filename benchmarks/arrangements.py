@@ -1,7 +1,7 @@
 """Compare actors, shards and learners on Ray: ``python -m benchmarks.arrangements``.
 
-CartPole on the device with the same network, batch and replay ratio; each measurement is a run in a
-process of its own. The compiled trainer of one process is the last row, for scale.
+CartPole on the device with the same network, batch and replay ratio. Each measurement is a run in
+its own process. The last row, for scale, is the compiled trainer of one process.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def measure(case: Sequence[str], rows: int) -> dict[str, float]:
-    """Run an arrangement once; return its rates, and the ages of what it learns from.
+    """Run an arrangement once; return its rates, and the ages of the data that it learns from.
 
     Args:
         case: options of ``jaxdqn run`` for the arrangement, as in ``CASES``.
-        rows: rows of the run.
+        rows: number of rows of the run.
     """
     options = (
         *case,

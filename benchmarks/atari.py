@@ -15,23 +15,23 @@ ACTIONS = 18
 FRAME = (84, 84)
 BATCH_SIZE = 32
 GRADIENT_STEPS = 4
-"""Gradient steps of one call of the compiled learner."""
+"""Number of gradient steps in one call of the compiled learner."""
 NATURE_BAR = 1.6
-"""Greatest time of a gradient step over that of PyTorch's forward and backward pass."""
+"""Maximum time of a gradient step, relative to PyTorch's forward and backward pass."""
 ACTING_BAR = 1.2
-"""Least rate of acting over 1 / (emulator + forward)."""
+"""Minimum rate of acting, relative to 1 / (emulator + forward)."""
 
 
 def nature_section(rounds: int, python: str | None, threads: int | None) -> dict[str, Any]:
-    """Measure a gradient step of the Nature network over PyTorch's forward and backward pass.
+    """Measure a gradient step of the Nature network, relative to a pass of PyTorch.
 
     A gradient step draws a batch, applies the target network, and computes the loss, its gradient,
-    Adam's update and the guard.
+    Adam's update and the guard. The pass of PyTorch is forward and backward.
 
     Args:
       rounds: measurements of each side, alternating.
       python: interpreter that has PyTorch; None measures jaxdqn alone.
-      threads: of PyTorch; None for its default.
+      threads: number of threads of PyTorch; None for its default.
 
     Returns:
       Seconds of each side and ``ratio``; or ``missing``, the reason why there is no ratio.
@@ -55,7 +55,7 @@ def nature_section(rounds: int, python: str | None, threads: int | None) -> dict
 
 
 def compare_nature(case: Case, torch: Any, rounds: int) -> dict[str, Any]:
-    """Measure both sides alternately; ``torch.measure()`` answers ``seconds`` and
+    """Measure both sides alternately; ``torch.measure()`` returns ``seconds`` and
     ``gradient_steps``."""
     times: dict[str, list[float]] = {"jaxdqn": [], "torch": []}
     torch.measure()  # to warm up
@@ -150,7 +150,7 @@ def _no_metrics() -> Any:
 def acting_section(
     rounds: int, seconds: float, num_envs: int = 16, env_args: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measure acting in ``ale:pong`` with the Nature network, over its emulator and forward pass.
+    """Measure acting in ``ale:pong`` with the Nature network, relative to its parts.
 
     Args:
       rounds: measurements of each case, alternating.
@@ -159,8 +159,9 @@ def acting_section(
       env_args: arguments of the environment.
 
     Returns:
-      Environment steps/s of the emulators alone, of greedy forward passes whose actions come back
-      to the host, and of acting; and ``ratio``, acting over 1 / (emulator + forward).
+      Environment steps/s of the emulators alone, of greedy forward passes including the transfer of
+      the actions to the host, and of acting; and ``ratio``, the rate of acting relative to
+      1 / (emulator + forward).
     """
     cases = acting_cases(num_envs, env_args)
     times = alternate(cases, rounds=rounds, seconds=seconds)

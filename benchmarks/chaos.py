@@ -1,9 +1,10 @@
 """Kill parts of runs on Ray: ``python -m benchmarks.chaos``.
 
-Three phases, each a run of the same duration: undisturbed; kill -9 of a random actor every ten
-seconds; and of a random actor, shard, or the process of the run, which is then resumed. For each:
-was the environment solved, rows/s over the undisturbed phase, rows that were lost or counted twice,
-and what is left in the process table and in shared memory after the end.
+There are three phases of the same duration: an undisturbed run; a run with kill -9 of a random
+actor every ten seconds; and a run with kill -9 of a random actor, shard or the driver process,
+which is then resumed. The results of each phase are: solved or not, rows/s relative to the
+undisturbed phase, rows that were lost or counted twice, and processes and shared memory left after
+the end.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ PHASES = {
     "actors": ("ActorWorker",),
     "all parts": ("ActorWorker", "ShardWorker", "run"),
 }
-"""Classes of the processes that are killed in each phase; ``run`` is that of the command."""
+"""Kinds of processes that are killed in each phase; ``run`` is the driver process."""
 _START_SECONDS = 150
-"""Most seconds from the command to the first record, on a machine with other work."""
+"""Maximum seconds from the command to the first record, on a busy machine."""
 _END_SECONDS = 30
-"""Seconds after which a process below a run that has ended counts as left."""
+"""Seconds after the end of a run at which a remaining child process counts as left."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,9 @@ class Flags:
     shards: int = 2
     """Number of shards of the replay."""
     server_mode: str | None = None
-    """sync or async: a parameter server with two learners, which are then killed too."""
+    """sync or async: use a parameter server with two learners, which are killed too."""
     seed: int = 0
-    """Seed of the choice of victims."""
+    """Seed for the choice of victims."""
     json: str | None = None
     """File for the results, such as benchmarks/results/chaos.json."""
 
@@ -91,12 +92,12 @@ def _short(value: Any) -> Any:
 
 
 class Phase:
-    """One run, or one after the other in the same directory, whose parts are killed.
+    """Run whose parts are killed; after a kill of the driver it is resumed in its directory.
 
     Args:
-      flags: of the command.
-      kinds: classes of the victims; empty for none.
-      out: the run directory.
+      flags: flags of the command.
+      kinds: kinds of the victims; empty for none.
+      out: run directory.
     """
 
     def __init__(self, flags: Flags, kinds: Sequence[str], out: Path) -> None:
@@ -105,7 +106,7 @@ class Phase:
         """Standard error of the newest process."""
         self._random = random.Random(flags.seed)
         self._seen: dict[int, psutil.Process] = {}
-        """Processes of the runs, by their ids."""
+        """Processes of the runs by process id."""
         self._kills: dict[str, int] = dict.fromkeys(kinds, 0)
         self._shared = _shared_memory()
         self._segments: list[tuple[float, float]] = []
@@ -115,7 +116,7 @@ class Phase:
         """Run the phase and return its results.
 
         Raises:
-            RuntimeError: if a run ends by itself, or does not start.
+            RuntimeError: if a run ends early, or does not start.
         """
         flags = self._flags
         run = self._start()
@@ -168,7 +169,7 @@ class Phase:
         return run
 
     def _kill(self, run: subprocess.Popen[bytes]) -> tuple[subprocess.Popen[bytes], float]:
-        """Kill one part; return the run, and the seconds until it was resumed."""
+        """Kill one process; return the run, and the seconds until it was resumed."""
         kind = self._random.choice(self._kinds)
         if kind == "run":
             started = time.monotonic()
@@ -192,7 +193,7 @@ class Phase:
         return self._errors.read_text(errors="replace").strip()[-500:]
 
     def _measure(self) -> None:
-        """Note the rows and the seconds since the process began to record."""
+        """Record the rows and the seconds since the first record of the process."""
         records = self._records()
         first, last = records[self._from], records[-1]
         seconds = last["train_seconds"] - first["train_seconds"]
@@ -216,7 +217,7 @@ class Phase:
             "kills": self._kills,
             "worker_restarts": summary["worker_restarts"],
             "ray_rows": counted,
-            # Of the last process: rows that were sent to a shard which died before it stored them.
+            # In the last process: rows sent to a shard that died before storing them.
             "lost": counted["lost"],
             "twice": known - counted["taken"],
             "left": [*map(_name_of, left), *sorted(_shared_memory() - self._shared)],
@@ -224,7 +225,7 @@ class Phase:
 
 
 def _below(run: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
-    """Return the processes below a run whose command line contains a word."""
+    """Return the child processes of a run, at any depth, with a word in their command line."""
     found = []
     try:
         below = psutil.Process(run.pid).children(recursive=True)
@@ -247,7 +248,7 @@ def _name_of(process: psutil.Process) -> str:
 
 
 def _shared_memory() -> set[str]:
-    """Return the names in shared memory that are Ray's."""
+    """Return the names of Ray's files in shared memory."""
     directory = Path("/dev/shm")
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     return {name for name in names if "plasma" in name or "ray" in name}

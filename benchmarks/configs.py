@@ -19,7 +19,7 @@ def sized(
     batch_size: int = 128,
     **fields: Any,
 ) -> Config:
-    """Return a configuration of these sizes, with valid values for the fields that depend on them.
+    """Return a configuration with these sizes, and valid values for fields that depend on them.
 
     The replay has about 32 thousand rows unless ``replay_capacity`` is given.
     """

@@ -1,6 +1,6 @@
-"""Section ``dispatch`` of ``benchmarks.host``: programs on the CPU with and without its own thread.
+"""Section ``dispatch`` of ``benchmarks.host``: asynchronous and synchronous dispatch on the CPU.
 
-The choice holds for a process from the start of its backend, so that each is a process of its own:
+A process makes this choice once, when its backend starts, so each choice has its own process.
 ``python -m benchmarks.dispatch async|sync FLAGS`` answers every line on standard input with the
 seconds for a row of acting and of training, overlapped.
 """
@@ -23,7 +23,7 @@ _WORK = {"acting": "not learning", "training": "overlapped"}
 
 
 def dispatch_section(flags: Flags, cadence: str) -> dict[str, Any]:
-    """Measure acting and training in both modes, in two processes that take turns."""
+    """Measure acting and training in both modes, alternating between two processes."""
     fields = json.dumps({**dataclasses.asdict(flags), "cadences": [cadence]})
     processes = {
         mode: Process([sys.executable, "-m", "benchmarks.dispatch", mode, fields], CPU_THREADS)
@@ -39,7 +39,7 @@ def dispatch_section(flags: Flags, cadence: str) -> dict[str, Any]:
 
 
 def compare_modes(processes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
-    """Return rows/s of each work in each mode, and the ratio of those of ``sync`` to ``async``.
+    """Return rows/s of each workload in each mode, and the ratio of ``sync`` to ``async``.
 
     Raises:
         RuntimeError: if a process ends.
@@ -73,7 +73,7 @@ def _seconds_per_unit(case: Case, seconds: float) -> float:
 
 
 def main(mode: str, fields: str) -> None:
-    """Answer requests until they end."""
+    """Answer requests until standard input ends."""
     from jaxdqn.cli.backend import use_cpu_dispatch
     from jaxdqn.config.config import Config
 

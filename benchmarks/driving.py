@@ -1,7 +1,7 @@
-"""Train the preset driving and judge its policies: ``python -m benchmarks.driving``.
+"""Train the preset driving and evaluate its policies: ``python -m benchmarks.driving``.
 
-A policy is judged against the best constant action, by its mean return and by the share of its
-episodes without a crash, in EnvPool's HighwayFast-v0 and in the original highway-env.
+A policy is compared with the best constant action, by mean return and by the share of episodes
+without a crash, in EnvPool's HighwayFast-v0 and in the original highway-env.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Flags:
     seeds: int = 5
     """Number of training runs, with seeds 0, 1, ..."""
     rows: int | None = None
-    """Rows of a run; by default those of the preset."""
+    """Rows of a run; by default the budget of the preset."""
     episodes: int = 1000
     """Episodes of each policy in EnvPool."""
     original: int = 0
     """Episodes of each policy in the original highway-env, which steps about a thousand times more
     slowly; 0 for none."""
     out: str | None = None
-    """Directory for the run directories; by default none are written."""
+    """Parent of the run directories; by default none are written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def _main(argv: Sequence[str]) -> None:
 def train_and_judge(
     config: Any, seed: int, environments: dict[str, tuple[Any, int]], out: str | None
 ) -> tuple[Any, dict[str, tuple[Any, Any]]]:
-    """Train a seed; return its summary, and the returns and crashes [N] of the best policy."""
+    """Train one seed; return its summary, and the returns and crashes [N] of the best policy."""
     import jax
 
     from jaxdqn.config.config import replace
@@ -93,13 +93,13 @@ def train_and_judge(
 
 
 def best_action(environment: Any, episodes: int) -> int:
-    """Return the action whose constant choice has the highest mean return."""
+    """Return the constant action with the highest mean return."""
     means = [judge_action(environment, episodes, each)[0].mean() for each in range(len(ACTIONS))]
     return means.index(max(means))
 
 
 def judge_action(environment: Any, episodes: int, action: int) -> tuple[Any, Any]:
-    """Return the returns and the crashes [N] of episodes of one action."""
+    """Return the returns and the crashes [N] of episodes with one constant action."""
     import numpy as np
 
     num_envs = min(32, episodes)
@@ -136,8 +136,8 @@ def mean_and_interval(values: Sequence[float]) -> str:
 def student_t(degrees: int) -> float:
     """Return the 97.5 % quantile of Student's t, to 1 %.
 
-    The expansion of Abramowitz and Stegun 26.7.5 in the quantile of the normal distribution; below
-    three degrees it is given.
+    From three degrees of freedom on, it is the expansion of Abramowitz and Stegun 26.7.5 in the
+    quantile of the normal distribution; below, it is tabulated.
     """
     exact = {1: 12.706, 2: 4.303}
     if degrees in exact:

@@ -1,7 +1,7 @@
 """Study of settings that hold the solve return: ``python -m benchmarks.held``.
 
 Every setting is trained on the same seeds for its complete budget. Results are appended to a file
-as runs end, and a repeated command trains only what the file lacks.
+as runs end, and a repeated command trains only runs that are missing in the file.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     out: str = "held.jsonl"
-    """File of results, one line a run; runs that it has are not repeated."""
+    """File of results, one line per run; runs in the file are not repeated."""
     only: tuple[str, ...] = ()
     """Names of settings or of presets; by default all settings of the study."""
     seeds: int = 4
@@ -114,7 +114,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
     """Train a setting on a seed; return its results and its evaluations.
 
     Raises:
-        RunFailed: if a signal stopped the run, whose result would be that of a part of the budget.
+        RunFailed: if a signal stopped the run, because its result would not be comparable.
     """
     from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.run.runner import run
@@ -139,7 +139,7 @@ def train(name: str, seed: int) -> dict[str, Any]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Format the results by setting, times as medians over seeds."""
+    """Format the results by setting, with medians over seeds for times."""
     by_setting: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
         by_setting.setdefault(result["setting"], []).append(result)
@@ -167,7 +167,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def late_drop(returns: Sequence[float]) -> float:
-    """Return how far the worst evaluation of the last third is below the best, over its size."""
+    """Return the relative drop from the best to the worst evaluation of the last third."""
     best, late = max(returns), returns[-max(1, len(returns) // 3) :]
     return (best - min(late)) / abs(best)
 

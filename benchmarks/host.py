@@ -32,14 +32,14 @@ class Flags:
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     step_milliseconds: float = 0.0
-    """Time by which every vector step of the environments is prolonged, as by a slow simulator."""
+    """Milliseconds added to every vector step, to imitate a slow simulator."""
     cadences: tuple[str, ...] = ("4,32,1", "32,64,16")
     """Vector steps (K), batch size (B) and gradient steps (M) of an iteration, each as K,B,M."""
     sections: tuple[Literal["cadences", "nature", "atari", "dispatch"], ...] = ("cadences",)
-    """cadences: rows/s without learning, serial and overlapped. nature: a gradient step of the
-    Nature network over PyTorch's forward and backward pass. atari: acting in ale:pong over its
-    emulator and the forward pass, with 16 environments. dispatch: rows/s with JAX's programs on the
-    CPU run in the thread that calls them (sync), over those that are not (async, the default)."""
+    """cadences: rows/s without learning, serial and overlapped. nature: time of a gradient step of
+    the Nature network, relative to PyTorch's forward and backward pass. atari: rate of acting in
+    ale:pong with 16 environments, relative to its emulator and forward pass. dispatch: rows/s with
+    synchronous dispatch on the CPU, relative to asynchronous dispatch (the default of JAX)."""
     torch_python: str | None = None
     """Interpreter that has PyTorch, for the section nature."""
     torch_threads: int | None = None
@@ -117,7 +117,7 @@ def _atari(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _dispatch(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
-    """Measure both ways of dispatch on the CPU; print the table."""
+    """Measure synchronous and asynchronous dispatch on the CPU; print the table."""
     from benchmarks.dispatch import MODES, dispatch_section
 
     report = {name: dispatch_section(flags, cadence) for cadence, name in names.items()}
@@ -152,11 +152,11 @@ def name_of(cadence: str) -> str:
 
 
 class Prolonged:
-    """Environments on the host whose vector steps take longer.
+    """Environments on the host with slowed vector steps.
 
     Args:
         envs: the environments.
-        seconds: added to each vector step.
+        seconds: seconds added to each vector step.
     """
 
     def __init__(self, envs: Any, seconds: float) -> None:
@@ -175,14 +175,13 @@ class Prepared(NamedTuple):
     learn: Callable[[], Any]
     """Run iterations; return the state, and the metrics."""
     act: Callable[[], Any]
-    """Act and store as many rows without learning."""
+    """Act and store the same number of rows without learning."""
 
 
 def host_config(
     num_envs: int, length: int, batch_size: int, gradient_steps: int, **fields: Any
 ) -> Any:
-    """Return a configuration of E environments of CartPole on the host, with this cadence K, B,
-    M."""
+    """Return a configuration of E environments of CartPole on the host with cadence K, B, M."""
     from jaxdqn.config.config import Config
 
     rows = num_envs * length
@@ -197,9 +196,9 @@ def prepare_host(config: Any, iterations: int, host: Any = None) -> Prepared:
     """Start a run of an environment on the host and compile its programs.
 
     Args:
-        config: of the run.
-        iterations: of one call.
-        host: the environment; None takes that of ``config``.
+        config: configuration of the run.
+        iterations: number of iterations in one call.
+        host: the environment; None selects that of ``config``.
     """
     import jax
 

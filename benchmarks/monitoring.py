@@ -1,7 +1,7 @@
-"""Measure what loggers, callbacks and diagnostics cost: ``python -m benchmarks.monitoring``.
+"""Measure the cost of loggers, callbacks and diagnostics: ``python -m benchmarks.monitoring``.
 
-Each case is a run of CartPole. Its time is that from the first chunk to the last, with all that the
-host does between chunks.
+Each case is a run of CartPole. Its time is measured from the first chunk to the last, including all
+work of the host between chunks.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def measure(cases: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return the results of each case in alternating rounds, after one that compiles."""
+    """Return the results of each case in alternating rounds, after a first round that compiles."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for done in range(rounds + 1):
         for name, case in cases.items():
@@ -72,7 +72,7 @@ def measure(cases: dict[str, Callable[[], float]], rounds: int) -> dict[str, lis
 
 
 def make_cases(preset: str, chunks: int) -> dict[str, Callable[[], float]]:
-    """Return functions that train a number of chunks, and return the seconds that one took."""
+    """Return functions that train for a number of chunks and return the seconds per chunk."""
     from jaxdqn.config.config import replace
     from jaxdqn.config.presets import preset as preset_of
     from jaxdqn.monitoring.prometheus import make_prometheus_logger
@@ -96,7 +96,7 @@ def make_cases(preset: str, chunks: int) -> dict[str, Callable[[], float]]:
 
 
 class Nothing:
-    """A callback that reads its record."""
+    """Callback that reads its record."""
 
     def on_chunk(self, context: Any) -> None:
         """Read the loss."""
@@ -104,7 +104,7 @@ class Nothing:
 
 
 def seconds_a_chunk(config: Any, loggers: Sequence[Any] = (), callbacks: Any = ()) -> float:
-    """Train a configuration and return the seconds from one chunk to the next, on average."""
+    """Train a configuration and return the mean seconds per chunk."""
     from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.run.runner import run
 

@@ -1,7 +1,7 @@
 """Count the operations of each preset's traced chunk: ``python -m benchmarks.operations``.
 
-What JAX traces is what XLA has to compile. The count is exact, needs no accelerator, and does not
-depend on the machine, so a test compares it with the recorded one.
+XLA has to compile the operations that JAX traces. The count is exact, needs no accelerator, and
+does not depend on the machine, so a test compares it with a recorded count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from jaxdqn.cli.flags import parse, run_command
 
 ITERATIONS = 11
-"""Iterations of the chunk; their number does not change the operations."""
+"""Number of iterations of the chunk; it does not affect the count."""
 
 _OPERATION = re.compile(r"^\s+(?:%\S+ = )?\"?(?:stablehlo|chlo)\.([a-z_]+)", re.M)
 
@@ -51,7 +51,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def count_operations(config: Any) -> int:
-    """Return the operations of a chunk as lowered for the CPU, each function counted once."""
+    """Return the number of operations of a chunk lowered for the CPU; functions count once."""
     import jax
 
     from jaxdqn.training.trainer import make_trainer

@@ -1,6 +1,7 @@
 """Benchmark cases that run in separate processes.
 
-The number of XLA's CPU threads is fixed when a process starts; a comparison over it needs several.
+XLA fixes its number of CPU threads when a process starts, so a comparison of thread counts needs
+several processes.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Any
 from benchmarks.timing import alternating
 
 CPU_THREADS = 1
-"""XLA threads of jaxdqn, as ``jaxdqn run`` chooses for the matched work."""
+"""XLA threads of jaxdqn; ``jaxdqn run`` chooses the same number for the matched workload."""
 
 
 class Process:
     """A library in a separate process that waits for requests."""
 
     def __init__(self, command: Sequence[str], cpu_threads: int | None = None) -> None:
-        """Start ``command`` with this number of XLA threads on CPU; None takes one per core."""
+        """Start ``command`` with this number of XLA threads on CPU; None selects one per core."""
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
         environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
         if cpu_threads is not None:
@@ -41,7 +42,7 @@ class Process:
 
     @classmethod
     def jaxdqn(cls, gradient_steps: int, cpu_threads: int | None, *arguments: str) -> Process:
-        """Start jaxdqn on the matched work; ``arguments`` are further ones of the driver."""
+        """Start jaxdqn on the matched workload with additional arguments of the driver."""
         command = [
             sys.executable,
             "-m",
@@ -60,13 +61,13 @@ class Process:
         gradient_steps: int,
         cpu_threads: int | None = None,
     ) -> Process:
-        """Start a peer in an interpreter that has it installed."""
+        """Start a peer in an interpreter where it is installed."""
         driver = Path(__file__).parent / "versus" / "peers.py"
         # -P keeps the driver's directory out of sys.path, where it could shadow the peer's imports.
         return cls([python, "-P", str(driver), name, argument, str(gradient_steps)], cpu_threads)
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next message; one with ``missing`` is the last and gives the reason."""
+        """Wait for the next message; the last message has ``missing``, the reason of the end."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line:
@@ -76,13 +77,13 @@ class Process:
         return {"missing": f"the process ended: {lines[-1].strip() if lines else 'no message'}"}
 
     def send(self, request: str) -> None:
-        """Send a line; the end of the process shows in the next answer."""
+        """Send a line; if the process has ended, the next answer reports it."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(request, file=self._process.stdin, flush=True)
 
     def measure(self) -> dict[str, Any]:
-        """Request the work once and return the answer."""
+        """Request one measurement and return the answer."""
         self.send("go")
         return self.receive()
 

@@ -1,4 +1,4 @@
-"""Runs of ``jaxdqn run --engine ray`` in processes of their own, for benchmarks."""
+"""Runs of ``jaxdqn run --engine ray`` in separate processes, for benchmarks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 _START_SECONDS = 150
-"""Most seconds from the command to the first record, on a machine with other work."""
+"""Maximum seconds from the command to the first record, on a busy machine."""
 
 
 def records_of(options: Sequence[str], seconds: float) -> list[dict[str, Any]]:
-    """Run CartPole, or another environment that ``options`` name; return its records of chunks.
+    """Run CartPole, or the environment in ``options``; return the records of its chunks.
 
     Args:
-      options: of ``jaxdqn run``.
-      seconds: most seconds of training.
+      options: options of ``jaxdqn run``.
+      seconds: maximum seconds of training.
 
     Raises:
         RuntimeError: if the run fails, or has fewer than three records.
@@ -44,15 +44,15 @@ def records_of(options: Sequence[str], seconds: float) -> list[dict[str, Any]]:
 
 
 def environment_of_runs() -> dict[str, str]:
-    """Return the environment variables of a run, whose workers find this checkout and what
-    ``PYTHONPATH`` names."""
+    """Return environment variables with which workers import this checkout, besides the current
+    ``PYTHONPATH``."""
     root, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
     path = root if not given else f"{root}{os.pathsep}{given}"
     return {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"}
 
 
 def rate(records: Sequence[dict[str, Any]], counter: str) -> float:
-    """Return a counter per second of training between the second record and the last.
+    """Return the rate of a counter per second of training, from the second to the last record.
 
     The first chunk includes compilation in the workers.
     """

@@ -1,9 +1,10 @@
 """Measure the cost of checkpoints and of the numerical guard: ``python -m benchmarks.reliability``.
 
 Checkpoints of a large replay: the time for which training is blocked, relative to one copy of the
-state in memory; the chunk after a checkpoint, relative to a usual chunk (a copy of the ring would
-show there); and the slowdown of chunks while the checkpoint is written. The guard: iterations with
-it relative to iterations without, and the operations that it adds to the compiled step.
+state in memory; the time of the chunk after a checkpoint, relative to a normal chunk, which would
+reveal a copy of the ring; and the slowdown of chunks while a checkpoint is written. Guard: the time
+of iterations with the guard, relative to iterations without it, and the number of operations that
+it adds to the compiled step.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Flags:
     gigabytes: float = 1.0
     """Size of the replay that is saved."""
     rounds: int = 7
-    """Number of checkpoints, and of comparisons with and without the guard."""
+    """Number of checkpoints, and number of comparisons with and without the guard."""
     directory: str | None = None
-    """Directory for the checkpoints, which are removed; by default that of temporary files."""
+    """Directory for the checkpoints, which are removed; by default the temporary directory."""
     quick: bool = False
     """A fiftieth of the size and three rounds: a first look, not a measurement."""
     json: str | None = None
@@ -68,7 +69,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 class _Checkpointed(NamedTuple):
-    """Compiled functions and the state that checkpoints are taken of."""
+    """Compiled functions, and the state to checkpoint."""
 
     config: Any
     state: Any
@@ -111,8 +112,8 @@ def _prepare_checkpointed(gigabytes: float) -> _Checkpointed:
     from jaxdqn.storage.state import snapshot_key_data
     from jaxdqn.training import trainer as training
 
-    # A row of Breakout takes 64 bytes with its flags, action, reward and entry in the list of
-    # starts.
+    # A row of Breakout takes 64 bytes, including flags, action, reward and its entry in the list
+    # of starts.
     config = sized(BREAKOUT, num_envs=64, batch_size=32)
     capacity = int(gigabytes * 1e9 / _bytes_per_row(config)) // 64 * 64
     config = replace(config, replay_capacity=capacity, total_rows=10 * capacity)
@@ -128,7 +129,8 @@ def _prepare_checkpointed(gigabytes: float) -> _Checkpointed:
 def _save_repeatedly(
     training: _Checkpointed, rounds: int, directory: Path
 ) -> tuple[dict[str, list[float]], int]:
-    """Train and save; return the seconds of each phase, and the chunks that moved the ring."""
+    """Train and save; return the seconds of each phase, and the number of chunks that copied the
+    ring."""
     import jax
 
     from jaxdqn.storage.checkpoint_manager import CheckpointManager
@@ -173,7 +175,7 @@ def _save_repeatedly(
 def measure_guard(rounds: int, iterations: int) -> dict[str, Any]:
     """Time iterations with and without the guard, and count the operations of both steps.
 
-    Each runs in a process with one XLA thread, as ``jaxdqn run`` chooses for the matched work.
+    Each runs in a process with one XLA thread, as ``jaxdqn run`` does for the matched workload.
     """
     from benchmarks.processes import CPU_THREADS, Process, alternate_processes
 
@@ -197,7 +199,7 @@ def measure_guard(rounds: int, iterations: int) -> dict[str, Any]:
 def _count_operations(config: Any) -> int:
     """Count the operations in the entry computation of the compiled step.
 
-    Each is a loop, a product or a copy that XLA runs separately.
+    Each operation is a loop, a product or a copy that XLA executes separately.
     """
     import jax
 

@@ -79,7 +79,7 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Format an aligned table: the first column to the left, the others to the right."""
+    """Format a table with the first column aligned left and the others aligned right."""
     cells = [list(headers), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
 
@@ -97,7 +97,7 @@ def format_markdown(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> st
 
 
 def short(value: float) -> str:
-    """Format with three significant digits, all digits before the point, and no exponent."""
+    """Format with three significant digits, or all digits of the integer part; no exponent."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout, with a mark if it has changes; unknown outside one."""
+    """Return the commit of the checkout, with a mark if it has changes; ``unknown`` otherwise."""
     root = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--exclude=*"]
     try:

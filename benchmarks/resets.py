@@ -56,7 +56,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def make_case(products: int, how: Reset, rollout_length: int) -> Case:
-    """Return training on a corridor whose reset computes a number of matrix products."""
+    """Return training on a corridor whose reset computes ``products`` matrix products."""
     import jax
 
     from jaxdqn.config.config import Config

@@ -1,11 +1,11 @@
 """Write the tables of results pages from studies: ``python -m benchmarks.results_pages``.
 
-A page names a study where its table is to stand, between two lines:
+A page marks the place of the table of a study by two lines:
 
     <!-- study: minatar -->
     <!-- end of study -->
 
-The command replaces what is between them by the table of ``benchmarks/results/minatar``: the
+The command replaces the text between them by the table of ``benchmarks/results/minatar``: the
 interquartile mean with its interval, every seed, seconds and versions.
 """
 
@@ -32,7 +32,7 @@ class Flags:
     pages: tuple[str, ...] = ()
     """Pages to write; by default those in docs/results that name a study."""
     check: bool = False
-    """Write nothing, and fail if a page is not as the results say."""
+    """Write nothing, and fail if a page differs from the results."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def replaced(text: str) -> tuple[str, list[str]]:
-    """Return a page with the table of each study that it names, and the names.
+    """Return a page with updated tables, and the names of the studies in it.
 
     Raises:
         ValueError: if a study has no results.
@@ -97,7 +97,7 @@ def study_table(records: Sequence[dict[str, Any]], name: str) -> str:
         seeds = sorted(seeds, key=lambda record: record["seed"])
         finals = [record["final_return"] for record in seeds]
         exploring = [record["training_return"] for record in seeds]
-        # Seeds that one program has trained together have its seconds.
+        # Seeds that were trained together in one program share its seconds.
         seconds = {record["train_seconds"] for record in seeds}
         together = max(record.get("population", 1) for record in seeds)
         rows.append(
@@ -117,7 +117,7 @@ def _each(values: Sequence[float | None]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Return a return as text; one that was not finite or not recorded is None."""
+    """Format a return; None stands for a return that was not finite or not recorded."""
     return "-" if value is None else f"{value:.1f}"
 
 

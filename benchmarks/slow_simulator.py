@@ -1,6 +1,6 @@
-"""A slow simulator for Gymnasium: CartPole whose steps take ten milliseconds.
+"""Slow simulator for Gymnasium: CartPole whose steps take ten milliseconds.
 
-``gymnasium:benchmarks.slow_simulator:SlowCartPole-v0`` names it.
+Its name is ``gymnasium:benchmarks.slow_simulator:SlowCartPole-v0``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ STEP_SECONDS = 0.01
 
 
 class SlowCartPole(CartPoleEnv):
-    """CartPole that waits in every step, as for another program."""
+    """CartPole that sleeps in every step, as if it waited for another program."""
 
     def step(self, action: Any) -> Any:
-        """Step after the wait."""
+        """Sleep, then step."""
         time.sleep(STEP_SECONDS)
         return super().step(action)
 

@@ -1,10 +1,10 @@
 """Measure start-up times and the memory of a long run: ``python -m benchmarks.startup``.
 
 Start-up: the time of ``--help``, of ``import jaxdqn``, and of the CartPole preset from the command
-to the first chunk, to the line that says *solved*, and to the end of the process, with an empty
-compilation cache (cold) and a filled one (warm). Repeated run: the time of a
-second ``run()`` in one process, with another seed and learning rate. Long run: resident memory and
-speed in the first and in the last tenth of four million rows.
+to the first chunk, to the line that reports *solved*, and to the end of the process, with an empty
+(cold) and a filled (warm) compilation cache. Repeated run: the time of a second ``run()`` in one
+process, with a different seed and learning rate. Long run: resident memory and speed in the first
+and in the last tenth of four million rows.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def measure_long_run(rows: int, directory: Path) -> dict[str, float]:
             resident.append((chunks, psutil.Process(process.pid).memory_info().rss / 1e6))
         time.sleep(0.1)
     speeds = [record["env_steps_per_second"] for record in read_lines(out / "metrics.jsonl")]
-    # Samples after the last chunk may include the final evaluation: leave them out.
+    # Samples after the last chunk may include the final evaluation; exclude them.
     first = [size for chunks, size in resident if 5 < chunks <= 15]
     last = [size for chunks, size in resident if 85 <= chunks < 98]
     return {
@@ -160,7 +160,7 @@ def solve(out: Path, cache: Path) -> dict[str, float]:
     """Solve CartPole; return the seconds from the command to the events of ``_LINES`` and the end.
 
     Raises:
-        RunFailed: if the command fails or does not solve it.
+        RunFailed: if the command fails or does not solve CartPole.
     """
     start = time.perf_counter()
     flags = ["cartpole", "--stop-when", "solved", "--out", str(out)]

@@ -63,7 +63,7 @@ class Flags:
     json: str | None = None
     """File for the measurements, such as benchmarks/results/throughput.json."""
     sections: tuple[Section, ...] = ("settings", "ring", "acting")
-    """settings: throughput and the time of each part; ring: a large ring relative to a small one;
+    """settings: throughput and the time of each part; ring: a large ring relative to a small ring;
     acting: acting, environment and ring relative to environment and forward pass."""
 
 
@@ -96,7 +96,7 @@ def measure_setting(setting: Setting, effort: Effort) -> dict[str, Any]:
 
 
 def measure_ring(env: str, effort: Effort, *, small: int, large: int) -> dict[str, Any]:
-    """Measure an iteration (E=10, B=128) with a full ring of ``large`` rows and of ``small``."""
+    """Measure an iteration (E=10, B=128) with full rings of ``large`` and of ``small`` rows."""
     from benchmarks import workloads
 
     cases = {}
@@ -114,7 +114,7 @@ def measure_ring(env: str, effort: Effort, *, small: int, large: int) -> dict[st
 
 
 def measure_acting(env: str, effort: Effort, *, num_envs: int) -> dict[str, Any]:
-    """Measure acting, environment and ring, and environment and forward pass only."""
+    """Measure acting with environment and ring, and the environment and forward pass alone."""
     from benchmarks import workloads
 
     config = sized(env, num_envs=num_envs)

@@ -1,9 +1,9 @@
-"""Show what waits for what with environments on the host: ``python -m benchmarks.timeline``.
+"""Draw a timeline with environments on the host: ``python -m benchmarks.timeline``.
 
-The thread that acts steps the environments, chooses actions and waits for the learner; the
-learner's thread runs the gradient steps. Every part of some iterations is drawn as a bar, and its
-share of the time is printed. The learner's thread waits here for its device, so that the end of a
-bar is the end of the computation.
+The acting thread steps the environments, chooses actions and waits for the learner; the learner
+thread runs the gradient steps. Every part of some iterations is drawn as a bar, and its share of
+the time is printed. In this benchmark the learner thread waits for its device, so that a bar ends
+when the computation ends.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.config.config import Config
 
 PARTS = ("environments", "actions", "rows", "wait for the learner", "learner")
-"""Parts of an iteration in the thread that acts, and the learner's thread."""
+"""Parts of an iteration in the acting thread, and the learner thread."""
 _COLOURS = ("#0072B2", "#E69F00", "#999999", "#D55E00", "#009E73")
-"""Distinguishable with every kind of colour vision (Okabe and Ito 2008)."""
+"""Colours that are distinguishable with any colour vision (Okabe and Ito 2008)."""
 _WARM_UP = 64
-"""Iterations before the first that is measured."""
+"""Number of iterations before the first measured one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Flags:
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     step_milliseconds: float = 0.0
-    """Time by which every vector step of the environments is prolonged, as by a slow simulator."""
+    """Milliseconds added to every vector step, to imitate a slow simulator."""
     iterations: int = 400
     """Iterations whose shares are printed."""
     drawn: int = 8
@@ -114,7 +114,7 @@ def record(flags: Flags, overlap: bool) -> list[list[Span]]:
         return Timed(made, clock)
 
     class TimedRunner(VectorRunner):
-        """A runner that notes when its parts start and end."""
+        """Runner that records when its parts start and end."""
 
         def _act(self, *arguments: Any) -> Any:
             clock.acting_starts()
@@ -134,7 +134,7 @@ def record(flags: Flags, overlap: bool) -> list[list[Span]]:
         state = runner.init(jax.random.key(0), hyper_from(config))
         state, _ = runner.chunk(state, _WARM_UP)
         clock.iterations.clear()
-        # One more, since the wait of an iteration ends where the next one starts.
+        # One more, because the wait of an iteration ends when the next iteration starts.
         runner.chunk(state, flags.iterations + 1)
     finally:
         runner.close()
@@ -142,7 +142,7 @@ def record(flags: Flags, overlap: bool) -> list[list[Span]]:
 
 
 class Clock:
-    """Record of the parts of the iterations; the thread that acts opens each iteration."""
+    """Record of the parts of the iterations; the acting thread opens each iteration."""
 
     def __init__(self) -> None:
         self.iterations: list[list[Span]] = []
@@ -150,7 +150,7 @@ class Clock:
         self._acted = 0.0
 
     def acting_starts(self) -> None:
-        """Open an iteration; the time since the last one was spent waiting."""
+        """Open an iteration; the time since the end of the last iteration was spent waiting."""
         now = time.perf_counter()
         if self.iterations:
             self.iterations[-1].append(Span("wait for the learner", self._acted, now))
@@ -158,24 +158,24 @@ class Clock:
         self._since = now
 
     def stepped(self, start: float) -> None:
-        """Note a vector step that began at ``start``; before it the actions were chosen."""
+        """Record a vector step that began at ``start``, and before it the choice of actions."""
         now = time.perf_counter()
         choice, step = Span("actions", self._since, start), Span("environments", start, now)
         self.iterations[-1] += [choice, step]
         self._since = now
 
     def acting_ends(self) -> None:
-        """Note that the rows of the iteration were stacked."""
+        """Record that the rows of the iteration were stacked."""
         self._acted = time.perf_counter()
         self.iterations[-1].append(Span("rows", self._since, self._acted))
 
     def learnt(self, start: float) -> None:
-        """Note gradient steps that began at ``start``, in the learner's thread."""
+        """Record gradient steps in the learner thread that began at ``start``."""
         self.iterations[-1].append(Span("learner", start, time.perf_counter()))
 
 
 class Timed:
-    """Environments whose vector steps are noted."""
+    """Environments whose vector steps are recorded."""
 
     def __init__(self, envs: Any, clock: Clock) -> None:
         self._envs, self._clock = envs, clock
@@ -190,7 +190,7 @@ class Timed:
 
 
 def durations(iterations: Sequence[Sequence[Span]]) -> list[float]:
-    """Return the duration of each iteration of the thread that acts, in seconds."""
+    """Return the duration of each iteration of the acting thread, in seconds."""
     acting = [[span for span in spans if span.part != "learner"] for spans in iterations]
     return [spans[-1].end - spans[0].start for spans in acting]
 
@@ -198,7 +198,7 @@ def durations(iterations: Sequence[Sequence[Span]]) -> list[float]:
 def shares(iterations: Sequence[Sequence[Span]]) -> dict[str, float]:
     """Return the share of each part in the duration of all iterations.
 
-    Those of the thread that acts add up to 1; that of the learner's thread is how busy it is.
+    The shares of the acting thread add up to 1. The share of the learner thread is its utilisation.
     """
     total = sum(durations(iterations))
     spans = [span for each in iterations for span in each]
@@ -209,7 +209,7 @@ def shares(iterations: Sequence[Sequence[Span]]) -> dict[str, float]:
 
 
 def draw(recorded: dict[str, list[list[Span]]], drawn: int, file: str) -> None:
-    """Draw iterations from the middle, one panel for each way of running."""
+    """Draw iterations from the middle, with one panel for each mode."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -1,4 +1,4 @@
-"""Timing: alternate the cases of a comparison, and read the clock after the result is computed.
+"""Timing: alternate the cases of a comparison, and wait for results before reading the clock.
 
 Imports JAX only where it is used, so that ``--help`` of a command is fast.
 """
@@ -31,7 +31,7 @@ class Effort(NamedTuple):
     iterations: int
     """Iterations in one call of a compiled scan."""
     quick: bool = False
-    """Leave out the larger cases."""
+    """Omit the larger cases."""
 
 
 class Interval(NamedTuple):

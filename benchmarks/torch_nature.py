@@ -1,4 +1,4 @@
-"""Forward and backward passes of the Nature network in PyTorch, in an interpreter that has it.
+"""Forward and backward passes of the Nature network in PyTorch, in a separate interpreter.
 
 ``benchmarks.host --sections nature`` starts this file: ``torch_nature.py BATCH STEPS THREADS``. It
 imports nothing of this project. It writes ``{"compile_seconds": 0.0}`` or ``{"missing": ...}``, and

@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
     """Compiled scan, ready to time."""
 
     case: Case
-    """Work is counted in iterations, or in vector steps where nothing is learned."""
+    """Work is counted in iterations, or in vector steps if there is no learning."""
     compile_seconds: float
     compiled: Any = None
     """The compiled program."""
@@ -39,8 +39,9 @@ class Prepared(NamedTuple):
 class Part(NamedTuple):
     """Part of an iteration, repeated in a separate loop.
 
-    XLA would hoist a computation that is the same in every repetition, and delete one whose result
-    is unused. Inputs therefore depend on the carry (``varied``), and results are in the carry.
+    XLA would hoist a computation that is the same in every repetition, and remove a computation
+    whose result is unused. Inputs therefore depend on the carry (``varied``), and results are part
+    of the carry.
     """
 
     per_iteration: int
@@ -125,7 +126,7 @@ def prepare_parts(config: Config, repetitions: int) -> dict[str, tuple[Prepared,
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
     prepared = {}
     for name, part in _parts(config, trainer, replay, state).items():
-        # A part donates its carry, of which others may read a leaf: prepare_part copies it.
+        # prepare_part copies the carry, because a part donates it and others may read its leaves.
         prepared[name] = (prepare_part(part, repetitions), part.per_iteration)
     return prepared
 
@@ -209,7 +210,7 @@ def _acting_parts(
 
 
 def act_part(config: Config, trainer: Trainer, state: TrainState) -> Part:
-    """Return the choice of the actions of a vector step."""
+    """Return the part that chooses the actions of a vector step."""
     num_envs, agent, actor = config.num_envs, trainer.agent, state.actor
     explore = Exploration(jnp.full((num_envs,), config.epsilon_end), state.hyper.temperature)
 
@@ -230,7 +231,7 @@ def act_part(config: Config, trainer: Trainer, state: TrainState) -> Part:
 def learning_parts(
     config: Config, trainer: Trainer, replay: Replay, state: TrainState
 ) -> dict[str, Part]:
-    """Return the draw of a batch and the gradient step on it."""
+    """Return the parts that draw a batch and take a gradient step on it."""
     gradient_steps, gamma = config.gradient_steps_per_iteration, state.hyper.gamma
     batch, drawn = jax.jit(replay.sample)(jax.random.key(0), state.replay, gamma)
 

@@ -1,1 +1,1 @@
-"""Experiments: entries of the commands for a checkout, and the study definitions in studies/."""
+"""Experiments: entry points of the commands in a checkout, and study definitions in studies/."""

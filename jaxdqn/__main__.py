@@ -1,4 +1,4 @@
-"""The command line: ``jaxdqn COMMAND``, or ``python -m jaxdqn COMMAND``."""
+"""Command line: ``jaxdqn COMMAND``, or ``python -m jaxdqn COMMAND``."""
 
 from __future__ import annotations
 

@@ -15,26 +15,26 @@ _ASSUMED: contextvars.ContextVar[str | None] = contextvars.ContextVar("assumed",
 class Choices(NamedTuple):
     """Choices that differ between backends.
 
-    Those of accelerators follow from the launches of the compiled programs
-    (``python -m benchmarks.gpu_program``). Their times have not been measured.
+    The choices for accelerators are based on the number of kernels that the compiled programs
+    launch (``python -m benchmarks.gpu_program``). Run times have not been measured.
     """
 
     pack_carries: bool
     """Pack the small leaves of the carry of a loop into one vector: ``jaxdqn.loops``."""
     unroll: int
-    """Steps of acting, learning and a recurrent cell that are written out in one pass of a loop. It
-    bounds the time of compilation, which is longer by about this factor (docs/performance.md)."""
+    """Unroll factor of the loops over vector steps, gradient steps and steps of a recurrent cell.
+    Compilation takes longer by about this factor (docs/performance.md)."""
     select_at_indices: bool
     """Write to one index of an environment's array by a selection: ``jaxdqn.envs.one_hot``."""
     associative_targets: bool
     """Compute the targets of Q(lambda) by an associative scan: log2(K) passes instead of K."""
     population: Literal["vmap", "map"]
-    """Form of a population by default: ``jaxdqn.parallel.population``."""
+    """Default execution of a population: ``jaxdqn.parallel.population``."""
     compiler_options: Mapping[str, Any]
-    """Options of XLA."""
+    """Compiler options of XLA."""
 
 
-# XLA's default, and convolutions: otherwise each convolution ends a CUDA graph.
+# XLA's default plus convolutions; without them each convolution ends a CUDA graph.
 _COMMAND_BUFFERS = (
     "CONDITIONAL", "CONVOLUTION", "CUBLAS", "CUBLASLT", "CUDNN", "CUSTOM_CALL",
     "DYNAMIC_SLICE_FUSION", "FUSION",
@@ -63,7 +63,7 @@ _CHOICES = {"cpu": _CPU, "gpu": _GPU}
 
 
 def choices(platform: str | None = None) -> Choices:
-    """Return the choices for a platform, by default the one that programs are traced for."""
+    """Return the choices for a platform; by default, that for which programs are traced."""
     return _CHOICES.get(platform or backend(), _ACCELERATOR)
 
 

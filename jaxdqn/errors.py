@@ -1,4 +1,4 @@
-"""Exceptions of the library and the wording of their messages; imports no other module of it."""
+"""Exceptions and the wording of their messages; imports no other module of the library."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ class EndRun(Exception):
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return the known names nearest to ``name`` as text, or all of them if none is near."""
+    """Return the known names nearest to ``name`` as text, or all known names if none is near."""
     return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)
 
 
 def known_name(kind: str, name: str, known: list[str]) -> str:
     """Return the constraint on an unknown name, for ``must be ...``.
 
-    It is ``a known KIND; nearest: A, B`` if known names are near, else ``one of`` all of them.
+    The text is ``a known KIND; nearest: A, B`` if known names are near, else ``one of`` and all
+    known names.
     """
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"a known {kind}; nearest: {', '.join(near)}" if near else f"one of {', '.join(known)}"

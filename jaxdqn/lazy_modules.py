@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 _LOCK = threading.RLock()
-"""``sys.modules`` and the environment belong to the process: one thread changes them at a time."""
+"""Lock for changes of ``sys.modules`` and environment variables, which threads share."""
 
 
 class LazyModule(ModuleType):
-    """A module that is imported at its first use."""
+    """Module that is imported at its first use."""
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):
@@ -35,9 +35,9 @@ def imported_lazily(*names: str) -> Iterator[None]:
     """Replace modules by ``LazyModule`` for the imports of the block.
 
     Modules that the block imports keep the placeholders, which forward every use to the real
-    modules. Modules already imported stay, and after the block ``sys.modules`` holds no
-    placeholder: later imports of these names load the real modules. None of them need be installed;
-    one that is not raises ``ModuleNotFoundError`` at its first use.
+    modules. Modules that were already imported are not replaced. After the block ``sys.modules``
+    has no placeholders, so later imports of these names load the real modules. The modules need not
+    be installed; a missing module raises ``ModuleNotFoundError`` at its first use.
 
     Args:
         names: full names of modules.
@@ -68,10 +68,10 @@ def _missing_package(name: str) -> str:
 def import_matplotlib() -> None:
     """Import matplotlib if it is installed; call before any import of its modules.
 
-    Notebooks set ``MPLBACKEND`` for the processes that they start too. If that backend is not
-    installed there, matplotlib cannot be imported with the variable. It is therefore imported
-    without it, and then takes the backend if it can. The library draws on canvases of its own, for
-    which the backend does not matter.
+    Notebooks set ``MPLBACKEND``, which the processes that they start inherit. If the backend is not
+    installed for such a process, matplotlib cannot be imported with the variable. It is therefore
+    imported without the variable, and the backend is selected afterwards if possible. The library
+    creates its canvases itself, so it does not depend on the backend.
     """
     if "matplotlib" in sys.modules:
         return

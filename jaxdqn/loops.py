@@ -1,4 +1,4 @@
-"""Loops of the training program, in the form that suits the backend."""
+"""Loops of the training program, with choices that depend on the backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxdqn.backend_choices import choices
 from jaxdqn.types import Array, PyTree
 
 PACK_LIMIT = 65_536
-"""Elements; larger leaves of a carry are not packed."""
+"""Maximum number of elements of a leaf of a carry that is packed."""
 
 
 def scan(
@@ -26,21 +26,21 @@ def scan(
     unroll: bool = False,
     pack: bool = True,
 ) -> tuple[Any, Any]:
-    """Scan as ``jax.lax.scan`` does, in the form that suits the backend.
+    """Scan as ``jax.lax.scan``, with packing and unrolling chosen for the backend.
 
-    On a GPU each leaf of a carry costs separate kernels: one that computes it, and often a copy.
-    There the small leaves are packed into one vector, which a single kernel computes. On a CPU,
-    which launches no kernels, packing would only cost time.
+    On a GPU each leaf of a carry needs separate kernels: one to compute it, and often one to copy
+    it. The small leaves are therefore packed into one vector, which a single kernel computes. On a
+    CPU, which launches no kernels, packing would only cost time.
 
     Args:
       step: ``step(carry, x) -> (carry, output)``
       carry: pytree of arrays.
       xs: leaves [length, ...], or None.
       length: number of steps.
-      unroll: write out several steps in one pass, where the backend gains from it. Compilation
-        takes longer in proportion.
-      pack: false if leaves are sharded over an axis that the compiler handles, because a vector of
-        them would have to be gathered.
+      unroll: True to unroll the loop on backends where this is faster. Compilation takes
+        proportionally longer.
+      pack: False if leaves are sharded over an axis that the compiler handles, because packing
+        would require an all-gather.
     """
     steps = choices().unroll if unroll else 1
     if not pack or not choices().pack_carries or not jax.tree.leaves(carry):
@@ -61,7 +61,7 @@ class _Layout(NamedTuple):
 
     structure: Any
     leaves: list[Any]
-    """The shape and dtype of each leaf."""
+    """Shape and dtype of each leaf"""
 
 
 def _layout(tree: PyTree) -> _Layout:
@@ -123,7 +123,7 @@ def _to_words(leaf: Array) -> Array:
 
 
 def _from_words(vector: Array, start: int, like: Any) -> Array:
-    """Undo ``_to_words`` for the leaf that starts at a word of the vector."""
+    """Invert ``_to_words`` for the leaf that starts at word ``start`` of the vector."""
     words = jax.lax.slice(vector, (start,), (start + (_words(like) or 0),))
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         shape = jax.eval_shape(jax.random.key_data, like).shape

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdqn.types import Array, PyTree
 
 PACK_LIMIT = 16_384
-"""Elements; ``pack`` leaves larger tensors unchanged."""
+"""Maximum number of elements of a tensor that ``pack`` packs."""
 
 
 def global_norm(tree: PyTree) -> Array:
@@ -43,7 +43,7 @@ def pack(tree: PyTree, limit: int = PACK_LIMIT) -> PyTree:
 
     Returns:
         ``small``, the vector (an empty tuple if no leaf is small), and ``large``, a list of the
-        other leaves. Both in the tree's order.
+        other leaves, both in the order of the tree.
     """
     leaves = jax.tree.leaves(tree)
     small = [leaf.ravel() for leaf in leaves if is_small(leaf, limit)]
@@ -52,7 +52,7 @@ def pack(tree: PyTree, limit: int = PACK_LIMIT) -> PyTree:
 
 
 def unpack(packed: PyTree, like: PyTree, limit: int = PACK_LIMIT) -> PyTree:
-    """Undo ``pack``; ``like`` gives the structure, shapes and dtypes of the original tree."""
+    """Invert ``pack``; ``like`` has the structure, shapes and dtypes of the original tree."""
     leaves, structure = jax.tree.flatten(like)
     large, offset, unpacked = iter(packed["large"]), 0, []
     for leaf in leaves:

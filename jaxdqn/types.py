@@ -55,8 +55,8 @@ class EnvSpec(NamedTuple):
     """Arguments that differ from the environment's defaults, as NAME=VALUE; empty if it reports
     none."""
     terminates_within_episodes: bool = False
-    """True if ``terminated`` may be set within an episode, for example at the loss of a life. It
-    then cuts the bootstrap, but no reset follows, and an episode ends where the next one begins."""
+    """True if ``terminated`` may be set within an episode, for example at the loss of a life. There
+    is then no bootstrap, but also no reset, and an episode ends where the next episode begins."""
     masked: bool = False
     """True if time steps have a mask of legal actions."""
 
@@ -129,8 +129,8 @@ class Row(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The steps of sampled n-step returns. Step j of a return of m steps ends at *its row*, the
-    j-th after the start; steps past m have ``included`` false and arbitrary values."""
+    """Steps of sampled n-step returns. Step j of a return ends at *its row*, the j-th row after the
+    start. For steps after the end of the return, ``included`` is False and values are arbitrary."""
 
     r_t: Array
     """[B, N] float32, reward of each step"""
@@ -160,8 +160,8 @@ class Batch(NamedTuple):
     discount_t: Array
     """[B] float32, gamma^m for a return over m steps, 0 if it ends in a terminal state"""
     obs_t: PyTree
-    """[B, O] or [B, O, S], the bootstrap observation; empty if ``r_t`` is already the target, and
-    with ``path``, which has it."""
+    """[B, O] or [B, O, S], the bootstrap observation; empty if ``r_t`` is already the target, or if
+    ``path`` contains this observation."""
     extras_tm1: PyTree = ()
     """[B, ...], extras of the start row"""
     legal_tm1: PyTree = ()
@@ -170,7 +170,7 @@ class Batch(NamedTuple):
     """[B, A] bool, the legal actions at ``obs_t``; empty if every action is legal, and with
     ``path``"""
     path: PyTree = ()
-    """``Path``, the steps of the return, for importance ratios; empty without them"""
+    """``Path``, the steps of the return; empty without importance ratios"""
 
 
 class SampleInfo(NamedTuple):
@@ -242,11 +242,11 @@ class Network(NamedTuple):
     """True if the key draws parameter noise; each environment then acts with a separate key."""
     unroll: Callable[..., tuple[QOutput, PyTree]] | None = None
     """``unroll(params, key, carry, obs[L, B, O], first[L, B]) -> (QOutput, carry)``: ``apply`` to L
-    consecutive rows, with outputs [L, B, ...]; None if learning shall scan ``apply`` over the
-    rows."""
+    consecutive rows, with outputs [L, B, ...]. If None, learning scans ``apply`` over the rows."""
     refresh: Callable[[Params], Params] | None = None
-    """``refresh(params) -> params``: changes after each gradient step what follows from the
-    parameters and has no gradient, such as the vectors of power iteration; None for nothing."""
+    """``refresh(params) -> params``: after each gradient step, update values that are derived from
+    the parameters and have no gradient, such as the vectors of power iteration. None if there are
+    no such values."""
 
 
 class ObservationStatistics(NamedTuple):
@@ -273,7 +273,7 @@ def trained_params(params: Params) -> Params:
 
 
 def with_trained_params(params: Params, trained: Params) -> Params:
-    """Return the parameters with another trained part."""
+    """Return the parameters with the trained part replaced."""
     return params._replace(network=trained) if isinstance(params, NormalizedParams) else trained
 
 
@@ -287,7 +287,7 @@ class Exploration(NamedTuple):
     repeat: PyTree = ()
     """[E] float32, probability of repeating the previous action; empty if actions never repeat."""
     previous: PyTree = ()
-    """[E] int32, the previous action; empty if ``repeat`` is."""
+    """[E] int32, the previous action; empty if ``repeat`` is empty."""
     legal: PyTree = ()
     """[E, A] bool, the legal actions; empty if every action is legal."""
 
@@ -476,12 +476,12 @@ class Metrics(NamedTuple):
     return_sum: Array
     """float32, sum of the returns of the episodes that ended"""
     length_sum: Array
-    """float32, sum of their lengths in environment steps"""
+    """float32, sum of the lengths of these episodes in environment steps"""
     skipped: Array
     """int32, gradient steps that the guard undid because a value was not finite; they are
     included in ``gradient_steps``."""
     first_skipped: Array
-    """int32, gradient steps before the first skipped one; invalid if none was skipped."""
+    """int32, gradient steps before the first skipped step; invalid if no step was skipped."""
     lost: Array
     """int32, 1 if the parameters are not finite at the end of the chunk"""
     averagings: Array
@@ -557,7 +557,7 @@ class _TrainerFields(NamedTuple):
     ``rows`` in the replay before the rows of the warm-up. Each environment's rows must end where an
     episode ends or is cut, because the warm-up starts new episodes."""
     chunk: Callable[[int], Callable[[TrainState], tuple[TrainState, Metrics]]]
-    """``chunk(iterations)``: a function that runs that many iterations and reduces their metrics.
+    """``chunk(iterations)``: a function that runs these iterations and reduces their metrics.
     Devices communicate metrics once per chunk. If parameters are averaged less often than once per
     iteration, only ``chunk`` averages them; ``step`` does not."""
     sharding: Callable[[PyTree], PyTree] | None = None

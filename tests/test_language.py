@@ -14,8 +14,27 @@ ROOT = Path(__file__).parents[1]
 OPENERS = ("What", "How", "Whether", "Which", "Where", "When", "Why", "Say")
 """First words that no docstring has: it opens with an imperative or a noun phrase."""
 
-WORDS = ("anew", "refuse", "refused", "refuses", "go on", "goes on", "to the bit")
-"""Words with a standard term: again, raise or reject, continue, bitwise identical."""
+WORDS = (
+    "anew",
+    "refuse",
+    "refused",
+    "refuses",
+    "go on",
+    "goes on",
+    "to the bit",
+    "speak",
+    "speaks",
+    "of its own",
+    "of their own",
+)
+"""Words with a standard term: again, raise or reject, continue or resume, bitwise identical,
+communicate, and ``its`` or ``separate`` before the noun."""
+
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+"""Pages outside ``docs``."""
+
+TECHNIQUES = ROOT / "benchmarks/techniques/table.toml"
+"""Source of ``docs/techniques.md``."""
 
 _OPENER = re.compile(rf"({'|'.join(OPENERS)})\b")
 _SPACE = r"[\s#]+"
@@ -25,6 +44,11 @@ _WORD = re.compile(rf"\b({'|'.join(WORDS).replace(' ', _SPACE)})\b", re.IGNORECA
 def python_files() -> Iterator[Path]:
     for folder in ("jaxdqn", "experiments", "benchmarks"):
         yield from (ROOT / folder).rglob("*.py")
+
+
+def pages() -> Iterator[Path]:
+    yield from (ROOT / name for name in PAGES)
+    yield from (ROOT / "docs").rglob("*.md")
 
 
 def wrong_openers(source: str) -> list[str]:
@@ -60,7 +84,7 @@ def test_no_docstring_opens_with_a_question_word():
 def test_the_code_and_the_pages_use_standard_terms():
     found = [
         f"{file.relative_to(ROOT)}:{line}"
-        for file in (*python_files(), *(ROOT / "docs").glob("*.md"))
+        for file in (*python_files(), *pages(), TECHNIQUES)
         for line in unused_words(file.read_text())
     ]
     assert not found, "\n".join(found)
@@ -74,6 +98,9 @@ def test_the_folders_are_not_empty():
         "benchmarks",
     }
     assert len(files) > 100
+    texts = [*pages(), TECHNIQUES]
+    assert {ROOT / "README.md", ROOT / "docs/projects/devices.md"} < {*texts}
+    assert all(file.is_file() for file in texts)
 
 
 @pytest.mark.parametrize("opener", OPENERS)

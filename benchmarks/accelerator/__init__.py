@@ -1,1 +1,1 @@
-"""All that is claimed of an accelerator, measured by ``python -m benchmarks.accelerator``."""
+"""Measurements for all claims about accelerators: ``python -m benchmarks.accelerator``."""

@@ -1,8 +1,8 @@
-"""Measure all that is claimed of an accelerator: ``python -m benchmarks.accelerator``.
+"""Check all claims about accelerators by measurement: ``python -m benchmarks.accelerator``.
 
-Each section runs in its own process, within its time, and writes each result at once. A repeated
-command measures only what is missing or has failed. Without the section peers everything takes
-less than nine minutes.
+Each section runs in its own process with a time limit, and writes each result at once. A repeated
+command measures only results that are missing or failed. Without the section peers, all sections
+together take less than nine minutes.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ OUT = "benchmarks/results/accelerator"
 OUT_TINY = "build/accelerator-tiny"
 TINY_SECONDS = 600.0
 GRACE_SECONDS = 5.0
-"""Seconds after its time at which the process of a section is ended."""
+"""Seconds between the time limit of a section and the end of its process."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     sections: tuple[SectionName, ...] = ()
-    """Sections to measure; by default all, peers only with --peer. solve: time to solve CartPole;
-    rates: steps per second by the number of environments; pqn: ten million frames of each MinAtar
-    game; score: time to the published score on Breakout; population: many learners in one program;
-    replay: prioritised against uniform draws, and against PQN; bitwise: repeated and resumed runs;
-    memory: bytes of large replays; kernels: time of kernels by part; roofline: share of the
-    device's rates; peers: other libraries."""
+    """Sections to measure; by default all, but peers only with --peer. solve: time to solve
+    CartPole; rates: steps per second by the number of environments; pqn: ten million frames of each
+    MinAtar game; score: time to the published score on Breakout; population: many learners in one
+    program; replay: prioritised draws compared with uniform draws and with PQN; bitwise: repeated
+    and resumed runs; memory: bytes of large replays; kernels: time of kernels by part; roofline:
+    share of the peak rates of the device; peers: other libraries."""
     section_seconds: float | None = None
-    """Seconds of each section; by default 20 to 140, by section."""
+    """Time limit of each section in seconds; by default 20 to 140, depending on the section."""
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Peer to measure beside, purejaxrl=FILE (its dqn.py) or purejaxql=FILE (its pqn_minatar.py);
-    repeat the flag for both."""
+    """Peer to compare with: purejaxrl=FILE (its dqn.py) or purejaxql=FILE (its pqn_minatar.py).
+    Repeat the flag for both."""
     again: bool = False
-    """Repeat what has been measured."""
+    """Repeat measurements that already have results."""
     tiny: bool = False
     """Run everything at tiny sizes, on any device: a check of the command, not a measurement."""
     out: str | None = None
@@ -106,16 +106,16 @@ def chosen_sections(flags: Flags) -> tuple[str, ...]:
 
 
 def seconds_of(flags: Flags, section: str) -> float:
-    """Return the seconds of a section."""
+    """Return the time limit of a section in seconds."""
     if flags.section_seconds is not None:
         return flags.section_seconds
     return TINY_SECONDS if flags.tiny else SECTION_SECONDS[section]
 
 
 def measure(request: Request, store: Store) -> str | None:
-    """Run the process of a section; return why it ended early, or None.
+    """Run the process of a section; return the reason of an early end, or None.
 
-    After a crash the process is started again for the cells that are left.
+    After a crash the process is restarted for the remaining cells.
     """
     deadline = time.perf_counter() + request.seconds
     while (left := deadline - time.perf_counter()) > 0:
@@ -127,7 +127,7 @@ def measure(request: Request, store: Store) -> str | None:
 
 
 def run_worker(request: Request) -> str | None:
-    """Run one process of a section; return why it failed, or None."""
+    """Run one process of a section; return the reason of a failure, or None."""
     command = [sys.executable, "-m", "benchmarks.accelerator.worker", json.dumps(request._asdict())]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stderr=errors, env=worker_environment(request))
@@ -146,9 +146,9 @@ def run_worker(request: Request) -> str | None:
 
 
 def worker_environment(request: Request) -> dict[str, str]:
-    """Return the environment of the process of a section."""
+    """Return the environment variables for the process of a section."""
     environment = dict(os.environ)
-    if request.tiny:  # not optimised, to compile fast
+    if request.tiny:  # compile fast, without optimisation
         flags = environment.get("XLA_FLAGS", "")
         environment["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
     if request.section == "peers":  # three processes share the device
@@ -157,7 +157,7 @@ def worker_environment(request: Request) -> dict[str, str]:
 
 
 def _record_crash(request: Request, store: Store, ended: str | None) -> bool:
-    """Record why the cell that was running has no result; return whether there is one."""
+    """Record the failure of the cell that was running; return whether there was one."""
     found = False
     for cell, record in store.read(request.section).items():
         if record["launch"] == request.launch and record.get("failed") == RUNNING:
@@ -167,7 +167,7 @@ def _record_crash(request: Request, store: Store, ended: str | None) -> bool:
 
 
 def finish(store: Store, report: dict[str, Any]) -> int:
-    """Judge the targets by all results of the directory, write the report and the picture."""
+    """Compare all results of the directory with the targets; write the report and the picture."""
     report["stamp"] = newest_stamp(
         record for section in report["sections"].values() for record in section["cells"].values()
     )
@@ -196,7 +196,7 @@ def finish(store: Store, report: dict[str, Any]) -> int:
 
 
 def newest_stamp(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the stamp of the record that was measured last; None if there is none."""
+    """Return the stamp of the latest record; None if there are no records."""
     stamps = [record["stamp"] for record in records]
     return max(stamps, key=lambda stamped: stamped["time"], default=None)
 
@@ -204,9 +204,9 @@ def newest_stamp(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 def current(
     records: Mapping[str, dict[str, Any]], tiny: bool, stamp: dict[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return the records of these sizes and of the device of a stamp; others are of earlier calls.
+    """Return the records with these sizes and the device of a stamp; omit other earlier records.
 
-    Without a stamp there are none.
+    Without a stamp the result is empty.
     """
     return {
         cell: record for cell, record in records.items()

@@ -20,8 +20,7 @@ from jaxdqn.types import PyTree
 
 
 def bitwise_cells(sizes: Sizes) -> list[Cell]:
-    """Return a cell for repeated runs and one for a resumed run, with and without
-    ``deterministic``."""
+    """Return cells for repeated runs and for a resumed run, with and without ``deterministic``."""
     cells = []
     for deterministic in (False, True):
         config = bitwise_config(sizes, deterministic)
@@ -32,7 +31,7 @@ def bitwise_cells(sizes: Sizes) -> list[Cell]:
 
 
 def bitwise_config(sizes: Sizes, deterministic: bool) -> Config:
-    """Return a short run with prioritised replay, whose scatters may add in any order on a GPU."""
+    """Return a short run with prioritised replay, whose scatters are unordered on a GPU."""
     env = CARTPOLE if sizes.shrunk else BREAKOUT
     base = preset("dqn", env=env, replay="prioritized", deterministic=deterministic)
     per_add = base.num_envs
@@ -51,7 +50,7 @@ def bitwise_config(sizes: Sizes, deterministic: bool) -> Config:
 
 
 def compare_repeats(config: Config) -> dict[str, Any]:
-    """Run three times: twice with the same programs, once with programs compiled again."""
+    """Run three times: twice with the same programs, and once with recompiled programs."""
     one, same = run(config).state, run(config).state
     program_cache.clear()
     again = run(config).state
@@ -63,7 +62,7 @@ def compare_repeats(config: Config) -> dict[str, Any]:
 
 
 def compare_resumed(config: Config) -> dict[str, Any]:
-    """Run without a stop, and with one halfway that is resumed."""
+    """Run once without interruption, and once with a stop and a resume halfway."""
     whole = run(config).state
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -91,13 +90,13 @@ def _bytes(leaf: Any) -> bytes:
 
 
 class _StopAfter:
-    """Callback that stops a run as a signal of a scheduler does."""
+    """Callback that stops a run by a signal, as a scheduler does."""
 
     def __init__(self, chunks: int) -> None:
         self._left = chunks
 
     def on_chunk(self, context: Any) -> None:
-        """Send the signal after the last of the chunks."""
+        """Send the signal after the last chunk."""
         self._left -= 1
         if self._left == 0:
             signal.raise_signal(signal.SIGTERM)

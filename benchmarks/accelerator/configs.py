@@ -13,11 +13,11 @@ LARGEST_BATCH = 1_024
 
 
 def with_envs(base: Config, num_envs: int) -> Config:
-    """Return a configuration with another number of environments.
+    """Return a configuration with a different number of environments.
 
-    The batch grows with them, up to 1 024 rows, and the replay has at least 32 rows of each, so
-    that the work of an environment stays that of the preset. PQN divides its rows into as many
-    minibatches as before.
+    The batch grows in proportion, up to 1 024 rows, and the replay has at least 32 rows of each
+    environment, so the work per environment is the same as in the preset. The number of minibatches
+    of PQN is unchanged.
     """
     if base.algorithm == "pqn":
         return replace(base, num_envs=num_envs, **_budget(num_envs * base.rollout_length))
@@ -42,7 +42,7 @@ def rate_configs(sizes: Sizes) -> dict[str, Config]:
         "breakout fast": _small(preset("fast", env=BREAKOUT), sizes),
         "breakout pqn": preset("pqn", env=BREAKOUT, **shrunk),
     }
-    # In ascending order, so that the peak of the memory is that of the present cell.
+    # In ascending order, so that the peak memory is that of the current cell.
     return {
         f"{name} E={num_envs}": with_envs(base, num_envs)
         for num_envs in sizes.num_envs
@@ -64,8 +64,8 @@ def population_configs(sizes: Sizes) -> dict[str, Config]:
 def replay_configs(sizes: Sizes) -> dict[str, Config]:
     """Return the configurations of the section ``replay`` by name.
 
-    The first two differ in the draws only, at one gradient step an iteration. The other three do
-    the same number of rows and of gradient steps of the same batch: PQN as published, and DQN.
+    The first two differ only in their draws, with one gradient step per iteration. The other three,
+    PQN as published and DQN with both replays, have equal rows, gradient steps and batches.
     """
     pqn = preset("pqn", env=BREAKOUT, **dict(sizes.shrunk))
     plain = _small(preset("dqn", env=BREAKOUT), sizes)
@@ -90,7 +90,7 @@ def replay_configs(sizes: Sizes) -> dict[str, Config]:
 
 
 def memory_configs(sizes: Sizes) -> dict[str, Config]:
-    """Return configurations with a large replay, and PQN, which has none, by name."""
+    """Return configurations with a large replay, and of PQN without a replay, by name."""
     found: dict[str, Config] = {}
     for name, env in (("cartpole", CARTPOLE), ("breakout", BREAKOUT)):
         base = _small(preset("dqn", env=env), sizes)
@@ -112,7 +112,7 @@ def kernel_configs(sizes: Sizes) -> dict[str, Config]:
 
 
 def _budget(rows_per_iteration: int, warmup_rows: int = 0) -> dict[str, int]:
-    """Return a budget that the measurement does not reach, in chunks of some iterations."""
+    """Return a budget larger than any measurement, in chunks of some iterations."""
     return {
         "total_rows": 2 * warmup_rows + 100_000 * rows_per_iteration,
         "log_every": 10 * rows_per_iteration,
@@ -121,7 +121,7 @@ def _budget(rows_per_iteration: int, warmup_rows: int = 0) -> dict[str, int]:
 
 
 def _small(config: Config, sizes: Sizes) -> Config:
-    """Return a configuration of DQN that a CPU can run, if PQN is shrunk too."""
+    """Return a configuration of DQN; if ``sizes`` are shrunk, it is small enough for a CPU."""
     if not sizes.shrunk:
         return config
     per_add = config.num_envs * config.rollout_length

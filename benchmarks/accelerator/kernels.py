@@ -21,7 +21,7 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _MODULE = re.compile(r"^HloModule ([\w.\-]+)")
 _CONTROL = ("while", "conditional", "call")
-"""Operations whose events, on the host, span those of others."""
+"""Operations whose events on the host enclose the events of other operations."""
 
 
 class Event(NamedTuple):
@@ -46,10 +46,10 @@ def kernel_cells(sizes: Sizes) -> list[Cell]:
 
 
 def measure_kernels(program: Program, sizes: Sizes) -> dict[str, Any]:
-    """Time a chunk, then trace one; return the microseconds of an iteration by part.
+    """Time a chunk, then trace another; return the microseconds per iteration by part.
 
     While the profiler runs, XLA launches the kernels of CUDA graphs one by one, so the time between
-    kernels is not that of training: compare their sum with ``us_per_iteration``.
+    kernels is longer than in training. Compare the sum of the kernels with ``us_per_iteration``.
     """
     rates = measure_rates(program, sizes)
     run = program.start()
@@ -66,9 +66,9 @@ def summarise(events: Iterable[Event], text: str, iterations: int) -> dict[str, 
     """Return launches and microseconds of an iteration, by part and by kernel.
 
     Args:
-        events: of the trace; those of other programs are left out.
+        events: events of the trace; events of other programs are ignored.
         text: compiled program, as HLO.
-        iterations: that the program has run.
+        iterations: number of iterations that the program has run.
     """
     module, parts = module_of(text), part_of_each(text)
     by_part: dict[str, float] = defaultdict(float)
@@ -99,7 +99,7 @@ def module_of(text: str) -> str:
 
 
 def part_of_each(text: str) -> dict[str, str]:
-    """Return the part of each instruction of a compiled program: its innermost named region."""
+    """Return the innermost named region of each instruction of a compiled program."""
     parts = {}
     for line in text.splitlines():
         instruction, scope = _INSTRUCTION.match(line), _OP_NAME.search(line)
@@ -117,8 +117,8 @@ def region_of(op_name: str) -> str:
 def read_events(folder: Path) -> list[Event]:
     """Return the events of compiled programs in a trace.
 
-    On an accelerator they are those of its streams; the other lines of a device repeat them by
-    program and by region. On a CPU they are on the lines of the threads.
+    On an accelerator the events are on the lines of its streams; other lines of a device repeat
+    them by program and by region. On a CPU they are on the lines of the threads.
     """
     files = sorted(folder.rglob("*.xplane.pb"))
     if not files:
@@ -132,7 +132,7 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def _lines(lines: Iterable[Any], *, on_device: bool) -> list[Any]:
-    """Return the lines of a plane that hold every execution once."""
+    """Return the lines of a plane that contain each execution once."""
     every = list(lines)
     if not on_device:
         return every
@@ -141,7 +141,7 @@ def _lines(lines: Iterable[Any], *, on_device: bool) -> list[Any]:
 
 
 def _event(event: Any) -> Event | None:
-    """Return an event of a compiled program; None for any other."""
+    """Return an event of a compiled program; None for other events."""
     stats = dict(event.stats)
     operation, module = stats.get("hlo_op"), stats.get("hlo_module")
     if operation is None or module is None:

@@ -38,7 +38,7 @@ def check_peers(peers: Sequence[str]) -> None:
 
 
 def measure_peer(peer: str, sizes: Sizes, seconds: float) -> dict[str, Any]:
-    """Measure a peer and jaxdqn alternately at the peer's work; return the result of ``versus``.
+    """Measure a peer and jaxdqn alternately on the peer's workload, by ``benchmarks.versus``.
 
     Raises:
         RuntimeError: if the peer could not be measured, with its reason.

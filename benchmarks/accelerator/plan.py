@@ -1,4 +1,4 @@
-"""Sections of the accelerator benchmark, their time and their sizes. Imports no JAX."""
+"""Sections of the accelerator benchmark, their time limits and sizes. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SECTION_SECONDS: dict[str, float] = {
     "roofline": 40,
     "peers": 90,
 }
-"""Seconds of each section, start of its process and compilation included. Without ``peers``, which
-needs the files of other libraries, they add up to less than nine minutes."""
+"""Time limit of each section in seconds, including the start of its process and compilation.
+Without ``peers``, which needs files of other libraries, the sum is below nine minutes."""
 
 GAMES = (
     "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar",
@@ -36,14 +36,14 @@ class Sizes(NamedTuple):
     """Amount of work of the sections."""
 
     num_envs: tuple[int, ...] = (32, 512, 8_192, 65_536)
-    """E of the section ``rates``."""
+    """Values of E in the section ``rates``."""
     learners: tuple[int, ...] = (1, 8, 64, 256)
     seeds: int = 5
     games: tuple[str, ...] = GAMES
     frames: int = 10_000_000
     """Budget of PQN on each game, in rows."""
     ring_rows: int = 1_000_000
-    """Replay of the section ``memory``."""
+    """Capacity of the replay in the section ``memory``."""
     iterations: int = 100
     """Iterations in a timed chunk of DQN."""
     long_iterations: int = 2
@@ -52,11 +52,11 @@ class Sizes(NamedTuple):
     seconds: float = 0.4
     """Approximate minimum duration of one measurement."""
     run_rows: int | None = None
-    """Budget of the runs of ``solve`` and ``score`` in rows; None for that of their presets."""
+    """Budget of the runs of ``solve`` and ``score`` in rows; None for the budget of the preset."""
     chunks: int = 4
     """Chunks of the runs of ``bitwise``."""
     shrunk: Mapping[str, Any] = {}
-    """Fields that make PQN small enough to compile on a CPU."""
+    """Fields that make PQN small enough to compile on a CPU; empty at full size."""
 
 
 FULL = Sizes()
@@ -75,11 +75,11 @@ TINY = Sizes(
     chunks=2,
     shrunk={"rollout_length": 4, "minibatches": 2, "epochs": 1},
 )
-"""To check on a CPU that everything runs; the figures mean nothing."""
+"""Sizes for checking on a CPU that everything runs; the figures are meaningless."""
 
 
 Measure = Callable[[float], dict[str, Any]]
-"""``measure(seconds) -> result``: results as plain values, within about ``seconds``."""
+"""``measure(seconds) -> result``: measure for about ``seconds``; results are plain values."""
 
 
 class Cell(NamedTuple):
@@ -89,9 +89,9 @@ class Cell(NamedTuple):
     measure: Measure
     prepare: Callable[[], Callable[[], Any]] | None = None
     """Trace, and return a function that compiles. The programs of all cells of a section are
-    compiled at the same time, before the first is measured."""
+    compiled concurrently, before the first cell is measured."""
 
 
 def measured_by(function: Callable[..., dict[str, Any]], *arguments: Any) -> Measure:
-    """Return the measurement that calls a function, which takes the time that it takes."""
+    """Return a measurement that calls a function and ignores the time limit."""
     return lambda seconds: function(*arguments)

@@ -21,8 +21,7 @@ from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device
 class Program:
     """Chunk of a configuration: traced and compiled first, run later.
 
-    It holds no array of the device before ``start``, so that many programs can be compiled for the
-    memory of one.
+    It allocates no device memory before ``start``, so many programs can be compiled in advance.
     """
 
     def __init__(self, config: Config, iterations: int) -> None:
@@ -49,9 +48,9 @@ class Program:
         return compile_both
 
     def start(self) -> Callable[[], Any]:
-        """Make the first state; return the call that runs the next chunk on it.
+        """Create the initial state; return a function that runs the next chunk.
 
-        The call returns the state, which the next call consumes, and the metrics.
+        The function returns the state, which its next call donates, and the metrics.
         """
         if self._compiled is None:
             self.prepare()()
@@ -106,7 +105,7 @@ def measure_rates(program: Program, sizes: Sizes) -> dict[str, Any]:
 
 
 def program_memory(program: Program) -> dict[str, Any]:
-    """Return the bytes of the state and of its replay, and those that the chunk needs besides."""
+    """Return the bytes of the state, of its replay, and of the temporary memory of a chunk."""
     assert program.state_bytes is not None
     analysis = program.chunk.memory_analysis()
     return {

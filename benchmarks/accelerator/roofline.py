@@ -1,4 +1,4 @@
-"""Share of the device's rates that iterations reach, by ``benchmarks.roofline``."""
+"""Share of the peak rates of the device that iterations reach; see ``benchmarks.roofline``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complete runs: time to solve CartPole, to a score on Breakout, and PQN on each game."""
+"""Complete runs: time to solve CartPole, time to a score on Breakout, and PQN on each game."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def solve_cells(sizes: Sizes) -> list[Cell]:
 
 
 def score_cells(sizes: Sizes) -> list[Cell]:
-    """Return a cell for each algorithm that trains on Breakout up to the published score."""
+    """Return a cell for each algorithm: train on Breakout up to the published score."""
     fields: dict[str, Any] = {"solve_return": PUBLISHED_BREAKOUT, "stop_when": "solved"}
     bases = {
         "fast": preset("fast", env=BREAKOUT, **fields),
@@ -55,7 +55,7 @@ def pqn_cells(sizes: Sizes) -> list[Cell]:
         small = {"num_envs": 16, "log_every": 64, "eval_episodes": 2} if sizes.shrunk else {}
         fields = {**dict(sizes.shrunk), **small}
         config = preset("pqn", env=game, total_rows=sizes.frames, **fields)
-        # Ten evaluations of 100 episodes; their time is apart.
+        # Ten evaluations of 100 episodes; their time is recorded separately.
         cells.append(_run_cell(game, replace(config, eval_every=max(1, sizes.frames // 10))))
     return cells
 
@@ -64,9 +64,9 @@ def _run_cell(name: str, config: Config) -> Cell:
     compile_seconds: list[float] = []
 
     def prepare() -> Callable[[], Any]:
-        """Leave the programs of the run in the process, where ``run`` finds them."""
+        """Compile the programs of the run into the cache of the process, which ``run`` uses."""
         keys = learner_keys(config)
-        with jax.transfer_guard("allow"):  # as in ``run``, which else would compile again
+        with jax.transfer_guard("allow"):  # as in ``run``, which would otherwise recompile
             static = static_run(config, keys, dict.fromkeys(_PARTS))
 
         def compile_all() -> None:
@@ -85,13 +85,13 @@ def _run_cell(name: str, config: Config) -> Cell:
 _PARTS = (
     "environment", "network", "optimizer", "replay", "explore", "loss", "learning", "agent",
 )  # fmt: skip
-"""The caller's own parts of ``run``: there are none."""
+"""Custom parts of ``run``; there are none."""
 
 
 def measure_run(config: Config, seconds: float) -> dict[str, Any]:
-    """Train until the end of the configuration, or for some seconds; return parts of its summary.
+    """Train to the end of the budget, or for ``seconds``; return part of the summary.
 
-    ``complete`` is false if the time ended the run: its times are then those of a part.
+    ``complete`` is False if the time limit ended the run; its times then cover part of the budget.
     """
     summary = run(replace(config, max_seconds=max(1.0, seconds))).summary
     found = {name: summary.get(name) for name in _FIELDS}

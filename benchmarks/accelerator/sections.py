@@ -23,7 +23,7 @@ def cells_of(section: str, sizes: Sizes, peers: Sequence[str] = ()) -> list[Cell
 
 
 def _timed(configs_of: Configs) -> Callable[[Sizes], list[Cell]]:
-    """Return the function that lists a cell for each of some configurations."""
+    """Return a function that lists a cell for each configuration."""
 
     def cells(sizes: Sizes) -> list[Cell]:
         return [
@@ -35,7 +35,7 @@ def _timed(configs_of: Configs) -> Callable[[Sizes], list[Cell]]:
 
 
 def _iterations(config: Config, sizes: Sizes) -> int:
-    """Return the iterations in a timed chunk; those of several gradient steps take long."""
+    """Return the number of iterations in a timed chunk; fewer if they have many gradient steps."""
     several = config.gradient_steps_per_iteration > 1
     return sizes.long_iterations if several else sizes.iterations
 

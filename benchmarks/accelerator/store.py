@@ -1,4 +1,4 @@
-"""Results of the accelerator benchmark: a file for each cell, and one report of all."""
+"""Results of the accelerator benchmark: a file for each cell, and one report of all cells."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Store:
         self.directory = Path(directory)
 
     def write(self, section: str, cell: str, record: Mapping[str, Any]) -> None:
-        """Write the record of a cell; replace an earlier one in one step."""
+        """Write the record of a cell atomically; it replaces an earlier record."""
         file = self._file(section, cell)
         partial = file.with_suffix(".partial")
         write_json(partial, {"section": section, "cell": cell, **record})
         os.replace(partial, file)
 
     def read(self, section: str) -> dict[str, dict[str, Any]]:
-        """Return the records of a section by cell, in the order in which they were written."""
+        """Return the records of a section by cell, in the order of writing."""
         folder = self.directory / CELLS / section
         records = [json.loads(file.read_text()) for file in folder.glob("*.json")]
         records.sort(key=lambda record: record.get("order", 0))

@@ -1,4 +1,4 @@
-"""Tables and the picture of the accelerator benchmark. Imports no JAX."""
+"""Tables and picture of the accelerator benchmark. Imports no JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets of an accelerator, and whether results meet them. Imports no JAX."""
+"""Targets for accelerators, and their comparison with results. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POPULATION, POPULATION_RATIO = 64, 20.0
 
 
 class Verdict(NamedTuple):
-    """A target and what was measured of it."""
+    """Target and its measured value."""
 
     target: str
     measured: str
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The verdict in words."""
+        """Verdict in words."""
         return {None: "not measured", True: "met", False: "missed"}[self.met]
 
 
@@ -38,7 +38,7 @@ def judge(sections: Mapping[str, Results], *, valid: bool) -> list[Verdict]:
 
     Args:
         sections: results by section.
-        valid: false if the figures are not those of an accelerator at full size; then no target
+        valid: False if the figures were not measured on an accelerator at full size; then no target
             counts as measured.
     """
     verdicts = []
@@ -78,7 +78,7 @@ def _pqn(results: Results) -> Checked:
     text = f"{len(done)} of {len(GAMES)} games"
     if done:
         text += f", {short(min(done.values()))} to {short(max(done.values()))} s"
-    # A game that the section had no time for is missed only if it has taken too long already.
+    # A game without a complete result is missed only if it has already taken too long.
     if any(result["train_seconds"] >= PQN_SECONDS for result in results.values()):
         return text, False
     return text, True if set(GAMES) <= set(done) else None

@@ -1,9 +1,8 @@
-"""Measure the cells of one section, in a process of its own.
+"""Measure the cells of one section, in a separate process.
 
-``python -m benchmarks.accelerator.worker REQUEST`` is one such process; the request is JSON. A
-section has a process of its own because a crash, or memory that is used up, then ends this section
-only, because its time is limited by ending the process, and because the peak of the device's memory
-is kept for a process.
+``python -m benchmarks.accelerator.worker REQUEST`` is one such process; the request is JSON. Each
+section has its own process for three reasons: a crash or exhausted memory ends this section only;
+its time is limited by ending the process; and the peak of device memory is counted per process.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from benchmarks.accelerator.plan import FULL, TINY, Cell, Sizes
 from benchmarks.accelerator.store import Store
 
 COMPILE_SHARE = 0.65
-"""Share of a section's seconds after which its cells are measured, compiled or not."""
+"""Share of a section's time after which measurement starts, even if programs are not compiled."""
 
 RUNNING = "the process ended while it ran"
-"""Reason of a cell that was begun and has no result."""
+"""Failure of a cell that was started and has no result."""
 
 
 NO_TIME = "the time of the section was over"
-"""Reason of a cell that was not begun."""
+"""Failure of a cell that was not started."""
 
 
 class Request(NamedTuple):
@@ -39,9 +38,9 @@ class Request(NamedTuple):
     """Directory of results."""
     seconds: float
     launch: str
-    """Name of this call of the command: what failed in an earlier one is tried again."""
+    """Identifier of this call of the command. Cells that failed in an earlier call are retried."""
     again: bool = False
-    """Repeat what is measured already."""
+    """Repeat cells that already have results."""
     tiny: bool = False
     peers: tuple[str, ...] = ()
 
@@ -74,7 +73,7 @@ def measure_section(request: Request, cells: Sequence[Cell], stamped: dict[str, 
             future = compiling.get(cell.name)
             if future is not None:
                 future.result(timeout=0)
-            # The rest of the time is shared by the cells that are left.
+            # The remaining cells share the remaining time equally.
             share = left / (len(todo) - todo.index(cell))
             record["result"] = cell.measure(share)
         except Exception as error:
@@ -97,12 +96,12 @@ def device_memory() -> dict[str, int] | None:
 
 
 def is_of_device(record: dict[str, Any], stamped: dict[str, Any]) -> bool:
-    """Return whether a record has the device and the versions of a stamp."""
+    """Return whether a record was measured on the device and with the versions of a stamp."""
     return all(record["stamp"][name] == stamped[name] for name in ("device_kind", "versions"))
 
 
 def _is_to_do(record: dict[str, Any] | None, request: Request, stamped: dict[str, Any]) -> bool:
-    """Return whether a cell is to be measured: it has no result of this device, or it failed."""
+    """Return whether a cell must be measured, because it failed or has no result of this device."""
     if record is None:
         return True
     if record["launch"] == request.launch:
@@ -112,7 +111,7 @@ def _is_to_do(record: dict[str, Any] | None, request: Request, stamped: dict[str
 
 
 def _compile_all(cells: Sequence[Cell], until: float) -> dict[str, Future[Any]]:
-    """Compile the programs of all cells; return when all are compiled, or when it is late."""
+    """Compile the programs of all cells; return when all are compiled, or at the time ``until``."""
     prepared = [(cell.name, cell.prepare) for cell in cells if cell.prepare is not None]
     if not prepared:
         return {}
@@ -127,13 +126,13 @@ def _compile_all(cells: Sequence[Cell], until: float) -> dict[str, Future[Any]]:
         except FutureTimeout:
             continue
         pending = [future for future in pending if not future.done()]
-    # XLA cannot be stopped: what it compiles now ends with the process.
+    # XLA cannot be stopped; compilations in progress end with the process.
     pool.shutdown(wait=False, cancel_futures=True)
     return futures
 
 
 def _traced(prepare: Callable[[], Callable[[], Any]]) -> Callable[[], Any]:
-    """Return the compilation of a cell; an error of tracing becomes that of the cell."""
+    """Trace a cell and return its compilation; a tracing error is raised by the compilation."""
     try:
         return prepare()
     except Exception as error:
@@ -172,7 +171,7 @@ def main(argv: Sequence[str]) -> int:
     spent = time.perf_counter() - started
     measure_section(request._replace(seconds=request.seconds - spent), cells, stamp())
     sys.stdout.flush()
-    os._exit(0)  # not after the compilations that are still under way
+    os._exit(0)  # do not wait for compilations in progress
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Count what one iteration launches on a GPU, on a machine without one."""
+"""Count the GPU launches of one iteration, on a machine without a GPU."""

@@ -1,8 +1,8 @@
-"""Count what one iteration launches on a GPU: ``python -m benchmarks.gpu_program``.
+"""Count the GPU launches of one iteration: ``python -m benchmarks.gpu_program``.
 
 XLA compiles each program for an H100, on any machine, and reports its kernels, copies and CUDA
-graphs. It runs none of them: the counts are exact, times are unknown. Matrix products and
-convolutions have their default kernels, since choosing the fastest needs the device.
+graphs. Nothing is run, so the counts are exact and the times are unknown. Matrix products and
+convolutions use default kernels, because selecting the fastest kernels needs the device.
 
 Needs ``pip install 'jaxdqn[gpu-compile]'``.
 """
@@ -29,15 +29,15 @@ class Flags:
     loops: bool = False
     """Also print the loops within an iteration."""
     dump: str | None = None
-    """Folder for the texts that XLA dumps of each program: kernels, thunks, HLO."""
+    """Folder for the dumps of XLA for each program: kernels, thunks, HLO."""
     json: str | None = None
-    """File for the counts, such as benchmarks/results/gpu-program.json. Programs in it that are
-    not compiled keep their counts."""
+    """File for the counts, such as benchmarks/results/gpu-program.json. Counts in it of programs
+    that are not compiled now are kept."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    # The CUDA plug-in is asked for a compiler only; there is no GPU that it could start.
+    # Only the compiler of the CUDA plug-in is used; there is no GPU to initialise.
     os.environ["JAX_PLATFORMS"] = "cpu"
     return run_command(_main, argv)
 
@@ -66,7 +66,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def merged(path: str | Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a file of counts with some programs replaced."""
+    """Return the content of a file of counts, updated with the counts of some programs."""
     from benchmarks.gpu_program.target import NAME
     from benchmarks.report import stamp
 

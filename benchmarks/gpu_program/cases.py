@@ -1,4 +1,4 @@
-"""Programs whose launches are counted: the presets, larger iterations, and the mappings."""
+"""Programs whose launches are counted: presets, larger iterations, and mappings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BREAKOUT = "Breakout-MinAtar"
 
 
 class Case(NamedTuple):
-    """A program, the chunk of a configuration."""
+    """Program: the chunk of a configuration."""
 
     name: str
     preset: str
     fields: dict[str, Any]
-    """Those that differ from the preset."""
+    """Fields that differ from the preset."""
     devices: int = 1
 
     def config(self) -> Config:
@@ -28,7 +28,7 @@ class Case(NamedTuple):
 
 
 def _large(num_envs: int = 4096, steps: int = 8) -> dict[str, Any]:
-    """Return the fields of iterations of many environments and several steps of both kinds."""
+    """Return fields for many environments, and several vector and gradient steps per iteration."""
     per_add = num_envs * steps
     return {
         "num_envs": num_envs,
@@ -72,11 +72,11 @@ BARS = {
     "pqn-breakout": 2600,
     "memorychain": 700,
 }
-"""Kernels, copies included, that an iteration should have at most."""
+"""Maximum number of kernels of an iteration, including copies."""
 
 
 def selected(names: Sequence[str]) -> list[Case]:
-    """Return the cases of these names, all of them if there is none.
+    """Return the cases with these names; all cases if ``names`` is empty.
 
     Raises:
         ValueError: if a name is unknown.

@@ -21,7 +21,7 @@ _PACKAGES = ("jax_plugins.xla_cuda12", "jax_cuda12_plugin", "nvidia.cuda_nvcc")
 
 
 class Compiled(NamedTuple):
-    """A program for a GPU."""
+    """Program compiled for a GPU."""
 
     thunks: Thunk
     temporary_bytes: int
@@ -29,11 +29,11 @@ class Compiled(NamedTuple):
     trace_seconds: float
     compile_seconds: float
     compile_cpu_seconds: float
-    """Processor time of all threads, which other programs on the machine lengthen little."""
+    """CPU time of all threads, which other load on the machine hardly affects."""
 
 
 def missing_packages() -> str:
-    """Return why nothing can be compiled for a GPU here; empty if it can."""
+    """Return the reason why compilation for a GPU is impossible here; empty if it is possible."""
     if any(_lacks(package) for package in _PACKAGES):
         return "the extra gpu-compile is not installed: pip install 'jaxdqn[gpu-compile]'"
     wanted = importlib.metadata.version("jaxlib")
@@ -45,7 +45,7 @@ def missing_packages() -> str:
 
 
 def gpu_devices(count: int = 1) -> Sequence[jax.Device]:
-    """Return GPUs of one host that programs can be compiled for, not run on.
+    """Return GPUs of one host, for compilation only.
 
     Raises:
         RuntimeError: if the packages of the extra ``gpu-compile`` are not installed.
@@ -54,7 +54,7 @@ def gpu_devices(count: int = 1) -> Sequence[jax.Device]:
         raise RuntimeError(reason)
     from jax.experimental import topologies
 
-    # The plug-in checks the versions of libraries that only running needs.
+    # The plug-in would check libraries that are needed only for execution.
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     topology = topologies.get_topology_desc(
         platform="cuda", target_config=target_config(), topology=f"1x1x{count}"
@@ -71,10 +71,10 @@ def compile_for_gpu(
     """Compile a function that donates its first argument.
 
     Args:
-        function: to be jitted.
+        function: function to jit.
         arguments: pytrees of ``ShapeDtypeStruct`` with shardings on ``gpu_devices``.
-        options: of XLA, in addition to those that the tool needs.
-        dump: empty or new folder for what XLA dumps; by default it is deleted.
+        options: additional options of XLA.
+        dump: empty or new folder for the dumps of XLA; by default they are deleted.
     """
     started = time.perf_counter()
     traced = jax.jit(function, donate_argnums=0).trace(*arguments)
@@ -111,7 +111,7 @@ def _options(folder: str) -> dict[str, Any]:
     return {
         "xla_dump_to": folder,
         "xla_dump_hlo_as_text": True,
-        "xla_gpu_autotune_level": 0,  # which measures on the device
+        "xla_gpu_autotune_level": 0,  # autotuning measures on the device
         "xla_gpu_cuda_data_dir": str(importlib.resources.files("nvidia.cuda_nvcc")),
     }
 

@@ -9,13 +9,13 @@ from benchmarks.gpu_program.thunks import Thunk
 
 _GROUPS = ("kSequential", "kDynamicSliceFusion", "kDynamicSlice", "kConditional")
 _UPDATES = ("kDynamicSliceFusion", "kDynamicSlice")
-"""Copies whose place depends on the loop's index: their graph is recorded again in each pass."""
+"""Copies whose address depends on the loop index, so their graph is updated in each pass."""
 _NO_LAUNCH = ("kAsyncDone", "kWaitForStreams", "kEventWait", "kEventRecord")
 
 CARRY = "carry"
-"""Part of the copies of loop carries, which the compiler makes and which have no name."""
+"""Part for copies of loop carries, which the compiler inserts without a name."""
 REST = "rest"
-"""Part of what is in no named region."""
+"""Part for kernels outside any named region."""
 
 
 TOTALS = ("kernels", "copies", "graphs", "eager", "updates", "syncs")
@@ -28,7 +28,7 @@ class Loop(NamedTuple):
     part: str
     trip_count: int | None
     kernels: int
-    """Of one pass."""
+    """Kernels of one pass"""
 
 
 class Counts(NamedTuple):
@@ -37,15 +37,15 @@ class Counts(NamedTuple):
     kernels: int
     """Kernels, library calls and copies."""
     copies: int
-    """Those of ``kernels`` that copy."""
+    """Number of ``kernels`` that are copies."""
     graphs: int
     """Launches of CUDA graphs."""
     eager: int
-    """Those of ``kernels`` that are outside graphs, launched one by one."""
+    """Number of ``kernels`` outside graphs, which are launched one by one."""
     updates: int
-    """Copies to or from a place that changes in each pass, for which a graph is updated."""
+    """Copies to or from an address that changes in each pass, which require a graph update."""
     syncs: int
-    """Loops of unknown length and conditionals, in which the host waits for the device."""
+    """Loops of unknown length, and conditionals, where the host waits for the device."""
     parts: dict[str, int]
     """``kernels`` by named region of the code."""
     loops: list[Loop]
@@ -57,11 +57,11 @@ def count_iteration(root: Thunk, iterations: int, regions: tuple[str, ...]) -> C
 
     Args:
         root: thunks of a chunk.
-        iterations: passes of its loop, a number that no other loop has.
+        iterations: trip count of its loop; no other loop may have the same count.
         regions: names of the named regions of the code, ``jax.named_scope``.
 
     Raises:
-        ValueError: if there is no loop of that many passes.
+        ValueError: if no loop has this trip count.
     """
     loops = [(thunk, in_graph) for thunk, in_graph in _loops(root) if
              thunk.trip_count == iterations]  # fmt: skip
@@ -86,7 +86,7 @@ def _loops(thunk: Thunk, in_graph: bool = False) -> list[tuple[Thunk, bool]]:
 
 
 class _Tally:
-    """Launches added up over thunks."""
+    """Running totals of launches over thunks."""
 
     def __init__(self, regions: tuple[str, ...]) -> None:
         self.regions = regions
@@ -95,7 +95,7 @@ class _Tally:
         self.loops: list[Loop] = []
 
     def add(self, thunks: list[Thunk], times: int, in_graph: bool, around: str) -> None:
-        """Add ``times`` runs of thunks that are within the part ``around``."""
+        """Add ``times`` executions of thunks that are within the part ``around``."""
         for thunk in thunks:
             if thunk.kind == "kWhile":
                 self._add_loop(thunk, times, in_graph, around)
@@ -131,7 +131,7 @@ class _Tally:
 
 
 def _most_frequent(thunks: list[Thunk], regions: tuple[str, ...]) -> str:
-    """Return the part of most kernels of a loop that is in no region itself."""
+    """Return the part with the most kernels in a loop that has no named region itself."""
     tally = _Tally(regions)
     tally.add([thunk for thunk in thunks if thunk.kind != "kWhile"], 1, True, "")
     named = {part: count for part, count in tally.parts.items() if part not in (CARRY, REST)}
@@ -139,6 +139,6 @@ def _most_frequent(thunks: list[Thunk], regions: tuple[str, ...]) -> str:
 
 
 def _part(thunk: Thunk, regions: tuple[str, ...]) -> str:
-    """Return the innermost named region of a thunk; empty if it is in none."""
+    """Return the innermost named region of a thunk; empty without a region."""
     scopes = thunk.op_name.replace("(", "/").replace(")", "/").split("/")
     return next((scope for scope in reversed(scopes) if scope in regions), "")

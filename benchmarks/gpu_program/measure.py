@@ -19,7 +19,7 @@ from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import PyTree, Trainer
 
 ITERATIONS = 11
-"""Iterations of a chunk; no loop within an iteration has as many passes."""
+"""Number of iterations of a chunk; no loop within an iteration has this trip count."""
 
 
 def count_case(case: Case, dump: Path | None = None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def count_case(case: Case, dump: Path | None = None) -> dict[str, Any]:
 
     Args:
         case: the program.
-        dump: folder for what XLA dumps, in a folder of the name of the case.
+        dump: folder for the dumps of XLA, in a subfolder with the name of the case.
     """
     config = case.config()
     with tracing_for("gpu"):
@@ -55,7 +55,7 @@ def _compile(config: Config, dump: Path | None) -> Compiled:
 
 
 def _trainer(config: Config, devices: Any) -> Trainer:
-    """Make the trainer of a configuration, mapped over devices that only the compiler knows."""
+    """Make the trainer of a configuration, mapped over devices used for compilation only."""
     collectives = device_collectives(config.replicas)
     trainer = make_trainer(config, collectives=collectives)
     if config.learners > 1:

@@ -1,4 +1,4 @@
-"""The GPU that programs are compiled for, as XLA reads it: text of ``GpuTargetConfigProto``."""
+"""Target GPU for compilation, as the text of a ``GpuTargetConfigProto`` of XLA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thunks of a compiled GPU program, from the texts that XLA dumps.
+"""Thunks of a compiled GPU program, parsed from the dumps of XLA.
 
 A *thunk* is one step of XLA's GPU runtime: a kernel, a copy, a library call, a CUDA graph ("command
 buffer"), or a loop. The dump lists them as a tree by indentation::
@@ -25,17 +25,17 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclasses.dataclass
 class Thunk:
-    """A thunk and those within it."""
+    """Thunk and its nested thunks."""
 
     kind: str
     name: str = ""
-    """Of the HLO instruction; empty if it has none."""
+    """Name of the HLO instruction; empty if there is none."""
     op_name: str = ""
-    """Of the JAX operation, with the named scopes around it; empty if the compiler made it."""
+    """Name of the JAX operation with its named scopes; empty if the compiler inserted it."""
     trip_count: int | None = None
-    """Passes of a loop; None if unknown, or if it is no loop."""
+    """Trip count of a loop; None if it is unknown, or if the thunk is not a loop."""
     parts: dict[str, list[Thunk]] = dataclasses.field(default_factory=dict)
-    """Thunks within it: ``body`` and ``condition`` of a loop, "" of the others."""
+    """Nested thunks: under ``body`` and ``condition`` for a loop, under "" for others."""
 
     @property
     def inner(self) -> list[Thunk]:
@@ -67,8 +67,8 @@ def parse_thunks(sequence: str, metadata: str, hlo: str) -> Thunk:
         indent, text = len(line) - len(line.lstrip()), line.strip()
         match = _THUNK.match(text)
         if match is None:
-            # The label of a condition follows its loop, at the left edge; that of a body stands
-            # two columns to the right of its loop.
+            # The label of a condition follows its loop, at the left edge. The label of a body is
+            # indented by two columns relative to its loop.
             while text != "condition:" and stack[-1][0] > indent:
                 stack.pop()
             above, owner, _ = stack.pop()

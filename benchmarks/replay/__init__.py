@@ -1,1 +1,1 @@
-"""Speed and size of the replays, beside those of flashbax: ``python -m benchmarks.replay``."""
+"""Speed and size of the replays, compared with flashbax: ``python -m benchmarks.replay``."""

@@ -1,6 +1,6 @@
 """Measure uniform and prioritised replays: ``python -m benchmarks.replay``.
 
-The replays of flashbax are measured beside them if it is installed (``pip install flashbax``).
+If flashbax is installed (``pip install flashbax``), its replays are measured too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Flags:
     batches: tuple[int, ...] = (32, 128, 512, 4096)
     """Batch sizes."""
     parts: bool = True
-    """Measure add, draw and update separately too, not only together."""
+    """Measure add, draw and update also separately, not only together."""
     rounds: int = 9
     """Rounds of measurement; each measures every case once."""
     json: str | None = None

@@ -20,7 +20,7 @@ class RowKind(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     max_capacity: int
-    """Largest replay that is measured; a larger one needs too much memory."""
+    """Maximum capacity that is measured; larger replays need too much memory."""
 
 
 ROWS = {
@@ -33,7 +33,7 @@ PARTS = ("add", "draw", "update", "together")
 
 
 class Replays(NamedTuple):
-    """Replay under the interface of this benchmark."""
+    """Replay with the interface of this benchmark."""
 
     state: Any
     """State of a full replay."""
@@ -155,7 +155,7 @@ def prepare(replays: Replays, part: str, batch: int, repetitions: int) -> Case:
             checksum = checksum + _checksum(drawn)
         if replays.update is not None and part in ("update", "together"):
             noise = (jnp.arange(batch, dtype=jnp.int32) * 37 + number) % 97
-            # The priorities depend on the drawn rows: XLA can remove neither.
+            # The priorities depend on the drawn rows, so XLA cannot remove the draw.
             priorities = 0.1 + noise.astype(jnp.float32) + jnp.minimum(jnp.abs(checksum), 1e-9)
             state = replays.update(state, indices, priorities)
         return (state, number + 1, indices, checksum), None
@@ -193,7 +193,7 @@ def _filled(state: Any, add: Callable[[Any, Any], Any], capacity: int) -> Any:
 
 
 def bytes_per_transition() -> list[dict[str, Any]]:
-    """Return the bytes per transition here and in a buffer of unpacked pairs of observations."""
+    """Return the bytes per transition of this replay, and of a buffer of unpacked pairs."""
     import jax.numpy as jnp
     import numpy as np
 

@@ -1,6 +1,6 @@
-"""Time that the arithmetic and the memory of a device allow, by ``python -m benchmarks.roofline``.
+"""Comparison with the roofline of a device: ``python -m benchmarks.roofline``.
 
-The roofline model (Williams et al. 2009): a program takes at least the time of its floating-point
-operations at the device's greatest rate, and at least the time of its bytes at the rate of its
-memory.
+In the roofline model (Williams et al. 2009) a program takes at least the time of its floating-point
+operations at the peak rate of the device, and at least the time of its memory traffic at the peak
+bandwidth.
 """

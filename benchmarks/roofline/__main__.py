@@ -1,8 +1,8 @@
-"""Hold an iteration against the rates of the device: ``python -m benchmarks.roofline``.
+"""Compare an iteration with the roofline of the device: ``python -m benchmarks.roofline``.
 
-Operations and bytes of acting, drawing, learning and the whole iteration, by hand and by XLA's cost
-analysis; the least time that the measured rates of this device allow; and its share of the time
-that is measured.
+For acting, drawing, learning and the whole iteration, the table has the operations and bytes, by
+hand and by XLA's cost analysis; the minimum time at the measured rates of this device (floor); and
+the share of the floor in the measured time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Preset(NamedTuple):
-    """Configuration to measure: a preset with some fields."""
+    """Configuration to measure: a preset with some fields replaced."""
 
     preset: str
     fields: dict[str, Any]

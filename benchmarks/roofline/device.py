@@ -21,7 +21,7 @@ class Effort(NamedTuple):
     elements: int
     """Elements of the float32 array that is read and written."""
     passes: int
-    """Passes over it in one call."""
+    """Passes over the array in one call."""
     rounds: int = 5
     seconds: float = 0.2
 
@@ -37,7 +37,7 @@ PRECISIONS: dict[str, tuple[Any, str | None]] = {
     "tensorfloat32": (jnp.float32, "tensorfloat32"),
     BFLOAT16_MATRICES: (jnp.bfloat16, None),
 }
-"""Type of the matrices and precision of their products: by the values of ``matmul_precision``, and
+"""Type of the matrices and precision of their products, for each value of ``matmul_precision`` and
 for ``precision='bfloat16'``."""
 
 
@@ -45,7 +45,7 @@ class DeviceRates(NamedTuple):
     """Rates of a device."""
 
     flops: dict[str, float]
-    """Operations per second of large square products, by name of ``PRECISIONS``."""
+    """Operations per second of products of large square matrices, by key of ``PRECISIONS``."""
     bytes: float
     """Bytes per second of a pass that reads and writes a large array."""
 
@@ -56,7 +56,7 @@ def effort_for_device() -> Effort:
 
 
 def measure_device(effort: Effort) -> DeviceRates:
-    """Measure the rates of the default device; each is that of the fastest of the rounds."""
+    """Measure the rates of the default device; each is the maximum over the rounds."""
     cases = {name: _product_case(effort, *PRECISIONS[name]) for name in PRECISIONS}
     cases["memory"] = _memory_case(effort)
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
@@ -81,7 +81,7 @@ def _product_case(effort: Effort, dtype: Any, precision: Any) -> Case:
 
         return jax.lax.scan(product, x, None, length=effort.products)[0]
 
-    # Products of this matrix with itself stay of the same size.
+    # Repeated products with this matrix keep values of the same magnitude.
     x = jnp.full((effort.side, effort.side), 1 / effort.side, dtype)
     compiled, _ = compile_timed(run, x, x)
     return Case(lambda: compiled(x, x), effort.products)

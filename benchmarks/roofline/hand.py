@@ -1,9 +1,10 @@
 """Operations and bytes of acting, drawing and learning, counted by hand. Imports no JAX.
 
-Operations are those of matrix products and convolutions, a multiplication and an addition for each
-weight. Bytes are those that have to cross the memory once: parameters, moments, observations and
-rows. Values between the layers are not counted: they can stay in the caches of the device, or in a
-fused kernel. So both are lower bounds, and a floor time that follows from them is one too.
+Operations are those of matrix products and convolutions: a multiplication and an addition for each
+weight. Bytes are those that must be transferred from or to memory at least once: parameters,
+moments, observations and rows. Values between the layers are not counted, because they can stay in
+the caches of the device or in a fused kernel. Operations and bytes are therefore lower bounds, and
+so is the floor time.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ _MINATAR_CHANNELS, _MINATAR_KERNEL, _MINATAR_DENSE = 16, 3, 128
 
 
 class Layer(NamedTuple):
-    """Dense layer, or convolution as a dense layer at each of its positions."""
+    """Dense layer, or a convolution regarded as a dense layer at each of its positions."""
 
     inputs: int
     outputs: int
     positions: int = 1
     norm: bool = False
-    """Layer normalisation of the outputs, with a scale and a shift for each."""
+    """True if the outputs are layer-normalised, with a scale and a shift for each output."""
 
     @property
     def weights(self) -> int:
-        """Elements of the kernel."""
+        """Number of elements of the kernel."""
         return self.inputs * self.outputs
 
     @property
     def parameters(self) -> int:
-        """Elements of the kernel, the bias and the normalisation."""
+        """Number of elements of the kernel, the bias and the normalisation."""
         return self.weights + self.outputs * (3 if self.norm else 1)
 
 
@@ -46,11 +47,11 @@ class Work(NamedTuple):
     bytes: float
 
     def times(self, count: float) -> Work:
-        """Return the work of several repetitions."""
+        """Return the work of ``count`` repetitions."""
         return Work(count * self.flops, count * self.bytes)
 
     def plus(self, other: Work) -> Work:
-        """Return the work of both."""
+        """Return the sum of both."""
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
 
@@ -58,9 +59,9 @@ def layers_of(config: Config, obs_shape: Sequence[int], num_actions: int) -> lis
     """Return the layers of the network of a configuration.
 
     Args:
-        config: with an MLP, or the MinAtar network on observations [H, W, C].
-        obs_shape: of one observation, without the stack of frames.
-        num_actions: outputs of the head.
+        config: configuration with an MLP, or with the MinAtar network on observations [H, W, C].
+        obs_shape: shape of one observation, without the frame stack.
+        num_actions: number of outputs of the head.
 
     Raises:
         ValueError: if the network has parts that are not counted here.
@@ -75,8 +76,8 @@ def layers_of(config: Config, obs_shape: Sequence[int], num_actions: int) -> lis
     if len(obs_shape) == 3 and config.network in ("auto", "minatar"):
         height, width = (side - _MINATAR_KERNEL + 1 for side in obs_shape[:2])
         inputs = _MINATAR_KERNEL**2 * obs_shape[2] * config.frame_stack
-        # Layer normalisation, where there is any, is that of the dense layers, and over the
-        # channels after the convolution.
+        # Layer normalisation, if enabled, is applied to the dense layers, and over the channels
+        # after the convolution.
         layers.append(Layer(inputs, _MINATAR_CHANNELS, height * width, norm))
         size, widths = height * width * _MINATAR_CHANNELS, [_MINATAR_DENSE]
     for outputs in widths:
@@ -86,14 +87,15 @@ def layers_of(config: Config, obs_shape: Sequence[int], num_actions: int) -> lis
 
 
 def forward_flops(layers: Sequence[Layer], batch: int) -> float:
-    """Return the operations of the values of a batch."""
+    """Return the operations of the forward pass of a batch."""
     return sum(2.0 * batch * layer.positions * layer.weights for layer in layers)
 
 
 def backward_flops(layers: Sequence[Layer], batch: int) -> float:
-    """Return the operations of the gradient of a batch, the forward pass apart.
+    """Return the operations of the backward pass of a batch.
 
-    A layer has two products, for its kernel and for its inputs; the first layer needs only one.
+    A layer has two products, for the gradients of its kernel and of its inputs. The first layer
+    needs only the first product.
     """
     return 2 * forward_flops(layers, batch) - forward_flops(layers[:1], batch)
 
@@ -106,11 +108,11 @@ def parameter_bytes(layers: Sequence[Layer]) -> int:
 def act_work(config: Config, layers: Sequence[Layer], obs_bytes: int) -> Work:
     """Return the work of choosing the actions of a vector step of E environments.
 
-    The parameters and the observations are read, and the actions written.
+    The parameters and the observations are read, and the actions are written.
 
     Args:
-        config: of the run.
-        layers: of the network.
+        config: configuration of the run.
+        layers: layers of the network.
         obs_bytes: bytes of one observation as the network receives it.
     """
     envs = config.envs_per_device
@@ -122,13 +124,13 @@ def act_work(config: Config, layers: Sequence[Layer], obs_bytes: int) -> Work:
 def draw_work(config: Config, stored_bytes: int, obs_bytes: int) -> Work:
     """Return the work of drawing a batch from the replay, or the minibatches of PQN.
 
-    Of each row two observations, the action, and the reward and a byte of flags of N steps are
-    read; two observations, the action, the return and the discount are written. Of PQN, the reward,
-    the flags and the greatest Q of each row of an iteration are read, and targets, weights and the
-    orders of the passes written.
+    For each row, two observations, the action, and the reward and a byte of flags of N steps are
+    read; two observations, the action, the return and the discount are written. For PQN, the
+    reward, the flags and the maximum Q of each row of an iteration are read; targets, weights and
+    the permutations of the passes are written.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         stored_bytes: bytes of one observation in the replay.
         obs_bytes: bytes of one observation as the network receives it.
     """
@@ -143,13 +145,13 @@ def draw_work(config: Config, stored_bytes: int, obs_bytes: int) -> Work:
 def learn_work(config: Config, layers: Sequence[Layer], obs_bytes: int) -> Work:
     """Return the work of a gradient step on a batch.
 
-    DQN evaluates the online network, the target network, and with ``double`` the online network
-    again at the next observations. The parameters and both moments are read and written, and the
-    parameters of the target network read. PQN has its targets already.
+    DQN evaluates the online network, the target network, and with ``double`` also the online
+    network at the next observations. The parameters and both moments are read and written, and the
+    parameters of the target network are read. PQN has already computed its targets.
 
     Args:
-        config: of the run, with Adam or RAdam.
-        layers: of the network.
+        config: configuration of the run, with Adam or RAdam.
+        layers: layers of the network.
         obs_bytes: bytes of one observation as the network receives it.
     """
     batch, params = config.batch_per_device * config.accumulate, parameter_bytes(layers)
@@ -164,12 +166,12 @@ def learn_work(config: Config, layers: Sequence[Layer], obs_bytes: int) -> Work:
 
 
 def iteration_counts(config: Config) -> dict[str, int]:
-    """Return the repetitions of each part in an iteration."""
+    """Return the number of repetitions of each part in an iteration."""
     steps = config.gradient_steps_per_iteration
     draws = 1 if config.algorithm == "pqn" else steps
     return {"act": config.rollout_length, "draw": draws, "learn": steps}
 
 
 def floor_seconds(work: Work, flops_per_second: float, bytes_per_second: float) -> float:
-    """Return the least time of some work on a device of these rates."""
+    """Return the minimum time of some work on a device with these rates."""
     return max(work.flops / flops_per_second, work.bytes / bytes_per_second)

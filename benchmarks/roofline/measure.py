@@ -1,4 +1,4 @@
-"""Parts of an iteration: counted by hand and by XLA, timed, and held against the device."""
+"""Parts of an iteration: counted by hand and by XLA, timed, and compared with the roofline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARTS = ("act", "draw", "learn")
 
 
 class PreparedPreset(NamedTuple):
-    """Compiled parts of an iteration, and the whole."""
+    """Compiled parts of an iteration, and the compiled iteration."""
 
     config: Config
     programs: dict[str, Prepared]
@@ -42,11 +42,11 @@ class PreparedPreset(NamedTuple):
 
 
 def prepare_preset(config: Config, repetitions: int) -> PreparedPreset:
-    """Compile the parts of an iteration and the whole.
+    """Compile the parts of an iteration, and the whole iteration.
 
     Args:
-        config: of a run with an MLP or the MinAtar network.
-        repetitions: of each part in one call, and iterations in one call.
+        config: configuration of a run with an MLP or the MinAtar network.
+        repetitions: number of repetitions of each part, and of iterations, in one call.
     """
     trainer = make_trainer(config)
     state = jax.jit(trainer.init)(jax.random.key(config.seed))
@@ -59,19 +59,19 @@ def prepare_preset(config: Config, repetitions: int) -> PreparedPreset:
 def measure_preset(
     prepared: PreparedPreset, device: DeviceRates, *, rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Measure the parts of an iteration and the whole.
+    """Measure the parts of an iteration, and the whole iteration.
 
     Args:
         prepared: compiled parts.
-        device: its rates.
-        rounds: measurements of each.
+        device: rates of the device.
+        rounds: number of measurements of each part.
         seconds: approximate minimum duration of one measurement.
 
     Returns:
         ``precision``, whose rate bounds the products, and ``parts``: for act, draw, learn and
-        iteration the repetitions in an iteration, operations and bytes by hand and by XLA, the
+        iteration, the repetitions in an iteration, operations and bytes by hand and by XLA, the
         floor time, the measured time and the share of the floor in it. The floor of an iteration is
-        the sum of those of its parts, without environment and the writes of the replay.
+        the sum over its parts, without the environment and the writes to the replay.
     """
     config, by_hand = prepared.config, prepared.by_hand
     cases = {name: program.case for name, program in prepared.programs.items()}
@@ -102,20 +102,20 @@ def measure_preset(
 def xla_cost(compiled: Any) -> tuple[float, float]:
     """Return the operations and bytes of one pass of a compiled loop by XLA's cost analysis.
 
-    XLA counts the body of a loop once, whatever its passes. What is outside the loop is counted
-    too, which is little.
+    XLA counts the body of a loop once, regardless of its trip count. The few operations outside the
+    loop are counted too.
     """
     found = compiled.cost_analysis()
     return float(found.get("flops", 0.0)), float(found.get("bytes accessed", 0.0))
 
 
 def precision_of(config: Config) -> str:
-    """Return the name of the rate, of ``DeviceRates.flops``, that bounds the products of a run."""
+    """Return the key of the rate in ``DeviceRates.flops`` that bounds the products of a run."""
     return BFLOAT16_MATRICES if config.precision == "bfloat16" else config.matmul_precision
 
 
 def work_by_hand(config: Config, trainer: Trainer, state: TrainState) -> dict[str, hand.Work]:
-    """Return the work of each part once, and of an iteration."""
+    """Return the work of one repetition of each part, and of an iteration."""
     spec = trainer.environment.spec
     layers = hand.layers_of(config, spec.obs_shape, spec.num_actions)
     elements, size = int(np.prod(spec.obs_shape)), np.dtype(spec.obs_dtype).itemsize
@@ -133,7 +133,7 @@ def work_by_hand(config: Config, trainer: Trainer, state: TrainState) -> dict[st
 
 
 def parts_of(config: Config, trainer: Trainer, state: TrainState) -> dict[str, Part]:
-    """Return acting, drawing and a gradient step, each to be repeated in a loop of its own."""
+    """Return acting, drawing and a gradient step, each to be repeated in a separate loop."""
     act = act_part(config, trainer, state)
     if config.algorithm == "pqn":
         return {"act": act, **_pqn_parts(config, trainer, state)}
@@ -152,7 +152,7 @@ def _pqn_parts(config: Config, trainer: Trainer, state: TrainState) -> dict[str,
 
     def draw(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
         state, rows = fixed
-        # Targets do not depend on the key: without this the compiler would compute them once.
+        # Targets do not depend on the key; without this, the compiler would hoist them.
         rows = rows._replace(reward=varied(carry[1][0, 0] < 0, rows.reward))
         return learning.prepare(split_named(key, learning.key_shapes), state, rows)[1]
 
@@ -179,7 +179,7 @@ def _pqn_parts(config: Config, trainer: Trainer, state: TrainState) -> dict[str,
 
 
 def _example_rows(config: Config, state: TrainState) -> Row:
-    """Return rows [K, E] of the shapes of an iteration of PQN."""
+    """Return rows [K, E] with the shapes of an iteration of PQN."""
     timestep = state.actor.timestep
     zeros = jnp.zeros(config.num_envs, jnp.int32)
     row = Row(

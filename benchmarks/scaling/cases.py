@@ -30,8 +30,8 @@ _FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Configuration fields of each form of communication."""
 _FEW_ROUNDS, _ROUNDS_UNMAPPED = 3, 21
-"""With more rounds than the first number, the section ``unmapped`` takes the second number instead:
-its ratio is near 1 and needs a narrow interval."""
+"""If more rounds than the first number are requested, the section ``unmapped`` uses the second
+number, because its ratio is near 1 and needs a narrow interval."""
 
 
 def prepare(
@@ -49,7 +49,7 @@ def prepare(
         iterations: iterations per call.
         silent: skip all communication between devices; the learned values are then wrong.
         mapped: map over the devices even if there is only one.
-        mapping: mapping over a single device; None takes that of the configuration.
+        mapping: mapping over a single device; None selects that of the configuration.
     """
     from benchmarks.workloads import prepare_trainer
     from jaxdqn.parallel import across_devices, device_collectives
@@ -69,7 +69,7 @@ def prepare(
 
 
 def _silenced(collectives: Any) -> Any:
-    """Return collectives that give arrays of the right shape and send nothing."""
+    """Return collectives that return arrays of the right shape without communication."""
     import jax
     import jax.numpy as jnp
 
@@ -208,7 +208,8 @@ def measure_communication(plan: Plan) -> list[dict[str, Any]]:
             float32_bytes = bytes_per_gradient_step(float32, size).total
             for form, config in by_form.items():
                 sent = bytes_per_gradient_step(config, size).total
-                # An accumulated gradient learns from more rows: compare rows learned per second.
+                # A step with accumulation learns from more rows, so compare rows learned per
+                # second.
                 learned = config.rows_per_gradient_step / float32.rows_per_gradient_step
                 gain = ratio(times["float32"], times[form])
                 rows.append(
@@ -260,7 +261,7 @@ def measure_model(plan: Plan) -> list[dict[str, Any]]:
 
 
 def divisible(env: str, **fields: Any) -> Config:
-    """Return a configuration of these sizes whose rows divide evenly over eight devices."""
+    """Return a configuration with these sizes whose rows divide evenly over eight devices."""
     return configs.sized(env, **{"replay_capacity": 32_768, "warmup_rows": 2_048, **fields})
 
 
@@ -288,7 +289,7 @@ def _over(config: Config, devices: int, *, weak: bool) -> Config:
 
 
 def parameter_shapes(config: Config) -> list[tuple[int, ...]]:
-    """Return the shapes of the parameters of a configuration of one device."""
+    """Return the shapes of the parameters of a configuration for one device."""
     import jax
 
     from jaxdqn.training.trainer import make_trainer

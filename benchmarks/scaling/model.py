@@ -53,19 +53,19 @@ def ring_seconds(size: float, devices: int, link: Link) -> float:
 def step_seconds(work: Work, link: Link, devices: int, *, form: str, every: int = 8) -> float:
     """Return the mean seconds of a gradient step on D devices.
 
-    Communication does not overlap with computation: a gradient of this size is complete before any
-    part of it is sent.
+    Communication does not overlap with computation, because a gradient of this size is sent only
+    when it is complete.
 
     Args:
         work: gradient step on one device.
         link: link between devices.
         devices: D.
-        form: ``float32`` for an all-reduce of the gradient, ``bfloat16`` or ``int8`` for a
-            compressed one, ``average`` for an all-reduce of the parameters.
+        form: ``float32`` for an all-reduce of the gradient, ``bfloat16`` or ``int8`` for an
+            all-reduce of the compressed gradient, ``average`` for an all-reduce of the parameters.
         every: gradient steps between two averagings.
 
     Raises:
-        ValueError: if there is no such form.
+        ValueError: if the form is unknown.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}: must be one of {', '.join(FORMS)}")
@@ -217,7 +217,7 @@ def _efficiency_rows(work: Work, link: Link, flags: Flags) -> list[list[Any]]:
 
 
 def _check(path: Path) -> list[dict[str, Any]]:
-    """Print measured steps beside predictions with a link fitted to the measured all-reduces."""
+    """Print measured steps and predictions with a link fitted to the measured all-reduces."""
     try:
         measured = json.loads(path.read_text())
         points = [

@@ -32,7 +32,7 @@ _Setting = tuple[str, int]
 """Mapping of the learners, and number of devices."""
 _BASELINE: _Setting = ("one by one", 1)
 _DURATION_FACTOR = 2
-"""Factor on the duration of a measurement: a process that has waited starts with cold caches."""
+"""Factor on the duration of a measurement, because a process that waited has cold caches."""
 
 
 class _LearnerProcess:
@@ -72,9 +72,9 @@ class _LearnerProcess:
 def measure_population(single: Config, plan: Plan) -> list[dict[str, Any]]:
     """Measure P learners in one program, relative to P runs one after another.
 
-    A process that makes runs one after another has one learner at a time, so the gradient steps/s
-    of its P runs are those of one learner. Likewise, two processes with P/2 runs each have the
-    speed of two concurrent learners.
+    A process that executes runs one after another trains one learner at a time, so its gradient
+    steps/s over P runs equal those of one learner. Likewise, two processes with P/2 runs each have
+    the speed of two concurrent learners.
 
     Args:
         single: configuration of one learner on one device.
@@ -97,7 +97,7 @@ def measure_population(single: Config, plan: Plan) -> list[dict[str, Any]]:
                 continue
             if not pairs:
                 pairs["two processes", 1] = [one, _LearnerProcess(stack, single, effort)]
-            # Processes of one size at a time: each holds the replays of all its learners.
+            # One size at a time, because each process holds the replays of all its learners.
             with ExitStack() as size_stack:
                 together = {
                     (how, devices): [_LearnerProcess(size_stack, config, effort)]

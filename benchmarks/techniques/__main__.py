@@ -37,17 +37,19 @@ class Flags:
     """Techniques to measure; by default all."""
     quick: bool = False
     """Fewer cases, measured briefly, in less than three minutes: a first look, not a measurement.
-    Techniques that do not fit are skipped; with --json, the same command continues with them."""
+    Techniques that do not fit in this time are skipped; with --json, the same command continues
+    with them."""
     json: str | None = None
     """File for the measurements, such as benchmarks/results/techniques.json. It is written after
-    each technique, and the finished ones of an interrupted run in it are not measured again."""
+    each technique. Finished techniques of an interrupted run in it are not measured again."""
     resume: str | None = None
-    """File of an interrupted run whose finished techniques are kept; by default that of --json."""
+    """File of an interrupted run whose finished techniques are kept; by default the file of
+    --json."""
     fresh: bool = False
-    """Measure all techniques again, whatever the file of --json holds."""
+    """Measure all techniques again, even if the file of --json has them."""
     read: tuple[str, ...] = ()
-    """Format the measurements of these files, of --json, and measure nothing. The first file that
-    has a technique counts."""
+    """Format the measurements of these files, written by --json, and measure nothing. For each
+    technique the first file that has it is used."""
     markdown: str | None = None
     """File for the page in Markdown, such as docs/techniques.md."""
     picture: str | None = None
@@ -84,7 +86,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _read(paths: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[Record]]:
-    """Return the stamps and the records of files, with the descriptions of today."""
+    """Return the stamps and the records of files, with the current descriptions."""
     from benchmarks.techniques.registry import TECHNIQUES
 
     reports = [read_report(path) for path in paths]
@@ -132,7 +134,7 @@ def _measure_all(flags: Flags) -> tuple[list[Mapping[str, Any]], list[Record]]:
 
 
 def _measure(technique: Technique, effort: Any, until: float) -> Record:
-    """Measure a technique; return its record, or one with the reason why it is skipped."""
+    """Measure a technique; return its record, which has a reason if the technique is skipped."""
     from benchmarks.techniques.registry import Skipped
 
     record = described(technique)

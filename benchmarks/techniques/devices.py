@@ -1,7 +1,7 @@
 """Measurements of the techniques over several devices and learners.
 
-``python -m benchmarks.techniques.devices`` is the process with several virtual devices: it compiles
-and times what each line on its standard input asks for.
+``python -m benchmarks.techniques.devices`` is the process with several virtual devices. It compiles
+and times the cases in each line on its standard input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     "Breakout-MinAtar": {"num_envs": 16, "batch_size": 512},
 }
 _UNIT = 96
-"""Iterations of a call are a multiple of it, as averaging needs; all forms share a baseline."""
+"""Divisor of the number of iterations in a call, required by averaging; all forms use the same, so
+that they share a baseline."""
 _SEEDS = {True: (4,), False: (4, 16, 64)}
 """Sizes of a population, with and without ``--quick``."""
 
@@ -62,7 +63,7 @@ def measure_forms(forms: Mapping[str, dict[str, Any]]) -> Callable[[Effort], lis
             baseline = next(iter(configs.values()))
             shapes = parameter_shapes(_config(env, devices=1))
             for name, config in configs.items():
-                # An accumulated gradient learns from more rows.
+                # A step with accumulation learns from more rows.
                 learned = config.rows_per_gradient_step / baseline.rows_per_gradient_step
                 times[name] = [each / learned for each in times[name]]
                 sent = bytes_per_gradient_step(config, sum(map(math.prod, shapes)), shapes).total
@@ -122,8 +123,9 @@ def _changed(config: Config, **fields: Any) -> Config:
 def _times(configs: Mapping[str, Config], effort: Effort) -> dict[str, list[float]]:
     """Return seconds per gradient step of all learners, [rounds] for each configuration.
 
-    On CPU they are measured in a process with two virtual devices, since their number is fixed when
-    JAX starts. Accelerators are used in this process, since processes cannot share them.
+    On CPU they are measured in a process with two virtual devices, because JAX fixes the number of
+    devices when it starts. Accelerators are used in this process, because processes cannot share
+    them.
 
     Raises:
         Skipped: if there are too few accelerators.
@@ -148,7 +150,7 @@ def _times(configs: Mapping[str, Config], effort: Effort) -> dict[str, list[floa
 
 @lru_cache(maxsize=1)
 def _worker() -> Process:
-    """Start the process with two virtual devices; techniques share it, and its programs."""
+    """Start the process with two virtual devices; techniques share it and its compiled programs."""
     process = Process([sys.executable, "-m", "benchmarks.techniques.devices"])
     atexit.register(process.close)
     return process

@@ -43,7 +43,7 @@ def _brief(effort: Effort, env: str) -> Effort:
 
 
 def measure_guard(effort: Effort) -> list[Result]:
-    """Measure the check of every gradient step relative to none."""
+    """Measure the check of every gradient step relative to no check."""
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
         configs = {f"{env} unchecked": matched(env, guard="off"), f"{env} guard": matched(env)}
@@ -65,13 +65,13 @@ def measure_recurrent(effort: Effort) -> list[Result]:
         "transitions": matched(rollout_length=4, batch_size=128),
         "LSTM": matched(rollout_length=4, batch_size=8, **sequences),
     }
-    # 8 sequences of 16 rows are as many rows as the batch of transitions.
+    # 8 sequences of 16 rows have the same number of rows as the batch of transitions.
     cases = learning_cases(configs, effort, lambda _: 128)
     return speed_ups(cases, effort, of="rows learned from")
 
 
 def measure_ladder(effort: Effort) -> list[Result]:
-    """Measure a ladder of epsilons relative to one epsilon."""
+    """Measure a ladder of epsilons relative to a single epsilon."""
     configs = {
         "one epsilon": matched(num_envs=64),
         "ladder": matched(num_envs=64, epsilon_schedule="constant", epsilon_end=0.4,
@@ -97,7 +97,7 @@ def measure_distributional(effort: Effort) -> list[Result]:
 
 
 def measure_torsos(effort: Effort) -> list[Result]:
-    """Measure the torsos for frames, and the parts of BTR's, relative to the Nature network."""
+    """Measure the torsos for frames, and parts of BTR's torso, relative to the Nature network."""
     size: dict[str, Any] = {"batch_size": 32, "replay_capacity": 4_000, "warmup_rows": 1_000}
     if effort.quick:
         size["batch_size"] = 4

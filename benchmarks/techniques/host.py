@@ -16,7 +16,7 @@ from benchmarks.timing import Case, Effort
 from jaxdqn import envs
 
 _SLOW = 0.005
-"""Seconds by which a vector step of a slow simulator takes longer."""
+"""Seconds added to each vector step to imitate a slow simulator."""
 
 
 def _case(config: Any, effort: Effort, *, seconds: float = 0.0) -> Case:
@@ -33,7 +33,7 @@ def _case(config: Any, effort: Effort, *, seconds: float = 0.0) -> Case:
 
 
 def measure_overlap(effort: Effort) -> list[Result]:
-    """Measure acting during the gradient steps relative to taking turns."""
+    """Measure acting during the gradient steps relative to acting between them."""
     results = []
     for name, sizes, hidden, seconds in (
         ("CartPole-v1", (8, 4, 32, 1), (64, 64), 0.0),
@@ -94,7 +94,7 @@ def measure_envpool(effort: Effort) -> list[Result]:
 
 
 def measure_host_environments(effort: Effort) -> list[Result]:
-    """Measure several environments on the host relative to one, with one gradient step a row."""
+    """Measure several environments on the host relative to one, with one gradient step per row."""
     sizes = (1, 8) if effort.quick else (1, 4, 8, 16, 64)
     cases = {
         f"E={size}": _case(host_config(size, 4, 32, 4 * size, hidden_sizes=(64, 64)), effort)
@@ -104,7 +104,7 @@ def measure_host_environments(effort: Effort) -> list[Result]:
 
 
 def measure_workers(effort: Effort) -> list[Result]:
-    """Measure steps of the environments only, in processes relative to in one process."""
+    """Measure steps of the environments only, in several processes relative to one process."""
     results = []
     num_envs = os.cpu_count() or 1
     for name, seconds in (("CartPole-v1", 0.0), ("CartPole-v1 of 1 ms more a step", 0.001)):

@@ -57,8 +57,8 @@ def as_markdown(stamps: Sequence[Mapping[str, Any]], records: Sequence[Record]) 
     """Format the page of techniques.
 
     Args:
-        stamps: of the measurements.
-        records: of the techniques, in order.
+        stamps: stamps of the measurements.
+        records: records of the techniques, in order.
     """
     titles = ("technique", "claimed", "measured here")
     overview = [

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.techniques.records import Record, verdict
 
-# Okabe and Ito's colours, which readers with a colour vision deficiency tell apart; the hatching
-# tells the verdicts apart without any colour.
+# Colours of Okabe and Ito, which are distinguishable with a colour vision deficiency. The hatching
+# distinguishes the verdicts without colour.
 _STYLES = {
     "faster here": {"color": "#0072B2", "hatch": ""},
     "no difference shown": {"color": "#999999", "hatch": ".."},
@@ -21,9 +21,9 @@ def draw(records: Sequence[Record], out: str | Path, title: str) -> None:
     """Draw a bar for each measured case, from 1 to its speed-up, with its interval.
 
     Args:
-        records: of the techniques; those without results are left out.
-        out: the picture to write; its suffix selects the format.
-        title: of the picture, such as the machine.
+        records: records of the techniques; those without results are omitted.
+        out: picture to write; its suffix selects the format.
+        title: title of the picture, such as the machine.
     """
     from jaxdqn.lazy_modules import import_matplotlib
 

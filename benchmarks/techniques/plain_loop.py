@@ -1,4 +1,4 @@
-"""A plain DQN loop in Python, as a baseline for environments on the host."""
+"""Plain DQN loop in Python, the baseline for environments on the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxdqn.types import Batch, Exploration
 
 
 class _Ring(NamedTuple):
-    """Pairs of observations in NumPy arrays, written in place."""
+    """Ring of pairs of observations in NumPy arrays, updated in place."""
 
     obs: np.ndarray
     next_obs: np.ndarray
@@ -29,15 +29,15 @@ class _Ring(NamedTuple):
 
 
 def plain_loop(config: Config, iterations: int, device: Any, stack: ExitStack) -> Callable[[], Any]:
-    """Return a function that runs iterations of DQN in Python and continues at every call.
+    """Return a function that runs iterations of DQN in Python; each call continues the last one.
 
-    Act and learn are jitted; the replay is of NumPy, and a batch is copied to the device for every
-    gradient step.
+    Acting and learning are jitted. The replay consists of NumPy arrays, and a batch is copied to
+    the device for every gradient step.
 
     Args:
-        config: of an environment on the host, with one-step returns.
-        iterations: of one call; K vector steps and M gradient steps each.
-        device: that acts and learns.
+        config: configuration with an environment on the host and one-step returns.
+        iterations: iterations in one call, each of K vector steps and M gradient steps.
+        device: device that acts and learns.
         stack: closes the environments.
     """
     host = envs.configured_host_environment(config)
@@ -60,7 +60,7 @@ def plain_loop(config: Config, iterations: int, device: Any, stack: ExitStack) -
         actions, _, _ = act(key, state.params, (), before.obs, before.first, explore)
         actions = np.asarray(actions)
         after = vector.step(actions)
-        for env in np.flatnonzero(~after.first):  # a reset is no transition
+        for env in np.flatnonzero(~after.first):  # a reset is not a transition
             slot = written % config.replay_capacity
             ring.obs[slot], ring.next_obs[slot] = before.obs[env], after.obs[env]
             ring.action[slot], ring.reward[slot] = actions[env], after.reward[env]

@@ -1,4 +1,4 @@
-"""Measurements of actors, shards and learners on Ray, each a run in processes of its own."""
+"""Measurements of actors, shards and learners on Ray, each a run in new processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SERVER = ("--actors", "2", "--learners", "2", "--server-mode")
 
 
 def measure_actors(effort: Effort) -> list[Result]:
-    """Measure several actors relative to one."""
+    """Measure several actors relative to one actor."""
     return _compare(("1 actor", "2 actors", "4 actors"), effort)
 
 
 def measure_shards(effort: Effort) -> list[Result]:
-    """Measure two shards of the replay relative to one."""
+    """Measure two shards of the replay relative to one shard."""
     return _compare(("2 actors", "2 actors, 2 shards"), effort)
 
 

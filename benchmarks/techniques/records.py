@@ -1,4 +1,4 @@
-"""Records of measured techniques: the JSON of ``jaxdqn compare``, and what a later run keeps."""
+"""Records of measured techniques: the JSON of ``jaxdqn compare``, and its reuse by later runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DESCRIPTION = {
 """Titles of the fields of a technique that describe it."""
 
 _SAME = ("device_kind", "processor", "cores", "python", "versions", "commit")
-"""Parts of a stamp that two measurements of one table have in common."""
+"""Parts of a stamp that must be equal for two measurements in one table."""
 
 Record = dict[str, Any]
 
@@ -39,7 +39,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """Read the JSON of ``jaxdqn compare``.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: if the file is not of this kind.
     """
     try:
         report = json.loads(Path(path).read_text())
@@ -53,16 +53,16 @@ def read_report(path: str | Path) -> dict[str, Any]:
 def finished(path: str | Path, stamp: Mapping[str, Any], effort: Any) -> dict[str, Record]:
     """Return the records of a file that a run on this machine need not measure again, by name.
 
-    Techniques that were skipped are not among them.
+    Skipped techniques are not included.
 
     Args:
-        path: a file of an earlier run.
-        stamp: of this run.
+        path: file of an earlier run.
+        stamp: stamp of this run.
         effort: amount of measurement of this run.
 
     Raises:
-        ValueError: if the file is of another machine, version, commit or effort, so that the two
-            would not be one table.
+        ValueError: if the machine, version, commit or effort differs, because the results would not
+            be comparable.
     """
     report = read_report(path)
     before, now = report["stamp"], dict(stamp)
@@ -81,20 +81,20 @@ def finished(path: str | Path, stamp: Mapping[str, Any], effort: Any) -> dict[st
 
 
 def verdict(speed_up: Mapping[str, float]) -> str:
-    """Return the judgement of an interval of a speed-up."""
+    """Classify a speed-up by its interval."""
     if speed_up["low"] > 1:
         return "faster here"
     return "slower here" if speed_up["high"] < 1 else "no difference shown"
 
 
 def result_record(result: Result) -> Record:
-    """Return a result as JSON holds it, with its verdict."""
+    """Return a result in its JSON form, with its verdict."""
     speed_up = result.speed_up._asdict()
     return {**result._asdict(), "speed_up": speed_up, "verdict": verdict(speed_up)}
 
 
 def summary(record: Mapping[str, Any]) -> str:
-    """Return the result of a technique in short: the range over its cases, and the verdict."""
+    """Summarise the result of a technique: the range over its cases, and the verdict."""
     if "skipped" in record:
         return f"not measured: {record['skipped']}"
     speed_ups = [each["speed_up"] for each in record["results"]]
@@ -109,7 +109,7 @@ def summary(record: Mapping[str, Any]) -> str:
 
 
 def merged(order: Sequence[str], *groups: Mapping[str, Record]) -> list[Record]:
-    """Return the records of all groups, the first that has a name, in the given order."""
+    """Merge groups of records in the given order; of equal names the first group is used."""
     found: dict[str, Record] = {}
     for group in reversed(groups):
         found |= group

@@ -1,4 +1,4 @@
-"""Registry of acceleration techniques, and the timing that they share."""
+"""Registry of acceleration techniques, and their common timing functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Result(NamedTuple):
     of: str
     """Unit of work that the rates count."""
     notes: str = ""
-    """Further measured or computed quantities, such as bytes or the age of what is learned from."""
+    """Other measured or computed quantities, such as bytes or the age of the training data."""
 
 
 class Technique(NamedTuple):
@@ -73,7 +73,7 @@ def select_techniques(names: Sequence[str]) -> list[Technique]:
     """Return the named techniques, or all if no name is given.
 
     Raises:
-        ValueError: if there is no such technique; the message gives the nearest names.
+        ValueError: if a technique is unknown; the message gives the nearest names.
     """
     for name in names:
         if name not in TECHNIQUES:
@@ -91,14 +91,14 @@ def speed_ups(
     against: str | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> list[Result]:
-    """Time the cases alternately; return the speed-up of each over the baseline.
+    """Time the cases alternately; return the speed-up of each case over the baseline.
 
     Args:
         cases: cases by name, their work in units of ``of``.
         effort: amount of measurement.
         of: unit of work.
-        against: name of the baseline; None takes the first case.
-        notes: ``Result.notes`` of a case, by its name.
+        against: name of the baseline; None selects the first case.
+        notes: ``Result.notes`` by name of the case.
     """
     times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
     return compared(times, of=of, against=against, notes=notes)
@@ -134,8 +134,7 @@ def learning_cases(
         effort: amount of measurement.
         work: returns the units of work per iteration; by default gradient steps.
     """
-    # XLA compiles outside Python's lock, so that as many programs as there are cores compile at
-    # once.
+    # XLA releases the GIL while it compiles, so one program per core compiles at the same time.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         prepared = list(pool.map(lambda each: _prepared(each, effort.iterations), configs.values()))
     return {
@@ -146,5 +145,5 @@ def learning_cases(
 
 @lru_cache(maxsize=4)
 def _prepared(config: Config, iterations: int) -> Case:
-    """Return compiled iterations. Techniques share a baseline, and so its compilation."""
+    """Return compiled iterations; techniques with the same baseline share its compilation."""
     return workloads.prepare_learning(config, iterations).case

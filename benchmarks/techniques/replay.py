@@ -17,7 +17,7 @@ _BATCH = 128
 
 
 def measure_deduplication(effort: Effort) -> list[Result]:
-    """Measure a ring that stores every observation once relative to a ring of pairs."""
+    """Measure a ring that stores each observation once, relative to a ring of pairs."""
     kind, capacity = ROWS["uint8 (84,84)"], 1_000 if effort.quick else 50_000
     replays = make_replays(kind, capacity, _BATCH, prioritized=False)
     pairs = _pairs(kind, capacity)
@@ -33,7 +33,7 @@ def measure_deduplication(effort: Effort) -> list[Result]:
 
 
 def measure_bit_packing(effort: Effort) -> list[Result]:
-    """Measure boolean observations, which are packed, relative to the same as bytes."""
+    """Measure packed boolean observations relative to the same observations as bytes."""
     shape, capacity = (10, 10, 4), 10_000 if effort.quick else 1_000_000
     cases, size = {}, {}
     for name, dtype in (("bytes", "uint8"), ("bits", "bool")):
@@ -45,14 +45,14 @@ def measure_bit_packing(effort: Effort) -> list[Result]:
 
 
 def _row_bytes(state: Any, capacity: int) -> int:
-    """Return the bytes of a replay for each row."""
+    """Return the bytes per row of a replay."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) // capacity
 
 
 def _pairs(kind: RowKind, capacity: int) -> tuple[Any, Callable[..., Any], Callable[..., Any]]:
     """Return a plain ring of pairs: its state, ``add(state, number)`` and ``sample(key, state)``.
 
-    It has no valid starts to track: every row is complete.
+    It tracks no valid starts, because every row is complete.
     """
     rows = capacity // E
     obs = jnp.zeros((rows, E, *kind.shape), kind.dtype)
@@ -79,7 +79,7 @@ def _pairs(kind: RowKind, capacity: int) -> tuple[Any, Callable[..., Any], Calla
 
 
 def _case(state: Any, add: Callable[..., Any], sample: Callable[..., Any], effort: Effort) -> Case:
-    """Return additions, each with a draw that the result depends on."""
+    """Return repeated additions and draws; the result depends on each draw."""
 
     def step(carry: Any, _: None) -> tuple[Any, Any]:
         key, number, state = carry

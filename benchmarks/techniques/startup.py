@@ -11,7 +11,7 @@ from benchmarks.timing import Effort
 
 
 def measure_compilation_cache(effort: Effort) -> list[Result]:
-    """Measure the start of a run with a filled compilation cache relative to an empty one."""
+    """Measure the start of a run with a filled compilation cache relative to an empty cache."""
     seconds: dict[str, list[float]] = {"empty cache": [], "filled cache": []}
     for index in range(1 if effort.quick else 3):
         with tempfile.TemporaryDirectory() as scratch:

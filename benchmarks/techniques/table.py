@@ -1,4 +1,4 @@
-"""The acceleration techniques: descriptions of ``table.toml`` with their measurements."""
+"""Acceleration techniques: the descriptions of ``table.toml`` with their measurements."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _WORKLOADS = {
     "MinAtar network on Breakout-MinAtar (not with --quick)",
     "devices": "E=16 and one batch of 128 (Breakout-MinAtar: 512, not with --quick) divided over 2 "
     "devices; on CPU these are virtual and their link is memory",
-    "ray": "runs of CartPole-v1 with prioritised replay, each in processes of its own; gradient "
-    "steps/s without start and warm-up",
+    "ray": "runs of CartPole-v1 with prioritised replay, each in new processes; gradient steps/s "
+    "without start and warm-up",
 }
 
 MEASUREMENTS: dict[str, Callable[[Effort], list[Result]]] = {

@@ -45,7 +45,7 @@ def measure_device_loop(effort: Effort) -> list[Result]:
 
 
 def measure_donation(effort: Effort) -> list[Result]:
-    """Measure chunks that write into the buffers of the old state relative to chunks that copy."""
+    """Measure chunks with a donated state relative to chunks that copy the state."""
     rows = 2**16 if effort.quick else 2**20
     config = matched(num_envs=16, replay_capacity=rows, total_rows=4 * rows)
     trainer = training.make_trainer(config)
@@ -68,7 +68,7 @@ def measure_random_numbers(effort: Effort) -> list[Result]:
 
 
 def measure_packed_optimiser(effort: Effort) -> list[Result]:
-    """Measure updates of small tensors as one vector relative to one by one."""
+    """Measure updates of small tensors packed into one vector, relative to separate updates."""
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
         adam = optax.adam(1e-3)
@@ -84,7 +84,7 @@ def measure_packed_optimiser(effort: Effort) -> list[Result]:
 
 
 def _updates(optimizer: optax.GradientTransformation, params: Any, iterations: int) -> Case:
-    """Return updates in a scan; gradients depend on the parameters, so that none is hoisted."""
+    """Return updates in a scan; gradients depend on the parameters, so they are not hoisted."""
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         params, state = carry
@@ -102,7 +102,7 @@ def _updates(optimizer: optax.GradientTransformation, params: Any, iterations: i
 
 
 def measure_resets(effort: Effort) -> list[Result]:
-    """Measure resets made in bulk relative to resets beside every step."""
+    """Measure resets computed in bulk relative to resets computed at every step."""
     results = []
     for cost, products in (
         (("expensive", 100),) if effort.quick else (("cheap", 0), ("expensive", 100))
@@ -116,7 +116,8 @@ def measure_resets(effort: Effort) -> list[Result]:
 
 
 def measure_large_batch(effort: Effort) -> list[Result]:
-    """Measure one step with a large batch and rate relative to several steps, for equal rows."""
+    """Measure one step with a large batch and learning rate relative to several steps, for equal
+    rows."""
     factors = (8,) if effort.quick else (8, 32)
     results = []
     for factor in factors:
@@ -133,7 +134,7 @@ def measure_large_batch(effort: Effort) -> list[Result]:
 
 
 def measure_replay_ratio(effort: Effort) -> list[Result]:
-    """Measure more vector steps for each gradient step relative to one."""
+    """Measure several vector steps per gradient step relative to one vector step."""
     lengths = (1, 8) if effort.quick else (1, 4, 16, 64)
     configs = {
         f"{128 / (10 * length):.3g} rows learned from for a row": matched(rollout_length=length)
@@ -144,7 +145,7 @@ def measure_replay_ratio(effort: Effort) -> list[Result]:
 
 
 def measure_vectorised(effort: Effort) -> list[Result]:
-    """Measure acting in E environments relative to one."""
+    """Measure acting in E environments relative to one environment."""
     results = []
     sizes = (1, 16) if effort.quick else (1, 4, 16, 64, 256, 1024)
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
@@ -158,7 +159,7 @@ def measure_vectorised(effort: Effort) -> list[Result]:
 
 
 def measure_clipping(effort: Effort) -> list[Result]:
-    """Measure each way of bounding gradients relative to none."""
+    """Measure each kind of gradient clipping relative to no clipping."""
     configs = {
         "no clipping": matched(),
         "by value": matched(clip_value=1.0),
@@ -189,7 +190,7 @@ def measure_precision(effort: Effort) -> list[Result]:
 
 
 def measure_int8_acting(effort: Effort) -> list[Result]:
-    """Measure acting by int8 weights relative to float32."""
+    """Measure acting with int8 weights relative to float32 weights."""
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):
         cases = {}
@@ -203,7 +204,7 @@ def measure_int8_acting(effort: Effort) -> list[Result]:
 
 
 def measure_convolution(effort: Effort) -> list[Result]:
-    """Measure the convolution by patches relative to XLA's."""
+    """Measure the convolution by patches relative to that of XLA."""
     batch_size = 32 if effort.quick else 128
     configs = {
         f"{convolution}, B={batch_size}": matched(
@@ -216,7 +217,7 @@ def measure_convolution(effort: Effort) -> list[Result]:
 
 
 def measure_cpu_threads(effort: Effort) -> list[Result]:
-    """Measure one XLA thread on CPU relative to one per core."""
+    """Measure one XLA thread on CPU relative to one thread per core."""
     if jax.default_backend() != "cpu":
         raise Skipped("XLA runs on an accelerator, not on the CPU")
     against, case = f"all {os.cpu_count()} cores", "one thread"

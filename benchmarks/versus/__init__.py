@@ -1,1 +1,1 @@
-"""Comparison with other libraries at matched work: ``python -m benchmarks.versus``."""
+"""Comparison with other libraries at a matched workload: ``python -m benchmarks.versus``."""

@@ -1,4 +1,4 @@
-"""Measure jaxdqn against its peers at matched work: ``python -m benchmarks.versus``."""
+"""Compare jaxdqn with other libraries at a matched workload: ``python -m benchmarks.versus``."""
 
 from __future__ import annotations
 
@@ -38,39 +38,40 @@ class Flags:
     compare environments on the host: 8 of CartPole, MLP 64-64, M gradient steps of batch B after
     every K vector steps; by default 4,32,1. rllib compares its DQN with actors on Ray."""
     peer_python: str = sys.executable
-    """Python interpreter that has the peers installed."""
+    """Python interpreter in which the peers are installed."""
     rounds: int = 9
     """Rounds of measurement; each measures jaxdqn and the peer once."""
     at_best: bool = False
-    """Measure the time to solve CartPole-v1 and to hold it instead, each library at its own best
-    settings: purejaxrl=FILE (dqn.py), purejaxql=FILE (pqn_gymnax.py), sb3. rllib is trained at the
-    matched work until it has solved CartPole-v1, as jaxdqn on Ray is."""
+    """Instead of the matched workload, measure the time to solve and to hold CartPole-v1, each
+    library at its own best settings: purejaxrl=FILE (dqn.py), purejaxql=FILE (pqn_gymnax.py), sb3.
+    rllib and jaxdqn on Ray are trained at the matched workload until they solve CartPole-v1."""
     max_seconds: float | None = None
     """With --at-best and rllib: seconds of training and evaluation after which a learner counts as
-    one that has not solved it; by default it has 500,000 rows."""
+    not having solved it. By default the limit is 500,000 rows."""
     seeds: int = 5
     """Seeds of each library with --at-best."""
     quick: bool = False
-    """A tenth of the work and three rounds: a first look, not a measurement."""
+    """A tenth of the workload and three rounds: a first look, not a measurement."""
     peer_threads: int | None = None
-    """Threads of XLA and PyTorch in the peers on CPU; by default one per core, the peers' own
-    default. jaxdqn uses one, as ``jaxdqn run`` does for networks of this size."""
+    """Threads of XLA and PyTorch in the peers on CPU; by default one per core, as the peers choose
+    themselves. jaxdqn uses one thread, as ``jaxdqn run`` does for networks of this size."""
     all: bool = False
-    """Measure every peer: those of the package index, each in a virtual environment that is built
-    with pinned versions, and those that --peer NAME=FILE gives; at matched work and, where there is
-    a driver, each at its best."""
+    """Measure every peer: those of the package index, each in a new virtual environment with pinned
+    versions, and those given by --peer NAME=FILE. They are measured at the matched workload and, if
+    there is a driver for it, at their best settings."""
     environments: str = "~/.cache/jaxdqn/peers"
-    """Directory of the virtual environments of --all. Finished ones are used again."""
+    """Directory of the virtual environments of --all. Finished environments are reused."""
     workload: Literal["matched", "milabench"] = "matched"
-    """milabench: that of its purejaxrl benchmark (SpaceInvaders-MinAtar, 128 environments, a replay
-    of 131,072, batch 65,536, 2 million steps), with the flat network and with a convolution
-    network; give --peer purejaxrl=FILE."""
+    """milabench: the workload of its purejaxrl benchmark (SpaceInvaders-MinAtar, 128 environments,
+    a replay of 131,072, batch 65,536, 2 million steps), with the flat network and with a
+    convolutional network; requires --peer purejaxrl=FILE."""
     scale: int = 1
-    """Divisor of environments, replay, batch and steps with --workload milabench, to try it out."""
+    """With --workload milabench: divisor of environments, replay, batch and steps, for a quick
+    trial."""
     busy_ok: bool = False
-    """With --all or --workload: measure although other programs use the machine."""
+    """With --all or --workload: measure even if other programs use the machine."""
     max_load: float = 0.5
-    """Load average for each core above which the machine counts as busy."""
+    """Load average per core above which the machine counts as busy."""
     max_cpu_share: float = 0.1
     """Share of the processors used by other programs above which the machine counts as busy."""
     json: str | None = None
@@ -157,7 +158,7 @@ def _check(flags: Flags) -> None:
 
 
 def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
-    """Measure the times to solve and to hold, and report them."""
+    """Measure the times to solve and to hold the environment, and report them."""
     for name, argument in peers:
         if name not in AT_BEST or (name == "sb3" and argument):
             raise ValueError(

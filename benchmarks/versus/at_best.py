@@ -1,7 +1,8 @@
-"""Time to solve CartPole-v1 and to hold it, of jaxdqn and its peers at their own best settings.
+"""Time to solve and to hold CartPole-v1, for jaxdqn and its peers at their own best settings.
 
-Both are judged alike: 100 greedy episodes at least 5 000 rows apart. *Solved* is the first
-evaluation at 475 that 100 further episodes confirm; *held* is the tenth consecutive one.
+All libraries are evaluated in the same way: 100 greedy episodes, at least 5 000 rows apart.
+*Solved* is the first evaluation with a return of 475 that 100 fresh episodes confirm. *Held* is the
+tenth consecutive evaluation with this return.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from benchmarks.report import format_table
 SOLVE_RETURN = 475.0
 
 AT_BEST = ("purejaxrl", "purejaxql", "sb3", "rllib")
-"""Peers that ``peers_at_best.py`` can drive. RLlib is not at its own best settings but at those of
-the matched work; ``ON_RAY`` is compared with it."""
+"""Peers that ``peers_at_best.py`` can drive. RLlib has the settings of the matched workload, not
+its best settings; it is compared with ``ON_RAY``."""
 
 ON_RAY = "jaxdqn-ray"
-"""Ape-X of jaxdqn with two actors at the work of RLlib's DQN with two environment runners."""
+"""Ape-X of jaxdqn with two actors, at the workload of RLlib's DQN with two environment runners."""
 
 UNTIL_SOLVED = ("rllib", ON_RAY)
-"""Libraries that train until they have solved the environment, and not for their whole budget."""
+"""Libraries that train only until they solve the environment, not for their complete budget."""
 
 FILES = {"purejaxrl": "dqn.py", "purejaxql": "pqn_gymnax.py"}
-"""File of a peer that takes one."""
+"""Files of the peers that need one."""
 
 
 def start_peer(python: str, name: str, argument: str, threads: int | None) -> Process:
-    """Start a peer in an interpreter that has it installed."""
+    """Start a peer in an interpreter where it is installed."""
     driver = Path(__file__).with_name("peers_at_best.py")
     return Process([python, "-P", str(driver), name, argument, str(SOLVE_RETURN)], threads)
 
@@ -44,10 +45,10 @@ def start_peer(python: str, name: str, argument: str, threads: int | None) -> Pr
 def learner_result(
     seed: int, evaluations: Sequence[dict[str, Any]], solve_return: float = SOLVE_RETURN
 ) -> dict[str, Any]:
-    """Return the result of a learner from its evaluations, judged as a run of jaxdqn is.
+    """Return the result of a learner from its evaluations, by the rules for runs of jaxdqn.
 
     Args:
-        seed: of the learner.
+        seed: seed of the learner.
         evaluations: ``rows``, ``seconds``, ``return_mean`` and ``fresh_mean`` of each; the last is
             None if there was no confirmation.
         solve_return: return to reach and to hold.
@@ -82,11 +83,11 @@ def train_peer(
     """Train a learner of a peer for its budget; return its result or ``missing``.
 
     Args:
-        process: of the peer.
-        seed: of the learner.
-        max_seconds: seconds, evaluations included, after which an evaluation is the last; None for
-            the complete budget of rows.
-        until_solved: whether the first confirmed evaluation is the last.
+        process: process of the peer.
+        seed: seed of the learner.
+        max_seconds: time limit in seconds, including evaluations; None for the complete budget of
+            rows.
+        until_solved: True to stop at the first confirmed evaluation.
     """
     process.send(f"seed {seed}")
     evaluations: list[dict[str, Any]] = []
@@ -103,7 +104,7 @@ def train_peer(
 
 
 _START_SECONDS = 60.0
-"""Seconds of a run on Ray before training: of the start of Ray and its workers, and compilation."""
+"""Seconds of a run on Ray before training: the start of Ray and its workers, and compilation."""
 
 RAY_OPTIONS = (
     *("--engine", "ray", "--actors", "2", "--replay", "prioritized", "--rollout-length", "1"),
@@ -114,25 +115,25 @@ RAY_OPTIONS = (
     *("--replay-capacity", "10000", "--warmup-rows", "1000", "--total-rows", "500000"),
     *("--log-every", "5000", "--eval-every", "5000", "--stop-when", "solved"),
 )
-"""Options of the matched work on Ray."""
+"""Options of the matched workload on Ray."""
 
 
 def train_jaxdqn(
     seed: int, options: Sequence[str] = ("--stop-when", "never"), max_seconds: float | None = None
 ) -> dict[str, Any]:
-    """Train the ``cartpole`` preset, in a process as a user starts it.
+    """Train the ``cartpole`` preset in a new process, by the command that a user would run.
 
     Args:
-        seed: of the run.
-        options: more options of ``jaxdqn run``; by default those of the complete budget.
-        max_seconds: of training and evaluation; None for the complete budget of rows.
+        seed: seed of the run.
+        options: additional options of ``jaxdqn run``; by default those for the complete budget.
+        max_seconds: seconds of training and evaluation; None for the complete budget of rows.
     """
     environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "run"
         command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--seed", str(seed)]
         command += [*options, "--checkpoint-every", "0", "--out", str(out)]
-        if max_seconds is not None:  # of a run's seconds, its start is not counted here
+        if max_seconds is not None:  # the limit of a run includes its start, which is added here
             command += ["--max-seconds", str(max_seconds + _START_SECONDS)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         summary = json.loads((out / "summary.json").read_text())
@@ -150,18 +151,19 @@ def compare_at_best(
     report: Callable[[str], None] = print,
     max_seconds: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Train jaxdqn and the peers on the same seeds, one seed of each in turn.
+    """Train jaxdqn and the peers on the same seeds, alternating between libraries.
 
     Args:
         peers: names and arguments; with rllib, jaxdqn on Ray is trained too.
-        seeds: number of seeds of each.
-        python: interpreter that has the peers installed, or one for each of them by name.
-        threads: of XLA and PyTorch in the peers on CPU; None for one per core.
-        report: takes a line for each result.
-        max_seconds: budget of a learner of RLlib, and of jaxdqn on Ray; None for that in rows.
+        seeds: number of seeds of each library.
+        python: interpreter in which the peers are installed, or one interpreter per peer by name.
+        threads: threads of XLA and PyTorch in the peers on CPU; None for one per core.
+        report: receives a line for each result.
+        max_seconds: time limit of a learner of RLlib and of jaxdqn on Ray; None for the budget in
+            rows.
 
     Returns:
-        One record for each: its name and the results of its seeds, or ``missing``.
+        One record per library: its name and the results of its seeds, or ``missing``.
     """
     ours = ["jaxdqn", *([ON_RAY] if "rllib" in dict(peers) else [])]
     records: list[dict[str, Any]] = [
@@ -195,7 +197,7 @@ def compare_at_best(
 def _train(
     name: str, running: Process | None, seed: int, max_seconds: float | None
 ) -> dict[str, Any]:
-    """Train a learner of a library; ``running`` is the process of a peer."""
+    """Train one learner of a library; ``running`` is the process of a peer."""
     until_solved = name in UNTIL_SOLVED
     limit = max_seconds if until_solved else None
     if running is not None:
@@ -225,9 +227,10 @@ def at_best_table(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _reached(results: Sequence[dict[str, Any]], name: str) -> str:
-    """Return the median over all seeds, and how many have the result, as text.
+    """Format the median over all seeds, and the number of seeds that reached the goal.
 
-    Where half of the seeds lack it, it is ``> S`` with the least seconds S that these had.
+    If half of the seeds did not reach it, the median is ``> S``, where S is the shortest training
+    time of these seeds in seconds.
     """
     known = [result[name] for result in results if result[name] is not None]
     lacking = [result["seconds"] for result in results if result[name] is None]

@@ -1,4 +1,4 @@
-"""Use of the machine by other programs, which would falsify a measurement."""
+"""Use of the machine by other programs, which would distort a measurement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Limits(NamedTuple):
     """Use of the machine above which it counts as busy."""
 
     load: float
-    """Load average for each core."""
+    """Load average per core."""
     cpu_share: float
     """Share of the processors that are not idle."""
 
@@ -24,9 +24,9 @@ class Use(NamedTuple):
     """Use of the machine by other programs, while this one waits."""
 
     load: float | None
-    """Load average over the last minute for each core; None where there is none."""
+    """Load average per core over the last minute; None if it is not available."""
     cpu_share: float | None
-    """Share of the processors that were not idle; None where it is not known."""
+    """Share of the processors that were not idle; None if it is not known."""
 
     def describe(self) -> str:
         """Return the use in words."""
@@ -61,17 +61,17 @@ def wait_until_quiet(
     use: Callable[[], Use] = machine_use,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Use:
-    """Wait until other programs leave the machine alone; return its use.
+    """Wait until other programs hardly use the machine; return its use.
 
     Args:
-        limits: above which the machine is busy.
-        busy_ok: return at once, busy or not.
+        limits: limits above which the machine counts as busy.
+        busy_ok: return at once, even if the machine is busy.
         patience: seconds to wait, for example for the load of this program's own installations.
         use: returns the use of the machine.
         sleep: waits for some seconds.
 
     Raises:
-        ValueError: if it stays busy; the message says what was seen.
+        ValueError: if it stays busy; the message has the measured use.
     """
     waited, seen = 0.0, use()
     while seen.exceeds(limits) and not busy_ok:
@@ -87,7 +87,7 @@ def wait_until_quiet(
 
 
 def _processor_times() -> tuple[int, int] | None:
-    """Return the ticks of all processors since the start, and those that were idle."""
+    """Return the total and the idle ticks of all processors since boot."""
     try:
         fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
     except OSError:

@@ -27,7 +27,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "cleanrl": ("stable-baselines3==2.9.2", "tyro", *_JAX, *_TORCH),
 }
 """Requirements of each peer. purejaxrl, purejaxql and CleanRL are files of a checkout; their
-environments have what these import."""
+environments contain the packages that these files import."""
 _SHARED = {"sb3-host": "sb3", "sbx-host": "sbx"}
 """Peers that use the environment of another."""
 
@@ -35,7 +35,7 @@ Run = Callable[..., Any]
 
 
 class Built(NamedTuple):
-    """A virtual environment, or the reason why there is none."""
+    """Virtual environment, or the reason why it is missing."""
 
     python: str | None
     """Its interpreter."""
@@ -48,10 +48,10 @@ def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> 
     """Build the environment of a peer, or return the finished one.
 
     Args:
-        name: of the peer.
-        directory: of all environments. Each has a directory of its own, named after the peer and
-            its requirements, so that a change of version builds another one.
-        run: runs a command, as ``subprocess.run`` does.
+        name: name of the peer.
+        directory: parent of all environments. The name of an environment contains the peer and a
+            digest of its requirements, so that a change of version builds a new environment.
+        run: function that runs a command, as ``subprocess.run``.
     """
     name = _SHARED.get(name, name)
     requirements = REQUIREMENTS[name]
@@ -59,7 +59,7 @@ def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> 
     python, record = target / "bin" / "python", target / "versions.json"
     if record.is_file():
         return Built(str(python), tuple(json.loads(record.read_text())))
-    shutil.rmtree(target, ignore_errors=True)  # of an interrupted installation
+    shutil.rmtree(target, ignore_errors=True)  # remains of an interrupted installation
     directory.mkdir(parents=True, exist_ok=True)
     commands = (
         [sys.executable, "-m", "venv", str(target)],
@@ -78,13 +78,13 @@ def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> 
 
 
 def _digest(requirements: Sequence[str]) -> str:
-    """Return a short name of the requirements and the version of Python."""
+    """Return a short digest of the requirements and the version of Python."""
     text = "\n".join((*requirements, *map(str, sys.version_info[:2])))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _reason(errors: str) -> str:
-    """Return the most telling line of pip's errors: the first error, else the last line."""
+    """Return the most informative line of pip's errors: the first error, or the last line."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     found = [line for line in lines if line.startswith("ERROR:")]
     return found[0].removeprefix("ERROR:").strip() if found else (lines or ["no message"])[-1]

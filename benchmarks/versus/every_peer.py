@@ -1,4 +1,4 @@
-"""Comparison with every peer: environments, matched work, and each at its best."""
+"""Comparison with every peer: environments, matched workload, and best settings."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FROM_FILES = {
     "purejaxql": "its pqn_minatar.py",
     "cleanrl": "its dqn_jax.py, in a checkout",
 }
-"""Peers that --peer NAME=FILE gives."""
+"""Peers given by --peer NAME=FILE, and the file that each needs."""
 _AT_BEST_FILES = {"purejaxql": "pqn_gymnax.py"}
-"""File beside the given one that the comparison at best uses."""
+"""File in the same directory that the comparison at best settings uses."""
 _PATIENCE = 180.0
-"""Seconds in which the load of the installations falls."""
+"""Seconds to wait for the load of the installations to fall."""
 
 
 def compare_all(
@@ -41,19 +41,20 @@ def compare_all(
     """Measure every peer that can be built or is given.
 
     Args:
-        given: names and arguments of the peers that --peer gives.
-        directory: of the virtual environments.
-        build: builds the environment of a peer, as ``build_environment`` does.
-        quiet: waits up to some seconds until the machine is quiet, and raises if it stays busy.
-        rounds: measurements of each at matched work.
-        seeds: of each at its best.
-        divisor: of the matched work.
-        threads: of XLA and PyTorch in the peers on CPU; None for one per core.
-        report: takes lines of progress.
+        given: names and arguments of the peers given by --peer.
+        directory: parent of the virtual environments.
+        build: function that builds the environment of a peer, as ``build_environment``.
+        quiet: function that waits up to some seconds until the machine is quiet, and raises if it
+            stays busy.
+        rounds: number of measurements of each peer at the matched workload.
+        seeds: number of seeds of each peer at its best settings.
+        divisor: divisor of the matched workload.
+        threads: threads of XLA and PyTorch in the peers on CPU; None for one per core.
+        report: receives lines of progress.
 
     Returns:
-        ``matched`` and ``at_best``, a record for each peer with its result or ``missing``, the
-        installed ``environments``, and what was seen of the ``machine``.
+        ``matched`` and ``at_best``, a record for each peer with its result or ``missing``; the
+        installed ``environments``; and the use of the ``machine``.
 
     Raises:
         ValueError: if other programs use the machine.
@@ -118,10 +119,10 @@ def _matched(
     threads: int | None,
     report: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Measure the peers one after the other, each alternately with jaxdqn on its work."""
+    """Measure the peers in turn, each alternately with jaxdqn on the same workload."""
     results = []
     for work in dict.fromkeys(work_of(name, argument) for name, argument in arguments.items()):
-        # One work at a time, so that no other process of jaxdqn holds memory meanwhile.
+        # One workload at a time, so that no other process of jaxdqn holds memory meanwhile.
         with ExitStack() as stack:
             jaxdqn = start_jaxdqn(work, divisor)
             stack.callback(jaxdqn.close)

@@ -1,4 +1,4 @@
-"""Drive jaxdqn on the work of a peer in a separate process, as ``peers.py`` drives the peers.
+"""Drive jaxdqn on the workload of a peer in a separate process, as ``peers.py`` drives the peers.
 
 ``python -m benchmarks.versus.jaxdqn_driver GRADIENT_STEPS [GUARD] [WORK]`` writes the same lines
 of JSON; WORK is ``matched``, ``pqn``, ``ray``,
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _config(work: str, guard: Any) -> Config:
-    """Return the configuration of a work."""
+    """Return the configuration of a workload."""
     from benchmarks.configs import matched
     from jaxdqn.config.presets import preset
 
@@ -29,7 +29,7 @@ def _config(work: str, guard: Any) -> Config:
         return preset(
             "pqn",
             env="Breakout-MinAtar",
-            protocol="gymnax",  # that of purejaxql
+            protocol="gymnax",  # purejaxql uses this protocol
             total_rows=10_000_000,
             guard=guard,
             **epsilon,
@@ -45,7 +45,7 @@ def _config(work: str, guard: Any) -> Config:
 
 
 def _milabench(network: str, scale: str, **fields: Any) -> Config:
-    """Return milabench's workload, with the cadence that purejaxrl has on it."""
+    """Return milabench's workload, with the cadence of purejaxrl."""
     from benchmarks.configs import sized
     from benchmarks.versus.drivers.work import LEARNING_RATE, milabench
 
@@ -71,7 +71,7 @@ def _milabench(network: str, scale: str, **fields: Any) -> Config:
 
 
 def _replay_run(draws: int) -> Any:
-    """Return a function that adds 10 rows and draws 128, as often as ``draws``."""
+    """Return a function that adds 10 rows and draws 128, ``draws`` times."""
     from typing import NamedTuple
 
     import jax
@@ -124,8 +124,10 @@ def _host_run(cadence: str, gradient_steps: int) -> Any:
 
 
 def _ray_run(gradient_steps: int) -> Any:
-    """Return a function that takes gradient steps by Ape-X with two actors, until the end of the
-    process."""
+    """Return a function that takes gradient steps by Ape-X with two actors.
+
+    The actors run until the process ends.
+    """
     from jaxdqn.actor_learner.engine import RayEngine
     from jaxdqn.config.config import replace
     from jaxdqn.parallel.learners import learner_hypers, learner_keys
@@ -148,7 +150,7 @@ def _ray_run(gradient_steps: int) -> Any:
 
 
 def main() -> None:
-    """Compile, then do the work once for every line on standard input."""
+    """Compile, then run the workload once for every line on standard input."""
     import jax
 
     from benchmarks import workloads

@@ -1,4 +1,4 @@
-"""Comparison at matched work: jaxdqn and a peer in processes that are measured alternately."""
+"""Comparison at a matched workload: jaxdqn and a peer are measured alternately in processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Peer(NamedTuple):
     gradient_steps: int
     """Gradient steps per measurement."""
     work: str = "matched"
-    """Name of the work for ``benchmarks.versus.jaxdqn_driver``."""
+    """Name of the workload for ``benchmarks.versus.jaxdqn_driver``."""
 
 
 PEERS = {
@@ -58,9 +58,9 @@ def compare(name: str, peer: Any, jaxdqn: Any, rounds: int, bar: float) -> dict[
 
     Args:
         name: name of the peer.
-        peer: process whose ``measure()`` does the peer's work once.
+        peer: process whose ``measure()`` runs the peer's workload once.
         jaxdqn: likewise for jaxdqn.
-        rounds: measurements of each.
+        rounds: number of measurements of each.
         bar: required ratio.
 
     Returns:
@@ -69,7 +69,7 @@ def compare(name: str, peer: Any, jaxdqn: Any, rounds: int, bar: float) -> dict[
     """
     measured: dict[str, list[dict[str, Any]]] = {"jaxdqn": [], "peer": []}
     processes = {"jaxdqn": jaxdqn, "peer": peer}
-    peer.measure()  # to warm up; a failure shows in the next measurement
+    peer.measure()  # warm-up; a failure appears in the next measurement
     for side in alternating(processes, rounds):
         answer = processes[side].measure()
         if "missing" in answer:
@@ -110,7 +110,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def start_jaxdqn(work: str, divisor: int) -> Process:
-    """Start jaxdqn on the work of some peers, with the threads that it chooses for that work."""
+    """Start jaxdqn on a workload, with the number of threads that it chooses for the workload."""
     if work.startswith("host:"):
         steps = max(64, PEERS["sb3-host"].gradient_steps // divisor)
         return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
@@ -126,7 +126,7 @@ def start_jaxdqn(work: str, divisor: int) -> Process:
 
 
 def work_of(name: str, argument: str) -> str:
-    """Return the work of a peer, as ``benchmarks.versus.jaxdqn_driver`` names it."""
+    """Return the name of a peer's workload in ``benchmarks.versus.jaxdqn_driver``."""
     work = PEERS[name].work
     return f"host:{argument}" if work == "host" else work
 
@@ -144,13 +144,13 @@ def measure_peer(
     """Start a peer, compare jaxdqn with it, and end it.
 
     Args:
-        name: of the peer.
-        argument: of the peer.
-        jaxdqn: process of jaxdqn on the same work.
-        python: interpreter that has the peer installed.
-        rounds: measurements of each.
-        divisor: of the work of a measurement.
-        threads: of XLA and PyTorch in the peer on CPU; None for one per core.
+        name: name of the peer.
+        argument: argument of the peer.
+        jaxdqn: process of jaxdqn on the same workload.
+        python: interpreter in which the peer is installed.
+        rounds: number of measurements of each.
+        divisor: divisor of the workload of a measurement.
+        threads: threads of XLA and PyTorch in the peer on CPU; None for one per core.
     """
     label = f"{name} ({argument} environments)" if argument.isdigit() else name
     if PEERS[name].work == "host":
@@ -171,7 +171,7 @@ def parse_peer(peer: str) -> tuple[str, str]:
     """Return the name and the argument of a peer.
 
     Raises:
-        ValueError: if there is no such peer or its argument is invalid.
+        ValueError: if the peer is unknown or its argument is invalid.
     """
     name, _, argument = peer.partition("=")
     if name not in PEERS:

@@ -21,9 +21,9 @@ def compare_milabench(
     Args:
         file: purejaxrl's dqn.py.
         scale: divisor of the sizes.
-        python: interpreter that has the requirements of purejaxrl.
-        rounds: measurements of each.
-        threads: of XLA in the peer on CPU; None for one per core.
+        python: interpreter with the requirements of purejaxrl.
+        rounds: number of measurements of each.
+        threads: threads of XLA in the peer on CPU; None for one per core.
     """
     work = milabench(scale)
     steps = work.rows // work.rows_per_gradient_step

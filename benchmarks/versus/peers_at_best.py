@@ -173,7 +173,7 @@ def stable_baselines3(argument: str) -> tuple[float, dict[str, Any], Callable[[i
 def _blocks(model: Any) -> Iterator[int]:
     """Train one ``learn`` of the complete budget; yield the rows at each evaluation.
 
-    A thread would be needed to pause ``learn``, so its two phases are called as it calls them.
+    ``learn`` cannot be paused without a thread, so its two phases are called directly.
     """
     total, callback = model._setup_learn(ZOO_ROWS, None, True, "run", False)
     counted = 0
@@ -208,7 +208,7 @@ def rllib(argument: str) -> tuple[float, dict[str, Any], Callable[[int], Learner
     running: list[Any] = []
 
     def start(seed: int) -> Learner:
-        while running:  # its environment runners would take time of the next
+        while running:  # environment runners of the previous learner would slow down the next
             running.pop().stop()
         algorithm = rllib_config(seed)[1].build_algo()
         running.append(algorithm)
@@ -223,11 +223,11 @@ def rllib(argument: str) -> tuple[float, dict[str, Any], Callable[[int], Learner
 def rllib_learner(
     algorithm: Any, torch: Any, play: Callable[[Callable[[Any], Any], int], float]
 ) -> Learner:
-    """Return a learner of an algorithm of RLlib.
+    """Return a learner for an algorithm of RLlib.
 
     Args:
-        algorithm: of RLlib, newly built.
-        torch: the package.
+        algorithm: new algorithm of RLlib.
+        torch: module ``torch``.
         play: ``play(greedy, key)``, the mean return of greedy episodes.
     """
     rows = 0
@@ -240,7 +240,7 @@ def rllib_learner(
         return rows
 
     def evaluate(key: int) -> float:
-        # The environment runner of this process may be older than the learner.
+        # The environment runner of this process may have older parameters than the learner.
         module, policy = algorithm.get_module(), "default_policy"
         module.set_state(algorithm.learner_group.get_weights()[policy])
 
@@ -274,21 +274,21 @@ def _scanned(
 ) -> tuple[float, dict[str, Any], Callable[[int], Learner]]:
     """Prepare a pure ``train(key)`` whose outermost operation is a scan over updates.
 
-    Its own update runs in blocks, between which its parameters are evaluated.
+    The update of the library runs in blocks; between blocks the parameters are evaluated.
 
     Args:
-        train: builds the state and scans over updates.
-        config: the settings.
-        rows_per_update: rows of an update.
-        q_values: ``q_values(state, obs [N, 4]) -> [N, 2]`` of the scan's carry.
+        train: function that builds the state and scans over updates.
+        config: settings of the library.
+        rows_per_update: number of rows of an update.
+        q_values: ``q_values(state, obs [N, 4]) -> [N, 2]``, where ``state`` is the scan's carry.
     """
     import jax
 
     updates = -(-ROWS_PER_EVALUATION // rows_per_update)
     step, state = _outer_scan(train, jax.random.PRNGKey(0))
-    # Every call of ``train`` makes its own network and optimiser, which are part of the carry's
-    # structure. Its leaves are put into the structure of the first carry, with the types that they
-    # have after an update: some counts of returns start as whole numbers.
+    # Every call of ``train`` creates a new network and optimiser, which are part of the structure
+    # of the carry. Therefore the leaves are put into the structure of the first carry. They are
+    # converted to the types that they have after an update, because some start as integers.
     structure = jax.tree.structure(state)
 
     def block(state: Any) -> Any:
@@ -389,7 +389,7 @@ def _peers() -> Any:
 
 
 def serve(channel: Any, start: Callable[[int], Learner], solve_return: float) -> None:
-    """Answer requests until they end."""
+    """Answer requests until standard input ends."""
     learner, seed, train_seconds, seconds, rows, solved = None, 0, 0.0, 0.0, 0, False
     for line in sys.stdin:
         name, _, argument = line.strip().partition(" ")

@@ -1,1 +1,1 @@
-"""Worked projects, each from nothing to a video; ``docs/projects/`` has a page of each."""
+"""Worked projects from the first command to a video; ``docs/projects/`` has a page for each."""

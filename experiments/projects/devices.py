@@ -1,8 +1,8 @@
 """One game on many devices and many actors: ``python -m experiments.projects.devices``.
 
-Trains one game on one device, data-parallel on several, and with actors on Ray that feed one
-learner or several whose gradients are averaged, and writes the table of
-``docs/projects/devices.md``. Without Ray its arrangements are left out.
+Trains one game in several arrangements: on one device; data-parallel on several devices; with
+actors on Ray and one learner; and with several learners whose gradients are averaged. It writes the
+table of ``docs/projects/devices.md``. The arrangements with Ray are skipped if it is not installed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ PAGE = Path("docs") / "projects" / "devices.md"
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     preset: str = "breakout"
-    """Preset of the game, which must be of DQN."""
+    """Preset of the game; its algorithm must be DQN."""
     devices: int = 2
-    """Devices, and learners of the arrangement with a parameter server."""
+    """Number of devices, and of learners in the arrangement with a parameter server."""
     actors: int = 2
-    """Actors on Ray."""
+    """Number of actors on Ray."""
     virtual: bool = True
-    """Create virtual devices of the CPU, to try several on one machine; --no-virtual uses
+    """Create virtual CPU devices, to try several devices on one machine; --no-virtual uses
     accelerators."""
     seed: int = 0
     """Seed of the runs."""
     rows: int | None = None
-    """Budget of a run in rows; by default that of the preset."""
+    """Budget of a run in rows; by default the budget of the preset."""
     out: str = "runs/devices"
-    """Directory of the runs. One that has ended there is not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/devices.md; by default they are only
     printed."""
@@ -67,7 +67,7 @@ def _main(argv: Sequence[str]) -> None:
     page = None if flags.page is None else Path(flags.page)
     if page is not None:
         check_page(page)
-    # Priorities, because actors on Ray need them: all arrangements learn alike.
+    # All arrangements use prioritised replay, because Ray needs it and results must be comparable.
     more = ["--replay", "prioritized", "--seed", str(flags.seed)]
     more += [] if flags.rows is None else ["--total-rows", str(flags.rows)]
     runs = train_all(flags.preset, arrangements(flags), more, Path(flags.out))

@@ -1,7 +1,7 @@
 """Distributed training for highway driving: ``python -m experiments.projects.driving``.
 
-Trains the preset driving in one process, with actors on Ray that feed one learner, and with several
-learners, and writes the table of ``docs/projects/driving.md``. Needs EnvPool and Ray.
+Trains the preset driving in one process, with actors on Ray and one learner, and with several
+learners. It writes the table of ``docs/projects/driving.md``. Needs EnvPool and Ray.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ PAGE = Path("docs") / "projects" / "driving.md"
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     actors: int = 2
-    """Actors; must divide the 16 environments of the preset."""
+    """Number of actors; must divide the 16 environments of the preset."""
     learners: int = 2
-    """Learners of the arrangement with a parameter server."""
+    """Number of learners in the arrangement with a parameter server."""
     seed: int = 0
     """Seed of the runs."""
     rows: int | None = None
-    """Budget of a run in rows; by default that of the preset."""
+    """Budget of a run in rows; by default the budget of the preset."""
     episodes: int = 200
-    """Greedy episodes of an evaluation."""
+    """Greedy episodes per evaluation."""
     out: str = "runs/driving-project"
-    """Directory of the runs. One that has ended there is not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/driving.md; by default they are only
     printed."""

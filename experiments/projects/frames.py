@@ -1,7 +1,7 @@
 """A game of 84x84 frames on one accelerator: ``python -m experiments.projects.frames``.
 
-Trains the game with several algorithms, measures what each acceleration gains on it, draws the
-curve and a video, and writes the tables of ``docs/projects/frames.md``.
+Trains the game with several algorithms, measures the gain of each acceleration, draws the curve and
+a video, and writes the tables of ``docs/projects/frames.md``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PAGE = Path("docs") / "projects" / "frames.md"
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     env: str = "pixels:bat-and-ball"
-    """Game of frames: pixels:bat-and-ball, or on the host a game of Atari, such as ale:pong."""
+    """Game with frames: pixels:bat-and-ball, or an Atari game on the host, such as ale:pong."""
     presets: tuple[str, ...] = ("fast", "dqn", "pqn")
-    """Algorithms that are trained to the end; an empty list trains none."""
+    """Algorithms to train for the complete budget; an empty list trains none."""
     seed: int = 0
     """Seed of the runs."""
     rows: int | None = None
-    """Budget of a run in rows; by default that of the preset."""
+    """Budget of a run in rows; by default the budget of the preset."""
     rounds: int = 5
     """Measurements of each speed; 0 measures none."""
     seconds: float = 2.0
@@ -34,7 +34,7 @@ class Flags:
     iterations: int = 16
     """Iterations in one call of a compiled scan."""
     out: str = "runs/frames"
-    """Directory of the runs. One that has ended there is not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/frames.md; by default they are only
     printed."""
@@ -84,8 +84,8 @@ def _train(flags: Flags, name: str) -> dict[str, Any]:
 def ladder(env: str) -> dict[str, Any]:
     """Return the configurations whose speeds are compared, by name.
 
-    All make a gradient step for as many rows as the preset does: with one environment the rows of
-    an iteration are acted one after the other.
+    All have the same number of rows per gradient step as the preset. With one environment, the
+    rows of an iteration are collected one after another.
     """
     from jaxdqn.config.config import replace
     from jaxdqn.config.presets import preset

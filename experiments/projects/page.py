@@ -1,4 +1,4 @@
-"""The results on a project's page: a block of Markdown, and the same as JSON beside the page."""
+"""Results on the page of a project: a block of Markdown, and a JSON file next to the page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from benchmarks.report import format_markdown, write_json
 
 NOT_MEASURED = "not measured"
-"""Text of a figure that was not taken."""
+"""Text of a missing figure."""
 _START, _END = "<!-- results -->", "<!-- end of results -->"
 
 
 def check_page(page: Path) -> None:
-    """Check before anything is run that a page has a place for its results.
+    """Check before the runs that a page has a place for its results.
 
     Raises:
         ValueError: if the file does not exist, or lacks the marks around the results.
@@ -30,8 +30,8 @@ def write_results(page: Path, record: Mapping[str, Any], blocks: Sequence[str]) 
     """Replace the results of a page, and write them as JSON into ``page`` with the suffix .json.
 
     Args:
-        page: as ``check_page`` accepts it.
-        record: what was measured, with the stamp of the machine.
+        page: page that ``check_page`` accepts.
+        record: measurements, with the stamp of the machine.
         blocks: paragraphs and tables of Markdown.
     """
     text = page.read_text(encoding="utf-8")
@@ -43,6 +43,6 @@ def write_results(page: Path, record: Mapping[str, Any], blocks: Sequence[str]) 
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table of Markdown in which None reads ``not measured``."""
+    """Return a table of Markdown, with ``not measured`` for None."""
     cells = [[NOT_MEASURED if cell is None else cell for cell in row] for row in rows]
     return format_markdown(header, cells)

@@ -1,4 +1,4 @@
-"""Runs of a project: the commands of its page, one after the other, and what their files say."""
+"""Runs of a project: execute the commands of its page in order, and read their results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FIELDS = (
 
 
 class Arrangement(NamedTuple):
-    """One way of running the same training."""
+    """Arrangement of processes and devices for the same training."""
 
     name: str
-    """Words of the table."""
+    """Name in the table."""
     flags: tuple[str, ...]
-    """Flags of ``jaxdqn run`` that make it."""
+    """Flags of ``jaxdqn run`` for this arrangement."""
     packages: tuple[str, ...] = ()
-    """Packages that it needs."""
+    """Required packages."""
 
 
 def missing(packages: Sequence[str]) -> list[str]:
@@ -40,10 +40,10 @@ def require(packages: Mapping[str, str]) -> None:
     """Check that packages are installed.
 
     Args:
-        packages: the extra of this package that brings each, by its name.
+        packages: extra of jaxdqn that installs each package, by name of the package.
 
     Raises:
-        ValueError: naming those that are missing, and the command that installs them.
+        ValueError: naming the missing packages, and the command that installs them.
     """
     absent = missing(list(packages))
     if absent:
@@ -55,7 +55,7 @@ def require(packages: Mapping[str, str]) -> None:
 
 
 def command(*words: str) -> None:
-    """Run a ``jaxdqn`` command in a process of its own; its output is that of this command.
+    """Run a ``jaxdqn`` command in a new process, which shares the standard streams of this one.
 
     Raises:
         RuntimeError: if it fails.

@@ -1,4 +1,4 @@
-"""An actor: environments on its device, and blocks of their rows."""
+"""Actor with environments on its device; it returns their rows in blocks."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Stream(NamedTuple):
 
 
 class ActorFunctions(NamedTuple):
-    """Pure functions of one actor, with E environments of its own."""
+    """Pure functions of one actor, which has E environments."""
 
     start: Callable[[Array], Stream]
-    """``start(key) -> stream``: reset the environments; ``key`` is that of the run."""
+    """``start(key) -> stream``: reset the environments; ``key`` is the key of the run."""
     warm_up: Callable[[Array, Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]]
     """``warm_up(key, stream, params, hyper, rows) -> (stream, (rows[W, K, E], metrics))``: the W
-    iterations of the warm-up. ``rows`` counts those of all actors before it."""
+    iterations of the warm-up. ``rows`` is the number of rows of all actors before the warm-up."""
     block: Callable[[Stream, Params, Hyper, Counter], tuple[Stream, tuple[Row, Metrics]]]
     """``block(stream, params, hyper, rows) -> (stream, (rows[I, K, E], metrics))``: the next I
     iterations."""
@@ -61,14 +61,14 @@ class ActorFunctions(NamedTuple):
 
 
 def acting_config(config: Config, actors: int) -> Config:
-    """Return the configuration of acting, whose environments are divided over ``actors``.
+    """Return the configuration of acting, with the environments divided over ``actors``.
 
-    It divides them as over data-parallel replicas, so that each actor has its part of the
-    exploration ladder.
+    They are divided as over data-parallel replicas, so each actor has its part of the exploration
+    ladder.
     """
     if actors == 1:
         return config
-    # Actors do not learn: only validation reads the batch size, which must divide too.
+    # Actors do not learn, but validation requires that the batch can be divided too.
     batch_size = -(-config.batch_size // actors) * actors
     return replace(config, devices=actors, batch_size=batch_size, replay_ratio=None)
 
@@ -84,10 +84,10 @@ def make_actor(
     """Make the functions of one actor.
 
     Args:
-      config: of the run; ``num_envs`` counts the environments of all actors.
+      config: configuration of the run; ``num_envs`` counts the environments of all actors.
       actors: number of actors.
-      index: of this actor, from 0.
-      iterations: I, iterations in a block.
+      index: index of this actor, from 0.
+      iterations: I, number of iterations in a block.
       initial: initial priorities; with ``actor`` the extras of rows are ``Estimates``.
     """
     config = acting_config(config, actors)
@@ -123,8 +123,7 @@ def learner_of_actor(
 ) -> tuple[Agent, Learner]:
     """Return the agent and the learner with which an actor acts.
 
-    With initial priorities of the actor, the extras of rows are Q [E, A] and the extras without
-    them.
+    If the actor computes initial priorities, the extras of rows are Q [E, A] and the usual extras.
     """
     custom = CustomParts()
     agent = build_agent(config, spec, collectives, None, custom)
@@ -140,7 +139,7 @@ def _unchanged(rows: Row) -> Row:
 
 
 def keys_of_block(learner: Learner, key: Array, iterations: int) -> tuple[Array, Array]:
-    """Return the key after I iterations, and the keys of acting in them [I, K, 1 + E]."""
+    """Return the key after I iterations, and the keys for acting in them, [I, K, 1 + E]."""
 
     def split(key: Array, _: None) -> tuple[Array, Array]:
         keys = split_named(key, learner.key_shapes)
@@ -159,7 +158,7 @@ def _act(
     hyper: Hyper,
     rows: Counter,
 ) -> tuple[Stream, tuple[Row, Metrics]]:
-    """Act the iterations of the keys [I, K, 1 + E]."""
+    """Act for I iterations with the keys [I, K, 1 + E]."""
     none = make_counter()
     agent = AgentState(params, (), (), jnp.int32(0))
     state = TrainState(stream.key, hyper, agent, (), stream.actor, Counters(rows, none, none))

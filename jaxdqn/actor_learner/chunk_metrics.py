@@ -16,7 +16,7 @@ from jaxdqn.types import Metrics, TrainState
 
 _OF_ACTING = ("rows", "env_steps", "episodes", "return_sum", "length_sum", "illegal")
 _WAITS = ("rows", "draws", "gradients", "recovery")
-"""Uses of the time of the process of the run in which it is idle."""
+"""Uses of time in which the driver process is idle."""
 
 
 class ChunkTotals:
@@ -24,7 +24,7 @@ class ChunkTotals:
 
     Args:
       actors: number of actors.
-      times: of the process.
+      times: clock of the driver process.
       learners: number of learners of a parameter server; 0 without one.
     """
 
@@ -42,10 +42,10 @@ class ChunkTotals:
         self.seen: set[int] = set()
         """Actors that have sent a block."""
         self.gradients_dropped = 0
-        """Gradients beyond the greatest staleness."""
+        """Number of gradients dropped because they exceeded the maximum staleness."""
 
     def add_block(self, index: int, info: BlockInfo, gradient_steps: int) -> None:
-        """Count a block of an actor, taken after ``gradient_steps``."""
+        """Count a block of an actor that was taken after ``gradient_steps`` gradient steps."""
         self._blocks.append(info)
         self._ages.append(float(gradient_steps - info.gradient_steps))
         self._rows[index] += int(info.metrics.rows)
@@ -62,7 +62,7 @@ class ChunkTotals:
         self._sample_ages.append(np.ravel(sample_ages))
 
     def add_queues(self, **lengths: int) -> None:
-        """Count the lengths of queues: finished blocks, finished gradients, and blocks on their way
+        """Record the lengths of queues: finished blocks, finished gradients, and blocks in flight
         to a shard."""
         for name, length in lengths.items():
             self._queues[name].append(length)
@@ -70,12 +70,12 @@ class ChunkTotals:
     def metrics(self, state: TrainState, restarts: int, present: int = 0) -> Metrics:
         """Return the metrics of the chunk that ends with ``state``.
 
-        The parts of a long chunk are averaged, so that a metric is a rate, a share or a state.
+        Every metric is a rate, a share or a state, because the parts of a long chunk are averaged.
 
         Args:
-          state: at the end.
-          restarts: deaths of workers since the start.
-          present: number of actors that act.
+          state: state at the end of the chunk.
+          restarts: number of deaths of workers since the process started.
+          present: number of running actors.
         """
         finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(
             jax.device_get(state.agent.params))]  # fmt: skip
@@ -125,7 +125,7 @@ class ChunkTotals:
 
     def _of_acting(self) -> dict[str, Any]:
         blocks = [block.metrics for block in self._blocks]
-        if not blocks:  # all rows of the chunk came with the last block before it
+        if not blocks:  # all rows of the chunk came with the last block of the previous chunk
             return {}
         summed = {
             name: jax.tree.map(lambda *leaves: np.sum(leaves, axis=0, dtype=leaves[0].dtype),

@@ -1,4 +1,4 @@
-"""The loop of the process of the run: collect blocks, store them in shards, and learn."""
+"""Loop of the driver process: collect blocks, store them in shards, and learn."""
 
 from __future__ import annotations
 
@@ -22,54 +22,57 @@ from jaxdqn.config.config import Config
 from jaxdqn.types import Array, Counters, Metrics, TrainState
 
 BLOCK_ROWS = 512
-"""Rows of a block, rounded to iterations, by default."""
+"""Default number of rows of a block, rounded to iterations."""
 _ONE_CPU = Resources()
 _MOST_IN_GROUP = 16
-"""Greatest number of gradient steps between two exchanges with a shard."""
+"""Maximum number of gradient steps between two exchanges with a shard."""
 
 
 class Learning(Protocol):
-    """Gradient steps of an arrangement."""
+    """Interface of the two ways to learn: Ape-X and a parameter server."""
 
     unit: int
-    """Gradient steps that are made together."""
+    """Number of gradient steps that are taken together."""
     learner_seconds: float
     """Seconds of computing gradients, mean over the learners."""
     gradients_dropped: int
-    """Gradients beyond the greatest staleness."""
+    """Number of gradients dropped because they exceeded the maximum staleness."""
 
     @property
     def futures(self) -> Any:
         """Futures of the gradients in flight."""
 
     def start(self) -> None:
-        """Start the learners, if they have processes of their own."""
+        """Start the learners, if they run in separate processes."""
 
     def work(self, state: TrainState, totals: ChunkTotals, owed: int) -> tuple[TrainState, bool]:
-        """Start, or make, at most ``owed`` gradient steps; return the state, and whether time was
-        spent on them."""
+        """Start or take at most ``owed`` gradient steps.
+
+        Returns:
+          The state, and True if the call spent time on gradient steps.
+        """
 
     def receive(self, future: Any, state: TrainState, totals: ChunkTotals) -> TrainState:
         """Take a result of ``futures``."""
 
 
 class Driver:
-    """Workers of a run, and what is learned from them.
+    """Workers of a run, and learning from their rows.
 
-    The process takes no blocks while it owes more than two groups of gradient steps: no queue
+    No blocks are taken while more than two groups of gradient steps are due. Therefore no queue
     grows, and the ratio of gradient steps to rows is that of the configuration.
 
     Args:
-      config: of the run.
-      cluster: of the workers.
-      actors: numbers of actors.
+      config: configuration of the run.
+      cluster: Ray cluster of the workers.
+      actors: minimum and maximum number of actors.
       shards: number of shards.
-      times: of the process.
+      times: clock of the driver process.
       server: options of a parameter server; None for Ape-X.
       staleness_discount: as for ``make_gradient_server``.
-      block_rows: rows of a block, rounded down to complete iterations.
+      block_rows: number of rows of a block, rounded down to complete iterations.
       initial: initial priorities.
-      actor_resources: of one actor.
+      actor_resources: resources of one actor.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class Driver:
         self._example = self._example._replace(extras=example_extras(config, initial))
 
     def start(self, key: Array, state: TrainState) -> TrainState:
-        """Start the workers and act the warm-up."""
+        """Start the workers and run the warm-up."""
         server, streams = self._server, self.streams
         shard_config = self._config
         if server is not None:
@@ -129,9 +132,9 @@ class Driver:
     def chunk(
         self, state: TrainState, iterations: int
     ) -> tuple[TrainState, tuple[Metrics, Counters]]:
-        """Learn until the rows and gradient steps of that many iterations are done.
+        """Learn until the rows and gradient steps of this number of iterations are done.
 
-        Blocks and groups are whole: what exceeds the target counts for the next chunk.
+        Blocks and groups are not divided; any excess over the target counts for the next chunk.
         """
         config, totals, streams = self._config, self._totals(), self.streams
         self._target_rows += iterations * config.rows_per_iteration
@@ -144,9 +147,9 @@ class Driver:
         return state, (totals.metrics(state, streams.restarts, streams.present), state.counters)
 
     def _advance(self, state: TrainState, totals: ChunkTotals) -> TrainState:
-        """Learn as far as the rows allow, then take the blocks and gradients that are ready.
+        """Take the gradient steps that are due, then take the blocks and gradients that are ready.
 
-        If there was nothing to learn, it waits for the first of them.
+        If no gradient step was due, wait for the first block or gradient.
         """
         streams, owed = self.streams, self.owed
         with self._times.spent("messages"):
@@ -177,9 +180,9 @@ class Driver:
 
     @property
     def owed(self) -> int:
-        """Gradient steps that the rows so far allow and that have not been made.
+        """Number of gradient steps that are due: those for the rows so far, less those taken.
 
-        At the end of a run these are fewer than a group, and those of the blocks that came last.
+        At the end of a run it is the remainder of a group and the steps for the last blocks.
         """
         rows, steps = self.streams.rows - self._origin[0], self.streams.steps - self._origin[1]
         config = self._config

@@ -1,4 +1,4 @@
-"""The engine of a run on Ray: ``jaxdqn.run.run(config, engine=RayEngine(actors=4))``."""
+"""Engine of a run on Ray: ``jaxdqn.run.run(config, engine=RayEngine(actors=4))``."""
 
 from __future__ import annotations
 
@@ -43,43 +43,45 @@ _REQUIRED = {
     "overlap": True,
     "act_on": "device",
 }
-"""Values of the fields that the engine supports with one value only."""
+"""Fields for which the engine supports only one value, with that value."""
 
 
 class RayEngine:
-    """Asynchronous actors and a sharded replay on Ray, in processes of their own.
+    """Asynchronous actors and a sharded replay on Ray, in separate processes.
 
-    Without ``server_mode`` it is Ape-X (Horgan et al. 2018): the process that runs the
-    configuration is the learner. With it, that process is the parameter server of ``learners``
-    learners (Gorila, Nair et al. 2015). It starts a Ray cluster on this machine, or joins a running
-    one. The environments are divided over the actors. Priorities, gradients and parameters travel
-    asynchronously, so two runs of the same seed differ.
+    Without ``server_mode`` the algorithm is Ape-X (Horgan et al. 2018), and the driver process is
+    the learner. With ``server_mode`` it is Gorila (Nair et al. 2015), and the driver process is the
+    parameter server of ``learners`` learners. The engine starts a Ray cluster on this machine, or
+    joins a running cluster. The environments are divided over the actors. Priorities, gradients and
+    parameters are sent asynchronously, so two runs with the same seed differ.
 
     Args:
-        actors: number of actors; must divide ``num_envs``. A pair (least, most) is elastic: the run
-            needs the least, and has up to the most while the cluster has resources for them. The
-            most must divide ``num_envs``.
+        actors: number of actors; must divide ``num_envs``. A pair (minimum, maximum) is elastic:
+            the run needs the minimum, and has up to the maximum while the cluster has resources for
+            them. The maximum must divide ``num_envs``.
         replay_shards: number of shards, at most ``actors``.
         ray_address: HOST:PORT of a running cluster, or ``auto``.
         learners: L, number of learners of a parameter server.
         server_mode: ``sync``: a gradient step applies the mean of the gradients of all learners, of
             ``batch_size / L`` rows each. ``async``: each gradient is of ``batch_size`` rows and is
             applied as it comes.
-        max_staleness: with ``async``: drop gradients against parameters that are more gradient
-            steps old.
-        staleness_discount: with ``async``: P; multiply the learning rate of a gradient against
-            parameters that are s gradient steps old by (1 + s)^-P (Zhang et al. 2016).
-        compression: ``none``, ``bfloat16``, ``int8`` or ``top_k``: of the gradients that learners
-            send, with error feedback.
-        top_k_fraction: share of the elements that ``top_k`` sends.
+        max_staleness: with ``async``: maximum age, in gradient steps, of the parameters of a
+            gradient; older gradients are dropped.
+        staleness_discount: with ``async``: exponent P. The learning rate of a gradient against
+            parameters that are s gradient steps old is multiplied by (1 + s)^-P (Zhang et al.
+            2016).
+        compression: compression of the gradients that learners send, with error feedback:
+            ``none``, ``bfloat16``, ``int8`` or ``top_k``.
+        top_k_fraction: fraction of the elements that ``top_k`` sends.
         block_rows: rows that an actor sends at a time, rounded down to complete iterations; fewer
             for slow environments.
-        initial_priorities: ``actor``: |TD error| by the estimates of the actor (Horgan et al.
-            2018); ``max``: the maximum priority so far (Schaul et al. 2016). By default ``actor``,
-            and ``max`` with a distributional loss.
-        cpus_per_actor, cpus_per_shard, cpus_per_learner: CPUs that Ray reserves for a worker, which
-            may be fractions below 1. Learners are those of a parameter server.
-        gpus_per_learner: GPUs, 0.5 for two learners on one. Without them a learner runs on the CPU.
+        initial_priorities: ``actor``: |TD error| computed by the actor (Horgan et al. 2018);
+            ``max``: the maximum priority so far (Schaul et al. 2016). By default ``actor``, and
+            ``max`` with a distributional loss.
+        cpus_per_actor, cpus_per_shard, cpus_per_learner: CPUs that Ray reserves for a worker;
+            fractions below 1 are allowed. Learners are those of a parameter server.
+        gpus_per_learner: GPUs that Ray reserves for a learner; with 0.5 two learners share a GPU.
+            Without GPUs a learner runs on the CPU.
 
     Raises:
         ValueError: naming the argument, its value and the constraint.
@@ -135,7 +137,7 @@ class RayEngine:
         self._times = TimeUse()
 
     def configure(self, config: Config, parts: dict[str, Any]) -> Config:
-        """Return the configuration as the engine runs it, after a check.
+        """Check the configuration, and return it as the engine runs it.
 
         Raises:
             ValueError: if the engine does not support a field or a custom part.
@@ -155,13 +157,13 @@ class RayEngine:
             reject("learners", self._server.learners, f"a divisor of batch_size={config.batch_size}"
                    " with server_mode='sync'")  # fmt: skip
         initial_priorities_of(config, self._initial)
-        # The rows are in other processes: a run that is resumed repeats the warm-up.
+        # The rows are in other processes, so a resumed run repeats the warm-up.
         return replace(config, replay_in_checkpoint=False)
 
     def programs(
         self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]
     ) -> Programs:
-        """Start the cluster, and return the programs of a run, whose chunks the workers serve."""
+        """Start the cluster, and return the programs of a run that use its workers."""
         times = self._times
         with times.spent("start"):
             learners = 0 if self._server is None else self._server.learners
@@ -195,7 +197,7 @@ class RayEngine:
                 if isinstance(static.trainer, VectorTrainer):
                     compiled = make_host_programs(config, static.trainer, init, shape)
                 else:
-                    # The workers do the work of a chunk; the host loop needs only its shapes.
+                    # The workers execute a chunk; the host loop needs only its shapes.
                     trainer = static.trainer._replace(
                         init=init, chunk=lambda iterations: lambda state: (state, no_metrics())
                     )
@@ -227,7 +229,7 @@ class RayEngine:
             chunk=partial(driver.chunk, iterations=config.iterations_per_chunk),
             refill=refill,
             part_of_chunk=part_of_chunk,
-            runs_ahead=False,  # a chunk returns when its workers have done it
+            runs_ahead=False,  # a chunk returns only after its workers have finished
             evaluate=self._timed("evaluation", compiled.evaluate),
             evaluate_one=self._timed("evaluation", compiled.evaluate_one),
             evaluate_at_epsilon=self._timed("evaluation", compiled.evaluate_at_epsilon),
@@ -236,7 +238,7 @@ class RayEngine:
         )
 
     def _timed(self, use: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function whose time, until its results are ready, counts for a use."""
+        """Wrap a function to record its time, until its results are ready, for a use."""
 
         def timed(*arguments: Any) -> Any:
             with self._times.spent(use):

@@ -10,10 +10,10 @@ from jaxdqn.errors import reject
 
 
 def resources_of(name: str, cpus: float, gpus: float = 0.0) -> Resources:
-    """Return the resources of a worker after a check.
+    """Check and return the resources of a worker.
 
     Raises:
-        ValueError: naming the argument: Ray takes fractions of a CPU or GPU below 1 only.
+        ValueError: naming the argument. Ray accepts fractions of a CPU or GPU only below 1.
     """
     for each, value in ((name, cpus), (name.replace("cpus", "gpus"), gpus)):
         least = "above 0" if each == name else "at least 0"

@@ -1,6 +1,6 @@
-"""A parameter server and its learners, after Gorila (Nair et al. 2015), as pure functions.
+"""Parameter server and its learners, after Gorila (Nair et al. 2015), as pure functions.
 
-Learners compute gradients against their copy of the parameters. The server owns the parameters, the
+Learners compute gradients with their copy of the parameters. The server owns the parameters, the
 optimiser state and the target network, and applies the gradients.
 """
 
@@ -45,30 +45,31 @@ from jaxdqn.types import (
 
 
 class Copy(NamedTuple):
-    """Copy of the server's parameters that a learner computes a gradient against."""
+    """Copy of the server's parameters, with which a learner computes a gradient."""
 
     params: Params
     target_params: Params
     hyper: Hyper
     rows: Counter
-    """Rows of all actors that the server had counted."""
+    """Number of rows of all actors that the server had counted"""
 
 
 class Gradient(NamedTuple):
     """Gradient of one learner, as sent to the server."""
 
     packet: PyTree
-    """The gradient, encoded as ``PacketCode`` does."""
+    """Gradient, encoded by ``PacketCode``"""
     loss: Array
     """[] float32"""
     grad_norm: Array
-    """[] float32, of the gradient before encoding"""
+    """[] float32, norm of the gradient before encoding"""
     q_mean: Array
     """[] float32"""
     least_probability: Array
-    """[] float32, of the rows of the batch; their importance weights are relative to it"""
+    """[] float32, minimum probability of the rows of the batch; their importance weights are
+    relative to it"""
     importance_exponent: Array
-    """[] float32, of these weights"""
+    """[] float32, exponent of these weights"""
 
 
 class LearnerFunctions(NamedTuple):
@@ -80,7 +81,7 @@ class LearnerFunctions(NamedTuple):
     """``gradient(key, copy, batch[B], info[B], residual) -> (priorities[B], gradient, residual)``;
     consumes ``key``."""
     batch_size: int
-    """B, rows in the batch of a learner"""
+    """B, number of rows in the batch of a learner"""
 
 
 class ServerFunctions(NamedTuple):
@@ -92,12 +93,12 @@ class ServerFunctions(NamedTuple):
     """As ``GroupLearner.next_keys``."""
     apply: Callable[[TrainState, tuple[Gradient, ...], Array], tuple[TrainState, Metrics]]
     """``apply(state, gradients, staleness) -> (state, metrics)``: one gradient step with the mean
-    of the gradients. ``staleness`` [] float32 is the number of gradient steps since the copy of the
-    parameters that they were computed against."""
+    of the gradients. ``staleness`` [] float32 is the number of gradient steps since the parameters
+    were copied with which the gradients were computed."""
     packet_bytes: int
-    """Bytes of one gradient."""
+    """Bytes of one gradient"""
     example: Any
-    """A row of zeros, as ``Replay.init`` takes it."""
+    """Row of zeros, the argument of ``Replay.init``"""
 
 
 class Compression(NamedTuple):
@@ -116,9 +117,9 @@ def make_gradient_learner(
     """Make the functions of one learner.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       batches: number of learners that divide the batch of a gradient step.
-      compression: of the gradients.
+      compression: compression of the gradients.
     """
     config = divided_config(config, batches)
     agent = _agent_of(config)
@@ -148,10 +149,10 @@ def make_gradient_server(
     """Make the functions of the server.
 
     Args:
-      config: of the run.
-      staleness_discount: P; the learning rate of a gradient of staleness s is multiplied by
-        (1 + s)^-P. With P = 1 it is that of Zhang et al. 2016 ("Staleness-aware async-SGD").
-      compression: of the gradients.
+      config: configuration of the run.
+      staleness_discount: exponent P; the learning rate of a gradient of staleness s is multiplied
+        by (1 + s)^-P. P = 1 corresponds to Zhang et al. 2016 ("Staleness-aware async-SGD").
+      compression: compression of the gradients.
     """
     base: GroupLearner = make_group_learner(config)
     agent = _agent_of(config)
@@ -195,7 +196,7 @@ _NO_ACTOR: Any = ()
 
 
 def divided_config(config: Config, batches: int) -> Config:
-    """Return the configuration of a learner that takes one of ``batches`` parts of the batch."""
+    """Return the configuration of a learner that receives one of ``batches`` parts of a batch."""
     return replace(
         config,
         batch_size=config.batch_size // batches,
@@ -224,10 +225,10 @@ def _code_of(config: Config, agent: Agent, compression: Compression) -> PacketCo
 
 
 def _mean(code: PacketCode, gradients: tuple[Gradient, ...]) -> tuple[Params, LearnInfo]:
-    """Return the gradient of the whole batch from those of its parts, and its diagnostics.
+    """Return the gradient of the whole batch from the gradients of its parts, and diagnostics.
 
-    Importance weights are relative to the least probability of a batch. Those of a part are
-    multiplied by the ratio of the factors, so that they are relative to that of the whole batch.
+    The importance weights of a part are relative to the minimum probability in that part. They are
+    rescaled so that they are relative to the minimum probability in the whole batch.
     """
     decoded = [code.decode(gradient.packet) for gradient in gradients]
     count = len(gradients)

@@ -1,4 +1,4 @@
-"""The learner: gradient steps on batches that shards have drawn."""
+"""Learner that takes gradient steps on batches drawn by shards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Delivered(NamedTuple):
     batch: Batch
     info: SampleInfo
     priorities: Array
-    """[B] float32, those after the gradient step"""
+    """[B] float32, priorities after the gradient step"""
 
 
 class GroupLearner(NamedTuple):
@@ -50,12 +50,12 @@ class GroupLearner(NamedTuple):
     """``init(key, hyper=None) -> state``"""
     next_keys: Callable[[Array, int], tuple[Array, Array]]
     """``next_keys(key, iterations) -> (key, keys[iterations * M, 2])``: for each gradient step the
-    key of its draw, then that of its loss."""
+    key for drawing its batch and the key for its loss"""
     learn: Callable[[TrainState, Array, Batch, SampleInfo], tuple[TrainState, Array, Metrics]]
     """``learn(state, keys[m], batches[m, B], info[m, B]) -> (state, priorities[m, B], metrics)``:
     m gradient steps"""
     example: Row
-    """A row of zeros, as ``Replay.init`` takes it."""
+    """Row of zeros, the argument of ``Replay.init``"""
 
 
 def make_group_learner(config: Config) -> GroupLearner:
@@ -91,13 +91,13 @@ def make_group_learner(config: Config) -> GroupLearner:
     def learn(
         state: TrainState, keys: Array, batches: Batch, info: SampleInfo
     ) -> tuple[TrainState, Array, Metrics]:
-        # Rows of the iteration, which learning from a replay does not read.
+        # The rows of the iteration; learning from a replay does not read them.
         no_rows: PyTree = ()
 
         def step(state: TrainState, inputs: Any) -> tuple[TrainState, tuple[Array, Metrics]]:
             key, batch, sample = inputs
             delivered = _Delivered(batch, sample, jnp.zeros_like(sample.probabilities))
-            # The key of the draw has been used by the shard.
+            # The shard has already used the key for drawing.
             of_step = ReplayKeys(gradient_steps=jnp.stack([key, key])[None])
             state, metrics = learner.learn(
                 of_step, state._replace(replay=delivered), no_rows, no_metrics()
@@ -128,7 +128,7 @@ def _delivered_replay() -> Replay:
 
 
 def no_metrics() -> Metrics:
-    """Return metrics of zeros, as those of an iteration that has acted nothing."""
+    """Return zero metrics, for an iteration without acting."""
     zeros: dict[str, PyTree] = {
         name: jnp.int32(0)
         for name in ("rows", "env_steps", "gradient_steps", "episodes", "skipped",

@@ -1,4 +1,4 @@
-"""Ape-X: the process of the run is the learner, and draws its batches from the shards in groups."""
+"""Ape-X: the driver process is the learner, and requests its batches from the shards in groups."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class _Drawing(NamedTuple):
     """Probability with which the shard was chosen."""
     future: Any
     keys: Array
-    """[m], of the gradient steps"""
+    """[m], keys of the gradient steps"""
 
 
 class GroupLearning:
-    """Gradient steps in groups, between which the shards draw and take back priorities.
+    """Gradient steps in groups; between groups the shards draw batches and receive priorities.
 
     Args:
-      config: of the run.
-      cluster: of the workers.
+      config: configuration of the run.
+      cluster: Ray cluster of the workers.
       streams: rows of the actors.
       learner: functions of the learner.
-      group: m, gradient steps of a group.
-      times: of the process.
+      group: m, number of gradient steps of a group.
+      times: clock of the driver process.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class GroupLearning:
         self.learner_seconds, self.gradients_dropped = 0.0, 0
 
     futures: tuple[Any, ...] = ()
-    """Nothing is in flight between two groups."""
+    """Empty, because nothing is in flight between two groups."""
 
     def start(self) -> None:
-        """Forget the draws of earlier workers."""
+        """Discard the draws of earlier workers."""
         self._drawing = None
 
     def receive(self, future: Any, state: TrainState, totals: ChunkTotals) -> TrainState:
@@ -68,10 +68,10 @@ class GroupLearning:
         raise NotImplementedError
 
     def work(self, state: TrainState, totals: ChunkTotals, owed: int) -> tuple[TrainState, bool]:
-        """Make the gradient steps of one group, if the rows allow it and a shard can draw.
+        """Take the gradient steps of one group, if they are due and a shard can draw.
 
         Returns:
-          The state, and whether it worked.
+          The state, and True if gradient steps were taken.
         """
         can_draw = self._streams.can_draw or self._drawing is not None
         if owed < self.unit or not can_draw:
@@ -87,7 +87,7 @@ class GroupLearning:
         if draws is None:
             return state
         streams.masses[drawing.shard] = float(draws.mass)
-        state = self._start_drawing(state)  # the next, while this one is learned from
+        state = self._start_drawing(state)  # draw the next group during these gradient steps
         share = np.float32(drawing.share)
         info = draws.info._replace(probabilities=draws.info.probabilities * share)
         state = streams.counted(state)

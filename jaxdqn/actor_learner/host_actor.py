@@ -1,4 +1,4 @@
-"""An actor whose environments are on the host: they step in Python, and the agent is compiled."""
+"""Actor with environments on the host, which step in Python; the agent is compiled."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from jaxdqn.types import (
 
 
 class HostActorFunctions(NamedTuple):
-    """Pure functions of one actor, with E environments of its own on the host."""
+    """Pure functions of one actor, which has E environments on the host."""
 
     start: Callable[[TimeStep], ActorState]
-    """``start(timestep) -> actor``: the state of acting after a reset"""
+    """``start(timestep) -> actor``: the acting state after a reset"""
     warm_up_draws: Callable[[Array, Hyper, Counter], Draws]
     """``warm_up_draws(key, hyper, rows) -> draws[W K, ...]`` for the warm-up; ``key`` is that of
     the run, and ``rows`` counts the rows of all actors before the warm-up."""
@@ -167,7 +167,7 @@ class HostActorWorker:
         self._position: tuple[Acting, TimeStep] | None = None
 
     def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
-        """Act the iterations of the warm-up."""
+        """Act for the iterations of the warm-up."""
         self._follow(incarnation)
         started, count = time.perf_counter(), make_counter(rows)
         params, hyper = jax.device_put((published.params, published.hyper))
@@ -176,7 +176,7 @@ class HostActorWorker:
         return self._observed(published, played, hyper, count, started)
 
     def block(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
-        """Act the iterations of a block, as ``ActorWorker.block``."""
+        """Act for the iterations of a block; see ``ActorWorker.block``."""
         self._follow(incarnation)
         started, count = time.perf_counter(), make_counter(rows)
         params, hyper = jax.device_put((published.params, published.hyper))
@@ -190,7 +190,7 @@ class HostActorWorker:
             self._start(jax.random.fold_in(self._key, incarnation))
 
     def _play(self, params: Params, draws: Draws, steps: int) -> Any:
-        """Act some vector steps; return time steps, actions and extras, leaves [steps, E, ...]."""
+        """Act for some vector steps; return time steps, actions and extras [steps, E, ...]."""
         timesteps: list[TimeStep] = []
         chosen: list[np.ndarray] = []
         stored: list[PyTree] = []
@@ -199,7 +199,7 @@ class HostActorWorker:
                 acting, extras = self._begin(self._actor, draws, params)
             else:
                 last, timestep = self._position
-                if not chosen:  # the draws are those of this block
+                if not chosen:  # the first actions of this block need its draws
                     last = last._replace(step=jnp.int32(0))
                 acting, extras = self._advance(last, timestep, draws, params)
             actions = np.asarray(acting.action)
@@ -215,7 +215,7 @@ class HostActorWorker:
     def _observed(
         self, published: Published, played: Any, hyper: Hyper, count: Counter, started: float
     ) -> tuple[Row, BlockInfo]:
-        """Return the rows of the vector steps, and how they were made."""
+        """Return the rows of the vector steps, and the description of the block."""
         self._actor, rows, metrics = self._observe(self._actor, *played, hyper, count)
         rows, metrics = to_numpy((rows, metrics))
         info = BlockInfo(metrics, published.gradient_steps, time.perf_counter() - started)

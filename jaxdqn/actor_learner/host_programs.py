@@ -25,10 +25,10 @@ def make_host_programs(
     """Make the programs of evaluations and checkpoints; each is compiled at its first call.
 
     Args:
-      config: of the run.
-      trainer: of the run.
-      init: ``init(key, hyper) -> state``, before the warm-up.
-      state: shapes of the state, without replay.
+      config: configuration of the run.
+      trainer: trainer of the run.
+      init: ``init(key, hyper) -> state`` before the warm-up.
+      state: shapes of the state, without a replay.
     """
     options = compiler_options(config)
     later = partial(jax.jit, compiler_options=options)

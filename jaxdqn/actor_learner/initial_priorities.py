@@ -1,4 +1,4 @@
-"""Initial priorities of rows from the estimates of the actor (Horgan et al. 2018, section 3)."""
+"""Initial priorities of rows, computed by the actor (Horgan et al. 2018, section 3)."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from jaxdqn.training.dqn import priority_of
 from jaxdqn.types import Array, PyTree, Replay, Row
 
 InitialPriorities = Literal["actor", "max"]
-"""actor: |TD error| by the estimates of the actor. max: the maximum priority so far."""
+"""actor: |TD error| computed by the actor. max: the maximum priority so far."""
 
 
 class Estimates(NamedTuple):
-    """Values of a row by the parameters of its actor; the ``extras`` of rows on Ray."""
+    """Values of a row under the parameters of its actor; the ``extras`` of rows on Ray."""
 
     taken: Array
     """[...] float32, Q of the action taken"""
     greatest: Array
     """[...] float32, maximum Q"""
     behaviour_prob: PyTree = ()
-    """[...] float32, probability of the action; empty without importance ratios"""
+    """[...] float32, probability of the action taken; empty without importance ratios"""
 
 
 def initial_priorities_of(config: Config, asked: InitialPriorities | None) -> InitialPriorities:
-    """Return the kind of initial priorities; None chooses it by the loss.
+    """Return the kind of initial priorities; for None it depends on the loss.
 
     Raises:
       ValueError: for ``actor`` with a distributional loss, whose errors are not on the scale of Q.
@@ -49,8 +49,7 @@ def initial_priorities_of(config: Config, asked: InitialPriorities | None) -> In
 
 
 def with_estimates(rows: Row) -> Row:
-    """Return rows whose extras are estimates, from extras that are Q [..., A] and the stored
-    probabilities of actions."""
+    """Replace the extras of rows, Q [..., A] and the probabilities of actions, by ``Estimates``."""
     q, behaviour_prob = rows.extras
     taken = jnp.take_along_axis(q, rows.action[..., None], axis=-1)[..., 0]
     return rows._replace(extras=Estimates(taken, jnp.max(q, axis=-1), behaviour_prob))
@@ -73,14 +72,14 @@ def make_initial_priorities(
 ) -> Callable[[PrioritizedState, int], PrioritizedState]:
     """Make ``set_initial(ring, length) -> ring``.
 
-    It sets the priorities of the rows that the newest ``length`` vector steps made sampleable, from
-    their n-step TD errors |r + gamma^m max Q - Q|. The ring must hold more than ``length`` + N
-    vector steps.
+    The newest ``length`` vector steps make some rows sampleable. The function sets the priorities
+    of these rows from their n-step TD errors |r + gamma^m max Q - Q|. The ring must hold more than
+    ``length`` + N vector steps.
 
     Args:
-      config: of the run.
-      replay: of the ring.
-      num_envs: E, environments of the ring.
+      config: configuration of the run.
+      replay: replay functions of the ring.
+      num_envs: E, number of environments of the ring.
     """
     num_rows = num_envs * config.replay_rows
     generations = count_generations(num_rows)
@@ -97,7 +96,7 @@ def make_initial_priorities(
         error = jnp.abs(r_t + discount_t * greatest - take(estimates.taken, flat))
         priorities = priority_of(error, jnp.float32(config.priority_exponent))
         index = flat + num_rows * generation_of(state, flat, generations)
-        # No row has a negative index: the update ignores it.
+        # The update ignores negative indices, because no row has one.
         return replay.update(state, jnp.where(valid.ravel(), index, -1), priorities)
 
     return set_initial

@@ -1,4 +1,4 @@
-"""Ray: the only module that imports it."""
+"""Ray cluster of a run; the only module that imports Ray."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Resources(NamedTuple):
 
 
 class RayCluster:
-    """A Ray cluster for one run: one that is started on this machine, or a running one.
+    """Ray cluster for one run, either started on this machine or already running.
 
     Args:
         required: resources of the workers that the run needs. They are reserved together, by a
             placement group.
-        address: HOST:PORT of a running cluster, or ``auto``; None starts one on this machine, whose
-            listeners are on loopback.
+        address: HOST:PORT of a running cluster, or ``auto``. None starts a cluster on this machine,
+            which listens on the loopback interface only.
         optional: resources of the workers that start when the cluster has resources for them.
 
     Raises:
@@ -87,13 +87,13 @@ class RayCluster:
             environment |= _compilation_cache()
             cpus = math.ceil(sum(each.cpus for each in (*required, *optional)))
             options |= {"num_cpus": cpus, "include_dashboard": False}
-            # Without it Ray joins a cluster that another program has started on this machine.
+            # Without "local" Ray would join a cluster that another program started here.
             options |= {"address": "local", "_node_ip_address": "127.0.0.1"}
         else:
             options["address"] = address
         try:
             with _keeping_signal_handlers(), warnings.catch_warnings():
-                # JAX warns of every fork; Ray's is followed by the start of another program.
+                # JAX warns of every fork. Ray's forks are safe, because they exec at once.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 self.ray.init(runtime_env={"env_vars": environment}, **options)
         except (ConnectionError, RuntimeError) as error:
@@ -107,10 +107,10 @@ class RayCluster:
             self.close()
             raise
         self._reserved = 0
-        """Bundles of the placement group that have a worker."""
+        """Number of bundles of the placement group that have a worker."""
 
     def _check_resources(self, required: Sequence[Resources]) -> None:
-        """Check that the cluster is large enough, whatever else runs there."""
+        """Check that the cluster would be large enough if nothing else ran there."""
         present = self.ray.cluster_resources()
         for name, field in (("CPU", "cpus"), ("GPU", "gpus")):
             needed = sum(getattr(each, field) for each in required)
@@ -137,14 +137,14 @@ class RayCluster:
         return group
 
     def start(self, worker: type, *arguments: Any, resources: Resources | None = None) -> Any:
-        """Start a worker in a process of its own, and return its handle.
+        """Start a worker in a new process, and return its handle.
 
-        If its process dies, Ray starts it again, and the calls in flight fail.
+        If the process dies, Ray restarts it, and the calls in flight fail.
 
         Args:
             worker: class of the worker.
-            arguments: of its constructor.
-            resources: of an optional worker; None takes the next reserved ones.
+            arguments: arguments of its constructor.
+            resources: resources of an optional worker; None uses the next reserved resources.
         """
         options: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 0}
         if resources is None:
@@ -163,11 +163,11 @@ class RayCluster:
         return make(worker).remote(*arguments)
 
     def release(self) -> None:
-        """Let the workers that start next take the reserved resources from the first."""
+        """Make the reserved resources available to new workers, from the first bundle on."""
         self._reserved = 0
 
     def stop(self, worker: Any) -> None:
-        """End the process of a worker for good."""
+        """End the process of a worker without a restart."""
         self.ray.kill(worker)
 
     def put(self, value: Any) -> Any:
@@ -182,7 +182,7 @@ class RayCluster:
             raise _store_full(error) from error
 
     def wait(self, futures: list[Any], timeout: float | None) -> list[Any]:
-        """Return the futures that are ready; wait for the first for ``timeout`` seconds."""
+        """Return the futures that are ready; wait up to ``timeout`` seconds for the first."""
         if not self.ray.wait(futures, num_returns=1, timeout=timeout)[0]:
             return []
         return list(self.ray.wait(futures, num_returns=len(futures), timeout=0)[0])
@@ -208,7 +208,7 @@ class RayCluster:
 
     @property
     def _full(self) -> tuple[type[BaseException], ...]:
-        """Exceptions of a full object store."""
+        """Exceptions that Ray raises if the object store is full."""
         exceptions = self.ray.exceptions
         return exceptions.ObjectStoreFullError, exceptions.OutOfDiskError
 
@@ -218,8 +218,8 @@ class RayCluster:
 
 
 def _compilation_cache() -> dict[str, str]:
-    """Return the environment variables with which workers use the cache of compiled programs of
-    this process, so that they start, and start again, faster."""
+    """Return environment variables for workers, so that they share this process's cache of compiled
+    programs and start faster."""
     names = (
         "jax_enable_compilation_cache",
         "jax_compilation_cache_dir",
@@ -233,7 +233,7 @@ def _compilation_cache() -> dict[str, str]:
 
 @contextmanager
 def _keeping_signal_handlers() -> Iterator[None]:
-    """Restore the signal handlers at the end: Ray replaces them, and a run stops by its own."""
+    """Restore the signal handlers that Ray replaces, because a run needs its handlers to stop."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -261,7 +261,7 @@ class WorkerDied(Exception):
 def check_address(address: str | None) -> None:
     """Check that a Ray cluster answers at an address.
 
-    ``ray.init`` waits for minutes for a server that accepts connections and does not answer.
+    ``ray.init`` waits for minutes if a server accepts connections but does not answer.
 
     Raises:
         ValueError: if nothing accepts a connection within five seconds, if no Ray cluster answers

@@ -1,4 +1,4 @@
-"""Parameter server: the process of the run applies the gradients of its learners."""
+"""Parameter server: the driver process applies the gradients of its learners."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class ServerOptions(NamedTuple):
     learners: int
     """L"""
     mode: ServerMode
-    """sync: each of the learners computes the gradient of its part of a batch, and the server
-    applies the mean. async: each computes that of a whole batch, and the server applies the
-    gradients as they come."""
+    """sync: each learner computes the gradient of its part of a batch, and the server applies the
+    mean. async: each learner computes the gradient of a whole batch, and the server applies the
+    gradients as they arrive."""
     compression: Compression
     max_staleness: int | None
-    """Gradients that are more gradient steps old are dropped; None keeps all."""
+    """Maximum age of a gradient in gradient steps; older gradients are dropped. None keeps all."""
 
     @property
     def batches(self) -> int:
-        """Parts that the batch of a gradient step is divided into."""
+        """Number of parts into which the batch of a gradient step is divided."""
         return self.learners if self.mode == "sync" else 1
 
 
@@ -58,15 +58,15 @@ class _InFlight(NamedTuple):
 
 
 class ServerLearning:
-    """Calls of the learners, each with one gradient in flight and one batch drawn ahead.
+    """Calls to the learners, each with one gradient in flight and one batch drawn ahead.
 
     Args:
-      config: of the run.
-      cluster: of the workers.
+      config: configuration of the run.
+      cluster: Ray cluster of the workers.
       streams: rows of the actors.
       server: functions of the server.
-      options: of the parameter server.
-      times: of the process.
+      options: options of the parameter server.
+      times: clock of the driver process.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class ServerLearning:
         ]
         self._drawn: list[_Drawn | None] = [None] * options.learners
         self._keys: deque[np.ndarray] = deque()
-        """Key data [2, ...] of the next gradients: of the draw, then of the loss."""
+        """Key data [2, ...] of the next gradients: for drawing the batch, and for the loss."""
         self._in_flight: dict[Any, _InFlight] = {}
         self._arrived: dict[int, GradientInfo] = {}
-        """Gradients of a step that waits for those of other learners, by learner."""
+        """Gradients by learner of a step that waits for the gradients of other learners."""
         self._target: tuple[int, Any] = (-1, None)
 
     @property
@@ -112,17 +112,17 @@ class ServerLearning:
         return tuple(self._in_flight)
 
     def work(self, state: TrainState, totals: ChunkTotals, owed: int) -> tuple[TrainState, bool]:
-        """Let idle learners compute gradients, as far as the rows allow.
+        """Start gradients on idle learners, up to the gradient steps that are due.
 
         Returns:
-          The state, and False: nothing was waited for.
+          The state, and False, because the call does not wait.
         """
         options = self._options
         busy = {call.learner for call in self._in_flight.values()} | set(self._arrived)
         idle = [index for index in range(options.learners) if index not in busy]
         if options.mode == "sync":
-            # Each of a step's gradients is computed against the same parameters. A learner that
-            # has died computes its own again.
+            # All gradients of a step are computed with the same parameters. A learner that died
+            # computes its gradient again.
             allowed = len(idle) if owed >= 1 else 0
         else:
             allowed = max(0, owed - len(self._in_flight))
@@ -133,7 +133,7 @@ class ServerLearning:
         return state, False
 
     def receive(self, future: Any, state: TrainState, totals: ChunkTotals) -> TrainState:
-        """Take a gradient: apply it, or keep it until those of all learners have come."""
+        """Take a gradient: apply it, or keep it until all learners have sent theirs."""
         call = self._in_flight.pop(future)
         answer = self._answer(future, call)
         if answer is None:
@@ -183,7 +183,7 @@ class ServerLearning:
         return answer
 
     def _send(self, index: int, state: TrainState) -> TrainState:
-        """Let a learner compute a gradient, if a shard can draw its batch."""
+        """Start a gradient on a learner, if a shard can draw its batch."""
         state = self._draw(index, state)
         drawn, self._drawn[index] = self._drawn[index], None
         if drawn is None:
@@ -198,7 +198,7 @@ class ServerLearning:
         return state
 
     def _draw(self, index: int, state: TrainState) -> TrainState:
-        """Let a shard draw the next batch of a learner, unless it has done so."""
+        """Start drawing the next batch of a learner, unless a shard has already started."""
         masses = np.asarray(self._streams.masses)
         if self._drawn[index] is not None or masses.sum() == 0:
             return state
@@ -221,7 +221,7 @@ class ServerLearning:
         return state, self._keys.popleft()
 
     def _publish_target(self, state: TrainState) -> Any:
-        """Return a reference to the target network, sent once for each version of it."""
+        """Return a reference to the target network; each version of it is sent once."""
         steps = self._streams.steps
         version = steps
         if self._config.target_tau is None:
@@ -234,9 +234,9 @@ class ServerLearning:
 
 
 def _part_keys(keys: Any, batches: int) -> Any:
-    """Return the keys [M, batches, 2] of the parts of batches, from those of the batches [M, 2].
+    """Derive the keys [M, batches, 2] of the parts of batches from keys [M, 2] of the batches.
 
-    With one part they are the same.
+    With one part the keys are unchanged.
     """
     if batches == 1:
         return keys[:, None]

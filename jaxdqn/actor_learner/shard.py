@@ -1,7 +1,7 @@
-"""A shard of the replay: a prioritised ring for the stream of each of its actors.
+"""Shard of the replay, with a prioritised ring for each of its actors.
 
-Asynchronous streams cannot share the position of a ring, so each has a ring of its own. A draw goes
-over the rings in proportion to the sums of their priorities, and is stratified over all of them.
+Asynchronous streams cannot share the position of a ring, so each stream has its own ring. A batch
+is drawn from the rings in proportion to the sums of their priorities, stratified over all of them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Draws(NamedTuple):
     """m batches drawn from a shard."""
 
     batches: PyTree
-    """``Batch`` with leaves [m, B, ...]; empty when priorities go back"""
+    """``Batch`` with leaves [m, B, ...]; empty when priorities are returned"""
     info: SampleInfo
-    """leaves [m, B]; the indices are those of each row's ring"""
+    """leaves [m, B]; the index of a row is its index in its ring"""
     rings: Array
     """[m, B] int32, the ring of each row"""
     ages: PyTree
@@ -70,8 +70,8 @@ def make_shard(
     """Make the functions of a shard.
 
     Args:
-      config: of the run.
-      num_envs: E, environments of one actor.
+      config: configuration of the run.
+      num_envs: E, number of environments of one actor.
       rings: R, number of actors that send their rows to this shard.
       initial: initial priorities; with ``actor`` the extras of rows are ``Estimates``.
     """
@@ -111,8 +111,8 @@ def make_shard(
         strata = jnp.arange(batch_size, dtype=jnp.float32) * part
         offsets = (bits >> 8).astype(jnp.float32) * (math.ldexp(1.0, -24) * part)
         ring = _ring_of(masses, ends, strata + offsets)
-        # A stratum may begin in the ring before its position: its coarse part is then negative.
-        # Positions of other rings are replaced by the start, and their results are not used.
+        # A stratum may begin in the ring before the ring of its position; the coarse part is then
+        # negative. Positions in other rings are replaced by 0, and their results are not used.
         results = [
             of_ring(one, jnp.where(ring == r, strata - before, 0.0), offsets, gamma)
             for r, (one, before) in enumerate(zip(state, ends - masses, strict=True))
@@ -127,7 +127,7 @@ def make_shard(
     def update(state: Rings, draws: Draws, priorities: Array) -> Rings:
         def of_batch(state: Rings, inputs: Any) -> tuple[Rings, None]:
             indices, ring, priorities = inputs
-            # No row has a negative index: the update ignores it.
+            # The update ignores negative indices, because no row has one.
             return tuple(
                 replay.update(one, jnp.where(ring == r, indices, -1), priorities)
                 for r, one in enumerate(state)
@@ -158,18 +158,18 @@ def make_shard(
 def _ring_of(masses: Array, ends: Array, positions: Array) -> Array:
     """Return the ring [B] int32 at each position of the cumulative sum over rings.
 
-    It is never a ring without mass, unless all are.
+    A ring without mass is returned only if no ring has mass.
     """
     ring = jnp.sum(positions[:, None] >= ends[None, :], axis=1, dtype=jnp.int32)
     indices = jnp.arange(masses.size, dtype=jnp.int32)
     last = jnp.max(jnp.where(masses > 0, indices, 0))
-    # Rounding may put a position past the end. A ring without mass ends where the one before it
-    # does, so the count of ends passes over it.
+    # Rounding may put a position past the end. A ring without mass ends where the previous ring
+    # ends, so counting the ends skips it.
     return jnp.minimum(ring, last)
 
 
 def _select(ring: Array, results: list[Any]) -> Any:
-    """Return the examples [B, ...] of each one's ring, from results of every ring."""
+    """Select each example [B, ...] from the results of its ring; ``results`` has every ring."""
 
     def choose(*leaves: Array) -> Array:
         chosen = leaves[0]

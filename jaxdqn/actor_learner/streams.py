@@ -1,4 +1,4 @@
-"""Calls of actors, and the rows that they send to shards, in the process of the run."""
+"""Calls to actors, and transfer of their rows to shards; runs in the driver process."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.types import Counters, Row, TrainState, counter_int, make_counter
 
 _MOST_ADDS = 2
-"""Blocks on their way to one shard, beyond which the learner waits."""
+"""Maximum number of blocks in flight to one shard; with more the learner waits."""
 _RETRY_SECONDS = 0.1
-"""Time until Ray has noticed that the process of a worker has ended."""
+"""Delay until Ray has detected the end of a worker's process."""
 _RETRY_OPTIONAL_SECONDS = 1.0
-"""Time between two calls of an actor that waits for resources."""
+"""Interval between calls to an actor that waits for resources."""
 
 
 class ActorCount(NamedTuple):
-    """Numbers of actors of a run."""
+    """Minimum and maximum number of actors of a run."""
 
     least: int
-    """Actors that the run needs."""
+    """Number of actors that the run needs."""
     most: int
-    """Actors that it has if the cluster has resources for them; they divide the environments."""
+    """Number of actors if the cluster has resources for them. The environments are divided over
+    this number."""
 
 
 class Streams:
     """Actors, each with one call in flight, and the shards that store their rows.
 
-    A finished block waits until ``take``: no queue grows.
+    An actor starts its next block only after ``take``, so no queue grows.
 
     Args:
-      config: of the run.
-      cluster: of the workers.
-      actors: numbers of actors.
+      config: configuration of the run.
+      cluster: Ray cluster of the workers.
+      actors: minimum and maximum number of actors.
       shards: number of shards.
-      times: of the process.
-      resources: of one actor.
+      times: clock of the driver process.
+      resources: resources of one actor.
     """
 
     def __init__(
@@ -63,16 +64,16 @@ class Streams:
         self._resources = resources
         self._workers: list[Any] = []
         self._dead: set[str] = set()
-        """Workers whose last call failed, and which the run needs."""
+        """Required workers whose last call failed."""
         self._absent: set[int] = set()
-        """Other actors whose last call failed."""
+        """Optional actors whose last call failed."""
         self._present: set[int] = set()
         """Actors whose last call succeeded."""
         self.restarts = 0
-        """Deaths of workers."""
+        """Number of times that a worker died."""
         self._blocks = self._taken = self._stored = self._lost = 0
         self.rows = self.env_steps = self.steps = 0
-        """Rows taken, environment steps among them, and gradient steps made."""
+        """Numbers of rows taken, of environment steps among them, and of gradient steps."""
 
     def start(
         self,
@@ -87,8 +88,8 @@ class Streams:
         Args:
           key_data: key data of the run.
           example: row of zeros.
-          iterations: of a block.
-          shard_config: configuration whose batches the shards draw.
+          iterations: number of iterations of a block.
+          shard_config: configuration of the shards; it has the size of the batches they draw.
           initial: initial priorities.
         """
         config, cluster = self._config, self._cluster
@@ -117,14 +118,14 @@ class Streams:
         for workers in (self._dead, self._absent, self._present):
             workers.clear()
         self._retries: dict[int, float] = {}
-        """Actors to call again, and when."""
+        """Times at which to call actors again, by index of the actor."""
 
     def _needs(self, index: int) -> bool:
-        """Return whether the run needs an actor."""
+        """Return whether the run needs this actor."""
         return index < self._least
 
     def warm_up(self, state: TrainState, totals: ChunkTotals) -> None:
-        """Act the warm-up, and let the actors continue."""
+        """Run the warm-up, and start the first blocks."""
         self.count(state)
         for index in range(self._num_actors):
             self._call("warm_up" if self._needs(index) else "block", index, state)
@@ -141,25 +142,25 @@ class Streams:
         return list(self._calls)
 
     def owns(self, future: Any) -> bool:
-        """Return whether a future is that of a block."""
+        """Return whether a future belongs to a block."""
         return future in self._calls
 
     @property
     def rows_of_process(self) -> dict[str, int]:
-        """Rows since the process started: taken from actors, stored by shards, lost on their way to
-        a shard that died, and still on their way."""
+        """Rows since the process started: taken from actors, stored by shards, lost with a shard
+        that died, and in flight to a shard."""
         on_their_way = sum(rows for adds in self._adds for _, rows in adds)
         counts = {"taken": self._taken, "stored": self._stored, "lost": self._lost}
         return {**counts, "on_their_way": on_their_way}
 
     @property
     def present(self) -> int:
-        """Number of actors that act."""
+        """Number of running actors."""
         return len(self._present)
 
     @property
     def adds_in_flight(self) -> int:
-        """Blocks on their way to shards."""
+        """Number of blocks in flight to shards."""
         return sum(map(len, self._adds))
 
     @property
@@ -169,30 +170,30 @@ class Streams:
 
     @property
     def use_of_waiting(self) -> str:
-        """Use of the time in which the process waits for blocks."""
+        """Name in ``USES`` of the time in which the process waits for blocks."""
         return "recovery" if self._dead else "rows"
 
     @property
     def seconds_to_retry(self) -> float | None:
-        """Seconds until an actor that has died is called again; None if there is none."""
+        """Seconds until the next retry of an actor that died; None if no actor has."""
         if not self._retries:
             return None
         return max(0.0, min(self._retries.values()) - time.monotonic())
 
     def retry(self, state: TrainState) -> None:
-        """Call the actors again whose time has come."""
+        """Call the actors whose retry is due."""
         now = time.monotonic()
         for index in [index for index, due in self._retries.items() if due <= now]:
             del self._retries[index]
             self._call("block", index, state)
 
     def take(self, future: Any, state: TrainState, totals: ChunkTotals) -> None:
-        """Take a finished block: send its rows to their shard, and let the actor act again."""
+        """Take a finished block: send its rows to their shard, and start the actor's next block."""
         index, rows = self._calls.pop(future)
         try:
             info = self._cluster.result(future)
         except WorkerDied:
-            # Calls fail until Ray has started the process again: one death may fail several.
+            # Calls fail until Ray has restarted the process, so one death may fail several calls.
             self._lose_actor(index)
             return
         self._dead.discard(f"actor {index}")
@@ -211,13 +212,13 @@ class Streams:
         self._call("block", index, state)
 
     def _lose_actor(self, index: int) -> None:
-        """Note the death of an actor, which is called again later."""
+        """Record the death of an actor, and schedule a retry."""
         self._incarnations[index] += 1
         self._present.discard(index)
         if self._needs(index):
             self.restarts += f"actor {index}" not in self._dead
             self._dead.add(f"actor {index}")
-        else:  # it may have left with its node, and the run does not wait for it
+        else:  # its node may have left the cluster; the run does not wait for this actor
             self.restarts += index not in self._absent
             self._absent.add(index)
         wait = _RETRY_SECONDS if self._needs(index) else _RETRY_OPTIONAL_SECONDS
@@ -229,7 +230,7 @@ class Streams:
         self._calls[info] = index, rows
 
     def publish(self, state: TrainState) -> Any:
-        """Return a reference to the parameters, which are sent once for each version of them."""
+        """Return a reference to the parameters; each version of them is sent once."""
         if self._published[0] != self.steps or self.steps == 0:
             with self._times.spent("parameters"):
                 params, hyper = to_numpy((state.agent.params, state.hyper))
@@ -255,28 +256,28 @@ class Streams:
         self.note_life(f"shard {shard}")
 
     def lose(self, shard: int) -> None:
-        """Note the death of a shard: its rings are empty until blocks arrive."""
+        """Record the death of a shard: its rings are empty until blocks arrive."""
         self.note_death(f"shard {shard}")
         self.masses[shard] = 0.0
 
     def note_death(self, worker: str) -> None:
-        """Note a call of a worker that failed, and wait until Ray has noticed."""
+        """Record a failed call to a worker, and wait until Ray has detected its death."""
         self.restarts += worker not in self._dead
         self._dead.add(worker)
         with self._times.spent("recovery"):
             time.sleep(_RETRY_SECONDS)
 
     def note_life(self, worker: str) -> None:
-        """Note that a worker has answered a call."""
+        """Record that a worker has answered a call."""
         self._dead.discard(worker)
 
     def count(self, state: TrainState) -> None:
-        """Count from the counters of a state."""
+        """Set the counts to the counters of a state."""
         counters = state.counters
         self.rows, self.env_steps = counter_int(counters.rows), counter_int(counters.env_steps)
         self.steps = counter_int(counters.gradient_steps)
 
     def counted(self, state: TrainState) -> TrainState:
-        """Return a state with the counters so far."""
+        """Return the state with its counters set to the counts."""
         counts = (self.rows, self.env_steps, self.steps)
         return state._replace(counters=Counters(*map(make_counter, counts)))

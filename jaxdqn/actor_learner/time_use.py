@@ -1,4 +1,4 @@
-"""Seconds of a run by what they were spent on."""
+"""Breakdown of the time of a run by use."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ USES = (
     "checkpoint",
     "recovery",
 )
-"""Uses of the time of the process of the run. start: of Ray and its workers; compile; rows, draws,
+"""Uses of the time of the driver process. start: start Ray and its workers; compile; rows, draws,
 gradients: wait for actors, shards and learners; learn: gradient steps, or updates of the server;
-parameters: copy them to where workers read them; messages: call workers and read their answers;
-recovery: wait while a worker that has died is started again."""
+parameters: publish them for the workers; messages: call workers and read their answers; recovery:
+wait for the restart of a worker that died."""
 
 
 class TimeUse:
-    """Clock of one process. Uses do not overlap: the time of an inner one is not that of an outer.
+    """Clock of one process, which starts when it is created.
 
-    The clock starts when it is made.
+    Uses do not overlap: the time of a nested use does not count for the enclosing use.
     """
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._inner = 0.0
-        """Seconds of the uses that ended inside the present one."""
+        """Seconds of the uses that ended inside the current one."""
 
     @contextmanager
     def spent(self, use: str) -> Iterator[None]:
-        """Count the time of a block for one of ``USES``."""
+        """Add the time of a ``with`` block to one of ``USES``."""
         started, before = time.perf_counter(), self._inner
         self._inner = 0.0
         try:
@@ -52,7 +52,7 @@ class TimeUse:
 
     @property
     def wall(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         return time.perf_counter() - self._started
 
     def seconds(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""State of an actor, a shard or a learner in a process. Arguments and results are NumPy arrays."""
+"""Workers: an actor, a shard or a learner in its process. They exchange NumPy arrays."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Published(NamedTuple):
     params: Params
     hyper: Hyper
     gradient_steps: int
-    """Gradient steps that made the parameters."""
+    """Number of gradient steps before these parameters."""
 
 
 class BlockInfo(NamedTuple):
@@ -37,7 +37,7 @@ class BlockInfo(NamedTuple):
 
     metrics: Metrics
     gradient_steps: int
-    """Those of the parameters that the actor acted with."""
+    """``Published.gradient_steps`` of the parameters that the actor used."""
     seconds: float
     """Duration of acting."""
 
@@ -46,7 +46,7 @@ class ActorWorker:
     """One actor.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         key_data: key data of the run.
         actors, index, iterations, initial: as for ``make_actor``.
     """
@@ -70,15 +70,15 @@ class ActorWorker:
         self._stream: Stream = self._start(self._key)
 
     def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
-        """Act the iterations of the warm-up."""
+        """Act for the iterations of the warm-up."""
         self._follow(incarnation)
         return self._play(published, rows, lambda *arguments: self._warm_up(self._key, *arguments))
 
     def block(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
-        """Act the iterations of a block.
+        """Act for the iterations of a block.
 
-        ``rows`` are those of all actors that have been counted, and ``incarnation`` counts the
-        deaths of this worker: a new one starts another stream, with other random numbers.
+        ``rows`` is the number of counted rows of all actors. ``incarnation`` is the number of
+        deaths of this worker; when it changes, a new stream starts, with other random numbers.
         """
         self._follow(incarnation)
         return self._play(published, rows, self._block)
@@ -101,7 +101,7 @@ class ShardWorker:
     """One shard of the replay.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         example: row of zeros.
         num_envs, rings, initial: as for ``make_shard``.
     """
@@ -127,8 +127,8 @@ class ShardWorker:
         """Store rows [I, K, E] of a stream; return the sum of the priorities of the shard.
 
         Raises:
-            ValueError: if ``number``, that of the block, is not above those of the ring so far: a
-                block must not be stored twice.
+            ValueError: if ``number``, the number of the block, is not above that of the last block
+                of the ring: a block must not be stored twice.
         """
         if number <= self._newest.get(ring, -1):
             reject("number", number, f"above {self._newest[ring]}, that of the last block of the "
@@ -147,7 +147,7 @@ class ShardWorker:
         return to_numpy(self._sample(keys, self._rings, gamma))
 
     def update(self, drawn: Draws, priorities: np.ndarray) -> None:
-        """Take back the priorities [m, B] of batches; of ``drawn`` only indices are read."""
+        """Set the priorities [m, B] of the rows of batches; only indices of ``drawn`` are read."""
         self._rings = self._update(self._rings, drawn, priorities)
 
     def draw(
@@ -156,8 +156,8 @@ class ShardWorker:
         """Draw one batch for a learner; ``share`` is the probability of this shard.
 
         Returns:
-            The draws, the same without their batches, and the sum of the priorities; None and 0
-            while no row can be drawn.
+            The draws, the draws without their batches, and the sum of the priorities. While no row
+            can be drawn: None, None and 0.
         """
         drawn = self.sample(key_data[None], gamma)
         if drawn is None:
@@ -172,9 +172,9 @@ class GradientInfo(NamedTuple):
 
     gradient: Gradient
     gradient_steps: int
-    """Those of the parameters that it was computed against."""
+    """``Published.gradient_steps`` of the parameters with which it was computed."""
     seconds: float
-    """Duration of computing it."""
+    """Duration of the computation."""
     age: float
     """Mean number of vector steps stored in the ring since each row of the batch."""
 
@@ -183,7 +183,7 @@ class LearnerWorker:
     """One learner of a parameter server.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         batches, compression: as for ``make_gradient_learner``.
     """
 
@@ -201,7 +201,7 @@ class LearnerWorker:
             published: parameters of the server.
             target: parameters of the target network.
             rows: as for ``ActorWorker.block``.
-            drawn: one batch, with leaves [1, B, ...]; None if the shard could not draw.
+            drawn: one batch with leaves [1, B, ...]; None if the shard could not draw.
             key: key data.
         """
         if drawn is None:
@@ -221,5 +221,5 @@ class LearnerWorker:
 
 
 def to_numpy(tree: Any) -> Any:
-    """Return the leaves as NumPy arrays of their own."""
+    """Copy the leaves into NumPy arrays."""
     return jax.tree.map(np.array, jax.device_get(tree))

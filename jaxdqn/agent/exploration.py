@@ -116,9 +116,9 @@ def boltzmann(key: Array, q: Array, temperature: Array, legal: PyTree = ()) -> t
 def repeat_actions(
     key: Array, q: Array, actions: Array, exploration: Exploration
 ) -> tuple[Array, Array]:
-    """Replace epsilon-greedy actions by the previous ones, each with probability ``repeat``.
+    """Replace epsilon-greedy actions by the previous actions, each with probability ``repeat``.
 
-    Repeated actions explore further than independent ones. This is a simple form of temporally
+    Repeated actions explore further than independent actions. This is a simple form of temporally
     extended exploration (Dabney et al. 2021) with geometric durations. A previous action that is no
     longer legal is not repeated.
 

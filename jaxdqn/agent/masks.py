@@ -1,4 +1,4 @@
-"""Acting at a time step, with its mask of legal actions if it has one."""
+"""Acting at a time step, with or without a mask of legal actions."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ from jaxdqn.types import Agent
 
 
 def with_matmul_precision(agent: Agent, precision: str) -> Agent:
-    """Return an agent whose products have a precision: in acting, evaluations and gradients.
+    """Set the precision of an agent's matrix products in acting, evaluations and gradients.
 
-    The functions are traced under ``jax.default_matmul_precision``, so that it reaches the products
-    of custom networks and losses too. A product whose own code names a precision keeps that.
+    The functions are traced under ``jax.default_matmul_precision``, which also applies to custom
+    networks and losses. A product that specifies its precision explicitly keeps it.
 
     Args:
-      agent: built-in or custom.
-      precision: a value of ``matmul_precision``; ``default`` returns the agent as it is.
+      agent: built-in or custom agent.
+      precision: a value of ``matmul_precision``; ``default`` returns the agent unchanged.
     """
     if precision == "default":
         return agent

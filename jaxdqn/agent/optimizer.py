@@ -19,8 +19,8 @@ from jaxdqn.types import Array, Hyper, PyTree, trained_params
 
 _TINY_GRADIENT = 1e-17
 _TINY_STATE = 1e-36
-"""Thresholds of ``flush_tiny`` for gradients and for moments. A thousandth of the first one's
-square and 0.9 times the second one are still normal float32 numbers."""
+"""Thresholds of ``flush_tiny`` for gradients and for moments. A thousandth of the square of the
+first and 0.9 times the second are still normal float32 numbers."""
 
 
 def make_optimizer(
@@ -226,23 +226,23 @@ def scale_by_centered_rms(decay: float, epsilon: float) -> optax.GradientTransfo
 
 
 def scale_by_muon(epsilon: float) -> optax.GradientTransformation:
-    """Orthogonalise the momentum of matrices (Muon, Jordan et al. 2024); Adam for the others.
+    """Orthogonalise the momentum of matrices (Muon, Jordan et al. 2024); use Adam for the others.
 
-    The update of a matrix [n, m] has singular values near ``0.2 sqrt(max(n, m))``, so that its
-    root mean square is that of Adam's updates, and the same learning rate suits both (Liu et al.
-    2025, section 2.2). Adam has Nesterov momentum here. Kernels of convolutions and biases are
-    not matrices.
+    The update of a matrix [n, m] has singular values near ``0.2 sqrt(max(n, m))``. Its root mean
+    square then equals that of Adam's updates, and the same learning rate suits both (Liu et al.
+    2025, section 2.2). Adam has Nesterov momentum here. Kernels of convolutions and biases are not
+    matrices.
     """
-    # optax scales by minus the learning rate; the link after this one does so.
+    # optax would scale by minus the learning rate; the next link of the chain does so here.
     muon = optax.contrib.muon(-1.0, eps=epsilon, consistent_rms=0.2)
 
     def update(
         updates: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
         del params
-        # Without weight decay it reads only the shapes of the parameters, which it requires.
+        # Pass the updates as parameters: without weight decay only their shapes are read.
         scaled, state = muon.update(updates, state, updates)
-        # Its coefficients are float64 with jax_enable_x64.
+        # With jax_enable_x64 the coefficients of optax are float64.
         return jax.tree.map(lambda new, old: new.astype(old.dtype), scaled, updates), state
 
     return optax.GradientTransformation(muon.init, update)

@@ -1,4 +1,4 @@
-"""Targets of paths with truncated importance ratios: Retrace (Munos et al. 2016)."""
+"""Retrace targets: n-step targets with truncated importance ratios (Munos et al. 2016)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from jaxdqn.types import Array, Path
 def retrace_targets(path: Path, values: Array, selector: Array, epsilon: float) -> Array:
     """Return the targets ``[B]`` of paths; no gradient flows.
 
-    The policy is epsilon-greedy in ``selector``. Each step after the first counts by the ratio of
-    the policy's probability of its action to that of the behaviour, truncated at 1, so that the
-    product of ratios has a bounded variance.
+    The target policy is epsilon-greedy with respect to ``selector``. Each step after the first is
+    weighted by the probability of its action under the target policy, divided by that under the
+    behaviour policy. The ratio is truncated at 1, which bounds the variance of the product.
 
     Args:
-      path: the steps.
-      values: ``[B, N, A]`` float32, Q by which the policy is evaluated, ``ILLEGAL`` for illegal
+      path: steps of the returns.
+      values: ``[B, N, A]`` float32, Q-values that evaluate the policy, ``ILLEGAL`` for illegal
         actions.
-      selector: ``[B, N, A]`` float32, Q by which the policy chooses; the same without double
-        Q-learning.
-      epsilon: of the policy.
+      selector: ``[B, N, A]`` float32, Q-values that define the policy; equal to ``values`` without
+        double Q-learning.
+      epsilon: epsilon of the target policy.
     """
     epsilon_t, limit = jnp.float32(epsilon), jnp.float32(1)
-    # The trace of a step is the ratio of the action of the next step, if the return has one.
+    # The trace of a step is the ratio of the action of the next step, or 0 after the last step.
     continues = jnp.concatenate(
         [path.included[:, 1:], jnp.zeros_like(path.included[:, :1])], axis=1
     )
@@ -43,7 +43,7 @@ def retrace_targets(path: Path, values: Array, selector: Array, epsilon: float) 
         ratio = truncated_importance_ratio(
             policy[action], jnp.where(goes_on, behaviour, 1.0), limit
         )
-        # A sum, because accelerators multiply matrices in lower precision.
+        # Not a matrix product, because accelerators compute those in lower precision.
         return jnp.sum(policy * q), q[action], jnp.where(goes_on, ratio, 0.0)
 
     legal = path.legal_t if is_masked(path.legal_t) else ()

@@ -2,8 +2,8 @@
 
 A sequence has three parts: ``burn_in`` rows that only update the network's carry, ``length``
 learned rows whose losses are computed, and N more rows from which the last learned rows bootstrap.
-The initial carry is the one stored when the first row was acted. A sequence may span episodes; the
-carry is reset at the first row of each episode.
+The initial carry is that stored when the action of the first row was chosen. A sequence may span
+episodes; the carry is reset at the first row of each episode.
 """
 
 from __future__ import annotations

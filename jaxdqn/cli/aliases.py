@@ -14,7 +14,7 @@ def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
 
     Args:
         argv: arguments of a command.
-        names: fields that the command has as flags.
+        names: names of the fields that are flags of the command.
 
     Raises:
         ValueError: if a flag is given under both names.
@@ -26,9 +26,9 @@ def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def _with_values(argv: Sequence[str]) -> list[str]:
-    """Return the arguments with the present value after each former flag without a value.
+    """Append the current value to each former flag without a value.
 
-    ``--former`` and ``--no-former`` stand for the present values of True and False.
+    ``--former`` and ``--no-former`` have the current values for True and False.
     """
     values = {}
     for former, current in FORMER_NAMES.items():
@@ -43,7 +43,7 @@ def _with_values(argv: Sequence[str]) -> list[str]:
 
 
 def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return settings NAME=VALUE of ``--set`` with former names replaced, as ``current_flags``.
+    """Return the settings NAME=VALUE of ``--set`` with former names replaced by current ones.
 
     Raises:
         ValueError: if a setting is given under both names.
@@ -54,7 +54,10 @@ def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
 def _renamed(
     tokens: Sequence[str], candidates: Sequence[str], former: Collection[str]
 ) -> list[str]:
-    """Return the tokens renamed; a candidate is its token, or "" if that cannot be a name."""
+    """Replace former names in tokens.
+
+    Each token has a candidate: the token itself, or "" if it cannot be a name.
+    """
     given = {_field_of(candidate): _head_of(candidate) for candidate in candidates}
     renamed = []
     for token, candidate in zip(tokens, candidates, strict=True):
@@ -80,5 +83,5 @@ def _head_of(token: str) -> str:
 
 
 def _field_of(token: str) -> str:
-    """Return the field that ``--some-field``, ``--some-field=value`` or ``field=value`` names."""
+    """Return the name of the field in ``--some-field[=value]`` or ``some_field=value``."""
     return _head_of(token).strip().lstrip("-").replace("-", "_")

@@ -11,15 +11,16 @@ from jaxdqn.config.options import CONVOLUTIONS
 from jaxdqn.monitoring.output import warn
 
 SMALL = 2**21
-"""Multiply-adds of a batch below which one thread is faster than two. Measured on 2 cores, one
-thread is 1.7 times as fast as two with 1.3 million, 1.0 times with 2.1 and 0.7 times with 8.5."""
+"""Number of multiply-adds per batch below which one thread is faster than two. Measured on 2 cores:
+one thread is 1.7 times as fast as two with 1.3 million, 1.0 times with 2.1 million, and 0.7 times
+with 8.5 million."""
 
 
 def use_cpu_threads(config: Config, threads: int | None) -> None:
     """Set the number of threads of XLA on CPU; call before JAX computes anything.
 
-    The default is one thread for small dense networks: their operations take microseconds, and
-    passing them between cores would double that (``jaxdqn compare --only cpu-threads``). An
+    The default is one thread for small dense networks. Their operations take microseconds, and
+    dividing them between cores would double that (``jaxdqn compare --only cpu-threads``). The
     environment variable ``NPROC`` takes precedence.
 
     Raises:
@@ -83,7 +84,7 @@ def use_cpu_dispatch(config: Config, dispatch: str = "auto", *, by_name: bool = 
 
 
 def devices_of_mesh(mesh: str) -> dict[str, int]:
-    """Return the options that a mesh such as ``data=2,model=2`` sets.
+    """Return the options that correspond to a mesh such as ``data=2,model=2``.
 
     Raises:
         ValueError: if ``mesh`` does not have that form.
@@ -106,7 +107,7 @@ def check_virtual_devices(virtual: int | None, config: Config) -> None:
     """Check that a run uses all virtual devices.
 
     Raises:
-        ValueError: naming both numbers.
+        ValueError: if it does not; the message has both numbers.
     """
     if virtual is not None and virtual > config.devices:
         raise ValueError(
@@ -116,7 +117,7 @@ def check_virtual_devices(virtual: int | None, config: Config) -> None:
 
 
 def is_small(config: Config) -> bool:
-    """Return whether one thread is faster: dense layers of few multiply-adds for a batch."""
+    """Return whether one thread is faster: dense layers with fewer than ``SMALL`` multiply-adds."""
     minatar = config.network == "auto" and config.env.endswith("-MinAtar")
     if minatar or config.network in CONVOLUTIONS:
         return False
@@ -127,10 +128,10 @@ def is_small(config: Config) -> bool:
 
 
 def start_backend() -> None:
-    """Start JAX's backend for a command that computes little, with any transfer allowed.
+    """Start JAX's backend for a command that computes little, and allow all transfers.
 
-    ``JAX_TRANSFER_GUARD=disallow`` is for the loop of a training run; a command converts scalars
-    and keys all the time.
+    ``JAX_TRANSFER_GUARD=disallow`` is meant for the training loop; other commands often convert
+    scalars and keys.
 
     Raises:
         ValueError: if no backend can be started.

@@ -1,4 +1,4 @@
-"""Error messages of the option parser in the words of the other errors. Imports no JAX."""
+"""Error messages of the option parser, reworded like the other errors. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ABSENT = re.compile(r"Missing from (?P<prog>.+?): (?P<term>(?:--)?\S+(?: [A-Z:.
 
 
 def plain(text: str, kinds: Mapping[str, Any]) -> str:
-    """Return an error message of tyro in plain words.
+    """Reword an error message of tyro in plain language.
 
     Args:
-        text: the message in one line.
-        kinds: type of each flag, by its name with hyphens: ``--num-envs``.
+        text: message in one line.
+        kinds: type of each flag, by name with hyphens: ``--num-envs``.
     """
     if match := _UNREADABLE.match(text):
         flag = match["flag"]
@@ -37,7 +37,7 @@ def plain(text: str, kinds: Mapping[str, Any]) -> str:
 
 
 def _constraint(kind: Any) -> str:
-    """Return what a value of a type must be."""
+    """Describe the valid values of a type."""
     if get_origin(kind) is Literal:
         *others, last = map(str, get_args(kind))
         return f"{', '.join(others)} or {last}" if others else last

@@ -1,4 +1,4 @@
-"""The flags of ``jaxdqn run`` that choose the engine."""
+"""Flags of ``jaxdqn run`` that choose the engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ _OF_COMPRESSION = ("compression", "top_k_fraction")
 
 
 def with_recorded_engine(flags: Any) -> Any:
-    """Return flags with an engine: by default that of the run to resume, with its arguments.
+    """Fill in the engine: with ``--resume`` the engine and arguments of the run, otherwise jit.
+
+    Flags that are given take precedence over recorded arguments.
 
     Raises:
         ValueError: if the record of the engine is damaged.
@@ -54,14 +56,14 @@ def with_recorded_engine(flags: Any) -> Any:
 
 
 def without_engine_options(flags: Any) -> Any:
-    """Return the flags as they configure a run: compression on Ray is that of the engine."""
+    """Return the flags without those that configure the engine, such as compression on Ray."""
     if flags.engine != "ray":
         return flags
     return dataclasses.replace(flags, **{name: default_of(name) for name in _OF_COMPRESSION})
 
 
 def check_engine(flags: Any) -> None:
-    """Check that the flags of an engine come with it.
+    """Check that the flags of an engine are given only with that engine.
 
     Raises:
         ValueError: naming the flag.
@@ -90,10 +92,10 @@ def make_engine(flags: Any) -> RayEngine | None:
 
 
 def actors_of(text: Any) -> int | tuple[int, int]:
-    """Return the number of actors, or the least and the most of ``2..8``.
+    """Parse a number of actors, or a minimum and a maximum such as ``2..8``.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if the text is neither.
     """
     numbers = text if isinstance(text, list) else str(text).split("..")
     if len(numbers) > 2 or not all(str(number).isdigit() for number in numbers):

@@ -21,10 +21,10 @@ from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import SUMMARY, read_config
 from jaxdqn.storage.jsonl import Record, write_json
 
-_DESCRIPTION = """Play greedy episodes with the parameters of a run, and print their mean return,
-its standard error and how many of the episodes are distinct. If few are, as in a deterministic
-game, print the return with a few random actions too. With --on, play another environment than that
-of the run. With --video, draw one more episode."""
+_DESCRIPTION = """Play greedy episodes with the parameters of a run. Print their mean return, its
+standard error, and the number of distinct episodes. If few are distinct, as in a deterministic
+game, also print the return with a few random actions. With --on, play in another environment. With
+--video, draw one more episode."""
 _STREAM = 0x65766C
 _MAX_FRAMES = 2_000
 
@@ -36,19 +36,18 @@ class Flags:
     episodes: int = 100
     """Number of greedy episodes."""
     seed: int = 0
-    """Seed of the episodes. They differ from those that the run was evaluated on during
-    training."""
+    """Seed of the episodes. The episodes differ from those of the evaluations during training."""
     epsilon: float | None = None
     """Probability of a uniformly random action; by default eval_epsilon of the run."""
     which: Literal["best", "last"] = "best"
     """Parameters to evaluate."""
     on: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Play this environment, as --env of a run names it. Its observations and actions must be those
-    of the policy, or have a registered mapping, as those of the MinAtar games have. Sticky actions
-    and the action set of an environment on the device are those of the run."""
+    """Play in this environment, named as by --env of a run. It must have the observations and
+    actions of the policy, or a registered mapping, as the MinAtar games have. Sticky actions and
+    the action set of an environment on the device are those of the run."""
     env_args: tuple[str, ...] = ()
-    """Arguments of the environment of --on, each as NAME=VALUE. --env-arg NAME=VALUE gives one, and
-    may be repeated."""
+    """Arguments of the environment of --on, each as NAME=VALUE. --env-arg NAME=VALUE gives one
+    argument, and may be repeated."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the result into this file, with the environment and its protocol."""
     video: Annotated[str | None, tyro.conf.arg(aliases=["--gif"], metavar="FILE")] = None
@@ -89,7 +88,7 @@ def _main(argv: Sequence[str]) -> None:
 
         require_drawable(player.environment)
     epsilon = config.eval_epsilon if flags.epsilon is None else flags.epsilon
-    # Folded, so that seed 0 does not repeat the random numbers of a run with seed 0.
+    # Fold in a constant, so that seed 0 does not repeat the random numbers of a run with seed 0.
     key = jax.random.fold_in(jax.random.key(flags.seed), _STREAM)
     key_episodes, key_video = jax.random.split(key)
     play = partial(_play, player, params, key_episodes, flags.episodes)
@@ -119,7 +118,7 @@ def _check(flags: Flags) -> None:
 
 
 class _Player(NamedTuple):
-    """A policy, and the environment that it plays."""
+    """Policy, and the environment in which it plays."""
 
     agent: Any
     environment: Any
@@ -137,7 +136,7 @@ class _Player(NamedTuple):
 
 
 def _player(flags: Flags, config: Config, trainer: Any) -> _Player:
-    """Return the environment to play: that of the run, or that of ``--on``."""
+    """Return the environment to play in: the environment of the run, or that of ``--on``."""
     from jaxdqn.cli.explain import environment_text
     from jaxdqn.envs import environment_of_name
     from jaxdqn.envs.judge import as_judge
@@ -158,7 +157,7 @@ def _player(flags: Flags, config: Config, trainer: Any) -> _Player:
     record = {
         "env": spec.name,
         "arguments": list(spec.arguments),
-        "sticky_actions": sticky,  # those of the library; a simulator's own are in arguments
+        "sticky_actions": sticky,  # of the library's wrapper; those of a simulator are arguments
         "max_episode_steps": spec.max_episode_steps or LONGEST_EPISODE,
         "trained_on": trained.name,
         "trained_with_sticky_actions": config.sticky_actions,

@@ -14,8 +14,8 @@ from jaxdqn.cli.backend import start_backend
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.parts import PolicyParts, references
 
-_DESCRIPTION = """Write the greedy policy of a run into a directory that can be used without jaxdqn,
-with any batch size. load_policy.py in the directory loads it; see docs/export.md."""
+_DESCRIPTION = """Export the greedy policy of a run to a directory. The policy can be used without
+jaxdqn, with any batch size. load_policy.py in the directory loads it; see docs/export.md."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Flags:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     to: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """Directory to make for the policy."""
+    """Directory to create for the policy."""
     which: Literal["best", "last"] = "best"
     """Parameters to export."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
@@ -33,8 +33,9 @@ class Flags:
     """Dtype in which kernels are stored; int8 has a scale for each output channel. With bfloat16
     and int8, the agreement of actions and the return are measured."""
     distill_to: tuple[int, ...] | None = None
-    """Widths of dense layers, as in --distill-to 32: export a smaller network, trained on the
-    Q-values of the policy over the replay in the newest checkpoint, and measure it as above."""
+    """Widths of dense layers, as in --distill-to 32: export a smaller network instead, trained on
+    the Q-values of the policy over the replay in the newest checkpoint. Its agreement of actions
+    and return are measured."""
     episodes: int = 100
     """Greedy episodes over which the return is measured."""
     parts: tyro.conf.OmitArgPrefixes[PolicyParts] = dataclasses.field(default_factory=PolicyParts)
@@ -67,7 +68,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def report(record: dict[str, Any]) -> str:
-    """Return what was measured, as text."""
+    """Return the measurements as text."""
     text = f"{record['weight_bytes']:,} bytes of weights"
     if "original_weight_bytes" in record:
         share = record["weight_bytes"] / record["original_weight_bytes"]

@@ -49,8 +49,8 @@ def terminal_columns() -> int:
 def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     """Parse the command line into an instance of the dataclass ``flags``.
 
-    ``--help`` prints the help and exits. ``options`` are those of ``tyro.cli``, among them the
-    command as ``prog`` and its ``description``.
+    ``--help`` prints the help and exits. ``options`` are passed to ``tyro.cli``; ``prog`` is the
+    name of the command, and ``description`` describes it.
 
     Raises:
         UsageError: if a flag or a value is invalid.
@@ -148,7 +148,7 @@ def _check_utf8(argv: Sequence[str]) -> None:
 
 
 def _stopped_code(reason: str) -> int:
-    """Return the exit code of a run that was stopped before it trained: 128 + signal, as in sh."""
+    """Return the exit code of a run that was stopped before training: 128 + signal, as in sh."""
     return FAILED if reason == "deadline" else 128 + signal.Signals[reason]
 
 
@@ -164,7 +164,7 @@ def _is_of_output(error: OSError) -> bool:
 
 
 def _flush_output() -> None:
-    """Flush standard output, or discard it: the interpreter would fail to flush it at exit."""
+    """Flush standard output. Discard it on failure, or the interpreter would fail again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Help of a command with many flags: a short list of everyday flags, or all flags in chapters.
+"""Help of a command with many flags: a short list of everyday flags, or all flags by group.
 
-Texts, chapters and defaults come from the declarations of the flags. Imports no JAX.
+Texts, groups and defaults come from the declarations of the flags. Imports no JAX.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_BREAK = "\xa0"
 
 
 def requested_help(argv: Sequence[str]) -> Literal["short", "complete"] | None:
-    """Return which help the arguments ask for: ``--help`` or ``--help-all``."""
+    """Return the kind of help that ``--help`` or ``--help-all`` requests; None without them."""
     if "--help-all" in argv:
         return "complete"
     return "short" if {"-h", "--help"} & set(argv) else None
@@ -44,11 +44,11 @@ def help_text(
     """Return the help of the flags that are the fields of a dataclass.
 
     Args:
-        defaults: an instance of it, whose values are shown as defaults.
+        defaults: instance of the dataclass; its values are shown as defaults.
         usage: the command line.
         summary: one paragraph on the command.
-        notes: chapters after the flags, by title; a text, or texts by term.
-        complete: list all flags in chapters, not only the everyday ones.
+        notes: sections after the flags by title, each a text or texts by term.
+        complete: list all flags, by group, instead of the everyday flags only.
         columns: width of the terminal.
     """
     columns = min(columns, _MOST_COLUMNS)
@@ -61,7 +61,7 @@ def help_text(
     chapters.setdefault("Help" if complete else "Everyday flags", []).extend(
         [
             _entry("-h, --help", "Print the everyday flags.", columns),
-            _entry("--help-all", f"Print all {len(every)} flags, in chapters.", columns),
+            _entry("--help-all", f"Print all {len(every)} flags, by group.", columns),
         ]
     )
     chapters |= {title: _note(note, columns) for title, note in notes.items()}
@@ -78,8 +78,8 @@ def command_help(flags: type[Any], *, prog: str, description: str, columns: int)
     """Return the help of a command, whose flags are the fields of a dataclass.
 
     Args:
-        flags: the dataclass. A field without a default must be given. The fields of a field that is
-            itself a dataclass are flags too, in a chapter with its docstring.
+        flags: the dataclass. A field without a default is required. If a field is itself a
+            dataclass, its fields are flags too, in a separate section with its docstring.
         prog: the command.
         description: paragraphs on the command.
         columns: width of the terminal.
@@ -113,7 +113,7 @@ def command_help(flags: type[Any], *, prog: str, description: str, columns: int)
 
 
 def flag_types(flags: type[Any]) -> dict[str, Any]:
-    """Return the type of each flag of a dataclass, nested ones included, by flag."""
+    """Return the type of each flag of a dataclass, including nested dataclasses, by flag."""
     types: dict[str, Any] = {}
     for field, kind, metadata in _fields(flags):
         if dataclasses.is_dataclass(kind):
@@ -138,7 +138,7 @@ def _fields(flags: type[Any]) -> list[tuple[dataclasses.Field[Any], Any, tuple[A
 
 
 def _metavar(metadata: tuple[Any, ...]) -> str | None:
-    """Return the name of a value in the help, if an annotation has one."""
+    """Return the placeholder of a value in the help, if an annotation has one."""
     return next((name for each in metadata if (name := getattr(each, "metavar", None))), None)
 
 
@@ -227,7 +227,7 @@ def flag_of(name: str) -> str:
 
 
 def _with_flags(text: str, names: Collection[str]) -> str:
-    """Return a docstring as help: without markup, fields such as ``num_envs`` as their flags."""
+    """Return a docstring as help: remove markup, and write fields as flags (``--num-envs``)."""
 
     def as_flag(match: re.Match[str]) -> str:
         return flag_of(match[0]) if match[0] in names else match[0]
@@ -253,7 +253,7 @@ def _values(kind: Any) -> str:
 
 
 def _needs(rule: Rule, flags: type[Any]) -> str:
-    """Return the choices without which an option has no effect, unless they are the defaults."""
+    """Return the conditions under which an option has an effect, unless the defaults meet them."""
     texts = []
     for name, values in rule.only_with.items():
         if getattr(flags, name) in values:

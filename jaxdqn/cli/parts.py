@@ -1,4 +1,4 @@
-"""Flags for parts of the user's own: environment, network, optimiser and others."""
+"""Flags for custom parts: environment, network, optimiser and others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def references(parts: PolicyParts) -> dict[str, str | None]:
     """Return the references by part.
 
     Raises:
-        ValueError: if one is malformed.
+        ValueError: if a reference is malformed.
     """
     by_name: dict[str, str | None] = dataclasses.asdict(parts)
     for name, reference in by_name.items():
@@ -63,10 +63,10 @@ _OPTIONS = ("network", "optimizer", "replay", "loss")
 
 
 def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Separate references to own parts from the arguments of ``jaxdqn run``.
+    """Separate references to custom parts from the arguments of ``jaxdqn run``.
 
     ``--network``, ``--optimizer``, ``--replay`` and ``--loss`` are also options of the
-    configuration, with the names of the library's own; a value with a colon is a reference.
+    configuration, with the names of built-in parts as values. A value with a colon is a reference.
 
     Returns:
         The other arguments, and the references by part.
@@ -100,10 +100,10 @@ def take_references(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def take_env_args(argv: Sequence[str]) -> list[str]:
-    """Return the arguments with each ``--env-arg NAME=VALUE`` gathered into one ``--env-args``.
+    """Return the arguments with all ``--env-arg NAME=VALUE`` collected into one ``--env-args``.
 
     Raises:
-        UsageError: if one has no value, or both flags are given.
+        UsageError: if an ``--env-arg`` has no value, or both flags are given.
     """
     remaining: list[str] = []
     found: list[str] = []

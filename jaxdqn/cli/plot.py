@@ -26,7 +26,7 @@ class Flags:
     out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "curves.png"
     """Picture to write, in the format of its suffix: .png, .pdf, .svg and others."""
     x: Literal["env_steps", "seconds"] | None = None
-    """The only axis to draw; by default a panel for each."""
+    """Draw over this axis only; by default there is a panel for each."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _check_suffix(out: str) -> None:
-    """Check that matplotlib can write the format of a file; without a suffix it would add one."""
+    """Check that ``out`` has a suffix of a format that matplotlib can write."""
     import_matplotlib()
     from matplotlib.backend_bases import FigureCanvasBase
 

@@ -25,9 +25,9 @@ class Flags:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory."""
     to: Annotated[str, tyro.conf.arg(metavar="FILE")]
-    """File to write: a NumPy .npz archive of the rows in the order of time. It must not exist."""
+    """File to write: a NumPy .npz archive of the rows, oldest first. It must not exist."""
     learner: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Index of the learner, from 0; only for a run of several (--num-seeds, --sweep)."""
+    """Index of the learner, from 0; only for a run of several learners (--num-seeds, --sweep)."""
     parts: tyro.conf.OmitArgPrefixes[RunParts] = dataclasses.field(default_factory=RunParts)
 
 

@@ -63,8 +63,8 @@ _SUMMARY = (
 _NOTES: dict[str, dict[str, str] | str] = {
     "Presets": {
         "tasks": ", ".join(TASKS),
-        "MinAtar": "sticky actions of 0.1 and all six actions; --protocol gymnax for the games as "
-        "gymnax makes them",
+        "MinAtar": "sticky actions of 0.1 and all six actions; --protocol gymnax for the defaults "
+        "of gymnax",
         "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
     },
     "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
@@ -162,7 +162,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _loggers(flags: Flags, config: Config) -> list[Logger]:
-    """Return the loggers that the flags ask for; those of other programs first, which may fail."""
+    """Return the loggers selected by the flags; first those of other programs, which may fail."""
     from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.monitoring.terminal import make_progress_logger
 
@@ -185,15 +185,15 @@ def _loggers(flags: Flags, config: Config) -> list[Logger]:
         from jaxdqn.monitoring.prometheus import make_prometheus_logger
 
         loggers.append(make_prometheus_logger(flags.prometheus))
-    # A live display has drawn its last frame when the outcome is printed.
+    # In this order, a live display draws its last frame before the outcome is printed.
     return [*loggers, make_progress_logger(config), Logger(log, lambda: None, "outcome")]
 
 
 def read_flags(argv: Sequence[str], *, own_environment: bool = False) -> tuple[str | None, Flags]:
     """Return the name of the preset and the flags.
 
-    The name is None if a file or the run to resume gives the defaults. It is also None for a run
-    with its own environment and no preset, whose defaults are those of ``Config``.
+    The name is None if the defaults come from a file or from the run to resume. It is also None for
+    a run with a custom environment and no preset, whose defaults are those of ``Config``.
 
     Raises:
         UsageError, ValueError: if the preset, a flag or a value is invalid.
@@ -259,7 +259,7 @@ def _parse(argv: Sequence[str], defaults: Config) -> Flags:
 
 
 def _print_requested_help(argv: Sequence[str], defaults: Flags) -> None:
-    """Print the help and exit, if the arguments ask for it."""
+    """Print the help and exit, if the arguments request it."""
     kind = requested_help(argv)
     if kind is None:
         return
@@ -286,9 +286,9 @@ def config_from(flags: Flags) -> Config:
 
 
 def _check_layers(argv: Sequence[str], flags: Flags, *, own_network: bool) -> None:
-    """Check that ``--hidden-sizes``, if it is given, shapes the network.
+    """Check that ``--hidden-sizes``, if it is given, has an effect on the network.
 
-    Presets set it too, so that only the command line tells whether it was asked for.
+    Presets set this field too, so only the command line shows that the user gave it.
     """
     given = any(word.partition("=")[0].replace("_", "-") == "--hidden-sizes" for word in argv)
     if given and (own_network or flags.network in CONVOLUTIONS):
@@ -303,8 +303,8 @@ def default_out(name: str, config: Config, env: str | None = None) -> Path:
     """Return the name of the run directory of a run that starts now.
 
     Args:
-        name: of the preset.
-        config: the run.
+        name: name of the preset.
+        config: configuration of the run.
         env: name of the environment, if it is not ``config.env``.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -15,8 +15,8 @@ import tyro
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.config.config import Config
 
-_DESCRIPTION = """Show the progress of a run that another process does, until it ends: on a terminal
-as the run itself shows it, otherwise as lines. Ctrl-C ends the display, not the run."""
+_DESCRIPTION = """Show the progress of a run in another process until it ends: on a terminal in the
+same form as the run itself, otherwise as lines. Ctrl-C ends the display, not the run."""
 
 _POLL_SECONDS = 0.5
 
@@ -76,7 +76,7 @@ def _follow(run: str, config: Config) -> None:
     try:
         running = True
         while running:
-            # Asked before the files are read: what is written before the end is then shown.
+            # Check before reading the files, so that everything written before the end is shown.
             running = is_running(run)
             for kind, record in reader.records():
                 logger.log(kind, record)
@@ -89,7 +89,7 @@ def _follow(run: str, config: Config) -> None:
 
 
 def _end(run: Path) -> str:
-    """Return the outcome of a run that no process runs."""
+    """Return the outcome of a run that is not running."""
     from jaxdqn.cli.run import outcome
     from jaxdqn.storage.directory import SUMMARY
 

@@ -21,11 +21,12 @@ def make_average(
 
     The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD converges fast
     and communicates little"). With ``average_moments`` the optimiser's moments are averaged too.
-    With an outer optimiser the new parameters are instead a step of it from those of the last
-    averaging (``outer_step``). If this step copied the parameters to the target network, the target
-    gets the new parameters. A Polyak-averaged target network (``target_period=None``) is averaged
-    over replicas. ``gap`` is the root-mean-square distance of the replicas from their mean before
-    averaging, divided by the norm of the mean.
+    With an outer optimiser, the new parameters are instead the result of one of its steps from the
+    parameters of the last averaging (``outer_step``). If the last gradient step copied the
+    parameters to the target network, the target is set to the new parameters. A Polyak-averaged
+    target network (``target_period=None``) is averaged over replicas. ``gap`` is the
+    root-mean-square distance of the replicas from their mean before averaging, divided by the norm
+    of the mean.
 
     If the guard undid a step of one replica, the counts of that replica are too low: the steps
     since the last copy to the target, and the counts in the optimiser state ([] int32, of Adam or
@@ -69,7 +70,7 @@ def make_average(
 def agreed_count(counts: Array, every: int, period: int) -> Array:
     """Return the common number of gradient steps since the last copy to the target network.
 
-    This is the count of the replica that undid the fewest steps, rounded up to a multiple of
+    This is the count of the replica that skipped the fewest steps, rounded up to a multiple of
     ``every``; 0 if the target is replaced now.
 
     Args:
@@ -86,7 +87,7 @@ _TINY = 1e-30
 
 
 def _mean_moments(config: Config, opt_state: PyTree, collectives: Collectives) -> PyTree:
-    """Average the moments; the state of an outer optimiser is equal on all replicas."""
+    """Average the moments. The state of an outer optimiser is already equal on all replicas."""
     if config.outer_optimizer == "none":
         return _mean(opt_state, collectives)
     return opt_state._replace(inner=_mean(opt_state.inner, collectives))

@@ -50,7 +50,7 @@ def device_collectives(size: int, *, deterministic: bool = False) -> Collectives
 
 
 class Collectives(NamedTuple):
-    """Collective operations of one data-parallel replica; the identity if there is only one."""
+    """Collective operations of one data-parallel replica; identities if there is one replica."""
 
     mean: Callable[[PyTree], PyTree]
     sum: Callable[[PyTree], PyTree]

@@ -31,7 +31,7 @@ class CommunicationBytes(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective of a compiled program; one with several dtypes gives several entries."""
+    """Collective of a compiled program. A collective of several dtypes gives several entries."""
 
     op: str
     """``all-reduce``, ``all-gather``, ``all-to-all``, ``reduce-scatter`` or
@@ -51,16 +51,16 @@ def bytes_per_gradient_step(
 ) -> CommunicationBytes:
     """Return the bytes that each replica sends for one gradient step of a configuration.
 
-    The bytes assume ring algorithms (Patarasuk and Yuan 2009), which send the fewest: with n bytes
-    on each of D devices an all-reduce sends 2 n (D-1)/D, an all-to-all n (D-1)/D, and an
-    all-gather n (D-1). Single numbers are not counted: one float per step with the guard, one with
-    prioritised replay (the largest weight), one per iteration of PQN (the fraction of valid rows),
-    a few words per averaging (a distance and counts), and the metrics of a chunk.
+    The formulas are those of ring algorithms (Patarasuk and Yuan 2009), which send the fewest
+    bytes. With n bytes on each of D devices, an all-reduce sends 2 n (D-1)/D, an all-to-all
+    n (D-1)/D, and an all-gather n (D-1). Scalars are not counted: one float per step with the
+    guard, one with prioritised replay (the largest weight), one per iteration of PQN (the fraction
+    of valid rows), a few words per averaging (a distance and counts), and the metrics of a chunk.
 
     Args:
       config: configuration of the run.
       num_params: number of float32 parameters of the network.
-      shapes: shapes of these parameters, on which PowerSGD's messages and Muon's moments depend.
+      shapes: shapes of these parameters; needed for PowerSGD's messages and Muon's moments.
 
     Raises:
       ValueError: if the shapes are needed and do not have ``num_params`` elements.
@@ -93,8 +93,7 @@ def bytes_per_gradient_step(
 def collectives_in(hlo: str) -> list[Collective]:
     """Return the collectives in the text of a compiled program, in order of appearance.
 
-    A collective inside a loop is counted once, so compile a single gradient step rather than a
-    loop of many.
+    A collective inside a loop is counted once, so compile a single gradient step, not a loop.
 
     Args:
       hlo: ``jax.jit(function).lower(...).compile().as_text()``.
@@ -135,7 +134,7 @@ def _moments(config: Config, num_params: int, shapes: Sequence[tuple[int, ...]])
     """Return the mean number of floats of optimiser state per parameter."""
     if config.optimizer != "muon":
         return _MOMENTS[config.optimizer]
-    # Muon has a momentum for a matrix, and Adam's two moments for any other tensor.
+    # Muon stores one momentum for a matrix, and Adam's two moments for any other tensor.
     _check_shapes(shapes, num_params)
     return sum(math.prod(shape) * (1 if len(shape) == 2 else 2) for shape in shapes) / num_params
 
@@ -172,7 +171,7 @@ def _group_size(op: str, rest: str, num_devices: int | None) -> int:
 
 
 def _result(shape: str, op: str, *, started: bool) -> str:
-    """Return the shape of the result; the shape of an async start also contains the input."""
+    """Return the shape of the result, without the input that an async start also lists."""
     if not started or op == "all-reduce":
         return shape
     return _parts(shape)[1]

@@ -21,7 +21,7 @@ class OuterState(NamedTuple):
 
 
 class WithOuter(NamedTuple):
-    """State of an optimiser and of the outer one."""
+    """State of an optimiser, and state of the outer optimiser."""
 
     inner: PyTree
     outer: OuterState
@@ -37,10 +37,10 @@ def outer_step(
     the mean, which is plain averaging.
 
     Args:
-      state: of the outer optimiser.
-      mean: over replicas of their trained parameters.
-      learning_rate: of the outer optimiser.
-      momentum: of the outer optimiser.
+      state: state of the outer optimiser.
+      mean: mean of the trained parameters over replicas.
+      learning_rate: learning rate of the outer optimiser.
+      momentum: momentum of the outer optimiser.
 
     Returns:
       The new parameters and the new state.
@@ -60,7 +60,7 @@ def outer_step(
 def with_outer_state(
     optimizer: Callable[[Hyper], optax.GradientTransformation],
 ) -> Callable[[Hyper], optax.GradientTransformation]:
-    """Add the state of the outer optimiser, which only averaging changes, to an optimiser's."""
+    """Add the state of the outer optimiser to that of an optimiser; only averaging changes it."""
 
     def wrapped(hyper: Hyper) -> optax.GradientTransformation:
         inner = optimizer(hyper)

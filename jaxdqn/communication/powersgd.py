@@ -19,18 +19,19 @@ def powersgd_mean(collectives: Collectives, rank: int) -> optax.GradientTransfor
     """Average updates over devices as products of low rank (Vogels et al. 2019, algorithms 1, 2).
 
     Each matrix [n, m], with the residual of earlier steps added, is approximated by ``P Q^T`` with
-    P [n, r] and Q [m, r], from one step of the power iteration that starts at the Q of the step
-    before. Two all-reduces average the P and then the Q of all matrices together. Vectors, and
-    matrices that have no more elements than P and Q, are averaged as they are, with the first of
-    them. A kernel [..., m] of a convolution counts as a matrix of m columns.
+    P [n, r] and Q [m, r]. The factors come from one step of power iteration, which starts at the Q
+    of the previous step. Two all-reduces average first the P and then the Q of all matrices
+    together. Vectors, and matrices that have no more elements than P and Q, are averaged without
+    compression in the first all-reduce. A kernel [..., m] of a convolution counts as a matrix of m
+    columns.
 
-    Over any number of steps the sum of the applied means is the sum of the true means less the
+    Over any number of steps the sum of the applied means is the sum of the true means minus the
     mean of the residuals. All replicas orthogonalise the same averages, so their updates are
     bitwise identical. A non-finite input makes mean and residual non-finite, as in
     ``compressed_mean``.
 
     Args:
-      collectives: of the D devices.
+      collectives: collectives of the D devices.
       rank: r, at least 1.
 
     Raises:
@@ -43,7 +44,7 @@ def powersgd_mean(collectives: Collectives, rank: int) -> optax.GradientTransfor
         shapes = [_matrix_shape(leaf.shape, rank) for leaf in jax.tree.leaves(params)]
         matrices = [shape for shape in shapes if shape is not None]
         residuals = [jnp.zeros(shape, jnp.float32) for shape in matrices]
-        # Zeros stand for a start of the iteration that has not been chosen yet.
+        # Zeros mean that the start of the iteration has not been chosen yet.
         starts = [jnp.zeros((columns, rank), jnp.float32) for _, columns in matrices]
         return ResidualState((residuals, starts))
 
@@ -84,8 +85,8 @@ def powersgd_mean(collectives: Collectives, rank: int) -> optax.GradientTransfor
 def orthogonalize(columns: Array) -> Array:
     """Return columns [n, r] that are orthonormal and span the same space (Gram-Schmidt).
 
-    A column that depends on the ones before it becomes zero. Projecting twice keeps the columns
-    orthogonal in float32.
+    A column that depends linearly on earlier columns becomes zero. Projecting twice keeps the
+    columns orthogonal in float32.
     """
     done: list[Array] = []
     for index in range(columns.shape[1]):
@@ -95,18 +96,18 @@ def orthogonalize(columns: Array) -> Array:
             for other in done:
                 column = column - jnp.dot(other, column) * other
         norm = jnp.sqrt(jnp.sum(jnp.square(column)))
-        # What is left of a dependent column is rounding error, and its direction means nothing.
-        # NaN fails the comparison and stays.
+        # The remainder of a dependent column is rounding error, and its direction is meaningless.
+        # NaN fails the comparison and remains.
         dependent = norm <= jnp.maximum(1e-6 * before, _TINY)
         done.append(jnp.where(dependent, 0.0, column / jnp.where(dependent, 1.0, norm)))
     return jnp.stack(done, axis=1)
 
 
 def powersgd_floats(shapes: Sequence[tuple[int, ...]], rank: int) -> int:
-    """Return the number of floats that a device gives to the all-reduces of a gradient step.
+    """Return the number of floats that a device contributes to the all-reduces of a gradient step.
 
     Args:
-      shapes: of the parameters.
+      shapes: shapes of the parameters.
       rank: r.
     """
     total = 0
@@ -120,7 +121,7 @@ def powersgd_floats(shapes: Sequence[tuple[int, ...]], rank: int) -> int:
 
 
 def _matrix_shape(shape: tuple[int, ...], rank: int) -> tuple[int, int] | None:
-    """Return the shape of a tensor as a matrix; None if it is sent as it is."""
+    """Return the shape of a tensor as a matrix; None if it is sent without compression."""
     if len(shape) < 2:
         return None
     rows, columns = 1, shape[-1]
@@ -130,16 +131,17 @@ def _matrix_shape(shape: tuple[int, ...], rank: int) -> tuple[int, int] | None:
 
 
 def _start(index: int, start: Array) -> Array:
-    """Return the start [m, r] of the power iteration: that of the step before.
+    """Return the start [m, r] of the power iteration, which is the Q of the previous step.
 
-    A column that was dependent there is zero and would stay so; it starts from a random one.
+    A column that was linearly dependent is zero and would remain zero, so it is replaced by a
+    random column.
     """
     first = jax.random.normal(jax.random.key(index), start.shape, jnp.float32)
     return jnp.where(jnp.any(start != 0, axis=0, keepdims=True), start, first)
 
 
 def _mean_together(arrays: list[Array], collectives: Collectives) -> list[Array]:
-    """Average float32 arrays over devices by one all-reduce of all of them."""
+    """Average float32 arrays over devices in a single all-reduce."""
     if not arrays:
         return []
     flat = jnp.concatenate([array.ravel().astype(jnp.float32) for array in arrays])

@@ -19,9 +19,9 @@ def default_of(name: str) -> Any:
 
 
 def is_enabled(config: Config, choices: Choices) -> bool:
-    """Return whether ``config`` has one of the values that an option needs; True if it needs none.
+    """Return whether ``config`` meets the conditions under which an option has an effect.
 
-    A loss that is not built in has the options of its head, and may read any hyper-parameter.
+    A custom loss has the options of its head, and may read any hyper-parameter.
     """
     for name, values in choices.items():
         value = getattr(config, name)
@@ -34,7 +34,7 @@ def is_enabled(config: Config, choices: Choices) -> bool:
 
 
 def validate_algorithm(config: Config) -> None:
-    """Check the options of DQN with its replay or of PQN, then those that both share.
+    """Check the options of the algorithm (DQN with its replay, or PQN), then the shared options.
 
     Raises:
         ValueError: naming the field, its value and the constraint.
@@ -76,7 +76,7 @@ def _validate_exploration(config: Config) -> None:
 
 
 def _validate_schedule_rows(config: Config) -> None:
-    """Check that a schedule has the given extent, and that it ends after the warm-up."""
+    """Check that a schedule uses ``schedule_rows``, and that it ends after the warm-up."""
     if config.schedule_rows is None:
         return
     if not config.has_budget_schedule:
@@ -140,7 +140,7 @@ def _validate_replay_ratio(config: Config) -> None:
 
 
 def _validate_pqn(config: Config) -> None:
-    """Check the options of PQN, which learns from the newest rows, without a replay."""
+    """Check the options of PQN, which learns from the newest rows without a replay."""
     for name, rule in RULES.items():
         value, default = getattr(config, name), default_of(name)
         if rule.only_with.get("algorithm") == ("dqn",) and value != default:
@@ -174,12 +174,12 @@ def _validate_observations(config: Config) -> None:
 
 
 def _validate_bootstrap(config: Config) -> None:
-    """Check the options of the soft and the Munchausen target."""
+    """Check the options of the soft and Munchausen targets."""
     if config.double:
         reject("double", True, f"False with bootstrap={config.bootstrap!r}, which chooses no "
                "action")  # fmt: skip
-    # munchausen with several steps has the bonus of the first action only, as in BTR (Clark et al.
-    # 2024).
+    # With n_step > 1 the Munchausen bonus is that of the first action only, as in BTR (Clark et
+    # al. 2024).
     if config.n_step > 1 and config.bootstrap == "soft":
         reject("n_step", config.n_step, "1 with bootstrap='soft': the entropy is a term of every "
                "step")  # fmt: skip
@@ -189,7 +189,7 @@ def _validate_bootstrap(config: Config) -> None:
 
 
 def _validate_importance_ratios(config: Config) -> None:
-    """Check that there is a return of several steps to correct, of action values."""
+    """Check that there are n-step returns of action values, which the ratios correct."""
     if config.recurrent != "none":
         reject("importance_ratios", True, f"False with recurrent={config.recurrent!r}")
     if config.bootstrap != "greedy":

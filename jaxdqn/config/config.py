@@ -38,7 +38,7 @@ class Config(Options):
 
     @property
     def sweep_points(self) -> tuple[dict[str, Any], ...]:
-        """Values of each combination of the sweep; without a sweep, one without values."""
+        """Values of each combination of the sweep; one empty combination without a sweep."""
         names, values = [], []
         for text in self.sweep:
             name, choices = read_sweep(text)
@@ -75,7 +75,7 @@ class Config(Options):
 
     @property
     def batch_per_device(self) -> int:
-        """B: rows (of a recurrent network: sequences) in a minibatch on each device."""
+        """B: rows (sequences for a recurrent network) in a minibatch on each device."""
         if self.algorithm == "pqn":
             return self.envs_per_device * self.rollout_length // self.minibatches
         return self.batch_size // self.replicas
@@ -95,7 +95,7 @@ class Config(Options):
 
     @property
     def start_stride(self) -> int:
-        """Rows from the start of one sequence to that of the next: ``sequence_stride``."""
+        """Rows between the starts of consecutive sequences: ``sequence_stride``."""
         if self.recurrent == "none":
             return 1
         return self.sequence_stride or max(1, self.sequence_length // 2)
@@ -132,7 +132,7 @@ class Config(Options):
         return round(self.gradient_steps_for_ratio())
 
     def gradient_steps_for_ratio(self) -> float:
-        """Return the gradient steps in an iteration that ``replay_ratio`` asks for, unrounded."""
+        """Return the gradient steps per iteration for ``replay_ratio``, before rounding."""
         assert self.replay_ratio is not None
         return self.replay_ratio * self.rows_per_iteration / self.rows_per_gradient_step
 
@@ -167,7 +167,7 @@ class Config(Options):
 
     @property
     def chunks_per_checkpoint(self) -> int | None:
-        """Chunks between checkpoints; None if the clock decides or there are none."""
+        """Chunks between checkpoints; None if they follow the clock or are switched off."""
         if not self.checkpoint_every:
             return None
         rows_per_chunk = self.iterations_per_chunk * self.rows_per_iteration
@@ -180,12 +180,12 @@ class Config(Options):
 
     @property
     def has_budget_schedule(self) -> bool:
-        """True if a schedule extends over the budget."""
+        """True if there is a schedule that extends over the budget."""
         return self.replay == "prioritized" or self.learning_rate_schedule != "constant"
 
     @property
     def rows_of_schedules(self) -> int:
-        """Rows over which the schedules of the budget extend."""
+        """Rows over which the schedules that follow the budget extend."""
         return self.total_rows if self.schedule_rows is None else self.schedule_rows
 
     @property
@@ -228,7 +228,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Return the configuration that ``to_dict`` described; fields left out have their defaults.
+    """Return the configuration of the values of ``to_dict``; missing fields have their defaults.
 
     Former names of fields are accepted.
 
@@ -243,7 +243,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    """Return a NumPy or JAX scalar as a Python number; a tuple of them as one of numbers."""
+    """Convert a NumPy or JAX scalar, or each scalar of a tuple, to a Python number."""
     if isinstance(value, tuple):
         return tuple(_plain(item) for item in value)
     is_scalar = getattr(value, "shape", None) == () and hasattr(value, "item")

@@ -1,4 +1,4 @@
-"""Custom scalars of a run, ``NAME=VALUE``, traced as the library's own. Imports no JAX."""
+"""Custom scalars of a run, ``NAME=VALUE``; traced, like built-in scalars. Imports no JAX."""
 
 from __future__ import annotations
 

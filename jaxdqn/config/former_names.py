@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with former names, and their values, replaced by current ones.
+    """Replace former names, and their values, by the current names and values.
 
     Raises:
         ValueError: if an option is given under both names.
@@ -33,13 +33,13 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_value(name: str, value: Any) -> Any:
-    """Return the present value of an option that was given under its former name."""
+    """Return the current value of an option that was given under its former name."""
     values = RULES[name].former_values
     return values.get(value, value) if isinstance(value, Hashable) else value
 
 
 def warn_of_former_names(values: Mapping[str, Any], *, stacklevel: int) -> dict[str, Any]:
-    """Return ``values`` under current names, with a ``DeprecationWarning`` for each former one.
+    """Return ``values`` under current names, with a ``DeprecationWarning`` for each former name.
 
     Args:
         values: options by name.
@@ -64,7 +64,7 @@ def _described(name: str, values: Mapping[str, Any]) -> str:
 
 
 def accept_former_names(options: type[T]) -> type[T]:
-    """Let the constructor of a dataclass of options accept former names; a class decorator."""
+    """Class decorator: let the constructor of a dataclass of options accept former names."""
     init = options.__init__
 
     @functools.wraps(init)

@@ -6,8 +6,8 @@ from typing import Any
 
 from jaxdqn.config.config import Config, replace
 
-# Settings of Dopamine's DQN (Castro et al. 2018, and its JAX version for Adam), which has the
-# protocol of Machado et al. 2018. Sixteen games step together; one gradient step for four rows.
+# Settings of Dopamine's DQN (Castro et al. 2018; Adam as in its JAX version), which follows the
+# protocol of Machado et al. 2018. Sixteen games step together; one gradient step per four rows.
 _ATARI = Config(
     env="ale:pong",
     clip_rewards=True,
@@ -48,7 +48,7 @@ HOST_TASKS: dict[str, Config] = {
         warmup_rows=50_000,
         eval_epsilon=0.05,
     ),
-    # A crash costs the rest of the episode only, so the discount must make the future count.
+    # A crash costs only the rewards of the rest of the episode, so the discount must not be low.
     "driving": Config(
         env="envpool:HighwayFast-v0",
         double=True,
@@ -94,9 +94,9 @@ HOST_TASKS: dict[str, Config] = {
 }
 """Preset of each task on the host."""
 
-# The authors' configuration for Atari (Gallici et al. 2024, pqn_atari.yaml of purejaxql), except
-# its protocol, which is ``protocol=classic`` here, the initial weights, and the budget: a fifth of
-# theirs. The learning rate is constant.
+# Configuration of the authors for Atari (Gallici et al. 2024, pqn_atari.yaml of purejaxql), except
+# the protocol (here ``protocol=classic``), the initial weights and the budget (here a fifth). The
+# learning rate is constant.
 PQN_ATARI: dict[str, Any] = {
     "clip_rewards": True,
     "frame_stack": 4,
@@ -115,9 +115,10 @@ PQN_ATARI: dict[str, Any] = {
     "eval_episodes": 20,
 }
 
-# Clark et al. 2024, appendix: 64 games, a gradient step of 256 rows for 64 rows. Their epsilon
-# falls by 1 / 2,000,000 of its distance from 0.01 at every row and is switched off after half of
-# the budget; here it reaches 0.01 after 8,000,000 rows and stays there.
+# Clark et al. 2024, appendix: 64 games, one gradient step of 256 rows per 64 rows. In the paper,
+# the distance of epsilon from 0.01 decreases by a factor 1 - 1 / 2,000,000 at every row, and
+# epsilon is switched off after half of the budget. Here it reaches 0.01 after 8,000,000 rows and
+# stays there.
 BTR_ATARI: dict[str, Any] = {
     "num_envs": 64,
     "batch_size": 256,

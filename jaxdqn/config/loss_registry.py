@@ -45,7 +45,7 @@ def register_loss(name: str, function: str | Callable[..., Any], head: Head = "l
     Another call with the same name replaces the loss.
 
     Args:
-      name: an identifier, and not the name of a built-in loss.
+      name: an identifier that is not the name of a built-in loss.
       function: see ``Loss.function``.
       head: output of the network for each action.
 
@@ -62,9 +62,9 @@ def register_loss(name: str, function: str | Callable[..., Any], head: Head = "l
 
 
 class MissingLoss:
-    """Loss of a run that was trained in another process and is not registered in this one.
+    """Placeholder for the loss of a recorded run that is not registered in this process.
 
-    Acting needs only its head. To learn, register the loss again.
+    Acting needs only the head of the loss. For learning, the loss must be registered.
     """
 
     def __init__(self, name: str) -> None:

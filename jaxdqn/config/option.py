@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 Choices = Mapping[str, tuple[Any, ...]]
-"""Option and values of it, as in ``{"loss": ("huber", "quantile")}``."""
+"""Values by name of an option, as in ``{"loss": ("huber", "quantile")}``."""
 
 _ALWAYS: Choices = MappingProxyType({})
 
@@ -20,9 +20,9 @@ class Rule(NamedTuple):
     """Rule of one option; validation, help and ``Hyper`` are derived from it."""
 
     group: str = "Run"
-    """Chapter of the help."""
+    """Section of the help."""
     between: tuple[float, float] | None = None
-    """Least and greatest value."""
+    """Minimum and maximum value."""
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -30,10 +30,11 @@ class Rule(NamedTuple):
     choices: Collection[str] | None = None
     """Accepted names; a registry may grow after the declaration."""
     only_with: Choices = _ALWAYS
-    """The option has an effect only with one of these values; only its default is accepted
-    without them."""
+    """Values of other options with which this option has an effect; with other values only its
+    default is accepted."""
     swept_with: Choices = _ALWAYS
-    """As ``only_with``, but only for sweeps of the option; a single value is always accepted."""
+    """Values of other options with which this option can be swept; a single value is always
+    accepted."""
     sweepable: bool = False
     """The option is a traced float32 scalar of the training step: a field of ``Hyper``."""
     parallel: bool = False
@@ -43,9 +44,9 @@ class Rule(NamedTuple):
     everyday: bool = False
     """The option is in the short help."""
     formerly: str | None = None
-    """Name in the previous release, still accepted."""
+    """Name in the previous release; it is still accepted."""
     former_values: Mapping[Any, Any] = _ALWAYS
-    """Present value for each value that the option had under its former name."""
+    """Current value for each value that the option had under its former name."""
 
     def violated(self, value: float) -> str | None:
         """Return the constraint that ``value`` violates, as text; None if it violates none."""
@@ -90,8 +91,8 @@ def option(
 ) -> T:
     """Declare a dataclass field with its default and its ``Rule``.
 
-    The docstring below the field is its help. In ``only_with`` and ``swept_with`` a single
-    value may stand for a tuple of one.
+    The docstring below the field is its help. In ``only_with`` and ``swept_with``, a tuple of
+    one value may be written as the value.
     """
     rule = Rule(
         group=group,

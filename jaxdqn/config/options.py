@@ -1,7 +1,7 @@
 """Options of a run: each field with its default, its rule and its help. Imports no JAX.
 
-``Options`` is never validated, so that the command line can hold flags before they are checked;
-``Config`` is.
+``Options`` is not validated, so the command line can hold flags before they are checked.
+``Config`` is validated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.config.option import option, rules
 
 COUNT_LIMIT = 2**30
-"""Counts below it, and sums of two, fit in int32."""
+"""Upper bound of counts: the sum of two counts below it fits in int32."""
 
 CHECKPOINT_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that by default end a run with a checkpoint, in addition to SIGINT."""
@@ -21,7 +21,7 @@ CHECKPOINT_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 _HUBER_LOSSES = ("huber", "quantile", "implicit_quantile")
 _QUANTILE_LOSSES = ("quantile", "implicit_quantile")
 CONVOLUTIONS = ("minatar", "nature", "impala", "hadamax")
-"""Torsos of convolutions, which have their own dense layer."""
+"""Convolutional torsos, which have their own dense layer."""
 _CELLS = ("lstm", "gru")
 _RECURRENT = (*_CELLS, "custom")
 
@@ -35,18 +35,18 @@ class Options:
     """
 
     env: str = option("CartPole-v1", group="Run", everyday=True)
-    """gymnax name or SUITE:ID. On the device pixels, navix, xminigrid, craftax, jumanji, pgx,
-    octax; on the host gymnasium, ale, envpool."""
+    """Name in gymnax, or SUITE:ID. Suites on the device: pixels, navix, xminigrid, craftax,
+    jumanji, pgx, octax; on the host: gymnasium, ale, envpool."""
     env_args: tuple[str, ...] = option((), group="Run")
-    """Arguments of the environment, each as NAME=VALUE: of gymnax, fields of its parameters, such
-    as max_steps_in_episode=50, or arguments of its constructor; of a suite, as docs/suites.md lists
-    them; of Gymnasium, arguments of gymnasium.make, such as max_episode_steps=50. --env-arg
-    NAME=VALUE gives one, and may be repeated."""
+    """Arguments of the environment, each as NAME=VALUE. gymnax: fields of its parameters, such as
+    max_steps_in_episode=50, or arguments of its constructor. Gymnasium: arguments of
+    gymnasium.make, such as max_episode_steps=50. Other suites: see docs/suites.md. --env-arg
+    NAME=VALUE gives one argument, and may be repeated."""
     sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
     """Probability that the environment repeats the previous action instead of the agent's, in
     training and evaluation (Machado et al. 2018)."""
     full_action_set: bool = option(False, group="Run")
-    """Use all six actions of a MinAtar game, as published, not only those that have an effect."""
+    """Use all six actions of a MinAtar game, as published, also those without an effect."""
     seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)
     """Seed of all random numbers of the run."""
     total_rows: int = option(
@@ -58,60 +58,60 @@ class Options:
     """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM. The
     first chunk of a process is not interrupted."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
-    """Rows in a chunk, rounded up to complete iterations. Metrics are logged once per
-    chunk. Signals are handled at the end of a chunk, and within a long one every half second."""
+    """Rows in a chunk, rounded up to complete iterations. Metrics are logged once per chunk.
+    Signals are handled at the end of a chunk, and every half second within a long chunk."""
     chunk_iterations: int | None = option(None, group="Run", at_least=1, below=COUNT_LIMIT)
     """Iterations in a chunk; replaces log_every. A run that is resumed with another budget keeps
-    the chunks that it had."""
+    its number of iterations per chunk."""
     schedule_rows: int | None = option(None, group="Run", at_least=1)
     """Rows over which learning_rate_schedule and the rise of importance_exponent extend; by default
-    total_rows. Their last values then hold."""
+    total_rows. Afterwards both keep their final values."""
     diagnostics: bool = option(False, group="Run")
     """Log more about learning: histograms of Q and |TD error|, maximum Q, distance from the target
     network, gradient norm after clipping, age of the drawn rows, fill of the replay, effective
-    sample size. Without it the compiled programs do not change. See docs/monitoring.md."""
+    sample size. If off, the compiled programs do not contain them. See docs/monitoring.md."""
     deterministic: bool = option(False, group="Run")
     """Make runs bitwise reproducible on the same kind and number of devices with the same library
     versions. Scatters on GPU become slower, and several devices use an all-gather in place of an
     all-reduce."""
 
     algorithm: Literal["dqn", "pqn"] = option("dqn", group="Algorithm")
-    """dqn: DQN and its variants, from a replay. pqn: PQN, which learns from the newest rows,
-    without replay and target network (Gallici et al. 2024)."""
+    """dqn: DQN and its variants, with a replay. pqn: PQN, which learns from the newest rows,
+    without a replay or a target network (Gallici et al. 2024)."""
     num_envs: int = option(32, group="Algorithm", at_least=1, everyday=True)
     """Number of environments, stepped together."""
     rollout_length: int = option(1, group="Algorithm", at_least=1)
     """K: vector steps in an iteration."""
     reset: Literal["every-step", "pooled"] = option("every-step", group="Algorithm")
-    """every-step computes a reset next to every step of every environment and uses it where an
-    episode has ended, which is fastest for cheap resets. pooled makes reset_pool resets in
-    bulk once an iteration, and again when they are used up, and uses each at most once; for resets
-    that cost more than a few steps."""
+    """every-step computes a reset with every step of every environment and uses it where an episode
+    has ended; fastest for cheap resets. pooled computes reset_pool resets in bulk once per
+    iteration, and again when they are used up. Each is used at most once. It is for resets that
+    cost more than a few steps."""
     reset_pool: int | None = option(
         None, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"reset": "pooled"}
     )
-    """Resets in the pool of each device; by default one for 16 rows of an iteration, and at least
-    one for four environments."""
+    """Number of resets in the pool of each device. By default one per 16 rows of an iteration, and
+    at least one per four environments."""
     overlap: bool = option(True, group="Algorithm")
     """For an environment on the host: act during the gradient steps of the previous iteration, on
     parameters that are one iteration old. Otherwise acting and learning take turns."""
     act_on: Literal["device", "cpu"] = option("device", group="Algorithm")
-    """For an environment on the host: act on the device that learns, or on the CPU, with parameters
-    that are copied to it after the gradient steps of each iteration. That is faster where the
-    network is small and the device is far, or busy learning. The same for a device that is a
-    CPU."""
+    """For an environment on the host: act on the device that learns, or on the CPU. With cpu the
+    parameters are copied to the CPU after the gradient steps of each iteration. This is faster if
+    the network is small and calls to the device are slow, or the device is busy learning. It has no
+    effect if the device is a CPU."""
     act_precision: Literal["float32", "int8"] = option(
         "float32", group="Algorithm", only_with={"algorithm": "dqn"}
     )
-    """Precision of the weights that act in training: int8 rounds matrices and kernels, with a scale
-    for each output channel (ActorQ, Krishnan et al. 2022). Learning and evaluations use the weights
-    as they are."""
+    """Precision of the weights for acting in training. int8 rounds matrices and kernels, with a
+    scale for each output channel (ActorQ, Krishnan et al. 2022). Learning and evaluations use the
+    unrounded weights."""
     env_processes: bool = option(False, group="Algorithm")
     """For an environment on the host: step each in its own process, for slow simulators. Otherwise
-    they step one after the other in the process of the run."""
+    they are stepped in turn in the process of the run."""
     restart_envs: int = option(0, group="Algorithm", at_least=0)
-    """For an environment on the host: how often a run closes all its environments and starts them
-    again, with new episodes, after a step of one has failed. After one more failure the run ends
+    """For an environment on the host: maximum number of times that a run restarts its environments,
+    with new episodes, after a step of one of them has failed. After one more failure the run ends
     with a checkpoint."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
@@ -128,21 +128,21 @@ class Options:
     accumulate: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
     """Minibatches whose gradients are averaged into one gradient step."""
     clip_rewards: bool = option(False, group="Algorithm")
-    """Learn from rewards clipped to [-1, 1], the sign of whole numbers (Mnih et al. 2015). The
-    returns in all records are those of the rewards as paid."""
+    """Learn from rewards clipped to [-1, 1] (Mnih et al. 2015); of an integer reward only the sign
+    remains. The returns in all records are sums of the unclipped rewards."""
     gamma: float = option(0.99, group="Algorithm", between=(0, 1), sweepable=True, everyday=True)
     """Discount of one environment step."""
     n_step: int = option(1, group="Algorithm", at_least=1, only_with={"algorithm": "dqn"})
     """N: rewards summed before the bootstrap."""
     importance_ratios: bool = option(False, group="Algorithm", only_with={"algorithm": "dqn"})
-    """Correct n-step returns for actions that the policy of the target would not take: each step
-    after the first counts by its importance ratio pi/mu, truncated at 1, to the stored probability
-    mu of its action (Retrace, Munos et al. 2016). One-step targets need no correction."""
+    """Correct n-step returns for off-policy actions (Retrace, Munos et al. 2016). Each step after
+    the first is weighted by its importance ratio pi/mu, truncated at 1, where pi is the target
+    policy and mu the stored probability of the action. One-step targets need no correction."""
     target_epsilon: float = option(
         0.0, group="Algorithm", between=(0, 1), only_with={"importance_ratios": True}
     )
-    """Epsilon of the policy pi of such targets, which is epsilon-greedy. With 0 it is greedy: a
-    return then ends at the first action that is not."""
+    """Epsilon of the epsilon-greedy target policy pi. With 0 it is greedy, and a return ends at the
+    first action that is not greedy."""
     double: bool = option(False, group="Algorithm", only_with={"algorithm": "dqn"})
     """Choose the bootstrap action by the online network (van Hasselt et al. 2016)."""
     target_period: int = option(
@@ -166,17 +166,17 @@ class Options:
     trace_decay: float = option(
         0.65, group="PQN", between=(0, 1), sweepable=True, only_with={"algorithm": "pqn"}
     )
-    """lambda of the returns: 0 bootstraps after one step, 1 at the end of the rows."""
+    """lambda of the returns: 0 bootstraps after one step, 1 only after the last row."""
 
     loss: str = option("huber", group="Loss", choices=LOSSES)
     """Loss of TD errors: huber or squared. Loss of return distributions: categorical (C51,
     Bellemare et al. 2017), quantile (QR-DQN, Dabney et al. 2018a) or implicit_quantile (IQN, Dabney
-    et al. 2018b). Or the name under which your own loss is registered."""
+    et al. 2018b). Or the name of a registered custom loss."""
     huber_delta: float = option(
         1.0, group="Loss", above=0, sweepable=True, swept_with={"loss": _HUBER_LOSSES}
     )
-    """Error at which the Huber loss changes from quadratic to linear; huber and the quantile
-    losses only."""
+    """Error at which the Huber loss changes from quadratic to linear; only for huber and the
+    quantile losses."""
     atoms: int = option(51, group="Loss", at_least=2, only_with={"loss": "categorical"})
     """Z: number of atoms, equally spaced from value_min to value_max."""
     value_min: float = option(-10.0, group="Loss", only_with={"loss": "categorical"})
@@ -206,11 +206,11 @@ class Options:
     munchausen_clip: float = option(
         -1.0, group="Loss", at_most=0, sweepable=True, only_with={"bootstrap": "munchausen"}
     )
-    """Lower clip of the scaled log-policy, before the factor."""
+    """Lower clip of the scaled log-policy, before it is multiplied by munchausen_scale."""
 
     optimizer: Literal["adam", "rmsprop", "radam", "muon"] = option("adam", group="Optimiser")
-    """Gradient transformation. muon orthogonalises the momentum of matrices and is Adam for other
-    parameters (Jordan et al. 2024)."""
+    """Gradient transformation. muon orthogonalises the momentum of matrices and applies Adam to
+    other parameters (Jordan et al. 2024)."""
     learning_rate: float = option(1e-3, group="Optimiser", above=0, sweepable=True, everyday=True)
     """Initial learning rate."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = option(
@@ -218,15 +218,15 @@ class Options:
     )
     """Schedule of the learning rate over schedule_rows; linear and cosine end at zero."""
     optimizer_epsilon: float = option(1e-8, group="Optimiser", above=0, formerly="adam_epsilon")
-    """Epsilon in the denominator of the optimiser. It is added to the root, or with
-    rmsprop_centered to the variance under it."""
+    """Epsilon in the denominator of the optimiser. It is added to the square root, or with
+    rmsprop_centered to the variance under the root."""
     rmsprop_decay: float = option(
         0.9, group="Optimiser", between=(0, 1), only_with={"optimizer": "rmsprop"}
     )
     """Decay of RMSProp's averages."""
     rmsprop_centered: bool = option(False, group="Optimiser", only_with={"optimizer": "rmsprop"})
-    """Divide by the root of the gradient's variance, as in Mnih et al. 2015, and not of its mean
-    square."""
+    """Divide by the square root of the gradient's variance instead of its mean square (Mnih et al.
+    2015)."""
     clip_value: float | None = option(None, group="Optimiser", above=0, sweepable=True)
     """Clip each element of the gradient to this absolute value."""
     clip_norm: float | None = option(None, group="Optimiser", above=0, sweepable=True)
@@ -261,8 +261,8 @@ class Options:
     so that random behaviour persists (cf. Dabney et al. 2021); for sparse rewards, with
     epsilon_greedy only."""
     epsilon_ladder: float | None = option(None, group="Exploration", at_least=0)
-    """Exponent alpha of a ladder over environments, epsilon^(1 + alpha i/(E-1))
-    (Horgan et al. 2018, eq. 1, with alpha = 7)."""
+    """Exponent alpha: environment i of E explores with epsilon^(1 + alpha i/(E-1)) (Horgan et al.
+    2018, eq. 1, with alpha = 7)."""
     temperature: float = option(
         1.0,
         group="Exploration",
@@ -275,7 +275,7 @@ class Options:
     """Explore by learned noise in the parameters of the dense layers (NoisyNet, Fortunato et al.
     2018). For noise without epsilon, set epsilon_schedule to constant and epsilon_end to 0."""
     noisy_sigma: float = option(0.5, group="Exploration", above=0, only_with={"noisy": True})
-    """sigma_0, the initial noise."""
+    """sigma_0, the initial scale of the noise."""
 
     replay: Literal["uniform", "prioritized"] = option(
         "uniform", group="Replay", only_with={"algorithm": "dqn"}
@@ -288,8 +288,8 @@ class Options:
         sweepable=True,
         only_with={"replay": "prioritized"},
     )
-    """alpha: the priority of a row is |TD error|^alpha. That of a sequence takes 0.9 of the maximum
-    and 0.1 of the mean of |TD error| over its rows (Kapturowski et al. 2019)."""
+    """alpha: the priority of a row is |TD error|^alpha. For a sequence the |TD error| is 0.9 times
+    the maximum over its rows plus 0.1 times the mean (Kapturowski et al. 2019)."""
     importance_exponent: float = option(
         0.4,
         group="Replay",
@@ -297,8 +297,8 @@ class Options:
         sweepable=True,
         only_with={"replay": "prioritized"},
     )
-    """Initial beta: the importance weights correct this share of the bias of prioritised draws.
-    It rises to 1, a full correction, over schedule_rows."""
+    """Initial beta, the exponent of the importance weights, which correct the bias of prioritised
+    draws. It rises to 1, a full correction, over schedule_rows."""
     replay_capacity: int = option(
         32_768,
         group="Replay",
@@ -328,8 +328,8 @@ class Options:
     convolutions (Espeholt et al. 2018). hadamax: products of two convolutions with max-pooling
     (Kooi et al. 2025)."""
     init_from: str | None = option(None, group="Network")
-    """Directory of another run, whose best parameters the network starts from where names and
-    shapes match; the rest, such as the head for another number of actions, starts at random."""
+    """Directory of another run. The network starts from its best parameters where names and shapes
+    match. Other parameters, such as a head for a different number of actions, are random."""
     hidden_sizes: tuple[int, ...] = option((128, 128), group="Network")
     """Widths of the layers of the MLP torso. An empty list makes Q linear; with
     one-hot observations, Q is then a table."""
@@ -339,29 +339,29 @@ class Options:
     """Width of the dense layer after the convolutions; by default 128 for minatar, 256 for impala,
     512 for nature and hadamax."""
     torso_width: int = option(1, group="Network", at_least=1, only_with={"network": "impala"})
-    """Factor on the channels of the convolutions, 16, 32 and 32."""
+    """Factor on the numbers of channels of the convolutions, which are 16, 32 and 32."""
     pool_size: int | None = option(
         None, group="Network", at_least=1, only_with={"network": "impala"}
     )
-    """Height and width to which adaptive max-pooling reduces the output of the convolutions, of any
-    size; by default there is no such pooling."""
+    """Height and width to which adaptive max-pooling reduces the output of the convolutions; by
+    default there is no such pooling."""
     spectral_norm: bool = option(False, group="Network", only_with={"network": "impala"})
     """Divide the kernels of the residual blocks by their spectral norm, estimated by power
     iteration (Miyato et al. 2018; Clark et al. 2024)."""
     scale_observations: Literal["auto", "always", "never"] = option("auto", group="Network")
     """Divide observations by 255. auto divides pictures only: uint8 observations with at least
-    three axes, [H, W, C] or stacked [H, W]; never suits
-    uint8 pictures whose values are not intensities."""
+    three axes, [H, W, C] or stacked [H, W]. never is for uint8 pictures whose values are not
+    intensities."""
     normalize_observations: bool = option(False, group="Network")
     """Normalise float observations by their running mean and variance, over all rows and devices
-    since the start of the run. Evaluations and exported policies use them and do not change
-    them."""
+    since the start of the run. Evaluations and exported policies use these statistics without
+    updating them."""
     channels: Literal["auto", "last", "first"] = option(
         "auto", group="Network", only_with={"network": ("auto", *CONVOLUTIONS)}
     )
-    """Axis of the channels of a picture: last is [H, W, C]; first is [C, H, W], which is
-    transposed. auto is last, but rejects a shape whose first axis is smaller than both
-    others, or whose other two axes are equal and differ from the first."""
+    """Axis of the channels of a picture. last: [H, W, C]. first: [C, H, W], which is transposed.
+    auto: last, but a shape is rejected if its first axis is smaller than both others, or if its
+    other two axes are equal and differ from the first."""
     dueling: bool = option(False, group="Network")
     """Compute Q from a value stream and an advantage stream, each with the last dense layer of the
     torso (Wang et al. 2016)."""
@@ -374,11 +374,11 @@ class Options:
     matmul_precision: Literal["default", "tensorfloat32", "float32"] = option(
         "default", group="Network"
     )
-    """Precision at which a device multiplies float32 matrices, and convolves, in acting, learning
-    and evaluation. default: that of JAX_DEFAULT_MATMUL_PRECISION, or else the fastest of the
-    device, TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs. tensorfloat32: TF32 on GPUs, three
-    passes of bfloat16 on TPUs. float32: full float32. On a CPU products are full float32 with each
-    of them. See docs/accelerators.md."""
+    """Precision of float32 matrix products and convolutions in acting, learning and evaluation.
+    default: the value of JAX_DEFAULT_MATMUL_PRECISION if it is set, otherwise the fastest precision
+    of the device, TF32 on NVIDIA GPUs and one pass of bfloat16 on TPUs. tensorfloat32: TF32 on
+    GPUs, three passes of bfloat16 on TPUs. float32: full float32. On a CPU every choice is full
+    float32. See docs/accelerators.md."""
     recurrent: Literal["none", "lstm", "gru", "custom"] = option("none", group="Recurrent network")
     """Recurrent cell after the torso, trained on sequences of rows (R2D2, Kapturowski et al.
     2019). custom: your own network has a carry."""
@@ -397,9 +397,9 @@ class Options:
     sequence_stride: int | None = option(
         None, group="Recurrent network", at_least=1, only_with={"recurrent": _RECURRENT}
     )
-    """Rows of an environment from the start of one sequence to that of the next. The state of the
-    cell is stored for these rows only. By default half of sequence_length; with 1 a sequence
-    starts at any row."""
+    """Rows between the starts of consecutive sequences of an environment. The state of the cell is
+    stored at these starts only. By default half of sequence_length; with 1 a sequence may start at
+    any row."""
     rescale_values: bool = option(
         False, group="Recurrent network", only_with={"recurrent": _RECURRENT}
     )
@@ -407,8 +407,8 @@ class Options:
     (Pohlen et al. 2018)."""
 
     eval_episodes: int = option(100, group="Evaluation", at_least=1)
-    """Greedy episodes in an evaluation: each in its own environment on the device; on the host at
-    most 32 environments play them (with env_processes, one for each CPU)."""
+    """Greedy episodes per evaluation. On the device each has its own environment. On the host they
+    are divided over at most 32 environments (with env_processes, one per CPU)."""
     eval_epsilon: float = option(0.0, group="Evaluation", between=(0, 1))
     """Probability of a uniformly random action in evaluations; 0 is greedy."""
     eval_every: int = option(
@@ -424,19 +424,19 @@ class Options:
         formerly="stop_when_solved",
         former_values={False: "never", True: "solved"},
     )
-    """Condition that ends the run before its budget. solved: an evaluation has reached
-    solve_return, and fresh episodes confirm it. held: ten consecutive evaluations, at least 5,000
-    rows apart, have reached it."""
+    """Condition that ends the run before its budget. solved: an evaluation reached solve_return,
+    confirmed by fresh episodes. held: ten consecutive evaluations, at least 5,000 rows apart,
+    reached it."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
-    """Rows between checkpoints, rounded to complete chunks; 0 makes none. By default a checkpoint
-    is made every five minutes."""
+    """Rows between checkpoints, rounded to complete chunks; 0 writes none. By default a checkpoint
+    is written every five minutes."""
     checkpoint_signals: tuple[str, ...] = option(
         CHECKPOINT_SIGNALS, group="Checkpoints", choices=(*CHECKPOINT_SIGNALS, "SIGUSR2")
     )
-    """Signals that end the run with a checkpoint, as Ctrl-C does: of SIGTERM, SIGHUP (a closed
-    terminal), SIGUSR1 and SIGUSR2 (schedulers send them before the end of a job). One that the
-    process ignores, as SIGHUP under nohup, stays ignored."""
+    """Signals that end the run with a checkpoint, as Ctrl-C does. Choices: SIGTERM, SIGHUP (a
+    closed terminal), SIGUSR1 and SIGUSR2 (sent by schedulers before the end of a job). A signal
+    that the process ignores, such as SIGHUP under nohup, stays ignored."""
     keep: int = option(2, group="Checkpoints", at_least=1)
     """Number of newest checkpoints kept, in addition to the best one."""
     replay_in_checkpoint: bool = option(True, group="Checkpoints", only_with={"algorithm": "dqn"})
@@ -462,12 +462,12 @@ class Options:
     mapping: Literal["shard_map", "pmap"] = option(
         "shard_map", group="Data parallelism", replicas_only=True
     )
-    """Mapping of the step over devices; both compute the same."""
+    """Mapping of the step over devices; both give the same results."""
     average_every: int | None = option(
         None, group="Data parallelism", at_least=1, replicas_only=True
     )
-    """Local SGD: gradient steps that each device takes on its own parameters before all average
-    them. By default gradients are averaged at every step instead."""
+    """Local SGD: gradient steps that each device takes on its own parameters before the parameters
+    are averaged. By default gradients are averaged at every step instead."""
     average_moments: bool = option(False, group="Data parallelism", replicas_only=True)
     """Average the moments of the optimiser together with the parameters."""
     outer_optimizer: Literal["none", "nesterov"] = option(
@@ -482,7 +482,7 @@ class Options:
         replicas_only=True,
         only_with={"outer_optimizer": "nesterov"},
     )
-    """Learning rate of the outer optimiser; with 1 and no momentum it is plain averaging."""
+    """Learning rate of the outer optimiser; 1 without momentum is plain averaging."""
     outer_momentum: float = option(
         0.9,
         group="Data parallelism",
@@ -495,8 +495,8 @@ class Options:
     compression: Literal["none", "bfloat16", "int8", "top_k", "powersgd"] = option(
         "none", group="Data parallelism", replicas_only=True
     )
-    """Compression of gradients sent between devices, with error feedback. powersgd sends matrices
-    as products of low rank (Vogels et al. 2019)."""
+    """Compression of gradients sent between devices, with error feedback. powersgd sends low-rank
+    factors of matrices (Vogels et al. 2019)."""
     top_k_fraction: float = option(
         0.01,
         group="Data parallelism",
@@ -513,7 +513,7 @@ class Options:
         replicas_only=True,
         only_with={"compression": "powersgd"},
     )
-    """Rank of the products that powersgd sends."""
+    """Rank of the factors that powersgd sends."""
 
     extra_hyper: tuple[str, ...] = option((), group="Population")
     """Scalars for your own loss, exploration or learning, each as NAME=VALUE. They are traced, so
@@ -543,4 +543,5 @@ REPLICA_OPTIONS = _names("replicas_only")
 """Options of data-parallel replicas; a single replica has their defaults."""
 
 PARALLEL_OPTIONS = _names("parallel")
-"""Options whose defaults make a configuration that of one learner on one device."""
+"""Options that configure devices or learners. With their defaults there is one learner on one
+device."""

@@ -75,7 +75,7 @@ def _validate_replicas(config: Config) -> None:
 
 
 def _validate_averaging(config: Config, every: int) -> None:
-    """Check local SGD: parameters averaged every so many gradient steps."""
+    """Check local SGD, with parameters averaged every ``every`` gradient steps."""
     steps = config.gradient_steps_per_iteration
     if every % steps and steps % every:
         reject("average_every", every, f"a multiple or a divisor of the {steps} gradient steps "

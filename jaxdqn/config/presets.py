@@ -14,8 +14,8 @@ from jaxdqn.config.host_presets import BTR_ATARI, HOST_TASKS, PQN_ATARI
 from jaxdqn.config.protocols import PROTOCOLS, is_minatar, protocol_fields
 from jaxdqn.errors import known_name
 
-# The squared loss here and below: if most rows are far from a terminal one, the Huber loss follows
-# the median target, and values of tens or hundreds diverge.
+# The squared loss here and below: if most rows are far from the end of an episode, the Huber loss
+# follows the median target, and values of tens or hundreds diverge.
 _CARTPOLE = Config(
     loss="squared",
     total_rows=600_000,
@@ -31,7 +31,8 @@ _CARTPOLE = Config(
     solve_return=475.0,
     stop_when="solved",
 )
-"""Settings of the algorithms on CartPole: plain DQN solves it soon, but does not hold it."""
+"""Settings of the algorithms on CartPole. Plain DQN soon reaches the solve return, but does not
+hold it."""
 
 TASKS: dict[str, Config] = {
     # Layer norm, returns of eight steps, a larger replay and a learning rate that falls to zero
@@ -151,8 +152,8 @@ TASKS: dict[str, Config] = {
         log_every=25_000,
         eval_every=100_000,
     ),
-    # The best return is 11, that of random actions -3.5. A ball takes 19 steps to the bat, so a
-    # discount of 0.97 and returns of 5 steps are enough.
+    # The maximum return is 11; random actions reach -3.5. A ball takes 19 steps to the bat, so a
+    # discount of 0.97 and 5-step returns are enough.
     "pixels": Config(
         env="pixels:bat-and-ball",
         loss="squared",
@@ -189,7 +190,7 @@ _RAINBOW: dict[str, dict[str, Any]] = {
     # Exploration by noise only: epsilon is 0.
     "noisy": {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0},
 }
-"""The six components of Rainbow (Hessel et al. 2018), each an algorithm too."""
+"""The six components of Rainbow (Hessel et al. 2018); each is also an algorithm."""
 
 
 def _rainbow(without: str | None = None) -> dict[str, Any]:
@@ -223,9 +224,10 @@ _DQN_2015: dict[str, Any] = {
     "epsilon_end": 0.1,
 }
 
-# "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN for C51 and
-# with Munchausen. On Atari it also has their sizes, periods and learning rate; elsewhere those are
-# of the task. Their beta stays at 0.45; here it rises to 1 as with every algorithm.
+# "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN instead of
+# C51, and with Munchausen. On Atari the sizes, periods and learning rate are those of the paper;
+# elsewhere they are those of the task. In the paper beta stays at 0.45; here it rises to 1, as with
+# every algorithm.
 BTR: dict[str, Any] = {
     "loss": "implicit_quantile",
     "quantiles": 8,
@@ -245,7 +247,7 @@ _BTR_TORSO: dict[str, Any] = {
     "spectral_norm": True,
     "dense_size": 512,
 }
-"""Their network, for frames of 84x84."""
+"""Network of the paper, for frames of 84x84."""
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dqn": {},
@@ -331,8 +333,8 @@ _PQN_TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
-# and 11 for two seeds, compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
+# Tuned on two CPU cores for the time to a return of 10 on Breakout without sticky actions. Two
+# seeds took 11 and 11 s; the breakout preset took 23 and 21 s, and PQN 24 and 13 s.
 _FAST: dict[str, Any] = {
     "num_envs": 64,
     "batch_size": 64,
@@ -355,7 +357,7 @@ _RETURNS = {
     "MountainCar-v0": (-100.0, 0.0),
     "MinAtar": (0.0, 30.0),
 }
-"""Range of discounted returns, for distributions on fixed atoms. Other environments have the range
+"""Range of discounted returns, for distributions on fixed atoms. For other environments it is that
 of the paper (Bellemare et al. 2017), -10 to 10."""
 
 
@@ -425,7 +427,8 @@ def _distribution(loss: str | None, env: str) -> dict[str, Any]:
 
 
 PRESETS: dict[str, Config] = TASKS | {name: for_task(name, "CartPole-v1") for name in ALGORITHMS}
-"""The tasks, and the algorithms on CartPole; ``preset`` builds these for other environments."""
+"""The tasks, and the algorithms on CartPole. ``preset`` also builds the algorithms for other
+environments."""
 
 
 def preset(name: str, *, protocol: str | None = None, **overrides: Any) -> Config:

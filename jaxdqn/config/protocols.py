@@ -10,13 +10,14 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "minatar": {"sticky_actions": 0.1, "full_action_set": True},
     "gymnax": {"sticky_actions": 0.0, "full_action_set": False},
 }
-"""Forms of the MinAtar games. minatar: as published (Young and Tian 2019), except that gymnax ends
-episodes after 1 000 steps (Freeway 2 500); presets use it. gymnax: as gymnax makes them, without
-sticky actions and with the actions that have an effect; most games are then deterministic."""
+"""Variants of the MinAtar games. minatar: as published (Young and Tian 2019), except that gymnax
+ends episodes after 1 000 steps (Freeway 2 500); used by the presets. gymnax: the defaults of
+gymnax, without sticky actions and with only the actions that have an effect; most games are then
+deterministic."""
 
 
 def is_minatar(env: Any) -> bool:
-    """Return whether a name is that of a MinAtar game."""
+    """Return whether ``env`` is the name of a MinAtar game."""
     return isinstance(env, str) and env.endswith("-MinAtar")
 
 
@@ -24,12 +25,12 @@ def protocol_fields(protocol: str | None, env: Any) -> dict[str, Any]:
     """Return the fields of a protocol.
 
     Args:
-        protocol: one of ``PROTOCOLS``; None for that of the presets, which other environments
-            than MinAtar games lack.
+        protocol: a key of ``PROTOCOLS``, or None for the default: minatar for MinAtar games, and
+            gymnax for other environments.
         env: name of the environment.
 
     Raises:
-        ValueError: if there is no such protocol, or it is given with another environment.
+        ValueError: if the protocol is unknown, or the environment is not a MinAtar game.
     """
     if protocol is None:
         return PROTOCOLS["minatar" if is_minatar(env) else "gymnax"]

@@ -6,17 +6,17 @@ from jaxdqn.config.host_envs import HOST_SUITES
 from jaxdqn.errors import known_name, reject
 
 DEVICE_SUITES = ("navix", "xminigrid", "craftax", "jumanji", "pgx", "octax")
-"""Suites of other packages in JAX; ``jaxdqn.envs.suites`` has a module of each name."""
+"""Suites of other packages in JAX; ``jaxdqn.envs.suites`` has a module for each."""
 
 OWN_SUITE = "pixels"
 """Suite of the games of this library."""
 
 
 def is_suite_env(name: str) -> bool:
-    """Return whether a name is that of an environment of a suite on the device.
+    """Return whether ``name`` is the name of an environment of a suite on the device.
 
     Raises:
-        ValueError: if the name is ``SUITE:ID`` and there is no such suite.
+        ValueError: if the name has the form ``SUITE:ID`` and the suite is unknown.
     """
     suite, colon, _ = name.partition(":")
     on_device = (OWN_SUITE, *DEVICE_SUITES)

@@ -18,9 +18,9 @@ _STREAM = 0x706F6F6C
 
 
 class AutoresetStep:
-    """``Environment.step``, together with ``advance``, the step that never resets.
+    """``Environment.step``, together with ``advance``, a step that never resets.
 
-    Both are part of one object, so replacing the step of an environment also drops ``advance``.
+    Both belong to one object, so that a wrapper that replaces ``step`` also drops ``advance``.
     """
 
     def __init__(self, step: StepFunction, advance: StepFunction) -> None:
@@ -39,7 +39,7 @@ class AutoresetStep:
 
 
 class ResetPool(NamedTuple):
-    """C precomputed resets on one device, of which the first ``used`` have been taken."""
+    """C precomputed resets on one device. The first ``used`` of them have been taken."""
 
     env_state: PyTree
     """Leaves [C, ...]."""
@@ -69,12 +69,12 @@ def step_from_pool(
     timestep: TimeStep,
     actions: Array,
 ) -> tuple[PyTree, TimeStep, ResetPool]:
-    """Step E environments; each environment whose episode has ended takes a reset from the pool.
+    """Step E environments; take a reset from the pool for each environment that needs one.
 
     If too few resets are left, the pool is refilled. If even a full pool has too few, every
     environment computes its own reset and the pool is unchanged. Both cases are branches of a
-    conditional on the device. Resets are taken in order and at most once, and whether a reset is
-    dropped depends only on their number. The resets therefore have the distribution of
+    conditional on the device. Resets are taken in order and at most once. A refill drops the
+    remaining resets regardless of their values, so the resets have the distribution of
     ``Environment.reset``.
 
     Args:

@@ -71,8 +71,8 @@ def make_environment(
     """Build an environment from two plain functions for a single environment.
 
     ``reset(key) -> (state, obs)`` and ``step(key, state, action) -> (state, obs, reward,
-    terminated)`` need no time limit, autoreset, vmap or scan. The state is any pytree and may
-    contain Python numbers; ``action`` is [] int32, from 0 to ``num_actions`` - 1.
+    terminated)`` need not handle time limits, autoreset, vmap or scan. The state is any pytree and
+    may contain Python numbers; ``action`` is [] int32, from 0 to ``num_actions`` - 1.
 
     Args:
         reset: function that starts an episode; consumes its key.

@@ -1,13 +1,13 @@
 """Bat-and-ball, a game of 84x84 frames on the device.
 
-A ball falls from the top of the court, at an angle that changes at random, and bounces off the side
-walls. The bat at the bottom sends it back: reward +1. A ball that passes the bat gives -1, and the
-next one starts at the top; the loss of the last ball ends the episode. After a return the ball
-rises to the ceiling, which sends it down at a new random angle.
+A ball falls from the top of the court at a random angle, and bounces off the side walls. If the bat
+at the bottom hits the ball, the reward is +1, and the ball rises to the ceiling and falls again at
+a new random angle. If the ball passes the bat, the reward is -1, and the next ball starts at the
+top. The loss of the last ball ends the episode.
 
-Positions are whole pixels from the upper left corner. The ball falls and rises ``BALL`` pixels a
-step, from row 0 to the bat in ``FALL`` steps. The bat is faster than the ball moves sideways, and
-crosses the court within a fall, so every ball can be returned.
+Positions are integer pixels from the upper left corner. The ball falls and rises ``BALL`` pixels
+per step, from row 0 to the bat in ``FALL`` steps. The bat is faster than the sideways motion of the
+ball, and crosses the court within a fall, so every ball can be returned.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from jaxdqn.types import Array
 SIDE = 84
 """Height and width of a frame, in pixels."""
 BALL = 4
-"""Side of the ball, height of the bat, and pixels that each moves in a step."""
+"""Side of the ball, height of the bat, and number of pixels that each moves in a step."""
 FALL = (SIDE - 2 * BALL) // BALL
 """Steps from the top of the court to the bat."""
 MAX_DRIFT = 3
-"""Greatest number of pixels that the ball moves sideways in a step."""
+"""Maximum number of pixels that the ball moves sideways in a step."""
 STAY, LEFT, RIGHT = range(3)
 """Actions."""
 BALL_GREY, BAT_GREY = 255, 160
-"""Intensities of a frame, whose background is 0."""
+"""Intensities of ball and bat; the background is 0."""
 
 _FLOOR, _EDGE = SIDE - 2 * BALL, SIDE - BALL
 _SCALE = 4
@@ -53,13 +53,13 @@ class CourtState(NamedTuple):
     bat_x: Array
     """left edge of the bat"""
     balls: Array
-    """balls that are left, the one in play included"""
+    """number of balls left, including the ball in play"""
 
 
 def best_return(max_episode_steps: int) -> int:
-    """Return the return of a policy that misses no ball until the time limit.
+    """Return the undiscounted return of a policy that hits every ball until the time limit.
 
-    The first ball is returned after ``FALL`` steps, and then one every ``2 * FALL`` steps.
+    The ball is first hit after ``FALL`` steps, and then every ``2 * FALL`` steps.
     """
     return (max_episode_steps + FALL) // (2 * FALL)
 
@@ -68,12 +68,12 @@ def make_game(bat_width: int, balls: int) -> tuple[Callable[..., Any], Callable[
     """Return ``reset(key)`` and ``step(key, state, action)`` of the game, without a time limit.
 
     ``reset`` returns ``(state, view)`` and ``step`` returns ``(state, view, reward, terminated)``.
-    The view [3] int32 are the left edge and the upper edge of the ball and the left edge of the
-    bat, from which ``draw_frame`` makes the observation.
+    The view, [3] int32, consists of the left edge and the upper edge of the ball and the left edge
+    of the bat; ``draw_frame`` draws the observation from it.
 
     Args:
       bat_width: pixels.
-      balls: B, balls that may be lost until the episode ends.
+      balls: B, number of lost balls that ends the episode.
     """
 
     def reset(key: Array) -> tuple[CourtState, Array]:

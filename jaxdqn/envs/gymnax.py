@@ -144,7 +144,7 @@ def as_environment(environment: Any) -> Environment:
 
 
 def is_gymnax(environment: Any) -> bool:
-    """Return True for a gymnax environment, or a pair of one and its parameters."""
+    """Return True for a gymnax environment, or a pair of an environment and its parameters."""
     module = sys.modules.get("gymnax.environments.environment")
     if module is None:  # gymnax is not imported, so there is no such object
         return False
@@ -214,7 +214,7 @@ def load(
 
 
 def _known(name: str) -> str:
-    """Describe the valid names for an unknown one: the nearest names, or the kinds of names."""
+    """Describe the valid names for an error: the nearest names, or the kinds of names."""
     near = known_name("environment", name, names())
     if "nearest" in near:
         return near

@@ -193,7 +193,7 @@ def _register_minatar(game: str) -> None:
     """Register the mappings between the forms of a game: all six actions, or the effective ones.
 
     All forms have the same channels. An action that the environment lacks has no effect in the
-    game, so it is mapped to action 0, which has none either.
+    game, so it is mapped to action 0, which also has no effect.
     """
     effective = _EFFECTIVE[game]
 

@@ -19,9 +19,9 @@ larger arrays keep their scatter."""
 def select_at_indices(function: Callable[..., Any]) -> Callable[..., Any]:
     """Transform a function so that ``array.at[index].set(value)`` becomes a selection.
 
-    On a GPU a scatter needs a separate kernel and often a copy of the array. A selection, which
-    compares all indices with the given one, is fused with the surrounding operations. Grid games
-    write about a dozen single cells per step. The results are equal.
+    On a GPU a scatter needs a separate kernel and often a copy of the array. A selection compares
+    all indices with the given index, and is fused with the surrounding operations. Grid games write
+    about a dozen single cells per step. The results are equal.
 
     Args:
       function: function of one environment, before any vmap. It is traced at each call.
@@ -62,7 +62,7 @@ def _apply(equation: Any, inputs: list[Any]) -> list[Any]:
 
 
 def _writes_at_one_index(equation: Any) -> bool:
-    """Return True if a scatter sets one index on some axes and all of the other axes."""
+    """Return True if a scatter sets one index of some axes, and the other axes completely."""
     operand, indices, _ = (variable.aval for variable in equation.invars)
     numbers = equation.params["dimension_numbers"]
     return (
@@ -81,7 +81,7 @@ def _select(operand: Array, indices: Array, update: Array, params: dict[str, Any
         size, index = operand.shape[axis], indices[place]
         if params["mode"] == jax.lax.GatherScatterMode.CLIP:
             index = jnp.clip(index, 0, size - 1)
-        # An index outside the array selects nothing, just as the scatter would drop its update.
+        # An index out of bounds selects nothing; a scatter also drops such an update.
         shape = tuple(size if other == axis else 1 for other in range(operand.ndim))
         positions = jax.lax.iota(indices.dtype, size).reshape(shape)
         chosen = chosen & (positions == index.reshape((1,) * operand.ndim))

@@ -40,9 +40,9 @@ def require_drawable(environment: Environment | HostEnvironment) -> None:
     if isinstance(environment, HostEnvironment):
         if environment.make_drawable is None:
             raise ValueError(
-                f"env={name!r}: must have frames to be drawn: an environment of Gymnasium the "
-                "render mode rgb_array, in from_gymnasium(..., make_drawable=...) for your own; a "
-                "HostEnvironment a function make_drawable"
+                f"env={name!r}: must have frames to be drawn: an environment of Gymnasium needs "
+                "the render mode rgb_array (for your own: from_gymnasium(..., make_drawable=...)), "
+                "and a HostEnvironment needs a function make_drawable"
             )
     elif environment.render is None:
         raise ValueError(
@@ -86,7 +86,7 @@ def save_video(
         path: file to write, ending in ``.gif`` or ``.mp4``.
         environment: environment whose ``render`` draws the states.
         env_states: states of the environment, in order.
-        rewards: reward received on reaching each state (0 for the first one of an episode); the
+        rewards: reward received on reaching each state (0 for the first state of an episode); the
             title of a frame shows the return so far.
         frames_per_second: at most 50, the limit of a GIF.
 

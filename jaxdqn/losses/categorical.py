@@ -53,7 +53,7 @@ def categorical_target(
     """
     chex.assert_rank([r_t, discount_t, logits_t, selector_t, atoms], [0, 0, 2, 1, 1])
     chosen = logits_t[jnp.argmax(selector_t)]
-    # With a discount of 0 all mass is at r_t, whatever the distribution, which may be NaN.
+    # With a discount of 0 all mass is at r_t. The distribution is then unused, and may be NaN.
     probabilities = jax.nn.softmax(jnp.where(discount_t == 0, 0.0, chosen))
     projected = categorical_project(r_t + discount_t * atoms, probabilities, atoms)
     return jax.lax.stop_gradient(projected)
@@ -64,8 +64,8 @@ def categorical_clipped(
 ) -> Array:
     """Return the probability ``[]`` of the target outside the range of the atoms.
 
-    The projection moves this probability to the nearest end, and so changes the mean of the
-    target. It is 0 where the range contains every return.
+    The projection moves this probability to the nearest end, which changes the mean of the target.
+    It is 0 if the range contains every return.
 
     Args:
       r_t, discount_t, logits_t, selector_t, atoms: as for ``categorical_target``.
@@ -74,7 +74,7 @@ def categorical_clipped(
     chosen = logits_t[jnp.argmax(selector_t)]
     probabilities = jax.nn.softmax(jnp.where(discount_t == 0, 0.0, chosen))
     positions = r_t + discount_t * atoms
-    # A thousandth of the spacing is more than the rounding error of a return at an end.
+    # A thousandth of the spacing exceeds the rounding error of a return at an end of the range.
     slack = 1e-3 * (atoms[1] - atoms[0])
     outside = (positions < atoms[0] - slack) | (positions > atoms[-1] + slack)
     return jax.lax.stop_gradient(jnp.sum(jnp.where(outside, probabilities, 0.0)))

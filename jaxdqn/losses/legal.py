@@ -1,4 +1,4 @@
-"""Masks of legal actions: action values in which an illegal action is never the greatest."""
+"""Masks of legal actions: action values whose maximum is always that of a legal action."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from jaxdqn.types import Array, PyTree
 
 ILLEGAL = -1e30
 """Value of an illegal action. It is finite, so that its product with the probability 0 is 0 and not
-NaN, and far below every value of a legal one: a softmax gives it the probability 0 exactly."""
+NaN. It is far below the value of any legal action, so a softmax gives it probability 0 exactly."""
 
 
 def is_masked(legal: PyTree) -> bool:
-    """Return whether there is a mask; it is empty, ``()``, where every action is legal."""
+    """Return whether there is a mask; ``()`` means that every action is legal."""
     return not isinstance(legal, tuple)
 
 
 def some_legal(legal: Array) -> Array:
-    """Return the mask with every action legal where none is.
+    """Return the mask, with every action legal in states without a legal action.
 
-    An episode may end in a state without a legal action. The action there is void, and its value is
-    not used after a terminal state; after a truncated one it is that of the greatest Q.
+    An episode may end in a state without a legal action, where any action is invalid. The values
+    of a terminal state are not used. In the last state of a truncated episode the bootstrap value
+    is taken over all actions.
 
     Args:
       legal: ``[..., A]`` bool
@@ -31,11 +32,11 @@ def some_legal(legal: Array) -> Array:
 def legal_values(values: Array, legal: PyTree) -> Array:
     """Return the values with ``ILLEGAL`` for illegal actions; unchanged without a mask.
 
-    Its maximum, argmax, softmax and log-sum-exp are those over the legal actions.
+    Maximum, argmax, softmax and log-sum-exp of the result range over the legal actions only.
 
     Args:
       values: ``[..., A]`` float32
-      legal: ``[..., A]`` bool, or ``()`` where every action is legal.
+      legal: ``[..., A]`` bool, or ``()`` if every action is legal.
     """
     if not is_masked(legal):
         return values

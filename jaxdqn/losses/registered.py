@@ -24,24 +24,24 @@ class Example(NamedTuple):
     """Inputs of a loss for one transition; the agent vmaps the loss over a batch."""
 
     online_tm1: QOutput
-    """the online network at the start: the prediction, and the only part with a gradient"""
+    """output of the online network at the start: the prediction, the only part with a gradient"""
     a_tm1: Array
     """[] int32"""
     r_t: Array
-    """[] float32, the (n-step) return, any bonus included"""
+    """[] float32, the (n-step) return, including any bonus"""
     discount_t: Array
     """[] float32, gamma^m, or 0 after a terminal state"""
     target_t: PyTree
-    """QOutput, the target network at the bootstrap observation, with the value ``ILLEGAL`` for
-    illegal actions; empty if ``r_t`` is already the target"""
+    """QOutput, output of the target network at the bootstrap observation, with the value
+    ``ILLEGAL`` for illegal actions; empty if ``r_t`` is already the target"""
     selector_t: PyTree
-    """[A] float32, the online network's values at the bootstrap observation, whose argmax is the
-    action of double Q-learning, with ``ILLEGAL`` for illegal ones; empty if the target network
-    selects the action"""
+    """[A] float32, Q-values of the online network at the bootstrap observation, ``ILLEGAL`` for
+    illegal actions; their argmax is the bootstrap action of double Q-learning. Empty if the target
+    network selects the action"""
     temperature: PyTree
     """[] float32, temperature of soft targets; empty if the bootstrap is the maximum of Q"""
     rescaling: PyTree = ()
-    """[] float32, epsilon of ``rescale``, if the network predicts rescaled values; empty if not"""
+    """[] float32, epsilon of ``rescale``; empty if the network predicts unscaled values"""
 
 
 def q_target(example: Example) -> Array:
@@ -94,8 +94,11 @@ def categorical(example: Example, hyper: Hyper) -> tuple[Array, Array]:
 
 
 def target_metrics(example: Example) -> dict[str, Array]:
-    """Return metrics ``[]`` of an example's target, by name: with a categorical distribution
-    ``clipped_probability``, the part of the target outside the atoms; otherwise none."""
+    """Return metrics ``[]`` of an example's target by name.
+
+    A categorical distribution has ``clipped_probability``, the probability of the target outside
+    the range of the atoms. Other targets have no metrics.
+    """
     if not isinstance(example.online_tm1.distribution, Atoms):
         return {}
     logits, atoms = example.target_t.distribution

@@ -12,10 +12,10 @@ from jaxdqn.types import Array, PyTree
 
 
 def bootstrapped(r_t: Array, discount_t: Array, value: Array) -> Array:
-    """Return ``r_t + discount_t * value``, and ``r_t`` where the discount is 0, whatever the value.
+    """Return ``r_t + discount_t * value``, or ``r_t`` where the discount is 0.
 
-    The observation after a terminal state may be arbitrary, and so the value of it: NaN times 0
-    is NaN, so the value is replaced and not multiplied.
+    The observation after a terminal state may be arbitrary, and therefore its value too. Because
+    NaN times 0 is NaN, such a value is replaced instead of multiplied by 0.
 
     Args:
       r_t: float32, the return.
@@ -97,13 +97,15 @@ def munchausen_bonus(
 
 
 def epsilon_greedy_policy(q: Array, epsilon: Array, legal: PyTree = ()) -> Array:
-    """Return the probabilities ``[A]`` of the epsilon-greedy policy: epsilon / A for each action,
-    and 1 - epsilon more for the first of the greatest. No gradient flows.
+    """Return the probabilities ``[A]`` of the epsilon-greedy policy.
+
+    Each legal action has epsilon divided by the number of legal actions. The first action with the
+    maximum Q has 1 - epsilon more. No gradient flows.
 
     Args:
       q: ``[A]`` float32, ``ILLEGAL`` for illegal actions.
       epsilon: ``[]`` float32
-      legal: ``[A]`` bool, the actions that epsilon chooses from, or empty for all.
+      legal: ``[A]`` bool, or empty if every action is legal.
     """
     chex.assert_rank([q, epsilon], [1, 0])
     possible = some_legal(legal) if is_masked(legal) else jnp.ones(q.shape, jnp.bool_)
@@ -118,21 +120,21 @@ def retrace_target(
     """Return the Retrace target ``[]`` of the first action of a path of N steps.
 
     ``G_j = r_j + discount_j (v_j + c_j (G_{j+1} - q_j))`` (Munos et al. 2016, eq. 3 and 4, with
-    lambda = 1). It is the n-step return where every ``c`` is 1 and ``q = v``, and bootstraps from
-    ``v_j`` where ``c_j`` is 0. No gradient flows.
+    lambda = 1). If every ``c`` is 1 and ``q = v``, it is the n-step return. Where ``c_j`` is 0, it
+    bootstraps from ``v_j``. No gradient flows.
 
     Args:
       r_t: ``[N]`` float32, the reward of each step.
       discount_t: ``[N]`` float32, gamma, or 0 where the step terminates.
       values: ``[N]`` float32, v, the value of the observation after each step.
       taken: ``[N]`` float32, q, the value of the action taken there.
-      traces: ``[N]`` float32, c, its truncated importance ratio; 0 for the last step, and for those
-        past it. Other entries of steps past the last are arbitrary.
+      traces: ``[N]`` float32, c, the truncated importance ratio of that action; 0 for the last step
+        and for later entries. The other arguments may be arbitrary after the last step.
     """
     chex.assert_rank([r_t, discount_t, values, taken, traces], [1, 1, 1, 1, 1])
     target = jnp.zeros((), jnp.float32)
     for j in range(r_t.shape[0] - 1, -1, -1):
-        # What follows a trace of 0 may be arbitrary, even NaN: replace it, do not multiply.
+        # Values after a trace of 0 may be arbitrary, even NaN: replace them, do not multiply.
         correction = jnp.where(traces[j] == 0, 0.0, traces[j] * (target - taken[j]))
         target = bootstrapped(r_t[j], discount_t[j], values[j] + correction)
     return jax.lax.stop_gradient(target)

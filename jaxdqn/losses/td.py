@@ -17,8 +17,8 @@ def td_error(q_tm1: Array, a_tm1: Array, target: Array) -> Array:
       target: ``[]`` float32
     """
     chex.assert_rank([q_tm1, a_tm1, target], [1, 0, 0])
-    # A selection, not an index: the gradient of an index is a scatter, on a GPU a kernel by itself
-    # after another that writes the zeros. Both give the same bits.
+    # A selection instead of an index. The gradient of an index is a scatter, which on a GPU needs a
+    # separate kernel after one that writes zeros. The results are bitwise identical.
     chosen = jnp.arange(q_tm1.shape[0], dtype=jnp.int32) == a_tm1
     return target - jnp.sum(jnp.where(chosen, q_tm1, 0.0))
 
@@ -44,7 +44,7 @@ def huber_loss(td: Array, delta: Array) -> Array:
     size = jnp.abs(td)
     inside = jnp.minimum(size, delta)
     # The gradient of a minimum is halved where its arguments are equal. In this product the
-    # two halves add up to the right gradient, delta, also at |td| = delta.
+    # two halves add up to the correct gradient, delta, also at |td| = delta.
     return inside * (size - 0.5 * inside)
 
 

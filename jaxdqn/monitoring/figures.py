@@ -11,7 +11,7 @@ from jaxdqn.errors import reject
 from jaxdqn.storage.jsonl import Record
 
 MOST_LEARNERS = 256
-"""Maximum number of learners whose values are sent individually; of larger populations only the
+"""Maximum number of learners whose values are sent individually; for larger populations only the
 means are sent."""
 
 TOTALS = ("rows", "env_steps", "gradient_steps")
@@ -30,7 +30,7 @@ class Figures(NamedTuple):
 
 
 def figures_of(record: Record) -> Figures:
-    """Return the values of a ``metrics`` or ``evaluation`` record, without those per learner."""
+    """Return the values of a ``metrics`` or ``evaluation`` record, without values per learner."""
     scalars, histograms = {}, {}
     for name, value in record.items():
         if name.endswith(_HISTOGRAM):
@@ -43,7 +43,7 @@ def figures_of(record: Record) -> Figures:
 def learner_figures(record: Record) -> list[Figures]:
     """Return the values of each learner; empty for a single learner or for more than the limit.
 
-    An evaluation contains one value for each learner, its mean return.
+    The value of a learner in an evaluation is its mean return.
     """
     learners = record.get("learners")
     if isinstance(learners, list):

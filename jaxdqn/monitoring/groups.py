@@ -1,4 +1,4 @@
-"""Evaluations of runs, grouped by configuration: each group holds the seeds of one."""
+"""Evaluations of runs, grouped by configuration: each group holds the seeds of a configuration."""
 
 from __future__ import annotations
 

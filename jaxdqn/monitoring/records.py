@@ -75,7 +75,7 @@ def _diagnostics(metrics: Metrics) -> list[tuple[str, np.ndarray]]:
 
 
 def _over_learners(leaf: np.ndarray, metrics: Metrics) -> Any:
-    """Return a diagnostic as plain values; for a population, the mean of the finite ones."""
+    """Return a diagnostic as plain values; for a population, the mean of the finite values."""
     if np.ndim(metrics.loss) == 0:
         return leaf.tolist()
     finite = np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
@@ -114,11 +114,11 @@ def evaluation_record(info: EvalInfo) -> Record:
 
 
 def distinct_episodes(info: EvalInfo) -> list[int]:
-    """Return the number of different episodes of each learner: a list of P, or of one.
+    """Return the number of distinct episodes of each learner, [P], or [1] for a single learner.
 
     Episodes are equal if their return, their length, and the digest of their observations, actions
     and rewards are equal. In a deterministic environment a greedy policy repeats the same episode
-    from the same start. Many episodes may then be copies of one, and their standard error is
+    from the same start. Many episodes may then be identical, and their standard error is
     meaningless.
     """
     compared = (info.returns, info.lengths, info.digests)
@@ -133,7 +133,7 @@ def few_distinct(record: Record) -> bool:
 
 
 def mean_returns(info: EvalInfo) -> list[float]:
-    """Return the mean return of each learner: a list of P, or of one."""
+    """Return the mean return of each learner, [P], or [1] for a single learner."""
     returns = np.asarray(info.returns, np.float64)
     return np.atleast_2d(returns).mean(axis=1).tolist()
 

@@ -67,8 +67,7 @@ def make_tensorboard_logger(directory: str | os.PathLike[str] | None = None) -> 
 class _Writers:
     """Event files of a run and of each learner of a population.
 
-    They are opened at the first record, because only then is the step known at which a resumed run
-    continues.
+    They are opened at the first record, which has the step at which a resumed run continues.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -157,7 +156,7 @@ def _write(writer: Any, group: str, figures: Figures, step: int) -> None:
     for name, shares in figures.histograms.items():
         for summary in _histogram(f"{group}/{name}", name, shares):
             values.extend(summary.value)
-    # One event for all: each takes a message to the writer's thread and a separate write.
+    # One event for all values: each event costs a message to the writer's thread and a write.
     writer.file_writer.add_summary(Summary(value=values), step)
 
 

@@ -103,7 +103,7 @@ def _make_live_logger(config: Config, stream: IO[str]) -> Logger:
             last_frame = now
             draw()
         if kind == "summary":
-            live.stop()  # what is printed from now on stands below the last frame
+            live.stop()  # later output is printed below the last frame
 
     return Logger(log=log, close=live.stop, name=_NAME)
 

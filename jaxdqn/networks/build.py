@@ -28,7 +28,7 @@ _MIN_SIDE = {"minatar": 3, "nature": 36, "impala": 8, "hadamax": 8}
 
 
 class QNetwork(nn.Module):
-    """A torso and a head."""
+    """Torso followed by a head."""
 
     torso: nn.Module
     head: nn.Module
@@ -96,7 +96,7 @@ def _with_channels_last(config: Config, shape: tuple[int, ...]) -> tuple[int, ..
     """Return the shape of an observation as [H, W, C], by the rule of ``config.channels``.
 
     Raises:
-      ValueError: if the axes look like [C, H, W] and ``channels`` does not say what they are.
+      ValueError: if the axes look like [C, H, W] and ``channels`` does not specify their order.
     """
     if config.network == "mlp":
         return shape
@@ -141,9 +141,9 @@ def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) 
 
     Args:
       module: may draw random numbers from the stream ``noise``.
-      noisy: whether these numbers perturb its parameters. Each acting environment then gets
+      noisy: True if these numbers perturb its parameters. Each acting environment then gets
         separate noise.
-      draws: whether the module draws random numbers for another purpose.
+      draws: True if the module draws random numbers for another purpose.
     """
 
     def init(key: Array, obs: Array) -> Params:
@@ -202,7 +202,7 @@ _BUILT_IN_ONLY = (
     "value_min", "value_max", "quantiles", "precision", "convolution", "scale_observations",
     "channels",
 )  # fmt: skip
-"""Fields that shape the built-in network; they have no effect on a custom one."""
+"""Fields that determine the built-in network; they have no effect on a custom network."""
 
 
 def _check_custom(network: Network, config: Config, spec: EnvSpec, shape: tuple[int, ...]) -> None:
@@ -214,7 +214,7 @@ def _check_custom(network: Network, config: Config, spec: EnvSpec, shape: tuple[
     """
     for name in _BUILT_IN_ONLY:
         default = getattr(Config, name)
-        # Presets set the width of layers, which is harmless here.
+        # Presets set the width of layers, which is ignored here.
         custom = name == "recurrent" and config.recurrent == "custom"
         if name != "hidden_sizes" and not custom and getattr(config, name) != default:
             raise ValueError(

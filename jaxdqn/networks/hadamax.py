@@ -1,4 +1,4 @@
-"""The Hadamax encoder: Hadamard products of two branches, with max-pooling (Kooi et al. 2025)."""
+"""Hadamax encoder: Hadamard products of two branches, with max-pooling (Kooi et al. 2025)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BLOCKS = ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1))
 class HadamaxTorso(ImageTorso):
     """Three blocks of two convolutions that are multiplied, then a dense layer of 512.
 
-    The convolutions have stride 1 and pad to the same size; the max-pooling takes the place of the
-    strides of ``NatureTorso``. Activations are GELU. ``Layers.layer_norm``, which belongs to the
-    published encoder, normalises the input of each.
+    The convolutions have stride 1 and pad to the same size; max-pooling replaces the strides of
+    ``NatureTorso``. Activations are GELU. ``Layers.layer_norm``, which the published encoder uses,
+    normalises the input of each activation.
     """
 
     hidden_sizes: tuple[int, ...] = (512,)

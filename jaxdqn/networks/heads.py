@@ -1,7 +1,7 @@
 """Heads: from features ``[B, F]`` to values or distributions for each action.
 
-The last layer and everything after it compute in float32. bfloat16 keeps 8 bits, so values
-near 100 would be 0.5 apart, which is more than their TD errors.
+The last layer and all later operations compute in float32. bfloat16 has 8 significant bits, so
+values near 100 would be 0.5 apart, which is more than their TD errors.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 
 class Head(nn.Module):
-    """Base of all heads: Z numbers for each action, from one stream or from two.
+    """Base of all heads: Z numbers for each action, from one stream or two streams.
 
-    Dueling (Wang et al. 2016, eq. 9): one stream is the value of the state, the other the
+    Dueling (Wang et al. 2016, eq. 9): one stream is the value of the state; the other is the
     advantage of each action minus the mean advantage over actions. With ``hidden`` each stream
     has a separate hidden layer, as in the paper.
     """

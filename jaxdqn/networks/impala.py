@@ -1,4 +1,4 @@
-"""The residual torso of IMPALA, and adaptive max-pooling."""
+"""Residual torso of IMPALA, and adaptive max-pooling."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CHANNELS = (16, 32, 32)
 
 
 def adaptive_max_pool(x: Array, size: int) -> Array:
-    """Return ``[B, size, size, C]`` for x ``[B, H, W, C]``, whatever its height and width.
+    """Reduce x ``[B, H, W, C]`` of any height and width to ``[B, size, size, C]``.
 
-    Output i of an axis of n is the maximum from ``floor(i n / size)`` up to, and without,
-    ``ceil((i + 1) n / size)``, as in PyTorch's ``AdaptiveMaxPool2d``. Neighbouring ranges overlap
-    if n is not a multiple of ``size``.
+    Output i of an axis of length n is the maximum over indices from ``floor(i n / size)`` to
+    ``ceil((i + 1) n / size) - 1``, as in PyTorch's ``AdaptiveMaxPool2d``. Neighbouring ranges
+    overlap if n is not a multiple of ``size``.
 
     Raises:
       ValueError: if ``size`` exceeds H or W.
@@ -48,7 +48,7 @@ class ImpalaTorso(ImageTorso):
 
     hidden_sizes: tuple[int, ...] = (256,)
     width: int = 1
-    """Factor on the channels 16, 32, 32."""
+    """Factor on the numbers of channels 16, 32, 32."""
     pool_size: int | None = None
     """Height and width after adaptive max-pooling of the last section; None for no pooling."""
     spectral: bool = False

@@ -11,15 +11,15 @@ _LEVELS = 127.0
 
 
 def int8_params(params: Params) -> Params:
-    """Return float32 parameters whose matrices and kernels have int8 precision.
+    """Round matrices and kernels to int8 precision; the results are float32 parameters.
 
-    Each output channel, the last axis, has a scale: its largest magnitude divided by 127. These are
-    the weights that ``jaxdqn export --quantize int8`` stores. Biases and statistics of observations
-    do not change. A policy acts by them nearly as by the original ones (Krishnan et al. 2022,
-    "QuaRL", section 3.2, ActorQ).
+    Each output channel (last axis) has a scale: its largest magnitude divided by 127. ``jaxdqn
+    export --quantize int8`` stores the same weights. Biases and statistics of observations do not
+    change. A policy with rounded weights acts almost like the original policy (Krishnan et al.
+    2022, "QuaRL", section 3.2, ActorQ).
 
     Args:
-        params: of a network.
+        params: parameters of a network.
     """
     rounded = jax.tree.map(
         lambda leaf: _rounded(leaf) if leaf.ndim >= 2 and leaf.dtype == jnp.float32 else leaf,

@@ -1,4 +1,4 @@
-"""Dense layers, plain or noisy, and the settings that a network's layers share."""
+"""Dense layers, plain or noisy, and the common settings of the layers of a network."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxdqn.networks.matmul import dot_general, product
 from jaxdqn.types import Array
 
 NOISE = "noise"
-"""Name of the flax random stream for noise; an ``apply`` without it is free of noise."""
+"""Name of the flax random stream for noise; ``apply`` without this stream adds no noise."""
 _FLOAT32 = jnp.dtype("float32")
 _FEW_ROWS = 8
-"""Most rows whose noise is applied to inputs and outputs."""
+"""Maximum number of rows for which the noise is applied to inputs and outputs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,15 +50,16 @@ class Layers:
 
 
 class NoisyDense(nn.Module):
-    """A dense layer with factorised Gaussian noise on its parameters (Fortunato et al. 2018).
+    """Dense layer with factorised Gaussian noise on its parameters (Fortunato et al. 2018).
 
     ``y = (mu_w + sigma_w * e) x + mu_b + sigma_b * f(e_out)`` with ``e = f(e_in) f(e_out)^T``
     and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11). All rows of x share the noise.
 
-    A batch of many rows, as in learning, is multiplied by the noisy matrix: one product. Few rows,
-    as in acting under ``vmap`` over environments with separate noise (one row, or with implicit
-    quantiles one for each fraction), have factorised noise applied to their inputs and outputs:
-    this costs a second product, instead of a separate matrix for each environment.
+    A batch of many rows, as in learning, is multiplied by the noisy matrix, which is one product.
+    In acting there are few rows: under ``vmap`` over environments with separate noise there is one
+    row, or with implicit quantiles one row for each fraction. The factorised noise is then applied
+    to inputs and outputs. This costs a second product, but avoids a separate noisy matrix for each
+    environment.
 
     The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """

@@ -1,4 +1,4 @@
-"""The matrix product of a dense layer, with a faster gradient for narrow layers on CPU."""
+"""Matrix product of a dense layer, with a faster gradient for narrow layers on CPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxdqn.types import Array
 
 NARROW = 8
-"""A layer is narrow if its inputs or its outputs number at most this: the observations and
-actions of classic control, and the actions of MinAtar."""
+"""Maximum number of inputs or outputs of a narrow layer. Examples are the observations and actions
+of classic control, and the actions of MinAtar."""
 
 
 def product(x: Array, kernel: Array) -> Array:
@@ -26,8 +26,8 @@ def product(x: Array, kernel: Array) -> Array:
     as fast with it. For wide layers the transpose costs what the product saves. The barriers
     keep XLA from folding the transposes back into the product.
 
-    Forward mode (``jax.jvp``) works too. The platform is that which the program is compiled or
-    exported for, not that which traces it.
+    Forward mode (``jax.jvp``) is supported. The platform is that for which the program is compiled
+    or exported, not that on which it is traced.
     """
     return _narrow_product(x, kernel) if min(kernel.shape) <= NARROW else x @ kernel
 
@@ -68,10 +68,10 @@ _narrow_product.defjvp(_derivative, symbolic_zeros=True)
 
 
 def _linear_in_kernel(x: Array, kernel: Array) -> Array:
-    """Return ``x @ kernel``, written such that JAX transposes it in the kernel to a fast product.
+    """Return ``x @ kernel`` in a form whose transpose in the kernel is a fast product.
 
-    Reverse mode runs only the transpose: ``(dy^T x)^T`` if the outputs are fewer than the inputs,
-    else ``x^T dy``, each with an explicit transpose of the smaller of the two.
+    Reverse mode executes only the transpose: ``(dy^T x)^T`` if there are fewer outputs than inputs,
+    else ``x^T dy``. Each has an explicit transpose of the smaller operand.
     """
     inputs, outputs = kernel.shape
     flat = x.reshape(math.prod(x.shape[:-1]), inputs)

@@ -1,8 +1,8 @@
 """Observations normalised by their running mean and variance, as part of a network.
 
-The statistics stand next to the parameters (``NormalizedParams``), so that they are saved,
-restored, evaluated and exported with them. Only ``update_statistics`` changes them, which the
-trainer calls with the rows that it acted; a network that is evaluated does not.
+The statistics are stored with the parameters (``NormalizedParams``), so that they are saved,
+restored, evaluated and exported together. Only ``update_statistics`` changes them. The trainer
+calls it with the rows of each iteration; evaluations do not call it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from jaxdqn.types import (
 )
 
 _EPSILON = 1e-8
-"""Added to the variance. Constant elements of an observation become 0."""
+"""Added to the variance, so that constant elements of an observation become 0."""
 _CLIP = 10.0
-"""Standard deviations at which a normalised observation is clipped."""
+"""Clip of normalised observations, in standard deviations."""
 
 
 def with_normalization(network: Network, spec: EnvSpec) -> Network:
@@ -90,8 +90,8 @@ def normalize(obs: Array, statistics: ObservationStatistics) -> Array:
 def first_statistics(params: Params, obs: Array, collectives: Collectives) -> Params:
     """Return the parameters with the mean of the first observations [E, O] of all devices.
 
-    Later updates measure deviations from the mean so far, so that a large mean does not cancel
-    the variance. The first observations are not counted.
+    Later updates measure deviations from the current mean, so that a large mean does not cause
+    cancellation in the variance. The first observations are not counted.
     """
     mean = collectives.mean(jnp.mean(obs.astype(jnp.float32), axis=0))
     statistics = params.observations._replace(mean=jnp.where(jnp.isfinite(mean), mean, 0.0))
@@ -101,14 +101,15 @@ def first_statistics(params: Params, obs: Array, collectives: Collectives) -> Pa
 def update_statistics(params: Params, obs: Array, collectives: Collectives) -> Params:
     """Return the parameters with statistics that include the rows of one iteration.
 
-    They are combined as in Chan et al. 1983, and are equal on all devices. Elements whose result
-    is not finite stay as they were. The count is a float32: after 2^24 iterations it stops to
-    grow, and the statistics become exponential averages.
+    The statistics are combined as in Chan et al. 1983, and are equal on all devices. Elements whose
+    result is not finite keep their values. The count is a float32. After 2^24 iterations it no
+    longer increases, and the statistics become exponential averages.
 
     Args:
       params: ``NormalizedParams``.
-      obs: [K, E, O] of this device, or [K, E, O, S] with frame stacks, whose newest frame counts.
-      collectives: of the devices.
+      obs: [K, E, O] of this device, or [K, E, O, S] with frame stacks, of which only the newest
+        frame is used.
+      collectives: collectives of the devices.
     """
     before = params.observations
     if obs.ndim > before.mean.ndim + 2:
@@ -136,7 +137,7 @@ def update_statistics(params: Params, obs: Array, collectives: Collectives) -> P
 def of_trained(
     optimizer: Callable[[Hyper], optax.GradientTransformation],
 ) -> Callable[[Hyper], optax.GradientTransformation]:
-    """Apply an optimiser to the network's parameters only, so that none decays the statistics."""
+    """Apply an optimiser to the parameters only, so that weight decay spares the statistics."""
 
     def of_network(hyper: Hyper) -> optax.GradientTransformation:
         inner = optax.with_extra_args_support(optimizer(hyper))

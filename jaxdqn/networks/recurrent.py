@@ -13,7 +13,7 @@ from jaxdqn.types import Array, Network, Params, PyTree, QOutput
 
 
 class RecurrentQNetwork(nn.Module):
-    """A torso, a recurrent cell that is reset at the first row of an episode, and a head."""
+    """Torso, recurrent cell that is reset at the first row of an episode, and head."""
 
     torso: nn.Module
     cell: nn.RNNCellBase

@@ -1,10 +1,10 @@
 """Spectral normalisation of convolutions (Miyato et al. 2018), with its state in the parameters.
 
-A kernel, as the matrix W of its inputs by its outputs, is divided by an estimate of its largest
-singular value. The estimate is one step of power iteration from a vector that is kept from step to
-step. That vector is a parameter beside the kernel: it is saved, restored, copied to the target
-network, averaged and exported with it. It has no gradient, so no optimiser changes it;
-``Network.refresh`` does, once after each gradient step, from the new kernel.
+A kernel, reshaped to a matrix W [inputs, outputs], is divided by an estimate of its largest
+singular value. The estimate takes one step of power iteration from a vector that is kept between
+steps. The vector is stored as a parameter with the kernel, so it is saved, restored, copied to the
+target network, averaged and exported with it. It has no gradient, so no optimiser changes it.
+``Network.refresh`` updates it from the new kernel, once after each gradient step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxdqn.types import Array, Network, Params
 
 POWER_VECTOR = "power_vector"
-"""Name of the parameter, which stands next to ``kernel``."""
+"""Name of the parameter with the vector, in the same dict as ``kernel``."""
 INITIAL_ITERATIONS = 15
 """Steps of power iteration on the initial parameters, from a random vector."""
 _SMALLEST = 1e-12
@@ -27,9 +27,9 @@ _SMALLEST = 1e-12
 def spectral_norm(kernel: Array, vector: Array) -> Array:
     """Return the estimate of the largest singular value of a kernel, ``[]``.
 
-    It is ``|W u|`` for the unit vector u, exact if u is the leading right singular vector. The
-    gradient flows to the kernel only, as through ``v^T W u`` with constant u and v (Miyato et al.
-    2018, eq. 11).
+    The estimate is ``|W u|`` for the unit vector u. It is exact if u is the leading right singular
+    vector. The gradient flows to the kernel only, as through ``v^T W u`` with constant u and v
+    (Miyato et al. 2018, eq. 11).
 
     Args:
       kernel: ``[..., F]`` float32; the leading axes are the inputs.
@@ -56,7 +56,7 @@ def refresh(params: Params) -> Params:
     """Return the parameters with each power vector after one step of power iteration.
 
     Args:
-      params: nested dicts, as flax makes them.
+      params: nested dicts, as returned by flax.
     """
     if not isinstance(params, Mapping):
         return params

@@ -1,4 +1,4 @@
-"""The torso and the head of a configuration's network."""
+"""Torso and head of the network of a configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DENSE = {"minatar": (128,), "nature": (512,), "impala": (256,), "hadamax": (512
 
 
 def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.Module]:
-    """Return torso and head.
+    """Make the torso and the head.
 
     The last dense layer moves from the torso into the head in two cases:
 
@@ -69,7 +69,7 @@ def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn
 
 
 def _make_image_torso(config: Config, kind: str, shared: dict[str, Any]) -> nn.Module:
-    """Return a torso of convolutions; ``shared`` are its layers, dense widths and scale."""
+    """Return a convolutional torso; ``shared`` has its layers, dense widths and scale."""
     shared = {
         **shared,
         "implementation": config.convolution,

@@ -29,8 +29,8 @@ def as_input(obs: Array, dtype: jnp.dtype, scale: bool) -> Array:
 def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Return whether one observation is a picture with values from 0 to 255.
 
-    It is if it is uint8 and has at least three axes: [H, W, C], or stacked [H, W]. Other uint8
-    observations, such as one-hot vectors, hold numbers that mean what they say.
+    A picture is uint8 and has at least three axes: [H, W, C], or stacked [H, W]. Other uint8
+    observations, such as one-hot vectors, are not intensities and need no scaling.
     """
     return dtype == np.uint8 and len(shape) >= 3
 
@@ -55,7 +55,7 @@ def as_image(
 
 
 class Conv(nn.Module):
-    """A convolution with the parameters of ``flax.linen.Conv``.
+    """Convolution with the parameters of ``flax.linen.Conv``.
 
     ``implementation`` selects one of two ways to compute the same result:
 
@@ -79,8 +79,8 @@ class Conv(nn.Module):
     padding: Literal["VALID", "SAME"] = "VALID"
     """SAME pads with zeros so that an output of stride 1 has the height and width of x."""
     spectral: bool = False
-    """Divide the kernel by its spectral norm, with the parameter ``power_vector`` [features], as
-    ``jaxdqn.networks.spectral`` explains."""
+    """Divide the kernel by its spectral norm, with the parameter ``power_vector`` [features]; see
+    ``jaxdqn.networks.spectral``."""
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -105,7 +105,7 @@ class Conv(nn.Module):
         lax = partial(_conv_by_lax, stride=self.stride)
         patches = partial(_conv_by_patches, stride=self.stride)
         if self.implementation == "auto":
-            # Of the platform that the program is compiled for, not of that which traces it.
+            # Select by the platform for which the program is compiled, not where it is traced.
             y = jax.lax.platform_dependent(x, kernel, cpu=patches, default=lax)
         else:
             y = (lax if self.implementation == "lax" else patches)(x, kernel)
@@ -139,7 +139,7 @@ class MLPTorso(nn.Module):
     hidden_sizes: tuple[int, ...]
     layers: Layers = Layers()
     scale: bool | None = None
-    """Divide observations by 255; None divides pictures, as ``is_picture`` defines them."""
+    """Divide observations by 255; None divides pictures only, see ``is_picture``."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
@@ -152,7 +152,7 @@ class MLPTorso(nn.Module):
 
 
 class ImageTorso(nn.Module):
-    """Options of the torsos of convolutions."""
+    """Base of the convolutional torsos: their options."""
 
     implementation: Implementation = "auto"
     layers: Layers = Layers()

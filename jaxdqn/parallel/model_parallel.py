@@ -40,7 +40,7 @@ from jaxdqn.types import (
 
 MODEL_AXIS = "model"
 MIN_SPLIT_WIDTH = 512
-"""Minimum length of a sharded side of a matrix; a shorter one would make the products too small."""
+"""Minimum length of a sharded side of a matrix; with shorter sides the products are too small."""
 
 
 def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: int) -> Trainer:
@@ -118,7 +118,7 @@ def _constrain_states(trainer: Trainer, model_devices: int) -> Trainer:
         return jax.lax.with_sharding_constraint(state, state_specs(state, model_devices))
 
     def constraining(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function that returns a state, or a pair whose first element is one."""
+        """Wrap a function that returns a state, or a pair of a state and another value."""
 
         def wrapped(first: Any, *others: Any) -> Any:
             first = constrained(first) if isinstance(first, TrainState) else first
@@ -141,9 +141,9 @@ def _constrain_states(trainer: Trainer, model_devices: int) -> Trainer:
 def split_network(network: Network, model_devices: int) -> Network:
     """Return the network with sharding constraints for the model axis of its mesh.
 
-    The wide layers are sharded. The inputs and outputs are replicated, and therefore the gradients
-    of the outputs too. Given only the shardings of the layers, the compiler would also divide the
-    computation around the network. Outside a mesh the network is unchanged.
+    The wide layers are sharded. The inputs and outputs are replicated, and therefore so are the
+    gradients of the outputs. If only the layers had constraints, the compiler would also divide
+    the computation around the network. Outside a mesh the network is unchanged.
     """
 
     def init(key: Array, obs: Array) -> Params:

@@ -99,7 +99,7 @@ def _check_arguments(trainer: Trainer, size: int, devices: Sequence[jax.Device],
         )
     if trainer.replicas > 1:
         raise ValueError(
-            f"trainer.replicas={trainer.replicas}: must be 1, for learners are independent; "
+            f"trainer.replicas={trainer.replicas}: must be 1, because learners are independent; "
             "make it by make_trainer(config) with Config(devices=1)"
         )
     if len(set(devices)) != len(devices):

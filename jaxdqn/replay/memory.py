@@ -60,8 +60,8 @@ def check_memory(
         return
     if sharing == 1:
         raise ValueError(
-            f"{argument}: {what} {num_bytes:,} bytes on each device, "
-            f"of which {free:,} are free; must be at most that"
+            f"{argument}: {what} {num_bytes:,} bytes on each device, but only {free:,} are free; "
+            "must be at most that"
         )
     raise ValueError(
         f"{argument}: {what} {num_bytes:,} bytes on each of {sharing} devices, which share "

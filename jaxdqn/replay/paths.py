@@ -24,7 +24,7 @@ def gather_paths(
 ) -> Batch:
     """Gather the transitions of ``gather_transitions``, with the steps of each as ``Batch.path``.
 
-    The path has the bootstrap observation too, so that ``obs_t`` of the batch is empty.
+    ``obs_t`` of the batch is empty, because the path contains the bootstrap observation.
 
     Args:
       ring: the ring.
@@ -71,7 +71,7 @@ def make_gather(
     Args:
       n_step: N
       frame_stack: S
-      paths: whether to gather with ``gather_paths``.
+      paths: True to gather with ``gather_paths``.
       behaviour_prob: returns the probabilities of actions [T, E] from the extras of stored rows.
     """
     if not paths:

@@ -111,7 +111,7 @@ def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity
 def draw(tree: SumTree, strata: Array, offsets: Array) -> tuple[Array, Array]:
     """Find the leaves at the given positions of the cumulative sum over all leaves.
 
-    A position is the sum of a large, coarse number and a small, fine one. They are passed
+    A position is the sum of a large, coarse part and a small, fine part. They are passed
     separately, because a single float32 resolves only 2^-24 of the total, about one leaf in ten
     million.
 

@@ -160,8 +160,8 @@ def _make_add(
 
     def add(state: UniformState, rows: Row) -> UniformState:
         # The order matters: write the ring, append to the queue (which reads the new flags), then
-        # count the evicted starts in the new queue. The old ring and the old queue are not read
-        # after they were replaced; only scalars and shapes of ``before`` are.
+        # count the evicted starts in the new queue. After the ring and the queue are replaced, only
+        # scalars and shapes of ``before`` are read.
         length, before = rows.first.shape[0], state
         ring = write(state.ring, rows)
         state = state._replace(storage=ring.rows, position=ring.position, size=ring.size)

@@ -52,7 +52,7 @@ class CallbackContext:
         """Metrics of the chunk, evaluation, checkpoint event or summary, in the form that loggers
         receive."""
         self.changes: dict[str, list[float]] = {}
-        """New values by hyper-parameter name: one value, or one for each of P learners."""
+        """New values by name of the hyper-parameter: one value, or P values for P learners."""
         self._method, self._params, self._hyper = method, params, hyper
         self._open = True
 
@@ -136,8 +136,8 @@ class CallbackGroup:
         self.called = bool(callbacks)
         """True if there are callbacks, on any process."""
         self.at_chunks = any(hasattr(callback, "on_chunk") for callback in callbacks)
-        """True if a callback reads the state after every chunk, which is then not donated to the
-        next chunk before the callback returns."""
+        """True if a callback reads the state after every chunk. The state is then not donated to
+        the next chunk before the callback returns."""
         self._params, self._log_event, self._directory = params, log_event, directory
         self.reason: str | None = None
         """Reason given by a callback to end the run; None if no callback has ended it."""

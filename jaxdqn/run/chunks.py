@@ -1,4 +1,4 @@
-"""Run chunks; divide long ones into parts so that a stop request takes effect quickly."""
+"""Run chunks; divide long chunks into parts so that a stop request takes effect quickly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PART_SECONDS = 0.5
 
 
 class _Flight(NamedTuple):
-    """Chunk, or part of one, that was dispatched and whose metrics have not been read."""
+    """Dispatched chunk, or part of a chunk, whose metrics have not been read."""
 
     report: tuple[Metrics, Counters]
     iterations: int
@@ -34,7 +34,7 @@ class _Flight(NamedTuple):
 
 
 class ChunkRunner:
-    """Run chunks, and check for a stop request between the parts of a long one.
+    """Run chunks, and check for a stop request between the parts of a long chunk.
 
     The first chunk is not divided; its duration determines the speed. If it is long, a program for
     one part is compiled in another thread while the next chunk runs. The state after a chunk is
@@ -50,7 +50,7 @@ class ChunkRunner:
 
     @property
     def in_flight(self) -> bool:
-        """True if the next chunk has been dispatched: the state is then the one after it."""
+        """True if the next chunk has been dispatched; the state is then its result."""
         return self._flight is not None
 
     def drop(self) -> None:
@@ -63,10 +63,10 @@ class ChunkRunner:
         """Run one chunk, or the rest of an interrupted chunk.
 
         Args:
-            state: the newest one.
+            state: newest state.
             stop: request to stop.
-            ahead: dispatch the chunk after this one before the metrics of this one are read, if
-                chunks are short. The device then need not wait for the host.
+            ahead: if chunks are short, dispatch the next chunk before the metrics of this one are
+                read, so that the device does not wait for the host.
 
         Returns:
             The state, and a pair of the chunk's metrics and its seconds. The pair is None if a
@@ -108,15 +108,15 @@ class ChunkRunner:
         return self._programs.chunk, left
 
     def _is_short(self, flight: _Flight) -> bool:
-        """Return whether this is a whole chunk, and earlier ones were not so long as to be divided.
+        """Return whether this is a whole chunk and chunks are too short to be divided.
 
-        The first chunk of a process is not known to be short.
+        False for the first chunk of a process, because the speed is not known yet.
         """
         whole = flight.iterations == self._config.iterations_per_chunk
         return whole and self._read_at > 0 and self._progress.part_iterations is None
 
     def _dispatch(self, state: TrainState) -> tuple[TrainState, _Flight]:
-        """Call the next program; if it fails on the host, record what it has done."""
+        """Call the next program; if it fails on the host, record the finished iterations."""
         program, iterations = self._next_program()
         started = time.perf_counter()
         try:
@@ -131,7 +131,7 @@ class ChunkRunner:
         """Wait for the metrics of a program; add its counts, time and metrics to the progress."""
         progress, iterations = self._progress, flight.iterations
         metrics, counters = jax.device_get(flight.report)
-        # A chunk that was dispatched ahead begins when the one before it ends.
+        # A chunk that was dispatched ahead begins when the previous chunk ends.
         started, self._read_at = max(flight.started, self._read_at), time.perf_counter()
         seconds = self._read_at - started
         progress.train_seconds += seconds

@@ -71,8 +71,8 @@ class Programs(NamedTuple):
     """``env_failures()``: all failures so far after which environments on the host were
     restarted."""
     runs_ahead: bool = False
-    """True if ``chunk`` returns before it is computed, and nothing that it computes, except values
-    that are not finite, can end the run: the next chunk may then be dispatched at once."""
+    """True if ``chunk`` returns before it is computed, and its results cannot end the run unless
+    they are not finite. The next chunk may then be dispatched at once."""
     close: Callable[[], None] = lambda: None
     """Release the resources of a single run: the environments on the host."""
 
@@ -237,7 +237,7 @@ def _with_counters(
 def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
     chunk = trainer.chunk(iterations)
     if iterations == 1 and not trainer.mapped:
-        # Otherwise the compiler removes the loop and copies the ring.
+        # Otherwise the compiler would remove the loop and copy the ring.
         chunk = single_pass_loop(chunk)
 
     def run_chunk(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
@@ -257,8 +257,7 @@ def _make_part_of_chunk(
     def part_of_chunk(iterations: int) -> Future[Chunk]:
         with lock:
             if iterations not in compiled:
-                # Trace in this thread: another one would not see the caller's thread-local JAX
-                # settings.
+                # Trace in this thread, because JAX settings may be local to the caller's thread.
                 lowered = _jit_chunk(trainer, iterations, layout).lower(layout.state)
                 compiled[iterations] = pool.submit(lowered.compile, options)
             return compiled[iterations]

@@ -33,7 +33,7 @@ FLAGS = {
     "jax_debug_infs": True,
     "jax_transfer_guard": "allow",
 }
-"""Flags of JAX for all threads: with environments on the host, one of its own learns."""
+"""Flags of JAX for all threads: with environments on the host, a separate thread learns."""
 _LIBRARY = str(Path(jaxdqn.__file__).parent)
 
 

@@ -9,8 +9,8 @@ from jaxdqn.run.progress import Progress
 HELD_EVALUATIONS = 10
 """Number of consecutive evaluations that must reach the solve return."""
 HELD_SPACING_ROWS = 5_000
-"""Minimum number of rows of a learner between two evaluations that both count. An earlier
-evaluation does not count, but it ends the series if it is below the solve return."""
+"""Minimum number of rows of a learner between two counted evaluations. An evaluation that follows
+sooner is not counted, but it ends the series if it is below the solve return."""
 
 
 def record_evaluation(
@@ -27,7 +27,7 @@ def record_evaluation(
         means: mean return of each learner.
         solve_return: return to reach.
         seconds: time on the run's clock.
-        refuted: learners whose solution fresh episodes did not confirm.
+        refuted: learners that reached the solve return, but not over fresh episodes.
     """
     rows = progress.totals["rows"] // len(means)
     for index, mean in enumerate(means):
@@ -50,7 +50,7 @@ def stability(passed: Sequence[bool]) -> float | None:
     """Return the fraction of the second half of the evaluations that reached the solve return.
 
     Args:
-        passed: one flag per evaluation of a learner, in order: True if it reached the return.
+        passed: one flag per evaluation of a learner, in order; True if it reached the solve return.
     """
     half = passed[len(passed) // 2 :]
     return sum(half) / len(half) if half else None

@@ -65,7 +65,8 @@ class HostLoop:
         self._fresh: Record | None = None
         """Evaluation of the best parameters over fresh episodes."""
         self._at_epsilon: Record | None = None
-        """The same with a few random actions, if few episodes were distinct."""
+        """Evaluation of the best parameters with a few random actions, if few episodes were
+        distinct."""
         self._saver = StateSaver(config, programs, self.progress, self._recorder, self._evaluator,
                                  checkpoints)  # fmt: skip
         self.failure: OSError | None = None
@@ -92,7 +93,7 @@ class HostLoop:
         self.progress.train_seconds = self._recorder.seconds
         self.progress.totals = totals(jax.device_get(counters))
         if self._checkpoints is not None and self._config.guard == "rollback":
-            self._saver.save(state)  # a rollback needs at least one
+            self._saver.save(state)  # a rollback needs at least one checkpoint
         return state
 
     def resume(self, restored: Restored) -> TrainState:
@@ -158,7 +159,11 @@ class HostLoop:
         return state
 
     def _may_run_ahead(self, stop: StopRequest) -> bool:
-        """Return whether nothing but the chunk after the next reads the state after the next."""
+        """Return whether the chunk after the next may be dispatched before the next one is read.
+
+        It may unless a callback, an evaluation, a checkpoint or a stop needs the state between
+        the two chunks.
+        """
         chunk = self.progress.chunk + 1
         return (
             self._programs.runs_ahead
@@ -177,7 +182,7 @@ class HostLoop:
         raise failed
 
     def _save_last(self, state: TrainState) -> None:
-        """Take a checkpoint of the state in which the run fails, unless there is one."""
+        """Take a checkpoint of the state in which the run fails, unless it has one already."""
         checkpoints, progress = self._checkpoints, self.progress
         if checkpoints is None:
             return
@@ -227,8 +232,8 @@ class HostLoop:
             self._save_last(failed.state)
 
     def ended_by(self, stop: StopRequest) -> str:
-        """Return what ended the run: ``budget``, ``solved``, ``held``, ``callback``, or the
-        reason of the request."""
+        """Return the reason of the end: ``budget``, ``solved``, ``held``, ``callback``, or that of
+        the stop request."""
         if self.unfinished:
             return stop.reason or "nothing"
         if self.spent:
@@ -269,12 +274,12 @@ class HostLoop:
         return results(self._config, self.progress, self._fresh, self._at_epsilon)
 
     def check_learned(self) -> None:
-        """Check that the guard kept at least one gradient step, if there were any.
+        """Check that the guard did not undo every gradient step.
 
         Raises:
-            RunFailed: if it undid all of them.
+            RunFailed: if it did.
         """
-        # Replicas that average their parameters undo steps separately, and report the most.
+        # Replicas that average their parameters undo steps separately; the metric is the maximum.
         if self.progress.learned_nothing and self._config.average_every is None:
             raise nothing_learned(self._config, self.progress)
 
@@ -283,8 +288,8 @@ class HostLoop:
         progress, checkpoints = self.progress, self._checkpoints
         if (reason := self.callbacks.reason) is not None:
             self._log_event({"event": "ended", "message": f"a callback ended the run: {reason}"})
-        # Save before the last evaluations: an uninterrupted, longer run would not make them.
-        # Another thread writes the checkpoint in the meantime.
+        # Save before the last evaluations, because a longer run would not make them. Another
+        # thread writes the checkpoint meanwhile.
         with self._noting_failure():
             if checkpoints is not None and (
                 progress.partial is not None or not checkpoints.has_saved(progress.chunk)
@@ -304,7 +309,7 @@ class HostLoop:
     def wait_for_checkpoint(self) -> None:
         """Wait until the last checkpoint is on disk; call after ``train``.
 
-        Its failure is ``failure``, so that the parameters are still saved.
+        A failure is stored in ``failure`` and not raised, so that the parameters are still saved.
         """
         with self._noting_failure():
             if self._checkpoints is not None:

@@ -38,8 +38,8 @@ HOST_FIELDS = (
     "replay_from",
     "init_from",
 )
-"""Fields that the programs do not depend on: only the host reads them, or they determine arguments
-of the programs (keys, rows)."""
+"""Fields on which the programs do not depend: they are read by the host only, or they determine
+arguments of the programs (keys, rows)."""
 
 _CHECK_SECONDS = 0.1
 
@@ -133,7 +133,7 @@ def static_key(config: Config, parts: dict[str, Any]) -> Hashable:
     The key contains:
 
     - every field of the configuration except ``HOST_FIELDS``. The scalars in ``Hyper`` are
-      arguments of the programs, so of each the key contains only whether it is None;
+      arguments of the programs, so the key contains only whether each is None;
     - the custom parts and the function of a registered loss. As in ``jax.jit``, hashable ones are
       compared by equality; the others are compared by identity;
     - the devices, and all settings of JAX except those of the compilation cache.

@@ -258,7 +258,8 @@ def _train(
     summary = _summary(setup, host, stop, preset, compile_seconds)
     if engine is not None:
         summary |= engine.summary()
-    _log(loggers, "summary", summary)  # the run is over for who watches it; the files follow
+    # Log the summary before writing files, so that observers see the end of the run at once.
+    _log(loggers, "summary", summary)
     host.wait_for_checkpoint()
     host.callbacks.call("on_end", summary, state)
     last = host.last_params(state)

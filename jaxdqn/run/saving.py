@@ -1,4 +1,4 @@
-"""Checkpoints of a running run: take one, restore one, and roll back to one."""
+"""Checkpoints during a run: save, restore, and roll back."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class StateSaver:
     """Save the state and the progress of a run, and restore them.
 
     Args:
-        config: of the run.
-        programs: of the run.
-        progress: of the run.
-        recorder: takes the events.
+        config: configuration of the run.
+        programs: programs of the run.
+        progress: progress of the run.
+        recorder: receives the events.
         evaluator: holds the best parameters.
-        checkpoints: of the run, if it makes any.
+        checkpoints: checkpoint manager; None if the run saves no checkpoints.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class StateSaver:
             refilled = totals(jax.device_get(counters))
         params = self._evaluator.last_params(state)
         best = self._checkpoints.read_best(restored.step, params)
-        if self._config.learners == 1:  # orbax has read it onto one device
+        if self._config.learners == 1:  # orbax has restored it onto one device
             best = jax.device_put(best, jax.tree.map(lambda leaf: leaf.sharding, params))
         self._evaluator.best_params = None if restored.meta["host"]["best"] is None else best
         return jax.block_until_ready(state), refilled

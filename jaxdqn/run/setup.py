@@ -109,7 +109,7 @@ def record_engine(setup: RunSetup, record: Record | None) -> Record | None:
     write_engine(setup.directory, record)
     if record == before:
         return None
-    message = f"continues with {engine_text(record)}; until now it had {engine_text(before)}"
+    message = f"continues with {engine_text(record)}; before it had {engine_text(before)}"
     return {"event": "engine", "message": message}
 
 
@@ -117,7 +117,7 @@ def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int
     """Check that several processes can run a configuration together.
 
     Raises:
-        ValueError: on every process, or only on the one whose inputs differ.
+        ValueError: on every process, or only on the process whose inputs differ.
     """
     multihost.check_even()
     multihost.check_same(

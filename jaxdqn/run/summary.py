@@ -49,7 +49,7 @@ def results(
         config: configuration of the run.
         progress: progress at the end of the run.
         fresh: evaluation of the best parameters over fresh episodes, or None.
-        at_epsilon: the same with random actions of probability ``EPSILON``; None unless few
+        at_epsilon: evaluation with random actions of probability ``EPSILON``; None unless few
             episodes of ``fresh`` were distinct.
     """
     last, best = progress.last, progress.best

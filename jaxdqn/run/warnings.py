@@ -10,8 +10,8 @@ from jaxdqn.training.evaluation import EPSILON
 from jaxdqn.types import Metrics
 
 CLIPPED = 0.25
-"""Threshold for a warning: mean probability of the targets that lies outside the atoms. An
-untrained network with its uniform distribution stays below it if the range contains the returns."""
+"""Threshold for a warning: mean probability of the targets outside the range of the atoms. An
+untrained network with its uniform distribution is below it if the range contains the returns."""
 
 
 def clipped_returns(config: Config, metrics: Metrics) -> str | None:
@@ -32,7 +32,7 @@ def repeated_episodes(fresh: Record, at_epsilon: Record | None) -> str:
 
     Args:
       fresh: the evaluation.
-      at_epsilon: the same with random actions of probability ``EPSILON``, or None.
+      at_epsilon: evaluation with random actions of probability ``EPSILON``, or None.
     """
     text = ""
     if at_epsilon is not None:

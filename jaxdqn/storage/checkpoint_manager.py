@@ -71,8 +71,8 @@ class CheckpointManager:
 
         With ``checkpoint_every`` a checkpoint is due at fixed numbers of chunks, even while the
         previous one is being written. A kill then loses at most the chunks since the last
-        checkpoint and the chunks of one in progress. Otherwise the clock decides, and a checkpoint
-        is due only after the previous one has been written.
+        checkpoint and the checkpoint in progress. Otherwise the clock decides, and a checkpoint is
+        due only after the previous one has been written.
 
         Raises:
             OSError: if the previous checkpoint could not be written.

@@ -30,7 +30,7 @@ def _finite(value: Any) -> Any:
 
 
 def write_json(file: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON atomically: a reader sees the old file or the new one."""
+    """Write a record as JSON atomically: a reader sees either the old or the new file."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     with unfinished.open("w", encoding="utf-8") as opened:
         opened.write(to_json(record, indent=2) + "\n")

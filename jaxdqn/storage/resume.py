@@ -89,10 +89,10 @@ def _check_fields(before: Config, after: Config, directory: Path | None) -> None
 def resumed_config(before: Config, after: Config, extend: Extend, directory: Path | None) -> Config:
     """Return ``after`` with the chunk length and the schedule lengths of the resumed run.
 
-    The chunk length never changes. If ``total_rows`` is unchanged, neither do the schedules.
-    Otherwise ``extend`` decides: with ``keep`` they end at the old budget and then keep their last
-    values; with ``stretch`` they are computed from the new budget, as if it had been set from the
-    start.
+    The chunk length never changes. If ``total_rows`` is unchanged, the schedules do not change
+    either. Otherwise ``extend`` decides: with ``keep`` the schedules end at the old budget and then
+    keep their last values; with ``stretch`` they are computed from the new budget, as if it had
+    been set from the start.
 
     Args:
         before: configuration of the run.

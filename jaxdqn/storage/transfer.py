@@ -59,7 +59,7 @@ def read_transfer(source: str, target: Params) -> Transfer:
             taken[name] = found
     for name in [name for name in new if name.endswith(f"/{POWER_VECTOR}")]:
         kernel = taken.get(name.removesuffix(POWER_VECTOR) + "kernel")
-        if kernel is not None:  # the vector of the random kernel would misjudge its norm
+        if kernel is not None:  # the vector of the random kernel would give a wrong norm
             taken[name] = _leading_vector(kernel)
             del new[name]
     if not taken:

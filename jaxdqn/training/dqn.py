@@ -56,8 +56,7 @@ def make_dqn_learning(
         info = diagnose(state, batch, info, weights, sample)
         with jax.named_scope("draw"):
             replay_state = replay.update(state.replay, sample.indices, priorities_of(state, info))
-        # The replay has received the TD errors, so the scan over steps need not stack [M, B] of
-        # them.
+        # The replay has received the TD errors. Drop them, or the scan would stack them, [M, B].
         info = info._replace(abs_td=jnp.float32(0))
         return state._replace(agent=agent_state, replay=replay_state), (info, skipped)
 

@@ -1,4 +1,8 @@
-"""Split a function of random keys into its draws and the rest."""
+"""Split a function so that its random numbers can be computed in advance, for many calls at once.
+
+The name is that of loop-invariant code motion: operations that do not depend on the carry of a loop
+are hoisted out of it.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +20,23 @@ _DISABLE_JIT = "jax_disable_jit"
 
 
 class Split(NamedTuple):
-    """Two functions whose composition is the given one: ``after(before(first), *others)``."""
+    """Two functions with ``after(before(first), *others) == function(first, *others)``."""
 
     before: Callable[[PyTree], list[Array]]
-    """``before(first)``: values that depend on the first argument alone"""
+    """``before(first)``: intermediate values that depend only on the first argument"""
     after: Callable[..., PyTree]
-    """``after(before(first), *others)``, the value of the function"""
+    """``after(before(first), *others)``: value of the function"""
 
 
 def split_first(
     function: Callable[..., PyTree], first: PyTree, *others: PyTree, most_bytes: int
 ) -> Split:
-    """Split a function into the part that depends on its first argument alone, and the rest.
+    """Split a function into the part that depends only on its first argument, and the rest.
 
-    If the first argument is a random key, the first part makes the random numbers. ``jax.vmap``
-    then makes those of many calls at once. Threefry is a loop of small operations on a CPU, and of
-    small kernels on a GPU, so this is much faster than making them in each call.
+    If the first argument contains a random key, the first part generates the random numbers.
+    ``jax.vmap`` of the first part generates them for many calls at once. Threefry consists of many
+    small operations on a CPU, and of many small kernels on a GPU, so this is much faster than
+    generating them in each call.
 
     Both parts together perform the operations of the given function. Floating-point results may
     differ by rounding, because the parts are compiled separately. An operation belongs to the
@@ -44,8 +49,8 @@ def split_first(
     Args:
         function: function of ``first`` and ``others``.
         first, others: shapes of its arguments.
-        most_bytes: maximum number of bytes that the first part returns. With more, the first part
-            returns its argument, and the second part does everything.
+        most_bytes: maximum size of the result of the first part. If it would be larger, the first
+            part returns its argument, and the second part is the complete function.
     """
     if getattr(jax.config, _DISABLE_JIT):
         return _not_split(function, first)
@@ -55,7 +60,7 @@ def split_first(
     constant, early, late = _divide(jaxpr.eqns, inputs, jaxpr.invars[len(inputs) :])
     made = {variable for eqn in early for variable in eqn.outvars}.union(inputs)
     read = [variable for eqn in late for variable in eqn.invars] + list(jaxpr.outvars)
-    # In the order in which they are read, and each once.
+    # Without duplicates, in the order in which they are read.
     needed = list(dict.fromkeys(one for one in read if not _is_literal(one) and one in made))
     if sum(_bytes(variable) for variable in needed) > most_bytes:
         needed, early, late = list(inputs), [], [*early, *late]
@@ -86,7 +91,7 @@ def _not_split(function: Callable[..., PyTree], first: PyTree) -> Split:
 def _divide(
     eqns: Sequence[JaxprEqn], inputs: Sequence[Any], others: Sequence[Any]
 ) -> tuple[list[JaxprEqn], list[JaxprEqn], list[JaxprEqn]]:
-    """Divide operations into those of constants, those of ``inputs`` alone, and the rest."""
+    """Group operations: those on constants, those that depend only on ``inputs``, and the rest."""
     constant: list[JaxprEqn] = []
     early: list[JaxprEqn] = []
     late: list[JaxprEqn] = []
@@ -106,7 +111,7 @@ def _divide(
 
 
 def _evaluate(eqns: Sequence[JaxprEqn], values: dict[Any, Any]) -> None:
-    """Add the results of operations to the values of their variables."""
+    """Execute the operations, and add their results to ``values``."""
     for eqn in eqns:
         arguments = [_value(values, variable) for variable in eqn.invars]
         with eqn.ctx.manager:  # settings under which the operation was traced
@@ -125,5 +130,5 @@ def _is_literal(variable: Any) -> bool:
 
 
 def _bytes(variable: Any) -> int:
-    # A key has a dtype without a size of its own; it is small.
+    # An extended dtype may have no item size; 16 bytes is that of the largest key.
     return math.prod(variable.aval.shape) * getattr(variable.aval.dtype, "itemsize", 16)

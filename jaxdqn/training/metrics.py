@@ -93,7 +93,7 @@ def scan_and_add(
 
 @jax.named_scope("metrics")
 def add_metrics(total: Metrics, metrics: Metrics) -> Metrics:
-    """Add the metrics of one iteration to ``total``; ``mean_metrics`` makes means of sums."""
+    """Add the metrics of one iteration to ``total``; ``mean_metrics`` converts sums to means."""
     added = jax.tree.map(jnp.add, total, metrics)
     is_first = (metrics.skipped > 0) & (total.skipped == 0)
     first = jnp.where(is_first, total.gradient_steps + metrics.first_skipped, total.first_skipped)

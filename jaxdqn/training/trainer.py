@@ -101,7 +101,7 @@ def make_trainer(
     host = envs.configured_host_environment(config, environment)
     if host is not None:
         reject("environment", host.spec.name, "on the device; make_vector_trainer makes the "
-               "trainer of one on the host, and jaxdqn.run.run trains in either")  # fmt: skip
+               "trainer for the host, and jaxdqn.run.run accepts both")  # fmt: skip
     environment = envs.configured_environment(config, environment)
     for name, wanted in {"overlap": True, "env_processes": False, "restart_envs": 0,
                          "act_on": "device"}.items():  # fmt: skip

@@ -1,4 +1,4 @@
-"""The loop of the process of the run: its count of gradient steps."""
+"""Loop of the driver process: its count of gradient steps."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_
 cluster.add_node(num_cpus=2)
 command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
            "prioritized", "--ray-address", cluster.address, "--total-rows", "20000"]
-# Without an address a run starts a cluster of its own beside this one.
+# Without an address a run starts a new cluster beside this one.
 alone = [word for word in command if word not in ("--ray-address", cluster.address)]
 done = subprocess.run([*alone, "--actors", "1", "--out", f"{sys.argv[1]}/alone"],
                       capture_output=True, text=True, timeout=100)
@@ -84,7 +84,7 @@ finally:
 
 
 def outcome_of(script: str, directory: Path) -> str:
-    """Run a script in a process of its own, and return what it wrote."""
+    """Run a script in a new process, and return its output."""
     root = str(Path(jaxdqn.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(directory)],

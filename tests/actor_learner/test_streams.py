@@ -1,4 +1,4 @@
-"""Calls of actors and shards in the process of the run, with a cluster that answers at once."""
+"""Calls to actors and shards in the driver process, with a cluster that answers at once."""
 
 from __future__ import annotations
 

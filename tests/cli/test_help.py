@@ -1,4 +1,4 @@
-"""Help of ``jaxdqn run``: everyday flags first, all flags in chapters on request, without JAX."""
+"""Help of ``jaxdqn run``: everyday flags first, all flags by group on request, without JAX."""
 
 import dataclasses
 import re
@@ -142,7 +142,7 @@ Kinds:
 
 Help:
   -h, --help              Print the everyday flags.
-  --help-all              Print all 5 flags, in chapters.
+  --help-all              Print all 5 flags, by group.
 
 Files:
   one.txt"""

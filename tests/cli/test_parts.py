@@ -215,7 +215,7 @@ def test_every_other_part_is_a_reference_that_evaluation_does_not_need(directory
         assert parts["loss"]["reference"] == "mine:reward_loss"
         assert evaluate.main(["others", "--episodes", "4"]) == 0
         capsys.readouterr()
-        # A replay of one's own has a layout of its own.
+        # The layout of a user's replay is unknown, so its rows cannot be exported.
         assert replay.main(["others", "--to", "rows.npz"]) == 2
     assert "must have a built-in replay to export its rows" in one_line(capsys)
 

@@ -1,4 +1,4 @@
-"""Masks of an environment of one's own: their time, their shape, and sticky actions."""
+"""Masks of a user's environment: their time, their shape, and sticky actions."""
 
 import jax
 import jax.numpy as jnp

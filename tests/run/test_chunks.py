@@ -48,7 +48,7 @@ def test_parts_add_up_and_average_by_their_iterations():
     assert (metrics["return_sum"], metrics["episodes"]) == (3.5, 3)
     # The parameters at the end are those of the second part.
     assert metrics["lost"] == 0
-    # After the six steps of the first part and one of its own.
+    # After the six steps of the first part and one step of the second part.
     assert (metrics["skipped"], metrics["first_skipped"]) == (1, 7)
     assert add_parts(second, first)["metrics"]["first_skipped"] == 1
 

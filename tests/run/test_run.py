@@ -198,7 +198,7 @@ def test_a_replay_above_the_free_memory_is_rejected_before_a_directory_is_made(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("jaxdqn.replay.memory.free_bytes", lambda device=None: 100)
-    with pytest.raises(ValueError, match="of which 100 are free"):
+    with pytest.raises(ValueError, match="but only 100 are free"):
         run(small(), out=tmp_path / "run", environment=noisy())
     assert not (tmp_path / "run").exists()
 

@@ -55,7 +55,7 @@ def existing_file(path: str, source: str) -> Path:
 
 
 def limit_torch_threads() -> None:
-    """Use as many threads in PyTorch as XLA has been told to use, if it has."""
+    """Set the number of threads of PyTorch to that of XLA, if it is set."""
     threads = os.environ.get("NPROC")
     if threads is not None:
         import_package("torch", "torch").set_num_threads(int(threads))

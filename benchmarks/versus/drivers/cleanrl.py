@@ -21,7 +21,7 @@ from .work import (
 
 
 def cleanrl(channel: Channel, path: str, gradient_steps: int) -> None:
-    """Drive CleanRL's ``dqn_jax.py``; the script runs once, paused where it logs its speed."""
+    """Drive CleanRL's ``dqn_jax.py``; the script runs once, and pauses where it logs its speed."""
     import_package("torch", "torch")
     script = existing_file(path, "https://github.com/vwxyzjn/cleanrl (cleanrl/dqn_jax.py)")
     root = script.resolve().parent.parent
@@ -48,7 +48,7 @@ def cleanrl(channel: Channel, path: str, gradient_steps: int) -> None:
 
 
 def _make_pausing_writer(channel: Channel, gradient_steps: int) -> Callable[..., Any]:
-    """Make a replacement of the script's log writer that waits for requests.
+    """Make a replacement for the script's log writer that waits for requests.
 
     Every 100 steps the script logs the loss, which waits for the device, and then its speed. The
     writer therefore measures between two logs of the speed.
@@ -81,7 +81,7 @@ def _make_pausing_writer(channel: Channel, gradient_steps: int) -> Callable[...,
 
 
 def _emulate_gymnasium_0_29() -> None:
-    """Give vector environments of gymnasium 1 the interface of 0.29, which the script expects."""
+    """Adapt vector environments of gymnasium 1 to the interface of 0.29, which the script uses."""
     vector = import_package("gymnasium", "gymnasium").vector
     if not hasattr(vector, "AutoresetMode"):
         return

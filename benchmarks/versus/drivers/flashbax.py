@@ -10,7 +10,7 @@ from .work import BATCH_SIZE, CAPACITY, ENV_STEPS_PER_GRADIENT_STEP
 
 
 def flashbax(channel: Channel, _: str, gradient_steps: int) -> None:
-    """Drive a full buffer of rows of CartPole; a draw counts as a gradient step."""
+    """Drive a full buffer of CartPole rows; a draw counts as a gradient step."""
     jax, jnp = import_package("jax", "jax"), import_package("jax.numpy", "jax")
     buffer = import_package("flashbax", "flashbax").make_flat_buffer(
         max_length=CAPACITY, min_length=BATCH_SIZE, sample_batch_size=BATCH_SIZE,

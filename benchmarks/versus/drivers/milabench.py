@@ -43,7 +43,7 @@ def purejaxrl(channel: Channel, argument: str, gradient_steps: int) -> None:
 
 
 def _convolution_network() -> Any:
-    """Return MinAtar's network with the interface of purejaxrl's, which gets flat observations."""
+    """Return MinAtar's network with purejaxrl's interface, which receives flat observations."""
     import flax.linen as nn
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Drive the libraries whose training is one pure function: purejaxrl, purejaxql, rejax."""
+"""Drive libraries whose training is one pure function: purejaxrl, purejaxql, rejax."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def purejaxrl(channel: Channel, path: str, gradient_steps: int) -> None:
         "EPSILON_ANNEAL_TIME": 25e4,
         "TARGET_UPDATE_INTERVAL": TARGET_PERIOD,
         "LR": LEARNING_RATE,
-        # Learning starts once the buffer holds a batch.
+        # Learning starts when the buffer holds a batch.
         "LEARNING_STARTS": 0,
         "TRAINING_INTERVAL": ENV_STEPS_PER_GRADIENT_STEP,
         "LR_LINEAR_DECAY": False,
@@ -109,7 +109,7 @@ def rejax(channel: Channel, _: str, gradient_steps: int) -> None:
     agent = networks.EpsilonGreedyPolicy(networks.DiscreteQNetwork)(
         hidden_layer_sizes=tuple(HIDDEN_SIZES), action_dim=2, activation=relu
     )
-    # Training only: the evaluation that ends a run is left out.
+    # Training only, without the evaluation at the end of a run.
     algorithm = algorithm.replace(agent=agent, eval_callback=lambda algorithm, state, key: ())
 
     def train(key: Any) -> Any:
@@ -122,9 +122,9 @@ def rejax(channel: Channel, _: str, gradient_steps: int) -> None:
 def complete_runs(
     channel: Channel, train: Callable[..., Any], env_steps: int, counter: str
 ) -> None:
-    """Measure a pure function ``train(key)`` that makes a complete run; each run has a new seed.
+    """Measure a pure function ``train(key)`` of a complete run; each run has a new seed.
 
-    ``counter`` is the metric that counts the gradient steps of a run.
+    ``counter`` is the name of the metric with the number of gradient steps of a run.
     """
     jax = import_package("jax", "jax")
     start = time.perf_counter()

@@ -47,7 +47,7 @@ def rllib(channel: Channel, _: str, gradient_steps: int) -> None:
 
 
 def rllib_config(seed: int | None = None) -> tuple[Any, Any]:
-    """Start Ray; return its module, and the configuration of RLlib's DQN at the matched work."""
+    """Start Ray; return its module, and RLlib's DQN configuration for the matched workload."""
     ray = import_package("ray", "'ray[rllib]'")
     dqn = import_package("ray.rllib.algorithms.dqn", "'ray[rllib]' torch")
     model = import_package("ray.rllib.core.rl_module.default_model_config", "'ray[rllib]' torch")
@@ -62,7 +62,7 @@ def rllib_config(seed: int | None = None) -> tuple[Any, Any]:
         .env_runners(num_env_runners=2, num_envs_per_env_runner=5, rollout_fragment_length=16)
         .training(
             train_batch_size=BATCH_SIZE,
-            # Rows trained on over rows sampled.
+            # Ratio of rows trained on to rows sampled.
             training_intensity=BATCH_SIZE / ENV_STEPS_PER_GRADIENT_STEP,
             num_steps_sampled_before_learning_starts=1_000,
             replay_buffer_config={"type": "PrioritizedEpisodeReplayBuffer", "capacity": CAPACITY},

@@ -34,14 +34,14 @@ def sbx(channel: Channel, num_envs: str, gradient_steps: int) -> None:
 
 
 def stable_baselines3_host(channel: Channel, cadence: str, gradient_steps: int) -> None:
-    """Drive Stable-Baselines3's DQN on the work of environments on the host."""
+    """Drive Stable-Baselines3's DQN on the workload with environments on the host."""
     package = import_package("stable_baselines3", "stable-baselines3")
     limit_torch_threads()
     _stable_baselines_host(channel, package.DQN, cadence, gradient_steps, device="cpu")
 
 
 def sbx_host(channel: Channel, cadence: str, gradient_steps: int) -> None:
-    """Drive SBX's DQN on the work of environments on the host."""
+    """Drive SBX's DQN on the workload with environments on the host."""
     _stable_baselines_host(channel, import_package("sbx", "sbx-rl").DQN, cadence, gradient_steps)
 
 
@@ -97,7 +97,7 @@ def _vector_environment(envs: int) -> Any:
 
 
 def _continue_learning(channel: Channel, model: Any, warmup: int, env_steps: int) -> None:
-    """Measure ``env_steps`` of a model for every request, after its warm-up."""
+    """After the warm-up, train a model for ``env_steps`` at every request and measure the time."""
     start = time.perf_counter()
     model.learn(2 * warmup, log_interval=None)
     channel.ready(time.perf_counter() - start)

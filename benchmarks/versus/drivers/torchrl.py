@@ -1,4 +1,4 @@
-"""Drive TorchRL's DQN, assembled from its parts as its own example for CartPole is."""
+"""Drive TorchRL's DQN, assembled from its parts as in its example for CartPole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _make_learn(torch: Any) -> Any:
     actor = modules.QValueActor(network, spec=env.action_spec, in_keys=["observation"])
     explore = modules.EGreedyModule(env.action_spec, eps_init=EPSILON, eps_end=EPSILON)
     policy = nn.TensorDictSequential(actor, explore)
-    # The collector of one process; older releases call it SyncDataCollector.
+    # Single-process collector; older releases call it SyncDataCollector.
     make = getattr(collectors, "Collector", None) or collectors.SyncDataCollector
     collector = make(env, policy, frames_per_batch=ENV_STEPS_PER_GRADIENT_STEP, total_frames=-1)
     replay = data.TensorDictReplayBuffer(

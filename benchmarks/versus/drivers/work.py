@@ -1,4 +1,4 @@
-"""Sizes of the matched work."""
+"""Sizes of the matched workload."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Milabench(NamedTuple):
 def milabench(scale: int) -> Milabench:
     """Return milabench's sizes, divided by ``scale``.
 
-    Its training interval of 10 and target interval of 500 are counted in rows, and purejaxrl acts
-    where its count of rows, a multiple of the environments, is a multiple of them: with 128
-    environments every 640 and every 16 000 rows.
+    Its training interval of 10 and target interval of 500 are counted in rows. purejaxrl trains or
+    replaces the target when its row count, which is a multiple of the number of environments, is
+    also a multiple of the interval: with 128 environments, every 640 and every 16 000 rows.
     """
     num_envs = max(2, 128 // scale)
     return Milabench(

@@ -1,9 +1,9 @@
 """Connect the parents of all processes before a run, and report failures to all. Imports no JAX.
 
 Process 0 listens at the coordinator's address. Each other process connects and sends its index,
-the number of processes and its host. When all are connected, process 0 stops listening, since
+the number of processes and its host. When all are connected, process 0 stops listening, because
 JAX uses the port next. The connections stay open: a process that fails sends the cause, and a
-process that disconnects is noticed at once. Messages are lines of JSON.
+disconnection is detected at once. Messages are lines of JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HELLO_SECONDS = 2.0
 """Time for a new connection to send its first message; other programs may connect too."""
 
 _ANSWER_SECONDS = 5.0
-"""Additional time to wait for process 0's answer, since process 0 may have started later."""
+"""Additional time to wait for the answer of process 0, which may have started later."""
 
 
 class ProcessSpec(NamedTuple):
@@ -45,7 +45,7 @@ class ProcessSpec(NamedTuple):
 
 
 class Peers:
-    """Open connections: of process 0 to all others, of each other process to process 0."""
+    """Open connections: from process 0 to all others, or from another process to process 0."""
 
     def __init__(self, spec: ProcessSpec, links: dict[int, tuple[str, socket.socket]]) -> None:
         self._spec = spec
@@ -69,7 +69,7 @@ class Peers:
         self._send_to_all({"done": True})
 
     def close(self) -> None:
-        """Close the connections. Disconnections are not reported on this side any more."""
+        """Close the connections, and stop reporting disconnections on this side."""
         self._closed = True
         for link in self._links.values():
             with contextlib.suppress(OSError):
@@ -136,7 +136,7 @@ def _accept_all(spec: ProcessSpec, deadline: float, seconds: float) -> Peers:
                 link.close()  # another program
                 continue
             error = _conflict(spec, links, index, count, host)
-            # A conflicting process gets an answer too; its link must not replace another one.
+            # A conflicting process gets an answer too; its link must not replace that of another.
             links[index if error is None else -1] = (host, link)
     answer = {"accepted": platform.node()} if error is None else {"rejected": error}
     for _, link in links.values():
@@ -153,7 +153,7 @@ def _parse_hello(message: dict[str, Any]) -> tuple[int, int, str]:
     """Return index, number of processes and host from a process's first message.
 
     Raises:
-        ValueError: if the message is not that of a process.
+        ValueError: if the message is not from a process of a run.
     """
     index, count, host = (message.get(name) for name in ("process_id", "num_processes", "host"))
     # type() and not isinstance(), since True is an int too.
@@ -197,7 +197,7 @@ def _conflict(
     count: int,
     host: str,
 ) -> str | None:
-    """Return an error message if a new process conflicts with this one or with another."""
+    """Return an error message if a new process conflicts with this process or with another."""
     if count != spec.num_processes:
         return (
             f"num_processes={count} in process {index} on {host}: must be {spec.num_processes}, "
@@ -254,7 +254,7 @@ def _receive(link: socket.socket, seconds: float) -> dict[str, Any]:
     """Return the next message.
 
     Raises:
-        OSError, ValueError: if none arrives in time or it is not a JSON object.
+        OSError, ValueError: if no message arrives in time, or it is not a JSON object.
     """
     deadline, data = time.monotonic() + seconds, b""
     while not data.endswith(b"\n"):

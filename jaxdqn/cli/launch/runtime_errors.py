@@ -17,7 +17,7 @@ class Timeouts(NamedTuple):
 
 
 def is_abort_message(line: str) -> bool:
-    """Return whether a line of standard error begins the runtime's message before it aborts."""
+    """Return whether a line of standard error starts the message that precedes an abort."""
     return _FATAL.match(line) is not None
 
 
@@ -31,7 +31,7 @@ def explain_abort(
 
     Args:
         text: the lines of the message.
-        hosts: the host of each process, as far as known.
+        hosts: host of each process, as far as it is known.
         spec: this process; None in a cluster that JAX detects.
         timeouts: the time-outs of the run.
     """

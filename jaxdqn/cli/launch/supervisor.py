@@ -1,8 +1,8 @@
-"""Parent of one process among several. Imports no JAX.
+"""Parent process of one worker of a run over several processes. Imports no JAX.
 
-When one process fails, JAX's distributed runtime aborts the others with its own messages.
-Therefore each process of a run is a child of a small parent. The parents connect before the run
-starts; each starts its worker, forwards signals, and reports in one line why the worker ended.
+When one process fails, JAX's distributed runtime aborts the others with long messages. Therefore
+each process of a run is the child of a small parent. The parents connect before the run starts.
+Each starts its worker, forwards signals, and reports in one line the reason of the worker's end.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ HOSTS_PREFIX = "jaxdqn-hosts "
 """Prefix of the line in which a worker reports the host of each process to its parent."""
 
 _SIGNALLED = 128
-"""Exit codes above it are those of a worker that a signal stopped in an orderly way."""
+"""Exit codes above this number mean that a signal stopped the worker in an orderly way."""
 
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""Signals that the worker receives too, in addition to SIGINT. One that this process ignores, its
-worker ignores as well."""
+"""Signals that are forwarded to the worker, in addition to SIGINT. If this process ignores a
+signal, so does its worker."""
 
 _EXIT_SECONDS = 5.0
 """Time for a worker to end by itself after another process has failed."""
@@ -116,7 +116,7 @@ def supervise(argv: Sequence[str], spec: ProcessSpec | None, timeouts: Timeouts)
         timeouts: time-outs.
 
     Raises:
-        RunFailed: with one line, if not all processes connect, or if one fails in a way that
+        RunFailed: with one line, if not all processes connect, or if a process fails in a way that
             it cannot report itself.
     """
     peers = None if spec is None else connect(spec, timeouts.initialization)
@@ -182,7 +182,7 @@ class _Supervisor:
         cause: str | None = None
         code: int | None = None
         deadline: float | None = None
-        # If the worker ended because another one failed, wait for the report of that failure.
+        # If the worker ended because another process failed, wait for the report of that failure.
         while code is None or (cause is None and self._is_consequence(code)):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
@@ -202,7 +202,8 @@ class _Supervisor:
         return code, cause
 
     def _report_failure(self, code: int, cause: str | None) -> int:
-        """Tell the others why the worker ended; return its code or raise ``RunFailed``."""
+        """Report the reason of the worker's end to the others; return its code, or raise
+        ``RunFailed``."""
         reported = code in (USAGE_ERROR, FAILED) or code > _SIGNALLED
         if reported and self._last_error is not None:
             # The worker has printed its error itself.

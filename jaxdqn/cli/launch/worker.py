@@ -1,4 +1,4 @@
-"""One process among several: the run itself, a child of ``jaxdqn.cli.launch.supervisor``."""
+"""Worker process of a run over several processes, a child of ``jaxdqn.cli.launch.supervisor``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from jaxdqn.cli.launch.supervisor import HOSTS_PREFIX, LIFELINE, LOST_CONTACT
 from jaxdqn.monitoring.output import say
 
 _ABORT_SECONDS = 60.0
-"""Time after lost contact in which the runtime names the failed process and aborts."""
+"""Time after lost contact within which the runtime names the failed process and aborts."""
 
 _REJECTION_SECONDS = 1.0
-"""Time in which the other processes reject the same configuration too, before this one ends."""
+"""Time for the other processes to reject the same configuration, before this process ends."""
 
 _CONTACT = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination|aborted", re.I)
 
@@ -30,8 +30,8 @@ _CONTACT = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination|
 def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
     """Run the command and return 0, or end the process at once with a non-zero exit code.
 
-    A normal exit would block: at the interpreter's end JAX waits for the other processes,
-    and those wait for this one.
+    A normal exit would deadlock: at exit JAX waits for the other processes, which wait for this
+    one.
     """
     _end_with_parent()
     try:
@@ -51,7 +51,7 @@ def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
             sys.stdout.flush()
             sys.stderr.flush()
         if code == USAGE_ERROR:
-            # The end of this process stops the others: let each report the error itself.
+            # The end of this process stops the others. Give them time to report the error too.
             time.sleep(_REJECTION_SECONDS)
         os._exit(code)
     return 0

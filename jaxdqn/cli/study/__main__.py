@@ -1,6 +1,6 @@
 """Train presets on environments with several seeds each: ``jaxdqn study``.
 
-Results are appended to one file; what it contains is not trained again. The report follows the
+Results are appended to one file; seeds with a result are not trained again. The report follows the
 protocol of rliable (Agarwal et al. 2021): interquartile means with stratified bootstrap intervals.
 """
 
@@ -70,7 +70,7 @@ class Flags:
     """List the cells and their state, and train nothing."""
     report: bool = False
     """Only write report.md and curves.png, from all results. With presets and envs the report also
-    lists what is missing of them."""
+    lists their missing results."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,7 +190,7 @@ def _limits(names: Sequence[str]) -> dict[str, int | None]:
     """Return the time limit of episodes on each environment.
 
     Raises:
-        ValueError: if there is no such environment.
+        ValueError: if an environment is unknown.
     """
     if not names:
         return {}
@@ -205,7 +205,7 @@ def _limits(names: Sequence[str]) -> dict[str, int | None]:
 
 
 def _run_study(study: Study, flags: Flags) -> int:
-    """Train what has no result, write the report, and return the exit code."""
+    """Train the seeds without a result, write the report, and return the exit code."""
     file = study.out / RESULTS
     stored = read_results(file)
     message = repair(file, stored)

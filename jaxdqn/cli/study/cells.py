@@ -27,11 +27,11 @@ CHECKPOINTS = "checkpoints"
 
 
 class Cell(NamedTuple):
-    """A preset on an environment, trained with several seeds."""
+    """Preset on an environment, trained with several seeds."""
 
     preset: str
     config: Config
-    """Configuration of the first seeds; ``Group`` names the seeds of each run."""
+    """Configuration of the first seeds; ``Group`` has the seeds of each run."""
     settings: dict[str, Any]
     """Fields of ``--set`` that differ from the preset, without ``EXECUTION_FIELDS``; plain
     values."""
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Identity of the cell: equal for equal cells."""
+        """Identity of the cell; equal cells have equal identities."""
         return key_of(self.preset, to_dict(self.config))
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ def make_cell(
         env: environment.
         seeds: seeds of the first run.
         overrides: configuration fields, as returned by ``read_settings``.
-        total_rows: rows per seed; None takes the preset's value.
+        total_rows: rows per seed; None selects the value of the preset.
 
     Raises:
         ValueError: if the preset does not exist or the configuration is invalid.
@@ -93,8 +93,8 @@ def key_of(name: str, fields: Mapping[str, Any]) -> str:
 
     Args:
         name: preset.
-        fields: configuration, as returned by ``to_dict``. A missing field, one that a later
-            version added, has its default.
+        fields: configuration, as returned by ``to_dict``. A field that is missing, because a later
+            version added it, has its default.
     """
     complete = {**_defaults(), **fields}
     identifying = {
@@ -165,7 +165,7 @@ def _existing_groups(cell: Cell, out: Path) -> list[Group]:
         if match and is_run(directory):
             seeds = range(int(match[1]), int(match[2]) + 1)
             groups.append(Group(seeds, directory, _state(directory)))
-    # A run without a checkpoint cannot be resumed: it counts as new.
+    # A run without a checkpoint cannot be resumed, so it counts as new.
     groups = [group for group in groups if group.state != "new"]
     return sorted(groups, key=lambda group: (group.state != "finished", -len(group.seeds)))
 

@@ -35,7 +35,7 @@ _FIELDS: dict[str, tuple[Any, str]] = {
 
 
 def read_definition(path: str) -> dict[str, Any]:
-    """Return the flags that a definition sets; its settings are texts NAME=VALUE in ``set``.
+    """Return the flags in a definition; its settings become texts NAME=VALUE in ``set``.
 
     Raises:
         ValueError: if the file cannot be read, is not TOML, or has an unknown key or a value of

@@ -67,12 +67,12 @@ class Outcome(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """Signals received while a study runs."""
+    """Access to the signals received while a study runs."""
 
     received: Callable[[], str | None]
-    """Return the name of a signal received so far, or None; to be called between runs."""
+    """Return the name of a signal received so far, or None. Call it between runs."""
     logger: Logger
-    """Logger that repeats, in a run, a signal that was received during its setup."""
+    """Logger that raises again, in a run, a signal that was received during the setup."""
 
 
 def jobs_of(study: Study, cell: Cell, results: Sequence[Record]) -> list[Job]:
@@ -139,8 +139,8 @@ def receive_signals() -> Iterator[Signals]:
         forwarded: list[str] = []
 
         def forward(kind: str, record: Record) -> None:
-            # A run handles signals once its setup is done. A signal that came before was handled
-            # here; raise it again, once.
+            # A run handles signals only after its setup. An earlier signal was handled here, so
+            # raise it again, once.
             if kind in ("start", "metrics") and request.reason is not None and not forwarded:
                 forwarded.append(request.reason)
                 signal.raise_signal(signal.Signals[request.reason])
@@ -158,10 +158,10 @@ def receive_signals() -> Iterator[Signals]:
 
 @contextlib.contextmanager
 def _signal_numbers() -> Iterator[Callable[[], bytes]]:
-    """Yield a function that returns the signal numbers since its last call, by any handler.
+    """Yield a function that returns the signal numbers received since its last call.
 
-    A run that had already finished its budget does not report a signal. Python writes every signal
-    number into this pipe, whichever handler is installed.
+    Python writes every signal number into this pipe, whichever handler is installed. It is needed
+    because a run that has finished its budget does not report a signal.
     """
     reader, writer = socket.socketpair()
     reader.setblocking(False)
@@ -212,7 +212,7 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
         if result["seed"] not in done
     ]
     append_results(file, results)
-    # A recorded run is never resumed, and its checkpoints hold one replay per seed.
+    # A recorded run is never resumed, and its checkpoints are large: one replay per seed.
     shutil.rmtree(group.directory / CHECKPOINTS, ignore_errors=True)
     finals = [result["final_return"] for result in results]
     text = ", ".join("none" if value is None else f"{value:.2f}" for value in finals)

@@ -1,4 +1,4 @@
-"""Protocol of a study: what its environments are, without which returns cannot be compared.
+"""Protocol of a study: properties of its environments that are needed to compare returns.
 
 Imports no JAX.
 """
@@ -53,7 +53,7 @@ def protocol(envs: Sequence[str], results: Sequence[Record]) -> str:
 
 
 def _forms(result: Record) -> str:
-    """Return the form of a game as text: its sticky actions and its action set."""
+    """Return the variant of a game as text: its sticky actions and its action set."""
     if not result["env"].endswith("-MinAtar") and not _sticky_actions(result):
         return ""
     sticky, full = _sticky_actions(result), result["config"].get("full_action_set", False)

@@ -22,8 +22,9 @@ _SEED_NOTE = (
     "return of the training episodes in the last tenth of the rows."
 )
 _TIME_NOTE = (
-    "Wall-clock seconds of training and evaluation, over all seeds of a run. The compilation time "
-    "is not included; it is that of the run's last start. Steps are counted over all seeds."
+    "Wall-clock seconds of training and evaluation, over all seeds of a run. They do not include "
+    "the compilation time, which is given for the last start of the run. Steps are counted over "
+    "all seeds."
 )
 
 
@@ -97,9 +98,9 @@ def entries_of(results: Sequence[Record], request: Request) -> list[Entry]:
 def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     """Return the rows of the table: entries by label and environment.
 
-    Labels are as short as possible. They omit the settings shared by all entries. They add the
-    number of rows, and then the configuration's hash, only where a preset with its settings occurs
-    more than once on an environment.
+    Labels are as short as possible. Settings shared by all entries are omitted. The number of rows,
+    and then the hash of the configuration, are added only if a preset with its settings occurs more
+    than once on an environment.
     """
     shared = shared_settings(entries)
 
@@ -117,7 +118,7 @@ def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
             for entry in members:
                 details = (f"total_rows={entry.total_rows}", f"configuration {entry.key}")[:detail]
                 split.setdefault(label_of(entry, *details), {}).setdefault(entry.env, entry)
-            # setdefault keeps the first of two entries under one label: all must be present.
+            # setdefault drops an entry whose label is taken; check that none was dropped.
             if sum(map(len, split.values())) == len(members):
                 break
         rows |= split
@@ -175,7 +176,7 @@ def _cell(env: str, row: Mapping[str, Entry], request: Request) -> str:
 def _command(env: str, row: Mapping[str, Entry], request: Request) -> str:
     """Return the command that trains the missing seeds on ``env``.
 
-    For an environment without an entry these are the seeds of the row's other environments.
+    For an environment without an entry, they are the seeds of the other environments of the row.
     """
     example = next(iter(row.values()))
     total_rows = {entry.total_rows for entry in row.values()}

@@ -38,8 +38,8 @@ _FIELDS: dict[str, Any] = {
 """Fields of a result and their types.
 
 ``curve`` has ``rows``, counted for this seed, and ``return_mean``, null where it was not finite.
-``run`` and the fields after it describe the complete run, of ``population`` seeds; ``env_steps``
-are those of a seed on average. ``distinct_episodes`` are those of the last evaluation.
+``run`` and the fields after it describe the complete run, of ``population`` seeds; ``env_steps`` is
+the mean per seed. ``distinct_episodes`` is that of the last evaluation.
 """
 _OPTIONAL_FIELDS: dict[str, Any] = {
     "training_return": _NUMBER_OR_NONE, "env_steps": int, "distinct_episodes": (int, type(None)),
@@ -75,7 +75,7 @@ def read_results(file: Path) -> StoredResults:
     valid_bytes, ends_with_newline = len(data) - len(rest), True
     with contextlib.suppress(ValueError):
         _parse_result(rest)
-        # The last line is complete but for its line break, which an editor may omit.
+        # The last line is complete except for its line break, which an editor may omit.
         valid_bytes, ends_with_newline = len(data), False
         lines.append(rest)
     return StoredResults(_parse_lines(file, lines), valid_bytes, len(data), ends_with_newline)
@@ -225,7 +225,7 @@ def _common_fields(
 def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
     """Return the learning curve of one learner.
 
-    The records count rows over all learners, which have equally many.
+    The records count rows over all learners, which have equal numbers of rows.
     """
     returns = [
         record["learners"][index] if learners > 1 else record["return_mean"]
@@ -240,7 +240,7 @@ def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
 def _distinct_episodes(evaluation: Record, index: int, learners: int) -> int | None:
     """Return the number of different episodes of one learner in an evaluation.
 
-    None if an earlier version, which did not count them, evaluated.
+    None if the evaluation is from an earlier version, which did not count them.
     """
     if learners == 1:
         return evaluation.get("distinct_episodes")

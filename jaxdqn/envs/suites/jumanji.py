@@ -3,8 +3,8 @@
 Arguments: the constructor arguments that are plain values, such as ``time_limit``; and ``masks``.
 With ``masks=False`` the agent may take actions outside ``action_mask``.
 
-Jumanji treats the time limit like a terminal state, with a discount of 0. Here the limit is removed
-from the environment and applied outside, so that it truncates the episode.
+Jumanji treats the time limit as a terminal state, with a discount of 0. Here the limit is removed
+from the environment and applied by a wrapper, so that it truncates the episode.
 
 ``action_mask`` is not part of the observation. The other fields are flattened with the bounds of
 the environment's ``observation_spec``, and the tiles of Game2048 become one-hot.
@@ -156,7 +156,7 @@ def _bounds(env: Any, specs: Any, observation: Any) -> dict[str, Bounds]:
         if isinstance(spec, specs.BoundedArray) and jnp.issubdtype(leaf.dtype, jnp.integer):
             bounds[name] = Bounds(int(spec.minimum.min()), int(spec.maximum.max()))
     if type(env).__name__ == "Game2048":
-        # The spec has no bounds. A cell holds the exponent of its tile, and the greatest tile
-        # needs one cell for each exponent below it, starting from 2**2.
+        # The spec has no bounds. A cell holds the exponent of its tile. To build the greatest
+        # tile, the board needs one cell for each smaller exponent, starting from 2**2.
         bounds["board"] = Bounds(0, env.board_size**2 + 1)
     return bounds

@@ -1,8 +1,8 @@
 """Conversion of observations of the suites to a single array for a network.
 
 - An array keeps its shape. bool and uint8 keep their dtype; other dtypes become float32.
-- An integer with known bounds of at most 32 values (``MOST_VALUES``) becomes one-hot bool on a new
-  last axis; one with wider bounds is scaled to 0..1. The categories of a grid cell become
+- An integer with known bounds becomes one-hot bool on a new last axis if it has at most 32 values
+  (``MOST_VALUES``); otherwise it is scaled to 0..1. The categories of a grid cell become
   concatenated one-hot vectors: ``[H, W, C]`` becomes ``[H, W, planes]``.
 - A structure (dict, named tuple, dataclass) is flattened to one vector of its raveled parts, in the
   order of ``jax.tree.leaves``: fields in order of declaration, keys of a dict sorted. The vector is

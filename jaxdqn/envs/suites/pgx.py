@@ -1,8 +1,9 @@
 """Pgx, single-player games, ``pgx:ID``.
 
 Arguments: ``max_episode_steps``, a time limit, which Pgx itself lacks; ``masks``; and the arguments
-of the game's constructor, such as ``sticky_action_prob`` of MinAtar. Observations are bool. An
-illegal action would end the game with a reward of -1; it is masked unless ``masks`` is False.
+of the game's constructor, such as ``sticky_action_prob`` of MinAtar. Observations are bool. In Pgx
+an illegal action ends the game with a reward of -1. Illegal actions are masked unless ``masks`` is
+False.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Games of 84x84 frames of this library, ``pixels:ID``; they need no further package.
+"""Games of this library with frames of 84x84 pixels, ``pixels:ID``; no other package is needed.
 
 Arguments of ``pixels:bat-and-ball``: ``bat_width`` (pixels), ``balls`` that may be lost, and
 ``max_episode_steps``.
@@ -21,7 +21,7 @@ from jaxdqn.types import Array
 DEFAULTS = {"bat_width": 16, "balls": 5, "max_episode_steps": 400}
 """Arguments of bat-and-ball."""
 _WIDTHS = (8, bat_and_ball.SIDE)
-"""Least and greatest width of the bat; a narrower one could not return every ball."""
+"""Minimum and maximum width of the bat; a narrower bat could not return every ball."""
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:

@@ -62,8 +62,8 @@ def _registered(name: str) -> Any:
     """Return the first argument of ``gymnasium.make``; called in each process with environments."""
     if minatar.is_minatar_id(name):
         minatar.register_games()
-        # Pass the specification, because Gymnasium warns that the id with all six actions, -v0, is
-        # out of date.
+        # Pass the specification, because Gymnasium would warn that the id with all six actions,
+        # -v0, is out of date.
         return gymnasium.registry.get(name, name)
     if _is_box2d(name):
         # This import crashes the process if warnings are errors.
@@ -97,8 +97,8 @@ def from_gymnasium(
         environment of a run.
       name: name of the environment in reports.
       processes: True to step each environment in a separate process, started by ``spawn``; a script
-        then needs ``if __name__ == "__main__":``. Otherwise the environments step one after the
-        other in this process.
+        then needs ``if __name__ == "__main__":``. Otherwise the environments are stepped in turn in
+        this process.
       make_drawable: function that returns a new environment with ``render_mode="rgb_array"``, for
         videos. The default is ``make`` if its environments have this mode.
 
@@ -154,7 +154,7 @@ def _check_kind(env: Any) -> None:
     """Raise ValueError unless an object is a single environment without autoreset."""
     if isinstance(env, gymnasium.vector.VectorEnv):
         raise ValueError(
-            f"{type(env).__name__}: must be one environment; num_envs says how many are made"
+            f"{type(env).__name__}: must be one environment; num_envs is the number to create"
         )
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.Autoreset):
@@ -163,7 +163,7 @@ def _check_kind(env: Any) -> None:
 
 
 def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
-    """Explain in one line why an environment cannot be made."""
+    """Return the reason, in one line, why an environment cannot be made."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, gymnasium.error.DependencyNotInstalled) and _is_box2d(name):
         reason = f'{reason.partition(",")[0]}; pip install "jaxdqn[box2d]" installs it'

@@ -43,7 +43,7 @@ def read_mask(value: Any, index: int, num_actions: int, *, ended: bool = False) 
         if ended:
             return np.zeros(num_actions, bool)
         raise ValueError(
-            f"environment {index} returned no {MASK} in its info, and did at its first reset"
+            f"environment {index} returned no {MASK} in its info, but did at its first reset"
         )
     mask = None if isinstance(value, tuple) else np.asarray(value)
     if mask is None or mask.size != num_actions or mask.dtype.kind not in "biu":

@@ -1,4 +1,4 @@
-"""Gymnasium environments that step one after the other in this process.
+"""Gymnasium environments that are stepped in turn in this process.
 
 Gymnasium's ``SyncVectorEnv`` also copies observations into a buffer of its space and merges the
 infos of all environments. Without these, a vector step of CartPole takes two thirds of the time.

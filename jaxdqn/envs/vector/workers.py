@@ -164,9 +164,9 @@ def _make_in_worker(
 ) -> gymnasium.Env[Any, Any]:
     """Make an environment; in a worker, ignore all signals that the process ``run`` handles.
 
-    Terminals and schedulers send signals to every process of a group, but the run still needs its
-    environments to reach the end of the chunk; it then ends the workers. Gymnasium also calls this
-    function in the process of the run, to read the spaces.
+    Terminals and schedulers send signals to every process of a group. The run still needs its
+    environments until the end of the chunk, and then ends the workers itself. Gymnasium also calls
+    this function in the main process, to read the spaces.
     """
     if os.getpid() != run:
         for name in ("SIGINT", *CHECKPOINT_SIGNALS):

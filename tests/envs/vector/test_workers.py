@@ -1,4 +1,4 @@
-"""Environments in processes of their own: failures, signals and ends."""
+"""Environments in separate processes: failures, signals and ends."""
 
 import os
 import signal
