@@ -24,6 +24,7 @@ AS_THE_USER = (
 """Beginnings of commands that run under that id: as root, and where users may make namespaces."""
 OF_A_USER = ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "MPLCONFIGDIR", "USER",
              "LOGNAME")  # fmt: skip
+FAST_TO_COMPILE = "--xla_backend_optimization_level=0"
 SMALL = [
     "run", "cartpole", "--total-rows", "4000", "--log-every", "1000", "--eval-every", "2000",
     "--eval-episodes", "3", "--checkpoint-every", "2000",
@@ -44,7 +45,7 @@ def python(*arguments, directory, prefix, **variables):
     return subprocess.run(
         [*prefix, sys.executable, *map(str, arguments)],
         cwd=directory,
-        env={**kept, "PYTHONPATH": str(ROOT), **variables},
+        env={**kept, "PYTHONPATH": str(ROOT), "XLA_FLAGS": FAST_TO_COMPILE, **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -76,8 +77,9 @@ def test_a_run_without_a_home_trains_and_says_that_it_has_no_compilation_cache(c
     out = directory / "run"
     done = python("-m", "jaxdqn", *SMALL, "--out", out, **options)
     assert done.returncode == 0, done.stderr
-    assert "no compilation cache" in done.stderr
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: no compilation cache: neither XDG_CACHE_HOME nor HOME names")
     assert json.loads((out / "summary.json").read_text())["gradient_steps"] > 0
+    assert (out / "curve.png").stat().st_size > 0
     evaluated = python("-m", "jaxdqn", "evaluate", out, "--episodes", 3, **options)
     assert evaluated.returncode == 0, evaluated.stderr
