@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from benchmarks.report import describe, format_table, stamp
+from benchmarks.report import check_writable, describe, format_table, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS, Case, alternate, ratio, spread
 from jaxdqn.cli.flags import parse, run_command
 
@@ -27,6 +27,8 @@ class Flags:
     """Matrix products [32, 32] that the expensive reset computes."""
     rollout_length: int = 8
     """K: vector steps in an iteration."""
+    json: str | None = None
+    """File for the measurements, such as benchmarks/results/resets.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,20 +41,29 @@ def _main(argv: Sequence[str]) -> None:
     for name in ("rounds", "products", "rollout_length"):
         if getattr(flags, name) < 1:
             raise ValueError(f"{name}={getattr(flags, name)}: must be at least 1")
+    check_writable(flags.json)
     cases = {
         f"{cost} reset, {how}": make_case(products, how, flags.rollout_length)
         for cost, products in (("cheap", 0), ("expensive", flags.products))
         for how in _RESETS
     }
     times = alternate(cases, rounds=flags.rounds, seconds=flags.seconds)
-    rows = [
-        (name, spread([1 / value for value in times[name]]), ratio(times[base], times[name]))
+    report: dict[str, Any] = {"stamp": stamp(), "flags": dataclasses.asdict(flags)}
+    report["cases"] = {
+        name: {
+            "env_steps_per_second": spread([1 / value for value in times[name]]),
+            "over_every_step": ratio(times[base], times[name]),
+        }
         for name in times
         for base in [f"{name.partition(',')[0]}, every-step"]
-    ]
-    print(describe(stamp()))
+    }
+    print(describe(report["stamp"]))
     print(f"environment steps/s, {MEDIANS}; {RATIOS}")
+    rows = [(name, *case.values()) for name, case in report["cases"].items()]
     print(format_table(("case", "environment steps/s", "over every-step"), rows))
+    if flags.json is not None:
+        write_json(flags.json, report)
+        print(f"measurements in {flags.json}")
 
 
 def make_case(products: int, how: Reset, rollout_length: int) -> Case:

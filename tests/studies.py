@@ -28,9 +28,9 @@ class FakeRun:
         self.before = lambda config, loggers: None
         """Called when a run starts; a reason that it returns interrupts the run."""
 
-    def __call__(self, config, *, out, resume, preset, loggers):
+    def __call__(self, config, *, out, resume, preset, loggers, **parts):
         assert resume
-        self.made.append(SimpleNamespace(config=config, out=out, preset=preset))
+        self.made.append(SimpleNamespace(config=config, out=out, preset=preset, parts=parts))
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(to_json(to_dict(config)))
         (out / "checkpoints" / "000000000001").mkdir(parents=True, exist_ok=True)

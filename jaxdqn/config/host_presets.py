@@ -32,8 +32,8 @@ _ATARI = Config(
 
 HOST_TASKS: dict[str, Config] = {
     "atari": _ATARI,
-    # Mnih et al. 2015, extended data table 1. The published epsilon of RMSProp, 0.01, is for a
-    # gradient summed over the minibatch; here it is averaged.
+    # Mnih et al. 2015, extended data table 1. The published 0.01 is added to the variance of
+    # gradients summed over the minibatch of 32; here they are averaged.
     "atari-classic": replace(
         _ATARI,
         env_args=("protocol=classic",),

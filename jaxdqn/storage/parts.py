@@ -140,7 +140,7 @@ def check_reference(name: str, reference: str) -> None:
     target, _, attribute = reference.rpartition(":")
     dotted = target if not target.endswith(".py") else "file"
     if not all(step.isidentifier() for step in (*dotted.split("."), *attribute.split("."))):
-        known = "; --env chooses a registered environment" if name == "environment" else ""
+        known = "; --env, or --envs of a study, names a known one" if name == "environment" else ""
         raise _invalid(name, reference, f"be MODULE:FUNCTION or FILE.py:FUNCTION{known}")
 
 

@@ -15,7 +15,6 @@ from jax.extend.core import JaxprEqn, Literal
 
 from jaxdqn.types import Array, PyTree
 
-
 _DISABLE_JIT = "jax_disable_jit"
 
 

@@ -53,7 +53,7 @@ def shrunk(arguments: list[str]) -> list[str]:
     if name == "evaluate":
         return [name, *rest, "--episodes", str(_EPISODES)]
     if name == "study" and "--report" not in rest:
-        small = "CartPole-v1" in rest and "--definition" not in rest
+        small = {"CartPole-v1", "--environment"} & set(rest) and "--definition" not in rest
         sizes = ["--total-rows", str(_ROWS), "--seeds", "2", "--set", "eval_episodes=3"]
         return [name, *rest, *(sizes if small else ["--dry-run"])]
     return arguments

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import shlex
+import sys
 
 import pytest
 
@@ -14,7 +15,7 @@ from jaxdqn.cli.parts import take_env_args
 from jaxdqn.cli.study import __main__ as study
 from jaxdqn.config import to_dict
 from jaxdqn.config.presets import preset
-from tests.docs.pages import PAGES, ROOT, commands, name_of, shell_texts
+from tests.docs.pages import PAGES, ROOT, blocks, commands, name_of, shell_texts
 from tests.docs.small_command import shrunk
 
 MODULES = ("benchmarks.", "experiments.", "jaxdqn")
@@ -30,7 +31,7 @@ TEXTS = {
 
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
-    """Make a directory in which every run that the pages name has been started."""
+    """Make a directory with the user's module, and every run that the pages name, started."""
     monkeypatch.setenv("NPROC", "1")  # restores what the commands set
     config = json.dumps(to_dict(preset("cartpole")))
     for name in ("a", "b", "again", "first", "second", "corridor", "two", "long", "RUN"):
@@ -38,8 +39,12 @@ def runs(tmp_path, monkeypatch):
             directory.mkdir(parents=True)
             (directory / "config.json").write_text(config)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (corridor,) = blocks(ROOT / "docs" / "guide.md", "python")
+    (tmp_path / "corridor.py").write_text(corridor)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield tmp_path
+    sys.modules.pop("corridor", None)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

@@ -1,7 +1,10 @@
 """Training under flags of JAX that users set: x64, debugging, rbg keys, strict promotion."""
 
+from contextlib import contextmanager
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxdqn.run.runner import run
@@ -13,15 +16,14 @@ from tests.toys import DEVICE_PRESETS, noisy, quick_jit, quick_runs, tiny
 WIDE = ("float64", "int64", "uint64")
 
 
-FAST = ("cartpole", "breakout", "iqn", "rainbow", "recurrent", "pqn")
+def fast_or_slow(*fast):
+    """Return every preset of the device; those that are not ``fast`` are marked slow."""
+    slow = [name for name in DEVICE_PRESETS if name not in fast]
+    return [*fast, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
-        for name in DEVICE_PRESETS
-    ],
+    "name", fast_or_slow("cartpole", "breakout", "iqn", "rainbow", "recurrent", "pqn")
 )
 def test_every_preset_keeps_32_bits_under_x64(name):
     with jax.enable_x64(True):
@@ -33,34 +35,42 @@ def test_every_preset_keeps_32_bits_under_x64(name):
     assert not [name for name in names if ".env_state" not in name]
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param({}, id="dqn"),
-        pytest.param(
-            {"replay": "prioritized", "loss": "categorical", "noisy": True, "dueling": True},
-            id="rainbow",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"recurrent": "lstm", "warmup_rows": 128, "sequence_length": 4, "burn_in": 1},
-            id="recurrent",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_a_step_runs_under_x64_rbg_keys_and_the_checks_for_nan_infinity_and_transfers(overrides):
+@contextmanager
+def checks():
+    """Turn on 64-bit types, checks for NaN and infinity, and rbg keys.
+
+    Strict dtype promotion, rank promotion as an error and warnings as errors are those of every
+    test (``tests/conftest.py``, ``pyproject.toml``).
+    """
     with (
         jax.enable_x64(True),
         jax.debug_nans(True),
         jax.debug_infs(True),
         jax.default_prng_impl("rbg"),
     ):
-        trainer = make_trainer(tiny(**overrides), environment=noisy())
+        yield
+
+
+@pytest.mark.parametrize("name", fast_or_slow("dqn", "pqn"))
+def test_every_preset_learns_under_x64_rbg_keys_and_the_checks_for_nan_infinity_and_transfers(name):
+    config = shrunk(DEVICE_PRESETS[name])
+    with checks():
+        trainer = make_trainer(config)
         state = quick_jit(trainer.init)(jax.random.key(0))
         with jax.transfer_guard("disallow"):
-            _, metrics = quick_jit(trainer.step)(state)
+            after, metrics = quick_jit(trainer.chunk(2))(state)
+        assert metrics.gradient_steps > 0
         assert jnp.isfinite(metrics.loss)
+        assert (metrics.lost, metrics.skipped) == (0, 0)
+        assert jax.random.key_impl(after.key) == "rbg"
+        assert_moved(state.agent.params, after.agent.params)
+
+
+def assert_moved(before, after):
+    """Assert that learning changed the parameters and kept their types."""
+    pairs = list(zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    assert all(one.dtype == other.dtype for one, other in pairs)
+    assert any(not np.array_equal(one, other) for one, other in pairs)
 
 
 def test_options_that_are_not_given_are_finite():

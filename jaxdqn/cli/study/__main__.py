@@ -9,25 +9,28 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from jaxdqn.cli.aliases import current_settings
 from jaxdqn.cli.backend import is_small, keep_compiled_programs, use_cpu_threads
 from jaxdqn.cli.flags import FAILED, parse, run_command
-from jaxdqn.cli.study.cells import make_cell
+from jaxdqn.cli.parts import file_name
+from jaxdqn.cli.study.cells import Cell, make_cell
 from jaxdqn.cli.study.definition import read_definition
 from jaxdqn.cli.study.jobs import Study, jobs_of, print_error, run_jobs
 from jaxdqn.cli.study.results import REPORT, RESULTS, done_seeds, read_results, repair
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS, read_settings, seeds_text
+from jaxdqn.config.config import replace
 from jaxdqn.config.presets import ALGORITHMS, TASKS, preset
 from jaxdqn.monitoring.output import say
 from jaxdqn.storage.directory import lock, unwritable_error
 from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.parts import check_reference, resolve
 
 _DESCRIPTION = """Train presets on environments, several seeds each, and report interquartile means
 over seeds. A preset on an environment is a cell; its seeds train together in one program on the
@@ -39,6 +42,8 @@ OUT/cells; checkpoints are removed when the results are recorded. To train seeds
 lines from results.jsonl and their run directory. Presets: {tasks}; {algorithms}."""
 
 
+_PARTS = ("environment", "network", "optimizer")
+"""Flags that are references to custom parts."""
 _STATES = {"new": "to run", "started": "started", "finished": "finished, not recorded"}
 
 
@@ -47,12 +52,23 @@ class Flags:
     out: str
     """Directory of the study: results.jsonl, report.md, curves.png, and the runs in cells/."""
     definition: str | None = None
-    """TOML file with the values of presets, envs, seeds, first_seed, total_rows, seeds_at_once
-    and a table [settings], as in experiments/studies/. A flag replaces the value of the file."""
+    """TOML file with the values of presets, envs, environment, network, optimizer, seeds,
+    first_seed, total_rows, seeds_at_once and a table [settings], as in experiments/studies/. A flag
+    replaces the value of the file."""
     presets: tuple[str, ...] = ()
     """Presets to train."""
     envs: tuple[str, ...] = ()
     """Environments to train each preset on."""
+    environment: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Your own environment, as MODULE:FUNCTION or FILE.py:FUNCTION, instead of --envs. The function
+    takes no arguments and returns an Environment. The current directory is importable. Cells with
+    different references are different cells; the content of the file is not compared."""
+    network: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Your own network in every cell; the function returns a flax module or a Network. --set
+    network=NAME chooses a built-in one."""
+    optimizer: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Your own optimizer in every cell; the function returns a function hyper ->
+    optax.GradientTransformation. --set optimizer=NAME chooses a built-in one."""
     seeds: int = 5
     """Number of seeds of each preset on each environment."""
     first_seed: int = 0
@@ -124,23 +140,61 @@ def read_study(flags: Flags) -> Study:
     overrides = read_settings(flags.set)
     for name in flags.presets:
         preset(name)  # raises if there is no such preset
-    seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
-    at_once = seeds[: flags.seeds_at_once]
-    cells, invalid = [], {}
-    for env in flags.envs:
-        for name in flags.presets:
-            try:
-                cells.append(make_cell(name, env, at_once, overrides, flags.total_rows))
-            except ValueError as error:
-                invalid[f"{name} on {env}"] = str(error)
+    parts = _references(flags, overrides)
+    cells, invalid = _make_cells(flags, overrides, parts)
     if invalid and not cells:
         raise ValueError(next(iter(invalid.values())))
     if cells and all(cell.config.devices == 1 and is_small(cell.config) for cell in cells):
         use_cpu_threads(cells[0].config, None)
-    limits = _limits(flags.envs)
-    return Study(
-        Path(flags.out), cells, invalid, limits, seeds, flags.seeds_at_once, flags.max_seconds
-    )
+    own = {name: resolve(name, reference) for name, reference in parts.items()}
+    if "environment" in own:
+        spec = own["environment"].spec
+        limits = {spec.name: spec.max_episode_steps}
+        cells = [cell._replace(config=replace(cell.config, env=spec.name)) for cell in cells]
+    else:
+        limits = _limits(flags.envs)
+    seeds, at_once = _seeds(flags), flags.seeds_at_once
+    return Study(Path(flags.out), cells, invalid, limits, seeds, at_once, flags.max_seconds)
+
+
+def _seeds(flags: Flags) -> range:
+    return range(flags.first_seed, flags.first_seed + flags.seeds)
+
+
+def _references(flags: Flags, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Return the references to custom parts.
+
+    Raises:
+        ValueError: if one is malformed, or a setting is for the part that it replaces.
+    """
+    given = {name: getattr(flags, name) for name in _PARTS}
+    references = {name: value for name, value in given.items() if value is not None}
+    replaced = {"network": ("network", "hidden_sizes"), "optimizer": ("optimizer",)}
+    for name, reference in references.items():
+        check_reference(name, reference)
+        for field in replaced.get(name, ()):
+            if field in overrides:
+                raise ValueError(f"{name}={reference!r}: must come without --set {field}")
+    return references
+
+
+def _make_cells(
+    flags: Flags, overrides: Mapping[str, Any], parts: Mapping[str, str]
+) -> tuple[list[Cell], dict[str, str]]:
+    """Return the cells, and the error messages of invalid ones.
+
+    A custom environment has the name of its module until it is imported.
+    """
+    envs = (file_name(parts["environment"]),) if "environment" in parts else flags.envs
+    at_once = _seeds(flags)[: flags.seeds_at_once]
+    cells, invalid = [], {}
+    for env in envs:
+        for name in flags.presets:
+            try:
+                cells.append(make_cell(name, env, at_once, overrides, flags.total_rows, parts))
+            except ValueError as error:
+                invalid[f"{name} on {env}"] = str(error)
+    return cells, invalid
 
 
 def listing(study: Study, results: Sequence[Record]) -> list[str]:
@@ -169,10 +223,13 @@ def _check(flags: Flags) -> None:
         )
     if flags.max_seconds is not None and not 0 < flags.max_seconds < math.inf:
         raise ValueError(f"max_seconds={flags.max_seconds}: must be above 0 and finite")
-    all_results = flags.report and not flags.presets and not flags.envs
+    own = flags.environment is not None
+    if own and flags.envs:
+        raise ValueError(f"environment={flags.environment!r}: must come without --envs")
+    all_results = flags.report and not flags.presets and not flags.envs and not own
     for name in ("presets", "envs"):
         values = getattr(flags, name)
-        if not values and not all_results:
+        if not values and not all_results and not (own and name == "envs"):
             raise ValueError(f"{name}=(): must contain at least one name")
         repeated = [value for value in values if values.count(value) > 1]
         if repeated:

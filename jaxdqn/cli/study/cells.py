@@ -18,6 +18,7 @@ from jaxdqn.cli.study.settings import EXECUTION_FIELDS, label, ranges
 from jaxdqn.config.config import Config, replace, to_dict
 from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.config.presets import preset
+from jaxdqn.config.protocols import PROTOCOLS
 from jaxdqn.storage.directory import SUMMARY, is_run, path_part
 
 CELLS = "cells"
@@ -35,6 +36,8 @@ class Cell(NamedTuple):
     settings: dict[str, Any]
     """Fields of ``--set`` that differ from the preset, without ``EXECUTION_FIELDS``; plain
     values."""
+    parts: Mapping[str, str] = {}
+    """References ``MODULE:FUNCTION`` of custom parts, by the name of the part."""
 
     @property
     def env(self) -> str:
@@ -42,11 +45,12 @@ class Cell(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Identity of the cell; equal cells have equal identities."""
-        return key_of(self.preset, to_dict(self.config))
+        """Identity of the cell: equal for equal cells."""
+        return key_of(self.preset, to_dict(self.config), self.parts)
 
     def __str__(self) -> str:
-        return f"{label(self.preset, self.settings)} on {self.env}"
+        shown = {**self.settings, **shown_parts(self.parts)}
+        return f"{label(self.preset, shown)} on {self.env}"
 
 
 class Group(NamedTuple):
@@ -59,7 +63,12 @@ class Group(NamedTuple):
 
 
 def make_cell(
-    name: str, env: str, seeds: range, overrides: Mapping[str, Any], total_rows: int | None
+    name: str,
+    env: str,
+    seeds: range,
+    overrides: Mapping[str, Any],
+    total_rows: int | None,
+    parts: Mapping[str, str] | None = None,
 ) -> Cell:
     """Make a cell.
 
@@ -68,12 +77,14 @@ def make_cell(
         env: environment.
         seeds: seeds of the first run.
         overrides: configuration fields, as returned by ``read_settings``.
-        total_rows: rows per seed; None selects the value of the preset.
+        total_rows: rows per seed; None takes the preset's value.
+        parts: references to custom parts. With a custom environment, ``env`` is its name.
 
     Raises:
         ValueError: if the preset does not exist or the configuration is invalid.
     """
-    base = preset(name, env=env)
+    parts = parts or {}
+    base = _for_own_environment(name, env) if "environment" in parts else preset(name, env=env)
     # Runs that stop early would have curves of different lengths.
     values = {**overrides, "stop_when": "never"}
     if total_rows is not None:
@@ -85,16 +96,29 @@ def make_cell(
         for field in sorted(overrides)
         if field not in EXECUTION_FIELDS and getattr(base, field) != overrides[field]
     }
-    return Cell(name, config, settings)
+    return Cell(name, config, settings, parts)
 
 
-def key_of(name: str, fields: Mapping[str, Any]) -> str:
+def _for_own_environment(name: str, env: str) -> Config:
+    """Return a preset without the solve return and the protocol of its task."""
+    return replace(preset(name), env=env, solve_return=None, stop_when="never",
+                   **PROTOCOLS["gymnax"])  # fmt: skip
+
+
+def shown_parts(parts: Mapping[str, str]) -> dict[str, str]:
+    """Return the references that a label shows: all but the environment, which has a name."""
+    return {name: reference for name, reference in parts.items() if name != "environment"}
+
+
+def key_of(name: str, fields: Mapping[str, Any], parts: Mapping[str, str] | None = None) -> str:
     """Return the identity of a cell: equal for equal cells.
 
     Args:
         name: preset.
-        fields: configuration, as returned by ``to_dict``. A field that is missing, because a later
-            version added it, has its default.
+        fields: configuration, as returned by ``to_dict``. A missing field, one that a later
+            version added, has its default.
+        parts: references to custom parts. The identity contains a reference as it is written, not
+            the code that it names.
     """
     complete = {**_defaults(), **fields}
     identifying = {
@@ -102,8 +126,14 @@ def key_of(name: str, fields: Mapping[str, Any]) -> str:
         for field, value in complete.items()
         if field not in EXECUTION_FIELDS
     }
-    text = json.dumps([name, identifying], sort_keys=True)
+    content = [name, identifying, dict(parts)] if parts else [name, identifying]
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def key_of_result(result: Mapping[str, Any]) -> str:
+    """Return the identity of the cell that a result belongs to."""
+    return key_of(result["preset"], result["config"], result.get("parts"))
 
 
 def group_config(cell: Cell, seeds: range, max_seconds: float | None) -> Config:

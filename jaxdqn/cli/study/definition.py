@@ -25,6 +25,9 @@ from jaxdqn.errors import suggest
 _FIELDS: dict[str, tuple[Any, str]] = {
     "presets": (list, "a list of names"),
     "envs": (list, "a list of names"),
+    "environment": (str, "a reference MODULE:FUNCTION"),
+    "network": (str, "a reference MODULE:FUNCTION"),
+    "optimizer": (str, "a reference MODULE:FUNCTION"),
     "seeds": (int, "a whole number"),
     "first_seed": (int, "a whole number"),
     "total_rows": (int, "a whole number"),

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdqn.cli.study.cells import CHECKPOINTS, Cell, Group, group_config, groups_of
 from jaxdqn.cli.study.results import RESULTS, append_results, done_seeds, read_results, results_of
@@ -192,6 +192,7 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
     cell, group = job
     if group.state != "finished":
         config = group_config(cell, group.seeds, max_seconds)
+        parts: dict[str, Any] = dict(cell.parts)
         try:
             result = run(
                 config,
@@ -199,6 +200,7 @@ def _run(study: Study, job: Job, max_seconds: float | None, logger: Logger) -> s
                 resume=True,
                 preset=cell.preset,
                 loggers=[make_progress_logger(config), logger],
+                **parts,
             )
         except RunStopped as stopped:
             return stopped.reason

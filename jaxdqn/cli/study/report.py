@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdqn.cli.study.cells import Cell, key_of
+from jaxdqn.cli.study.cells import Cell, key_of_result, shown_parts
 from jaxdqn.cli.study.curves import CURVES, draw_curves
 from jaxdqn.cli.study.protocol import column, protocol
 from jaxdqn.cli.study.results import REPORT
@@ -40,6 +40,13 @@ class Entry(NamedTuple):
     """One per seed, in ascending order of seeds."""
     missing: Sequence[int]
     """Requested seeds without a result, ascending."""
+    parts: Mapping[str, str] = {}
+    """References to custom parts."""
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Settings and custom parts that labels show."""
+        return {**self.settings, **shown_parts(self.parts)}
 
 
 class Request(NamedTuple):
@@ -52,6 +59,8 @@ class Request(NamedTuple):
     seeds_at_once: int | None = None
     execution: Mapping[str, Any] = {}
     """Settings among ``EXECUTION_FIELDS``, which do not identify a cell."""
+    environments: Mapping[str, str] = {}
+    """References to custom environments, by the name of the environment."""
 
 
 def write_report(results: Sequence[Record], request: Request) -> None:
@@ -63,6 +72,8 @@ def write_report(results: Sequence[Record], request: Request) -> None:
     entries = entries_of(results, request)
     if not entries:
         raise ValueError(f"out={request.out!r}: must contain results; or name presets and envs")
+    own = {e.env: e.parts["environment"] for e in entries if "environment" in e.parts}
+    request = request._replace(environments=own)
     out = Path(request.out)
     curves = {
         name: {env: entry.results for env, entry in row.items()}
@@ -81,31 +92,32 @@ def entries_of(results: Sequence[Record], request: Request) -> list[Entry]:
     """Return the requested cells, then the cells that occur only in the results."""
     by_key: dict[str, list[Record]] = {}
     for result in sorted(results, key=lambda result: result["seed"]):
-        by_key.setdefault(key_of(result["preset"], result["config"]), []).append(result)
+        by_key.setdefault(key_of_result(result), []).append(result)
     entries = []
     for cell in request.cells:
         found = by_key.pop(cell.key, [])
         missing = sorted(set(request.seeds) - {result["seed"] for result in found})
         identity = (cell.preset, cell.env, cell.settings, cell.config.total_rows, cell.key)
-        entries.append(Entry(*identity, found, missing))
+        entries.append(Entry(*identity, found, missing, cell.parts))
     for key, found in by_key.items():
         names = ("preset", "env", "settings", "total_rows")
         preset, env, settings, total_rows = (found[0][name] for name in names)
-        entries.append(Entry(preset, env, settings, total_rows, key, found, []))
+        parts = found[0].get("parts", {})
+        entries.append(Entry(preset, env, settings, total_rows, key, found, [], parts))
     return entries
 
 
 def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     """Return the rows of the table: entries by label and environment.
 
-    Labels are as short as possible. Settings shared by all entries are omitted. The number of rows,
-    and then the hash of the configuration, are added only if a preset with its settings occurs more
-    than once on an environment.
+    Labels are as short as possible. They omit the settings shared by all entries. They add the
+    number of rows, then the reference to a custom environment, and then the configuration's hash,
+    only where a preset with its settings occurs more than once on an environment.
     """
     shared = shared_settings(entries)
 
     def label_of(entry: Entry, *details: str) -> str:
-        own = {name: value for name, value in entry.settings.items() if name not in shared}
+        own = {name: value for name, value in entry.shown.items() if name not in shared}
         return label(entry.preset, own, *details)
 
     same_label: dict[str, list[Entry]] = {}
@@ -113,10 +125,10 @@ def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
         same_label.setdefault(label_of(entry), []).append(entry)
     rows: dict[str, dict[str, Entry]] = {}
     for members in same_label.values():
-        for detail in range(3):
+        for detail in range(4):
             split: dict[str, dict[str, Entry]] = {}
             for entry in members:
-                details = (f"total_rows={entry.total_rows}", f"configuration {entry.key}")[:detail]
+                details = _details(entry)[:detail]
                 split.setdefault(label_of(entry, *details), {}).setdefault(entry.env, entry)
             # setdefault drops an entry whose label is taken; check that none was dropped.
             if sum(map(len, split.values())) == len(members):
@@ -125,9 +137,19 @@ def rows_of(entries: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
     return rows
 
 
+def _details(entry: Entry) -> list[str]:
+    """Return the details that distinguish entries with the same label, the simplest first."""
+    environment = entry.parts.get("environment")
+    return [
+        f"total_rows={entry.total_rows}",
+        *([] if environment is None else [f"environment={environment}"]),
+        f"configuration {entry.key}",
+    ]
+
+
 def shared_settings(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return the settings shared by all entries."""
-    first, *others = (entry.settings for entry in entries)
+    """Return the settings and custom parts shared by all entries."""
+    first, *others = (entry.shown for entry in entries)
     return {
         name: value
         for name, value in first.items()
@@ -181,6 +203,7 @@ def _command(env: str, row: Mapping[str, Entry], request: Request) -> str:
     example = next(iter(row.values()))
     total_rows = {entry.total_rows for entry in row.values()}
     seeds = {seed for entry in row.values() for seed in (entry.missing or _seeds_of(entry))}
+    own = row[env].parts.get("environment") if env in row else request.environments.get(env)
     return command_of(
         example.preset,
         env,
@@ -190,6 +213,7 @@ def _command(env: str, row: Mapping[str, Entry], request: Request) -> str:
         out=request.out,
         total_rows=total_rows.pop() if len(total_rows) == 1 else None,
         seeds_at_once=request.seeds_at_once,
+        parts={**({} if own is None else {"environment": own}), **shown_parts(example.parts)},
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdqn.cli.study.cells import Cell, key_of
+from jaxdqn.cli.study.cells import Cell, key_of, key_of_result
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS
 from jaxdqn.config.config import Config, to_dict
 from jaxdqn.config.former_names import current_names
@@ -43,8 +43,10 @@ the mean per seed. ``distinct_episodes`` is that of the last evaluation.
 """
 _OPTIONAL_FIELDS: dict[str, Any] = {
     "training_return": _NUMBER_OR_NONE, "env_steps": int, "distinct_episodes": (int, type(None)),
+    "parts": dict,
 }  # fmt: skip
-"""Fields that results of earlier versions lack."""
+"""Fields that results of earlier versions lack. ``parts`` has the references to custom parts, and
+is left out if there are none."""
 
 
 class StoredResults(NamedTuple):
@@ -94,7 +96,7 @@ def _parse_lines(file: Path, lines: Sequence[bytes]) -> list[Record]:
             raise ValueError(
                 f"results={str(file)!r}: must contain valid results; line {number}: {error}"
             ) from error
-        identity = (key_of(result["preset"], result["config"]), result["seed"])
+        identity = (key_of_result(result), result["seed"])
         if identity in line_of:
             raise ValueError(
                 f"results={str(file)!r}: must contain each result once; line {number} has the same "
@@ -153,9 +155,7 @@ def append_results(file: Path, results: Sequence[Mapping[str, Any]]) -> None:
 def done_seeds(cell: Cell, results: Sequence[Record]) -> set[int]:
     """Return the seeds of a cell that have results."""
     key = cell.key
-    return {
-        result["seed"] for result in results if key_of(result["preset"], result["config"]) == key
-    }
+    return {result["seed"] for result in results if key_of_result(result) == key}
 
 
 def results_of(directory: Path, cell: Cell, max_episode_steps: int | None) -> list[Record]:
@@ -212,8 +212,9 @@ def _common_fields(
         "env": config.env,
         "total_rows": config.total_rows,
         "settings": cell.settings,
-        "config_hash": key_of(cell.preset, fields),
+        "config_hash": key_of(cell.preset, fields, cell.parts),
         "config": fields,
+        **({"parts": dict(cell.parts)} if cell.parts else {}),
         "max_episode_steps": max_episode_steps,
         "run": name,
         "population": config.learners,

@@ -65,9 +65,13 @@ def command_of(
     out: str,
     total_rows: int | None = None,
     seeds_at_once: int | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the command that trains a cell."""
-    words = ["jaxdqn", "study", "--presets", preset, "--envs", env]
+    """Return the command that trains a cell; a custom environment among ``parts`` replaces env."""
+    parts = parts or {}
+    words = ["jaxdqn", "study", "--presets", preset]
+    words += [] if "environment" in parts else ["--envs", env]
+    words += [word for name, value in parts.items() for word in (f"--{name}", value)]
     words += ["--first-seed", str(seeds.start), "--seeds", str(len(seeds))]
     if total_rows is not None:
         words += ["--total-rows", str(total_rows)]
