@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import wait
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import RunKeys
+from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.compilation_cache import programs_kept
 from jaxdqn.run.compile import Programs, compile_programs
 from jaxdqn.run.compile_vector import VectorCompiled, compile_vector, vector_programs
@@ -116,9 +118,22 @@ def compiled_programs(
                 static.programs = compile_programs(
                     config, static.trainer, keys, static.state_shape, check
                 )
+        _wait_for_first_part(static.programs, config, check)
         return static.programs
     finally:
         static.lock.release()
+
+
+def _wait_for_first_part(programs: Programs, config: Config, check: Callable[[], None]) -> None:
+    """Compile the program for the parts of the first chunk, if an earlier run did not need it."""
+    size = first_part(config)
+    if size is None:
+        return
+    with programs_kept():
+        pending = {programs.part_of_chunk(size)}
+        while pending:
+            pending = wait(pending, _CHECK_SECONDS).not_done
+            check()
 
 
 def clear() -> None:

@@ -101,10 +101,10 @@ def run(
     SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
     chunk, or of the next one if that has been dispatched already, after it has written all files.
     If chunks take more than a second, the run stops within about half a second, from the second
-    chunk on. During compilation it stops within about a second by raising ``RunStopped``. A second
-    SIGINT stops it at once. Signals are handled only in Python's main thread. A run with a
-    directory saves checkpoints; a later call with ``resume`` continues exactly from the newest one,
-    even inside a chunk.
+    chunk on, and with ``max_seconds`` in the first chunk too. During compilation it stops within
+    about a second by raising ``RunStopped``. A second SIGINT stops it at once. Signals are handled
+    only in Python's main thread. A run with a directory saves checkpoints; a later call with
+    ``resume`` continues exactly from the newest one, even inside a chunk.
 
     Compiled programs are cached in the process (``jaxdqn.run.program_cache``), so a later run with
     the same shapes compiles nothing, even with a different seed or learning rate. They are also
