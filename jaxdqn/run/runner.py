@@ -25,6 +25,7 @@ from jaxdqn.parallel.platforms import check_platforms
 from jaxdqn.run.callbacks import as_callbacks
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent
+from jaxdqn.run.divergence import check_learned
 from jaxdqn.run.first_state import first_state
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
 from jaxdqn.run.loop import HostLoop
@@ -259,15 +260,15 @@ def _train(
     if engine is not None:
         summary |= engine.summary()
     _log(loggers, "summary", summary)  # the run is over for who watches it; the files follow
-    host.wait_for_checkpoint()
+    failure = host.wait_for_checkpoint()
     host.callbacks.call("on_end", summary, state)
     last = host.last_params(state)
     if setup.directory is not None and multihost.is_coordinator():
         _write_results(setup.directory, host.best_params, last, summary)
         _draw_curve(setup.directory, log_event)
-    if host.failure is not None:
-        raise host.failure
-    host.check_learned()
+    if failure is not None:
+        raise failure
+    check_learned(config, host.progress)
     return RunResult(state, host.best_params, summary, setup.directory)
 
 
