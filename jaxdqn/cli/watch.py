@@ -90,7 +90,7 @@ def _follow(run: str, config: Config) -> None:
 
 def _end(run: Path) -> str:
     """Return the outcome of a run that no process runs."""
-    from jaxdqn.cli.run import outcome
+    from jaxdqn.cli.outcome import outcome
     from jaxdqn.storage.directory import SUMMARY
 
     file = run / SUMMARY

@@ -159,9 +159,7 @@ def run(
     setup: RunSetup | None = None
     check_platforms()
     callbacks = as_callbacks(callbacks)
-    _check_arguments(config, out, resume, extend, len(callbacks))
-    if unique and (out is None or resume):
-        raise ValueError("unique=True: must come with out, and without resume")
+    _check_arguments(config, out, unique, resume, extend, len(callbacks))
     parts = {
         "environment": environment,
         "network": network,
@@ -176,8 +174,7 @@ def run(
         config = engine.configure(config, parts)
     try:
         with ExitStack() as stack:
-            # The host transfers seeds, scalars and records; a step of the trainer transfers
-            # nothing.
+            # The host transfers seeds, scalars and records; a step of the trainer does not.
             stack.enter_context(jax.transfer_guard("allow"))
             group = LoggerGroup(loggers)
             stack.callback(group.close)
@@ -202,6 +199,7 @@ def run(
 def _check_arguments(
     config: Config,
     out: str | os.PathLike[str] | None,
+    unique: bool,
     resume: bool,
     extend: str | None,
     callbacks: int,
@@ -212,6 +210,8 @@ def _check_arguments(
             "unset JAX_DISABLE_JIT, and use --debug, or jaxdqn.run.debug.debug from Python: a few "
             "iterations of small size without jit"
         )
+    if unique and (out is None or resume):
+        raise ValueError("unique=True: must come with out, and without resume")
     if resume and out is None:
         raise ValueError("resume=True: must come with out, the run directory to resume")
     if extend not in (None, *get_args(Extend)):
