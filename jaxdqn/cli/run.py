@@ -24,8 +24,7 @@ from jaxdqn.cli.engine import (
     with_recorded_engine,
     without_engine_options,
 )
-from jaxdqn.cli.flags import parse, run_command, terminal_columns
-from jaxdqn.cli.help import help_text, requested_help
+from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.cli.launch.rendezvous import ProcessSpec
 from jaxdqn.cli.launch.supervisor import (
     Timeouts,
@@ -37,9 +36,10 @@ from jaxdqn.cli.launch.supervisor import (
 from jaxdqn.cli.outcome import outcome
 from jaxdqn.cli.parts import file_name, take_env_args, take_references
 from jaxdqn.cli.run_flags import Flags
+from jaxdqn.cli.run_help import print_requested_help
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.options import CONVOLUTIONS, Options
-from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
+from jaxdqn.config.presets import PRESETS, preset
 from jaxdqn.config.protocols import PROTOCOLS
 from jaxdqn.monitoring.output import say
 from jaxdqn.storage.directory import (
@@ -56,23 +56,6 @@ if TYPE_CHECKING:
     from jaxdqn.monitoring.loggers import Logger
 
 DEFAULT_PRESET = "cartpole"
-
-_SUMMARY = (
-    "Train a DQN agent. PRESET comes first and sets the defaults of the flags, as in "
-    "`jaxdqn run rainbow --env Breakout-MinAtar --seed 3`."
-)
-_NOTES: dict[str, dict[str, str] | str] = {
-    "Presets": {
-        "tasks": ", ".join(TASKS),
-        "MinAtar": "sticky actions of 0.1 and all six actions; --protocol gymnax for the games as "
-        "gymnax makes them",
-        "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
-    },
-    "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
-    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C, SIGTERM, SIGHUP "
-    "or SIGUSR1 ends the run after the chunk, or the part of a long one, with all files written; "
-    "--resume continues it.",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -287,7 +270,7 @@ def _configuration(path: Path) -> Config:
 
 def _parse(argv: Sequence[str], defaults: Config) -> Flags:
     values = _values(defaults)
-    _print_requested_help(argv, Flags(**values))
+    print_requested_help(argv, Flags(**values))
     flags = parse(Flags, argv, default=Flags(**values))
     if flags.mesh is None:
         return flags
@@ -301,24 +284,6 @@ def _parse(argv: Sequence[str], defaults: Config) -> Flags:
                 "be left out"
             )
     return dataclasses.replace(flags, **sizes)
-
-
-def _print_requested_help(argv: Sequence[str], defaults: Flags) -> None:
-    """Print the help and exit, if the arguments ask for it."""
-    kind = requested_help(argv)
-    if kind is None:
-        return
-    print(
-        help_text(
-            defaults,
-            usage="jaxdqn run [PRESET] [flags]",
-            summary=_SUMMARY,
-            notes=_NOTES,
-            complete=kind == "complete",
-            columns=terminal_columns(),
-        )
-    )
-    raise SystemExit(0)
 
 
 def config_from(flags: Flags) -> Config:
