@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from jaxdqn.cli.flags import terminal_columns
 from jaxdqn.cli.help import help_text, requested_help
 from jaxdqn.cli.run_flags import Flags
-from jaxdqn.config.presets import ALGORITHMS, TASKS
+from jaxdqn.config.algorithm_presets import ALGORITHMS
+from jaxdqn.config.task_presets import TASKS
 
 _SUMMARY = (
     "Train a DQN agent. PRESET comes first and sets the defaults of the flags, as in "

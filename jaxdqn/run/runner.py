@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 
-from jaxdqn.agent.agent import Optimizer
+from jaxdqn.agent.options import Optimizer
 from jaxdqn.config.config import Config, to_dict
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import RunFailed, RunStopped
