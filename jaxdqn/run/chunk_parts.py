@@ -56,5 +56,6 @@ def divide_first_part(config: Config, first: int, part: int) -> int:
     """
     unit = config.iterations_per_average
     units = first // unit
-    count = next(count for count in range(-(-first // part), units + 1) if units % count == 0)
-    return units // count * unit
+    # A checkpoint of a run on one device may have a part shorter than an interval of averages.
+    fits = (count for count in range(-(-first // part), units) if units % count == 0)
+    return units // next(fits, units) * unit

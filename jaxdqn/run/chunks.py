@@ -169,7 +169,7 @@ class ChunkRunner:
         if finished["iterations"] >= chunk:
             self._measured = True
             self._progress.part_iterations = self._agreed_part(finished["seconds"])
-        elif first is not None and finished["iterations"] > part["iterations"]:
+        elif first is not None and finished["iterations"] > part["iterations"] > 0:
             size = self._agreed_part(part["seconds"] * chunk / part["iterations"])
             if size is not None and size < first:
                 self._progress.part_iterations = size

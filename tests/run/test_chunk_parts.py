@@ -14,6 +14,7 @@ from jaxdqn.run.chunks import ChunkRunner
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.types import Counter, Counters, Metrics
+from tests.clock import Clock
 from tests.toys import tiny
 
 
@@ -61,7 +62,7 @@ def test_smaller_parts_divide_the_first_parts():
     sizes = {part: divide_first_part(config, 20, part) for part in (1, 3, 7, 12, 20, 80)}
     assert sizes == {1: 1, 3: 2, 7: 5, 12: 10, 20: 20, 80: 20}
     averaged = replace(config, devices=2, average_every=10)
-    assert divide_first_part(averaged, 20, 10) == 10
+    assert [divide_first_part(averaged, 20, part) for part in (3, 10, 30)] == [10, 10, 20]
 
 
 class Sleeper:
@@ -112,24 +113,12 @@ def test_a_deadline_inside_a_long_chunk_is_kept():
     assert progress.chunk == 1
 
 
-class Clock:
-    """A clock that only ``sleep`` advances."""
-
-    def __init__(self):
-        self.seconds = 1_000.0
-
-    def perf_counter(self):
-        return self.seconds
-
-    def sleep(self, seconds):
-        self.seconds += seconds
-
-
 @pytest.fixture
 def clock(monkeypatch):
+    """Clock of the runner and of deadlines."""
     clock = Clock()
     for module in (chunks, interrupt):
-        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
     return clock
 
 
@@ -137,29 +126,31 @@ def limited_run(clock, seconds_per_iteration, limit=100.0):
     """Return a sleeping run with a deadline and chunks of 320 iterations."""
     config = tiny(total_rows=32 + 10 * 4 * 320, log_every=4 * 320, max_seconds=limit)
     assert (config.iterations_per_chunk, first_part(config)) == (320, 20)
-    sleeper = Sleeper(config, seconds_per_iteration, clock.sleep)
+    sleeper = Sleeper(
+        config, seconds_per_iteration, sleep=lambda seconds: clock.work("sleep", seconds)()
+    )
     stop = StopRequest()
-    stop.set_deadline(clock.perf_counter() + limit)
+    stop.set_deadline(clock() + limit)
     return sleeper, stop, ChunkRunner(config, sleeper.programs(), Progress.of(1))
 
 
 @pytest.mark.parametrize("seconds", [2.0, 7.0])
 def test_a_deadline_inside_the_first_chunk_is_kept(clock, seconds):
     sleeper, stop, runner = limited_run(clock, seconds / 320, limit=0.9)
-    began = clock.perf_counter()
+    began = clock()
     state, report = runner.run(0, stop)
     assert report is None
-    assert 0.9 <= clock.perf_counter() - began < 0.9 + 0.5
+    assert 0.9 <= clock() - began < 0.9 + 0.5
     assert set(sleeper.sizes) == {20}
     assert sum(sleeper.sizes) == state < 320
 
 
 def test_parts_of_the_first_chunk_that_take_long_are_divided(clock):
     sleeper, stop, runner = limited_run(clock, 0.1, limit=7.0)
-    began = clock.perf_counter()
+    began = clock()
     state, report = runner.run(0, stop)
     assert report is None
-    assert 7.0 <= clock.perf_counter() - began < 7.0 + 0.5
+    assert 7.0 <= clock() - began < 7.0 + 0.5
     # The first two determine the speed.
     assert sleeper.sizes == [20, 20] + [5] * 6
     assert state == 70
