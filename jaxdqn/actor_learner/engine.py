@@ -225,6 +225,7 @@ class RayEngine:
             chunk=partial(driver.chunk, iterations=config.iterations_per_chunk),
             refill=refill,
             part_of_chunk=part_of_chunk,
+            least_first_part=driver.block_iterations,
             runs_ahead=False,  # a chunk returns when its workers have done it
             evaluate=self._timed("evaluation", compiled.evaluate),
             evaluate_one=self._timed("evaluation", compiled.evaluate_one),

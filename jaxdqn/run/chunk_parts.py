@@ -12,23 +12,29 @@ FIRST_PARTS = 16
 """Minimum number of parts of the first chunk of a process with a deadline."""
 
 
-def first_part(config: Config) -> int | None:
+def first_part(config: Config, least: int = 1) -> int | None:
     """Return the iterations per part of the first chunk, whose duration is not known.
 
     The number of parts is the first from 16 to 32 that divides the chunk, so that one program
-    computes all parts; it is 16 if none does. Parts consist of complete intervals between two
-    averages of the parameters.
+    computes all parts; it is 16 if none does. A chunk that is too short for 32 parts has as many as
+    possible. Parts consist of complete intervals between two averages of the parameters.
+
+    Args:
+        config: configuration of the run.
+        least: minimum iterations of a part, except for the last one.
 
     Returns:
         The number of iterations, or None if the chunk is not divided: without ``max_seconds``.
     """
     unit = config.iterations_per_average
     units = config.iterations_per_chunk // unit
-    if config.max_seconds is None or units < 2:
+    most = units * unit // max(least, unit)
+    if config.max_seconds is None or most < 2:
         return None
-    counts = range(FIRST_PARTS, 2 * FIRST_PARTS + 1)
-    parts = next((count for count in counts if units % count == 0), FIRST_PARTS)
-    return max(1, units // parts) * unit
+    enough = most >= 2 * FIRST_PARTS
+    counts = range(FIRST_PARTS, 2 * FIRST_PARTS + 1) if enough else range(most, 1, -1)
+    fits = (count for count in counts if units % count == 0)
+    return units // next(fits, min(FIRST_PARTS, most)) * unit
 
 
 def part_for_duration(config: Config, seconds: float) -> int | None:

@@ -42,7 +42,7 @@ class ChunkRunner:
 
     def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
         self._config, self._programs, self._progress = config, programs, progress
-        self._first_part = first_part(config)
+        self._first_part = first_part(config, programs.least_first_part)
         self._measured = False
         """True if this process has measured the duration of a chunk."""
         self._flight: _Flight | None = None

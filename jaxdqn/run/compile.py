@@ -64,6 +64,8 @@ class Programs(NamedTuple):
     part_of_chunk: Callable[[int], Future[Chunk]]
     """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces the
     program and compiles it in another thread."""
+    least_first_part: int = 1
+    """Minimum iterations of a part of the first chunk; on Ray a shorter part may have no rows."""
     stop_evaluations: Callable[[Callable[[], bool]], None] = lambda stop: None
     """``stop_evaluations(stop)``: from now on, an evaluation on the host raises
     ``EvaluationStopped`` when ``stop()`` returns True. Evaluations on the device cannot be

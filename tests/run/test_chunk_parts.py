@@ -9,7 +9,7 @@ import pytest
 
 from jaxdqn.config.config import replace
 from jaxdqn.run import chunks, interrupt
-from jaxdqn.run.chunk_parts import divide_first_part, first_part
+from jaxdqn.run.chunk_parts import divide_first_part, first_part, part_for_duration
 from jaxdqn.run.chunks import ChunkRunner
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
@@ -21,14 +21,12 @@ from tests.toys import tiny
 def test_the_size_of_a_part_is_half_a_second_by_the_measured_speed():
     config = tiny(total_rows=32 + 1_000, log_every=1_000)
     assert config.iterations_per_chunk == 250
-    runner = ChunkRunner(config, None, Progress.of(1))
-    assert runner._part(0.9) is None
-    assert runner._part(2.0) == 62
-    assert runner._part(1_000.0) == 1
+    assert part_for_duration(config, 0.9) is None
+    assert part_for_duration(config, 2.0) == 62
+    assert part_for_duration(config, 1_000.0) == 1
     averaged = tiny(total_rows=32 + 1_000, log_every=1_000, devices=2, average_every=10)
-    runner = ChunkRunner(averaged, None, Progress.of(1))
-    assert runner._part(2.0) == 60
-    assert runner._part(1_000.0) == 10
+    assert part_for_duration(averaged, 2.0) == 60
+    assert part_for_duration(averaged, 1_000.0) == 10
 
 
 @pytest.mark.parametrize(
@@ -53,6 +51,12 @@ def test_the_first_parts_divide_the_chunk_into_sixteen_to_32_equal_ones_if_possi
     assert (config.iterations_per_chunk, config.iterations_per_average) == (iterations, unit)
     assert first_part(config) == size
     assert first_part(replace(config, max_seconds=None)) is None
+
+
+def test_the_first_parts_have_a_minimum_length():
+    config = tiny(total_rows=32 + 4 * 320, log_every=4 * 320, max_seconds=9.0)
+    sizes = {least: first_part(config, least) for least in (1, 20, 21, 60, 160, 161)}
+    assert sizes == {1: 20, 20: 20, 21: 32, 60: 64, 160: 160, 161: None}
 
 
 def test_smaller_parts_divide_the_first_parts():
@@ -91,7 +95,7 @@ class Sleeper:
             return future
 
         chunk = self.chunk_of(self.config.iterations_per_chunk)
-        return SimpleNamespace(chunk=chunk, part_of_chunk=part_of_chunk)
+        return SimpleNamespace(chunk=chunk, part_of_chunk=part_of_chunk, least_first_part=1)
 
 
 def test_a_deadline_inside_a_long_chunk_is_kept():
