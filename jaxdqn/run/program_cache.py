@@ -130,9 +130,9 @@ def _wait_for_first_part(programs: Programs, config: Config, check: Callable[[],
     if size is None:
         return
     with programs_kept():
-        pending = {programs.part_of_chunk(size)}
-        while pending:
-            pending = wait(pending, _CHECK_SECONDS).not_done
+        part = programs.part_of_chunk(size)
+        while not part.done():
+            wait([part], _CHECK_SECONDS)
             check()
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import jax
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 
 from jaxdqn.config.config import replace
+from jaxdqn.errors import RunStopped
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.run import chunks
+from jaxdqn.run import compile as compiling
 from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.chunks import ChunkRunner, add_parts, metrics_of
 from jaxdqn.run.compile import compile_programs
+from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
-from jaxdqn.run.program_cache import compiled_programs, static_run
+from jaxdqn.run.program_cache import StaticRun, compiled_programs
 from jaxdqn.run.runner import run
 from jaxdqn.storage.checkpoint import CHECKPOINTS, steps_of
 from jaxdqn.storage.jsonl import read_lines
@@ -128,10 +132,14 @@ def dispatched(monkeypatch):
     return sizes
 
 
-def test_a_run_with_a_deadline_is_bitwise_the_one_without(undivided, dispatched, tmp_path):
+def test_a_run_with_a_deadline_is_bitwise_the_one_without(
+    undivided, dispatched, monkeypatch, tmp_path
+):
+    # Unoptimised, as in the fast suite, a program of one iteration rounds differently.
+    monkeypatch.setattr(chunks, "first_part", lambda config, least: 11)
     config = replace(CONFIG, max_seconds=1_000.0)
     limited = run(config, out=tmp_path / "run", environment=ENVIRONMENT)
-    assert dispatched[:23] == [1] * 23
+    assert dispatched[:3] == [11, 11, 1]
     assert sum(dispatched) == 23 * config.num_chunks
     assert_identical(limited.state, undivided.result.state)
     assert_identical(limited.best_params, undivided.result.best_params)
@@ -141,19 +149,48 @@ def test_a_run_with_a_deadline_is_bitwise_the_one_without(undivided, dispatched,
     assert_close_records(records(tmp_path / "run", name), records(undivided.out, name))
 
 
-def test_the_program_of_the_first_parts_is_compiled_before_the_run():
-    keys, none = learner_keys(CONFIG), dict.fromkeys(("network", "optimizer"))
-    # Other losses than those of the other tests, so that each of the two compiles its programs.
-    for first, loss in ((None, "huber"), (1_000.0, "squared")):
-        config = replace(CONFIG, loss=loss, learning_rate_schedule="linear")
-        static = static_run(config, keys, {**none, "environment": ENVIRONMENT})
-        assert static.programs is None
-        for limit in (first, 1_000.0):
-            limited = replace(config, max_seconds=limit)
-            programs = compiled_programs(static, limited, keys)
-        size = first_part(limited)
-        assert size == 1
-        assert programs.part_of_chunk(size).done()
+def test_the_program_of_the_first_parts_is_compiled_with_the_others(monkeypatch):
+    monkeypatch.setattr(
+        compiling, "compile_all", lambda jitted, options, check: list(range(len(jitted)))
+    )
+    trainer, keys = make_mapped_trainer(CONFIG, environment=ENVIRONMENT), learner_keys(CONFIG)
+    shape = jax.eval_shape(trainer.init, keys.train)
+    compiled = compile_programs(CONFIG, trainer, keys, shape)
+    limited = compile_programs(replace(CONFIG, max_seconds=9.0), trainer, keys, shape)
+    assert limited[:5] == compiled[:5]
+    assert limited.evaluate_one == compiled.evaluate_one == compiled.evaluate
+    part = limited.part_of_chunk(1)
+    assert part.done()
+    assert part.result() not in compiled[:5]
+
+
+def test_a_run_waits_for_the_program_of_its_first_parts_unless_it_is_stopped():
+    """The programs are those of an earlier run without a deadline."""
+    part, asked, checks = Future(), [], []
+
+    def part_of_chunk(size):
+        asked.append(size)
+        return part
+
+    programs = SimpleNamespace(part_of_chunk=part_of_chunk, least_first_part=1)
+    static = StaticRun(None, None, programs)
+
+    def check():
+        checks.append(part.done())
+        if len(checks) == 2:
+            part.set_result("program")
+
+    assert compiled_programs(static, CONFIG, None, check) is programs
+    assert asked == checks == []
+    limited = replace(CONFIG, max_seconds=9.0)
+    assert compiled_programs(static, limited, None, check) is programs
+    assert (asked, checks) == ([1], [False, False])
+    part, stop = Future(), StopRequest()
+    stop.record("SIGTERM")
+    with pytest.raises(RunStopped, match="SIGTERM"):
+        compiled_programs(static, limited, None, stop.check)
+    part.set_result("program")
+    assert compiled_programs(static, limited, None, stop.check) is programs
 
 
 LAYOUTS = {
