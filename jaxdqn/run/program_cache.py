@@ -126,7 +126,7 @@ def compiled_programs(
 
 def _wait_for_first_part(programs: Programs, config: Config, check: Callable[[], None]) -> None:
     """Compile the program for the parts of the first chunk, if an earlier run did not need it."""
-    size = first_part(config, programs.least_first_part)
+    size = first_part(config)
     if size is None:
         return
     with programs_kept():

@@ -172,7 +172,7 @@ def test_a_run_waits_for_the_program_of_its_first_parts_unless_it_is_stopped():
         asked.append(size)
         return part
 
-    programs = SimpleNamespace(part_of_chunk=part_of_chunk, least_first_part=1)
+    programs = SimpleNamespace(part_of_chunk=part_of_chunk)
     static = StaticRun(None, None, programs)
 
     def check():
