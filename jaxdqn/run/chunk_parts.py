@@ -26,10 +26,12 @@ def first_part(config: Config, least: int = 1) -> int | None:
     Returns:
         The number of iterations, or None if the chunk is not divided: without ``max_seconds``.
     """
+    if config.max_seconds is None:
+        return None
     unit = config.iterations_per_average
     units = config.iterations_per_chunk // unit
     most = units * unit // max(least, unit)
-    if config.max_seconds is None or most < 2:
+    if most < 2:
         return None
     enough = most >= 2 * FIRST_PARTS
     counts = range(FIRST_PARTS, 2 * FIRST_PARTS + 1) if enough else range(most, 1, -1)

@@ -6,7 +6,6 @@ import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import wait
 from typing import Any
 
 import jax
@@ -118,22 +117,12 @@ def compiled_programs(
                 static.programs = compile_programs(
                     config, static.trainer, keys, static.state_shape, check
                 )
-        _wait_for_first_part(static.programs, config, check)
+        elif (part := first_part(config)) is not None:
+            # The earlier run may not have needed it. It is compiled in another thread.
+            static.programs.part_of_chunk(part)
         return static.programs
     finally:
         static.lock.release()
-
-
-def _wait_for_first_part(programs: Programs, config: Config, check: Callable[[], None]) -> None:
-    """Compile the program for the parts of the first chunk, if an earlier run did not need it."""
-    size = first_part(config)
-    if size is None:
-        return
-    with programs_kept():
-        part = programs.part_of_chunk(size)
-        while not part.done():
-            wait([part], _CHECK_SECONDS)
-            check()
 
 
 def clear() -> None:

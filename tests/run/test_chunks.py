@@ -2,7 +2,6 @@
 
 import signal
 import time
-from concurrent.futures import Future
 from types import SimpleNamespace
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxdqn.config.config import replace
-from jaxdqn.errors import RunStopped
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.run import chunks
@@ -18,7 +16,6 @@ from jaxdqn.run import compile as compiling
 from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.chunks import ChunkRunner, add_parts, metrics_of
 from jaxdqn.run.compile import compile_programs
-from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.program_cache import StaticRun, compiled_programs
 from jaxdqn.run.runner import run
@@ -164,33 +161,13 @@ def test_the_program_of_the_first_parts_is_compiled_with_the_others(monkeypatch)
     assert part.result() not in compiled[:5]
 
 
-def test_a_run_waits_for_the_program_of_its_first_parts_unless_it_is_stopped():
-    """The programs are those of an earlier run without a deadline."""
-    part, asked, checks = Future(), [], []
-
-    def part_of_chunk(size):
-        asked.append(size)
-        return part
-
-    programs = SimpleNamespace(part_of_chunk=part_of_chunk)
-    static = StaticRun(None, None, programs)
-
-    def check():
-        checks.append(part.done())
-        if len(checks) == 2:
-            part.set_result("program")
-
-    assert compiled_programs(static, CONFIG, None, check) is programs
-    assert asked == checks == []
-    limited = replace(CONFIG, max_seconds=9.0)
-    assert compiled_programs(static, limited, None, check) is programs
-    assert (asked, checks) == ([1], [False, False])
-    part, stop = Future(), StopRequest()
-    stop.record("SIGTERM")
-    with pytest.raises(RunStopped, match="SIGTERM"):
-        compiled_programs(static, limited, None, stop.check)
-    part.set_result("program")
-    assert compiled_programs(static, limited, None, stop.check) is programs
+def test_a_run_with_the_programs_of_an_earlier_one_compiles_that_of_its_first_parts():
+    asked = []
+    static = StaticRun(None, None, SimpleNamespace(part_of_chunk=asked.append))
+    assert compiled_programs(static, CONFIG, None) is static.programs
+    assert asked == []
+    assert compiled_programs(static, replace(CONFIG, max_seconds=9.0), None) is static.programs
+    assert asked == [1]
 
 
 LAYOUTS = {
