@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.accelerator.configs import kernel_configs
 from benchmarks.accelerator.plan import Cell, Sizes, measured_by
-from benchmarks.roofline.device import TINY, DeviceRates, effort_for_device, measure_device
+from benchmarks.roofline.device import TINY, DeviceRates, measure_device, sizes_for_device
 from benchmarks.roofline.measure import PreparedPreset, measure_preset, prepare_preset
 from jaxdqn.config.config import Config
 
@@ -18,7 +18,7 @@ def roofline_cells(sizes: Sizes) -> list[Cell]:
 
     def device() -> DeviceRates:
         if not known:
-            known.append(measure_device(TINY if sizes.shrunk else effort_for_device()))
+            known.append(measure_device(TINY if sizes.shrunk else sizes_for_device()))
         return known[0]
 
     return [_cell(name, config, sizes, device) for name, config in kernel_configs(sizes).items()]

@@ -64,14 +64,14 @@ def _run_cell(name: str, config: Config) -> Cell:
     compile_seconds: list[float] = []
 
     def prepare() -> Callable[[], Any]:
-        """Compile the programs of the run into the cache of the process, which ``run`` uses."""
-        keys = learner_keys(config)
-        with jax.transfer_guard("allow"):  # as in ``run``, which would otherwise recompile
+        """Leave the programs of the run in the process, where ``run`` finds them."""
+        keys, timed = learner_keys(config), replace(config, max_seconds=1.0)
+        with jax.transfer_guard("allow"):  # as in ``run``, which else would compile again
             static = static_run(config, keys, dict.fromkeys(_PARTS))
 
         def compile_all() -> None:
             started = time.perf_counter()
-            compiled_programs(static, config, keys)
+            compiled_programs(static, timed, keys)
             compile_seconds.append(time.perf_counter() - started)
 
         return compile_all

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jaxdqn.config.algorithm_presets import ABLATIONS, ALGORITHMS
 from jaxdqn.config.config import Config
 from jaxdqn.config.host_envs import is_host_env
-from jaxdqn.config.presets import ABLATIONS, ALGORITHMS, TASKS, preset
+from jaxdqn.config.presets import preset
+from jaxdqn.config.task_presets import TASKS
 
 BREAKOUT = "Breakout-MinAtar"
 

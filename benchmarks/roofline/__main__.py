@@ -94,12 +94,12 @@ def _main(argv: Sequence[str]) -> None:
         if name not in PRESETS:
             raise ValueError(f"only={name!r}: must be one of {', '.join(PRESETS)}")
     check_writable(flags.json)
-    from benchmarks.roofline.device import TINY, effort_for_device, measure_device
+    from benchmarks.roofline.device import TINY, measure_device, sizes_for_device
     from benchmarks.roofline.measure import measure_preset, prepare_preset
 
     report: dict[str, Any] = {"stamp": stamp(), "presets": {}}
     print(describe(report["stamp"]))
-    device = measure_device(TINY if flags.quick else effort_for_device())
+    device = measure_device(TINY if flags.quick else sizes_for_device())
     report["device"] = device._asdict()
     print(rates_table(report["device"]), flush=True)
     repetitions, rounds, seconds = (2, 2, 0.0) if flags.quick else (50, 5, 0.2)

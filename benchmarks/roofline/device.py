@@ -11,8 +11,8 @@ from benchmarks.timing import Case, alternate, compile_timed
 from jaxdqn.types import Array
 
 
-class Effort(NamedTuple):
-    """Sizes of the measurement."""
+class MeasurementSizes(NamedTuple):
+    """Sizes and repetitions of the measurements of a device."""
 
     side: int
     """Rows and columns of the square matrices."""
@@ -26,9 +26,9 @@ class Effort(NamedTuple):
     seconds: float = 0.2
 
 
-ACCELERATOR = Effort(side=8_192, products=16, elements=2**28, passes=16)
-CPU = Effort(side=1_024, products=4, elements=2**24, passes=4)
-TINY = Effort(side=64, products=2, elements=2**12, passes=2, rounds=1, seconds=0.0)
+ACCELERATOR = MeasurementSizes(side=8_192, products=16, elements=2**28, passes=16)
+CPU = MeasurementSizes(side=1_024, products=4, elements=2**24, passes=4)
+TINY = MeasurementSizes(side=64, products=2, elements=2**12, passes=2, rounds=1, seconds=0.0)
 
 BFLOAT16_MATRICES = "bfloat16 matrices"
 PRECISIONS: dict[str, tuple[Any, str | None]] = {
@@ -50,50 +50,50 @@ class DeviceRates(NamedTuple):
     """Bytes per second of a pass that reads and writes a large array."""
 
 
-def effort_for_device() -> Effort:
+def sizes_for_device() -> MeasurementSizes:
     """Return the sizes for the default device."""
     return CPU if jax.default_backend() == "cpu" else ACCELERATOR
 
 
-def measure_device(effort: Effort) -> DeviceRates:
-    """Measure the rates of the default device; each is the maximum over the rounds."""
-    cases = {name: _product_case(effort, *PRECISIONS[name]) for name in PRECISIONS}
-    cases["memory"] = _memory_case(effort)
-    times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
-    flops = {name: product_flops(effort) / min(times[name]) for name in PRECISIONS}
-    return DeviceRates(flops, pass_bytes(effort) / min(times["memory"]))
+def measure_device(sizes: MeasurementSizes) -> DeviceRates:
+    """Measure the rates of the default device; each is that of the fastest of the rounds."""
+    cases = {name: _product_case(sizes, *PRECISIONS[name]) for name in PRECISIONS}
+    cases["memory"] = _memory_case(sizes)
+    times = alternate(cases, rounds=sizes.rounds, seconds=sizes.seconds)
+    flops = {name: product_flops(sizes) / min(times[name]) for name in PRECISIONS}
+    return DeviceRates(flops, pass_bytes(sizes) / min(times["memory"]))
 
 
-def product_flops(effort: Effort) -> float:
+def product_flops(sizes: MeasurementSizes) -> float:
     """Return the operations of one product of square matrices."""
-    return 2.0 * effort.side**3
+    return 2.0 * sizes.side**3
 
 
-def pass_bytes(effort: Effort) -> float:
+def pass_bytes(sizes: MeasurementSizes) -> float:
     """Return the bytes that one pass reads and writes."""
-    return 2.0 * 4 * effort.elements
+    return 2.0 * 4 * sizes.elements
 
 
-def _product_case(effort: Effort, dtype: Any, precision: Any) -> Case:
+def _product_case(sizes: MeasurementSizes, dtype: Any, precision: Any) -> Case:
     def run(x: Array, y: Array) -> Array:
         def product(x: Array, _: None) -> tuple[Array, None]:
             return jnp.matmul(x, y, precision=precision), None
 
-        return jax.lax.scan(product, x, None, length=effort.products)[0]
+        return jax.lax.scan(product, x, None, length=sizes.products)[0]
 
-    # Repeated products with this matrix keep values of the same magnitude.
-    x = jnp.full((effort.side, effort.side), 1 / effort.side, dtype)
+    # Products of this matrix with itself stay of the same size.
+    x = jnp.full((sizes.side, sizes.side), 1 / sizes.side, dtype)
     compiled, _ = compile_timed(run, x, x)
-    return Case(lambda: compiled(x, x), effort.products)
+    return Case(lambda: compiled(x, x), sizes.products)
 
 
-def _memory_case(effort: Effort) -> Case:
+def _memory_case(sizes: MeasurementSizes) -> Case:
     def run(x: Array, factor: Array) -> Array:
         def touch(x: Array, _: None) -> tuple[Array, None]:
             return x * factor, None
 
-        return jax.lax.scan(touch, x, None, length=effort.passes)[0]
+        return jax.lax.scan(touch, x, None, length=sizes.passes)[0]
 
-    x, factor = jnp.ones(effort.elements, jnp.float32), jnp.float32(1)
+    x, factor = jnp.ones(sizes.elements, jnp.float32), jnp.float32(1)
     compiled, _ = compile_timed(run, x, factor)
-    return Case(lambda: compiled(x, factor), effort.passes)
+    return Case(lambda: compiled(x, factor), sizes.passes)

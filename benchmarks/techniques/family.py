@@ -8,8 +8,9 @@ from typing import Any
 from benchmarks.configs import BREAKOUT, CARTPOLE, matched
 from benchmarks.techniques.registry import Result, learning_cases, speed_ups
 from benchmarks.timing import Effort
+from jaxdqn.config.algorithm_presets import ALGORITHMS
 from jaxdqn.config.config import Config, replace
-from jaxdqn.config.presets import ALGORITHMS, preset
+from jaxdqn.config.presets import preset
 
 
 def measure_n_step(effort: Effort) -> list[Result]:

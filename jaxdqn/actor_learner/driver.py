@@ -93,11 +93,12 @@ class Driver:
         rows = config.rollout_length * (config.num_envs // actors.most)
         # A block fills at most half of its ring.
         fits = config.replay_rows // 2 // config.rollout_length
-        self._iterations = max(1, min(block_rows // rows, config.iterations_per_chunk, fits))
+        self.block_iterations = max(1, min(block_rows // rows, config.iterations_per_chunk, fits))
+        """Iterations in which every actor sends one block."""
         self._initial = initial
         self._origin = 0, 0
         steps = config.gradient_steps_per_iteration
-        self._group = max(1, min(_MOST_IN_GROUP, self._iterations * steps // actors.most))
+        self._group = max(1, min(_MOST_IN_GROUP, self.block_iterations * steps // actors.most))
         self.streams = Streams(config, cluster, actors, shards, times, actor_resources)
         common = (config, cluster, self.streams)
         self.learning: Learning
@@ -122,7 +123,7 @@ class Driver:
         with self._times.spent("start"):
             data = np.asarray(jax.random.key_data(key))
             example = to_numpy(self._example)
-            streams.start(data, example, self._iterations, shard_config, self._initial)
+            streams.start(data, example, self.block_iterations, shard_config, self._initial)
             self.learning.start()
             streams.warm_up(state, self._totals())
         self._origin = streams.rows, streams.steps

@@ -21,7 +21,7 @@ from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.config.config import Config, replace
 from jaxdqn.errors import reject
 from jaxdqn.parallel.learners import RunKeys
-from jaxdqn.run.compile import Chunk, Programs, compile_programs
+from jaxdqn.run.compile import Chunk, Programs, compile_programs, finished
 from jaxdqn.run.program_cache import StaticRun
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.state import without_replay
@@ -216,9 +216,7 @@ class RayEngine:
             return state, state.counters
 
         def part_of_chunk(iterations: int) -> Future[Chunk]:
-            part: Future[Chunk] = Future()
-            part.set_result(partial(driver.chunk, iterations=iterations))
-            return part
+            return finished(partial(driver.chunk, iterations=iterations))
 
         def close() -> None:
             cluster.close()
@@ -229,6 +227,7 @@ class RayEngine:
             chunk=partial(driver.chunk, iterations=config.iterations_per_chunk),
             refill=refill,
             part_of_chunk=part_of_chunk,
+            least_first_part=driver.block_iterations,
             runs_ahead=False,  # a chunk returns only after its workers have finished
             evaluate=self._timed("evaluation", compiled.evaluate),
             evaluate_one=self._timed("evaluation", compiled.evaluate_one),

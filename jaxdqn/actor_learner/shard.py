@@ -27,7 +27,7 @@ from jaxdqn.replay.prioritized import (
     make_prioritized,
 )
 from jaxdqn.replay.sum_tree import draw, total
-from jaxdqn.types import Array, Batch, PyTree, Row, SampleInfo
+from jaxdqn.types import Array, Batch, PyTree, Replay, Row, SampleInfo
 
 Rings = tuple[PrioritizedState, ...]
 
@@ -84,23 +84,57 @@ def make_shard(
         n_step=config.n_step,
         frame_stack=config.frame_stack,
     )
-    num_rows = num_envs * config.replay_rows
-    generations = count_generations(num_rows)
-    gather = make_gather(
-        n_step=config.n_step,
-        frame_stack=config.frame_stack,
-        paths=config.importance_ratios,
-        behaviour_prob=behaviour_prob_of,
+    return ShardFunctions(
+        init=lambda example: tuple(replay.init(example) for _ in range(rings)),
+        add=_make_add(config, replay, num_envs, initial),
+        sample=_make_sample(config, num_envs, batch_size),
+        update=_make_update(replay),
+        mass=_mass,
     )
 
-    def of_ring(
-        ring: PrioritizedState, strata: Array, offsets: Array, gamma: Array
-    ) -> tuple[Batch, Array, Array, Array]:
-        flat, leaf = draw(ring.tree, strata, offsets)
-        batch = gather(ring.ring, flat, gamma)._replace(extras_tm1=())
-        index = flat + num_rows * generation_of(ring, flat, generations)
-        age = (ring.position - 1 - flat // num_envs) % config.replay_rows
-        return batch, index, leaf, age.astype(jnp.float32)
+
+def _mass(rings: Rings) -> Array:
+    """Return the sum of the priorities, [] float32."""
+    return jnp.sum(jnp.stack([total(ring.tree) for ring in rings]))
+
+
+def _make_add(
+    config: Config, replay: Replay, num_envs: int, initial: InitialPriorities
+) -> Callable[[PrioritizedState, Row], PrioritizedState]:
+    """Make ``ShardFunctions.add``."""
+    set_initial = make_initial_priorities(config, replay, num_envs)
+
+    def add(ring: PrioritizedState, rows: Row) -> PrioritizedState:
+        ring = jax.lax.scan(lambda ring, rows: (replay.add(ring, rows), None), ring, rows)[0]
+        if initial == "max":
+            return ring
+        return set_initial(ring, rows.first.shape[0] * rows.first.shape[1])
+
+    return add
+
+
+def _make_update(replay: Replay) -> Callable[[Rings, Draws, Array], Rings]:
+    """Make ``ShardFunctions.update``."""
+
+    def of_batch(state: Rings, inputs: Any) -> tuple[Rings, None]:
+        indices, ring, priorities = inputs
+        # No row has a negative index: the update ignores it.
+        return tuple(
+            replay.update(one, jnp.where(ring == r, indices, -1), priorities)
+            for r, one in enumerate(state)
+        ), None
+
+    def update(state: Rings, draws: Draws, priorities: Array) -> Rings:
+        return jax.lax.scan(of_batch, state, (draws.info.indices, draws.rings, priorities))[0]
+
+    return update
+
+
+def _make_sample(
+    config: Config, num_envs: int, batch_size: int
+) -> Callable[[Array, Rings, Array], Draws]:
+    """Make ``ShardFunctions.sample``."""
+    draw_from_ring = _make_draw_from_ring(config, num_envs)
 
     def one_batch(state: Rings, gamma: Array, key: Array) -> Any:
         masses = jnp.stack([total(ring.tree) for ring in state])
@@ -114,7 +148,7 @@ def make_shard(
         # A stratum may begin in the ring before the ring of its position; the coarse part is then
         # negative. Positions in other rings are replaced by 0, and their results are not used.
         results = [
-            of_ring(one, jnp.where(ring == r, strata - before, 0.0), offsets, gamma)
+            draw_from_ring(one, jnp.where(ring == r, strata - before, 0.0), offsets, gamma)
             for r, (one, before) in enumerate(zip(state, ends - masses, strict=True))
         ]
         batch, index, leaf, age = _select(ring, results)
@@ -122,37 +156,37 @@ def make_shard(
 
     def sample(keys: Array, state: Rings, gamma: Array) -> Draws:
         batches, info, ring, ages = jax.lax.map(lambda key: one_batch(state, gamma, key), keys)
-        return Draws(batches, info, ring, ages, mass_of(state))
+        return Draws(batches, info, ring, ages, _mass(state))
 
-    def update(state: Rings, draws: Draws, priorities: Array) -> Rings:
-        def of_batch(state: Rings, inputs: Any) -> tuple[Rings, None]:
-            indices, ring, priorities = inputs
-            # The update ignores negative indices, because no row has one.
-            return tuple(
-                replay.update(one, jnp.where(ring == r, indices, -1), priorities)
-                for r, one in enumerate(state)
-            ), None
+    return sample
 
-        return jax.lax.scan(of_batch, state, (draws.info.indices, draws.rings, priorities))[0]
 
-    set_initial = make_initial_priorities(config, replay, num_envs)
+def _make_draw_from_ring(
+    config: Config, num_envs: int
+) -> Callable[[PrioritizedState, Array, Array, Array], tuple[Batch, Array, Array, Array]]:
+    """Make a function of a ring and positions [B] in it.
 
-    def add(ring: PrioritizedState, rows: Row) -> PrioritizedState:
-        ring = jax.lax.scan(lambda ring, rows: (replay.add(ring, rows), None), ring, rows)[0]
-        if initial == "max":
-            return ring
-        return set_initial(ring, rows.first.shape[0] * rows.first.shape[1])
-
-    def mass_of(state: Rings) -> Array:
-        return jnp.sum(jnp.stack([total(ring.tree) for ring in state]))
-
-    return ShardFunctions(
-        init=lambda example: tuple(replay.init(example) for _ in range(rings)),
-        add=add,
-        sample=sample,
-        update=update,
-        mass=mass_of,
+    It returns the transitions [B, ...], their indices, priorities and ages [B].
+    """
+    num_rows = num_envs * config.replay_rows
+    generations = count_generations(num_rows)
+    gather = make_gather(
+        n_step=config.n_step,
+        frame_stack=config.frame_stack,
+        paths=config.importance_ratios,
+        behaviour_prob=behaviour_prob_of,
     )
+
+    def draw_from_ring(
+        ring: PrioritizedState, strata: Array, offsets: Array, gamma: Array
+    ) -> tuple[Batch, Array, Array, Array]:
+        flat, leaf = draw(ring.tree, strata, offsets)
+        batch = gather(ring.ring, flat, gamma)._replace(extras_tm1=())
+        index = flat + num_rows * generation_of(ring, flat, generations)
+        age = (ring.position - 1 - flat // num_envs) % config.replay_rows
+        return batch, index, leaf, age.astype(jnp.float32)
+
+    return draw_from_ring
 
 
 def _ring_of(masses: Array, ends: Array, positions: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,13 @@ import optax
 
 from jaxdqn.agent.batch_loss import make_batch_loss
 from jaxdqn.agent.exploration import repeat_actions, select_actions
+from jaxdqn.agent.options import (
+    AgentOptions,
+    Bootstrap,
+    ExplorationKind,
+    Optimizer,
+    check_options,
+)
 from jaxdqn.agent.sequence_loss import Sequences, make_sequence_loss
 from jaxdqn.agent.target_update import periodic_update, polyak_update
 from jaxdqn.agent.transition_loss import make_transition_loss
@@ -34,10 +41,6 @@ from jaxdqn.types import (
     PyTree,
     QOutput,
 )
-
-Optimizer = Callable[[Hyper], optax.GradientTransformation]
-Bootstrap = Literal["greedy", "soft", "munchausen", "none"]
-ExplorationKind = Literal["epsilon_greedy", "boltzmann"]
 
 
 def make_agent(
@@ -93,7 +96,7 @@ def make_agent(
     Raises:
       ValueError: naming the argument, its value and the valid values.
     """
-    options = _Options(
+    options = AgentOptions(
         double=double,
         loss=loss,
         bootstrap=bootstrap,
@@ -107,7 +110,7 @@ def make_agent(
         target_epsilon=target_epsilon,
         measure_gradient=measure_gradient,
     )
-    _check_options(options)
+    check_options(options)
 
     def init(key: Array, obs: Array, *, hyper: Hyper) -> AgentState:
         params = network.init(key, obs)
@@ -132,81 +135,9 @@ def make_agent(
     )
 
 
-class _Options(NamedTuple):
-    """Options of ``make_agent``, which documents them."""
-
-    double: bool
-    loss: str | BatchLoss
-    bootstrap: Bootstrap
-    exploration: ExplorationKind | Explore
-    accumulate: int
-    target_period: int
-    polyak: bool
-    sequences: Sequences | None
-    rescale: bool
-    masked: bool
-    target_epsilon: float | None
-    measure_gradient: Callable[[Params, Hyper], dict[str, Array]] | None
-
-
-def _check_options(options: _Options) -> None:
-    """Raise a ValueError for an invalid value or combination."""
-    for name in ("accumulate", "target_period"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"{name}={getattr(options, name)}: must be at least 1")
-    choices = {
-        "loss": tuple(LOSSES),
-        "bootstrap": ("greedy", "soft", "munchausen", "none"),
-        "exploration": ("epsilon_greedy", "boltzmann"),
-    }
-    for name, known in choices.items():
-        value = getattr(options, name)
-        if value not in known and not (name != "bootstrap" and callable(value)):
-            raise ValueError(f"{name}={value!r}: must be one of {', '.join(known)}")
-    if callable(options.loss):
-        _check_batch_loss(options)
-        return
-    bootstrap, loss, head = options.bootstrap, options.loss, LOSSES[options.loss].head
-    if options.double and bootstrap != "greedy":
-        raise ValueError(f"double=True: must be False with bootstrap={bootstrap!r}")
-    if bootstrap in ("soft", "munchausen") and head == "categorical":
-        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with loss={loss!r}")
-    if bootstrap == "none" and head != "linear":
-        raise ValueError(f"bootstrap='none' is not supported with loss={loss!r}")
-    if bootstrap == "none" and options.polyak:
-        raise ValueError("polyak=True: must be False with bootstrap='none'")
-    if options.sequences is not None and bootstrap != "greedy":
-        raise ValueError(f"bootstrap={bootstrap!r}: must be greedy with sequences")
-    if options.rescale and options.sequences is None:
-        raise ValueError("rescale=True: must be False without sequences")
-    if options.target_epsilon is None:
-        return
-    if bootstrap != "greedy" or head != "linear" or options.sequences is not None:
-        raise ValueError(
-            f"target_epsilon={options.target_epsilon}: must be None unless bootstrap='greedy', "
-            "with a loss of action values, without sequences"
-        )
-
-
-def _check_batch_loss(options: _Options) -> None:
-    """Raise a ValueError for an option that has no effect on a custom loss."""
-    for name, valid in (
-        ("double", (False,)),
-        ("rescale", (False,)),
-        ("bootstrap", ("greedy", "none")),
-        ("target_epsilon", (None,)),
-    ):
-        value = getattr(options, name)
-        if value not in valid:
-            raise ValueError(
-                f"{name}={value!r}: must be {valid[0]!r} with a custom loss, which it does not "
-                "change"
-            )
-    if options.bootstrap == "none" and options.polyak:
-        raise ValueError("polyak=True: must be False with bootstrap='none'")
-
-
-def _make_act(network: Network, options: _Options) -> Callable[..., tuple[Array, PyTree, ActInfo]]:
+def _make_act(
+    network: Network, options: AgentOptions
+) -> Callable[..., tuple[Array, PyTree, ActInfo]]:
     def act(
         key: Array,
         params: Params,
@@ -276,7 +207,7 @@ def _make_learn(
 
 
 def _make_gradient_and_info(
-    network: Network, options: _Options
+    network: Network, options: AgentOptions
 ) -> Callable[..., tuple[Params, LearnInfo]]:
     """Make ``Agent.gradient``."""
     compute, measure = _make_gradient(network, options), options.measure_gradient
@@ -292,7 +223,7 @@ def _make_gradient_and_info(
 
 
 def _make_apply(
-    network: Network, optimizer: Optimizer, options: _Options
+    network: Network, optimizer: Optimizer, options: AgentOptions
 ) -> Callable[..., AgentState]:
     """Make ``Agent.apply``."""
 
@@ -319,7 +250,9 @@ def _make_apply(
     return apply
 
 
-def _make_gradient(network: Network, options: _Options) -> Callable[..., tuple[Params, _LossInfo]]:
+def _make_gradient(
+    network: Network, options: AgentOptions
+) -> Callable[..., tuple[Params, _LossInfo]]:
     """Make ``gradient(key, state, batch, weights, hyper) -> (grads, info)``."""
     if callable(options.loss):
         loss_and_info = make_batch_loss(network, options.loss)

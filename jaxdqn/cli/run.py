@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxdqn.cli.aliases import current_flags
 from jaxdqn.cli.backend import (
@@ -24,8 +24,8 @@ from jaxdqn.cli.engine import (
     with_recorded_engine,
     without_engine_options,
 )
-from jaxdqn.cli.flags import collect_garbage_as_before, parse, run_command, terminal_columns
-from jaxdqn.cli.help import help_text, requested_help
+from jaxdqn.cli.flags import collect_garbage_as_before, parse, run_command
+from jaxdqn.cli.launch.rendezvous import ProcessSpec
 from jaxdqn.cli.launch.supervisor import (
     Timeouts,
     check_timeouts,
@@ -33,14 +33,15 @@ from jaxdqn.cli.launch.supervisor import (
     process_spec,
     supervise,
 )
+from jaxdqn.cli.outcome import outcome
 from jaxdqn.cli.parts import file_name, take_env_args, take_references
 from jaxdqn.cli.run_flags import Flags
+from jaxdqn.cli.run_help import print_requested_help
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.options import CONVOLUTIONS, Options
-from jaxdqn.config.presets import ALGORITHMS, PRESETS, TASKS, preset
+from jaxdqn.config.presets import PRESETS, preset
 from jaxdqn.config.protocols import PROTOCOLS
 from jaxdqn.monitoring.output import say
-from jaxdqn.monitoring.tables import population_tables
 from jaxdqn.storage.directory import (
     CONFIG,
     SUMMARY,
@@ -56,23 +57,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PRESET = "cartpole"
 
-_SUMMARY = (
-    "Train a DQN agent. PRESET comes first and sets the defaults of the flags, as in "
-    "`jaxdqn run rainbow --env Breakout-MinAtar --seed 3`."
-)
-_NOTES: dict[str, dict[str, str] | str] = {
-    "Presets": {
-        "tasks": ", ".join(TASKS),
-        "MinAtar": "sticky actions of 0.1 and all six actions; --protocol gymnax for the defaults "
-        "of gymnax",
-        "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
-    },
-    "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "
-    "curve.png, checkpoints/ and the parameters best/ and last/. Ctrl-C, SIGTERM, SIGHUP "
-    "or SIGUSR1 ends the run after the chunk, or the part of a long one, with all files written; "
-    "--resume continues it.",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
@@ -83,8 +67,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(_main, argv)
 
 
+class _Command(NamedTuple):
+    """Checked arguments of the command."""
+
+    name: str | None
+    """Preset; None if there is none."""
+    flags: Flags
+    config: Config
+    parts: dict[str, Any]
+    """References to the caller's own parts, by name."""
+    process: ProcessSpec | None
+    """This process among several, if the flags describe it."""
+    timeouts: Timeouts
+
+    @property
+    def many(self) -> bool:
+        """True if the run has several processes."""
+        return self.process is not None or self.flags.multi_host
+
+    @property
+    def out(self) -> Path:
+        """Run directory; a default has the time of the call in its name."""
+        if self.flags.out is not None:
+            return Path(self.flags.out)
+        own = self.parts.get("environment")
+        env = self.config.env if own is None else file_name(own)
+        return default_out(self.name or "run", self.config, env)
+
+
 def _main(argv: Sequence[str]) -> int:
     argv = current_flags(argv, [field.name for field in dataclasses.fields(Flags)])
+    command = _checked(argv)
+    if command.many and not is_worker():
+        return supervise(argv, command.process, command.timeouts)
+    flags, out = command.flags, command.out
+    if flags.out is not None and not command.many and not (flags.resume and is_run(out)):
+        check_unused(out)
+    _set_up_backend(command)
+    if flags.explain:
+        from jaxdqn.cli.explain import explain
+
+        print(explain(command.config, command.name or "custom", command.parts))
+    elif flags.debug:
+        from jaxdqn.run.debug import debug
+
+        debug(command.config, report=say, **command.parts)
+    else:
+        _train(command, out)
+    return 0
+
+
+def _checked(argv: Sequence[str]) -> _Command:
+    """Parse and check the arguments.
+
+    Raises:
+        UsageError, ValueError: if an argument or a combination is invalid.
+    """
     arguments, parts = take_references(argv)
     if "environment" in parts and any(word.split("=")[0] == "--env" for word in arguments):
         raise ValueError("env: must be left out with --environment, which replaces it")
@@ -98,42 +136,35 @@ def _main(argv: Sequence[str]) -> int:
     if flags.extend is not None and not flags.resume:
         raise ValueError(f"extend={flags.extend!r}: must come with --resume")
     check_engine(flags)
-    spec = process_spec(flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host)
+    process = process_spec(
+        flags.coordinator, flags.num_processes, flags.process_id, flags.multi_host
+    )
     timeouts = Timeouts(flags.heartbeat_seconds, flags.initialization_seconds)
     check_timeouts(timeouts)
-    many = spec is not None or flags.multi_host
-    if flags.debug and (many or flags.resume or flags.out is not None):
+    command = _Command(name, flags, config, dict(parts), process, timeouts)
+    if flags.debug and (command.many or flags.resume or flags.out is not None):
         raise ValueError("debug=True: must come without out, resume, coordinator and multi_host")
-    if many and flags.explain:
+    if command.many and flags.explain:
         raise ValueError("explain=True: must come without coordinator and multi_host")
-    if many and not is_worker():
-        return supervise(argv, spec, timeouts)
-    env = file_name(parts["environment"]) if "environment" in parts else config.env
-    out = default_out(name or "run", config, env) if flags.out is None else Path(flags.out)
-    if flags.out is not None and not many and not (flags.resume and is_run(out)):
-        check_unused(out)
+    return command
+
+
+def _set_up_backend(command: _Command) -> None:
+    """Set the threads and devices of JAX before its first use."""
+    flags, config = command.flags, command.config
     use_cpu_threads(config, flags.cpu_threads)
-    by_name = flags.engine == "jit" and "environment" not in parts
+    by_name = flags.engine == "jit" and "environment" not in command.parts
     use_cpu_dispatch(config, flags.cpu_dispatch, by_name=by_name)
     set_up_devices(flags.virtual_devices, flags.memory_fraction)
-    if flags.explain:
-        from jaxdqn.cli.explain import explain
 
-        print(explain(config, name or "custom", parts))
-        return 0
 
-    if flags.debug:
-        from jaxdqn.run.debug import debug
-
-        own: dict[str, Any] = dict(parts)
-        debug(config, report=say, **own)
-        return 0
-
-    leads = True
-    if many:
+def _train(command: _Command, out: Path) -> None:
+    """Run the training, in one of several processes or alone."""
+    flags, config, leads = command.flags, command.config, True
+    if command.many:
         from jaxdqn.cli.launch.worker import join
 
-        leads = join(spec, timeouts)
+        leads = join(command.process, command.timeouts)
     keep_compiled_programs()
     engine = make_engine(flags)
     from jaxdqn.run.profiling import Profiler, check_profile
@@ -150,15 +181,14 @@ def _main(argv: Sequence[str]) -> int:
         unique=flags.out is None,
         resume=flags.resume,
         extend=flags.extend,
-        preset=name,
-        **parts,
+        preset=command.name,
+        **command.parts,
         engine=engine,
         loggers=loggers,
         callbacks=callbacks,
     )
     if leads:
         say(f"summary in {(result.directory or out) / SUMMARY}")
-    return 0
 
 
 def _loggers(flags: Flags, config: Config) -> list[Logger]:
@@ -242,7 +272,7 @@ def _configuration(path: Path) -> Config:
 
 def _parse(argv: Sequence[str], defaults: Config) -> Flags:
     values = _values(defaults)
-    _print_requested_help(argv, Flags(**values))
+    print_requested_help(argv, Flags(**values))
     flags = parse(Flags, argv, default=Flags(**values))
     if flags.mesh is None:
         return flags
@@ -256,24 +286,6 @@ def _parse(argv: Sequence[str], defaults: Config) -> Flags:
                 "be left out"
             )
     return dataclasses.replace(flags, **sizes)
-
-
-def _print_requested_help(argv: Sequence[str], defaults: Flags) -> None:
-    """Print the help and exit, if the arguments request it."""
-    kind = requested_help(argv)
-    if kind is None:
-        return
-    print(
-        help_text(
-            defaults,
-            usage="jaxdqn run [PRESET] [flags]",
-            summary=_SUMMARY,
-            notes=_NOTES,
-            complete=kind == "complete",
-            columns=terminal_columns(),
-        )
-    )
-    raise SystemExit(0)
 
 
 def config_from(flags: Flags) -> Config:
@@ -309,54 +321,6 @@ def default_out(name: str, config: Config, env: str | None = None) -> Path:
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return Path("runs") / path_part(f"{name}-{env or config.env}-s{config.seed}-{stamp}")
-
-
-def outcome(summary: dict[str, Any]) -> str:
-    """Return a summary of a run as a few lines of text."""
-    learners = summary.get("learners", ())
-    solved = _goals(summary, len(learners)) if summary["solve_return"] is not None else "done"
-    if summary["interrupted"]:
-        solved += f", interrupted ({summary['ended_by']}); --resume continues it"
-    epsilon = summary["eval_epsilon"]
-    kind = f"{epsilon:g}-greedy" if epsilon else "greedy"
-    return (
-        f"{solved}: {kind} return {summary['eval_return_mean']:.2f} at the end, "
-        f"{summary['best_eval_return_mean']:.2f} at best, over {summary['eval_episodes']} episodes"
-        "\n"
-        f"{summary['env_steps']:,} environment steps ({summary['rows']:,} rows with resets), "
-        f"{summary['gradient_steps']:,} gradient steps{_undone(summary)} in "
-        f"{summary['train_seconds']:.2f} s of "
-        f"training, {summary['eval_seconds']:.2f} s of evaluation, after "
-        f"{summary['compile_seconds']:.2f} s of compilation\n"
-        f"{summary['env_steps_per_second']:,.0f} environment steps/s, "
-        f"{summary['gradient_steps_per_second']:,.0f} gradient steps/s"
-        + (f"\n\n{population_tables(learners)}" if learners else "")
-    )
-
-
-def _goals(summary: dict[str, Any], learners: int) -> str:
-    """Describe in words when the environment was solved, and the solve return held."""
-    text = f"solved in {summary['seconds_to_solve']:.2f} s" if summary["solved"] else "not solved"
-    if learners:
-        text += f" ({summary['learners_solved']} of {learners} learners)"
-    if summary["held"]:
-        text += (
-            f", held after {summary['seconds_to_hold']:.2f} s ({summary['rows_to_hold']:,} rows)"
-        )
-    elif learners and summary["learners_held"]:
-        text += f", held by {summary['learners_held']}"
-    elif summary["solved"] and summary["ended_by"] != "solved":
-        text += ", not held"
-    if summary["learning_stability"] is not None:
-        share = f"{summary['learning_stability']:.0%} of the second half of the evaluations"
-        text += f", {share} at {summary['solve_return']:g} or more"
-    return text
-
-
-def _undone(summary: dict[str, Any]) -> str:
-    """Return the number of undone gradient steps as text; empty if there are none."""
-    skipped = summary["skipped_gradient_steps"]
-    return f" ({skipped:,} of them not finite and undone)" if skipped else ""
 
 
 def _values(options: Options) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def _follow(run: str, config: Config) -> None:
 
 
 def _end(run: Path) -> str:
-    """Return the outcome of a run that is not running."""
-    from jaxdqn.cli.run import outcome
+    """Return the outcome of a run that no process runs."""
+    from jaxdqn.cli.outcome import outcome
     from jaxdqn.storage.directory import SUMMARY
 
     file = run / SUMMARY

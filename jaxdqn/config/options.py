@@ -55,8 +55,8 @@ class Options:
     """Budget in rows: environment steps and resets. The run ends with the first chunk that reaches
     it."""
     max_seconds: float | None = option(None, group="Run", above=0, everyday=True)
-    """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM. The
-    first chunk of a process is not interrupted."""
+    """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM, also
+    within its first chunk."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
     """Rows in a chunk, rounded up to complete iterations. Metrics are logged once per chunk.
     Signals are handled at the end of a chunk, and every half second within a long chunk."""

@@ -68,21 +68,12 @@ def export_policy(
     to = Path(to)
     check_target(to)
     check_quantize(quantize)
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
-    if distill_to is not None and not (distill_to and min(distill_to) >= 1):
-        raise ValueError(f"distill_to={distill_to!r}: must be one or more widths of at least 1")
-    if format == "onnx":
-        require_converter()
-    if episodes < 2:
-        raise ValueError(f"episodes={episodes}: must be at least 2")
-    config, trainer, params = load_run(
-        run, which, environment=environment, network=network, agent=agent
-    )
+    _check_arguments(format, distill_to, episodes)
+    own = {"environment": environment, "network": network, "agent": agent}
+    config, trainer, params = load_run(run, which, **own)
     original = Policy(trainer.agent, trainer.environment.spec, config.frame_stack, params)
     policy = original
     if distill_to is not None:
-        own = {"environment": environment, "network": network, "agent": agent}
         policy = distill(original, config, read_replay(run, which, **own), distill_to)
     flat = flatten(policy, quantize)
     record: dict[str, Any] = {
@@ -101,6 +92,18 @@ def export_policy(
     except OSError as error:
         raise ValueError(f"to={str(to)!r}: must be writable: {error.strerror}") from error
     return record
+
+
+def _check_arguments(format: str, distill_to: Sequence[int] | None, episodes: int) -> None:
+    """Raise a ValueError for an invalid argument, or if the converter of ONNX is missing."""
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
+    if distill_to is not None and not (distill_to and min(distill_to) >= 1):
+        raise ValueError(f"distill_to={distill_to!r}: must be one or more widths of at least 1")
+    if format == "onnx":
+        require_converter()
+    if episodes < 2:
+        raise ValueError(f"episodes={episodes}: must be at least 2")
 
 
 def quantized(policy: Policy, flat: FlatPolicy) -> Policy:

@@ -13,16 +13,12 @@ import numpy as np
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.parallel import multihost
+from jaxdqn.run.chunk_parts import divide_first_part, first_part, part_for_duration
 from jaxdqn.run.compile import Chunk, Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.types import SUMMED_METRICS, Counter, Counters, Metrics, TrainState, counter_int
-
-LONG_CHUNK = 1.0
-"""Duration in seconds above which a chunk is divided into parts."""
-PART_SECONDS = 0.5
-"""Target duration of a part in seconds."""
 
 
 class _Flight(NamedTuple):
@@ -36,14 +32,19 @@ class _Flight(NamedTuple):
 class ChunkRunner:
     """Run chunks, and check for a stop request between the parts of a long chunk.
 
-    The first chunk is not divided; its duration determines the speed. If it is long, a program for
-    one part is compiled in another thread while the next chunk runs. The state after a chunk is
+    The duration of the first chunk determines the speed. If it is long, a program for one part is
+    compiled in another thread while the next chunk runs. Without ``max_seconds`` the first chunk is
+    not divided. With it the first chunk is run in parts of ``first_part`` iterations, and so are
+    later long chunks until the program for their parts is compiled. The state after a chunk is
     bitwise identical for every division into parts. The metrics are equal up to rounding of sums
     and means.
     """
 
     def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
         self._config, self._programs, self._progress = config, programs, progress
+        self._first_part = first_part(config, programs.least_first_part)
+        self._measured = False
+        """True if this process has measured the duration of a chunk."""
         self._flight: _Flight | None = None
         self._read_at = 0.0
         """Time at which the last metrics were read."""
@@ -95,17 +96,30 @@ class ChunkRunner:
     def _next_program(self) -> tuple[Chunk, int]:
         """Return the next program to call and its number of iterations."""
         done = 0 if self._progress.partial is None else self._progress.partial["iterations"]
-        left = self._config.iterations_per_chunk - done
-        part = self._progress.part_iterations
+        size = self._next_size(done)
+        if size == self._config.iterations_per_chunk:
+            return self._programs.chunk, size
+        return self._programs.part_of_chunk(size).result(), size
+
+    def _next_size(self, done: int) -> int:
+        """Return the iterations to run next in a chunk of which ``done`` are finished."""
+        chunk, part = self._config.iterations_per_chunk, self._progress.part_iterations
+        first, left = self._first_part, chunk - done
         if part is not None:
-            last = self._config.iterations_per_chunk % part
-            programs = [self._programs.part_of_chunk(size) for size in (part, last) if size]
-            if done or _are_ready(programs):
-                size = min(part, left)
-                return self._programs.part_of_chunk(size).result(), size
-        if done:
-            return self._programs.part_of_chunk(left).result(), left
-        return self._programs.chunk, left
+            if first is not None:
+                part = divide_first_part(self._config, first, part)
+            ready = _are_ready(self._programs_for(part))
+            if ready or (done and first is None):
+                return min(part, left)
+        if first is not None and (done or part is not None or not self._measured):
+            self._programs_for(first)
+            return min(first, left)
+        return left
+
+    def _programs_for(self, part: int) -> list[Future[Chunk]]:
+        """Return the programs for a chunk in parts: for each part, and for a shorter last one."""
+        last = self._config.iterations_per_chunk % part
+        return [self._programs.part_of_chunk(size) for size in (part, last) if size]
 
     def _is_short(self, flight: _Flight) -> bool:
         """Return whether this is a whole chunk and chunks are too short to be divided.
@@ -136,22 +150,35 @@ class ChunkRunner:
         seconds = self._read_at - started
         progress.train_seconds += seconds
         progress.totals = totals(counters)
-        if progress.part_iterations is None and iterations == self._config.iterations_per_chunk:
-            progress.part_iterations = multihost.broadcast(lambda: self._part(seconds))
         plain = jax.tree.map(lambda value: np.asarray(value).tolist(), metrics._asdict())
         part = {"iterations": iterations, "seconds": seconds, "metrics": plain}
         progress.partial = part if progress.partial is None else add_parts(progress.partial, part)
+        if progress.part_iterations is None:
+            self._measure(progress.partial, part)
+
+    def _measure(self, finished: Record, part: Record) -> None:
+        """Set the iterations per part from the duration of a chunk.
+
+        Args:
+            finished: finished part of the chunk, or all of it.
+            part: its last part. If it takes too long, the duration of the chunk is estimated from
+                it. The first part of a chunk is too short for an estimate: it may include costs
+                that occur once.
+        """
+        chunk, first = self._config.iterations_per_chunk, self._first_part
+        if finished["iterations"] >= chunk:
+            self._measured = True
+            self._progress.part_iterations = self._agreed_part(finished["seconds"])
+        elif first is not None and finished["iterations"] > part["iterations"] > 0:
+            size = self._agreed_part(part["seconds"] * chunk / part["iterations"])
+            if size is not None and size < first:
+                self._progress.part_iterations = size
+
+    def _agreed_part(self, seconds: float) -> int | None:
+        return multihost.broadcast(lambda: self._part(seconds))
 
     def _part(self, seconds: float) -> int | None:
-        """Return the iterations per part for a chunk of this duration; None for no division.
-
-        The number is a multiple of the iterations between two averagings of the parameters.
-        """
-        unit = self._config.iterations_per_average
-        units = self._config.iterations_per_chunk // unit
-        parts = -(-seconds // PART_SECONDS)
-        part = max(1, round(units / parts))
-        return part * unit if seconds > LONG_CHUNK and part < units else None
+        return part_for_duration(self._config, seconds)
 
 
 def add_parts(first: Record, second: Record) -> Record:

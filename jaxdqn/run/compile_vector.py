@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.config.config import Config
-from jaxdqn.run.compile import Chunk, Programs, compile_all, compiler_options, make_revive, perturb
+from jaxdqn.run.compile import (
+    Chunk,
+    Programs,
+    compile_all,
+    compiler_options,
+    finished,
+    make_revive,
+    perturb,
+)
 from jaxdqn.storage.state import snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EPSILON, EvalInfo
 from jaxdqn.training.vector_evaluation import (
@@ -140,11 +147,6 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
     def chunk_of(iterations: int) -> Chunk:
         return lambda state: runner.chunk(state, iterations)
 
-    def part_of_chunk(iterations: int) -> Future[Chunk]:
-        future: Future[Chunk] = Future()
-        future.set_result(chunk_of(iterations))
-        return future
-
     def evaluation(epsilon: float) -> Callable[[Params, Array, np.int32], EvalInfo]:
         def evaluate(params: Params, key: Array, count: np.int32) -> EvalInfo:
             return evaluator.evaluate(params, jax.random.fold_in(key, count), epsilon)
@@ -186,7 +188,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         refill=refill,
         preload=preload,
         perturb=compiled.perturb,
-        part_of_chunk=part_of_chunk,
+        part_of_chunk=lambda iterations: finished(chunk_of(iterations)),
         stop_evaluations=stop_evaluations,
         env_failures=lambda: (*runner.failures, *evaluator.failures),
         close=close,

@@ -143,10 +143,17 @@ class DivergenceHandler:
         )
 
 
-def nothing_learned(config: Config, progress: Progress) -> RunFailed:
-    """Return the failure of a run whose gradient steps were all skipped."""
+def check_learned(config: Config, progress: Progress) -> None:
+    """Check that the guard kept at least one gradient step, if there were any.
+
+    Raises:
+        RunFailed: if it undid all of them.
+    """
+    # Replicas that average their parameters undo steps separately, and report the most.
+    if not progress.learned_nothing or config.average_every is not None:
+        return
     learners = f" of {config.learners} learners" if config.learners > 1 else ""
-    return RunFailed(
+    raise RunFailed(
         f"guard={config.guard!r}: none of the {progress.totals['gradient_steps']:,} gradient "
         f"steps{learners} was finite, and all were undone: nothing was learned; check the scale "
         "of rewards and observations and the learning rate"

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.checked import EnvironmentFailed
-from jaxdqn.errors import RunFailed
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.monitoring.records import chunk_record, few_distinct
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.callbacks import CallbackGroup
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
-from jaxdqn.run.divergence import (
-    DivergenceHandler,
-    illegal_actions,
-    nothing_learned,
-)
+from jaxdqn.run.divergence import DivergenceHandler, illegal_actions
 from jaxdqn.run.evaluation import RunEvaluator
+from jaxdqn.run.failures import FailureHandler
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from jaxdqn.run.recorder import Recorder
 from jaxdqn.run.saving import StateSaver
 from jaxdqn.run.summary import results
-from jaxdqn.run.warnings import clipped_returns, repeated_episodes
+from jaxdqn.run.warnings import WarningRecorder
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.storage.restore import Restored
 from jaxdqn.storage.transfer import Transfer, transferred
 from jaxdqn.training.vector_evaluation import EvaluationStopped
-from jaxdqn.types import Params, Row, TrainState
+from jaxdqn.types import Metrics, Params, Row, TrainState
 
 
 class HostLoop:
@@ -57,7 +52,7 @@ class HostLoop:
         self.progress = Progress.of(config.learners)
         self._recorder = Recorder(self.progress, loggers)
         self.callbacks = CallbackGroup(
-            callbacks, config, programs.params, self._log_event, directory
+            callbacks, config, programs.params, self._recorder.log_event, directory
         )
         self._chunks = ChunkRunner(config, programs, self.progress)
         self._evaluator = RunEvaluator(config, programs, keys, self.progress, self._recorder)
@@ -69,9 +64,8 @@ class HostLoop:
         distinct."""
         self._saver = StateSaver(config, programs, self.progress, self._recorder, self._evaluator,
                                  checkpoints)  # fmt: skip
-        self.failure: OSError | None = None
-        """Error that prevented the last checkpoint; None if it was written."""
-        self._restarts_seen = 0
+        self._failures = FailureHandler(programs, self.progress, self._recorder, self._saver)
+        self._warnings = WarningRecorder(config, self.progress, self._recorder)
 
     def start(self, rows: Row | None = None, transfer: Transfer | None = None) -> TrainState:
         """Start a run, warm-up included.
@@ -82,7 +76,7 @@ class HostLoop:
         """
         key, hyper = self._keys.train, learner_hypers(self._config)
         self._recorder.start_clock()
-        with self._recording_failures():
+        with self._failures.recording():
             if rows is None:
                 started = self._programs.init(key, hyper)
             else:
@@ -98,7 +92,7 @@ class HostLoop:
 
     def resume(self, restored: Restored) -> TrainState:
         """Resume from a checkpoint."""
-        with self._recording_failures():
+        with self._failures.recording():
             state, refilled = self._saver.revive(restored)
         self.progress.restore(restored.meta["host"])
         if refilled is not None:
@@ -115,33 +109,20 @@ class HostLoop:
             OSError: if a record, or a checkpoint other than the last, cannot be written.
         """
         self._programs.stop_evaluations(lambda: bool(stop))
-        with self._recording_failures():
+        with self._failures.recording():
             state = self._train(state, stop)
             self._finish(state, stop)
         return state
 
     def _train(self, state: TrainState, stop: StopRequest) -> TrainState:
-        config, progress = self._config, self.progress
         while self._chunks.in_flight or (self.unfinished and not stop_agreed(stop)):
             state, report = self._chunks.run(state, stop, ahead=self._may_run_ahead(stop))
             if report is None:  # stopped inside the chunk
                 continue
             metrics, seconds = report
-            self._record_restarts()
-            record = {"chunk": progress.chunk, **self._recorder.now()}
-            if config.restart_envs:
-                record["env_restarts"] = progress.env_restarts
-            record |= {
-                "train_seconds": progress.train_seconds,
-                "eval_seconds": progress.eval_seconds,
-            }
-            record |= chunk_record(metrics, seconds)
-            self._recorder.log("metrics", record)
-            state = self.callbacks.call("on_chunk", record, state)
-            if (message := clipped_returns(config, metrics)) is not None:
-                self._warn("clipped_returns", message)
-            if (failed := illegal_actions(metrics, progress.chunk)) is not None:
-                self._end_with(failed, state)
+            state = self._record_chunk(state, metrics, seconds)
+            if (failed := illegal_actions(metrics, self.progress.chunk)) is not None:
+                self._failures.end_run(failed, state)
             if self._divergence.needs_handling(metrics):
                 restored = self._divergence.handle(state, metrics)
                 if restored is not None:
@@ -149,13 +130,32 @@ class HostLoop:
                     self._chunks.drop()
                     state = self._saver.roll_back(restored)
                     continue
-            if self._chunks.in_flight:
-                continue  # the state is that of the next chunk
-            if progress.chunk % config.chunks_per_evaluation == 0:
-                state = self._evaluate(state)
-            if self._checkpoints is not None and self._checkpoints.is_due(progress.chunk):
-                self._saver.save(state)
-                self.callbacks.call("on_checkpoint", self._saver.record, state)
+            if not self._chunks.in_flight:  # else the state is that of the next chunk
+                state = self._evaluate_and_save(state)
+        return state
+
+    def _record_chunk(self, state: TrainState, metrics: Metrics, seconds: float) -> TrainState:
+        """Record the metrics of a chunk; return the state, which a callback may change."""
+        progress = self.progress
+        self._failures.record_restarts()
+        record = {"chunk": progress.chunk, **self._recorder.now()}
+        if self._config.restart_envs:
+            record["env_restarts"] = progress.env_restarts
+        record |= {"train_seconds": progress.train_seconds, "eval_seconds": progress.eval_seconds}
+        record |= chunk_record(metrics, seconds)
+        self._recorder.log("metrics", record)
+        state = self.callbacks.call("on_chunk", record, state)
+        self._warnings.check_chunk(metrics)
+        return state
+
+    def _evaluate_and_save(self, state: TrainState) -> TrainState:
+        """Make the evaluation and the checkpoint that are due after a chunk."""
+        chunk = self.progress.chunk
+        if chunk % self._config.chunks_per_evaluation == 0:
+            state = self._evaluate(state)
+        if self._checkpoints is not None and self._checkpoints.is_due(chunk):
+            self._saver.save(state)
+            self.callbacks.call("on_checkpoint", self._saver.record, state)
         return state
 
     def _may_run_ahead(self, stop: StopRequest) -> bool:
@@ -174,29 +174,12 @@ class HostLoop:
             and not stop
         )
 
-    def _end_with(self, failed: RunFailed, state: TrainState) -> NoReturn:
-        """Record a failure of the environment, take a checkpoint, and raise it."""
-        record = {"event": "environment failed", "reason": str(failed)}
-        self._recorder.log("event", {**record, **self._recorder.now()})
-        self._save_last(state)
-        raise failed
-
-    def _save_last(self, state: TrainState) -> None:
-        """Take a checkpoint of the state in which the run fails, unless it has one already."""
-        checkpoints, progress = self._checkpoints, self.progress
-        if checkpoints is None:
-            return
-        with self._noting_failure():
-            if progress.partial is not None or not checkpoints.has_saved(progress.chunk):
-                self._saver.save(state)
-            checkpoints.wait()
-
     def _evaluate(self, state: TrainState) -> TrainState:
         evaluation = None
         try:
             with suppress(EvaluationStopped):
                 evaluation = self._evaluator.evaluate(state)
-            self._record_restarts()
+            self._failures.record_restarts()
         except EnvironmentFailed as failed:
             failed.state = state
             raise
@@ -204,32 +187,32 @@ class HostLoop:
             return state
         return self.callbacks.call("on_evaluation", evaluation, state)
 
-    @contextmanager
-    def _recording_failures(self) -> Iterator[None]:
-        """Record the failure of an environment, and save the state before it if it is known."""
-        try:
-            yield
-        except EnvironmentFailed as failed:
-            self._record_failure(failed)
-            raise
+    def _finish(self, state: TrainState, stop: StopRequest) -> None:
+        """Take the last checkpoint, then make the last evaluations."""
+        progress = self.progress
+        if (reason := self.callbacks.reason) is not None:
+            message = f"a callback ended the run: {reason}"
+            self._recorder.log_event({"event": "ended", "message": message})
+        # Save before the last evaluations: an uninterrupted, longer run would not make them.
+        # Another thread writes the checkpoint in the meantime.
+        with self._failures.keeping_os_error():
+            if self._saver.save_last(state):
+                self.callbacks.call("on_checkpoint", self._saver.record, state)
+        if progress.last is None:  # the summary needs one evaluation, even after a stop
+            self._programs.stop_evaluations(lambda: False)
+        if not progress.evaluated:
+            self._evaluate(state)
+        if not stop_agreed(stop):
+            with suppress(EvaluationStopped):
+                self._evaluate_best()
 
-    def _record_restarts(self) -> None:
-        """Record the failures after which environments on the host were started again."""
-        failures = self._programs.env_failures()
-        for failed in failures[self._restarts_seen :]:
-            self.progress.env_restarts += 1
-            message = f"{failed}; all environments were started again, with new episodes"
-            trace = "".join(traceback.format_exception(failed.__cause__))
-            record = {"event": "environments restarted", "message": message, "traceback": trace}
-            self._recorder.log("event", {**record, **self._recorder.now()})
-        self._restarts_seen = len(failures)
-
-    def _record_failure(self, failed: EnvironmentFailed) -> None:
-        trace = "".join(traceback.format_exception(failed.__cause__))
-        record = {"event": "environment failed", "reason": str(failed), "traceback": trace}
-        self._recorder.log("event", {**record, **self._recorder.now()})
-        if failed.state is not None:
-            self._save_last(failed.state)
+    def _evaluate_best(self) -> None:
+        """Evaluate the best parameters over fresh episodes; warn if few are distinct."""
+        self._fresh = fresh = self._evaluator.evaluate_best_on_fresh_episodes()
+        if few_distinct(fresh):
+            if self._config.eval_epsilon == 0:
+                self._at_epsilon = self._evaluator.evaluate_best_at_epsilon()
+            self._warnings.warn_of_repeated_episodes(fresh, self._at_epsilon)
 
     def ended_by(self, stop: StopRequest) -> str:
         """Return the reason of the end: ``budget``, ``solved``, ``held``, ``callback``, or that of
@@ -273,68 +256,13 @@ class HostLoop:
         """Return the results of the run; call after ``train``."""
         return results(self._config, self.progress, self._fresh, self._at_epsilon)
 
-    def check_learned(self) -> None:
-        """Check that the guard did not undo every gradient step.
-
-        Raises:
-            RunFailed: if it did.
-        """
-        # Replicas that average their parameters undo steps separately; the metric is the maximum.
-        if self.progress.learned_nothing and self._config.average_every is None:
-            raise nothing_learned(self._config, self.progress)
-
-    def _finish(self, state: TrainState, stop: StopRequest) -> None:
-        """Take the last checkpoint, then make the last evaluations."""
-        progress, checkpoints = self.progress, self._checkpoints
-        if (reason := self.callbacks.reason) is not None:
-            self._log_event({"event": "ended", "message": f"a callback ended the run: {reason}"})
-        # Save before the last evaluations, because a longer run would not make them. Another
-        # thread writes the checkpoint meanwhile.
-        with self._noting_failure():
-            if checkpoints is not None and (
-                progress.partial is not None or not checkpoints.has_saved(progress.chunk)
-            ):
-                self._saver.save(state)
-                self.callbacks.call("on_checkpoint", self._saver.record, state)
-        if progress.last is None:  # the summary needs one evaluation, even after a stop
-            self._programs.stop_evaluations(lambda: False)
-        if not progress.evaluated:
-            self._evaluate(state)
-        if not stop_agreed(stop):
-            with suppress(EvaluationStopped):
-                self._fresh = self._evaluator.evaluate_best_on_fresh_episodes()
-                if few_distinct(self._fresh):
-                    self._warn_of_repeated_episodes(self._fresh)
-
-    def wait_for_checkpoint(self) -> None:
+    def wait_for_checkpoint(self) -> OSError | None:
         """Wait until the last checkpoint is on disk; call after ``train``.
 
-        A failure is stored in ``failure`` and not raised, so that the parameters are still saved.
+        Returns:
+            The error that prevented the checkpoint, so that the parameters are still saved. None if
+            the checkpoint was written.
         """
-        with self._noting_failure():
-            if self._checkpoints is not None:
-                self._checkpoints.wait()
-
-    def _warn_of_repeated_episodes(self, fresh: Record) -> None:
-        """Record that few episodes are distinct, and the return with a few random actions."""
-        if self._config.eval_epsilon == 0:
-            self._at_epsilon = self._evaluator.evaluate_best_at_epsilon()
-        self._warn("repeated_episodes", repeated_episodes(fresh, self._at_epsilon))
-
-    def _warn(self, event: str, message: str) -> None:
-        """Record a warning, once in a run."""
-        if event not in self.progress.warned:
-            self.progress.warned.append(event)
-            record = {"event": event, "message": message, **self._recorder.now()}
-            self._recorder.log("event", record)
-
-    def _log_event(self, record: Record) -> None:
-        self._recorder.log("event", {**record, **self._recorder.now()})
-
-    @contextmanager
-    def _noting_failure(self) -> Iterator[None]:
-        """Record an ``OSError`` instead of raising it, so that the parameters are still saved."""
-        try:
-            yield
-        except OSError as error:
-            self.failure = error
+        with self._failures.keeping_os_error():
+            self._saver.wait()
+        return self._failures.os_error

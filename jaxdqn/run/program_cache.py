@@ -15,6 +15,7 @@ from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import RunKeys
+from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.compilation_cache import programs_kept
 from jaxdqn.run.compile import Programs, compile_programs
 from jaxdqn.run.compile_vector import VectorCompiled, compile_vector, vector_programs
@@ -116,6 +117,9 @@ def compiled_programs(
                 static.programs = compile_programs(
                     config, static.trainer, keys, static.state_shape, check
                 )
+        elif (part := first_part(config)) is not None:
+            # The earlier run may not have needed it. It is compiled in another thread.
+            static.programs.part_of_chunk(part)
         return static.programs
     finally:
         static.lock.release()

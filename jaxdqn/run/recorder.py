@@ -33,6 +33,10 @@ class Recorder:
         """Return the fields common to all records: totals and seconds."""
         return {**self._progress.totals, "seconds": self.seconds}
 
+    def log_event(self, record: Record) -> None:
+        """Pass an event to every logger, with the common fields."""
+        self.log("event", {**record, **self.now()})
+
     def log(self, kind: str, record: Record) -> None:
         """Pass a record to every logger."""
         for logger in self._loggers:

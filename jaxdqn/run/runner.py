@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 
-from jaxdqn.agent.agent import Optimizer
+from jaxdqn.agent.options import Optimizer
 from jaxdqn.config.config import Config, to_dict
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.errors import RunFailed, RunStopped
@@ -25,6 +25,7 @@ from jaxdqn.parallel.platforms import check_platforms
 from jaxdqn.run.callbacks import as_callbacks
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.device_memory import bytes_per_device, bytes_sent
+from jaxdqn.run.divergence import check_learned
 from jaxdqn.run.first_state import first_state
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
 from jaxdqn.run.loop import HostLoop
@@ -101,10 +102,10 @@ def run(
     SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
     chunk, or of the next one if that has been dispatched already, after it has written all files.
     If chunks take more than a second, the run stops within about half a second, from the second
-    chunk on. During compilation it stops within about a second by raising ``RunStopped``. A second
-    SIGINT stops it at once. Signals are handled only in Python's main thread. A run with a
-    directory saves checkpoints; a later call with ``resume`` continues exactly from the newest one,
-    even inside a chunk.
+    chunk on, and with ``max_seconds`` in the first chunk too. During compilation it stops within
+    about a second by raising ``RunStopped``. A second SIGINT stops it at once. Signals are handled
+    only in Python's main thread. A run with a directory saves checkpoints; a later call with
+    ``resume`` continues exactly from the newest one, even inside a chunk.
 
     Compiled programs are cached in the process (``jaxdqn.run.program_cache``), so a later run with
     the same shapes compiles nothing, even with a different seed or learning rate. They are also
@@ -158,9 +159,7 @@ def run(
     setup: RunSetup | None = None
     check_platforms()
     callbacks = as_callbacks(callbacks)
-    _check_arguments(config, out, resume, extend, len(callbacks))
-    if unique and (out is None or resume):
-        raise ValueError("unique=True: must come with out, and without resume")
+    _check_arguments(config, out, unique, resume, extend, len(callbacks))
     parts = {
         "environment": environment,
         "network": network,
@@ -175,8 +174,7 @@ def run(
         config = engine.configure(config, parts)
     try:
         with ExitStack() as stack:
-            # The host transfers seeds, scalars and records; a step of the trainer transfers
-            # nothing.
+            # The host transfers seeds, scalars and records; a step of the trainer does not.
             stack.enter_context(jax.transfer_guard("allow"))
             group = LoggerGroup(loggers)
             stack.callback(group.close)
@@ -201,6 +199,7 @@ def run(
 def _check_arguments(
     config: Config,
     out: str | os.PathLike[str] | None,
+    unique: bool,
     resume: bool,
     extend: str | None,
     callbacks: int,
@@ -211,6 +210,8 @@ def _check_arguments(
             "unset JAX_DISABLE_JIT, and use --debug, or jaxdqn.run.debug.debug from Python: a few "
             "iterations of small size without jit"
         )
+    if unique and (out is None or resume):
+        raise ValueError("unique=True: must come with out, and without resume")
     if resume and out is None:
         raise ValueError("resume=True: must come with out, the run directory to resume")
     if extend not in (None, *get_args(Extend)):
@@ -260,15 +261,15 @@ def _train(
         summary |= engine.summary()
     # Log the summary before writing files, so that observers see the end of the run at once.
     _log(loggers, "summary", summary)
-    host.wait_for_checkpoint()
+    failure = host.wait_for_checkpoint()
     host.callbacks.call("on_end", summary, state)
     last = host.last_params(state)
     if setup.directory is not None and multihost.is_coordinator():
         _write_results(setup.directory, host.best_params, last, summary)
         _draw_curve(setup.directory, log_event)
-    if host.failure is not None:
-        raise host.failure
-    host.check_learned()
+    if failure is not None:
+        raise failure
+    check_learned(config, host.progress)
     return RunResult(state, host.best_params, summary, setup.directory)
 
 

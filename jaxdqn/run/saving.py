@@ -61,6 +61,25 @@ class StateSaver:
         self._recorder.log("event", record)
         self.record = record
 
+    def save_last(self, state: TrainState) -> bool:
+        """Take a checkpoint of the last state, unless there is one; return True if it was taken."""
+        checkpoints, progress = self._checkpoints, self._progress
+        if checkpoints is None:
+            return False
+        if progress.partial is None and checkpoints.has_saved(progress.chunk):
+            return False
+        self.save(state)
+        return True
+
+    def wait(self) -> None:
+        """Wait until the newest checkpoint is on disk.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+
     def revive(self, restored: Restored) -> tuple[TrainState, Record | None]:
         """Return the state of a checkpoint, and the totals if its replay had to be refilled."""
         assert self._checkpoints is not None

@@ -1,10 +1,12 @@
-"""Warnings about a run; the host loop records each as an event."""
+"""Warnings about a run, each recorded as an event."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.run.progress import Progress
+from jaxdqn.run.recorder import Recorder
 from jaxdqn.storage.jsonl import Record
 from jaxdqn.training.evaluation import EPSILON
 from jaxdqn.types import Metrics
@@ -12,6 +14,34 @@ from jaxdqn.types import Metrics
 CLIPPED = 0.25
 """Threshold for a warning: mean probability of the targets outside the range of the atoms. An
 untrained network with its uniform distribution is below it if the range contains the returns."""
+
+
+class WarningRecorder:
+    """Record every warning once in a run.
+
+    Args:
+        config: configuration of the run.
+        progress: contains the warnings recorded already.
+        recorder: receives the events.
+    """
+
+    def __init__(self, config: Config, progress: Progress, recorder: Recorder) -> None:
+        self._config, self._progress, self._recorder = config, progress, recorder
+
+    def check_chunk(self, metrics: Metrics) -> None:
+        """Warn if the metrics of a chunk show clipped returns."""
+        message = clipped_returns(self._config, metrics)
+        if message is not None:
+            self._record("clipped_returns", message)
+
+    def warn_of_repeated_episodes(self, fresh: Record, at_epsilon: Record | None) -> None:
+        """Warn that few evaluation episodes are distinct; see ``repeated_episodes``."""
+        self._record("repeated_episodes", repeated_episodes(fresh, at_epsilon))
+
+    def _record(self, event: str, message: str) -> None:
+        if event not in self._progress.warned:
+            self._progress.warned.append(event)
+            self._recorder.log_event({"event": event, "message": message})
 
 
 def clipped_returns(config: Config, metrics: Metrics) -> str | None:

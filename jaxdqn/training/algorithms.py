@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxdqn.agent.agent import Optimizer, make_agent
+from jaxdqn.agent.agent import make_agent
 from jaxdqn.agent.masks import check_takes_masks
 from jaxdqn.agent.matmul_precision import with_matmul_precision
 from jaxdqn.agent.optimizer import average_first, make_clipped_norm, make_optimizer
+from jaxdqn.agent.options import Optimizer
 from jaxdqn.agent.sequence_loss import sequences_of
 from jaxdqn.communication.collectives import Collectives
 from jaxdqn.communication.outer import with_outer_state

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdqn import envs
-from jaxdqn.agent.agent import Optimizer
+from jaxdqn.agent.options import Optimizer
 from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
 from jaxdqn.config.config import Config

@@ -1,6 +1,7 @@
 """Times to solve and to hold of other libraries: judged as runs of jaxdqn are."""
 
 import contextlib
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from benchmarks.versus import __main__, at_best
 from benchmarks.versus.at_best import at_best_table, learner_result, train_peer
+from benchmarks.versus.drivers import pure_jax_at_best, rllib_at_best
+from benchmarks.versus.drivers.at_best import Learner
 
 
 def evaluation(index, mean, fresh=None, rows=5_000, spent=False):
@@ -179,14 +182,14 @@ class FakeTorch:
         return contextlib.nullcontext()
 
 
-def test_rllib_is_evaluated_greedily_with_the_newest_parameters(driver):
+def test_rllib_is_evaluated_greedily_with_the_newest_parameters():
     algorithm, played = FakeAlgorithm(), []
 
     def play(greedy, key):
         played.append((greedy([0, 1]), key))
         return 321.0
 
-    learner = driver.rllib_learner(algorithm, FakeTorch, play)
+    learner = rllib_at_best.rllib_learner(algorithm, FakeTorch, play)
     assert [learner.advance(), learner.advance()] == [6_000, 12_000]
     assert learner.evaluate(7) == 321.0
     assert played == [([0, 1], 7)]
@@ -223,6 +226,12 @@ def driver():
     sys.modules.pop("peers", None)
 
 
+def test_every_peer_has_a_driver(driver):
+    for module, function in driver.PEERS.values():
+        assert callable(getattr(importlib.import_module(f"benchmarks.versus.drivers.{module}"),
+                                function))  # fmt: skip
+
+
 def train(key):
     """Train as a peer does: an outer scan over updates, an inner one over steps."""
 
@@ -234,9 +243,9 @@ def train(key):
     return {"runner_state": carry, "metrics": metrics}
 
 
-def test_updates_in_blocks_are_those_of_the_whole_run(driver):
+def test_updates_in_blocks_are_those_of_the_whole_run():
     scan = jax.lax.scan
-    step, carry = driver._outer_scan(train, None)
+    step, carry = pure_jax_at_best.outer_scan(train, None)
     assert jax.lax.scan is scan
     for _ in range(4):
         carry, _ = step(carry, None)
@@ -249,7 +258,7 @@ class FakeLearner:
     def __init__(self, means):
         self.means, self.rows, self.keys = list(means), 0, []
 
-    def learner(self, driver):
+    def learner(self):
         def advance():
             self.rows += 6_000
             return self.rows
@@ -258,7 +267,7 @@ class FakeLearner:
             self.keys.append(key)
             return self.means.pop(0)
 
-        return driver.Learner(advance, evaluate, 12_000)
+        return Learner(advance, evaluate, 12_000)
 
 
 def test_the_driver_confirms_until_solved_and_reports_the_end(driver, monkeypatch):
@@ -266,7 +275,7 @@ def test_the_driver_confirms_until_solved_and_reports_the_end(driver, monkeypatc
     monkeypatch.setattr(sys, "stdin", iter(["seed 5\n", "go\n", "go\n", "go\n"]))
     sent = []
     channel = type("Channel", (), {"send": lambda self, **message: sent.append(message)})()
-    driver.serve(channel, lambda seed: fake.learner(driver), 475.0)
+    driver.serve(channel, lambda seed: fake.learner(), 475.0)
     assert [message["return_mean"] for message in sent] == [480.0, 490.0, 480.0]
     assert [message["fresh_mean"] for message in sent] == [400.0, 491.0, None]
     assert [message["spent"] for message in sent] == [False, True, True]

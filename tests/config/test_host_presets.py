@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxdqn.config.presets import ALGORITHMS, preset
+from jaxdqn.config.algorithm_presets import ALGORITHMS
+from jaxdqn.config.presets import preset
 
 
 def test_atari_has_the_schedule_of_dopamine_in_gradient_steps():

@@ -3,8 +3,10 @@
 import pytest
 
 from jaxdqn.cli.run import read_flags
+from jaxdqn.config.algorithm_presets import ALGORITHMS
 from jaxdqn.config.config import Config
-from jaxdqn.config.presets import ALGORITHMS, TASKS, preset
+from jaxdqn.config.presets import preset
+from jaxdqn.config.task_presets import TASKS
 
 GAME = "Asterix-MinAtar"
 

@@ -12,7 +12,9 @@ import jaxdqn
 from jaxdqn.agent.agent import make_agent
 from jaxdqn.agent.optimizer import make_optimizer
 from jaxdqn.config import loss_registry
-from jaxdqn.config.presets import ABLATIONS, ALGORITHMS, TASKS, for_task, preset
+from jaxdqn.config.algorithm_presets import ABLATIONS, ALGORITHMS
+from jaxdqn.config.presets import for_task, preset
+from jaxdqn.config.task_presets import TASKS
 from jaxdqn.losses import q_target, td_error
 from jaxdqn.networks import NoisyDense, make_network
 from jaxdqn.training.hyper import hyper_from

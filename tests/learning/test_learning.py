@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxdqn.config.presets import ABLATIONS, ALGORITHMS
+from jaxdqn.config.algorithm_presets import ABLATIONS, ALGORITHMS
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "learning"

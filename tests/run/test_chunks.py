@@ -2,7 +2,6 @@
 
 import signal
 import time
-from concurrent.futures import Future
 from types import SimpleNamespace
 
 import jax
@@ -13,15 +12,16 @@ from jaxdqn.config.config import replace
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.run import chunks
+from jaxdqn.run import compile as compiling
+from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.chunks import ChunkRunner, add_parts, metrics_of
 from jaxdqn.run.compile import compile_programs
-from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
-from jaxdqn.run.progress import Progress
+from jaxdqn.run.program_cache import StaticRun, compiled_programs
 from jaxdqn.run.runner import run
 from jaxdqn.storage.checkpoint import CHECKPOINTS, steps_of
 from jaxdqn.storage.jsonl import read_lines
-from jaxdqn.types import Counter, Counters, Metrics
+from jaxdqn.types import Metrics
 from tests.parallel.test_mapping_laws import assert_identical
 from tests.toys import noisy, tiny
 
@@ -71,19 +71,6 @@ def test_parts_of_a_population_are_added_for_each_learner():
     assert metrics["first_skipped"] == [0, 3]
 
 
-def test_the_size_of_a_part_is_half_a_second_by_the_measured_speed():
-    config = tiny(total_rows=32 + 1_000, log_every=1_000)
-    assert config.iterations_per_chunk == 250
-    runner = ChunkRunner(config, None, Progress.of(1))
-    assert runner._part(0.9) is None
-    assert runner._part(2.0) == 62
-    assert runner._part(1_000.0) == 1
-    averaged = tiny(total_rows=32 + 1_000, log_every=1_000, devices=2, average_every=10)
-    runner = ChunkRunner(averaged, None, Progress.of(1))
-    assert runner._part(2.0) == 60
-    assert runner._part(1_000.0) == 10
-
-
 @pytest.fixture
 def in_parts(monkeypatch):
     """Run chunks after the first in parts of so many iterations, whatever time they take."""
@@ -128,6 +115,61 @@ def test_a_divided_run_is_bitwise_the_undivided_one(undivided, in_parts, tmp_pat
     assert_close_records(records(tmp_path / "run", name), records(undivided.out, name))
 
 
+@pytest.fixture
+def dispatched(monkeypatch):
+    """Sizes of the programs that a run calls, in order."""
+    sizes, next_program = [], ChunkRunner._next_program
+
+    def recorded(self):
+        program, size = next_program(self)
+        sizes.append(size)
+        return program, size
+
+    monkeypatch.setattr(ChunkRunner, "_next_program", recorded)
+    return sizes
+
+
+def test_a_run_with_a_deadline_is_bitwise_the_one_without(
+    undivided, dispatched, monkeypatch, tmp_path
+):
+    # Unoptimised, as in the fast suite, a program of one iteration rounds differently.
+    monkeypatch.setattr(chunks, "first_part", lambda config, least: 11)
+    config = replace(CONFIG, max_seconds=1_000.0)
+    limited = run(config, out=tmp_path / "run", environment=ENVIRONMENT)
+    assert dispatched[:3] == [11, 11, 1]
+    assert sum(dispatched) == 23 * config.num_chunks
+    assert_identical(limited.state, undivided.result.state)
+    assert_identical(limited.best_params, undivided.result.best_params)
+    name = "evaluations.jsonl"
+    assert records(tmp_path / "run", name) == records(undivided.out, name)
+    name = "metrics.jsonl"
+    assert_close_records(records(tmp_path / "run", name), records(undivided.out, name))
+
+
+def test_the_program_of_the_first_parts_is_compiled_with_the_others(monkeypatch):
+    monkeypatch.setattr(
+        compiling, "compile_all", lambda jitted, options, check: list(range(len(jitted)))
+    )
+    trainer, keys = make_mapped_trainer(CONFIG, environment=ENVIRONMENT), learner_keys(CONFIG)
+    shape = jax.eval_shape(trainer.init, keys.train)
+    compiled = compile_programs(CONFIG, trainer, keys, shape)
+    limited = compile_programs(replace(CONFIG, max_seconds=9.0), trainer, keys, shape)
+    assert limited[:5] == compiled[:5]
+    assert limited.evaluate_one == compiled.evaluate_one == compiled.evaluate
+    part = limited.part_of_chunk(1)
+    assert part.done()
+    assert part.result() not in compiled[:5]
+
+
+def test_a_run_with_the_programs_of_an_earlier_one_compiles_that_of_its_first_parts():
+    asked = []
+    static = StaticRun(None, None, SimpleNamespace(part_of_chunk=asked.append))
+    assert compiled_programs(static, CONFIG, None) is static.programs
+    assert asked == []
+    assert compiled_programs(static, replace(CONFIG, max_seconds=9.0), None) is static.programs
+    assert asked == [1]
+
+
 LAYOUTS = {
     "prioritized": {"replay": "prioritized", "gradient_steps": 2},
     "replicas": {"devices": 2},
@@ -149,11 +191,13 @@ def test_a_chunk_is_bitwise_its_parts_in_every_mapping(overrides):
     shape = jax.eval_shape(trainer.init, keys.train)
     programs = compile_programs(config, trainer, keys, shape)
     chunked, _ = programs.chunk(programs.init(keys.train, learner_hypers(config))[0])
-    state, _ = programs.init(keys.train, learner_hypers(config))
-    parts = [unit] * (24 // unit) if config.devices == 1 else [unit, 12, 12 - unit]
-    for iterations in parts:
-        state, _ = programs.part_of_chunk(iterations).result()(state)
-    assert_identical(state, chunked)
+    first = first_part(replace(config, max_seconds=1.0))
+    assert 24 % first == 0
+    for parts in ([unit, 12, 12 - unit], [first] * (24 // first)):
+        state, _ = programs.init(keys.train, learner_hypers(config))
+        for iterations in parts:
+            state, _ = programs.part_of_chunk(iterations).result()(state)
+        assert_identical(state, chunked)
 
 
 def stopping(monkeypatch, calls):
@@ -190,63 +234,6 @@ def test_a_run_stopped_inside_a_chunk_resumes_as_if_never_stopped(
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert records(out, name) == records(tmp_path / "never", name)
     assert resumed.summary["rows"] == undivided.result.summary["rows"]
-
-
-class Sleeper:
-    """Programs that sleep instead of training, so many seconds an iteration."""
-
-    def __init__(self, config, seconds_per_iteration):
-        self.config, self.seconds = config, seconds_per_iteration
-        self.sizes = []
-
-    def chunk_of(self, iterations):
-        def program(state):
-            self.sizes.append(iterations)
-            time.sleep(iterations * self.seconds)
-            rows = Counter(0, state + iterations)
-            metrics = Metrics(*[np.float32(1)] * len(Metrics._fields))._replace(
-                extra={}, illegal=(), diagnostics=()
-            )
-            return state + iterations, (metrics, Counters(rows, rows, rows))
-
-        return program
-
-    def programs(self):
-        def part_of_chunk(iterations):
-            future = Future()
-            future.set_result(self.chunk_of(iterations))
-            return future
-
-        chunk = self.chunk_of(self.config.iterations_per_chunk)
-        return SimpleNamespace(chunk=chunk, part_of_chunk=part_of_chunk)
-
-
-def test_a_deadline_inside_a_long_chunk_is_kept():
-    config = tiny(total_rows=32 + 10 * 400, log_every=400)
-    assert config.iterations_per_chunk == 100
-    sleeper, progress, stop = Sleeper(config, 0.012), Progress.of(1), StopRequest()
-    runner = ChunkRunner(config, sleeper.programs(), progress)
-    deadline = time.perf_counter() + 2.0
-    stop.set_deadline(deadline)
-    state, report = runner.run(0, stop)
-    assert report is not None
-    state, report = runner.run(state, stop)
-    assert report is None
-    assert 0 <= time.perf_counter() - deadline < 1.0
-    part = progress.part_iterations
-    assert part in (33, 25)
-    assert sleeper.sizes == [100] + [part] * (len(sleeper.sizes) - 1)
-    assert progress.partial["iterations"] == state - 100 == part * (len(sleeper.sizes) - 1)
-    assert progress.chunk == 1
-
-
-def test_short_chunks_are_never_divided():
-    config = tiny(total_rows=32 + 5 * 400, log_every=400)
-    sleeper = Sleeper(config, 0.0)
-    runner, state = ChunkRunner(config, sleeper.programs(), Progress.of(1)), 0
-    for _ in range(5):
-        state, _ = runner.run(state, StopRequest())
-    assert sleeper.sizes == [100] * 5
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdqn.cli.run import outcome
+from jaxdqn.cli.outcome import outcome
 from jaxdqn.run.holding import HELD_EVALUATIONS, HELD_SPACING_ROWS, record_evaluation, stability
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdqn.cli.run import outcome
+from jaxdqn.cli.outcome import outcome
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import replace
 from jaxdqn.envs import make_environment

@@ -25,8 +25,10 @@ from jaxdqn.cli.study.definition import read_definition
 from jaxdqn.cli.study.jobs import Study, jobs_of, print_error, run_jobs
 from jaxdqn.cli.study.results import REPORT, RESULTS, done_seeds, read_results, repair
 from jaxdqn.cli.study.settings import EXECUTION_FIELDS, read_settings, seeds_text
+from jaxdqn.config.algorithm_presets import ALGORITHMS
 from jaxdqn.config.config import replace
-from jaxdqn.config.presets import ALGORITHMS, TASKS, preset
+from jaxdqn.config.presets import preset
+from jaxdqn.config.task_presets import TASKS
 from jaxdqn.monitoring.output import say
 from jaxdqn.storage.directory import lock, unwritable_error
 from jaxdqn.storage.jsonl import Record

@@ -1,0 +1,187 @@
+"""Presets of algorithms: the fields that each changes in plain DQN. Imports no JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxdqn.config.config import Config
+from jaxdqn.config.host_presets import PQN_ATARI
+from jaxdqn.config.protocols import PROTOCOLS
+
+_RAINBOW: dict[str, dict[str, Any]] = {
+    "double": {"double": True},
+    "dueling": {"dueling": True},
+    "n-step": {"n_step": 3},
+    "per": {"replay": "prioritized"},
+    "c51": {"loss": "categorical"},
+    # Exploration by noise only: epsilon is 0.
+    "noisy": {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0},
+}
+"""The six components of Rainbow (Hessel et al. 2018), each an algorithm too."""
+
+
+def _rainbow(without: str | None = None) -> dict[str, Any]:
+    components = (fields for name, fields in _RAINBOW.items() if name != without)
+    values = {field: value for fields in components for field, value in fields.items()}
+    # Table 1 of the paper: Adam's epsilon, and the exponent of the priorities, which is 0.6 in
+    # Schaul et al. 2016. Its learning rate, target period and range of returns are for Atari;
+    # here they are those of the task.
+    values["optimizer_epsilon"] = 1.5e-4
+    if without != "per":
+        values["priority_exponent"] = 0.5
+    return values
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {f"rainbow-no-{name}": _rainbow(name) for name in _RAINBOW}
+"""Rainbow without one of its components."""
+
+# Mnih et al. 2015, extended data table 1: optimiser, minibatch, a gradient step every four rows,
+# final epsilon. The published epsilon of RMSProp, 0.01, is for a gradient summed over the
+# minibatch of 32; here it is averaged. Loss, replay, periods and network are those of the task:
+# the published Huber loss needs rewards in [-1, 1], and diverges on CartPole.
+_DQN_2015: dict[str, Any] = {
+    "optimizer": "rmsprop",
+    "rmsprop_centered": True,
+    "rmsprop_decay": 0.95,
+    "optimizer_epsilon": 0.01 / 32**2,
+    "learning_rate": 2.5e-4,
+    "learning_rate_schedule": "constant",
+    "batch_size": 32,
+    "replay_ratio": 8.0,
+    "epsilon_end": 0.1,
+}
+
+# "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN for C51 and
+# with Munchausen. On Atari it also has their sizes, periods and learning rate; elsewhere those are
+# of the task. Their beta stays at 0.45; here it rises to 1 as with every algorithm.
+BTR: dict[str, Any] = {
+    "loss": "implicit_quantile",
+    "quantiles": 8,
+    "bootstrap": "munchausen",
+    "n_step": 3,
+    "replay": "prioritized",
+    "priority_exponent": 0.2,
+    "importance_exponent": 0.45,
+    "dueling": True,
+    "noisy": True,
+    "clip_norm": 10.0,
+}
+BTR_TORSO: dict[str, Any] = {
+    "network": "impala",
+    "torso_width": 2,
+    "pool_size": 6,
+    "spectral_norm": True,
+    "dense_size": 512,
+}
+"""Their network, for frames of 84x84."""
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "dqn": {},
+    "dqn-2015": _DQN_2015,
+    **_RAINBOW,
+    "qr-dqn": {"loss": "quantile"},
+    "iqn": {"loss": "implicit_quantile"},
+    "munchausen": {"bootstrap": "munchausen"},
+    "rainbow": _rainbow(),
+    **ABLATIONS,
+    "btr": BTR,
+    "pqn": {"algorithm": "pqn"},
+    # The exponents of the authors (Kapturowski et al. 2019).
+    "recurrent": {
+        "recurrent": "lstm",
+        "replay": "prioritized",
+        "priority_exponent": 0.9,
+        "importance_exponent": 0.6,
+    },
+    "fast": {},
+}
+"""Fields that each algorithm changes in plain DQN."""
+
+# Settings of the authors (Gallici et al. 2024), except their reward scale of 0.1 on CartPole and
+# their budget on MinAtar.
+PQN: dict[str, Any] = {
+    "algorithm": "pqn",
+    "loss": "squared",
+    "optimizer": "radam",
+    "learning_rate_schedule": "linear",
+    "clip_norm": 10.0,
+    "layer_norm": True,
+}
+PQN_TASKS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {
+        "num_envs": 32,
+        "rollout_length": 64,
+        "minibatches": 16,
+        "epochs": 4,
+        "trace_decay": 0.95,
+        "learning_rate": 1e-4,
+        "hidden_sizes": (256, 256),
+        "total_rows": 500_000,
+        "epsilon_end": 0.2,
+        "epsilon_decay_rows": 100_000,
+        "log_every": 10_240,
+        "eval_every": 20_480,
+        "solve_return": 475.0,
+        "stop_when": "solved",
+    },
+    "MinAtar": {
+        **PROTOCOLS["minatar"],
+        "num_envs": 128,
+        "rollout_length": 32,
+        "minibatches": 32,
+        "epochs": 2,
+        "trace_decay": 0.65,
+        "learning_rate": 5e-4,
+        "total_rows": 5_000_000,
+        "epsilon_decay_rows": 500_000,
+        "log_every": 81_920,
+        "eval_every": 500_000,
+    },
+    "Atari": PQN_ATARI,
+    "pixels:bat-and-ball": {
+        "frame_stack": 4,
+        "network": "nature",
+        "num_envs": 32,
+        "rollout_length": 16,
+        "minibatches": 8,
+        "epochs": 2,
+        "gamma": 0.97,
+        "trace_decay": 0.8,
+        "learning_rate": 5e-4,
+        "total_rows": 100_000,
+        "epsilon_end": 0.02,
+        "epsilon_decay_rows": 40_000,
+        "log_every": 6_144,
+        "eval_every": 24_576,
+        "eval_episodes": 32,
+        "solve_return": 9.9,
+        "stop_when": "solved",
+    },
+}
+
+# Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
+# and 11 for two seeds, compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
+FAST: dict[str, Any] = {
+    "num_envs": 64,
+    "batch_size": 64,
+    "n_step": 3,
+    "double": True,
+    "learning_rate": 1e-3,
+    "epsilon_decay_rows": 50_000,
+    "replay_capacity": 102_400,
+}
+
+PLAIN: dict[str, Any] = {
+    "double": False,
+    "n_step": 1,
+    "recurrent": "none",
+    "recurrent_size": Config.recurrent_size,
+}
+RETURNS = {
+    "CartPole-v1": (0.0, 100.0),
+    "Acrobot-v1": (-100.0, 0.0),
+    "MountainCar-v0": (-100.0, 0.0),
+    "MinAtar": (0.0, 30.0),
+}
+"""Range of discounted returns, for distributions on fixed atoms. Other environments have the range
+of the paper (Bellemare et al. 2017), -10 to 10."""
