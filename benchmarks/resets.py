@@ -39,9 +39,10 @@ def _main(argv: Sequence[str]) -> None:
     for name in ("rounds", "products", "rollout_length"):
         if getattr(flags, name) < 1:
             raise ValueError(f"{name}={getattr(flags, name)}: must be at least 1")
+    costs = {"cheap": 0, "expensive": flags.products}
     cases = {
         f"{cost} reset, {how}": make_case(products, how, flags.rollout_length)
-        for cost, products in (("cheap", 0), ("expensive", flags.products))
+        for cost, products in costs.items()
         for how in _RESETS
     }
     times = alternate(cases, rounds=flags.rounds, seconds=flags.seconds)
@@ -53,6 +54,17 @@ def _main(argv: Sequence[str]) -> None:
     print(describe(stamp()))
     print(f"environment steps/s, {MEDIANS}; {RATIOS}")
     print(format_table(("case", "environment steps/s", "over every-step"), rows))
+    for cost, products in costs.items():
+        print(f"auto, {cost} reset: {_choice(products)}")
+
+
+def _choice(products: int) -> str:
+    """Return what ``reset='auto'`` chooses, and why."""
+    from jaxdqn.config.config import Config
+    from jaxdqn.training.resets import choose_reset
+
+    choice = choose_reset(Config(), corridor(products))
+    return f"{choice.reset}, since {choice.reason}"
 
 
 def make_case(products: int, how: Reset, rollout_length: int) -> Case:
