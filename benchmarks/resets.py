@@ -42,9 +42,10 @@ def _main(argv: Sequence[str]) -> None:
         if getattr(flags, name) < 1:
             raise ValueError(f"{name}={getattr(flags, name)}: must be at least 1")
     check_writable(flags.json)
+    costs = {"cheap": 0, "expensive": flags.products}
     cases = {
         f"{cost} reset, {how}": make_case(products, how, flags.rollout_length)
-        for cost, products in (("cheap", 0), ("expensive", flags.products))
+        for cost, products in costs.items()
         for how in _RESETS
     }
     times = alternate(cases, rounds=flags.rounds, seconds=flags.seconds)
@@ -61,9 +62,20 @@ def _main(argv: Sequence[str]) -> None:
     print(f"environment steps/s, {MEDIANS}; {RATIOS}")
     rows = [(name, *case.values()) for name, case in report["cases"].items()]
     print(format_table(("case", "environment steps/s", "over every-step"), rows))
+    for cost, products in costs.items():
+        print(f"auto, {cost} reset: {_choice(products)}")
     if flags.json is not None:
         write_json(flags.json, report)
         print(f"measurements in {flags.json}")
+
+
+def _choice(products: int) -> str:
+    """Return what ``reset='auto'`` chooses, and why."""
+    from jaxdqn.config.config import Config
+    from jaxdqn.training.resets import choose_reset
+
+    choice = choose_reset(Config(), corridor(products))
+    return f"{choice.reset}, since {choice.reason}"
 
 
 def make_case(products: int, how: Reset, rollout_length: int) -> Case:

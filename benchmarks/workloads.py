@@ -55,9 +55,12 @@ class Part(NamedTuple):
     """``body(keys, fixed, carry) -> carry``"""
 
 
-def prepare_learning(config: Config, iterations: int) -> Prepared:
-    """Compile chunks of ``iterations`` learning iterations; the warm-up runs here."""
-    trainer = training.make_trainer(config)
+def prepare_learning(config: Config, iterations: int, **parts: Any) -> Prepared:
+    """Compile chunks of ``iterations`` learning iterations; the warm-up runs here.
+
+    ``parts`` are keyword arguments of ``make_trainer``.
+    """
+    trainer = training.make_trainer(config, **parts)
     key = jax.random.key(config.seed)
     init, init_seconds = compile_timed(trainer.init, key)
     state = init(key)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from jaxdqn.config.options import SWEEPABLE
 Array = jax.Array
 PyTree = Any
 Params = Any
+Reset = Literal["every-step", "pooled"]
 
 COUNTER_BASE = 2**30
 
@@ -578,6 +579,8 @@ class _TrainerFields(NamedTuple):
     mapped: bool = False
     """True if a mapping made this trainer: the leaves of the state then have a leading axis
     [D] or [P]"""
+    reset: Reset = "every-step"
+    """Resets of the environments: ``Config.reset``, or what ``auto`` chose"""
     chunk_of: Callable[[Callable[..., Any]], Callable[[int], Callable[..., Any]]] | None = None
     """``chunk_of(step) -> chunk`` for a custom ``step``; None if there is no such chunk."""
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+from unittest.mock import patch
 
+import jax
+
+from benchmarks import workloads
 from benchmarks.configs import BREAKOUT, CARTPOLE, matched
-from benchmarks.techniques.registry import Result, learning_cases, speed_ups
-from benchmarks.timing import Effort
+from benchmarks.techniques.registry import Result, compared, learning_cases, speed_ups
+from benchmarks.timing import Case, Effort, alternate, spread
 from jaxdqn.config.algorithm_presets import ALGORITHMS
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import preset
+from jaxdqn.networks import layers
+from jaxdqn.training.dqn import make_replay
+from jaxdqn.training.trainer import make_trainer
+from jaxdqn.types import Network
 
 
 def measure_n_step(effort: Effort) -> list[Result]:
@@ -69,6 +77,48 @@ def measure_recurrent(effort: Effort) -> list[Result]:
     # 8 sequences of 16 rows have the same number of rows as the batch of transitions.
     cases = learning_cases(configs, effort, lambda _: 128)
     return speed_ups(cases, effort, of="rows learned from")
+
+
+def measure_noisy_product(effort: Effort) -> list[Result]:
+    """Measure gradient steps whose noisy layers have one product relative to two."""
+    env = CARTPOLE if effort.quick else BREAKOUT
+    brief, config = _brief(effort, env), preset("rainbow", env=env)
+    # Batches of at most so many rows are multiplied twice.
+    forms = {"two products": 10**9, "one product": layers._FEW_ROWS}
+    cases = {}
+    for name, rows in forms.items():
+        with patch.object(layers, "_FEW_ROWS", rows):
+            trainer = make_trainer(config)
+            state = jax.jit(trainer.init)(jax.random.key(0))
+            parts = workloads.learning_parts(config, trainer, make_replay(config), state)
+            cases[name] = workloads.prepare_part(parts["learn"], brief.iterations).case
+    return _speed_ups_with_times(cases, brief, of="gradient steps")
+
+
+def measure_sequence_torso(effort: Effort) -> list[Result]:
+    """Measure torso and head outside the scan over time relative to inside."""
+    env = CARTPOLE if effort.quick else BREAKOUT
+    brief, config = _brief(effort, env), preset("recurrent", env=env)
+
+    def in_the_scan(network: Network) -> Network:
+        return network._replace(unroll=None)
+
+    def as_built(network: Network) -> Network:
+        return network
+
+    forms = {"in the scan": in_the_scan, "outside the scan": as_built}
+    cases = {
+        name: workloads.prepare_learning(config, brief.iterations, around_network=form).case
+        for name, form in forms.items()
+    }
+    return _speed_ups_with_times(cases, brief, of="iterations")
+
+
+def _speed_ups_with_times(cases: Mapping[str, Case], effort: Effort, *, of: str) -> list[Result]:
+    """Return the speed-up of two cases, with the time of a unit of work of each in the notes."""
+    times = alternate(cases, rounds=effort.rounds, seconds=effort.seconds)
+    texts = [f"{name} {spread([1e3 * value for value in times[name]])} ms" for name in times]
+    return compared(times, of=of, notes=dict.fromkeys(times, "; ".join(texts)))
 
 
 def measure_ladder(effort: Effort) -> list[Result]:

@@ -41,11 +41,13 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Result]]] = {
     "noisy-networks": family.measure_variant(
         noisy=True, epsilon_schedule="constant", epsilon_end=0.0
     ),
+    "noisy-product": family.measure_noisy_product,
     "munchausen": family.measure_variant(bootstrap="munchausen"),
     "prioritised-replay": family.measure_variant(replay="prioritized"),
     "distributional": family.measure_distributional,
     "rainbow": family.measure_rainbow,
     "recurrent": family.measure_recurrent,
+    "sequence-torso": family.measure_sequence_torso,
     "soft-target": family.measure_variant(target_tau=0.005),
     "layer-norm": family.measure_variant(layer_norm=True),
     "pqn": family.measure_pqn,

@@ -19,6 +19,7 @@ from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, 
 from jaxdqn.run.memory_needs import memory_needs
 from jaxdqn.run.summary import algorithm, mapping_of
 from jaxdqn.storage.parts import resolve_parts
+from jaxdqn.training.resets import choose_reset
 from jaxdqn.training.vector_trainer import VectorTrainer
 from jaxdqn.types import EnvSpec, Trainer, TrainState
 
@@ -47,7 +48,7 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     spec = trainer.environment.spec
     taken = bytes_per_device(trainer, state)
     sections = {
-        "run": _run(config, preset, spec, on_host=isinstance(trainer, VectorTrainer)),
+        "run": _run(config, preset, trainer),
         "shapes, on each device": _shapes(config, spec, taken),
         "bytes, on each device": _bytes(config, trainer, state, taken),
         "cadence": _cadence(config),
@@ -57,7 +58,8 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     return "\n\n".join(_section(title, lines) for title, lines in sections.items())
 
 
-def _run(config: Config, preset: str, spec: EnvSpec, *, on_host: bool) -> dict[str, Any]:
+def _run(config: Config, preset: str, trainer: Trainer | VectorTrainer) -> dict[str, Any]:
+    spec, on_host = trainer.environment.spec, isinstance(trainer, VectorTrainer)
     acting = "while the device learns, on parameters one iteration old"
     acting = acting if config.overlap else "in turn with learning"
     processes = f", in {config.num_envs} processes" if config.env_processes else ""
@@ -70,11 +72,22 @@ def _run(config: Config, preset: str, spec: EnvSpec, *, on_host: bool) -> dict[s
         "algorithm": algorithm(config),
         "environment": f"{environment_text(spec, config.sticky_actions)}, {spec.num_actions} "
         f"actions, episodes {episodes}",
-        **({"on the host": f"acts {acting}{processes}"} if on_host else {}),
+        **(
+            {"on the host": f"acts {acting}{processes}"}
+            if on_host
+            else {"resets": _resets(config, trainer)}
+        ),
         "seed": seeds_of(config),
         "devices": f"{config.devices} x {jax.devices()[0].device_kind}, "
         f"mapping: {mapping_of(config)}",
     }
+
+
+def _resets(config: Config, trainer: Trainer | VectorTrainer) -> str:
+    """Describe the resets of environments on the device, and why they were chosen."""
+    choice = choose_reset(config, trainer.environment)
+    pool = "" if choice.reset == "every-step" else f", {config.resets_in_pool} in bulk"
+    return f"{choice.reset}{pool}: {choice.reason}"
 
 
 def environment_text(spec: EnvSpec, sticky_actions: float = 0.0) -> str:

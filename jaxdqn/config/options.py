@@ -82,11 +82,12 @@ class Options:
     """Number of environments, stepped together."""
     rollout_length: int = option(1, group="Algorithm", at_least=1)
     """K: vector steps in an iteration."""
-    reset: Literal["every-step", "pooled"] = option("every-step", group="Algorithm")
+    reset: Literal["auto", "every-step", "pooled"] = option("auto", group="Algorithm")
     """every-step computes a reset with every step of every environment and uses it where an episode
     has ended; fastest for cheap resets. pooled computes reset_pool resets in bulk once per
-    iteration, and again when they are used up. Each is used at most once. It is for resets that
-    cost more than a few steps."""
+    iteration, and again when they are used up. Each is used at most once. auto chooses pooled if a
+    reset has more operations than the rest of a row; the run stores the choice. See
+    docs/performance.md."""
     reset_pool: int | None = option(
         None, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"reset": "pooled"}
     )

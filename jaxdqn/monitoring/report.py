@@ -211,7 +211,12 @@ def _configuration(files: Sequence[RunFiles]) -> str:
     first = files[0]
     base = to_dict(preset(first.preset) if first.preset else Config())
     values = [to_dict(run.config) for run in files]
-    changed = [name for name in base if any(value[name] != base[name] for value in values)]
+    resolved = {"reset"} if base["reset"] == "auto" else set()  # a run stores what auto chose
+    changed = [
+        name
+        for name in base
+        if name not in resolved and any(value[name] != base[name] for value in values)
+    ]
     rows = [
         [name, ", ".join(dict.fromkeys(_plain(value[name]) for value in values)),
          _plain(base[name])]

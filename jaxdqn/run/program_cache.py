@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, replace
 from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.parallel.build import make_mapped_trainer
@@ -84,9 +84,12 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
             return _entries[key]
     trainer = make_mapped_trainer(config, **parts)
     made = StaticRun(trainer, jax.eval_shape(trainer.init, keys.train))
+    # A run with reset='auto' shares its programs with one that asks for what auto chose.
+    resolved = static_key(replace(config, reset=trainer.reset), parts)
     with _lock:
-        made = _entries.setdefault(key, made)  # another thread may have added it meanwhile
-        while len(_entries) > MAX_ENTRIES:
+        made = _entries.setdefault(resolved, made)  # another thread may have added it meanwhile
+        _entries[key] = made
+        while len({id(entry) for entry in _entries.values()}) > MAX_ENTRIES:
             _entries.popitem(last=False)
     return made
 

@@ -82,6 +82,7 @@ def set_up(
         before = from_dict(multihost.broadcast(lambda: to_dict(run_directory.read_config(out))))
         config = resumed_config(before, config, extend, Path(out))
     static = static_run(config, keys, own.objects)
+    config = replace(config, reset=static.trainer.reset)
     spec = static.trainer.environment.spec
     check_spec(recorded, spec, out or "")
     own = own._replace(record=with_loss(with_spec(own.record, spec), config))

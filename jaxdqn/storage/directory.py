@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxdqn import __version__
@@ -29,6 +30,8 @@ from jaxdqn.storage.loss_record import register_recorded_loss
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARTS = "parts.json"
 LOCK = ".lock"
+_OLDER = {"reset": "every-step"}
+"""Values of options that runs of older versions lack, where they differ from the defaults."""
 
 
 def path_part(name: str) -> str:
@@ -160,15 +163,19 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     check_utf8("run", path)
     register_recorded_loss(Path(path) / PARTS)
     try:
-        return read_config_file(Path(path) / CONFIG)
+        return read_config_file(Path(path) / CONFIG, _OLDER)
     except OSError as error:
         raise ValueError(
             f"run={str(path)!r}: must be a run directory; {CONFIG}: {error.strerror}"
         ) from error
 
 
-def read_config_file(file: Path) -> Config:
+def read_config_file(file: Path, absent: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """Read a configuration from a JSON file.
+
+    Args:
+        file: JSON file with options by name.
+        absent: values of options that the file lacks, in place of their defaults.
 
     Raises:
         ValueError: if it is not a configuration, or is invalid.
@@ -188,7 +195,7 @@ def read_config_file(file: Path) -> Config:
                 f"which have no field {name!r}; nearest: {suggest(name, known)}"
             )
     try:
-        return from_dict(values)
+        return from_dict({**absent, **values})
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

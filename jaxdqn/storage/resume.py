@@ -89,10 +89,10 @@ def _check_fields(before: Config, after: Config, directory: Path | None) -> None
 def resumed_config(before: Config, after: Config, extend: Extend, directory: Path | None) -> Config:
     """Return ``after`` with the chunk length and the schedule lengths of the resumed run.
 
-    The chunk length never changes. If ``total_rows`` is unchanged, the schedules do not change
-    either. Otherwise ``extend`` decides: with ``keep`` the schedules end at the old budget and then
-    keep their last values; with ``stretch`` they are computed from the new budget, as if it had
-    been set from the start.
+    The chunk length never changes. ``reset='auto'`` takes the resets of the run. If ``total_rows``
+    is unchanged, the schedules do not change either. Otherwise ``extend`` decides: with ``keep``
+    they end at the old budget and then keep their last values; with ``stretch`` they are computed
+    from the new budget, as if it had been set from the start.
 
     Args:
         before: configuration of the run.
@@ -103,6 +103,8 @@ def resumed_config(before: Config, after: Config, extend: Extend, directory: Pat
     Raises:
         ValueError: naming the first field that must not differ, and both values.
     """
+    if after.reset == "auto":
+        after = replace(after, reset=before.reset, reset_pool=before.reset_pool)
     _check_fields(before, after, directory)
     values: dict[str, Any] = {}
     if after.chunk_iterations is None and after.iterations_per_chunk != before.iterations_per_chunk:

@@ -15,6 +15,7 @@ from jaxdqn.envs.one_hot import select_at_indices
 from jaxdqn.errors import reject
 from jaxdqn.training.learner import Learner
 from jaxdqn.training.metrics import mean_metrics, scan_and_add
+from jaxdqn.training.resets import resolve_reset
 from jaxdqn.types import (
     ActorState,
     Array,
@@ -36,7 +37,7 @@ def make_act(
     ``keys[k]`` holds the keys of vector step k: one for the agent, then one for each environment.
     The metrics cover this device only.
     """
-    fill, step_envs = _make_steps(config, environment)
+    fill, step_envs = _make_steps(resolve_reset(config, environment), environment)
 
     def vector_step(
         keys: Array, acting: tuple[ActorState, PyTree], state: TrainState, row_offset: Array

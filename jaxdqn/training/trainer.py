@@ -13,7 +13,7 @@ from jaxdqn import envs
 from jaxdqn.agent.options import Optimizer
 from jaxdqn.communication.averaging import make_average
 from jaxdqn.communication.collectives import Collectives, identity_collectives
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, replace
 from jaxdqn.errors import reject
 from jaxdqn.training.acting import make_act
 from jaxdqn.training.algorithms import (
@@ -29,6 +29,7 @@ from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.keys import split_named, start_keys
 from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.metrics import all_reduce_metrics, mean_metrics, scan_and_add
+from jaxdqn.training.resets import choose_reset
 from jaxdqn.types import (
     ActorState,
     Agent,
@@ -107,6 +108,8 @@ def make_trainer(
                          "act_on": "device"}.items():  # fmt: skip
         if getattr(config, name) != wanted:
             reject(name, getattr(config, name), f"{wanted} with an environment on the device")
+    reset = choose_reset(config, environment).reset
+    config = replace(config, reset=reset)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     agent = build_agent(config, environment.spec, collectives, network, custom, around_network)
     made_learning = make_learning(config, agent, collectives, custom)
@@ -129,6 +132,7 @@ def make_trainer(
         preload=partial(_preload, parts),
         chunk=partial(_chunk, parts),
         replicas=collectives.size,
+        reset=reset,
         chunk_of=None if config.iterations_per_average > 1 else partial(_chunk_of, parts),
     )
     jit_disabled: Any = getattr(jax.config, _DISABLE_JIT)

@@ -22,6 +22,7 @@ from jaxdqn.errors import reject
 from jaxdqn.training.algorithms import CustomParts, build_agent, make_learning
 from jaxdqn.training.learner import Learner, make_learner
 from jaxdqn.training.learning import no_extras
+from jaxdqn.training.resets import resolve_reset
 from jaxdqn.training.trainer import make_trainer
 from jaxdqn.training.vector_functions import (
     Acting,
@@ -41,6 +42,7 @@ from jaxdqn.types import (
     Metrics,
     Params,
     PyTree,
+    Reset,
     TimeStep,
     Trainer,
     TrainState,
@@ -103,6 +105,11 @@ class VectorTrainer(NamedTuple):
     actions are [D, E/D]. Exceptions without this axis: the key of the run, the hyper-parameters of
     ``init``, ``index``, and the metrics and counters of ``summarize``."""
 
+    @property
+    def reset(self) -> Reset:
+        """Resets of the environments, which reset themselves at the step after an episode."""
+        return "every-step"
+
 
 AnyTrainer = Trainer | VectorTrainer
 
@@ -131,6 +138,7 @@ def make_vector_trainer(
     Raises:
       ValueError: naming the field, its value and the valid values.
     """
+    config = resolve_reset(config, environment)
     _check_host(config)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     spec = environment.spec

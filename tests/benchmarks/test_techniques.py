@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from benchmarks import timing
+from benchmarks import timing, workloads
 from benchmarks.techniques import __main__ as compare
-from benchmarks.techniques import devices, page, picture, ray, records, registry, table
+from benchmarks.techniques import devices, family, page, picture, ray, records, registry, table
 from benchmarks.timing import Case, Interval
+from jaxdqn.types import Network
 from tests.clock import Clock
 from tests.studies import ROOT
 
@@ -210,6 +212,38 @@ def test_an_unknown_technique_is_an_error_with_the_nearest_names(capsys):
         capsys.readouterr().err
         == "error: only='n-stp': must be a known technique; nearest: n-step\n"
     )
+
+
+@pytest.mark.slow
+def test_gradient_steps_are_measured_with_one_and_two_products_of_noisy_layers(monkeypatch):
+    products = []
+
+    def prepare(part, repetitions):
+        program = jax.make_jaxpr(part.body)(jax.random.key(0), part.fixed, part.carry)
+        products.append(str(program).count("dot_general["))
+        return workloads.Prepared(Case(lambda: ()), 0.0)
+
+    monkeypatch.setattr(workloads, "prepare_part", prepare)
+    (result,) = family.measure_noisy_product(registry.QUICK._replace(rounds=1, seconds=0.0))
+    two, one = products
+    assert one < two
+    assert (result.case, result.against) == ("one product", "two products")
+
+
+def test_sequences_are_measured_with_the_torso_in_and_outside_the_scan(monkeypatch):
+    built, measured = Network(init=id, apply=id, initial_carry=id, unroll=id), []
+
+    def prepare(config, iterations, *, around_network):
+        assert config.recurrent == "lstm"
+        measured.append(around_network(built))
+        return workloads.Prepared(Case(lambda: ()), 0.0)
+
+    monkeypatch.setattr(workloads, "prepare_learning", prepare)
+    (result,) = family.measure_sequence_torso(registry.QUICK)
+    assert measured == [built._replace(unroll=None), built]
+    assert (result.case, result.against) == ("outside the scan", "in the scan")
+    assert result.notes.startswith("in the scan ")
+    assert result.notes.count(" ms") == 2
 
 
 def test_the_command_registers_each_technique_once():

@@ -64,7 +64,9 @@ def test_the_run_directory_holds_its_files(finished):
         "events.jsonl", "last", "metrics.jsonl", "parts.json", "summary.json",
     ]  # fmt: skip
     assert (finished.out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert read_config(finished.out) == Config(**{**vars(finished.config), "env": "noisy"})
+    stored = {**vars(finished.config), "env": "noisy", "reset": "every-step"}
+    assert finished.config.reset == "auto"
+    assert read_config(finished.out) == Config(**stored)
     assert json.loads((finished.out / "config.json").read_text())["env"] == "noisy"
 
 

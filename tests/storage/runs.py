@@ -55,7 +55,7 @@ def killing(chunk):
     return Logger(log=log, close=lambda: None)
 
 
-def interrupted(out, config=CONFIG, chunk=2, number=signal.SIGTERM):
+def interrupted(out, config=CONFIG, chunk=2, number=signal.SIGTERM, environment=None):
     """Run, and send a signal to this process after a chunk."""
 
     def log(kind, record):
@@ -63,7 +63,7 @@ def interrupted(out, config=CONFIG, chunk=2, number=signal.SIGTERM):
             signal.raise_signal(number)
 
     logger = Logger(log=log, close=lambda: None)
-    return run(config, out=out, environment=noisy(), loggers=[logger])
+    return run(config, out=out, environment=environment or noisy(), loggers=[logger])
 
 
 def without_clocks(record):

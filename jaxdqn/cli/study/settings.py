@@ -17,9 +17,9 @@ from jaxdqn.errors import suggest
 EXECUTION_FIELDS = (
     "seed", "num_seeds", "population", "devices", "model_devices", "mapping", "checkpoint_every",
     "checkpoint_signals", "keep", "max_seconds", "replay_in_checkpoint", "env_processes",
-    "restart_envs",
+    "restart_envs", "reset", "reset_pool",
 )  # fmt: skip
-"""Fields that choose which seeds run, on which devices and for how long.
+"""Fields that choose which seeds run, on which devices and for how long, and how resets are made.
 
 They do not identify a cell; every other field does.
 """

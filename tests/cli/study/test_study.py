@@ -113,6 +113,7 @@ def test_seeds_and_execution_settings_do_not_change_the_identity_of_a_cell():
 
     assert key(range(3, 4)) == key()
     assert key(keep=5, checkpoint_every=100, population="map", devices=5) == key()
+    assert key(reset="pooled", reset_pool=3) == key()  # a run stores what auto chose
     others = [
         key(name="double"), key(env="Acrobot-v1"), key(rows=2000), key(gamma=0.9),
         key(hidden_sizes=(64, 64)), key(eval_episodes=7),
