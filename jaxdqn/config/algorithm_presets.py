@@ -36,9 +36,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {f"rainbow-no-{name}": _rainbow(name) for
 """Rainbow without one of its components."""
 
 # Mnih et al. 2015, extended data table 1: optimiser, minibatch, a gradient step every four rows,
-# final epsilon. The published epsilon of RMSProp, 0.01, is for a gradient summed over the
-# minibatch of 32; here it is averaged. Loss, replay, periods and network are those of the task:
-# the published Huber loss needs rewards in [-1, 1], and diverges on CartPole.
+# final epsilon. The published code divides gradients summed over the minibatch of 32 by the root of
+# their variance plus 0.01. Here gradients are averaged, so 0.01 / 32**2 gives the same quotient.
+# Loss, replay, periods and network are those of the task: the published Huber loss needs rewards
+# in [-1, 1], and diverges on CartPole.
 _DQN_2015: dict[str, Any] = {
     "optimizer": "rmsprop",
     "rmsprop_centered": True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.parallel.sharded_transfer import broadcast_sharded
-from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.interrupt import COMPILING
 from jaxdqn.storage.state import lacks_replay, restore_keys, snapshot_key_data, without_replay
 from jaxdqn.training.evaluation import EPSILON, EvalInfo, make_evaluator
@@ -99,8 +98,6 @@ def compile_programs(
 ) -> Programs:
     """Compile the programs that every run calls; the others are compiled at their first call.
 
-    With ``max_seconds`` the program for the parts of the first chunk is one of them.
-
     Args:
         config: configuration of the run.
         trainer: trainer of the run.
@@ -110,13 +107,12 @@ def compile_programs(
             Other threads then finish the compilations in progress, because XLA cannot be stopped.
     """
     layout = _layout_of(trainer, state_shape)
-    options, first = compiler_options(config), first_part(config)
-    parts = [] if first is None else [first]
+    options = compiler_options(config)
     later = partial(jax.jit, compiler_options=options)
     counted_out = (layout.state_out, layout.report_out)
     evaluate = _make_evaluate(config, trainer, config.eval_epsilon)
     saved = layout.state if config.replay_in_checkpoint else without_replay(layout.state)
-    init, chunk, evaluate_all, copy, snapshot, *others = compile_all(
+    init, chunk, evaluate_all, copy, snapshot, *of_one = compile_all(
         (
             (
                 jax.jit(_with_counters(trainer, trainer.init), out_shardings=counted_out),
@@ -130,12 +126,10 @@ def compile_programs(
             (jax.jit(lambda params: jax.tree.map(jnp.copy, params)), (layout.params,)),
             (jax.jit(snapshot_key_data), (saved,)),
             *_evaluation_of_one(config, evaluate, layout.params, keys),
-            *((_jit_chunk(trainer, size, layout), (layout.state,)) for size in parts),
         ),
         options,
         check,
     )
-    of_parts = {size: others.pop() for size in parts}
     return Programs(
         init=init,
         chunk=chunk,
@@ -144,12 +138,12 @@ def compile_programs(
         snapshot=snapshot,
         params=trainer.params,
         revive=make_revive(layout.state, layout.state_out, options),
-        evaluate_one=others[0] if others else evaluate_all,
+        evaluate_one=of_one[0] if of_one else evaluate_all,
         evaluate_at_epsilon=later(_at_epsilon(config, trainer)),
         refill=later(_with_counters(trainer, trainer.refill), out_shardings=counted_out),
         preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
         perturb=later(perturb, out_shardings=layout.state_out, donate_argnums=0),
-        part_of_chunk=_make_part_of_chunk(trainer, layout, options, of_parts),
+        part_of_chunk=_make_part_of_chunk(trainer, layout, options),
         # An illegal action ends the run with a checkpoint of the chunk in which it was taken.
         runs_ahead=jax.process_count() == 1
         and not trainer.environment.spec.masked
@@ -257,13 +251,9 @@ def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
 
 
 def _make_part_of_chunk(
-    trainer: Trainer,
-    layout: _Layout,
-    options: dict[str, Any] | None,
-    programs: Mapping[int, Chunk],
+    trainer: Trainer, layout: _Layout, options: dict[str, Any] | None
 ) -> Callable[[int], Future[Chunk]]:
-    """Make ``Programs.part_of_chunk``; ``programs`` has those compiled already, by iterations."""
-    compiled = {iterations: finished(program) for iterations, program in programs.items()}
+    compiled: dict[int, Future[Chunk]] = {}
     pool, lock = ThreadPoolExecutor(1, "compile"), threading.Lock()
 
     def part_of_chunk(iterations: int) -> Future[Chunk]:

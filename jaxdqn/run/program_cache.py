@@ -120,8 +120,8 @@ def compiled_programs(
                 static.programs = compile_programs(
                     config, static.trainer, keys, static.state_shape, check
                 )
-        elif (part := first_part(config)) is not None:
-            # The earlier run may not have needed it. It is compiled in another thread.
+        if (part := first_part(config)) is not None:
+            # Compiled in another thread, during the warm-up.
             static.programs.part_of_chunk(part)
         return static.programs
     finally:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxdqn.agent.optimizer import make_optimizer
-from jaxdqn.config.presets import ABLATIONS, preset
+from jaxdqn.config.algorithm_presets import ABLATIONS
+from jaxdqn.config.presets import preset
 from jaxdqn.training.hyper import hyper_from
 
 CLARK_2024 = {

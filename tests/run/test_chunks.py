@@ -12,7 +12,6 @@ from jaxdqn.config.config import replace
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_hypers, learner_keys
 from jaxdqn.run import chunks
-from jaxdqn.run import compile as compiling
 from jaxdqn.run.chunk_parts import first_part
 from jaxdqn.run.chunks import ChunkRunner, add_parts, metrics_of
 from jaxdqn.run.compile import compile_programs
@@ -146,22 +145,7 @@ def test_a_run_with_a_deadline_is_bitwise_the_one_without(
     assert_close_records(records(tmp_path / "run", name), records(undivided.out, name))
 
 
-def test_the_program_of_the_first_parts_is_compiled_with_the_others(monkeypatch):
-    monkeypatch.setattr(
-        compiling, "compile_all", lambda jitted, options, check: list(range(len(jitted)))
-    )
-    trainer, keys = make_mapped_trainer(CONFIG, environment=ENVIRONMENT), learner_keys(CONFIG)
-    shape = jax.eval_shape(trainer.init, keys.train)
-    compiled = compile_programs(CONFIG, trainer, keys, shape)
-    limited = compile_programs(replace(CONFIG, max_seconds=9.0), trainer, keys, shape)
-    assert limited[:5] == compiled[:5]
-    assert limited.evaluate_one == compiled.evaluate_one == compiled.evaluate
-    part = limited.part_of_chunk(1)
-    assert part.done()
-    assert part.result() not in compiled[:5]
-
-
-def test_a_run_with_the_programs_of_an_earlier_one_compiles_that_of_its_first_parts():
+def test_the_program_of_the_first_parts_is_compiled_before_the_run_only_with_a_deadline():
     asked = []
     static = StaticRun(None, None, SimpleNamespace(part_of_chunk=asked.append))
     assert compiled_programs(static, CONFIG, None) is static.programs

@@ -84,8 +84,7 @@ def lowered(monkeypatch):
         monkeypatch.setattr("jaxdqn.run.compile.compile_all", lower)
         trainer, keys = make_mapped_trainer(config, environment=noisy()), learner_keys(config)
         compile_programs(config, trainer, keys, jax.eval_shape(trainer.init, keys.train))
-        first_part = config.max_seconds is not None
-        assert len(found) == (5 if config.learners == 1 else 6) + first_part
+        assert len(found) == (5 if config.learners == 1 else 6)
         return found
 
     return texts
@@ -112,16 +111,12 @@ SLOW = ("boltzmann", "munchausen", "population", "replicas")
 )
 def test_programs_with_one_key_are_the_same_text(lowered, family):
     """No scalar that is an argument is also a constant of a program."""
-    config = tiny(**family, max_seconds=9.0)
+    config = tiny(**family)
     changed = other(config)
     read = {name for name in SWEEPABLE if getattr(config, name) != getattr(changed, name)}
     assert {"learning_rate", "gamma", "epsilon_start", "epsilon_end"} <= read
     assert static_key(changed, NO_PARTS) == static_key(config, NO_PARTS)
     assert lowered(changed) == lowered(config)
-
-
-def test_a_deadline_adds_a_program_and_changes_no_other(lowered):
-    assert lowered(tiny(max_seconds=9.0))[:-1] == lowered(tiny())
 
 
 @pytest.mark.parametrize(
