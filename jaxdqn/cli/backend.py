@@ -65,7 +65,7 @@ def use_cpu_dispatch(config: Config, dispatch: str = "auto", *, by_name: bool = 
 
     With ``sync`` a program runs in the calling thread, and the call returns at its end. That saves
     the exchange between two threads, which takes longer than choosing the actions of a few
-    environments with a small network. With environments on the host, training is then 1.2 to 1.7
+    environments with a small network. With environments on the host, training is then 1.1 to 1.6
     times as fast (``python -m benchmarks.host --sections dispatch``).
 
     Args:
