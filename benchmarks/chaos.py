@@ -1,10 +1,10 @@
-"""Kill parts of runs on Ray: ``python -m benchmarks.chaos``.
+"""Kill random processes of runs on Ray: ``python -m benchmarks.chaos``.
 
 There are three phases of the same duration: an undisturbed run; a run with kill -9 of a random
-actor every ten seconds; and a run with kill -9 of a random actor, shard or the driver process,
-which is then resumed. The results of each phase are: solved or not, rows/s relative to the
-undisturbed phase, rows that were lost or counted twice, and processes and shared memory left after
-the end.
+actor every ten seconds; and a run with kill -9 of a random actor, of a random shard or of the
+driver. A run whose driver is killed is resumed. The results of each phase are: solved or not,
+rows/s relative to the undisturbed phase, rows lost or duplicated since the driver's last start, and
+processes and shared memory that remain after the end.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ PHASES = {
 }
 """Kinds of processes that are killed in each phase; ``run`` is the driver process."""
 _START_SECONDS = 150
-"""Maximum seconds from the command to the first record, on a busy machine."""
+"""Maximum seconds from a start of the driver to a new record (the second one of a new run)."""
 _END_SECONDS = 30
-"""Seconds after the end of a run at which a remaining child process counts as left."""
+"""Seconds after the end of a run after which a remaining child process counts as leaked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     seconds: float = 90.0
-    """Duration of a phase, from the first record."""
+    """Seconds of a phase, without the start and restarts of the driver."""
     every: float = 10.0
     """Seconds between two kills."""
     actors: int = 4
     """Number of actors."""
     shards: int = 2
-    """Number of shards of the replay."""
+    """Number of replay shards."""
     server_mode: str | None = None
-    """sync or async: use a parameter server with two learners, which are killed too."""
+    """sync or async: use a parameter server and two learners. The third phase also kills learners."""
     seed: int = 0
     """Seed for the choice of victims."""
     json: str | None = None
@@ -78,7 +78,8 @@ def _main(argv: Sequence[str]) -> None:
     for result in report["phases"].values():
         result["rate_over_undisturbed"] = result["rows_per_second"] / base
     print(describe(report["stamp"]))
-    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills", "lost", "twice", "left")
+    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills")
+    names = (*names, "lost", "duplicated", "leaked")
     rows = [(phase, *(str(_short(r[name])) for name in names)) for phase, r in
             report["phases"].items()]  # fmt: skip
     print(format_table(("phase", *names), rows))
@@ -92,25 +93,25 @@ def _short(value: Any) -> Any:
 
 
 class Phase:
-    """Run whose parts are killed; after a kill of the driver it is resumed in its directory.
+    """Run whose processes are killed at random. If the driver is killed, the run is resumed.
 
     Args:
       flags: flags of the command.
-      kinds: kinds of the victims; empty for none.
+      kinds: kinds of processes to kill; empty to kill none.
       out: run directory.
     """
 
     def __init__(self, flags: Flags, kinds: Sequence[str], out: Path) -> None:
         self._flags, self._kinds, self._out = flags, kinds, out
         self._errors = out.with_name("errors.txt")
-        """Standard error of the newest process."""
+        """File with the standard error of the current driver."""
         self._random = random.Random(flags.seed)
         self._seen: dict[int, psutil.Process] = {}
-        """Processes of the runs by process id."""
+        """Child processes of the drivers seen so far, by process id."""
         self._kills: dict[str, int] = dict.fromkeys(kinds, 0)
         self._shared = _shared_memory()
         self._segments: list[tuple[float, float]] = []
-        """Rows and seconds of training between the first and the last record of each process."""
+        """Rows and training seconds of each driver between its start and its last record."""
 
     def play(self) -> dict[str, Any]:
         """Run the phase and return its results.
@@ -141,7 +142,7 @@ class Phase:
         return self._results()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """Start or resume the run, and wait for a new record."""
+        """Start or resume the run, and wait for a new record (the second one of a new run)."""
         flags, before = self._flags, len(self._records())
         options = ["--actors", str(flags.actors), "--replay-shards", str(flags.shards)]
         if flags.server_mode is not None:
@@ -169,7 +170,10 @@ class Phase:
         return run
 
     def _kill(self, run: subprocess.Popen[bytes]) -> tuple[subprocess.Popen[bytes], float]:
-        """Kill one process; return the run, and the seconds until it was resumed."""
+        """Kill one random process.
+
+        Return the current driver, and the seconds that its restart took (0 if another was killed).
+        """
         kind = self._random.choice(self._kinds)
         if kind == "run":
             started = time.monotonic()
@@ -193,7 +197,7 @@ class Phase:
         return self._errors.read_text(errors="replace").strip()[-500:]
 
     def _measure(self) -> None:
-        """Record the rows and the seconds since the first record of the process."""
+        """Record the rows and training seconds of the current driver since its start."""
         records = self._records()
         first, last = records[self._from], records[-1]
         seconds = last["train_seconds"] - first["train_seconds"]
@@ -204,7 +208,7 @@ class Phase:
             self._seen.setdefault(process.pid, process)
 
     def _results(self) -> dict[str, Any]:
-        """Return the results after the end of the run."""
+        """Return the results; call after the end of the run."""
         _, left = psutil.wait_procs(list(self._seen.values()), timeout=_END_SECONDS)
         summary = json.loads((self._out / "summary.json").read_text())
         counted = summary["ray_rows"]
@@ -217,15 +221,15 @@ class Phase:
             "kills": self._kills,
             "worker_restarts": summary["worker_restarts"],
             "ray_rows": counted,
-            # In the last process: rows sent to a shard that died before storing them.
+            # Of the last driver: rows sent to a shard that died before storing them.
             "lost": counted["lost"],
-            "twice": known - counted["taken"],
-            "left": [*map(_name_of, left), *sorted(_shared_memory() - self._shared)],
+            "duplicated": known - counted["taken"],
+            "leaked": [*map(_name_of, left), *sorted(_shared_memory() - self._shared)],
         }
 
 
 def _below(run: subprocess.Popen[bytes], word: str) -> list[psutil.Process]:
-    """Return the child processes of a run, at any depth, with a word in their command line."""
+    """Return the descendants of a run whose command line contains ``word``."""
     found = []
     try:
         below = psutil.Process(run.pid).children(recursive=True)

@@ -1,8 +1,8 @@
 """Section ``dispatch`` of ``benchmarks.host``: asynchronous and synchronous dispatch on the CPU.
 
-A process makes this choice once, when its backend starts, so each choice has its own process.
+JAX fixes the dispatch mode when its backend starts, so each mode runs in its own process.
 ``python -m benchmarks.dispatch async|sync FLAGS`` answers every line on standard input with the
-seconds for a row of acting and of training, overlapped.
+seconds per row of acting alone and of overlapped training.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Predict how training scales over devices: ``python -m benchmarks.scaling.model``.
 
 From the measured time of a gradient step on one device, the size of the gradient and the link
-between devices, the model predicts the time of a step on D devices, and the number of devices from
-which each form of communication is faster. ``docs/scaling.md`` derives it.
+between devices, the model predicts the time of a step on D devices, and the smallest D at which
+each form of communication is faster than a float32 all-reduce. ``docs/scaling.md`` derives the
+model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Link(NamedTuple):
 
     bytes_per_second: float
     latency: float
-    """Seconds per empty message, including its launch."""
+    """Latency of a message in seconds, launch overhead included."""
 
 
 class Work(NamedTuple):
@@ -40,9 +41,9 @@ class Work(NamedTuple):
 
 
 def ring_seconds(size: float, devices: int, link: Link) -> float:
-    """Return the seconds of an all-reduce of ``size`` bytes by a ring (Patarasuk and Yuan 2009).
+    """Return the seconds that a ring all-reduce of ``size`` bytes takes (Patarasuk and Yuan 2009).
 
-    The ring sends 2 (D-1) messages one after another, each with 1/D of the bytes.
+    Each of the D devices sends 2 (D-1) messages in sequence, each of ``size`` / D bytes.
     """
     if devices == 1:
         return 0.0
@@ -53,8 +54,7 @@ def ring_seconds(size: float, devices: int, link: Link) -> float:
 def step_seconds(work: Work, link: Link, devices: int, *, form: str, every: int = 8) -> float:
     """Return the mean seconds of a gradient step on D devices.
 
-    Communication does not overlap with computation, because a gradient of this size is sent only
-    when it is complete.
+    The model has no overlap: communication starts when the complete gradient has been computed.
 
     Args:
         work: gradient step on one device.
@@ -62,7 +62,7 @@ def step_seconds(work: Work, link: Link, devices: int, *, form: str, every: int 
         devices: D.
         form: ``float32`` for an all-reduce of the gradient, ``bfloat16`` or ``int8`` for an
             all-reduce of the compressed gradient, ``average`` for an all-reduce of the parameters.
-        every: gradient steps between two averagings.
+        every: period of parameter averaging in gradient steps, for ``average`` only.
 
     Raises:
         ValueError: if the form is unknown.
@@ -87,17 +87,17 @@ def efficiency(work: Work, link: Link, devices: int, *, form: str, every: int = 
 def pays_from(
     work: Work, link: Link, form: str, *, every: int = 8, gain: float = 1.05
 ) -> int | None:
-    """Return the smallest D, a power of two up to 4096, at which a form is faster than float32.
+    """Return the smallest D at which a form is at least ``gain`` times as fast as float32.
 
     Args:
         work: gradient step on one device.
         link: link between devices.
         form: form of communication, as in ``step_seconds``.
-        every: gradient steps between two averagings.
+        every: period of parameter averaging in gradient steps, for ``average`` only.
         gain: required speed-up.
 
     Returns:
-        D, or None if no such D exists.
+        D, a power of two from 2 to 4096, or None if there is no such D.
     """
     for power in range(1, 13):
         float32 = step_seconds(work, link, 2**power, form="float32")
@@ -109,18 +109,22 @@ def pays_from(
 def longest_step_worth_saving(
     link: Link, parameters: int, devices: int, gain: float = 1.05
 ) -> float:
-    """Return the step time above which removing the all-reduce would gain less than ``gain``."""
+    """Return the seconds of computation above which an all-reduce costs less than ``gain``.
+
+    Without the all-reduce, a longer step would be less than ``gain`` times as fast.
+    """
     return ring_seconds(4.0 * parameters, devices, link) / (gain - 1)
 
 
 def fit_link(points: Sequence[tuple[float, int, float]]) -> Link:
-    """Fit latency and speed of a link to measured all-reduces by least squares.
+    """Fit the latency and bandwidth of a link to measured all-reduces by least squares.
 
     Args:
-        points: (bytes, devices, seconds) of each all-reduce, of at least two sizes.
+        points: (bytes, devices, seconds) of each all-reduce, with at least two values of
+            bytes / devices.
 
     Raises:
-        ValueError: if the points do not determine latency and speed.
+        ValueError: if the points do not determine latency and bandwidth.
     """
     # Model: seconds = a * latency + b * seconds_per_byte; solve the normal equations.
     rows = [(2 * (d - 1), 2 * (d - 1) / d * size, t) for size, d, t in points]
@@ -131,11 +135,11 @@ def fit_link(points: Sequence[tuple[float, int, float]]) -> Link:
     bt = sum(b * t for _, b, t in rows)
     determinant = aa * bb - ab * ab
     if determinant <= 1e-12 * aa * bb:
-        raise ValueError(f"points={list(points)}: must have at least two sizes")
+        raise ValueError(f"points={list(points)}: must have at least two values of bytes / devices")
     latency = (at * bb - bt * ab) / determinant
     per_byte = (bt * aa - at * ab) / determinant
     if per_byte <= 0:
-        raise ValueError(f"points={list(points)}: must take longer for more bytes")
+        raise ValueError(f"points={list(points)}: seconds must increase with bytes")
     return Link(1 / per_byte, max(0.0, latency))
 
 
@@ -148,16 +152,16 @@ class Flags:
     coding_us: float = 20.0
     """Microseconds to encode and decode a compressed gradient."""
     gigabytes_per_second: float = 100.0
-    """Speed of the link between neighbouring devices."""
+    """Bandwidth of the link between neighbouring devices."""
     latency_us: float = 5.0
-    """Microseconds per empty message."""
+    """Latency of a message in microseconds."""
     every: int = 8
-    """Gradient steps between two averagings."""
+    """Period of parameter averaging in gradient steps."""
     devices: tuple[int, ...] = (8, 64, 512)
-    """Numbers of devices to predict."""
+    """Device counts to predict."""
     check: str | None = None
-    """File written by ``python -m benchmarks.scaling --json``: fit the link to its all-reduces and
-    compare its measured steps with the predictions."""
+    """Results of ``python -m benchmarks.scaling --json``. The link is fitted to the all-reduces in
+    the file, and predicted step times are compared with the measured ones."""
     json: str | None = None
     """File for the predictions."""
 
@@ -179,14 +183,14 @@ def _main(argv: Sequence[str]) -> None:
     print()
     for form in FORMS[1:]:
         count = pays_from(work, link, form, every=flags.every)
-        where = "at no number up to 4096" if count is None else f"from {count} devices"
+        where = "on no number up to 4096" if count is None else f"from {count} devices"
         print(f"{form}: at least 5 % faster than float32 {where}")
     largest = max(flags.devices)
     if largest > 1:
         seconds = longest_step_worth_saving(link, flags.parameters, largest)
         print(
-            f"on {largest} devices: above {1e3 * seconds:.3g} ms per step, communication costs "
-            "less than 5 %"
+            f"on {largest} devices: communication costs less than 5 % of a step that computes for "
+            f"more than {1e3 * seconds:.3g} ms"
         )
     report: dict[str, Any] = {"work": work, "link": link, "efficiency": rows}
     if flags.check is not None:
@@ -217,7 +221,10 @@ def _efficiency_rows(work: Work, link: Link, flags: Flags) -> list[list[Any]]:
 
 
 def _check(path: Path) -> list[dict[str, Any]]:
-    """Print measured steps and predictions with a link fitted to the measured all-reduces."""
+    """Print measured and predicted step times, and return them.
+
+    The link is fitted to the measured all-reduces.
+    """
     try:
         measured = json.loads(path.read_text())
         points = [
@@ -227,8 +234,8 @@ def _check(path: Path) -> list[dict[str, Any]]:
         steps = [row for row in measured["strong"] + measured["weak"] if row["D"] > 1]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"check={str(path)!r}: must be a file of benchmarks.scaling with the sections link, "
-            f"strong and weak: {error!r}"
+            f"check={str(path)!r}: must be written by python -m benchmarks.scaling --json with the "
+            f"sections link, strong and weak: {error!r}"
         ) from None
     link, checked = fit_link(points), []
     for row in steps:
@@ -237,11 +244,11 @@ def _check(path: Path) -> list[dict[str, Any]]:
         actual = row["us/gradient step"]["median"]
         deviation = f"{predicted / actual - 1:+.0%}"
         checked.append([row["setting"], row["D"], actual, predicted, deviation])
-    headers = ["setting", "D", "measured, us", "predicted, us", "off"]
+    headers = ["setting", "D", "measured, us", "predicted, us", "error"]
     print(
-        f"\nsteps with an all-reduce: strong scaling, then weak scaling. The link is fitted to "
-        f"the all-reduces: {link.bytes_per_second / 1e9:.3g} GB/s, {1e6 * link.latency:.3g} us per "
-        "message"
+        f"\nstep time with an all-reduce: strong scaling, then weak scaling. Link fitted to the "
+        f"measured all-reduces: {link.bytes_per_second / 1e9:.3g} GB/s, {1e6 * link.latency:.3g} "
+        "us per message"
     )
     print(format_table(headers, checked))
     return [dict(zip(headers, row, strict=True)) for row in checked]

@@ -1,4 +1,4 @@
-"""Comparison at a matched workload: jaxdqn and a peer are measured alternately in processes."""
+"""Matched-workload comparison: jaxdqn and a peer, in separate processes, measured alternately."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jaxdqn.errors import known_name
 
 WORK = (
     "CartPole-v1, one gradient step of batch 128 per 10 environment steps, replay of 10 000, "
-    "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn and purejaxrl 10, CleanRL 1, "
-    "Stable-Baselines3 and SBX 1 or ENVS. purejaxql: PQN on Breakout-MinAtar, 128 environments, "
-    "32 steps, 32 minibatches, 2 epochs, convolution. sb3-host and sbx-host: CartPole-v1 in 8 "
-    "environments on the host, MLP 64-64. rllib: RLlib's DQN with 2 environment runners of 5 "
-    "environments and prioritised replay; jaxdqn on Ray with 2 actors. flashbax: add of 10 "
-    "rows and draw of 128, without a network"
+    "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn, purejaxrl and rejax 10, CleanRL and "
+    "TorchRL 1, Stable-Baselines3 and SBX 1, or ENVS in sb3=ENVS. purejaxql: PQN on "
+    "Breakout-MinAtar, 128 environments, 32 steps, 32 minibatches, 2 epochs, convolution. "
+    "sb3-host and sbx-host: CartPole-v1 in 8 environments on the host, MLP 64-64. rllib: RLlib's DQN with 2 environment runners of 5 "
+    "environments and prioritised replay; jaxdqn on Ray with 2 actors. flashbax: inserting 10 "
+    "transitions and sampling 128, without a network"
 )
 
 
@@ -47,8 +47,9 @@ PEERS = {
     "rllib": Peer(bar=10.0, gradient_steps=200, work="ray"),
 }
 CADENCE = "4,32,1"
+"""Vector steps per iteration, batch size and gradient steps per iteration."""
 BARS = {("sb3-host", "32,64,16"): 4.5}
-"""Bars of other cadences than ``CADENCE``."""
+"""Required ratios at cadences other than ``CADENCE``."""
 INSTALLED = ("rllib", "rejax", "flashbax", "torchrl")
 """Peers without an argument."""
 
@@ -64,8 +65,9 @@ def compare(name: str, peer: Any, jaxdqn: Any, rounds: int, bar: float) -> dict[
         bar: required ratio.
 
     Returns:
-        Name of the peer, gradient and environment steps/s of both, and the ratio of the gradient
-        steps/s; or the name and ``missing``, the reason why there is no measurement.
+        Name of the peer, gradient and environment steps/s of both, the ratio of the gradient
+        steps/s and the required ratio. If a measurement fails: the name, and the reason as
+        ``missing``.
     """
     measured: dict[str, list[dict[str, Any]]] = {"jaxdqn": [], "peer": []}
     processes = {"jaxdqn": jaxdqn, "peer": peer}
@@ -110,7 +112,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def start_jaxdqn(work: str, divisor: int) -> Process:
-    """Start jaxdqn on a workload, with the number of threads that it chooses for the workload."""
+    """Start a process of jaxdqn for a workload, with the thread count set for that workload."""
     if work.startswith("host:"):
         steps = max(64, PEERS["sb3-host"].gradient_steps // divisor)
         return Process.jaxdqn(steps, CPU_THREADS, "stop", work)
@@ -141,16 +143,16 @@ def measure_peer(
     divisor: int = 1,
     threads: int | None = None,
 ) -> dict[str, Any]:
-    """Start a peer, compare jaxdqn with it, and end it.
+    """Start the process of a peer, measure it and jaxdqn alternately, and stop it.
 
     Args:
         name: name of the peer.
-        argument: argument of the peer.
+        argument: environments, file or cadence, depending on the peer; may be empty.
         jaxdqn: process of jaxdqn on the same workload.
         python: interpreter in which the peer is installed.
         rounds: number of measurements of each.
-        divisor: divisor of the workload of a measurement.
-        threads: threads of XLA and PyTorch in the peer on CPU; None for one per core.
+        divisor: divisor of the gradient steps of a measurement.
+        threads: CPU threads for XLA and PyTorch in the peer; None for one per core.
     """
     label = f"{name} ({argument} environments)" if argument.isdigit() else name
     if PEERS[name].work == "host":
@@ -180,8 +182,8 @@ def parse_peer(peer: str) -> tuple[str, str]:
         name_of(argument or CADENCE)
         return name, argument or CADENCE
     takes_count = name in ("sb3", "sbx")
-    if takes_count and argument and not (argument.isdigit() and 10 % max(int(argument), 1) == 0):
-        raise ValueError(f"peer={peer!r}: must be {name}=ENVS with ENVS dividing 10")
+    if takes_count and argument and argument not in ("1", "2", "5", "10"):
+        raise ValueError(f"peer={peer!r}: must be {name}, or {name}=ENVS with ENVS 1, 2, 5 or 10")
     if name in INSTALLED:
         if argument:
             raise ValueError(f"peer={peer!r}: must be {name}, without an argument")

@@ -1,4 +1,4 @@
-"""Milabench's workload of purejaxrl's DQN, with its flat network and a convolution network."""
+"""Milabench's workload for purejaxrl's DQN, with an MLP as published and with a convolution."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def compare_milabench(
 
     Args:
         file: purejaxrl's dqn.py.
-        scale: divisor of the sizes.
+        scale: divisor of the workload's sizes; 1 for the complete workload.
         python: interpreter with the requirements of purejaxrl.
         rounds: number of measurements of each.
-        threads: threads of XLA in the peer on CPU; None for one per core.
+        threads: CPU threads for XLA in the peer; None for one per core.
     """
     work = milabench(scale)
     steps = work.rows // work.rows_per_gradient_step

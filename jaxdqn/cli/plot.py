@@ -13,10 +13,10 @@ import tyro
 from jaxdqn.cli.flags import parse, run_command
 from jaxdqn.lazy_modules import import_matplotlib
 
-_DESCRIPTION = """Draw the learning curves of runs into one picture, over environment steps and over
-wall-clock time. One run: the return in training and in evaluations. Several seeds of a
-configuration, as several runs or as learners of one: the interquartile mean of the greedy
-evaluations, with a 95 % bootstrap interval."""
+_DESCRIPTION = """Draw learning curves in one figure, over environment steps and wall-clock time.
+A single run with one learner: the return in training and in evaluations. Otherwise one curve per
+configuration: the interquartile mean of the greedy evaluations over its seeds (runs or learners),
+with a 95 % bootstrap interval."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class Flags:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories."""
     out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "curves.png"
-    """Picture to write, in the format of its suffix: .png, .pdf, .svg and others."""
+    """Output file; the suffix selects the format: .png, .pdf, .svg and others."""
     x: Literal["env_steps", "seconds"] | None = None
-    """Draw over this axis only; by default there is a panel for each."""
+    """x axis; by default, one panel for each of the two."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="jaxdqn plot", description=_DESCRIPTION)
     if not flags.runs:
-        raise ValueError("runs=(): must be at least one run directory")
+        raise ValueError("runs=(): must contain at least one run directory")
     _check_suffix(flags.out)
     from jaxdqn.monitoring.curves import plot_groups, plot_runs
     from jaxdqn.monitoring.groups import groups_of

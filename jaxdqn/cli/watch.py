@@ -95,7 +95,7 @@ def _end(run: Path) -> str:
 
     file = run / SUMMARY
     if not file.exists():
-        return "not running, and not finished: --resume continues it"
+        return "stopped before its end: --resume continues it"
     return outcome(json.loads(file.read_text(encoding="utf-8")))
 
 

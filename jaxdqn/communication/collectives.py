@@ -18,9 +18,9 @@ def device_collectives(size: int, *, deterministic: bool = False) -> Collectives
 
     Args:
       size: D, number of devices; 1 gives ``identity_collectives``.
-      deterministic: average by an all-gather and a sum in device order. The result is then
-        bitwise identical for every division of the devices into processes, but each device
-        receives D times the bytes.
+      deterministic: average by an all-gather and a sum in device order. The mean is then
+        bitwise identical however the devices are divided among processes, but each device
+        receives the leaves of all D devices.
     """
     if size == 1:
         return identity_collectives
@@ -32,7 +32,7 @@ def device_collectives(size: int, *, deterministic: bool = False) -> Collectives
     def mean(tree: PyTree) -> PyTree:
         return jax.lax.pmean(tree, DEVICE_AXIS)
 
-    # The name of the region in profiles.
+    # Profiles show every collective under this name, all-gather and all-to-all included.
     named = jax.named_scope("all-reduce")
     return Collectives(
         mean=named(mean_in_order if deterministic else mean),
@@ -50,7 +50,7 @@ def device_collectives(size: int, *, deterministic: bool = False) -> Collectives
 
 
 class Collectives(NamedTuple):
-    """Collective operations of one data-parallel replica; identities if there is one replica."""
+    """Collective operations of one data-parallel replica."""
 
     mean: Callable[[PyTree], PyTree]
     sum: Callable[[PyTree], PyTree]
@@ -60,7 +60,7 @@ class Collectives(NamedTuple):
     size: int
     """D, the number of replicas."""
     all_gather: Callable[[PyTree], PyTree]
-    """Leaves [...] -> [D, ...]: the leaves of all replicas, in order of their index."""
+    """Leaves [...] -> [D, ...]: the leaves of all replicas, in order of replica index."""
     all_to_all: Callable[[PyTree], PyTree]
     """Leaves [D, ...] -> [D, ...]: slice i is sent to replica i, and result i is received from
     it."""

@@ -46,7 +46,7 @@ img, video { max-width: 100%; max-height: 26rem; border: 1px solid #ccc; border-
 
 
 class Page:
-    """Sections of a page.
+    """Self-contained HTML page, built section by section.
 
     Args:
         title: title of the page, as text.
@@ -127,7 +127,7 @@ def figure(svg: str, caption: str) -> str:
         caption: caption as text.
     """
     inline = svg[svg.index("<svg") :]
-    # The metadata contain addresses, which a page that needs no network should not contain.
+    # Drop the metadata: it contains URLs, and the page must be self-contained.
     inline = re.sub(r"<metadata>.*?</metadata>", "", inline, flags=re.DOTALL)
     label = f"<svg role='img' aria-label='{escape(caption)}'"
     inline = inline.replace("<svg", label, 1)
@@ -135,7 +135,7 @@ def figure(svg: str, caption: str) -> str:
 
 
 def media(file: Path | None) -> str:
-    """Return a GIF or an MP4 embedded as HTML; empty without a file."""
+    """Return HTML that embeds a GIF or an MP4, or an empty string if ``file`` is None."""
     if file is None:
         return ""
     data = base64.b64encode(file.read_bytes()).decode()
@@ -145,7 +145,7 @@ def media(file: Path | None) -> str:
 
 
 def code(lines: Sequence[str]) -> str:
-    """Return terminal lines as HTML."""
+    """Return lines of text from a terminal as a preformatted HTML block."""
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 

@@ -34,15 +34,16 @@ Chunk = Callable[[TrainState], tuple[TrainState, tuple[Metrics, Counters]]]
 class Programs(NamedTuple):
     """Compiled programs that the host calls.
 
-    The first block is compiled before the run starts, so the run's clock excludes its compilation.
+    The fields from ``init`` to ``snapshot`` and ``evaluate_one`` are compiled before the run
+    starts, so the run's clock excludes their compilation.
     Programs return the counters separately, because the state is donated to the next chunk.
     """
 
     init: Callable[[Array, Hyper], tuple[TrainState, Counters]]
     chunk: Chunk
     evaluate: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate(params, key, count)`` with the key ``fold_in(key, count)``. For a population, all
-    arguments except ``count`` and all results have leaves [P]."""
+    """``evaluate(params, key, count)``: evaluate with the key ``fold_in(key, count)``. For a
+    population, all arguments except ``count`` and all results have leaves [P, ...]."""
     copy: Callable[[Params], Params]
     snapshot: Callable[[TrainState], PyTree]
     """Copy of the state, with keys as integers."""
@@ -54,27 +55,28 @@ class Programs(NamedTuple):
     evaluate_one: Callable[[Params, Array, np.int32], EvalInfo]
     """``evaluate`` for the parameters of one learner."""
     evaluate_at_epsilon: Callable[[Params, Array, np.int32], EvalInfo]
-    """``evaluate_one`` with random actions of probability ``EPSILON``."""
+    """``evaluate_one`` with an epsilon-greedy policy, epsilon ``EPSILON``."""
     refill: Callable[[TrainState], tuple[TrainState, Counters]]
     preload: Callable[[Array, Row, Hyper], tuple[TrainState, Counters]]
     perturb: Callable[[TrainState, np.int32, np.float32], TrainState]
-    """``perturb(state, count, factor)``: change the random numbers and multiply the learning rate
-    by ``factor``; donates the state."""
+    """``perturb(state, count, factor)``: fold ``count`` into the random keys and multiply the
+    learning rate by ``factor``; donates the state."""
     part_of_chunk: Callable[[int], Future[Chunk]]
-    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call traces the
-    program and compiles it in another thread."""
+    """``part_of_chunk(iterations)``: ``chunk`` for fewer iterations. The first call for each number
+    traces the program in the calling thread and compiles it in another."""
     least_first_part: int = 1
-    """Minimum iterations of a part of the first chunk; on Ray a shorter part may have no rows."""
+    """Minimum number of iterations in a part of the first chunk. On Ray, a shorter part may have no
+    rows."""
     stop_evaluations: Callable[[Callable[[], bool]], None] = lambda stop: None
     """``stop_evaluations(stop)``: from now on, an evaluation on the host raises
     ``EvaluationStopped`` when ``stop()`` returns True. Evaluations on the device cannot be
     interrupted."""
     env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
-    """``env_failures()``: all failures so far after which environments on the host were
+    """``env_failures()``: the failures so far that caused environments on the host to be
     restarted."""
     runs_ahead: bool = False
-    """True if ``chunk`` returns before it is computed, and its results cannot end the run unless
-    they are not finite. The next chunk may then be dispatched at once."""
+    """True if ``chunk`` is dispatched asynchronously and only results that are not finite can end
+    the run. The next chunk may then be dispatched at once."""
     close: Callable[[], None] = lambda: None
     """Release the resources of a single run: the environments on the host."""
 
@@ -103,8 +105,9 @@ def compile_programs(
         trainer: trainer of the run.
         keys: random keys of the run.
         state_shape: shapes of the state.
-        check: called about every tenth of a second; an exception that it raises ends the wait.
-            Other threads then finish the compilations in progress, because XLA cannot be stopped.
+        check: called after each trace, and about every 0.1 s while programs compile. An exception
+            that it raises ends the wait; other threads then finish the compilations in progress,
+            because XLA cannot be stopped.
     """
     layout = _layout_of(trainer, state_shape)
     options = compiler_options(config)
@@ -144,7 +147,7 @@ def compile_programs(
         preload=later(_with_counters(trainer, trainer.preload), out_shardings=counted_out),
         perturb=later(perturb, out_shardings=layout.state_out, donate_argnums=0),
         part_of_chunk=_make_part_of_chunk(trainer, layout, options),
-        # An illegal action ends the run with a checkpoint of the chunk in which it was taken.
+        # With masks, an illegal action ends the run with a checkpoint of that action's chunk.
         runs_ahead=jax.process_count() == 1
         and not trainer.environment.spec.masked
         and _dispatches_asynchronously(),
@@ -152,7 +155,7 @@ def compile_programs(
 
 
 def _dispatches_asynchronously() -> bool:
-    """Return whether a call of a program returns before the program has ended."""
+    """Return whether the backend dispatches programs asynchronously."""
     return backend() != "cpu" or bool(jax.config.read("jax_cpu_enable_async_dispatch"))
 
 
@@ -206,7 +209,7 @@ def compile_all(
 
 
 def _at_epsilon(config: Config, trainer: Trainer) -> Any:
-    """Return the evaluation of one learner with random actions of probability ``EPSILON``."""
+    """Return the epsilon-greedy evaluation of one learner, with epsilon ``EPSILON``."""
     evaluate = _make_evaluate(config, trainer, EPSILON)
     return trainer.over_params(evaluate) if config.learners == 1 else evaluate
 
@@ -239,7 +242,7 @@ def _with_counters(
 def _jit_chunk(trainer: Trainer, iterations: int, layout: _Layout) -> Any:
     chunk = trainer.chunk(iterations)
     if iterations == 1 and not trainer.mapped:
-        # Otherwise the compiler would remove the loop and copy the ring.
+        # XLA would otherwise remove the loop of one iteration and copy the ring of the replay.
         chunk = single_pass_loop(chunk)
 
     def run_chunk(state: TrainState) -> tuple[TrainState, tuple[Metrics, Counters]]:
@@ -277,7 +280,10 @@ def finished(program: Chunk) -> Future[Chunk]:
 def make_revive(
     state: TrainState, state_out: PyTree | None, options: dict[str, Any] | None
 ) -> Callable[[PyTree], TrainState]:
-    """Make ``Programs.revive`` from the shapes of a state and its shardings, or None."""
+    """Make ``Programs.revive`` from the shapes of a state and its shardings.
+
+    ``state_out`` is None if the state is not sharded.
+    """
 
     def revive(key_data: PyTree) -> TrainState:
         shape, out = state, state_out

@@ -31,7 +31,8 @@ def is_loss_record(value: Any) -> bool:
     """Return True if a value is the record of a loss."""
     return (
         isinstance(value, dict)
-        and str(value.get("name")).isidentifier()
+        and isinstance(value.get("name"), str)
+        and value["name"].isidentifier()
         and value.get("head") in HEADS
     )
 

@@ -34,8 +34,8 @@ def test_the_table_and_the_file_have_the_three_phases(
                 "rows_per_second": next(rates),
                 "kills": dict.fromkeys(killed[-1], 2),
                 "lost": 0,
-                "twice": 0,
-                "left": [],
+                "duplicated": 0,
+                "leaked": [],
             }
 
     monkeypatch.setattr(chaos, "Phase", Fake)
@@ -61,4 +61,4 @@ def test_a_run_whose_parts_are_killed_loses_no_rows_and_leaves_nothing(tmp_path:
     result = Phase(flags, ("ActorWorker", "run"), tmp_path / "run").play()
     assert sum(result["kills"].values()) >= 2
     assert result["ray_rows"]["taken"] > 0
-    assert (result["lost"], result["twice"], result["left"]) == (0, 0, [])
+    assert (result["lost"], result["duplicated"], result["leaked"]) == (0, 0, [])

@@ -63,7 +63,7 @@ def test_a_link_is_recovered_from_its_all_reduces():
     found = model.fit_link(points)
     assert found.bytes_per_second == pytest.approx(1e9)
     assert found.latency == pytest.approx(1e-5)
-    with pytest.raises(ValueError, match="at least two sizes"):
+    with pytest.raises(ValueError, match="at least two values"):
         model.fit_link(points[:1])
 
 
@@ -99,7 +99,7 @@ def test_the_check_compares_predictions_with_measurements(tmp_path, capsys):
         (["--step-us", "0"], "step_us=0.0: must be above 0"),
         (["--latency-us", "-1"], "latency_us=-1.0: must be at least 0"),
         (["--devices", "0"], "devices=(0,): must each be at least 1"),
-        (["--check", "nowhere.json"], "must be a file of benchmarks.scaling"),
+        (["--check", "nowhere.json"], "must be written by python -m benchmarks.scaling"),
     ],
 )
 def test_the_model_rejects_invalid_flags(arguments, message, capsys):

@@ -53,7 +53,8 @@ def test_a_missing_peer_is_reported_with_its_source():
     ("argument", "message"),
     [
         ("pureja=x.py", "must be a known peer; nearest: purejaxrl"),
-        ("sb3=3", "ENVS dividing 10"),
+        ("sb3=3", "ENVS 1, 2, 5 or 10"),
+        ("sb3=0", "ENVS 1, 2, 5 or 10"),
         ("cleanrl", "must be cleanrl=FILE"),
         ("rejax=1", "must be rejax, without an argument"),
         ("sb3-host=4,32", "cadences='4,32': must be K,B,M"),

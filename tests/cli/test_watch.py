@@ -1,4 +1,4 @@
-"""``jaxdqn watch``: the records of a run of another process, while it writes them."""
+"""``jaxdqn watch``: follow the records of a run while another process writes them."""
 
 import json
 from contextlib import ExitStack
@@ -53,7 +53,7 @@ def test_a_run_is_running_while_a_process_holds_its_lock(run):
         lock(run, stack)
         assert is_running(run)
     assert not is_running(run)
-    with ExitStack() as stack:  # asking does not keep the lock
+    with ExitStack() as stack:  # is_running does not keep the lock
         lock(run, stack)
 
 
@@ -77,7 +77,7 @@ def test_a_run_is_followed_until_its_process_ends(run, monkeypatch, capsys):
     assert lines[0].startswith("CartPole-v1, seed 0, into ")
     assert "env steps 990" in lines[1]
     assert lines[2].startswith("evaluation at 2,000 rows")
-    assert lines[3] == "not running, and not finished: --resume continues it"
+    assert lines[3] == "stopped before its end: --resume continues it"
     assert len(naps) == 3
 
 
@@ -93,7 +93,7 @@ def test_once_prints_the_newest_records(run, capsys):
     assert last == "running"
 
 
-def test_a_directory_without_a_run_is_one_line(tmp_path, capsys):
+def test_a_directory_without_a_run_is_reported_in_one_line(tmp_path, capsys):
     assert watch.main([str(tmp_path / "none")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "must be a run directory" in line

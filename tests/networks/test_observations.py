@@ -1,4 +1,4 @@
-"""Rules for observations: which are divided by 255, and which axis holds channels."""
+"""Tests of the scaling of observations by 255 and of the channel axis."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def q_values(config, shape, obs):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float32])
-def test_one_hot_vectors_mean_the_same_in_every_dtype(dtype):
+def test_one_hot_vectors_give_equal_q_values_in_every_dtype(dtype):
     one_hot = np.eye(5, dtype=bool)
     expected = q_values(Config(hidden_sizes=(8,)), (5,), one_hot)
     np.testing.assert_array_equal(
@@ -25,7 +25,7 @@ def test_one_hot_vectors_mean_the_same_in_every_dtype(dtype):
     )
 
 
-def test_stacked_vectors_are_no_pictures():
+def test_stacked_vectors_are_not_treated_as_pictures():
     flags = np.random.default_rng(0).integers(0, 2, (4, 5, 3)).astype(bool)
     config = Config(hidden_sizes=(8,), frame_stack=3)
     np.testing.assert_array_equal(
@@ -44,7 +44,7 @@ def test_stacked_vectors_are_no_pictures():
         ("always", np.float32, True),
     ],
 )
-def test_pictures_are_divided_by_the_option(scale, dtype, divided):
+def test_the_option_controls_the_division_of_pictures(scale, dtype, divided):
     pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3)).astype(dtype)
     whole = pixels.astype(np.float32)
     expected = q_values(Config(), (8, 8, 3), whole / np.float32(255) if divided else whole)
@@ -52,7 +52,7 @@ def test_pictures_are_divided_by_the_option(scale, dtype, divided):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_booleans_are_never_divided():
+def test_booleans_cannot_always_be_scaled():
     with pytest.raises(ValueError, match=r"scale_observations='always': must be auto or never"):
         make_network(Config(scale_observations="always"), _spec((5,), "bool"))
 
@@ -83,7 +83,7 @@ def test_channels_first_are_transposed():
     )
 
 
-def test_channels_last_accepts_any_shape():
+def test_channels_last_accepts_an_ambiguous_shape():
     network = make_network(Config(channels="last"), _spec((4, 10, 16)))
     assert (3, 3, 16, 16) in _layers(network, (4, 10, 16))
 

@@ -11,6 +11,7 @@ from jaxdqn.config import loss_registry
 from jaxdqn.losses import q_target, squared_loss, td_error
 from jaxdqn.run import run
 from jaxdqn.storage.directory import PARTS, read_config
+from jaxdqn.storage.loss_record import LOSS, register_recorded_loss
 from jaxdqn.training.trainer import make_trainer
 from tests.agent.test_agent import agent_of
 from tests.agent.test_batch_loss import learned
@@ -42,6 +43,14 @@ def test_a_loss_is_registered_again_under_its_name(registry):
         jaxdqn.register_loss("own", function)
         losses.append(float(learned(agent_of(loss="own"))[1].loss))
     assert losses[0] == losses[2] != losses[1]
+
+
+@pytest.mark.parametrize("record", [{"head": "values"}, {"name": None, "head": "values"}, {}, None])
+def test_a_record_without_a_name_registers_no_loss(registry, tmp_path, record):
+    before = dict(registry)
+    (tmp_path / PARTS).write_text(json.dumps({LOSS: record}))
+    register_recorded_loss(tmp_path / PARTS)
+    assert registry == before
 
 
 @pytest.mark.slow

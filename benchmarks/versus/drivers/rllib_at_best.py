@@ -1,4 +1,4 @@
-"""Drive RLlib on CartPole-v1 with the settings of the matched work."""
+"""Train RLlib on CartPole-v1 with the settings that every library gets at equal work."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RLLIB_ROWS = 500_000
 
 
 def rllib(argument: str) -> Prepared:
-    """Prepare RLlib's DQN with 2 environment runners, at the matched work."""
+    """Prepare RLlib's DQN with 2 environment runners and the settings of equal work."""
     torch = import_package("torch", "'ray[rllib]' torch")
     gymnasium = import_package("gymnasium", "gymnasium")
     evaluate_in = gymnasium.make_vec("CartPole-v1", num_envs=EPISODES)
     running: list[Any] = []
 
     def start(seed: int) -> Learner:
-        while running:  # its environment runners would take time of the next
+        while running:  # the previous runners would compete with the new ones for CPU time
             running.pop().stop()
         algorithm = rllib_config(seed)[1].build_algo()
         running.append(algorithm)
@@ -36,11 +36,11 @@ def rllib(argument: str) -> Prepared:
 def rllib_learner(
     algorithm: Any, torch: Any, play: Callable[[Callable[[Any], Any], int], float]
 ) -> Learner:
-    """Return a learner of an algorithm of RLlib.
+    """Wrap an RLlib algorithm as a ``Learner``.
 
     Args:
-        algorithm: of RLlib, newly built.
-        torch: the package.
+        algorithm: RLlib algorithm, not yet trained.
+        torch: the imported ``torch`` module.
         play: ``play(greedy, key)``, the mean return of greedy episodes.
     """
     rows = 0
@@ -53,7 +53,7 @@ def rllib_learner(
         return rows
 
     def evaluate(key: int) -> float:
-        # The environment runner of this process may be older than the learner.
+        # The weights of the local environment runner may lag behind the learner's.
         module, policy = algorithm.get_module(), "default_policy"
         module.set_state(algorithm.learner_group.get_weights()[policy])
 

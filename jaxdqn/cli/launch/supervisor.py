@@ -1,8 +1,9 @@
-"""Parent process of one worker of a run over several processes. Imports no JAX.
+"""Parent process that supervises one worker of a multi-process run. Imports no JAX.
 
 When one process fails, JAX's distributed runtime aborts the others with long messages. Therefore
-each process of a run is the child of a small parent. The parents connect before the run starts.
-Each starts its worker, forwards signals, and reports in one line the reason of the worker's end.
+each process of a run is the child of a small parent. Unless JAX detects the cluster, the parents
+connect to one another before the run starts. Each parent starts its worker, forwards signals, and
+reports in one line why the worker failed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ LOST_CONTACT = 75
 """Exit code of a worker that lost contact with the others."""
 
 LIFELINE = "JAXDQN_WORKER_LIFELINE"
-"""Environment variable of a worker: a file descriptor that closes when its parent ends."""
+"""Environment variable of a worker: a file descriptor that reaches end-of-file when the parent
+process exits."""
 
 HOSTS_PREFIX = "jaxdqn-hosts "
 """Prefix of the line in which a worker reports the host of each process to its parent."""
@@ -42,7 +44,7 @@ _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 signal, so does its worker."""
 
 _EXIT_SECONDS = 5.0
-"""Time for a worker to end by itself after another process has failed."""
+"""Time for a worker to exit by itself after another process has failed."""
 
 _CAUSE_SECONDS = 3.0
 """Time to wait for another process to report its failure after this one lost contact."""
@@ -63,7 +65,7 @@ def process_spec(
     """Return the process described by the flags; None for a single process or ``multi_host``.
 
     Raises:
-        ValueError: naming the flag, its value and the constraint.
+        ValueError: if the flags are incomplete, out of range, or combined with ``multi_host``.
     """
     flags = {
         "coordinator": coordinator,
@@ -83,8 +85,8 @@ def process_spec(
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
-            f"coordinator={coordinator!r}: must be HOST:PORT, as node1:12345, the address of "
-            "process 0"
+            f"coordinator={coordinator!r}: must be the address of process 0 as HOST:PORT, for "
+            "example node1:12345"
         )
     if num_processes < 1:
         raise ValueError(f"num_processes={num_processes}: must be at least 1")
@@ -99,7 +101,7 @@ def check_timeouts(timeouts: Timeouts) -> None:
     """Check that time-outs are in range.
 
     Raises:
-        ValueError: naming the flag and its value.
+        ValueError: if a time-out is out of range.
     """
     if not 1 <= timeouts.heartbeat <= 30:
         raise ValueError(f"heartbeat_seconds={timeouts.heartbeat}: must be from 1 to 30")
@@ -108,7 +110,7 @@ def check_timeouts(timeouts: Timeouts) -> None:
 
 
 def supervise(argv: Sequence[str], spec: ProcessSpec | None, timeouts: Timeouts) -> int:
-    """Run the command as a child, one process among several, and return its exit code.
+    """Run one process of a multi-process run as a child, and return its exit code.
 
     Args:
         argv: the command's arguments.
@@ -116,8 +118,8 @@ def supervise(argv: Sequence[str], spec: ProcessSpec | None, timeouts: Timeouts)
         timeouts: time-outs.
 
     Raises:
-        RunFailed: with one line, if not all processes connect, or if a process fails in a way that
-            it cannot report itself.
+        RunFailed: with one line, if not all processes connect, if another process fails, or if
+            the worker fails without printing its own error.
     """
     peers = None if spec is None else connect(spec, timeouts.initialization)
     return _Supervisor(argv, spec, timeouts, peers).run()
@@ -134,7 +136,7 @@ class _Supervisor:
         peers: Peers | None,
     ) -> None:
         self._spec, self._timeouts, self._peers = spec, timeouts, peers
-        # Events are the worker's exit code or the cause of another process's failure.
+        # An event is the worker's exit code or another process's report of its failure.
         self._events: queue.Queue[int | str] = queue.Queue()
         self._abort_lines: list[str] = []
         self._last_error: str | None = None
@@ -161,7 +163,7 @@ class _Supervisor:
         os.close(lifeline)
 
     def run(self) -> int:
-        """Wait for the end of the worker and report it."""
+        """Wait for the worker to exit, report a failure, and return the exit code."""
         assert self._worker.stderr is not None
         reader = threading.Thread(
             target=self._forward_stderr, args=(self._worker.stderr,), daemon=True
@@ -178,11 +180,14 @@ class _Supervisor:
         return 0
 
     def _wait_for_end(self) -> tuple[int, str | None]:
-        """Return the worker's exit code, and the cause if another process reported one."""
+        """Wait for the worker; return its exit code, and the cause if another process reported one.
+
+        Kill the worker if it outlives another process's failure by ``_EXIT_SECONDS``.
+        """
         cause: str | None = None
         code: int | None = None
         deadline: float | None = None
-        # If the worker ended because another process failed, wait for the report of that failure.
+        # If the worker exited because another process failed, wait for the report of that failure.
         while code is None or (cause is None and self._is_consequence(code)):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
@@ -202,8 +207,13 @@ class _Supervisor:
         return code, cause
 
     def _report_failure(self, code: int, cause: str | None) -> int:
-        """Report the reason of the worker's end to the others; return its code, or raise
-        ``RunFailed``."""
+        """Report to the other processes why the worker failed, unless one of them is the cause.
+
+        Return the exit code if the worker has printed its error itself.
+
+        Raises:
+            RunFailed: otherwise.
+        """
         reported = code in (USAGE_ERROR, FAILED) or code > _SIGNALLED
         if reported and self._last_error is not None:
             # The worker has printed its error itself.
@@ -217,7 +227,7 @@ class _Supervisor:
         explanation = explain_abort(text, self._hosts, self._spec, self._timeouts)
         if explanation is not None:
             self._report(f"failed: {explanation}")
-            # Without the hosts the run has not started, and there is nothing to resume.
+            # A worker that has not reported its hosts has not started the run: nothing to resume.
             advice = f"; {_RESUME_ADVICE}" if self._hosts else ""
             raise RunFailed(f"{explanation}; {self._describe()} cannot continue{advice}")
         sys.stderr.writelines(self._abort_lines)
@@ -226,7 +236,7 @@ class _Supervisor:
         raise RunFailed(f"{self._describe()} {outcome}; {_RESUME_ADVICE}")
 
     def _is_consequence(self, code: int) -> bool:
-        """Return whether the worker ended because another process did."""
+        """Return whether the worker exited because another process did."""
         return code == LOST_CONTACT or (code == -signal.SIGABRT and bool(self._abort_lines))
 
     def _report(self, outcome: str) -> None:
@@ -238,7 +248,10 @@ class _Supervisor:
         return f"{process} on {platform.node()}"
 
     def _forward_stderr(self, stream: IO[str]) -> None:
-        """Forward the worker's standard error, except the runtime's message when it aborts."""
+        """Forward the worker's standard error to this process's.
+
+        Keep back the report of hosts, Gloo's rank lines and the runtime's message when it aborts.
+        """
         for line in stream:
             if line.startswith(HOSTS_PREFIX):
                 message = json.loads(line[len(HOSTS_PREFIX) :])
@@ -257,7 +270,7 @@ class _Supervisor:
         self._events.put(code)
 
     def _forward_signals(self) -> dict[int, signal.Handlers]:
-        """Forward the signals that stop a run to the worker; return the previous handlers."""
+        """Install handlers that forward signals to the worker; return the previous handlers."""
 
         def forward(number: int, frame: FrameType | None) -> None:
             worker = getattr(self, "_worker", None)
@@ -275,8 +288,8 @@ def _describe_exit(code: int) -> str:
     if code == LOST_CONTACT:
         return "lost contact with the other processes"
     if code >= 0:
-        return f"ended with code {code}"
+        return f"exited with code {code}"
     outcome = f"was killed by {signal.Signals(-code).name}"
     if code == -signal.SIGKILL:
-        outcome += " (by the kernel, if its host was out of memory)"
+        outcome += " (possibly by the kernel, because the host ran out of memory)"
     return outcome
