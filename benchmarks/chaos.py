@@ -50,7 +50,7 @@ class Flags:
     shards: int = 2
     """Number of replay shards."""
     server_mode: str | None = None
-    """sync or async: use a parameter server and two learners. The third phase also kills learners."""
+    """sync or async: use a parameter server; the last phase also kills its two learners."""
     seed: int = 0
     """Seed for the choice of victims."""
     json: str | None = None

@@ -16,9 +16,9 @@ WORK = (
     "MLP 120-84, Adam, epsilon 0.05. Environments: jaxdqn, purejaxrl and rejax 10, CleanRL and "
     "TorchRL 1, Stable-Baselines3 and SBX 1, or ENVS in sb3=ENVS. purejaxql: PQN on "
     "Breakout-MinAtar, 128 environments, 32 steps, 32 minibatches, 2 epochs, convolution. "
-    "sb3-host and sbx-host: CartPole-v1 in 8 environments on the host, MLP 64-64. rllib: RLlib's DQN with 2 environment runners of 5 "
-    "environments and prioritised replay; jaxdqn on Ray with 2 actors. flashbax: inserting 10 "
-    "transitions and sampling 128, without a network"
+    "sb3-host and sbx-host: CartPole-v1 in 8 environments on the host, MLP 64-64. rllib: RLlib's "
+    "DQN with 2 environment runners of 5 environments and prioritised replay; jaxdqn on Ray with 2 "
+    "actors. flashbax: inserting 10 transitions and sampling 128, without a network"
 )
 
 
