@@ -234,7 +234,7 @@ def _mean(code: PacketCode, gradients: tuple[Gradient, ...]) -> tuple[Params, Le
     count = len(gradients)
     if count == 1:
         one = gradients[0]
-        return decoded[0], LearnInfo(one.loss, jnp.zeros(1), one.grad_norm, one.q_mean)
+        return decoded[0], LearnInfo(one.loss, jnp.zeros(1, jnp.float32), one.grad_norm, one.q_mean)
     least = jnp.stack([gradient.least_probability for gradient in gradients])
     factors = (jnp.min(least) / least) ** gradients[0].importance_exponent / count
     grads = jax.tree.map(
@@ -248,7 +248,7 @@ def _mean(code: PacketCode, gradients: tuple[Gradient, ...]) -> tuple[Params, Le
     ))  # fmt: skip
     return grads, LearnInfo(
         loss=jnp.sum(info.loss * factors),
-        abs_td=jnp.zeros(1),
+        abs_td=jnp.zeros(1, jnp.float32),
         grad_norm=jnp.mean(info.grad_norm),
         q_mean=jnp.mean(info.q_mean),
     )

@@ -238,7 +238,7 @@ def _examples(
         if double
         else (),
         temperature=(),
-        rescaling=jnp.full(returns.r_t.shape, RESCALING) if rescale else (),
+        rescaling=jnp.full(returns.r_t.shape, RESCALING, jnp.float32) if rescale else (),
     )
 
 

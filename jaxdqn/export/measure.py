@@ -107,7 +107,9 @@ def _actor(policy: Policy) -> tuple[Any, Any]:
         frames = push_frame(frames, timestep.obs, timestep.first)
         actions, carry, info = act_on(agent, key_act, policy.params, carry, frames, timestep, None)
         exploration = Exploration(
-            jnp.full(len(timestep.first), EPSILON), jnp.float32(1), legal=timestep.legal
+            jnp.full(len(timestep.first), EPSILON, jnp.float32),
+            jnp.float32(1),
+            legal=timestep.legal,
         )
         explored, _ = select_actions("epsilon_greedy", key_explore, info.q, exploration)
         return actions, explored, (frames, carry)

@@ -165,7 +165,7 @@ def _begin(
         carry=agent.initial_carry(episodes),
         running=jnp.ones(episodes, bool),
         info=EvalInfo(
-            returns=jnp.zeros(episodes),
+            returns=jnp.zeros(episodes, jnp.float32),
             lengths=jnp.zeros(episodes, jnp.int32),
             digests=empty_digests(episodes),
             terminated=jnp.zeros(episodes, bool),
@@ -194,7 +194,9 @@ def _advance(
     if epsilon == 0:
         actions = jnp.argmax(legal_values(act_info.q, legal), axis=-1).astype(jnp.int32)
     else:
-        exploration = Exploration(jnp.full(len(first), epsilon), jnp.float32(1), legal=legal)
+        exploration = Exploration(
+            jnp.full(len(first), epsilon, jnp.float32), jnp.float32(1), legal=legal
+        )
         key_explore = jax.random.fold_in(key_agent, 1)
         actions, _ = select_actions("epsilon_greedy", key_explore, act_info.q, exploration)
     env_state, timestep = _step(environment, keys_environment, state, actions)

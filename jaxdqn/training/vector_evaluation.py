@@ -65,7 +65,9 @@ def make_play(agent: Agent, num_envs: int, *, frame_stack: int = 1) -> PlayProgr
         key_act, key_explore = jax.random.split(jax.random.fold_in(key, count))
         timestep = play.timestep
         _, carry, info = act_on(agent, key_act, params, play.carry, play.frames, timestep, None)
-        exploration = Exploration(jnp.full(num_envs, epsilon), jnp.float32(1), legal=timestep.legal)
+        exploration = Exploration(
+            jnp.full(num_envs, epsilon, jnp.float32), jnp.float32(1), legal=timestep.legal
+        )
         actions, _ = select_actions("epsilon_greedy", key_explore, info.q, exploration)
         return play._replace(actions=actions, carry=carry)
 

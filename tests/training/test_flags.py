@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdqn.run.runner import run
+from jaxdqn.training.evaluation import make_evaluator
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from tests.storage.runs import shrunk
@@ -64,6 +65,31 @@ def test_every_preset_learns_under_x64_rbg_keys_and_the_checks_for_nan_infinity_
         assert (metrics.lost, metrics.skipped) == (0, 0)
         assert jax.random.key_impl(after.key) == "rbg"
         assert_moved(state.agent.params, after.agent.params)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05])
+@pytest.mark.parametrize("name", fast_or_slow("cartpole", "breakout", "recurrent", "pqn"))
+def test_every_preset_is_evaluated_in_32_bits_under_x64(name, epsilon):
+    config = shrunk(DEVICE_PRESETS[name])
+    with checks():
+        trainer = make_trainer(config)
+        evaluate = make_evaluator(
+            trainer.agent,
+            trainer.environment,
+            3,
+            frame_stack=config.frame_stack,
+            epsilon=epsilon,
+        )
+        params = jax.eval_shape(trainer.init, jax.random.key(0)).agent.params
+        found = jax.eval_shape(evaluate, params, jax.random.key(0))
+    assert not [leaf for leaf in jax.tree.leaves(found) if str(leaf.dtype) in WIDE]
+
+
+def test_a_run_ends_with_its_results_under_x64_rbg_keys_and_the_checks(tmp_path):
+    with checks(), quick_runs():
+        result = run(tiny(eval_episodes=4, eval_epsilon=0.1), out=tmp_path / "run")
+    assert result.summary["gradient_steps"] > 0
+    assert np.isfinite(result.summary["eval_return_mean"])
 
 
 def assert_moved(before, after):
