@@ -93,17 +93,33 @@ def first_statistics(params: Params, obs: Array, collectives: Collectives) -> Pa
     Later updates measure deviations from the current mean, so that a large mean does not cause
     cancellation in the variance. The first observations are not counted.
     """
-    mean = collectives.mean(jnp.mean(obs.astype(jnp.float32), axis=0))
+    total, _, valid = collectives.mean(_finite_sums(obs.astype(jnp.float32), 1))
+    mean = total / jnp.maximum(valid, 1.0 / collectives.size)
     statistics = params.observations._replace(mean=jnp.where(jnp.isfinite(mean), mean, 0.0))
     return params._replace(observations=statistics)
+
+
+def _finite_sums(values: Array, leading: int) -> tuple[Array, Array, Array]:
+    """Sum values [..., O] and their squares over the leading axes, where a row is finite.
+
+    Returns:
+      [O] sum, [O] sum of squares, and [] float32, the number of rows without NaN or infinity.
+    """
+    axes, inner = tuple(range(leading)), tuple(range(leading, values.ndim))
+    finite = jnp.all(jnp.isfinite(values), inner, keepdims=True)
+    # The observation of a terminal state may be NaN: select, because 0 * NaN is NaN.
+    kept = jnp.where(finite, values, 0.0)
+    count = jnp.sum(finite.astype(jnp.float32))
+    return jnp.sum(kept, axes), jnp.sum(jnp.square(kept), axes), count
 
 
 def update_statistics(params: Params, obs: Array, collectives: Collectives) -> Params:
     """Return the parameters with statistics that include the rows of one iteration.
 
-    The statistics are combined as in Chan et al. 1983, and are equal on all devices. Elements whose
-    result is not finite keep their values. The count is a float32. After 2^24 iterations it no
-    longer increases, and the statistics become exponential averages.
+    The statistics are combined as in Chan et al. 1983, and are equal on all devices. Rows with NaN
+    or infinity are left out and not counted. Elements whose square overflows keep their statistics.
+    The count is a float32. After 2^24 iterations it no longer increases, and the statistics become
+    exponential averages.
 
     Args:
       params: ``NormalizedParams``.
@@ -115,11 +131,12 @@ def update_statistics(params: Params, obs: Array, collectives: Collectives) -> P
     if obs.ndim > before.mean.ndim + 2:
         obs = obs[..., -1]
     deviation = obs.astype(jnp.float32) - before.mean[None, None]
-    means = (jnp.mean(deviation, (0, 1)), jnp.mean(jnp.square(deviation), (0, 1)))
-    mean, square = collectives.mean(means)
-    batch = float(obs.shape[0] * obs.shape[1] * collectives.size)
+    total, squares, valid = collectives.mean(_finite_sums(deviation, 2))
+    least = 1.0 / collectives.size  # of ``valid``, a mean over devices, unless no row is finite
+    mean, square = total / jnp.maximum(valid, least), squares / jnp.maximum(valid, least)
+    batch = valid * collectives.size
     count = before.rows + batch
-    weight = batch / count
+    weight = batch / jnp.maximum(count, 1.0)
     after = (
         before.mean + weight * mean,
         # (1-w) var + w (square - mean^2) + w (1-w) mean^2

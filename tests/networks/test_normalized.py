@@ -25,6 +25,7 @@ from jaxdqn.training.trainer import make_trainer
 from jaxdqn.types import NormalizedParams, ObservationStatistics
 from tests.networks.test_build import _spec
 from tests.toys import bitwise_jit, noisy, quick_jit, tiny
+from tests.training.test_arbitrary_final_observations import corridor
 from tests.trees import assert_identical
 
 CONFIG = tiny(normalize_observations=True, warmup_rows=32, epsilon_schedule="constant")
@@ -93,12 +94,37 @@ def test_stacks_count_their_newest_frame():
     assert_identical(update_statistics(empty(), stacks, identity_collectives), expected)
 
 
-def test_elements_that_are_not_finite_leave_the_statistics_as_they_were():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_left_out(value):
+    data = batches(5.0)
+    broken = data.copy()
+    broken[:, 0, 3, 1] = value  # one row in every iteration
+    params = first_statistics(empty(), broken[0, 0], identity_collectives)
+    for obs in broken:
+        params = update_statistics(params, obs, identity_collectives)
+    rows = broken.reshape(-1, 3)
+    rows = rows[np.isfinite(rows).all(1)].astype(np.float64)
+    assert params.observations.rows == len(rows) == 75
+    np.testing.assert_allclose(params.observations.mean, rows.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(params.observations.variance, rows.var(0), rtol=1e-4)
+
+
+def test_an_iteration_without_a_finite_row_leaves_the_statistics_as_they_were():
+    data = batches()[0]
+    nothing = np.full_like(data, np.nan)
+    start = first_statistics(empty(), nothing[0], identity_collectives)
+    assert_identical(start, empty())
+    assert_identical(update_statistics(start, nothing, identity_collectives), start)
+    before = update_statistics(start, data, identity_collectives)
+    assert_identical(update_statistics(before, nothing, identity_collectives), before)
+
+
+def test_elements_whose_square_overflows_keep_their_statistics():
     data = batches()
     before = update_statistics(empty(), data[0], identity_collectives)
-    broken = data[1].copy()
-    broken[0, 0, 1] = np.nan
-    after = update_statistics(before, broken, identity_collectives).observations
+    large = data[1].copy()
+    large[0, 0, 1] = 1e30
+    after = update_statistics(before, large, identity_collectives).observations
     whole = update_statistics(before, data[1], identity_collectives).observations
     for name in ("mean", "variance"):
         new, old, expected = (
@@ -106,6 +132,21 @@ def test_elements_that_are_not_finite_leave_the_statistics_as_they_were():
         )
         assert new[1] == old[1]
         np.testing.assert_array_equal(new[[0, 2]], expected[[0, 2]])
+
+
+def test_nan_in_terminal_observations_does_not_stop_the_statistics():
+    config = tiny(hidden_sizes=(8,), normalize_observations=True)
+    trainer = make_trainer(config, environment=corridor(jnp.float32(jnp.nan)))
+    state, metrics = quick_jit(trainer.chunk(12))(quick_jit(trainer.init)(jax.random.key(0)))
+    statistics = state.agent.params.observations
+    assert metrics.episodes > 0
+    iterations = 12 * config.num_envs * config.rollout_length
+    assert iterations < statistics.rows < config.warmup_rows + iterations
+    # An observation is one-hot, so its elements are fractions of the rows.
+    np.testing.assert_allclose(statistics.mean.sum(), 1, rtol=1e-4)
+    np.testing.assert_allclose(
+        statistics.variance, statistics.mean * (1 - statistics.mean), rtol=1e-3
+    )
 
 
 def test_no_optimizer_changes_the_statistics():
