@@ -16,6 +16,7 @@ from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
 from jaxdqn.replay.memory import devices_sharing_memory, free_bytes
 from jaxdqn.run.device_memory import DeviceBytes, bytes_per_device, bytes_sent, working_bytes
+from jaxdqn.run.holding import unholdable
 from jaxdqn.run.memory_needs import memory_needs
 from jaxdqn.run.summary import algorithm, mapping_of
 from jaxdqn.storage.parts import resolve_parts
@@ -224,7 +225,8 @@ def _evaluation(config: Config) -> dict[str, Any]:
         "solved": "; then the run ends",
         "held": "; the run ends when ten evaluations in a row reach it",
     }
-    solved += ends[config.stop_when]
+    reason = unholdable(config)
+    solved += ends[config.stop_when] if reason is None else f"; {reason}"
     return {
         "every": f"{config.chunks_per_evaluation} chunks, {rows:,} rows, and at the end",
         "episodes": f"{config.eval_episodes}, "

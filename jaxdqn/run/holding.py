@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from jaxdqn.config.config import Config
 from jaxdqn.run.progress import Progress
 
 HELD_EVALUATIONS = 10
@@ -11,6 +12,35 @@ HELD_EVALUATIONS = 10
 HELD_SPACING_ROWS = 5_000
 """Minimum number of rows of a learner between two counted evaluations. An evaluation that follows
 sooner is not counted, but it ends the series if it is below the solve return."""
+
+
+def countable_evaluations(config: Config) -> int:
+    """Return how many evaluations of a complete run can count towards a held solution."""
+    every = config.chunks_per_evaluation
+    rows = every * config.iterations_per_chunk * config.rows_per_iteration
+    stride = -(-HELD_SPACING_ROWS // rows)  # evaluations from one that counts to the next
+    evaluations, rest = divmod(config.num_chunks, every)
+    counted = -(-evaluations // stride)
+    # The evaluation at the end, if none is due there.
+    end = rest * config.iterations_per_chunk * config.rows_per_iteration
+    since = (
+        (evaluations - 1 - (counted - 1) * stride) * rows + end if counted else HELD_SPACING_ROWS
+    )
+    return counted + (rest > 0 and since >= HELD_SPACING_ROWS)
+
+
+def unholdable(config: Config) -> str | None:
+    """Return why a run cannot end with ``stop_when="held"``, or None if it can."""
+    if config.stop_when != "held":
+        return None
+    count = countable_evaluations(config)
+    if count >= HELD_EVALUATIONS:
+        return None
+    return (
+        f"stop_when='held' needs {HELD_EVALUATIONS} evaluations at least "
+        f"{HELD_SPACING_ROWS:,} rows apart, and the budget has {count}: the run does not end "
+        "before its budget; reduce eval_every or increase total_rows"
+    )
 
 
 def record_evaluation(

@@ -109,6 +109,7 @@ class HostLoop:
             OSError: if a record, or a checkpoint other than the last, cannot be written.
         """
         self._programs.stop_evaluations(lambda: bool(stop))
+        self._warnings.check_start()
         with self._failures.recording():
             state = self._train(state, stop)
             self._finish(state, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.run.holding import unholdable
 from jaxdqn.run.progress import Progress
 from jaxdqn.run.recorder import Recorder
 from jaxdqn.storage.jsonl import Record
@@ -27,6 +28,12 @@ class WarningRecorder:
 
     def __init__(self, config: Config, progress: Progress, recorder: Recorder) -> None:
         self._config, self._progress, self._recorder = config, progress, recorder
+
+    def check_start(self) -> None:
+        """Warn if the condition that should end the run cannot occur within the budget."""
+        message = unholdable(self._config)
+        if message is not None:
+            self._record("cannot_hold", f"warning: {message}")
 
     def check_chunk(self, metrics: Metrics) -> None:
         """Warn if the metrics of a chunk show clipped returns."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdqn.backend_choices import choices
 from jaxdqn.config.config import Config, replace
 from jaxdqn.envs.autoreset import advance_of
 from jaxdqn.envs.operations import count_operations
@@ -35,8 +36,8 @@ def choose_reset(config: Config, environment: Any) -> ResetChoice:
 
     A reset that costs more than the rest of a row is pooled: more operations than a step of the
     environment and ``ROW_OPERATIONS``. The choice depends on the traced programs and not on the
-    machine. Several learners reset at every step unless ``population='map'``: under ``vmap`` a pool
-    saves nothing.
+    machine. Learners under ``vmap`` reset at every step, because a pool saves them nothing; with
+    ``population='auto'`` the backend chooses ``map`` or ``vmap``.
 
     Args:
       config: configuration of the run.
@@ -46,7 +47,8 @@ def choose_reset(config: Config, environment: Any) -> ResetChoice:
         return ResetChoice(config.reset, "as configured")
     if not isinstance(environment, Environment):
         return ResetChoice("every-step", "the environment is on the host")
-    if config.learners > 1 and config.population != "map":
+    how = choices().population if config.population == "auto" else config.population
+    if config.learners > 1 and how == "vmap":
         return ResetChoice("every-step", "a pool saves nothing if learners are vmapped")
     advance = advance_of(environment)
     if advance is None:

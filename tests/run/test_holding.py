@@ -1,14 +1,23 @@
-"""Whether a run holds the solve return: ten evaluations in a row, 5,000 rows apart."""
+"""Held solutions: ten evaluations in a row at the solve return, 5,000 rows apart."""
 
 import json
 
 import pytest
 
+from jaxdqn.cli.explain import explain
 from jaxdqn.cli.outcome import outcome
-from jaxdqn.run.holding import HELD_EVALUATIONS, HELD_SPACING_ROWS, record_evaluation, stability
+from jaxdqn.run.holding import (
+    HELD_EVALUATIONS,
+    HELD_SPACING_ROWS,
+    countable_evaluations,
+    record_evaluation,
+    stability,
+    unholdable,
+)
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.progress import Progress
 from tests.run.test_loop import Script, train_all
+from tests.run.test_run import collector
 from tests.toys import tiny
 
 APART = 1250 * 4  # rows of a chunk
@@ -31,6 +40,38 @@ def ended(config, returns):
     identity = {"interrupted": False, "ended_by": host.ended_by(StopRequest())}
     identity["compile_seconds"] = 0.0
     return host, chunks, {**host.summary(), **identity}
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 9, 10, 11, 40])
+@pytest.mark.parametrize("every", [0, 1, 2, 3])
+@pytest.mark.parametrize("rows", [APART, APART // 4, 3 * APART])
+def test_the_evaluations_that_can_count_are_those_that_a_perfect_run_counts(chunks, every, rows):
+    config = tiny(
+        total_rows=32 + rows * chunks, log_every=rows, eval_every=every * rows, solve_return=10.0
+    )
+    assert config.num_chunks == chunks
+    progress = Progress.of(1)
+    for chunk in range(1, chunks + 1):
+        progress.totals["rows"] = 32 + chunk * rows
+        if chunk % config.chunks_per_evaluation == 0 or chunk == chunks:
+            record_evaluation(progress, [10.0], 10.0, 1.0)
+    assert countable_evaluations(config) == progress.series[0]
+
+
+def test_a_run_that_cannot_hold_within_its_budget_warns_at_its_start():
+    for fields, count in (({"eval_every": 0}, 1), ({"total_rows": 32 + 9 * APART}, 9)):
+        config = tiny(
+            **{"total_rows": 32 + 20 * APART, "log_every": APART, "eval_every": 1,
+               "solve_return": 10.0, "stop_when": "held", **fields}
+        )  # fmt: skip
+        assert f"the budget has {count}:" in unholdable(config)
+        seen, logger = collector()
+        train_all(Script(config, [10.0] * 20, [10.0] * 20).host([logger]))
+        (event,) = [record for kind, record in seen.records if kind == "event"]
+        assert event["message"].startswith("warning: stop_when='held' needs 10 evaluations")
+        assert "does not end before its budget" in explain(config, "own", {})
+    assert unholdable(scripted(20, stop_when="held")) is None
+    assert unholdable(scripted(2, stop_when="solved")) is None
 
 
 def test_ten_evaluations_in_a_row_hold_the_solve_return_and_end_the_run():

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.resets import corridor
 from jaxdqn import envs
+from jaxdqn.backend_choices import tracing_for
 from jaxdqn.cli import explain
 from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import PRESETS
@@ -99,12 +100,17 @@ def test_an_environment_that_cannot_be_separated_resets_at_every_step():
     assert chosen(closed) == "every-step"
 
 
-def test_learners_that_may_be_vmapped_reset_at_every_step():
-    assert chosen(expensive(), num_seeds=2) == "every-step"
+def test_learners_that_are_vmapped_reset_at_every_step():
     assert chosen(expensive(), num_seeds=2, population="vmap") == "every-step"
     assert chosen(expensive(), num_seeds=2, population="map") == "pooled"
-    trainer = make_mapped_trainer(tiny(num_seeds=2, population="map"), environment=expensive())
-    assert trainer.reset == "pooled"
+    for population in ("auto", "map"):
+        trainer = make_mapped_trainer(
+            tiny(num_seeds=2, population=population), environment=expensive()
+        )
+        assert trainer.reset == "pooled"
+    assert chosen(expensive(), num_seeds=2) == "pooled"
+    with tracing_for("gpu"):
+        assert chosen(expensive(), num_seeds=2) == "every-step"
 
 
 def test_an_environment_on_the_host_resets_itself():
