@@ -16,6 +16,7 @@ from jaxdqn.losses.quantile import (
 )
 from jaxdqn.losses.registered import Example, q_target, target_metrics
 from jaxdqn.losses.targets import (
+    bootstrapped,
     double_q_target,
     epsilon_greedy_policy,
     lambda_targets,
@@ -32,6 +33,7 @@ from jaxdqn.losses.td import huber_loss, squared_loss, td_error, weighted_mean
 __all__ = [
     "ILLEGAL",
     "Example",
+    "bootstrapped",
     "categorical_clipped",
     "categorical_loss",
     "categorical_mean",

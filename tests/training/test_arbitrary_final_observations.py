@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdqn.envs import make_environment
-from jaxdqn.losses import lambda_targets
+from jaxdqn.losses import bootstrapped, lambda_targets
+from jaxdqn.networks import make_network
 from jaxdqn.training.trainer import make_trainer
 from tests.toys import quick_jit, tiny
 
@@ -83,6 +84,30 @@ def test_nan_after_a_terminal_state_changes_no_parameter(variant):
     (agent, metrics), with_nan = trained(jnp.float32(0.5)), trained(jnp.float32(jnp.nan))
     assert int(metrics.skipped.sum()) == 0
     assert int(metrics.episodes.sum()) > 0
+    jax.tree.map(np.testing.assert_array_equal, (agent, metrics), with_nan)
+
+
+def test_nan_after_a_terminal_state_changes_no_parameter_of_a_custom_loss():
+    config = tiny(hidden_sizes=(8,))
+    network = make_network(config, corridor(0.0).spec)
+
+    def q_values(params, obs):
+        return network.apply(params, None, (), obs, jnp.zeros(len(obs), bool))[0].q_values
+
+    def loss(params, target_params, key, batch, hyper):
+        chosen = jnp.take_along_axis(q_values(params, batch.obs_tm1), batch.a_tm1[:, None], axis=1)
+        best = jnp.max(q_values(target_params, batch.obs_t), axis=1)
+        td = bootstrapped(batch.r_t, batch.discount_t, best) - chosen[:, 0]
+        return td**2, {"abs_td": jnp.abs(td)}
+
+    @quick_jit
+    def trained(final):
+        trainer = make_trainer(config, environment=corridor(final), loss=loss)
+        state, metrics = trainer.chunk(12)(trainer.init(jax.random.key(0)))
+        return state.agent, metrics
+
+    (agent, metrics), with_nan = trained(jnp.float32(0.5)), trained(jnp.float32(jnp.nan))
+    assert int(metrics.episodes) > 0
     jax.tree.map(np.testing.assert_array_equal, (agent, metrics), with_nan)
 
 
