@@ -89,7 +89,11 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def record(flags: Flags, overlap: bool) -> list[list[Span]]:
-    """Return the spans of each iteration of a run on the host, ordered by their start."""
+    """Return the spans of each iteration of a run on the host, ordered by their start.
+
+    Raises:
+        ValueError: if the environment is not on the host.
+    """
     import jax
 
     from jaxdqn import envs

@@ -30,7 +30,8 @@ class Prepared(NamedTuple):
     """Compiled scan, ready to time."""
 
     case: Case
-    """Work is counted in iterations, or in vector steps if there is no learning."""
+    """Work is counted in iterations, vector steps without learning, repetitions of a part, or
+    gradient steps (``prepare_trainer``)."""
     compile_seconds: float
     compiled: Any = None
     """The compiled program."""
