@@ -78,8 +78,8 @@ def _main(argv: Sequence[str]) -> None:
     for result in report["phases"].values():
         result["rate_over_undisturbed"] = result["rows_per_second"] / base
     print(describe(report["stamp"]))
-    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills")
-    names = (*names, "lost", "duplicated", "leaked")
+    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills", "lost", "duplicated",
+             "leaked")  # fmt: skip
     rows = [(phase, *(str(_short(r[name])) for name in names)) for phase, r in
             report["phases"].items()]  # fmt: skip
     print(format_table(("phase", *names), rows))
