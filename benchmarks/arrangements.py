@@ -1,4 +1,4 @@
-"""Compare actors, shards and learners on Ray: ``python -m benchmarks.arrangements``.
+"""Compare actors, replay shards and learners on Ray: ``python -m benchmarks.arrangements``.
 
 CartPole on the device with the same network, batch and replay ratio. Each measurement is a run in
 its own process. The last row, for scale, is the compiled trainer of one process.

@@ -2,9 +2,9 @@
 
 There are three phases of the same duration: an undisturbed run; a run with kill -9 of a random
 actor every ten seconds; and a run with kill -9 of a random actor, of a random shard or of the
-driver. A run whose driver is killed is resumed. The results of each phase are: solved or not,
-rows/s relative to the undisturbed phase, rows lost or duplicated since the driver's last start, and
-processes and shared memory that remain after the end.
+driver (with ``--server-mode`` also of a learner). A run whose driver is killed is resumed. The
+results of each phase are: solved or not, rows/s relative to the undisturbed phase, rows lost or
+duplicated since the driver's last start, and leaked processes and shared memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PHASES = {
 _START_SECONDS = 150
 """Maximum seconds from a start of the driver to a new record (the second one of a new run)."""
 _END_SECONDS = 30
-"""Seconds after the end of a run after which a remaining child process counts as leaked."""
+"""Seconds after the driver has exited, after which a remaining child process counts as leaked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def _main(argv: Sequence[str]) -> None:
     for result in report["phases"].values():
         result["rate_over_undisturbed"] = result["rows_per_second"] / base
     print(describe(report["stamp"]))
-    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills")
-    names = (*names, "lost", "duplicated", "leaked")
+    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills", "lost", "duplicated",
+             "leaked")  # fmt: skip
     rows = [(phase, *(str(_short(r[name])) for name in names)) for phase, r in
             report["phases"].items()]  # fmt: skip
     print(format_table(("phase", *names), rows))
@@ -117,7 +117,7 @@ class Phase:
         """Run the phase and return its results.
 
         Raises:
-            RuntimeError: if a run ends early, or does not start.
+            RuntimeError: if a run does not start, exits by itself, or fails.
         """
         flags = self._flags
         run = self._start()
@@ -127,7 +127,7 @@ class Phase:
                 time.sleep(min(flags.every, left))
                 self._look(run)
                 if run.poll() is not None:
-                    raise RuntimeError(f"the run ended by itself: {self._error()}")
+                    raise RuntimeError(f"the run exited by itself: {self._error()}")
                 if self._kinds and deadline - time.monotonic() > flags.every / 2:
                     run, lost = self._kill(run)
                     deadline += lost
@@ -172,7 +172,7 @@ class Phase:
     def _kill(self, run: subprocess.Popen[bytes]) -> tuple[subprocess.Popen[bytes], float]:
         """Kill one random process.
 
-        Return the current driver, and the seconds that its restart took (0 if another was killed).
+        Return the current driver, and the seconds that its restart took (0 if it was not killed).
         """
         kind = self._random.choice(self._kinds)
         if kind == "run":
@@ -208,7 +208,7 @@ class Phase:
             self._seen.setdefault(process.pid, process)
 
     def _results(self) -> dict[str, Any]:
-        """Return the results; call after the end of the run."""
+        """Return the results; call after the driver has exited."""
         _, left = psutil.wait_procs(list(self._seen.values()), timeout=_END_SECONDS)
         summary = json.loads((self._out / "summary.json").read_text())
         counted = summary["ray_rows"]
@@ -221,7 +221,7 @@ class Phase:
             "kills": self._kills,
             "worker_restarts": summary["worker_restarts"],
             "ray_rows": counted,
-            # Of the last driver: rows sent to a shard that died before storing them.
+            # Since the driver's last start: rows that were sent to a shard but never stored.
             "lost": counted["lost"],
             "duplicated": known - counted["taken"],
             "leaked": [*map(_name_of, left), *sorted(_shared_memory() - self._shared)],

@@ -21,7 +21,8 @@ def sized(
 ) -> Config:
     """Return a configuration with these sizes, and valid values for fields that depend on them.
 
-    The replay has about 32 thousand rows unless ``replay_capacity`` is given.
+    The replay has about 32 thousand rows, and at least those of 16 iterations, unless
+    ``replay_capacity`` is given.
     """
     per_add = num_envs * rollout_length
     capacity = max(32_768 // per_add, 16) * per_add

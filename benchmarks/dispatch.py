@@ -42,7 +42,7 @@ def compare_modes(processes: Mapping[str, Any], rounds: int) -> dict[str, Any]:
     """Return rows/s of each workload in each mode, and the ratio of ``sync`` to ``async``.
 
     Raises:
-        RuntimeError: if a process ends.
+        RuntimeError: if a process exits.
     """
     times: dict[str, dict[str, list[float]]] = {
         work: {mode: [] for mode in MODES} for work in _WORK

@@ -100,7 +100,11 @@ class Flags:
 
 
 def configuration(name: str, seed: int) -> Any:
-    """Return the configuration of a setting of the study, or of a preset."""
+    """Return the configuration of a setting of the study, or of a preset.
+
+    Raises:
+        ValueError: if the name is neither.
+    """
     from jaxdqn.config.presets import PRESETS, preset
 
     if name not in SETTINGS and name not in PRESETS:

@@ -43,7 +43,7 @@ class Flags:
     torch_python: str | None = None
     """Interpreter that has PyTorch, for the section nature."""
     torch_threads: int | None = None
-    """Threads of PyTorch; by default its own default."""
+    """Threads of PyTorch; by default as many as PyTorch chooses."""
     json: str | None = None
     """File for the measurements, such as benchmarks/results/host.json."""
 
@@ -143,7 +143,7 @@ def name_of(cadence: str) -> str:
     """Return a cadence K,B,M with the names of its numbers.
 
     Raises:
-        ValueError: if it is not three whole numbers of at least 1.
+        ValueError: if ``cadence`` is not three whole numbers of at least 1.
     """
     numbers = cadence.split(",")
     if len(numbers) != 3 or not all(number.isdigit() and int(number) for number in numbers):
@@ -173,15 +173,15 @@ class Prepared(NamedTuple):
     """Compiled work in environments on the host; each call continues the run."""
 
     learn: Callable[[], Any]
-    """Run iterations; return the state, and the metrics."""
+    """Run iterations; return the counters, and the metrics."""
     act: Callable[[], Any]
-    """Act and store the same number of rows without learning."""
+    """Act and store the same number of rows without learning; return the counters."""
 
 
 def host_config(
     num_envs: int, length: int, batch_size: int, gradient_steps: int, **fields: Any
 ) -> Any:
-    """Return a configuration of E environments of CartPole on the host with cadence K, B, M."""
+    """Return a configuration of E environments on the host, by default CartPole, with K, B, M."""
     from jaxdqn.config.config import Config
 
     rows = num_envs * length
@@ -199,6 +199,9 @@ def prepare_host(config: Any, iterations: int, host: Any = None) -> Prepared:
         config: configuration of the run.
         iterations: number of iterations in one call.
         host: the environment; None selects that of ``config``.
+
+    Raises:
+        ValueError: if the environment of ``config`` is not on the host.
     """
     import jax
 
@@ -232,7 +235,7 @@ def prepare_host(config: Any, iterations: int, host: Any = None) -> Prepared:
 
 
 def make_case(flags: Flags, how: str, cadence: str) -> Case:
-    """Return a chunk of training, or of acting only, in environments on the host."""
+    """Return a case: a chunk of training, or of acting only, in environments on the host."""
     from jaxdqn import envs
 
     length, batch_size, gradient_steps = map(int, cadence.split(","))

@@ -24,7 +24,7 @@ BASE = "run directory only"
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     rounds: int = 9
-    """Runs of each case, alternating."""
+    """Runs of each case, one per round."""
     chunks: int = 200
     """Chunks of a run."""
     preset: str = "cartpole"
@@ -61,7 +61,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def measure(cases: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return the results of each case in alternating rounds, after a first round that compiles."""
+    """Return the seconds of each case in successive rounds, after a first round that compiles."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for done in range(rounds + 1):
         for name, case in cases.items():

@@ -67,17 +67,17 @@ class Process:
         return cls([python, "-P", str(driver), name, argument, str(gradient_steps)], cpu_threads)
 
     def receive(self) -> dict[str, Any]:
-        """Wait for the next message; the last message has ``missing``, the reason of the end."""
+        """Return the next message; if the process has exited, ``missing`` gives the reason."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
         self._errors.seek(0)
         lines = [text for text in self._errors.read().splitlines() if text.strip()]
-        return {"missing": f"the process ended: {lines[-1].strip() if lines else 'no message'}"}
+        return {"missing": f"the process exited: {lines[-1].strip() if lines else 'no message'}"}
 
     def send(self, request: str) -> None:
-        """Send a line; if the process has ended, the next answer reports it."""
+        """Send a line; if the process has exited, the next answer reports it."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(request, file=self._process.stdin, flush=True)
@@ -88,7 +88,7 @@ class Process:
         return self.receive()
 
     def close(self) -> None:
-        """End the process."""
+        """Close the standard input of the process; kill it if it does not exit within 10 s."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -105,7 +105,7 @@ class Process:
 def alternate_processes(
     processes: Mapping[str, Process], *, rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Wait until all processes are ready, measure each once per round, and end them.
+    """Wait until all processes are ready, measure each once per round, and close them.
 
     Returns:
         The answers of each process, [rounds].

@@ -16,7 +16,7 @@ _START_SECONDS = 150
 
 
 def records_of(options: Sequence[str], seconds: float) -> list[dict[str, Any]]:
-    """Run CartPole, or the environment in ``options``; return the records of its chunks.
+    """Run CartPole, or the environment in ``options``; return the records of the chunks.
 
     Args:
       options: options of ``jaxdqn run``.
@@ -44,8 +44,8 @@ def records_of(options: Sequence[str], seconds: float) -> list[dict[str, Any]]:
 
 
 def environment_of_runs() -> dict[str, str]:
-    """Return environment variables with which workers import this checkout, besides the current
-    ``PYTHONPATH``."""
+    """Return environment variables with this checkout before the current ``PYTHONPATH``, so that
+    workers import it."""
     root, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
     path = root if not given else f"{root}{os.pathsep}{given}"
     return {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg"}

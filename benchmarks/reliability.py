@@ -4,7 +4,7 @@ Checkpoints of a large replay: the time for which training is blocked, relative 
 state in memory; the time of the chunk after a checkpoint, relative to a normal chunk, which would
 reveal a copy of the ring; and the slowdown of chunks while a checkpoint is written. Guard: the time
 of iterations with the guard, relative to iterations without it, and the number of operations that
-it adds to the compiled step.
+the guard adds to the compiled step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Flags:
     gigabytes: float = 1.0
     """Size of the replay that is saved."""
     rounds: int = 7
-    """Number of checkpoints, and number of comparisons with and without the guard."""
+    """Number of checkpoints. With and without the guard at least nine rounds are measured."""
     directory: str | None = None
     """Directory for the checkpoints, which are removed; by default the temporary directory."""
     quick: bool = False
@@ -129,7 +129,7 @@ def _prepare_checkpointed(gigabytes: float) -> _Checkpointed:
 def _save_repeatedly(
     training: _Checkpointed, rounds: int, directory: Path
 ) -> tuple[dict[str, list[float]], int]:
-    """Train and save; return the seconds of each phase, and the number of chunks that copied the
+    """Train and save; return the seconds of each phase, and the number of chunks that moved the
     ring."""
     import jax
 
@@ -175,7 +175,7 @@ def _save_repeatedly(
 def measure_guard(rounds: int, iterations: int) -> dict[str, Any]:
     """Time iterations with and without the guard, and count the operations of both steps.
 
-    Each runs in a process with one XLA thread, as ``jaxdqn run`` does for the matched workload.
+    Each case runs in a process with one XLA thread, which ``jaxdqn run`` chooses for this workload.
     """
     from benchmarks.processes import CPU_THREADS, Process, alternate_processes
 

@@ -129,7 +129,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout, with a mark if it has changes; ``unknown`` otherwise."""
+    """Return the commit of the checkout, marked if it has changes; ``unknown`` if git fails."""
     root = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--exclude=*"]
     try:

@@ -79,7 +79,7 @@ def _choice(products: int) -> str:
 
 
 def make_case(products: int, how: Reset, rollout_length: int) -> Case:
-    """Return training on a corridor whose reset computes ``products`` matrix products."""
+    """Return a case: training on a corridor whose reset computes ``products`` matrix products."""
     import jax
 
     from jaxdqn.config.config import Config

@@ -1,10 +1,10 @@
 """Measure start-up times and the memory of a long run: ``python -m benchmarks.startup``.
 
 Start-up: the time of ``--help``, of ``import jaxdqn``, and of the CartPole preset from the command
-to the first chunk, to the line that reports *solved*, and to the end of the process, with an empty
+to the first chunk, to the line that reports *solved*, and to the exit of the process, with an empty
 (cold) and a filled (warm) compilation cache. Repeated run: the time of a second ``run()`` in one
-process, with a different seed and learning rate. Long run: resident memory and speed in the first
-and in the last tenth of four million rows.
+process, with a different seed and learning rate. Long run: resident memory and speed near the start
+and near the end of four million rows, each over about a tenth of them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _main(argv: Sequence[str]) -> None:
         ["command to first chunk, warm, s", starts["warm_first_chunk"], "<= 1.8"],
         ["command to solved, cold, s", starts["cold_solved"], "<= 8"],
         ["command to solved, warm, s", starts["warm_solved"], "<= 2.5"],
-        ["command to the end of the process, warm, s", starts["warm_exit"], ""],
+        ["command to the exit of the process, warm, s", starts["warm_exit"], ""],
         ["second run() in one process, s", repeated["seconds"], "< 0.7"],
         ["without training and evaluation, s", repeated["overhead"], ""],
         ["resident memory, first tenth, MB", run["megabytes_first"], ""],
@@ -157,7 +157,7 @@ _LINES = {"rows ": "first_chunk", "solved ": "solved"}
 
 
 def solve(out: Path, cache: Path) -> dict[str, float]:
-    """Solve CartPole; return the seconds from the command to the events of ``_LINES`` and the end.
+    """Solve CartPole; return the seconds from the command to the events of ``_LINES`` and the exit.
 
     Raises:
         RunFailed: if the command fails or does not solve CartPole.

@@ -62,10 +62,10 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def make_case(flags: Flags, name: str, how: str) -> Case:
-    """Return random acting in an environment, with a reset computed at every step or without any.
+    """Return a case: random acting in an environment, with a reset at every step or without resets.
 
-    Without resets, episodes continue after their end at the same cost. This bounds the gain of
-    ``--reset pooled``.
+    Without resets, steps continue after the end of an episode at the same cost. The rate is then an
+    upper bound for ``--reset pooled``.
     """
     import jax
     import jax.numpy as jnp
@@ -81,7 +81,7 @@ def make_case(flags: Flags, name: str, how: str) -> Case:
         shape, actions = (flags.num_envs,), environment.spec.num_actions
         chosen = jax.random.randint(key, shape, 0, actions, dtype=jnp.int32)
         state, timestep = jax.vmap(step)(jax.random.split(key, flags.num_envs), state, chosen)
-        # The result depends on the observation, so that it is computed.
+        # The result depends on the observation, so that the observation is computed.
         return state, (timestep.reward, jnp.sum(timestep.obs.astype(jnp.float32)))
 
     @jax.jit

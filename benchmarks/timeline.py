@@ -89,7 +89,11 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def record(flags: Flags, overlap: bool) -> list[list[Span]]:
-    """Return the spans of each iteration of a run on the host, ordered by their start."""
+    """Return the spans of each iteration of a run on the host, ordered by their start.
+
+    Raises:
+        ValueError: if the environment is not on the host.
+    """
     import jax
 
     from jaxdqn import envs
@@ -134,7 +138,7 @@ def record(flags: Flags, overlap: bool) -> list[list[Span]]:
         state = runner.init(jax.random.key(0), hyper_from(config))
         state, _ = runner.chunk(state, _WARM_UP)
         clock.iterations.clear()
-        # One more, because the wait of an iteration ends when the next iteration starts.
+        # Run one iteration more, because the wait of an iteration ends when the next one starts.
         runner.chunk(state, flags.iterations + 1)
     finally:
         runner.close()
@@ -150,7 +154,7 @@ class Clock:
         self._acted = 0.0
 
     def acting_starts(self) -> None:
-        """Open an iteration; the time since the end of the last iteration was spent waiting."""
+        """Open an iteration; the time since the last acting ended was spent waiting."""
         now = time.perf_counter()
         if self.iterations:
             self.iterations[-1].append(Span("wait for the learner", self._acted, now))

@@ -152,7 +152,7 @@ def verdict(measured: Interval, bar: float, *, higher_is_better: bool) -> str:
 def compile_timed(
     function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
 ) -> tuple[Callable[..., Any], float]:
-    """Trace and compile a function for ``args``; return it and the seconds of compilation."""
+    """Trace and compile a function for ``args``; return it and the seconds that this took."""
     import jax
 
     start = time.perf_counter()

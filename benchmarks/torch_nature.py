@@ -1,8 +1,8 @@
 """Forward and backward passes of the Nature network in PyTorch, in a separate interpreter.
 
 ``benchmarks.host --sections nature`` starts this file: ``torch_nature.py BATCH STEPS THREADS``. It
-imports nothing of this project. It writes ``{"compile_seconds": 0.0}`` or ``{"missing": ...}``, and
-answers every line on standard input with ``{"seconds": ..., "gradient_steps": STEPS}``.
+imports nothing from this project. It prints ``{"compile_seconds": 0.0}`` or ``{"missing": ...}``,
+then answers every line on standard input with ``{"seconds": ..., "gradient_steps": STEPS}``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def network_of(torch: Any) -> Any:
 
 
 def main(batch_size: int, steps: int, threads: int) -> None:
-    """Answer requests until they end."""
+    """Answer requests until standard input ends."""
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:

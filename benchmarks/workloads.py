@@ -1,6 +1,6 @@
 """Compiled programs that the benchmarks time: learning iterations, their parts, and acting.
 
-Each runs in a jitted ``lax.scan`` with its state donated, as in training.
+Each program is a jitted ``lax.scan`` with its state donated, as in training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Prepared(NamedTuple):
     """Compiled scan, ready to time."""
 
     case: Case
-    """Work is counted in iterations, or in vector steps if there is no learning."""
+    """Work is counted in iterations, vector steps without learning, repetitions of a part, or
+    gradient steps (``prepare_trainer``)."""
     compile_seconds: float
     compiled: Any = None
     """The compiled program."""
@@ -256,7 +257,7 @@ def learning_parts(
 
 
 def prepare_trainer(trainer: Trainer, config: Config, iterations: int) -> Prepared:
-    """Compile iterations of a mapped trainer; work is counted in gradient steps of all learners."""
+    """Compile iterations of any trainer; work is counted in gradient steps of all learners."""
     keys, hyper = learner_keys(config).train, learner_hypers(config)
     start = time.perf_counter()
     shape = jax.eval_shape(trainer.init, keys, hyper)

@@ -31,8 +31,8 @@ class Flags:
     dump: str | None = None
     """Folder for the dumps of XLA for each program: kernels, thunks, HLO."""
     json: str | None = None
-    """File for the counts, such as benchmarks/results/gpu-program.json. Counts in it of programs
-    that are not compiled now are kept."""
+    """File for the counts, such as benchmarks/results/gpu-program.json. It keeps its counts of
+    programs that are not compiled now."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

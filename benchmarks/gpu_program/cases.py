@@ -74,7 +74,7 @@ BARS = {
     "pqn-breakout": 2600,
     "memorychain": 700,
 }
-"""Maximum number of kernels of an iteration, including copies."""
+"""Target for the number of kernels of an iteration, including copies."""
 
 
 def selected(names: Sequence[str]) -> list[Case]:

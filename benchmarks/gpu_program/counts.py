@@ -45,7 +45,7 @@ class Counts(NamedTuple):
     updates: int
     """Copies to or from an address that changes in each pass, which require a graph update."""
     syncs: int
-    """Loops of unknown length, and conditionals, where the host waits for the device."""
+    """Loops of unknown length, and conditionals, outside graphs: the host waits for the device."""
     parts: dict[str, int]
     """``kernels`` by named region of the code."""
     loops: list[Loop]

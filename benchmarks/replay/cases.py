@@ -29,7 +29,7 @@ ROWS = {
     "uint8 (84,84)": RowKind((84, 84), "uint8", 10**5),
 }
 PARTS = ("add", "draw", "update", "together")
-"""``update`` writes priorities; ``together`` does all three in one loop."""
+"""``update`` writes priorities, only if prioritised; ``together`` does all of them in one loop."""
 
 
 class Replays(NamedTuple):

@@ -56,7 +56,7 @@ def sizes_for_device() -> MeasurementSizes:
 
 
 def measure_device(sizes: MeasurementSizes) -> DeviceRates:
-    """Measure the rates of the default device; each is that of the fastest of the rounds."""
+    """Measure the rates of the default device; each rate is that of its fastest round."""
     cases = {name: _product_case(sizes, *PRECISIONS[name]) for name in PRECISIONS}
     cases["memory"] = _memory_case(sizes)
     times = alternate(cases, rounds=sizes.rounds, seconds=sizes.seconds)
@@ -81,7 +81,7 @@ def _product_case(sizes: MeasurementSizes, dtype: Any, precision: Any) -> Case:
 
         return jax.lax.scan(product, x, None, length=sizes.products)[0]
 
-    # Products of this matrix with itself stay of the same size.
+    # The product of this matrix with itself is the same matrix, so values stay finite.
     x = jnp.full((sizes.side, sizes.side), 1 / sizes.side, dtype)
     compiled, _ = compile_timed(run, x, x)
     return Case(lambda: compiled(x, x), sizes.products)

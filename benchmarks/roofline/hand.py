@@ -173,5 +173,5 @@ def iteration_counts(config: Config) -> dict[str, int]:
 
 
 def floor_seconds(work: Work, flops_per_second: float, bytes_per_second: float) -> float:
-    """Return the minimum time of some work on a device with these rates."""
+    """Return the minimum time in seconds of some work on a device with these rates."""
     return max(work.flops / flops_per_second, work.bytes / bytes_per_second)

@@ -152,7 +152,7 @@ def _pqn_parts(config: Config, trainer: Trainer, state: TrainState) -> dict[str,
 
     def draw(key: Array, fixed: PyTree, carry: PyTree) -> PyTree:
         state, rows = fixed
-        # Targets do not depend on the key; without this, the compiler would hoist them.
+        # Targets do not depend on the key; without this line, the compiler would hoist them.
         rows = rows._replace(reward=varied(carry[1][0, 0] < 0, rows.reward))
         return learning.prepare(split_named(key, learning.key_shapes), state, rows)[1]
 

@@ -1,6 +1,6 @@
 """Measure how training scales over devices and learners: ``python -m benchmarks.scaling``.
 
-Accelerators are used if there are any. Otherwise the CPU is divided into virtual devices. These
+Accelerators are used if there are any. Otherwise the CPU is divided into virtual devices, which
 share its cores: they show the overhead of mapping and communication, and a speed-up only up to the
 number of cores.
 """

@@ -30,8 +30,8 @@ _FORMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Configuration fields of each form of communication."""
 _FEW_ROUNDS, _ROUNDS_UNMAPPED = 3, 21
-"""If more rounds than the first number are requested, the section ``unmapped`` uses the second
-number, because its ratio is near 1 and needs a narrow interval."""
+"""With more than ``_FEW_ROUNDS`` rounds the section ``unmapped`` measures ``_ROUNDS_UNMAPPED``
+rounds, because its ratio is near 1 and needs a narrow interval."""
 
 
 def prepare(

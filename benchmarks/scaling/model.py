@@ -183,7 +183,7 @@ def _main(argv: Sequence[str]) -> None:
     print()
     for form in FORMS[1:]:
         count = pays_from(work, link, form, every=flags.every)
-        where = "on no number up to 4096" if count is None else f"from {count} devices"
+        where = "on no number of devices up to 4096" if count is None else f"from {count} devices"
         print(f"{form}: at least 5 % faster than float32 {where}")
     largest = max(flags.devices)
     if largest > 1:
@@ -200,7 +200,7 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def _check_flags(flags: Flags) -> None:
-    """Raise if a flag is out of range."""
+    """Raise a ValueError if a flag is out of range."""
     for name in ("step_us", "parameters", "gigabytes_per_second", "every"):
         if getattr(flags, name) <= 0:
             raise ValueError(f"{name}={getattr(flags, name)}: must be above 0")

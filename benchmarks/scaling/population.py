@@ -41,9 +41,9 @@ class _LearnerProcess:
     def __init__(
         self, stack: ExitStack, config: Config, effort: Effort, cpu_threads: int | None = None
     ) -> None:
-        """Start the process and register its end with ``stack``.
+        """Start the process, which ``stack`` closes.
 
-        Without ``cpu_threads`` it chooses their number as ``jaxdqn run`` does.
+        Without ``cpu_threads`` the process chooses its XLA threads as ``jaxdqn run`` does.
         """
         work = {
             "config": to_dict(config),
@@ -81,7 +81,7 @@ def measure_population(single: Config, plan: Plan) -> list[dict[str, Any]]:
         plan: amount of measurement, population sizes, and available numbers of devices.
 
     Raises:
-        RunFailed: if a process ends.
+        RunFailed: if a process exits.
     """
     effort, rows = plan.effort, []
     with ExitStack() as stack:
@@ -127,7 +127,7 @@ def _threads_matter() -> bool:
 def _rows(
     size: int, settings: Mapping[_Setting, Sequence[_LearnerProcess]], rounds: int
 ) -> list[dict[str, Any]]:
-    """Measure every setting once per round; return a row for each."""
+    """Measure every setting once per round; return a row for each setting."""
     seconds: dict[_Setting, list[float]] = {setting: [] for setting in settings}
     for setting in alternating(settings, rounds):
         processes = settings[setting]
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def _measure(case: Case, seconds: float) -> dict[str, float]:
-    """Repeat a case for at least this long; wait for each call, as a run does for its chunks."""
+    """Repeat a case for at least ``seconds``; wait for each call, as a run does for its chunks."""
     import jax
 
     start, steps, elapsed = time.perf_counter(), 0.0, 0.0

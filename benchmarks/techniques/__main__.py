@@ -41,7 +41,7 @@ class Flags:
     with them."""
     json: str | None = None
     """File for the measurements, such as benchmarks/results/techniques.json. It is written after
-    each technique. Finished techniques of an interrupted run in it are not measured again."""
+    each technique. Techniques with results in the file are not measured again."""
     resume: str | None = None
     """File of an interrupted run whose finished techniques are kept; by default the file of
     --json."""

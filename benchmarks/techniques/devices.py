@@ -123,13 +123,13 @@ def _changed(config: Config, **fields: Any) -> Config:
 def _times(configs: Mapping[str, Config], effort: Effort) -> dict[str, list[float]]:
     """Return seconds per gradient step of all learners, [rounds] for each configuration.
 
-    On CPU they are measured in a process with two virtual devices, because JAX fixes the number of
-    devices when it starts. Accelerators are used in this process, because processes cannot share
-    them.
+    On CPU the configurations are measured in a process with two virtual devices, because JAX fixes
+    the number of devices when it starts. Accelerators are used in this process, because processes
+    cannot share them.
 
     Raises:
         Skipped: if there are too few accelerators.
-        RunFailed: if the process ends.
+        RunFailed: if the process exits.
     """
     import jax
 

@@ -83,7 +83,7 @@ def measure_noisy_product(effort: Effort) -> list[Result]:
     """Measure gradient steps whose noisy layers have one product relative to two."""
     env = CARTPOLE if effort.quick else BREAKOUT
     brief, config = _brief(effort, env), preset("rainbow", env=env)
-    # Batches of at most so many rows are multiplied twice.
+    # A noisy layer computes two products for a batch of at most this many rows.
     forms = {"two products": 10**9, "one product": layers._FEW_ROWS}
     cases = {}
     for name, rows in forms.items():

@@ -1,4 +1,4 @@
-"""Measurements of actors, shards and learners on Ray, each a run in new processes."""
+"""Measurements of actors, replay shards and learners on Ray, each a run in new processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure_actors(effort: Effort) -> list[Result]:
 
 
 def measure_shards(effort: Effort) -> list[Result]:
-    """Measure two shards of the replay relative to one shard."""
+    """Measure two replay shards relative to one shard."""
     return _compare(("2 actors", "2 actors, 2 shards"), effort)
 
 
@@ -68,7 +68,7 @@ def _compare(
 
 
 def _note(ages: Mapping[str, Sequence[float]]) -> str:
-    """Return the mean ages in gradient steps, such as those of parameters and rows."""
+    """Return the mean of each of ``AGES``: sample age in vector steps, others in gradient steps."""
     return ", ".join(
         f"{name.replace('_', ' ')} {sum(values) / len(values):.3g}" for name, values in ages.items()
     )
