@@ -257,12 +257,12 @@ def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeD
 
 
 def _merge(fresh: PyTree, stepped: PyTree) -> PyTree:
-    """Return the shapes of (state, obs), with the dtypes of ``reset`` and ``step`` promoted."""
+    """Return the shapes of (state, obs), with dtypes promoted from those of reset and step."""
     expected: Any = jax.tree.structure(fresh)
     found: Any = jax.tree.structure(stepped)
     if expected != found:
         raise ValueError(
-            f"step: must return (state, obs) of the structure of reset's, {expected}, not {found}"
+            f"step: must return (state, obs) in the structure of reset, {expected}, not {found}"
         )
     return jax.tree_util.tree_map_with_path(_merge_leaf, fresh, stepped)
 

@@ -24,7 +24,7 @@ def adaptive_max_pool(x: Array, size: int) -> Array:
     """
     if size > min(x.shape[1:3]):
         raise ValueError(
-            f"pool_size={size}: must be at most {min(x.shape[1:3])}, the height or width of the "
+            f"pool_size={size}: must be at most {min(x.shape[1:3])}, the smaller side of the "
             "convolutions' output"
         )
     for axis in (1, 2):

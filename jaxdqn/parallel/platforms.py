@@ -19,6 +19,6 @@ def check_platforms() -> None:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"JAX_PLATFORMS={chosen!r}: must name platforms that JAX can start on this machine"
-            f"{f' ({reason})' if reason else ''}; cpu always can, and without the variable JAX "
-            "chooses"
+            f"{f' ({reason})' if reason else ''}; cpu always can, and JAX chooses if the variable "
+            "is not set"
         ) from error

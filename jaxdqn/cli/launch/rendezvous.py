@@ -1,4 +1,4 @@
-"""Connect the parents of all processes before a run, and report failures to all. Imports no JAX.
+"""Connect the parent processes before a run, and report failures to all. Imports no JAX.
 
 Process 0 listens at the coordinator's address. Each other process connects and sends its index,
 the number of processes and its host. When all are connected, process 0 stops listening, because
@@ -30,7 +30,7 @@ _ANSWER_SECONDS = 5.0
 
 
 class ProcessSpec(NamedTuple):
-    """One process of a run over several processes."""
+    """One process of a multi-process run."""
 
     coordinator: str
     """HOST:PORT of process 0."""
@@ -45,7 +45,7 @@ class ProcessSpec(NamedTuple):
 
 
 class Peers:
-    """Open connections: from process 0 to all others, or from another process to process 0."""
+    """Open connections: of process 0 to all other processes, or of another process to process 0."""
 
     def __init__(self, spec: ProcessSpec, links: dict[int, tuple[str, socket.socket]]) -> None:
         self._spec = spec
@@ -54,18 +54,18 @@ class Peers:
         self._closed = False
 
     def listen(self, on_failure: Callable[[str], None]) -> None:
-        """Call ``on_failure(cause)`` from another thread if a process fails or disconnects."""
+        """Call ``on_failure(cause)`` from another thread for each failure or disconnection."""
         for index, link in self._links.items():
             threading.Thread(
                 target=self._follow, args=(index, link, on_failure), daemon=True
             ).start()
 
     def report(self, cause: str) -> None:
-        """Tell all others that this process has failed."""
+        """Tell all other processes that this one has failed; process 0 forwards the message."""
         self._send_to_all({"failed": cause})
 
     def done(self) -> None:
-        """Tell all others that this process has ended normally."""
+        """Tell the connected processes that this one finishes normally."""
         self._send_to_all({"done": True})
 
     def close(self) -> None:
@@ -111,7 +111,8 @@ def connect(spec: ProcessSpec, seconds: float) -> Peers:
     """Wait until all processes are connected.
 
     Raises:
-        RunFailed: naming the missing or conflicting process, on every process reached.
+        RunFailed: if a process is missing or conflicts with another, on every process that is
+            connected, or if this process cannot listen or connect.
     """
     if spec.process_id == 0:
         return _accept_all(spec, time.monotonic() + seconds, seconds)
@@ -197,7 +198,7 @@ def _conflict(
     count: int,
     host: str,
 ) -> str | None:
-    """Return an error message if a new process conflicts with this process or with another."""
+    """Return an error message if a new process conflicts with this or a connected one, else None."""
     if count != spec.num_processes:
         return (
             f"num_processes={count} in process {index} on {host}: must be {spec.num_processes}, "
