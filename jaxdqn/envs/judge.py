@@ -66,7 +66,7 @@ def as_judge(
     _check_actions(mapping, policy, spec)
     found = _mapped_spec(spec, mapping)
     if _interface(found) != _interface(policy):
-        hint = "" if function else "; jaxdqn.envs.judge.register_mapping can register a translation"
+        hint = "" if function else "; translate them with jaxdqn.envs.judge.register_mapping"
         raise ValueError(
             f"on={spec.name!r}: must have the observations and actions of the policy, "
             f"{_text(policy)} in {policy.name!r}, not {_text(found)}{hint}"
@@ -185,7 +185,7 @@ _EFFECTIVE = {
     "Seaquest": (0, 1, 2, 3, 4, 5),
     "SpaceInvaders": (0, 1, 3, 5),
 }
-"""Actions of each MinAtar game that have an effect, as indices into n, l, u, r, d, f. Their order is
+"""Actions of each MinAtar game that have an effect, as indices into n, l, u, r, d, f. The order is
 that of the minimal action set, which is the same in gymnax and in the authors' package."""
 
 

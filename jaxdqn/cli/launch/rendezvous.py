@@ -198,7 +198,7 @@ def _conflict(
     count: int,
     host: str,
 ) -> str | None:
-    """Return an error message if a new process conflicts with this or a connected one, else None."""
+    """Return an error message if a new process conflicts with this or a connected one."""
     if count != spec.num_processes:
         return (
             f"num_processes={count} in process {index} on {host}: must be {spec.num_processes}, "
