@@ -36,7 +36,7 @@ def scan(
     Args:
       step: ``step(carry, x) -> (carry, output)``
       carry: pytree of arrays.
-      xs: leaves [length, ...], or None.
+      xs: inputs of the steps, leaves [length, ...]; None for steps without input.
       length: number of steps; None takes it from ``xs``.
       unroll: True to unroll the loop on backends where this is faster. Compilation takes
         proportionally longer.

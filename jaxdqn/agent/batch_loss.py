@@ -45,7 +45,7 @@ def make_batch_loss(network: Network, loss: BatchLoss) -> Callable[..., Any]:
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> tuple[Array, dict[str, Array]]:
-    """Check the shapes of the result of a custom loss, and return it with its info as float32."""
+    """Check the shapes that a custom loss returned; return its losses, and its info as float32."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         raise ValueError(
             f"loss: must return (losses, info), an array and a dict, not {type(result).__name__}"

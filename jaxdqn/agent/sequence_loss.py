@@ -57,7 +57,7 @@ class Returns(NamedTuple):
 
 
 def sequences_of(config: Config) -> Sequences:
-    """Return the sizes of the sequences of a configuration."""
+    """Return the configured sizes of the sequences."""
     return Sequences(config.burn_in, config.sequence_length, config.n_step)
 
 

@@ -53,9 +53,10 @@ def bytes_per_gradient_step(
 
     The formulas are those of ring algorithms (Patarasuk and Yuan 2009), which send the fewest
     bytes. With n bytes on each of D replicas, an all-reduce sends 2 n (D-1)/D, an all-to-all
-    n (D-1)/D, and an all-gather n (D-1). Scalars are not counted: one float per step with the
+    n (D-1)/D, and an all-gather n (D-1). Not counted are scalars: one float per step with the
     guard, one with prioritised replay (the largest weight), one per iteration of PQN (the fraction
-    of valid rows), a few words per averaging (a distance and counts), and the metrics of a chunk.
+    of valid rows), a few words per averaging (a distance and counts), and the metrics of a chunk;
+    nor are diagnostics and the statistics of normalised observations.
 
     Args:
       config: configuration of the run.
@@ -121,7 +122,7 @@ _SENT: dict[str, Callable[[float, int], float]] = {
     "reduce-scatter": lambda size, group: size * (group - 1),
     "collective-permute": lambda size, group: size,
 }
-"""Bytes sent, as functions of the bytes of the result and the number of devices in a group."""
+"""Bytes that a device sends, from the result's bytes and the number of devices in a group."""
 _INSTRUCTION = re.compile(
     rf"^\s*(?:ROOT )?%?[\w.-]+ = (?P<shape>\(.*?\)|\S+) (?P<op>{'|'.join(_SENT)})(?P<start>-start)?"
     r"\((?P<rest>.*)$",

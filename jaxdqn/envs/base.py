@@ -296,7 +296,7 @@ def _cast(tree: PyTree, avals: PyTree) -> PyTree:
 
 
 def _checked_length(returned: Any, length: int, function: str = "step") -> tuple[Any, ...]:
-    """Return ``returned`` if it is a tuple of ``length``; raise ValueError otherwise."""
+    """Return ``returned``, or raise a ValueError if it is not a tuple of ``length``."""
     if not isinstance(returned, tuple) or len(returned) != length:
         found = f"one of {len(returned)}" if isinstance(returned, tuple) else type(returned)
         raise ValueError(f"{function}: must return a tuple of {length}, not {found}")

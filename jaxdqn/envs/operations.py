@@ -1,4 +1,4 @@
-"""Estimate of the operations of a traced function, the same on every machine."""
+"""Estimate of the operations in a traced function, the same on every machine."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def categorical_mean(logits: Array, atoms: Array) -> Array:
 def categorical_project(positions: Array, probabilities: Array, atoms: Array) -> Array:
     """Project a distribution on other positions onto ``atoms``: ``[Z]``.
 
-    The mass at a position between two atoms is split between the two, in proportion to closeness.
+    The mass at a position between two atoms is divided between them, in proportion to closeness.
     Mass outside the range of the atoms goes to the nearest end (Bellemare et al. 2017, eq. 7).
 
     Args:

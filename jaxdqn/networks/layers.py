@@ -1,4 +1,4 @@
-"""Dense layers, plain or noisy, and the common settings of the layers of a network."""
+"""Dense layers, plain or noisy, and the settings that all layers of a network share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FEW_ROWS = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Settings that all dense layers of a network share."""
+    """Settings of all dense layers of a network."""
 
     noisy_sigma: float | None = None
     """Initial noise scale of ``NoisyDense``; None for plain layers."""

@@ -74,7 +74,7 @@ def check_distinct(devices: Sequence[jax.Device]) -> None:
     """Check that there is at least one device and that no device is duplicated.
 
     Raises:
-      ValueError: otherwise.
+      ValueError: if there is none, or one occurs more than once.
     """
     if len(set(devices)) != len(devices) or not devices:
         raise ValueError(f"devices={list(devices)}: must be one or more distinct devices")
@@ -87,7 +87,7 @@ def check_replicas(trainer: Any, replicas: int, model_devices: int = 1) -> None:
     gradients, or would divide the environments and the batch incorrectly.
 
     Raises:
-      ValueError: otherwise.
+      ValueError: if the trainer is mapped or was made for another number.
     """
     if trainer.mapped:
         raise ValueError("trainer.mapped=True: must be False, as make_trainer makes it")
@@ -202,7 +202,7 @@ def shard_mapped(
     in_specs: tuple[PartitionSpec, ...],
     out_specs: Any,
 ) -> Callable[..., Any]:
-    """Map a function of the arrays of one replica over the axis ``DEVICE_AXIS`` of a mesh.
+    """Map a function of one replica over the axis ``DEVICE_AXIS`` of a mesh.
 
     ``SHARDED`` arrays have a leading axis [D] outside the mapping. The compiler handles
     the other axes of the mesh.

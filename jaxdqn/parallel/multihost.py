@@ -234,7 +234,7 @@ def send(owner: int, sizes: Sequence[int], blocks: Sequence[np.ndarray] | None) 
 
 
 def as_bytes(block: np.ndarray) -> np.ndarray:
-    """Return a view of the memory of a contiguous array, [bytes] uint8."""
+    """View a contiguous array as bytes, [bytes] uint8."""
     return block.reshape(-1).view(np.uint8)
 
 

@@ -125,7 +125,7 @@ def _per_learner(size: int, **arguments: PyTree) -> list[PyTree]:
 
 
 def _over_devices(mapped: Callable[..., Any], sharding: NamedSharding | None) -> Callable[..., Any]:
-    """Divide the learners of a function of arrays [P, ...] over the devices."""
+    """Divide the learners, leaves [P, ...] of arguments and results, over the devices."""
     if sharding is None:
         return mapped
     return jax.shard_map(

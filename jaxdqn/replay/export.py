@@ -29,7 +29,7 @@ _FIELDS = ("obs", "first", "action", "reward", "terminated", "truncated")
 
 
 class StoredRows(NamedTuple):
-    """Content of a file of rows."""
+    """Content of a row file."""
 
     rows: Row
     """NumPy leaves [T, E, ...]"""

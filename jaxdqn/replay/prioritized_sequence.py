@@ -120,8 +120,8 @@ def _make_prioritized_add(
         overwritten, offsets = starts_from(sizes, state.position)
         zeroed = run(overwritten, jnp.float32(0), offsets < per_add)
         state = write_sequences(sizes, state, rows)
-        # Age in rows, relative to the newest row, of the oldest of the K rows that became
-        # sampleable.
+        # Of the K rows that became sampleable, the oldest is this many rows older than the newest
+        # row.
         oldest_age = length + per_add - 2
         entering, offsets = starts_from(sizes, (state.position - 1 - oldest_age) % sizes.num_slots)
         # Early in a run some of these rows do not exist yet.

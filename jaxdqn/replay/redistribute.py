@@ -29,7 +29,7 @@ def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
         stride: slots from one start of a sequence to the next, in a replay of sequences.
 
     Raises:
-        ValueError: if the state is not of a replay of this library.
+        ValueError: if the replay is not one of this library.
     """
     if not isinstance(state, _BUILT_IN):
         raise ValueError("replay: must be a built-in one to resume on another number of devices")

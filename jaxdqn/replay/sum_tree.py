@@ -83,9 +83,10 @@ def set_leaves(tree: SumTree, index: Array, values: Array) -> SumTree:
 
 
 def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity: int) -> SumTree:
-    """Write runs of consecutive leaves, like ``set_leaves`` but computing each parent only once.
+    """Write runs of consecutive leaves, with about one parent to recompute per F leaves.
 
-    If two runs write the same leaf, either value may be written.
+    ``set_leaves`` would recompute one parent per leaf. If two runs write the same leaf, either
+    value may be written.
 
     Args:
       runs: ``(start, values, mask)``, [] int32, [n] float32, [n] bool, for the leaves ``start``,

@@ -137,7 +137,7 @@ def _accept_all(spec: ProcessSpec, deadline: float, seconds: float) -> Peers:
                 link.close()  # another program
                 continue
             error = _conflict(spec, links, index, count, host)
-            # A conflicting process gets an answer too; its link must not replace that of another.
+            # A conflicting process gets an answer too; its link must not replace another link.
             links[index if error is None else -1] = (host, link)
     answer = {"accepted": platform.node()} if error is None else {"rejected": error}
     for _, link in links.values():

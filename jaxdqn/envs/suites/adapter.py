@@ -38,7 +38,7 @@ class Source(NamedTuple):
     num_actions: int
     max_episode_steps: int | None = None
     view: Callable[[Array], Array] = standard
-    """Conversion of an observation of ``reset`` or ``step`` to the observation of ``TimeStep``."""
+    """Conversion of an observation from ``reset`` or ``step`` to that of ``TimeStep``."""
     render: Render | None = None
     legal: Callable[[PyTree], Array] | None = None
     """``legal(state) -> mask``, [A] bool, True for the legal actions; None if all are legal. In a
