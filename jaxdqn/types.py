@@ -616,8 +616,8 @@ class Trainer(_TrainerFields):
         if "step" in parts and "chunk" not in parts:
             if self.mapped or self.chunk_of is None:
                 raise ValueError(
-                    "step: must be replaced before the trainer is mapped, with average_every at most"
-                    " the gradient steps of an iteration; or replace chunk too"
+                    "step: must be replaced before the trainer is mapped, with average_every at "
+                    "most the gradient steps of an iteration; or replace chunk too"
                 )
             parts["chunk"] = self.chunk_of(parts["step"])
         return super()._replace(**parts)
