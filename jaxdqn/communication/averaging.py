@@ -20,10 +20,10 @@ def make_average(
     """Make ``average(agent_state) -> (agent_state, gap)``, which all replicas call together.
 
     The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD converges fast
-    and communicates little"). With ``average_moments`` the optimiser's moments are averaged too.
-    With an outer optimiser, this mean only determines the direction of a step from the parameters
-    after the last averaging (``outer_step``). If the last gradient step copied the parameters to
-    the target network, the target is set to the new parameters. A Polyak-averaged target network
+    and communicates little"), or with an outer optimiser by the result of ``outer_step``: a step
+    from the parameters after the last averaging towards this mean. With ``average_moments`` the
+    optimiser's moments are averaged too. If the last gradient step copied the parameters to the
+    target network, the target is set to the new parameters. A Polyak-averaged target network
     (``target_period=None``) is averaged over replicas. ``gap`` is the root-mean-square distance of
     the replicas from their mean before averaging, divided by the norm of the mean.
 

@@ -67,7 +67,8 @@ def compressed_mean(
 
     All replicas decode the same codes, so their updates are bitwise identical. The order of the
     sums is fixed, so ``deterministic`` has no effect. A non-finite input makes the mean non-finite,
-    and possibly the residual; the guard then restores the optimiser state, which includes it.
+    and possibly the residual; the guard then restores the optimiser state, which
+    includes the residual.
 
     Args:
       kind: ``bfloat16``, ``int8`` or ``top_k``.

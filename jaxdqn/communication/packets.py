@@ -28,8 +28,8 @@ class PacketCode(NamedTuple):
     """``init() -> residual`` of zeros; empty without compression"""
     encode: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
     """``encode(updates, residual) -> (packet, residual)``. The packet decodes to the updates plus
-    the old residual, minus the new one. If updates are not finite, the residual does not change,
-    and the receiver must ignore the packet."""
+    the old residual, minus the new residual. If updates are not finite, the residual does not
+    change, and the receiver must ignore the packet."""
     decode: Callable[[PyTree], PyTree]
     """``decode(packet) -> updates``"""
     packet_bytes: int

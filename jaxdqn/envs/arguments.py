@@ -100,7 +100,9 @@ def plain_fields(instance: Any, without: Collection[str] = ()) -> dict[str, Any]
 
 
 def checked(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Check arguments against the names and types of the defaults; return them as these types.
+    """Check arguments against the names and types of the defaults, and return them.
+
+    An integer becomes a float if the default is a float.
 
     Args:
         name: name of the environment.

@@ -23,10 +23,10 @@ class EnvMapping(NamedTuple):
     """Translation between a policy and an environment that it was not trained in."""
 
     actions: tuple[int, ...] | None = None
-    """[A], action of the environment for each action of the policy; None for the same actions."""
+    """[A], the environment's action for each action of the policy; None if actions are equal."""
     observe: Callable[[Any], Any] | None = None
     """``observe(obs) -> obs``: convert one observation of the environment for the policy; works on
-    NumPy and JAX arrays. None for the same observations."""
+    NumPy and JAX arrays. None if the observations are equal."""
 
 
 MappingFunction = Callable[[EnvSpec, EnvSpec], EnvMapping]

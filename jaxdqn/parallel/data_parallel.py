@@ -30,10 +30,11 @@ def across_devices(
     """Map a trainer over devices, each with separate environments and replay.
 
     Every leaf of the state gains a leading axis [D], with one slice on each device. The slices of
-    the parameters, the optimiser state and the counters are equal, except residuals of compression,
-    and except between the averagings of ``average_every``. Metrics are reduced over all devices and
-    gain no axis. Both mappings run the same body on a state of the same layout, so their results
-    are bitwise identical.
+    the parameters, the optimiser state and the counters are equal, apart from the residuals of
+    compression. With ``average_every``, the slices of the parameters are equal only after an
+    averaging, and those of the moments only with ``average_moments``. Metrics are reduced over all
+    devices and gain no axis. Both mappings run the same body on a state of the same layout, so
+    their results are bitwise identical.
 
     Args:
       trainer: an unmapped trainer made with ``device_collectives(len(devices))``.

@@ -45,7 +45,7 @@ class ProcessSpec(NamedTuple):
 
 
 class Peers:
-    """Open connections: of process 0 to all other processes, or of another process to process 0."""
+    """Open connections: from process 0 to all others, or from another process to process 0."""
 
     def __init__(self, spec: ProcessSpec, links: dict[int, tuple[str, socket.socket]]) -> None:
         self._spec = spec
