@@ -1,7 +1,7 @@
 """Choices that depend on the backend for which a program is traced.
 
-Convolutions and matrix products instead choose by ``jax.lax.platform_dependent``, for the platform
-for which a program is compiled: ``jaxdqn.networks.torsos``, ``jaxdqn.networks.matmul``.
+``jaxdqn.networks.torsos`` and ``jaxdqn.networks.matmul`` choose the form of a convolution and of a
+narrow matrix product when the program is compiled, by ``jax.lax.platform_dependent``.
 """
 
 from __future__ import annotations

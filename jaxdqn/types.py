@@ -324,7 +324,7 @@ class LearnInfo(NamedTuple):
     """[] float32"""
     abs_td: Array
     """[B] float32, from which priorities are computed: |TD error| of each example, for categorical
-    losses a divergence, for sequences a mean over rows"""
+    losses a divergence, for sequences a mixture of maximum and mean over the rows"""
     grad_norm: Array
     """[] float32, global norm of this device's gradient, before averaging and clipping"""
     q_mean: Array

@@ -58,7 +58,8 @@ class NoisyDense(nn.Module):
     A batch of more than 8 rows, as in learning, is multiplied by the noisy matrix, which is one
     product. For fewer rows the factorised noise is applied to inputs and outputs. This costs a
     second product, but avoids a separate noisy matrix for each environment: acting, under ``vmap``
-    over environments with separate noise, has one row (with implicit quantiles, one per fraction).
+    over environments with separate noise, has one row (with implicit quantiles one per fraction,
+    usually more than 8).
 
     The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """
