@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxdqn.training.learning import Learning, make_update
     from jaxdqn.training.trainer import make_trainer, train
 
-_MODULES = {  # module of each public name, and after a colon its name there if it differs
+_MODULES = {  # NAME: module, or module:ATTRIBUTE if the attribute has another name
     "Config": "config",
     "EndRun": "errors",
     "Learning": "training.learning",

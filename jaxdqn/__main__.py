@@ -21,9 +21,9 @@ COMMANDS = {
     "run": Command("jaxdqn.cli.run", "train, or resume a run"),
     "evaluate": Command("jaxdqn.cli.evaluate", "evaluate a run, and draw an episode"),
     "plot": Command("jaxdqn.cli.plot", "draw learning curves of runs"),
-    "watch": Command("jaxdqn.cli.watch", "follow a run of another process"),
-    "report": Command("jaxdqn.cli.report", "write a page of HTML about runs"),
-    "explain": Command("jaxdqn.cli.explain", "print shapes, bytes and schedules of a run"),
+    "watch": Command("jaxdqn.cli.watch", "follow a run in another process"),
+    "report": Command("jaxdqn.cli.report", "write an HTML page about runs"),
+    "explain": Command("jaxdqn.cli.explain", "print a run's shapes, bytes and schedules"),
     "export": Command("jaxdqn.cli.export", "write the policy of a run, to use without jaxdqn"),
     "replay": Command("jaxdqn.cli.replay", "write the replay of a run to a file"),
     "study": Command("jaxdqn.cli.study.__main__", "train presets on environments over seeds"),
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE_ERROR
     try:
         return import_module(COMMANDS[name].module).main(rest)
-    except KeyboardInterrupt:  # while modules are imported; a command handles its own
+    except KeyboardInterrupt:  # during the import; commands handle later interrupts themselves
         print("interrupted", file=sys.stderr)
         return 130
 

@@ -1,4 +1,8 @@
-"""Choices that depend on the backend a program is traced for, all in one place."""
+"""Choices that depend on the backend for which a program is traced.
+
+``jaxdqn.networks.torsos`` and ``jaxdqn.networks.matmul`` choose the form of a convolution and of a
+narrow matrix product when the program is compiled, by ``jax.lax.platform_dependent``.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +24,21 @@ class Choices(NamedTuple):
     """
 
     pack_carries: bool
-    """Pack the small leaves of the carry of a loop into one vector: ``jaxdqn.loops``."""
+    """Pack the small leaves of a loop carry into one vector: ``jaxdqn.loops``."""
     unroll: int
     """Unroll factor of the loops over vector steps, gradient steps and steps of a recurrent cell.
     Compilation takes longer by about this factor (docs/performance.md)."""
     select_at_indices: bool
-    """Write to one index of an environment's array by a selection: ``jaxdqn.envs.one_hot``."""
+    """Replace an environment's write to one array index by a selection: ``jaxdqn.envs.one_hot``."""
     associative_targets: bool
     """Compute the targets of Q(lambda) by an associative scan: log2(K) passes instead of K."""
     population: Literal["vmap", "map"]
     """Default execution of a population: ``jaxdqn.parallel.population``."""
     compiler_options: Mapping[str, Any]
-    """Compiler options of XLA."""
+    """Options for the XLA compiler."""
 
 
-# XLA's default plus convolutions; without them each convolution ends a CUDA graph.
+# The default of XLA plus CONVOLUTION, without which each convolution ends a CUDA graph.
 _COMMAND_BUFFERS = (
     "CONDITIONAL", "CONVOLUTION", "CUBLAS", "CUBLASLT", "CUDNN", "CUSTOM_CALL",
     "DYNAMIC_SLICE_FUSION", "FUSION",
@@ -63,7 +67,7 @@ _CHOICES = {"cpu": _CPU, "gpu": _GPU}
 
 
 def choices(platform: str | None = None) -> Choices:
-    """Return the choices for a platform; by default, that for which programs are traced."""
+    """Return the choices for a platform; by default, for ``backend()``."""
     return _CHOICES.get(platform or backend(), _ACCELERATOR)
 
 
@@ -74,7 +78,7 @@ def backend() -> str:
 
 @contextlib.contextmanager
 def tracing_for(name: str) -> Iterator[None]:
-    """Trace programs for another backend than JAX's default, in order to compile them for it.
+    """Trace programs for the backend ``name`` instead of JAX's default, to cross-compile them.
 
     Build the trainer within the context too: some choices are made when it is built.
     """

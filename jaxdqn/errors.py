@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 
 class RunFailed(RuntimeError):
-    """A run stopped because of an error; everything written before it is complete."""
+    """A run stopped because of an error; the files written before the error are complete."""
 
 
 class RunStopped(RunFailed):
@@ -30,7 +30,7 @@ class EndRun(Exception):
     """Raised in a callback to end the run, with all files written.
 
     Args:
-        reason: text for the event of the run.
+        reason: explanation, recorded as an event of the run.
     """
 
 

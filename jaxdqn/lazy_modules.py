@@ -32,7 +32,7 @@ class LazyModule(ModuleType):
 
 @contextmanager
 def imported_lazily(*names: str) -> Iterator[None]:
-    """Replace modules by ``LazyModule`` for the imports of the block.
+    """Replace modules by ``LazyModule`` for the imports in the block.
 
     Modules that the block imports keep the placeholders, which forward every use to the real
     modules. Modules that were already imported are not replaced. After the block ``sys.modules``
@@ -55,7 +55,7 @@ def imported_lazily(*names: str) -> Iterator[None]:
 
 
 def _missing_package(name: str) -> str:
-    """Return the package of a module if it is not installed; empty otherwise."""
+    """Return a module's package if that package is not installed, else an empty string."""
     package = name.rpartition(".")[0]
     if not package or package in sys.modules:
         return ""
@@ -89,7 +89,7 @@ def import_matplotlib() -> None:
 
 @contextmanager
 def _without_log_of_home() -> Iterator[None]:
-    """Suppress matplotlib's warning that it has no directory for its cache."""
+    """Suppress matplotlib's warnings, such as that about a missing cache directory."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)

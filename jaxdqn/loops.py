@@ -14,7 +14,7 @@ from jaxdqn.backend_choices import choices
 from jaxdqn.types import Array, PyTree
 
 PACK_LIMIT = 65_536
-"""Maximum number of elements of a leaf of a carry that is packed."""
+"""Maximum number of elements of a carry leaf that is packed."""
 
 
 def scan(
@@ -29,14 +29,15 @@ def scan(
     """Scan as ``jax.lax.scan``, with packing and unrolling chosen for the backend.
 
     On a GPU each leaf of a carry needs separate kernels: one to compute it, and often one to copy
-    it. The small leaves are therefore packed into one vector, which a single kernel computes. On a
+    it. The small leaves are therefore packed into one vector, which a single kernel computes. Only
+    bools, random keys and 32-bit numbers are packed, and no float arrays of two or more axes. On a
     CPU, which launches no kernels, packing would only cost time.
 
     Args:
       step: ``step(carry, x) -> (carry, output)``
       carry: pytree of arrays.
-      xs: leaves [length, ...], or None.
-      length: number of steps.
+      xs: inputs of the steps, leaves [length, ...]; None for steps without input.
+      length: number of steps; None takes it from ``xs``.
       unroll: True to unroll the loop on backends where this is faster. Compilation takes
         proportionally longer.
       pack: False if leaves are sharded over an axis that the compiler handles, because packing
@@ -57,11 +58,11 @@ def scan(
 
 
 class _Layout(NamedTuple):
-    """Form of a pytree whose small leaves are packed."""
+    """Structure of a pytree whose small leaves are packed."""
 
     structure: Any
     leaves: list[Any]
-    """Shape and dtype of each leaf"""
+    """Shape and dtype of each leaf."""
 
 
 def _layout(tree: PyTree) -> _Layout:
@@ -70,7 +71,7 @@ def _layout(tree: PyTree) -> _Layout:
 
 
 def _check_types(layout: _Layout, carry: PyTree) -> None:
-    """Raise a TypeError for a carry of another shape or dtype, as ``jax.lax.scan`` does."""
+    """Raise a TypeError if a step changes a leaf's shape or dtype, as ``jax.lax.scan`` does."""
     for before, leaf in zip(layout.leaves, layout.structure.flatten_up_to(carry), strict=True):
         if (before.shape, before.dtype) != (jnp.shape(leaf), jnp.result_type(leaf)):
             after = f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
@@ -87,14 +88,14 @@ def _is_packed(leaf: Any) -> bool:
 
 
 def _words(leaf: Any) -> int | None:
-    """Return the number of 32-bit words of a leaf in the vector, None if it cannot be packed."""
+    """Return the number of 32-bit words of a leaf, or None if its dtype cannot be packed."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf.size * math.prod(jax.eval_shape(jax.random.key_data, leaf).shape[leaf.ndim :])
     return leaf.size if leaf.dtype == jnp.bool_ or leaf.dtype.itemsize == 4 else None
 
 
 def _pack(layout: _Layout, tree: PyTree) -> PyTree:
-    """Return the vector of the small leaves, and a list of the others."""
+    """Return the vector of the packed leaves, and a list of the others."""
     leaves = layout.structure.flatten_up_to(tree)
     small = [_to_words(leaf) for leaf in leaves if _is_packed(leaf)]
     large = [leaf for leaf in leaves if not _is_packed(leaf)]

@@ -14,8 +14,8 @@ PACK_LIMIT = 16_384
 def global_norm(tree: PyTree) -> Array:
     """Return the Euclidean norm of all leaves together.
 
-    The norm is taken over the vector that ``pack`` returns. The optimiser packs the same tree,
-    and the compiler builds the vector only once. With ``optax.tree.norm``, which reduces each
+    The norm is taken over the result of ``pack``. The optimiser packs the same tree, and the
+    compiler packs it only once. With ``optax.tree.norm``, which reduces each
     leaf separately, a learning iteration (MLP 4-120-84-2, batch 128) takes 1.16 times as long.
     """
     return jnp.sqrt(square(pack(tree)))
@@ -25,7 +25,7 @@ def square(tree: PyTree) -> Array:
     """Return the sum of the squares of all elements."""
 
     def of_leaf(leaf: Array) -> Array:
-        # Contract the leaf's own axes. Flattening it first, as ``vdot`` does, would gather a
+        # Contract all axes of the leaf. Flattening it first, as ``vdot`` does, would gather a
         # leaf that is sharded by columns over several devices.
         axes = tuple(range(leaf.ndim))
         return jax.lax.dot_general(leaf, leaf, ((axes, axes), ((), ())))
@@ -66,5 +66,5 @@ def unpack(packed: PyTree, like: PyTree, limit: int = PACK_LIMIT) -> PyTree:
 
 
 def tree_bytes(tree: PyTree) -> int:
-    """Return the total bytes of all leaves, arrays or ``ShapeDtypeStruct``."""
+    """Return the total bytes of all leaves, which are arrays or ``ShapeDtypeStruct``."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -74,7 +74,8 @@ class TimeStep(NamedTuple):
     reward: Array
     """[] float32"""
     terminated: Array
-    """[] bool, the episode ended in a terminal state: no bootstrap."""
+    """[] bool, the action led to a terminal state: no bootstrap. This ends the episode unless
+    ``EnvSpec.terminates_within_episodes``."""
     truncated: Array
     """[] bool, the episode was cut, for example by a time limit: bootstrap from ``obs``."""
     first: Array
@@ -88,7 +89,7 @@ class Environment(NamedTuple):
     """One environment on the device, as two pure functions; the caller vmaps it.
 
     Autoreset is *next-step*, as in Gymnasium's vector environments. The step
-    that ends an episode returns its true final observation. The following
+    that ends an episode returns the true final observation. The following
     step ignores its action, resets, and returns ``first=True``.
     """
 
@@ -107,8 +108,8 @@ class Row(NamedTuple):
 
     The leading axes ``[...]`` depend on the context: none for an example row,
     ``[K, E]`` when rows are added to a replay, ``[B, L]`` in sampled sequences.
-    An episode's final observation is in the row before the next row with
-    ``first``. The action and the consequence of that row are invalid.
+    The row before a row with ``first`` holds the final observation of an
+    episode; the action and the consequence in it are invalid.
     """
 
     obs: Array
@@ -124,14 +125,17 @@ class Row(NamedTuple):
     truncated: Array
     """[...] bool, the episode was cut after the action; used only for statistics."""
     extras: PyTree = ()
-    """[...] any pytree (such as a recurrent carry or a behaviour probability), empty by default"""
+    """Leaves [..., *], such as a recurrent carry or a behaviour probability; empty by default."""
     legal: PyTree = ()
     """[..., A] bool, the legal actions at ``obs``; empty if every action is legal"""
 
 
 class Path(NamedTuple):
-    """Steps of sampled n-step returns. Step j of a return ends at *its row*, the j-th row after the
-    start. For steps after the end of the return, ``included`` is False and values are arbitrary."""
+    """Steps of sampled n-step returns.
+
+    Step j of a return leads to *its row*, the j-th row after the start. After the last step of the
+    return, ``included`` is False and the other values are arbitrary.
+    """
 
     r_t: Array
     """[B, N] float32, reward of each step"""
@@ -319,13 +323,14 @@ class LearnInfo(NamedTuple):
     loss: Array
     """[] float32"""
     abs_td: Array
-    """[B] float32, |TD error| of each example, from which priorities are computed"""
+    """[B] float32, from which priorities are computed: |TD error| of each example, for categorical
+    losses a divergence, for sequences a mixture of maximum and mean over the rows"""
     grad_norm: Array
     """[] float32, global norm of this device's gradient, before averaging and clipping"""
     q_mean: Array
     """[] float32, mean Q of the actions in the batch"""
     extra: PyTree = ()
-    """Custom metrics, a dict of [] float32 by name; empty if there are none."""
+    """Metrics of the loss, a dict of [] float32 by name; empty if there are none."""
     diagnostics: PyTree = ()
     """A dict of float32 arrays by name, [] or [bins]; empty without ``Config.diagnostics``."""
 
@@ -338,7 +343,7 @@ class AgentState(NamedTuple):
     """Empty if the loss does not bootstrap."""
     opt_state: PyTree
     since_target: Array
-    """[] int32, gradient steps since the target network was last replaced"""
+    """[] int32, gradient steps since the last copy to the target network; 0 without such copies"""
 
 
 class Agent(NamedTuple):
@@ -359,7 +364,8 @@ class Agent(NamedTuple):
     becomes 0 at a copy. None for Polyak averaging or without a target network."""
     gradient: Callable[..., tuple[Params, LearnInfo]] | None = None
     """``gradient(key, state, batch, weights[B], *, hyper) -> (grads, info)``: the first half of
-    ``learn``, which reads only the parameters of ``state``. None if ``learn`` cannot be divided."""
+    ``learn``. It reads only the online and target parameters of ``state``. None if ``learn`` cannot
+    be divided."""
     apply: Callable[..., AgentState] | None = None
     """``apply(state, grads, loss, *, hyper) -> state``: the second half of ``learn``; None if
     ``gradient`` is None."""
@@ -396,9 +402,9 @@ class Hyper(_Scalars):
 BatchLoss = Callable[[Params, Params, Array, Any, Hyper], tuple[Array, dict[str, Array]]]
 """Custom loss, ``loss(params, target_params, key, batch, hyper) -> (losses[B], info)``.
 
-It applies the network itself, and no gradient may flow through its targets. ``batch`` is a
+The function applies the network itself and must stop the gradient of its targets. ``batch`` is a
 ``Batch``; for a recurrent network it is a ``Row`` of sequences, leaves [B, L, ...].
-``target_params`` is empty for PQN. The optimiser minimises the mean of the losses, with the
+``target_params`` is empty for PQN. The optimiser minimises the mean of the losses, times the
 importance weights of a prioritised replay. ``info`` is a dict of float32 arrays, [] or [B].
 ``abs_td`` [B] determines the priorities; its default is the absolute loss. ``q_mean`` is the mean Q
 that is logged; for transitions it is computed if missing. Any other name is a metric, logged as the
@@ -459,8 +465,8 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """Metrics of one iteration or of one chunk; leaves [], or [P] for a population.
 
-    Within an iteration, environment steps and episodes are counted per environment, leaves [E];
-    ``jaxdqn.training.metrics.all_reduce_metrics`` sums them.
+    While a chunk runs, environment steps and episodes are counted per environment, leaves [E];
+    ``jaxdqn.training.metrics.over_envs`` sums them at its end.
 
     Over the iterations of a chunk, the fields in ``SUMMED_METRICS`` are summed and the others are
     averaged, except ``first_skipped``.
@@ -494,18 +500,18 @@ class Metrics(NamedTuple):
     loss: Array
     """float32, mean over gradient steps"""
     grad_norm: Array
-    """float32, mean global norm of the gradient before clipping. Over D devices it is also the mean
-    of the norms of the devices' gradients. ``clip_norm`` applies to the norm of the mean
-    gradient, which is not larger."""
+    """float32, global norm of a device's gradient before clipping, mean over gradient steps and
+    devices. ``clip_norm`` applies to the norm of the mean gradient, which is not larger than this
+    mean of norms."""
     q_mean: Array
     """float32, mean Q of the actions in the batches"""
     epsilon: Array
     """float32, mean over environments"""
     extra: dict[str, Array]
-    """float32, mean over gradient steps of each custom metric, by name; see ``BatchLoss``."""
+    """float32, mean over gradient steps of each metric in ``LearnInfo.extra``, by name"""
     illegal: PyTree = ()
-    """int32, environment steps whose action the mask forbids, which ends the run; empty without
-    masks."""
+    """int32, number of environment steps with an illegal action; one such step ends the run. Empty
+    without masks."""
     diagnostics: PyTree = ()
     """float32, mean over gradient steps of each of ``LearnInfo.diagnostics``"""
 
@@ -565,17 +571,17 @@ class _TrainerFields(NamedTuple):
     """``sharding(state) -> NamedSharding of each leaf``, for a state or its shapes; None on a
     single device."""
     params: Callable[[PyTree], Params] = lambda state: state.agent.params
-    """``params(state)``: the online parameters for the host, without a copy, taken from this
-    process's first replica. For a population they have leaves [P]. Given the shapes of a state
-    (with shardings if ``sharding`` is set), it returns the shapes of the parameters."""
+    """``params(state)``: the online parameters for the host, taken from this process's first
+    replica without a transfer between devices; for a population, leaves [P, ...]. Given the shapes
+    of a state (with shardings if ``sharding`` is set), it returns the shapes of the parameters."""
     counters: Callable[[TrainState], Counters] = lambda state: state.counters
     """``counters(state)``, traceable: the counters of one replica; for a population, leaves [P]."""
     over_params: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
     """``over_params(function)``: map ``function(params, key, count)`` of one learner over the
     result of ``params``, on the devices that hold it. For a population the mapped function takes
-    parameters [P], keys [P] and one count."""
+    parameters with leaves [P, ...], keys [P] and one count."""
     replicas: int = 1
-    """Number of data-parallel replicas: ``size`` of the collectives of the step"""
+    """Number of data-parallel replicas: ``size`` of the step's collectives"""
     mapped: bool = False
     """True if a mapping made this trainer: the leaves of the state then have a leading axis
     [D] or [P]"""
@@ -593,12 +599,13 @@ class Trainer(_TrainerFields):
     def _replace(self, **parts: Any) -> Self:
         """Return the trainer with some functions replaced.
 
-        If ``step`` is replaced, ``chunk`` runs the new step, and devices communicate metrics at
-        every step.
+        If ``step`` is replaced without ``chunk``, ``chunk`` runs the new step, and devices
+        communicate metrics at every step.
 
         Raises:
-          ValueError: for ``agent`` and ``environment``, to which the functions are bound, and for
-            ``step`` of a mapped trainer.
+          ValueError: if ``agent`` or ``environment`` is replaced, to which the functions are bound,
+            or if ``step`` is replaced without ``chunk`` in a trainer that is mapped or has no
+            ``chunk_of``.
         """
         for name in ("agent", "environment"):
             if name in parts and parts[name] is not getattr(self, name):
@@ -609,8 +616,8 @@ class Trainer(_TrainerFields):
         if "step" in parts and "chunk" not in parts:
             if self.mapped or self.chunk_of is None:
                 raise ValueError(
-                    "step: must be replaced before the trainer is mapped, and without average_every"
-                    " above the gradient steps of an iteration; otherwise replace chunk too"
+                    "step: must be replaced before the trainer is mapped, with average_every at "
+                    "most the gradient steps of an iteration; or replace chunk too"
                 )
             parts["chunk"] = self.chunk_of(parts["step"])
         return super()._replace(**parts)

@@ -69,9 +69,9 @@ def make_agent(
         replicas its first link must average the gradient, as in ``make_optimizer``;
         ``make_trainer`` adds this link to a custom optimiser.
       double: select the bootstrap action with the online network (van Hasselt et al. 2016).
-      loss: name in ``jaxdqn.config.loss_registry.LOSSES``, or a ``jaxdqn.types.BatchLoss``. The
-        network must have the head of a named loss. A ``BatchLoss`` computes its own targets, so
-        ``double`` and ``rescale`` must be False, and ``bootstrap`` must be greedy (with target
+      loss: name in ``jaxdqn.config.loss_registry.LOSSES``, whose head the network must have, or a
+        ``jaxdqn.types.BatchLoss``. A ``BatchLoss`` computes its own targets, so ``double`` and
+        ``rescale`` must be False, ``target_epsilon`` None, and ``bootstrap`` greedy (with target
         network) or none (without).
       bootstrap: greedy: the maximum target value; soft: the soft value of the Boltzmann policy at
         ``hyper.entropy_temperature``; munchausen: soft, plus a log-policy bonus on the reward
@@ -87,14 +87,14 @@ def make_agent(
         first row.
       rescale: learn values on the scale of ``jaxdqn.losses.rescale``; only with ``sequences``.
       masked: reject batches without masks of legal actions, which the targets need.
-      target_epsilon: compute targets with importance ratios, from ``Batch.path``, for the policy
-        that is epsilon-greedy with this epsilon; None for n-step targets. Only with a loss of
-        action values, the greedy bootstrap, and transitions.
-      measure_gradient: function that computes ``LearnInfo.diagnostics`` from this device's
-        gradient.
+      target_epsilon: epsilon of an epsilon-greedy target policy, whose targets are computed from
+        ``Batch.path`` with importance ratios; None for n-step targets. Only with a loss of action
+        values, the greedy bootstrap, and transitions.
+      measure_gradient: ``measure_gradient(grads, hyper)``, which computes
+        ``LearnInfo.diagnostics`` from this device's gradient.
 
     Raises:
-      ValueError: naming the argument, its value and the valid values.
+      ValueError: if an argument is invalid, or two arguments exclude each other.
     """
     options = AgentOptions(
         double=double,
@@ -310,7 +310,7 @@ def _check_masks(batch: Any) -> None:
 
 
 _LossInfo = tuple[Array, Array, Array, dict[str, Array]]
-"""The loss, ``abs_td`` [B], ``q_mean``, and the custom metrics."""
+"""The loss [], ``abs_td`` [B], ``q_mean`` [], and the metrics of the loss."""
 
 
 def _accumulate(

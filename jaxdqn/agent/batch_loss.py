@@ -17,8 +17,8 @@ def make_batch_loss(network: Network, loss: BatchLoss) -> Callable[..., Any]:
 
     Its signature is ``loss_and_info(params, key, target_params, batch, weights[B], hyper) ->
     (loss, (abs_td[B], q_mean, extra))``. ``extra`` holds the means of the custom entries of the
-    function's info. If the info lacks ``abs_td``, the absolute loss replaces it. If it lacks
-    ``q_mean``, one more forward pass without noise computes it.
+    function's info. If the info has no ``abs_td``, the absolute loss replaces it. If it has no
+    ``q_mean``, one more forward pass without noise computes it; this requires transitions.
 
     Args:
       network: network that computes ``q_mean`` if the loss does not return it.
@@ -45,7 +45,7 @@ def make_batch_loss(network: Network, loss: BatchLoss) -> Callable[..., Any]:
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> tuple[Array, dict[str, Array]]:
-    """Check the shapes of the result of a custom loss, and return it with its info as float32."""
+    """Check the shapes that a custom loss returned; return its losses, and its info as float32."""
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         raise ValueError(
             f"loss: must return (losses, info), an array and a dict, not {type(result).__name__}"
@@ -68,7 +68,7 @@ def _checked(result: Any, shape: tuple[int, ...]) -> tuple[Array, dict[str, Arra
 
 
 def _mean_q(network: Network, params: Params, batch: Any) -> Array:
-    """Return the mean Q-value of the actions in a batch of transitions."""
+    """Return the mean Q-value of the actions in a batch, which must be of transitions."""
     if not isinstance(batch, Batch):
         raise ValueError("loss: must return info['q_mean'], the mean Q, for sequences")
     size = batch.a_tm1.shape[0]

@@ -29,14 +29,17 @@ def act_on(
     """Call ``agent.act`` on the newest observation of E environments.
 
     Args:
-      agent: agent that acts.
+      agent: built-in or custom agent.
       key: random key, consumed if ``exploration`` is given.
-      params: parameters of the agent.
-      carry: recurrent carry of the agent.
-      frames: frame stacks, ``ActorState.frames``.
-      timestep: time step with leaves [E, ...]. Its mask is passed only if it exists, because a
-        custom agent for environments without masks need not accept one.
-      exploration: exploration parameters, as for ``Agent.act``.
+      params: parameters of the network.
+      carry: recurrent carry, leaves [E, ...]; empty for feed-forward networks.
+      frames: frame stacks [E, O, S], as ``ActorState.frames``; empty without stacks.
+      timestep: time step with leaves [E, ...]. A mask is passed to ``act`` only if there is one,
+        because a custom agent for environments without masks need not accept it.
+      exploration: exploration parameters; None for greedy actions.
+
+    Returns:
+      Actions [E] int32, the next carry, and diagnostics, as ``Agent.act``.
     """
     masks = (timestep.legal,) if is_masked(timestep.legal) else ()
     obs = observed(frames, timestep.obs)

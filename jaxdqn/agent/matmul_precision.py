@@ -12,14 +12,14 @@ from jaxdqn.types import Agent
 
 
 def with_matmul_precision(agent: Agent, precision: str) -> Agent:
-    """Set the precision of an agent's matrix products in acting, evaluations and gradients.
+    """Set the precision of the matrix products in all functions of an agent.
 
     The functions are traced under ``jax.default_matmul_precision``, which also applies to custom
     networks and losses. A product that specifies its precision explicitly keeps it.
 
     Args:
       agent: built-in or custom agent.
-      precision: a value of ``matmul_precision``; ``default`` returns the agent unchanged.
+      precision: a value of ``Config.matmul_precision``; ``default`` returns the agent unchanged.
     """
     if precision == "default":
         return agent

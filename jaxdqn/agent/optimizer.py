@@ -32,7 +32,8 @@ def make_optimizer(
     change the structure of the optimiser state. The links of the chain are, in order: mean over
     devices (optionally compressed), clip by value, clip by global norm, unit global norm, then
     Adam, RMSProp, RAdam or Muon, then the learning rate and its schedule. Clipping and normalising
-    therefore apply to the gradient of the global batch.
+    therefore apply to the gradient of the global batch. With ``average_every`` the first link is
+    omitted, and they apply to the gradient of one device.
     """
 
     def optimizer(hyper: Hyper) -> optax.GradientTransformation:
@@ -76,8 +77,8 @@ def make_clipped_norm(
 ) -> Callable[[PyTree, Hyper], dict[str, Array]]:
     """Make the diagnostic ``(grads, hyper) -> {"grad_norm_clipped": [] float32}``.
 
-    It is the global norm of the gradient averaged over devices, without compression, after
-    clipping by value and by norm.
+    The gradient is averaged over devices without compression (not at all with ``average_every``),
+    then clipped by value and by norm; the diagnostic is its global norm.
     """
 
     def clipped_norm(grads: PyTree, hyper: Hyper) -> dict[str, Array]:
@@ -98,9 +99,9 @@ def average_first(
 ) -> Callable[[Hyper], optax.GradientTransformation]:
     """Prepend the mean over replicas, as in ``make_optimizer``, to a custom optimiser.
 
-    The state of the optimiser keeps its structure; with compression, the residuals are placed
-    before it. The optimiser is unchanged for a single replica and for replicas that average their
-    parameters instead.
+    The structure of the optimiser state is unchanged, except that compression puts the residuals
+    before it. The optimiser itself is returned for a single replica, and for replicas that average
+    their parameters instead.
     """
     if collectives.size == 1 or config.average_every is not None:
         return optimizer
@@ -129,9 +130,9 @@ def average_first(
 def _with_mean_value(
     inner: optax.GradientTransformation, collectives: Collectives
 ) -> optax.GradientTransformation:
-    """Pass the loss averaged over replicas to a transformation that reads it.
+    """Pass the loss averaged over replicas to a transformation that reads the loss.
 
-    Otherwise the replicas would diverge.
+    With different losses the updates of the replicas would differ.
     """
     if not isinstance(inner, optax.GradientTransformationExtraArgs):
         return inner

@@ -73,7 +73,7 @@ def check_options(options: AgentOptions) -> None:
 
 
 def _check_batch_loss(options: AgentOptions) -> None:
-    """Raise a ValueError for an option that has no effect on a custom loss."""
+    """Raise a ValueError for an option that a custom loss excludes."""
     for name, valid in (
         ("double", (False,)),
         ("rescale", (False,)),

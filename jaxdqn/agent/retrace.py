@@ -24,7 +24,7 @@ def retrace_targets(path: Path, values: Array, selector: Array, epsilon: float) 
     behaviour policy. The ratio is truncated at 1, which bounds the variance of the product.
 
     Args:
-      path: steps of the returns.
+      path: steps of B returns.
       values: ``[B, N, A]`` float32, Q-values that evaluate the policy, ``ILLEGAL`` for illegal
         actions.
       selector: ``[B, N, A]`` float32, Q-values that define the policy; equal to ``values`` without
@@ -32,7 +32,7 @@ def retrace_targets(path: Path, values: Array, selector: Array, epsilon: float) 
       epsilon: epsilon of the target policy.
     """
     epsilon_t, limit = jnp.float32(epsilon), jnp.float32(1)
-    # The trace of a step is the ratio of the action of the next step, or 0 after the last step.
+    # The trace of a step is the ratio of the next step's action; the last step has none.
     continues = jnp.concatenate(
         [path.included[:, 1:], jnp.zeros_like(path.included[:, :1])], axis=1
     )

@@ -26,7 +26,7 @@ eta."""
 
 
 class Sequences(NamedTuple):
-    """Numbers of rows in the parts of a sequence."""
+    """Number of rows in each part of a sequence."""
 
     burn_in: int
     length: int
@@ -51,13 +51,13 @@ class Returns(NamedTuple):
     discount_t: Array
     """float32, gamma^m, or 0 after a terminal state"""
     bootstrap: Array
-    """int32, index within the sequence of the bootstrap observation"""
+    """int32, index of the bootstrap observation in the sequence"""
     valid: Array
     """bool, False for a row that holds the final observation of an episode, where no step starts"""
 
 
 def sequences_of(config: Config) -> Sequences:
-    """Return the sizes of the sequences of a configuration."""
+    """Return the configured sizes of the sequences."""
     return Sequences(config.burn_in, config.sequence_length, config.n_step)
 
 
@@ -89,8 +89,8 @@ def sequence_returns(
         discount = jnp.where(ends, 0.0, discount)
         alive = alive & ~ends
         if step + 1 < n_step:
-            # If row step + 2 starts an episode, row step + 1 holds the final observation of this
-            # episode: bootstrap there.
+            # If row step + 2 starts an episode, row step + 1 holds the final observation of the
+            # episode before it: bootstrap there.
             alive = alive & ~ahead(first, step + 2)
     index = start + jnp.arange(length, dtype=jnp.int32)
     return Returns(total, discount, index + num_steps, ~ahead(first, 1))
@@ -109,7 +109,8 @@ def make_sequence_loss(
     Its signature is ``loss_and_info(params, key, target_params, rows, weights[B], hyper)
     -> (loss, (abs_td[B], q_mean, extra))``. The ``extras`` of the rows hold the carry before the
     first row, leaves [B, ...]. The ``abs_td`` of a sequence, which determines its priority, is 0.9
-    times the maximum plus 0.1 times the mean of |TD error| over the learned rows (section 2.3).
+    times the maximum plus 0.1 times the mean of |TD error| over the valid learned rows (section
+    2.3). For the arguments see ``make_agent``; ``loss_of_example`` also returns the |TD error|.
     """
 
     def loss_and_info(
@@ -151,7 +152,8 @@ def _without_terminal(rows: Row) -> Array:
     The final observation of a terminated episode may be arbitrary. Its value is not used, but a
     NaN in it would reach the gradient of the parameters as 0 times NaN. The final observation of
     a truncated episode is kept, because the target reads its value. The first row of a sequence is
-    never a bootstrap row, and it is unknown whether the last row is final.
+    never a bootstrap row, so it counts as terminal. The row after the last one is unknown, so the
+    last row counts as final.
     """
     if not jnp.issubdtype(rows.obs.dtype, jnp.floating):
         return rows.obs

@@ -13,8 +13,8 @@ def periodic_update(
 ) -> tuple[Params, Array]:
     """Copy the parameters to the target at every ``period``-th gradient step (Mnih et al. 2015).
 
-    Call it once after each gradient step. It uses a ``where``, because a conditional runs both
-    branches under vmap anyway.
+    Call the function once after each gradient step. It selects by ``where``, because under vmap a
+    conditional runs both branches anyway.
 
     Args:
       params: online parameters after the gradient step.

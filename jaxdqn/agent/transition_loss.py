@@ -58,7 +58,7 @@ def make_transition_loss(
 
 
 def _make_examples(network: Network, *, double: bool, bootstrap: str) -> Callable[..., Example]:
-    """Make ``examples_of(params, key, target_params, batch, hyper)``, leaves [B, ...]."""
+    """Make ``examples_of(params, key, target_params, batch, hyper) -> Example`` [B, ...]."""
 
     output_of = _make_output(network)
 
@@ -112,8 +112,7 @@ def _make_output(network: Network) -> Callable[..., QOutput]:
 def _make_path_examples(
     network: Network, *, double: bool, epsilon: float
 ) -> Callable[..., Example]:
-    """Make ``examples_of`` of ``_make_examples`` for batches with paths: ``r_t`` of an example is
-    the target."""
+    """Make ``examples_of`` as ``_make_examples``, for batches with paths: ``r_t`` is the target."""
     output_of = _make_output(network)
 
     def examples_of(

@@ -1,4 +1,4 @@
-"""Periodic averaging (local SGD): replicas step independently, then average parameters."""
+"""Periodic averaging (local SGD): replicas step independently, then average their parameters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ def make_average(
     """Make ``average(agent_state) -> (agent_state, gap)``, which all replicas call together.
 
     The parameters are replaced by their mean over replicas (Stich 2019, "Local SGD converges fast
-    and communicates little"). With ``average_moments`` the optimiser's moments are averaged too.
-    With an outer optimiser, the new parameters are instead the result of one of its steps from the
-    parameters of the last averaging (``outer_step``). If the last gradient step copied the
-    parameters to the target network, the target is set to the new parameters. A Polyak-averaged
-    target network (``target_period=None``) is averaged over replicas. ``gap`` is the
-    root-mean-square distance of the replicas from their mean before averaging, divided by the norm
-    of the mean.
+    and communicates little"), or with an outer optimiser by the result of ``outer_step``: a step
+    from the parameters after the last averaging towards this mean. With ``average_moments`` the
+    optimiser's moments are averaged too. If the last gradient step copied the parameters to the
+    target network, the target is set to the new parameters. A Polyak-averaged target network
+    (``target_period=None``) is averaged over replicas. ``gap`` is the root-mean-square distance of
+    the replicas from their mean before averaging, divided by the norm of the mean.
 
     If the guard undid a step of one replica, the counts of that replica are too low: the steps
     since the last copy to the target, and the counts in the optimiser state ([] int32, of Adam or
@@ -74,7 +73,7 @@ def agreed_count(counts: Array, every: int, period: int) -> Array:
     ``every``; 0 if the target is replaced now.
 
     Args:
-      counts: [D] int32, count of each replica after ``every`` steps.
+      counts: [D] int32, steps that each replica has counted since its last copy.
       every: gradient steps between averagings, a divisor of ``period``.
       period: gradient steps between two copies to the target network.
     """
@@ -120,7 +119,7 @@ def _with_counts(tree: PyTree, counts: Array) -> PyTree:
 def _gather_numbers(
     number: Array, counts: list[Array], collectives: Collectives
 ) -> tuple[Array, Array]:
-    """All-gather one float32 -> [D] and n int32 -> [D, n] of each replica in one collective."""
+    """All-gather a float32 and n int32 of each replica in one collective: [D] and [D, n]."""
     word = jax.lax.bitcast_convert_type(number, jnp.int32)
     words = collectives.all_gather(jnp.stack([word, *counts]))
     return jax.lax.bitcast_convert_type(words[:, 0], jnp.float32), words[:, 1:]

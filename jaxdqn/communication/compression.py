@@ -24,12 +24,13 @@ class ResidualState(NamedTuple):
     """Accumulated compression error of a device; differs between replicas."""
 
     residual: PyTree
-    """[D*c] float32 (``top_k``: [n]), in units of the gradient of this device. PowerSGD: the
-    residual of each matrix [n, m], and the starts [m, r] of the next power iteration."""
+    """[D*c] float32 for slices of c elements (``top_k``: [n]), in units of the gradient of this
+    device. PowerSGD: the residual of each matrix [n, m], and the starts [m, r] of the next power
+    iteration."""
 
 
 class Layout(NamedTuple):
-    """Division of n elements into D slices, one for each device, of equal blocks."""
+    """Division of n elements into D slices, one per device, and of each slice into equal blocks."""
 
     blocks: int
     """Blocks in a slice."""
@@ -41,9 +42,9 @@ class Code(NamedTuple):
     """Encoder and decoder of numbers for a collective."""
 
     encode: Callable[[Array], Array]
-    """[..., c] float32 -> [..., bytes or words], input of a collective."""
+    """Encode [..., c] float32 for a collective: uint16 [..., c], int8 [..., blocks, block + 4]."""
     decode: Callable[[Array], Array]
-    """Inverse of ``encode``: -> [..., c] float32."""
+    """Decode to [..., c] float32; the inverse of ``encode`` up to rounding."""
 
 
 def compressed_mean(
@@ -65,16 +66,17 @@ def compressed_mean(
       others (Aji and Heafield 2017; Lin et al. 2018): 8k bytes to each of D - 1 devices.
 
     All replicas decode the same codes, so their updates are bitwise identical. The order of the
-    sums is fixed, so ``deterministic`` has no effect. A non-finite input makes the mean and the
-    residual non-finite; the guard then restores the optimiser state, which includes the residual.
+    sums is fixed, so ``deterministic`` has no effect. A non-finite input makes the mean non-finite,
+    and possibly the residual; the guard then restores the optimiser state, which
+    includes the residual.
 
     Args:
       kind: ``bfloat16``, ``int8`` or ``top_k``.
       collectives: collectives over the D devices.
-      top_k_fraction: k = ceil(top_k_fraction * n) of n elements, at least 1.
+      top_k_fraction: above 0 and at most 1; k = ceil(top_k_fraction * n) of n elements.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if an argument is out of range.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")

@@ -13,15 +13,15 @@ from jaxdqn.config.config import Config
 
 _FLOAT = 4
 _MOMENTS = {"adam": 2, "radam": 2, "rmsprop": 1}
-"""Number of floats of optimiser state per parameter."""
+"""Number of floats of optimiser state per parameter; RMSProp without ``rmsprop_centered``."""
 
 
 class CommunicationBytes(NamedTuple):
-    """Bytes that each device sends for one gradient step, on average."""
+    """Bytes that each replica sends for one gradient step, on average."""
 
     gradients: float
     parameters: float
-    """Bytes for the parameters of the online network and, with Polyak averaging, the target
+    """Bytes for the parameters of the online network and, with Polyak averaging, of the target
     network."""
     moments: float
 
@@ -41,7 +41,7 @@ class Collective(NamedTuple):
     elements: int
     """Number of elements of the result on one device."""
     group: int
-    """Number of devices in one group of the collective."""
+    """Number of devices in each group of the collective."""
     sent: float
     """Bytes that each device sends with a ring algorithm."""
 
@@ -52,10 +52,11 @@ def bytes_per_gradient_step(
     """Return the bytes that each replica sends for one gradient step of a configuration.
 
     The formulas are those of ring algorithms (Patarasuk and Yuan 2009), which send the fewest
-    bytes. With n bytes on each of D devices, an all-reduce sends 2 n (D-1)/D, an all-to-all
-    n (D-1)/D, and an all-gather n (D-1). Scalars are not counted: one float per step with the
+    bytes. With n bytes on each of D replicas, an all-reduce sends 2 n (D-1)/D, an all-to-all
+    n (D-1)/D, and an all-gather n (D-1). Not counted are scalars: one float per step with the
     guard, one with prioritised replay (the largest weight), one per iteration of PQN (the fraction
-    of valid rows), a few words per averaging (a distance and counts), and the metrics of a chunk.
+    of valid rows), a few words per averaging (a distance and counts), and the metrics of a chunk;
+    nor are diagnostics and the statistics of normalised observations.
 
     Args:
       config: configuration of the run.
@@ -99,8 +100,8 @@ def collectives_in(hlo: str) -> list[Collective]:
       hlo: ``jax.jit(function).lower(...).compile().as_text()``.
 
     Raises:
-      ValueError: if a collective names neither its groups nor, in the program's
-        first line, the total number of devices.
+      ValueError: if a collective does not name its groups and the first line of the program does
+        not state the number of devices.
     """
     header = re.findall(r"(?:num_partitions|replica_count)=(\d+)", hlo.partition("\n")[0])
     num_devices = math.prod(map(int, header)) if header else None
@@ -121,7 +122,7 @@ _SENT: dict[str, Callable[[float, int], float]] = {
     "reduce-scatter": lambda size, group: size * (group - 1),
     "collective-permute": lambda size, group: size,
 }
-"""Bytes sent, as functions of the bytes of the result and the number of devices in a group."""
+"""Bytes that a device sends, from the result's bytes and the number of devices in a group."""
 _INSTRUCTION = re.compile(
     rf"^\s*(?:ROOT )?%?[\w.-]+ = (?P<shape>\(.*?\)|\S+) (?P<op>{'|'.join(_SENT)})(?P<start>-start)?"
     r"\((?P<rest>.*)$",
@@ -133,7 +134,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 def _moments(config: Config, num_params: int, shapes: Sequence[tuple[int, ...]]) -> float:
     """Return the mean number of floats of optimiser state per parameter."""
     if config.optimizer != "muon":
-        return _MOMENTS[config.optimizer]
+        return _MOMENTS[config.optimizer] + config.rmsprop_centered
     # Muon stores one momentum for a matrix, and Adam's two moments for any other tensor.
     _check_shapes(shapes, num_params)
     return sum(math.prod(shape) * (1 if len(shape) == 2 else 2) for shape in shapes) / num_params
@@ -145,7 +146,7 @@ def _check_shapes(shapes: Sequence[tuple[int, ...]], num_params: int) -> None:
 
 
 def _mean_bytes(size: int, devices: int, *, deterministic: bool) -> float:
-    """Return the bytes sent by a mean of ``size`` bytes; deterministic means use an all-gather."""
+    """Return the bytes sent for a mean of ``size`` bytes; a deterministic mean is an all-gather."""
     if deterministic:
         return float(size * (devices - 1))
     return 2 * size * (devices - 1) / devices

@@ -21,7 +21,7 @@ class OuterState(NamedTuple):
 
 
 class WithOuter(NamedTuple):
-    """State of an optimiser, and state of the outer optimiser."""
+    """States of the (inner) optimiser and of the outer optimiser."""
 
     inner: PyTree
     outer: OuterState
@@ -60,7 +60,7 @@ def outer_step(
 def with_outer_state(
     optimizer: Callable[[Hyper], optax.GradientTransformation],
 ) -> Callable[[Hyper], optax.GradientTransformation]:
-    """Add the state of the outer optimiser to that of an optimiser; only averaging changes it."""
+    """Add the outer optimiser's state to an optimiser; gradient steps do not change that state."""
 
     def wrapped(hyper: Hyper) -> optax.GradientTransformation:
         inner = optimizer(hyper)

@@ -27,9 +27,9 @@ class PacketCode(NamedTuple):
     init: Callable[[], PyTree]
     """``init() -> residual`` of zeros; empty without compression"""
     encode: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
-    """``encode(updates, residual) -> (packet, residual)``. The packet encodes the updates plus the
-    residual of earlier packets, minus the new residual. If the packet is not finite, the residual
-    does not change, and the receiver must ignore the packet."""
+    """``encode(updates, residual) -> (packet, residual)``. The packet decodes to the updates plus
+    the old residual, minus the new residual. If updates are not finite, the residual does not
+    change, and the receiver must ignore the packet."""
     decode: Callable[[PyTree], PyTree]
     """``decode(packet) -> updates``"""
     packet_bytes: int
@@ -45,10 +45,10 @@ def make_packet_code(kind: str, like: PyTree, *, top_k_fraction: float = 0.01) -
     Args:
       kind: ``none``, ``bfloat16``, ``int8`` or ``top_k``.
       like: tree of float32 arrays, or of their shapes.
-      top_k_fraction: k = ceil(top_k_fraction * n) of n elements, at least 1.
+      top_k_fraction: above 0 and at most 1; k = ceil(top_k_fraction * n) of n elements.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if an argument is out of range.
     """
     if kind not in ("none", *KINDS):
         reject("compression", kind, f"one of none, {', '.join(KINDS)}")

@@ -19,16 +19,15 @@ def powersgd_mean(collectives: Collectives, rank: int) -> optax.GradientTransfor
     """Average updates over devices as products of low rank (Vogels et al. 2019, algorithms 1, 2).
 
     Each matrix [n, m], with the residual of earlier steps added, is approximated by ``P Q^T`` with
-    P [n, r] and Q [m, r]. The factors come from one step of power iteration, which starts at the Q
-    of the previous step. Two all-reduces average first the P and then the Q of all matrices
+    P [n, r] and Q [m, r]. The factors come from one power iteration, which starts at the Q of the
+    previous gradient step. Two all-reduces average first the P and then the Q of all matrices
     together. Vectors, and matrices that have no more elements than P and Q, are averaged without
     compression in the first all-reduce. A kernel [..., m] of a convolution counts as a matrix of m
     columns.
 
     Over any number of steps the sum of the applied means is the sum of the true means minus the
     mean of the residuals. All replicas orthogonalise the same averages, so their updates are
-    bitwise identical. A non-finite input makes mean and residual non-finite, as in
-    ``compressed_mean``.
+    bitwise identical. A non-finite input makes the mean non-finite, as in ``compressed_mean``.
 
     Args:
       collectives: collectives of the D devices.
@@ -131,7 +130,7 @@ def _matrix_shape(shape: tuple[int, ...], rank: int) -> tuple[int, int] | None:
 
 
 def _start(index: int, start: Array) -> Array:
-    """Return the start [m, r] of the power iteration, which is the Q of the previous step.
+    """Return the start [m, r] of the power iteration: the Q of the previous gradient step.
 
     A column that was linearly dependent is zero and would remain zero, so it is replaced by a
     random column.

@@ -38,8 +38,9 @@ def make(name: str, **kwargs: Any) -> Environment:
         **kwargs: keyword arguments of ``make_gymnax``, or the arguments of the suite.
 
     Raises:
-        ValueError: if the name is unknown (the message lists the nearest names), its
-            actions are continuous, its suite is not installed, or its data cannot be downloaded.
+        ValueError: if the name (the message lists the nearest names) or an argument is unknown, or
+            if the environment has continuous actions, needs a suite that is not installed, or needs
+            data that cannot be downloaded.
     """
     return make_suite(name, kwargs) if is_suite_env(name) else make_gymnax(name, **kwargs)
 
@@ -52,7 +53,8 @@ def configured_host_environment(config: Config, environment: Any = None) -> Host
         environment: custom environment; None uses ``config.env``.
 
     Raises:
-        ValueError: as ``host_environment``.
+        ValueError: as ``host_environment``, or if options for registered environments are set
+            together with a custom one.
     """
     if isinstance(environment, HostEnvironment):
         for name in ("env_args", "env_processes"):
@@ -94,10 +96,10 @@ def configured_environment(config: Config, environment: Any = None) -> Environme
 def environment_of_name(
     config: Config, name: str, arguments: Sequence[str] = ()
 ) -> tuple[Environment | HostEnvironment, float]:
-    """Return the registered environment ``name`` for a policy of a run, and its sticky actions.
+    """Return the registered environment ``name`` for a run's policy, and its ``sticky_actions``.
 
     On the device, ``config`` determines the sticky actions and the action set of a MinAtar game.
-    An environment on the host uses its own settings.
+    An environment on the host uses its own settings, and the returned ``sticky_actions`` are 0.
 
     Args:
         config: configuration of the run.

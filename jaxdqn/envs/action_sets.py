@@ -17,12 +17,12 @@ def full_action_set(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the argument of a gymnax environment that selects its full set of actions.
 
     Args:
-        name: one of ``envs.names()``.
+        name: name of the environment, as in ``Config.env``.
         arguments: other arguments of the environment.
 
     Raises:
-        ValueError: if there is no such environment, it has only one action set, or ``arguments``
-            also select a set.
+        ValueError: if the environment does not exist or has only one action set, or if
+            ``arguments`` also select a set.
     """
     if is_suite_env(name) or not _has_two_sets(name):
         having = [other for other in names() if other.endswith("-MinAtar")]

@@ -19,7 +19,7 @@ LIMITS = frozenset(
         "time_limit",
     }
 )
-"""Names of the episode step limit; each suite uses a different one."""
+"""Names of the episode step limit in gymnax and the suites."""
 
 
 def split_arguments(
@@ -28,7 +28,7 @@ def split_arguments(
     """Divide arguments into fields of the environment's parameters and constructor arguments.
 
     Args:
-        env: a gymnax environment with its default arguments.
+        env: a gymnax environment made with its default arguments.
         arguments: values by name.
 
     Raises:
@@ -59,7 +59,7 @@ def replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) -> 
     for field, value in overrides.items():
         if field not in fields:
             raise ValueError(
-                f"params={field!r}: must be fields of {name}; nearest: "
+                f"params={field!r}: must be a field of {name}; nearest: "
                 f"{suggest(field, list(fields))}"
             )
         _check_type(field, value, fields[field], argument="params")
@@ -69,12 +69,12 @@ def replace_params(name: str, env_params: Any, overrides: Mapping[str, Any]) -> 
 
 
 def changed_arguments(env: Any, env_params: Any, constructor: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the arguments that differ from the defaults, as ``NAME=VALUE``, by name.
+    """Return the arguments that differ from the defaults, as ``NAME=VALUE``, sorted by name.
 
     Args:
         env: a gymnax environment.
-        env_params: parameters of the environment.
-        constructor: arguments passed to the constructor.
+        env_params: parameters with which it is used.
+        constructor: arguments with which it was constructed.
     """
     before, now = {**_fields(env.default_params), **_constructor(env)}, _fields(env_params)
     values = {**now, **constructor}
@@ -102,6 +102,8 @@ def plain_fields(instance: Any, without: Collection[str] = ()) -> dict[str, Any]
 def checked(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Check arguments against the names and types of the defaults, and return them.
 
+    An integer becomes a float if the default is a float.
+
     Args:
         name: name of the environment.
         arguments: values by name.
@@ -122,7 +124,7 @@ def checked(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def changed(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the arguments that differ from the defaults, as ``NAME=VALUE``, by name."""
+    """Return the arguments that differ from the defaults, as ``NAME=VALUE``, sorted by name."""
     return tuple(
         f"{name}={_text(value)}"
         for name, value in sorted(arguments.items())
@@ -148,7 +150,7 @@ def _text(value: Any) -> str:
 
 
 def _check_type(name: str, value: Any, default: Any, argument: str = "env_args") -> None:
-    """Check a plain value against the type of a plain default; other values are not checked."""
+    """Check a plain value against the type of a plain default, and the range of a step limit."""
     wanted: tuple[type, ...]
     if name in LIMITS:
         words, wanted = "a whole number", (int,)

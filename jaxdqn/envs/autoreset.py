@@ -1,4 +1,4 @@
-"""Next-step autoreset: computed at every step, or taken from a pool of precomputed resets."""
+"""Next-step autoreset, with resets computed at every step or taken from a precomputed pool."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STREAM = 0x706F6F6C
 class AutoresetStep:
     """``Environment.step``, together with ``advance``, a step that never resets.
 
-    Both belong to one object, so that a wrapper that replaces ``step`` also drops ``advance``.
+    Both belong to one object, so a wrapper that replaces ``step`` also drops ``advance``.
     """
 
     def __init__(self, step: StepFunction, advance: StepFunction) -> None:
@@ -84,6 +84,9 @@ def step_from_pool(
       env_state: leaves [E, ...]
       timestep: time step of the last vector step, leaves [E, ...]
       actions: ``[E]`` int32
+
+    Returns:
+      The states and the time step, leaves [E, ...], and the pool.
     """
     advance = advance_of(environment)
     assert advance is not None

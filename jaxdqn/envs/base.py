@@ -257,12 +257,12 @@ def _fixed_point(reset: Reset, step: TruncatingStep) -> tuple[PyTree, jax.ShapeD
 
 
 def _merge(fresh: PyTree, stepped: PyTree) -> PyTree:
-    """Return the shapes of (state, obs), with the dtypes of ``reset`` and ``step`` promoted."""
+    """Return the shapes of (state, obs), with dtypes promoted from those of reset and step."""
     expected: Any = jax.tree.structure(fresh)
     found: Any = jax.tree.structure(stepped)
     if expected != found:
         raise ValueError(
-            f"step: must return (state, obs) of the structure of reset's, {expected}, not {found}"
+            f"step: must return (state, obs) in the structure of reset, {expected}, not {found}"
         )
     return jax.tree_util.tree_map_with_path(_merge_leaf, fresh, stepped)
 
@@ -296,7 +296,7 @@ def _cast(tree: PyTree, avals: PyTree) -> PyTree:
 
 
 def _checked_length(returned: Any, length: int, function: str = "step") -> tuple[Any, ...]:
-    """Return ``returned`` if it is a tuple of ``length``; raise ValueError otherwise."""
+    """Return ``returned``, or raise a ValueError if it is not a tuple of ``length``."""
     if not isinstance(returned, tuple) or len(returned) != length:
         found = f"one of {len(returned)}" if isinstance(returned, tuple) else type(returned)
         raise ValueError(f"{function}: must return a tuple of {length}, not {found}")

@@ -24,7 +24,8 @@ from jaxdqn.types import Array
 SIDE = 84
 """Height and width of a frame, in pixels."""
 BALL = 4
-"""Side of the ball, height of the bat, and number of pixels that each moves in a step."""
+"""Side of the ball and height of the bat, in pixels. In a step the ball moves as far up or down,
+and the bat as far sideways."""
 FALL = (SIDE - 2 * BALL) // BALL
 """Steps from the top of the court to the bat."""
 MAX_DRIFT = 3
@@ -47,7 +48,7 @@ class CourtState(NamedTuple):
     ball_y: Array
     """upper edge of the ball, a multiple of ``BALL``"""
     drift: Array
-    """pixels that the ball moves to the right in a step"""
+    """pixels that the ball moves to the right in a step; negative to the left"""
     rising: Array
     """1 while the ball rises, 0 while it falls"""
     bat_x: Array
@@ -73,7 +74,7 @@ def make_game(bat_width: int, balls: int) -> tuple[Callable[..., Any], Callable[
 
     Args:
       bat_width: pixels.
-      balls: B, number of lost balls that ends the episode.
+      balls: number of balls; the loss of the last one ends the episode.
     """
 
     def reset(key: Array) -> tuple[CourtState, Array]:
@@ -114,7 +115,7 @@ def make_game(bat_width: int, balls: int) -> tuple[Callable[..., Any], Callable[
 
 
 def _serve(key: Array) -> tuple[Array, Array]:
-    """Return a random left edge and drift of a ball."""
+    """Return a random left edge and a random drift for a ball, [] int32 each."""
     key_x, key_drift = jax.random.split(key)
     return (
         jax.random.randint(key_x, (), 0, _EDGE + 1, jnp.int32),

@@ -1,8 +1,8 @@
 """Gymnax environments with the contract of ``jaxdqn.types.Environment``.
 
 Importing gymnax is slow, so it is imported only when an environment is made. The plotting libraries
-seaborn and pyplot, which gymnax needs only for rendering and which take three quarters of the
-import time, are skipped.
+seaborn and pyplot take three quarters of its import time and are imported only for gymnax's own
+rendering.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def make_gymnax(
         **env_kwargs: arguments of the environment's constructor.
 
     Raises:
-        ValueError: if the name is unknown (the message lists the nearest names), its
-            actions are continuous, an argument is unknown, or its data cannot be downloaded.
+        ValueError: if the name (the message lists the nearest names) or an argument is unknown, or
+            if the environment has continuous actions or needs data that cannot be downloaded.
     """
     with jax.transfer_guard("allow"):
         env, env_params = load(name, params=params, **env_kwargs)
@@ -124,7 +124,7 @@ def as_environment(environment: Any) -> Environment:
             and its parameters, as returned by ``gymnax.make``.
 
     Raises:
-        ValueError: if it is none of these, or its actions are continuous.
+        ValueError: if the object is none of these, or its actions are continuous.
     """
     if isinstance(environment, Environment):
         return environment

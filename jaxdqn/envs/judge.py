@@ -23,10 +23,10 @@ class EnvMapping(NamedTuple):
     """Translation between a policy and an environment that it was not trained in."""
 
     actions: tuple[int, ...] | None = None
-    """[A], action of the environment for each action of the policy; None if they are equal."""
+    """[A], the environment's action for each action of the policy; None if actions are equal."""
     observe: Callable[[Any], Any] | None = None
     """``observe(obs) -> obs``: convert one observation of the environment for the policy; works on
-    NumPy and JAX arrays. None if they are equal."""
+    NumPy and JAX arrays. None if the observations are equal."""
 
 
 MappingFunction = Callable[[EnvSpec, EnvSpec], EnvMapping]
@@ -66,7 +66,7 @@ def as_judge(
     _check_actions(mapping, policy, spec)
     found = _mapped_spec(spec, mapping)
     if _interface(found) != _interface(policy):
-        hint = "" if function else "; register_mapping of jaxdqn.envs.judge translates between two"
+        hint = "" if function else "; translate them with jaxdqn.envs.judge.register_mapping"
         raise ValueError(
             f"on={spec.name!r}: must have the observations and actions of the policy, "
             f"{_text(policy)} in {policy.name!r}, not {_text(found)}{hint}"
@@ -185,8 +185,8 @@ _EFFECTIVE = {
     "Seaquest": (0, 1, 2, 3, 4, 5),
     "SpaceInvaders": (0, 1, 3, 5),
 }
-"""Actions of each MinAtar game that have an effect, among n, l, u, r, d, f. They are listed in the
-order of the minimal action set, which is the same in gymnax and in the package."""
+"""Actions of each MinAtar game that have an effect, as indices into n, l, u, r, d, f. The order is
+that of the minimal action set, which is the same in gymnax and in the authors' package."""
 
 
 def _register_minatar(game: str) -> None:

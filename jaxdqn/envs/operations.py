@@ -1,4 +1,4 @@
-"""Estimate of the operations of a traced function, the same on every machine."""
+"""Estimate of the operations in a traced function, the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import jax
 from jaxdqn.types import PyTree
 
 _LOOP = 1_000
-"""Operations of an iteration of a loop in addition to its body, and of a random call. On CPU both
-compile to a loop that is fused with nothing else."""
+"""Operations of a loop iteration in addition to the loop body, and of a random call. On CPU both
+compile to a loop that is not fused with other operations."""
 _UNKNOWN_LENGTH = 100
-"""Assumed iterations of a ``while`` loop, whose number the traced program does not contain."""
+"""Assumed number of iterations of a ``while`` loop, which the traced program does not contain."""
 _RANDOM_WORD = 64
 """Operations for 32 random bits of threefry (Salmon et al. 2011), 20 rounds for two words."""
 _COMPARISON = 32
-"""Operations of a comparison of a sort, which is neither vectorised nor fused."""
+"""Operations per comparison in a sort, which is neither vectorised nor fused."""
 _INDEXED = 8
-"""Operations of an element that a gather or a scatter moves."""
+"""Operations per element that a gather or a scatter moves."""
 _RANDOM_KEYS = ("random_split", "random_fold_in", "random_seed")
 _FREE = frozenset(
     {
@@ -34,10 +34,10 @@ _FREE = frozenset(
 def count_operations(function: Callable[..., Any], *arguments: Any) -> tuple[int, PyTree]:
     """Trace a function and estimate its operations.
 
-    A multiply-add of a matrix product or a convolution is one operation, and so is an element that
-    another primitive computes. Random bits, sorts and indexing have more. All branches of a
-    conditional count, because under ``vmap`` all of them run. The count depends on the traced
-    program only. It is meant to tell orders of magnitude apart.
+    A multiply-add of a matrix product or a convolution is one operation. Other primitives have one
+    per element that they compute, or that they reduce; random bits, sorts and indexing have more.
+    All branches of a conditional count, because under ``vmap`` all of them run. The count depends
+    only on the traced program, and is meant to tell orders of magnitude apart.
 
     Args:
       function: function to trace, of one environment.
@@ -55,7 +55,7 @@ def _of_jaxpr(jaxpr: Any) -> float:
 
 
 def _of_equation(equation: Any) -> float:
-    """Return the operations of an equation, those of the programs that it calls included."""
+    """Return the operations of an equation, including those of the programs that it calls."""
     name, params = equation.primitive.name, equation.params
     if name in _FREE:
         return 0

@@ -93,6 +93,7 @@ def save_video(
     Raises:
         ValueError: if the environment cannot be drawn, its ``render`` returns an invalid frame,
             an argument is out of range, or the file cannot be written.
+        RuntimeError: if ffmpeg fails.
     """
     require_drawable(environment)
     if not env_states or len(env_states) != len(rewards):
@@ -124,6 +125,7 @@ def save_frames(
     Raises:
         ValueError: if a frame is invalid, an argument is out of range, or the file cannot be
             written.
+        RuntimeError: if ffmpeg fails.
     """
     check_video_path(path)
     if not 1 <= frames_per_second <= 50:
@@ -158,7 +160,7 @@ def _titled_frames(name: str, frames: Iterable[tuple[Any, float]]) -> Iterator[I
 
 
 def _titled(frame: np.ndarray, title: str) -> Image.Image:
-    """Return a frame below its title, enlarged by an integer factor if it is small."""
+    """Return a frame below its title; enlarge a small frame by an integer factor."""
     factor = max(1, _MIN_SIDE // max(frame.shape[:2]))
     height, width = frame.shape[0] * factor, frame.shape[1] * factor
     image = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
@@ -197,7 +199,7 @@ def _indexed(frame: Image.Image) -> Image.Image:
 
 
 def _encode_mp4(frames: Iterator[Image.Image], frames_per_second: int) -> bytes:
-    """Encode frames as H.264 in the pixel format that every player supports."""
+    """Encode frames as H.264 with yuv420p, the pixel format that most players support."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
     first = next(frames)

@@ -1,4 +1,4 @@
-"""Losses: per-example functions, vmapped by the caller."""
+"""Losses and targets: functions of one example, vmapped by the caller."""
 
 from jaxdqn.losses.categorical import (
     categorical_clipped,

@@ -23,7 +23,7 @@ def categorical_mean(logits: Array, atoms: Array) -> Array:
 def categorical_project(positions: Array, probabilities: Array, atoms: Array) -> Array:
     """Project a distribution on other positions onto ``atoms``: ``[Z]``.
 
-    Each mass between two atoms is split between them in proportion to its closeness to each.
+    The mass at a position between two atoms is divided between them, in proportion to closeness.
     Mass outside the range of the atoms goes to the nearest end (Bellemare et al. 2017, eq. 7).
 
     Args:
@@ -41,7 +41,9 @@ def categorical_project(positions: Array, probabilities: Array, atoms: Array) ->
 def categorical_target(
     r_t: Array, discount_t: Array, logits_t: Array, selector_t: Array, atoms: Array
 ) -> Array:
-    """Return the projected distribution of ``r_t + discount_t * Z(a*)``; no gradient flows.
+    """Return ``r_t + discount_t * Z(a*)`` projected onto the atoms, ``[Z]``; no gradient flows.
+
+    ``Z(a*)`` is the distribution of the bootstrap action.
 
     Args:
       r_t: ``[]`` float32, the (n-step) return.
@@ -65,7 +67,7 @@ def categorical_clipped(
     """Return the probability ``[]`` of the target outside the range of the atoms.
 
     The projection moves this probability to the nearest end, which changes the mean of the target.
-    It is 0 if the range contains every return.
+    It is 0 if the range contains every position of the target.
 
     Args:
       r_t, discount_t, logits_t, selector_t, atoms: as for ``categorical_target``.
@@ -81,7 +83,7 @@ def categorical_clipped(
 
 
 def categorical_loss(logits: Array, target: Array) -> Array:
-    """Return the cross-entropy of the predicted distribution relative to the target.
+    """Return the cross-entropy ``[]`` of the predicted distribution relative to the target.
 
     Args:
       logits: ``[Z]`` float32, the prediction for the action taken.

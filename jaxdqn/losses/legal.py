@@ -1,4 +1,4 @@
-"""Masks of legal actions: action values whose maximum is always that of a legal action."""
+"""Masks of legal actions, applied to action values so that no illegal action is chosen."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def some_legal(legal: Array) -> Array:
     """Return the mask, with every action legal in states without a legal action.
 
     An episode may end in a state without a legal action, where any action is invalid. The values
-    of a terminal state are not used. In the last state of a truncated episode the bootstrap value
-    is taken over all actions.
+    of a terminal state are not used. If such a state is the last of a truncated episode, the
+    bootstrap value is taken over all actions.
 
     Args:
       legal: ``[..., A]`` bool
@@ -32,7 +32,7 @@ def some_legal(legal: Array) -> Array:
 def legal_values(values: Array, legal: PyTree) -> Array:
     """Return the values with ``ILLEGAL`` for illegal actions; unchanged without a mask.
 
-    Maximum, argmax, softmax and log-sum-exp of the result range over the legal actions only.
+    Maximum, argmax, softmax and log-sum-exp of the result range over the actions of ``some_legal``.
 
     Args:
       values: ``[..., A]`` float32

@@ -55,7 +55,7 @@ def quantile_soft_target(
 
 
 def quantile_huber_loss(quantiles: Array, fractions: Array, targets: Array, delta: Array) -> Array:
-    """Return the quantile Huber loss: summed over predictions, averaged over targets.
+    """Return the quantile Huber loss ``[]``: summed over predictions, averaged over targets.
 
     The Huber loss is divided by delta and weighted by ``|fraction - 1{target < prediction}|``
     (Dabney et al. 2018b, eq. 3; without the division: 2018a, eq. 10).

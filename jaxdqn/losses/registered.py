@@ -1,4 +1,4 @@
-"""Losses selected by the configuration: one example in, loss and priority out."""
+"""Losses selected by the configuration: from one example to loss and priority, ``[]`` float32."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Example(NamedTuple):
     temperature: PyTree
     """[] float32, temperature of soft targets; empty if the bootstrap is the maximum of Q"""
     rescaling: PyTree = ()
-    """[] float32, epsilon of ``rescale``; empty if the network predicts unscaled values"""
+    """[] float32, epsilon of ``rescale``; empty if the network's values are not rescaled"""
 
 
 def q_target(example: Example) -> Array:

@@ -56,8 +56,9 @@ def double_q_target(r_t: Array, discount_t: Array, q_t_value: Array, q_t_selecto
 def soft_q_target(r_t: Array, discount_t: Array, q_t: Array, temperature: Array) -> Array:
     """Return ``r_t + discount_t * temperature * log sum_a exp(q_t[a] / temperature)``.
 
-    The last term is the soft value: the expectation of ``q_t`` under the softmax (Boltzmann)
-    policy, plus ``temperature`` times the entropy of that policy (Haarnoja et al. 2017, eq. 3).
+    ``temperature * log sum_a ...`` is the soft value: the expectation of ``q_t`` under the softmax
+    (Boltzmann) policy, plus ``temperature`` times the entropy of that policy (Haarnoja et al. 2017,
+    eq. 3).
     No gradient flows.
 
     Args:
@@ -99,8 +100,8 @@ def munchausen_bonus(
 def epsilon_greedy_policy(q: Array, epsilon: Array, legal: PyTree = ()) -> Array:
     """Return the probabilities ``[A]`` of the epsilon-greedy policy.
 
-    Each legal action has epsilon divided by the number of legal actions. The first action with the
-    maximum Q has 1 - epsilon more. No gradient flows.
+    Each of n legal actions has probability epsilon / n; the first action with the maximum Q has
+    1 - epsilon in addition. No gradient flows.
 
     Args:
       q: ``[A]`` float32, ``ILLEGAL`` for illegal actions.
@@ -120,8 +121,8 @@ def retrace_target(
     """Return the Retrace target ``[]`` of the first action of a path of N steps.
 
     ``G_j = r_j + discount_j (v_j + c_j (G_{j+1} - q_j))`` (Munos et al. 2016, eq. 3 and 4, with
-    lambda = 1). If every ``c`` is 1 and ``q = v``, it is the n-step return. Where ``c_j`` is 0, it
-    bootstraps from ``v_j``. No gradient flows.
+    lambda = 1). With ``q = v``, and ``c = 1`` before the last step, this is the n-step return.
+    Where ``c_j`` is 0, the target bootstraps from ``v_j``. No gradient flows.
 
     Args:
       r_t: ``[N]`` float32, the reward of each step.
@@ -221,7 +222,7 @@ def unscale(value: Array, epsilon: Array) -> Array:
 
 
 def truncated_importance_ratio(prob: Array, behaviour_prob: Array, limit: Array) -> Array:
-    """Return ``min(limit, prob / behaviour_prob)``, for actions of another policy.
+    """Return ``min(limit, prob / behaviour_prob)`` ``[]``, for an action of another policy.
 
     Truncation bounds the variance at the price of some bias (Munos et al. 2016, section 3;
     Espeholt et al. 2018, eq. 1). No gradient flows.

@@ -24,7 +24,7 @@ from jaxdqn.networks.torso_and_head import make_torso_and_head
 from jaxdqn.types import Array, Atoms, EnvSpec, Network, Params, PyTree, QOutput, Quantiles
 
 _MIN_SIDE = {"minatar": 3, "nature": 36, "impala": 8, "hadamax": 8}
-"""Smallest height and width that the convolutions of an image torso accept."""
+"""Minimum height and width of the observations of each image torso."""
 
 
 class QNetwork(nn.Module):
@@ -42,14 +42,16 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
     """Make the Q-network of a run.
 
     Args:
+      config: configuration of the run.
+      spec: specification of the environment.
       network: a custom ``Network`` or flax module ``obs[B, O] -> q[B, A]``; by default the
         torso of ``config.network`` and the head that ``config.loss`` needs. With
-        ``config.recurrent="custom"``, a ``Network`` with a carry, or a recurrent flax module, as
-        ``jaxdqn.networks.from_custom_module`` takes it.
+        ``config.recurrent="custom"``, a ``Network`` with a carry, or a recurrent flax module as for
+        ``jaxdqn.networks.from_custom_module``.
 
     Raises:
-      ValueError: if the torso does not accept the shape of the observations, or if the output
-        of a custom network does not fit the loss.
+      ValueError: if the configured network does not accept the observations, or if a custom
+        network does not fit the configuration or the environment.
     """
     stack = (config.frame_stack,) if config.frame_stack > 1 else ()
     shape = (*spec.obs_shape, *stack)
@@ -93,10 +95,11 @@ def make_network(config: Config, spec: EnvSpec, network: Any = None) -> Network:
 
 
 def _with_channels_last(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of an observation as [H, W, C], by the rule of ``config.channels``.
+    """Return the shape of an observation with channels last, by the rule of ``config.channels``.
 
     Raises:
-      ValueError: if the axes look like [C, H, W] and ``channels`` does not specify their order.
+      ValueError: if ``channels`` is first and there are not three axes, or if the axes look like
+        [C, H, W] and ``channels`` does not specify their order.
     """
     if config.network == "mlp":
         return shape
@@ -114,8 +117,8 @@ def _with_channels_last(config: Config, shape: tuple[int, ...]) -> tuple[int, ..
 def _looks_channel_first(shape: tuple[int, ...]) -> bool:
     """Return whether three axes look like channels, height and width, in this order.
 
-    They do if the first is smaller than both others, or if the others are equal and the first
-    differs from them.
+    They do if the last two have at least 3 elements, and the first is smaller than both, or
+    differs from both while they are equal.
     """
     if len(shape) != 3 or min(shape[1:]) < _MIN_SIDE["minatar"]:
         return False
@@ -140,9 +143,9 @@ def from_module(module: nn.Module, *, noisy: bool = False, draws: bool = False) 
     ``module.init`` returns, so ``module.apply(params, obs)`` gives the same values elsewhere.
 
     Args:
-      module: may draw random numbers from the stream ``noise``.
-      noisy: True if these numbers perturb its parameters. Each acting environment then gets
-        separate noise.
+      module: flax module; it may draw random numbers from the stream ``noise``.
+      noisy: True if these numbers perturb its parameters. Each environment then acts with separate
+        noise.
       draws: True if the module draws random numbers for another purpose.
     """
 
@@ -167,7 +170,7 @@ def _is_image(shape: tuple[int, ...], side: int) -> bool:
 
 
 def _choose(shape: tuple[int, ...], dtype: np.dtype) -> str:
-    """Return nature for Atari frames, minatar for other images, mlp for anything else."""
+    """Return nature for uint8 84x84 frames, minatar for images of at least 3x3, otherwise mlp."""
     if _is_image(shape, _MIN_SIDE["nature"]) and shape[:2] == (84, 84) and dtype == np.uint8:
         return "nature"
     return "minatar" if _is_image(shape, _MIN_SIDE["minatar"]) else "mlp"
@@ -209,12 +212,13 @@ def _check_custom(network: Network, config: Config, spec: EnvSpec, shape: tuple[
     """Reject a custom network that the run cannot train.
 
     Raises:
-      ValueError: if a configured option has no effect on a custom network, if the network has a
-        carry, or if its output lacks values or a distribution that the loss reads.
+      ValueError: if an option of the built-in network is set, if the network has a carry without
+        ``recurrent="custom"`` or lacks one with it, if ``apply`` changes the form of the carry, or
+        if its output lacks values or a distribution that the loss reads.
     """
     for name in _BUILT_IN_ONLY:
         default = getattr(Config, name)
-        # Presets set the width of layers, which is ignored here.
+        # hidden_sizes is ignored and not rejected, because presets set it.
         custom = name == "recurrent" and config.recurrent == "custom"
         if name != "hidden_sizes" and not custom and getattr(config, name) != default:
             raise ValueError(

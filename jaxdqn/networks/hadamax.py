@@ -8,11 +8,12 @@ from jaxdqn.networks.torsos import Conv, ImageTorso, as_image
 from jaxdqn.types import Array
 
 BLOCKS = ((32, 8, 4, 4), (64, 4, 2, 2), (64, 3, 3, 1))
-"""Channels and kernel of the two convolutions, window and stride of the max-pooling."""
+"""For each block: channels and kernel size of the two convolutions, window and stride of the
+max-pooling."""
 
 
 class HadamaxTorso(ImageTorso):
-    """Three blocks of two convolutions that are multiplied, then a dense layer of 512.
+    """Three blocks, each the product of two convolutions, then a dense layer of 512 by default.
 
     The convolutions have stride 1 and pad to the same size; max-pooling replaces the strides of
     ``NatureTorso``. Activations are GELU. ``Layers.layer_norm``, which the published encoder uses,
@@ -23,7 +24,7 @@ class HadamaxTorso(ImageTorso):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 512]``; without dense layers, the flattened convolution."""
+        """Return features ``[B, hidden_sizes[-1]]``, or flat feature maps without dense layers."""
         x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         for channels, kernel, window, stride in BLOCKS:
             x = self._branch(x, channels, kernel) * self._branch(x, channels, kernel)

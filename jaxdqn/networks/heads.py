@@ -1,7 +1,7 @@
 """Heads: from features ``[B, F]`` to values or distributions for each action.
 
 The last layer and all later operations compute in float32. bfloat16 has 8 significant bits, so
-values near 100 would be 0.5 apart, which is more than their TD errors.
+values near 100 would be 0.5 apart, which is more than a typical TD error.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jaxdqn.types import Array, Atoms, QOutput, Quantiles
 
 
 class Head(nn.Module):
-    """Base of all heads: Z numbers for each action, from one stream or two streams.
+    """Base of all heads: Z numbers for each action.
 
-    Dueling (Wang et al. 2016, eq. 9): one stream is the value of the state; the other is the
-    advantage of each action minus the mean advantage over actions. With ``hidden`` each stream
-    has a separate hidden layer, as in the paper.
+    With ``dueling`` (Wang et al. 2016, eq. 9) they are the sum of two streams: the value of the
+    state, and the advantage of each action minus the mean advantage over actions. With ``hidden``
+    each stream has a separate hidden layer, as in the paper.
     """
 
     num_actions: int
@@ -92,9 +92,9 @@ class ImplicitQuantileHead(Head):
     """
 
     samples: int = 32
-    """number of fractions, both for the loss and for the mean that selects actions"""
+    """Number of fractions, both for the loss and for the mean that selects actions."""
     cosines: int = 64
-    """number of cosines in the embedding"""
+    """Number of cosines in the embedding."""
 
     @nn.compact
     def __call__(self, features: Array) -> QOutput:

@@ -13,7 +13,7 @@ CHANNELS = (16, 32, 32)
 
 
 def adaptive_max_pool(x: Array, size: int) -> Array:
-    """Reduce x ``[B, H, W, C]`` of any height and width to ``[B, size, size, C]``.
+    """Reduce x ``[B, H, W, C]`` to ``[B, size, size, C]``.
 
     Output i of an axis of length n is the maximum over indices from ``floor(i n / size)`` to
     ``ceil((i + 1) n / size) - 1``, as in PyTorch's ``AdaptiveMaxPool2d``. Neighbouring ranges
@@ -24,7 +24,7 @@ def adaptive_max_pool(x: Array, size: int) -> Array:
     """
     if size > min(x.shape[1:3]):
         raise ValueError(
-            f"pool_size={size}: must be at most {min(x.shape[1:3])}, the height or width of the "
+            f"pool_size={size}: must be at most {min(x.shape[1:3])}, the smaller side of the "
             "convolutions' output"
         )
     for axis in (1, 2):
@@ -39,7 +39,7 @@ def adaptive_max_pool(x: Array, size: int) -> Array:
 
 
 class ImpalaTorso(ImageTorso):
-    """Three sections of residual convolutions, then a dense layer (Espeholt et al. 2018, fig. 3).
+    """Three sections with residual blocks, then a dense layer (Espeholt et al. 2018, fig. 3).
 
     A section is a 3x3 convolution, a max-pooling of 3x3 with stride 2, and two residual blocks
     ``x + conv(relu(conv(relu(x))))``. Convolutions and pooling pad to the same size. With
@@ -50,13 +50,13 @@ class ImpalaTorso(ImageTorso):
     width: int = 1
     """Factor on the numbers of channels 16, 32, 32."""
     pool_size: int | None = None
-    """Height and width after adaptive max-pooling of the last section; None for no pooling."""
+    """Height and width after adaptive max-pooling of the last section; None omits it."""
     spectral: bool = False
-    """Spectral normalisation of the convolutions of the residual blocks (Clark et al. 2024)."""
+    """Spectral normalisation of the residual blocks' convolutions (Clark et al. 2024)."""
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 256]``; without dense layers, the flattened convolution."""
+        """Return features ``[B, hidden_sizes[-1]]``, or flat feature maps without dense layers."""
         x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         for channels in CHANNELS:
             x = self._conv(channels * self.width)(x)

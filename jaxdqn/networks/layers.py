@@ -1,4 +1,4 @@
-"""Dense layers, plain or noisy, and the common settings of the layers of a network."""
+"""Dense layers, plain or noisy, and the settings that all layers of a network share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FEW_ROWS = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Settings that all dense layers of a network share."""
+    """Settings of all dense layers of a network."""
 
     noisy_sigma: float | None = None
     """Initial noise scale of ``NoisyDense``; None for plain layers."""
@@ -55,18 +55,18 @@ class NoisyDense(nn.Module):
     ``y = (mu_w + sigma_w * e) x + mu_b + sigma_b * f(e_out)`` with ``e = f(e_in) f(e_out)^T``
     and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11). All rows of x share the noise.
 
-    A batch of many rows, as in learning, is multiplied by the noisy matrix, which is one product.
-    In acting there are few rows: under ``vmap`` over environments with separate noise there is one
-    row, or with implicit quantiles one row for each fraction. The factorised noise is then applied
-    to inputs and outputs. This costs a second product, but avoids a separate noisy matrix for each
-    environment.
+    A batch of more than 8 rows, as in learning, is multiplied by the noisy matrix, which is one
+    product. For fewer rows the factorised noise is applied to inputs and outputs. This costs a
+    second product, but avoids a separate noisy matrix for each environment: acting, under ``vmap``
+    over environments with separate noise, has one row (with implicit quantiles one per fraction,
+    usually more than 8).
 
     The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """
 
     features: int
     sigma: float = 0.5
-    """sigma_0, divided by the square root of the number of inputs; 0.5 in the paper"""
+    """sigma_0, 0.5 in the paper; all sigmas are initially sigma_0 / sqrt(inputs)"""
     dtype: jnp.dtype = _FLOAT32
 
     @nn.compact

@@ -1,8 +1,8 @@
 """Observations normalised by their running mean and variance, as part of a network.
 
 The statistics are stored with the parameters (``NormalizedParams``), so that they are saved,
-restored, evaluated and exported together. Only ``update_statistics`` changes them. The trainer
-calls it with the rows of each iteration; evaluations do not call it.
+restored, evaluated and exported together. Training sets them by ``first_statistics`` and
+changes them by ``update_statistics`` with the rows of each iteration; evaluations do not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxdqn.types import (
 )
 
 _EPSILON = 1e-8
-"""Added to the variance, so that constant elements of an observation become 0."""
+"""Added to the variance, so that constant elements of an observation become 0 and not NaN."""
 _CLIP = 10.0
 """Clip of normalised observations, in standard deviations."""
 
@@ -91,7 +91,8 @@ def first_statistics(params: Params, obs: Array, collectives: Collectives) -> Pa
     """Return the parameters with the mean of the first observations [E, O] of all devices.
 
     Later updates measure deviations from the current mean, so that a large mean does not cause
-    cancellation in the variance. The first observations are not counted.
+    cancellation in the variance. The first observations are not counted. A mean
+    that is not finite is replaced by 0.
     """
     total, _, valid = collectives.mean(_finite_sums(obs.astype(jnp.float32), 1))
     mean = total / jnp.maximum(valid, 1.0 / collectives.size)
@@ -154,7 +155,7 @@ def update_statistics(params: Params, obs: Array, collectives: Collectives) -> P
 def of_trained(
     optimizer: Callable[[Hyper], optax.GradientTransformation],
 ) -> Callable[[Hyper], optax.GradientTransformation]:
-    """Apply an optimiser to the parameters only, so that weight decay spares the statistics."""
+    """Apply an optimiser to the trained parameters only; weight decay spares the statistics."""
 
     def of_network(hyper: Hyper) -> optax.GradientTransformation:
         inner = optax.with_extra_args_support(optimizer(hyper))

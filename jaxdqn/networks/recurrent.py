@@ -93,8 +93,8 @@ def from_custom_module(module: Any) -> Network:
 
     Args:
       module: ``module(carry, obs[B, O], first[B]) -> (carry, q[B, A])`` (or ``QOutput`` instead of
-        q). It resets its carry where ``first`` is True; ``module.initial_carry(batch_size)`` is
-        the first carry.
+        q). It must reset its carry where ``first`` is True. ``module.initial_carry(batch_size)``
+        returns the carry before the first row.
     """
 
     def init(key: Array, obs: Array) -> Params:

@@ -67,7 +67,7 @@ def refresh(params: Params) -> Params:
 
 
 def with_power_iteration(network: Network) -> Network:
-    """Return a network whose initial power vectors have converged, and with ``refresh``."""
+    """Return the network with ``refresh``, which ``init`` applies ``INITIAL_ITERATIONS`` times."""
 
     def init(key: Array, obs: Array) -> Params:
         def again(_: Any, params: Params) -> Params:

@@ -1,4 +1,4 @@
-"""Torso and head of the network of a configuration."""
+"""Torso and head of the built-in network."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from jaxdqn.networks.layers import Layers
 from jaxdqn.networks.torsos import MinAtarTorso, MLPTorso, NatureTorso
 
 _DENSE = {"minatar": (128,), "nature": (512,), "impala": (256,), "hadamax": (512,)}
-"""Widths of the dense layers after an image torso's convolutions."""
+"""Default widths of the dense layers after an image torso's convolutions."""
 
 
 def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn.Module, nn.Module]:
-    """Make the torso and the head.
+    """Make the torso ``kind`` and the head for ``config.loss``.
 
     The last dense layer moves from the torso into the head in two cases:
 
     - a dueling head: each of its two streams has a dense layer of that width;
     - implicit quantiles after convolutions: the dense layer follows the embedding, as published.
 
-    Without convolutions, implicit quantiles keep all dense layers in the torso, and the head
-    adds one more of the last width.
+    With implicit quantiles after an MLP, dueling or not, all dense layers stay in the torso, and
+    the head adds one more of the last width.
     """
     layers = Layers(
         noisy_sigma=config.noisy_sigma if config.noisy else None,

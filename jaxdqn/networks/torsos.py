@@ -36,16 +36,17 @@ def is_picture(shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 
 def _scales(obs: Array, scale: bool | None) -> bool:
-    """Return whether a batch of observations is scaled; None scales pictures."""
+    """Return whether to scale a batch of observations; None scales pictures only."""
     return is_picture(obs.shape[1:], obs.dtype) if scale is None else scale
 
 
 def as_image(
     obs: Array, dtype: jnp.dtype, scale: bool | None = None, channels_first: bool = False
 ) -> Array:
-    """Merge all axes after height and width into channels: ``[B, H, W, C]``.
+    """Merge all axes after height and width into channels, ``[B, H, W, C]``, and cast.
 
-    With ``channels_first`` the observations are ``[B, C, H, W]`` (or stacks of these).
+    With ``channels_first`` the observations are ``[B, C, H, W]`` (or stacks of these). If ``scale``
+    is None, only pictures are divided by 255.
     """
     scales = _scales(obs, scale)
     if channels_first:
@@ -57,11 +58,11 @@ def as_image(
 class Conv(nn.Module):
     """Convolution with the parameters of ``flax.linen.Conv``.
 
-    ``implementation`` selects one of two ways to compute the same result:
+    ``implementation`` selects how the result is computed:
 
     - ``lax``: ``lax.conv_general_dilated``.
     - ``patches``: concatenate shifted (strided) slices, and multiply by the kernel as a matrix.
-    - ``auto``: ``patches`` on CPU, ``lax`` on accelerators (neither is measured there yet).
+    - ``auto``: ``patches`` on CPU, ``lax`` on accelerators (not yet measured on accelerators).
 
     Inside ``lax.scan`` XLA:CPU runs a convolution several times slower than outside. Forward
     and backward in a scan, on 2 cores: MinAtar network at batch 128, lax 6.7 ms, patches 1.4;
@@ -152,7 +153,7 @@ class MLPTorso(nn.Module):
 
 
 class ImageTorso(nn.Module):
-    """Base of the convolutional torsos: their options."""
+    """Base of the convolutional torsos: their options and dense layers."""
 
     implementation: Implementation = "auto"
     layers: Layers = Layers()
@@ -178,7 +179,7 @@ class MinAtarTorso(ImageTorso):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 128]``; without dense layers, the flattened convolution."""
+        """Return features ``[B, hidden_sizes[-1]]``, or flat feature maps without dense layers."""
         x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         conv = Conv(16, 3, implementation=self.implementation, dtype=self.layers.dtype)
         x = self.layers.activate(conv(x))
@@ -192,7 +193,7 @@ class NatureTorso(ImageTorso):
 
     @nn.compact
     def __call__(self, obs: Array) -> Array:
-        """Return features ``[B, 512]``; without dense layers, the flattened convolution."""
+        """Return features ``[B, hidden_sizes[-1]]``, or flat feature maps without dense layers."""
         x = as_image(obs, self.layers.dtype, self.scale, self.channels_first)
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             conv = Conv(features, kernel, stride, self.implementation, self.layers.dtype)

@@ -36,7 +36,7 @@ def make_mapped_trainer(config: Config, **parts: Any) -> Trainer:
         return cast(Trainer, _on_host(config, devices, {**parts, "environment": host}))
     if config.model_devices > 1:
         parts["around_network"] = partial(split_network, model_devices=config.model_devices)
-    # The identity for a single replica: one device, a population, or a mesh of one replica.
+    # A single replica has identity collectives: one device, a population, or a mesh of one replica.
     collectives = device_collectives(config.replicas, deterministic=config.deterministic)
     trainer = make_trainer(config, collectives=collectives, **parts)
     if config.learners > 1:
@@ -60,7 +60,7 @@ def run_devices(config: Config) -> list[jax.Device]:
     """Return the devices that a run uses.
 
     Raises:
-        ValueError: if there are too few.
+        ValueError: if there are too few devices.
     """
     devices = jax.devices()
     if config.devices > len(devices):

@@ -1,4 +1,4 @@
-"""Synchronous data parallelism: the same step on every device, gradients averaged."""
+"""Data parallelism: the same step on every device, with averaged gradients or parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def across_devices(
     """Map a trainer over devices, each with separate environments and replay.
 
     Every leaf of the state gains a leading axis [D], with one slice on each device. The slices of
-    the parameters, the optimiser state and the counters are equal. Metrics are reduced over all
+    the parameters, the optimiser state and the counters are equal, apart from the residuals of
+    compression. With ``average_every``, the slices of the parameters are equal only after an
+    averaging, and those of the moments only with ``average_moments``. Metrics are reduced over all
     devices and gain no axis. Both mappings run the same body on a state of the same layout, so
     their results are bitwise identical.
 
@@ -41,7 +43,8 @@ def across_devices(
         which JAX now builds on ``shard_map``; it is offered for comparison.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if the devices are not distinct, ``mapping`` is unknown, or the trainer is mapped
+        or was made for another number of replicas.
     """
     mapped = mapping_over(trainer, devices, mapping)
 
@@ -69,10 +72,10 @@ def mapping_over(
 
 
 def check_distinct(devices: Sequence[jax.Device]) -> None:
-    """Check that there is at least one device and that none occurs twice.
+    """Check that there is at least one device and that no device is duplicated.
 
     Raises:
-      ValueError: otherwise.
+      ValueError: if there is none, or one occurs more than once.
     """
     if len(set(devices)) != len(devices) or not devices:
         raise ValueError(f"devices={list(devices)}: must be one or more distinct devices")
@@ -85,7 +88,7 @@ def check_replicas(trainer: Any, replicas: int, model_devices: int = 1) -> None:
     gradients, or would divide the environments and the batch incorrectly.
 
     Raises:
-      ValueError: otherwise.
+      ValueError: if the trainer is mapped or was made for another number.
     """
     if trainer.mapped:
         raise ValueError("trainer.mapped=True: must be False, as make_trainer makes it")
@@ -152,7 +155,7 @@ def single_pass_loop(
     """Wrap a function in a loop of one pass that the compiler does not remove.
 
     Without such a loop, XLA copies each array of the ring several times if the step removes and
-    adds an axis [1], or takes slices of larger arrays (XLA:CPU, JAX 0.10 and 0.11).
+    adds an axis of length 1, or takes slices of larger arrays (XLA:CPU, JAX 0.10 and 0.11).
     """
 
     def looped(state: TrainState) -> tuple[TrainState, Metrics]:
@@ -177,7 +180,7 @@ def state_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def first_replica(tree: PyTree) -> PyTree:
-    """Return the slices of leaves [D, ...] on this process's first device, without a copy.
+    """Return the slices of leaves [D, ...] on this process's first device, without a transfer.
 
     Given shapes, return the shapes of the slices.
     """
@@ -200,7 +203,7 @@ def shard_mapped(
     in_specs: tuple[PartitionSpec, ...],
     out_specs: Any,
 ) -> Callable[..., Any]:
-    """Map a function of the arrays of one replica over the axis ``DEVICE_AXIS`` of a mesh.
+    """Map a function of one replica over the axis ``DEVICE_AXIS`` of a mesh.
 
     ``SHARDED`` arrays have a leading axis [D] outside the mapping. The compiler handles
     the other axes of the mesh.

@@ -38,7 +38,7 @@ def learner_keys(config: Config) -> RunKeys:
 def learner_hypers(config: Config) -> Hyper:
     """Return the hyper-parameters of a run: leaves [], or [P] for a population.
 
-    The learners of one combination of the sweep, one for each seed, are contiguous.
+    The learners with the same swept values, one for each seed, are contiguous.
     """
     shared = hyper_from(config)
     if config.learners == 1:

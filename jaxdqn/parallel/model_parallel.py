@@ -48,7 +48,7 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
 
     Every leaf of the state gains a leading axis [D]. The layers that ``layer_specs`` selects are
     sharded in the parameters, the target network and the optimiser's moments. Everything else is
-    replicated over the devices of a replica, so all of them hold the same acting state and replay.
+    replicated: all devices of a replica hold the same acting state and replay.
 
     Args:
       trainer: an unmapped trainer made with ``device_collectives(D)`` and with
@@ -58,7 +58,7 @@ def across_mesh(trainer: Trainer, devices: Sequence[jax.Device], model_devices: 
       model_devices: number of devices per replica, at least 2.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint; also if no layer is
+      ValueError: if the devices do not form a mesh, the trainer does not fit them, or no layer is
         wide enough to be sharded.
     """
     _check_mesh_devices(devices, model_devices)
@@ -179,9 +179,9 @@ def layer_specs(params: Params, model_devices: int) -> PyTree:
     The matrices are visited in the order of their paths, with the ``head`` of a network last. The
     first layer is sharded by columns, [in, out/M], which also shards its output. The next layer is
     sharded by rows, [in/M, out]: each device multiplies its part, and one all-reduce sums the
-    products. If the preferred side is too short, the other side is sharded. Further matrices of a
-    layer, such as its noise, are sharded like the first one. All other parameters are replicated:
-    convolutions, biases, small matrices.
+    products. If the preferred side is too short or not divisible, the other side is sharded.
+    Further matrices of a layer, such as the sigmas of its noise, are sharded like its first matrix.
+    All other parameters are replicated: convolutions, biases, small matrices.
     """
     if isinstance(params, NormalizedParams):
         network = layer_specs(params.network, model_devices)

@@ -2,8 +2,8 @@
 
 Every process runs the same program; ``jax.distributed`` joins their devices into one list. The
 process with index 0 is the coordinator: it alone reads and writes files and makes the decisions on
-the host. Most functions here communicate, so all processes must call them in the same order. With
-one process each function is the identity or only calls its argument.
+the host. Most functions here communicate, so all processes must call them in the same order. A
+single process does not communicate.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def join(
       num_processes: number of processes.
       process_id: index of this process.
       heartbeat_seconds: a process that does not answer for this time counts as failed, and the
-        others end.
-      initialization_seconds: maximum time to wait for all processes.
+        others exit.
+      initialization_seconds: maximum time to wait for all processes, effectively at least 6.
 
     Raises:
       ValueError: if JAX finds no cluster.
@@ -77,7 +77,7 @@ def check_even() -> None:
     """Check that all processes have the same number of devices. Does not communicate.
 
     Raises:
-      ValueError: on every process if the numbers differ; states the number of each process.
+      ValueError: on every process, if the numbers differ.
     """
     owners = [device.process_index for device in jax.devices()]
     counts = [owners.count(process) for process in range(jax.process_count())]
@@ -90,7 +90,7 @@ def check_even() -> None:
 
 
 def host_names() -> list[str]:
-    """Return the host name of each process.
+    """Return the host name of each process, in order of their indices.
 
     Raises:
       ValueError: as ``check_even``.
@@ -142,7 +142,7 @@ def broadcast(make: Callable[[], Any]) -> Any:
 
 
 def broadcast_arrays(tree: PyTree) -> PyTree:
-    """Return the leaves of process 0 as NumPy arrays on every process.
+    """Return the leaves of process 0 as NumPy arrays on every process; unchanged with one process.
 
     Args:
       tree: pytree whose leaves have the same shapes and dtypes on every process.
@@ -153,7 +153,7 @@ def broadcast_arrays(tree: PyTree) -> PyTree:
 
 
 def first_stop_reason(reason: str | None) -> str | None:
-    """Return, on every process, the stop reason of the first process that has one."""
+    """Return, on every process, the reason of the first process that has one; None if none has."""
     if jax.process_count() == 1:
         return reason
     has_reason = multihost_utils.process_allgather(np.int32(reason is not None))
@@ -172,7 +172,7 @@ def check_same(values: dict[str, Any]) -> None:
     """Check that this process was given the same values as process 0.
 
     Raises:
-      ValueError: on the process whose values differ, naming the first such value.
+      ValueError: if a value differs; names the first such value.
     """
     wanted = broadcast(lambda: {"values": values, "host": platform.node()})
     for name, value in json.loads(json.dumps(values)).items():
@@ -191,8 +191,8 @@ def describe_process() -> str:
 def local_part(tree: PyTree) -> PyTree:
     """Return the part of each leaf that this process holds.
 
-    A leaf that spans several processes is replaced by this process's shards, concatenated along
-    the first axis. Keys become their key data.
+    A replicated leaf is replaced by one copy. Any other leaf that spans several processes is
+    replaced by this process's shards, concatenated along the first axis, keys by their key data.
     """
 
     def part(leaf: Any) -> Any:
@@ -209,7 +209,7 @@ def local_part(tree: PyTree) -> PyTree:
 
 
 def send(owner: int, sizes: Sequence[int], blocks: Sequence[np.ndarray] | None) -> None:
-    """Broadcast the blocks of the owner into the blocks of the other processes, in place.
+    """Broadcast the owner's blocks into the blocks of the other processes, in place.
 
     Args:
       owner: index of the sending process.
@@ -234,7 +234,7 @@ def send(owner: int, sizes: Sequence[int], blocks: Sequence[np.ndarray] | None) 
 
 
 def as_bytes(block: np.ndarray) -> np.ndarray:
-    """Return a view of the memory of a contiguous array, [bytes] uint8."""
+    """View a contiguous array as bytes, [bytes] uint8."""
     return block.reshape(-1).view(np.uint8)
 
 
@@ -248,8 +248,8 @@ def _broadcast_array(leaf: Any) -> np.ndarray:
 def _broadcast_text(text: str) -> str:
     """Return the text of process 0 on every process.
 
-    The first message contains the length and the start of the text. A second message contains the
-    rest if the text does not fit.
+    The first message contains the length and the start of the text. If the text does not fit, a
+    second message contains all of it.
     """
     data = text.encode()
     head = np.zeros(_HEAD_BYTES, np.uint8)

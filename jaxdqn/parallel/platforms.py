@@ -1,4 +1,4 @@
-"""Check of the JAX platforms before their first use."""
+"""Check that JAX can start its platforms, before their first use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import jax
 
 
 def check_platforms() -> None:
-    """Initialise the JAX platform.
+    """Initialise the platforms of JAX.
 
     Raises:
-        ValueError: with a message of one line, if JAX cannot start a platform that
-            ``JAX_PLATFORMS`` names.
+        ValueError: if JAX cannot start a platform that ``JAX_PLATFORMS`` names; the message has
+            one line.
     """
     try:
         jax.devices()
@@ -19,6 +19,6 @@ def check_platforms() -> None:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"JAX_PLATFORMS={chosen!r}: must name platforms that JAX can start on this machine"
-            f"{f' ({reason})' if reason else ''}; cpu always can, and without the variable JAX "
-            "chooses"
+            f"{f' ({reason})' if reason else ''}; cpu always can, and JAX chooses if the variable "
+            "is not set"
         ) from error

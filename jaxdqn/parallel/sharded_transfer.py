@@ -16,7 +16,7 @@ _Index = tuple[slice, ...]
 
 
 def gather(tree: PyTree) -> PyTree | None:
-    """Gather the leaves of sharded arrays as NumPy arrays on process 0; None on the others.
+    """Gather sharded leaves as NumPy arrays on process 0; return None on the other processes.
 
     The data are sent in pieces of 64 MiB, so a device holds at most its shards and two pieces. The
     host of process 0 needs memory for the complete arrays.

@@ -43,8 +43,8 @@ def vector_across_devices(
 ) -> VectorTrainer:
     """Map a trainer over devices; the host steps the environments of all devices together.
 
-    Each device acts for E/D environments and stores their rows; gradients are all-reduced over the
-    devices. The layout of the state is the same as with ``across_devices``.
+    Each device acts for an equal part of the environments and stores their rows; gradients are
+    all-reduced over the devices. The layout of the state is the same as with ``across_devices``.
 
     Args:
       trainer: an unmapped trainer made with ``device_collectives(len(devices))``.
@@ -52,7 +52,7 @@ def vector_across_devices(
       mapping: see ``across_devices``.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: as ``across_devices``.
     """
     mapped = mapping_over(trainer, devices, mapping)
     size, config, environment = len(devices), trainer.config, trainer.environment

@@ -1,4 +1,4 @@
-"""Replay: one ring of rows per device, with uniform or prioritised draws of rows or sequences."""
+"""Replay: one ring of rows per device; transitions or sequences, uniform or prioritised draws."""
 
 from jaxdqn.replay.memory import check_memory, free_bytes, replay_bytes
 from jaxdqn.replay.prioritized import importance_weights, make_prioritized

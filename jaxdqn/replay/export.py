@@ -29,7 +29,7 @@ _FIELDS = ("obs", "first", "action", "reward", "terminated", "truncated")
 
 
 class StoredRows(NamedTuple):
-    """Content of a file of rows."""
+    """Content of a row file."""
 
     rows: Row
     """NumPy leaves [T, E, ...]"""
@@ -57,7 +57,7 @@ def export_rows(replay_state: PyTree, *, devices: int) -> Row:
 
 
 def write_rows(file: str | os.PathLike[str], stored: StoredRows) -> None:
-    """Write rows to a file atomically: a reader sees the complete file or none.
+    """Write rows to a file atomically: a reader never sees an incomplete file.
 
     Raises:
         ValueError: if the rows have extras, which the format does not support.
@@ -83,7 +83,7 @@ def read_rows(file: str | os.PathLike[str]) -> StoredRows:
     """Read a file of rows, without executing any code from it.
 
     Raises:
-        ValueError: if the file is not a file of rows.
+        ValueError: if the file cannot be read, or is not a valid file of rows in this format.
     """
     try:
         with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -124,11 +124,11 @@ def _check_rows(stored: StoredRows, file: str) -> None:
 
 
 def fold_rows(stored: StoredRows, config: Config, spec: EnvSpec) -> Row:
-    """Return the newest rows of a file in the layout of a run.
+    """Return the rows of a file in the layout of a run.
 
     The streams of the environments in the file are concatenated; ``first`` is set in the first row
-    of each. The newest rows that fit into the replay together with the warm-up are then divided
-    into E streams of equal length.
+    of each stream. The last rows of the concatenation, as many as fit into the replay together
+    with the warm-up, are then divided into E streams of equal length.
 
     Returns:
         NumPy leaves [I, K, E, ...], E over all devices.

@@ -17,7 +17,7 @@ def replay_bytes(replay: Replay, example_row: Row) -> int:
 
 
 def free_bytes(device: Any = None) -> int:
-    """Return the free bytes of ``device``, or of the host if the device reports none (CPU)."""
+    """Return the free bytes of ``device``, or of the host if the device reports no limit (CPU)."""
     device = device or jax.local_devices()[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -50,10 +50,10 @@ def check_memory(
       device: device to check; by default the first device of this process.
       devices: number of devices of this process that each allocate ``num_bytes``.
       what: subject and verb of the error message.
-      argument: option that the message names.
+      argument: option to name in the message.
 
     Raises:
-      ValueError: stating the requested and the free bytes.
+      ValueError: if the memory is too small; states the requested and the free bytes.
     """
     free, sharing = free_bytes(device), devices_sharing_memory(devices, device)
     if num_bytes * sharing <= free:

@@ -22,9 +22,10 @@ def gather_paths(
     n_step: int,
     frame_stack: int,
 ) -> Batch:
-    """Gather the transitions of ``gather_transitions``, with the steps of each as ``Batch.path``.
+    """Gather transitions as ``gather_transitions`` does, with their steps as ``Batch.path``.
 
-    ``obs_t`` of the batch is empty, because the path contains the bootstrap observation.
+    ``obs_t`` and ``legal_t`` of the batch are empty, because the path contains them, and so is
+    ``extras_tm1``.
 
     Args:
       ring: the ring.
@@ -72,7 +73,8 @@ def make_gather(
       n_step: N
       frame_stack: S
       paths: True to gather with ``gather_paths``.
-      behaviour_prob: returns the probabilities of actions [T, E] from the extras of stored rows.
+      behaviour_prob: function from the extras of the stored rows to the probability of each action
+        [T, E].
     """
     if not paths:
         return partial(gather_transitions, n_step=n_step, frame_stack=frame_stack)

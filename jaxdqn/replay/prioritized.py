@@ -76,9 +76,10 @@ def make_prioritized(
 
     ``sample`` is stratified: the b-th row of a batch is drawn from the b-th of B equal parts of the
     sum of the priorities (appendix B.2.1 of the paper). ``update`` takes the indices of
-    ``SampleInfo`` and stores the priorities unchanged, so the caller must apply the exponent. It
-    ignores rows that since the draw were overwritten or became context for frame stacks. Generation
-    tags distinguish a row from its successors in the same slot over the last 2^31 rows.
+    ``SampleInfo`` and stores the priorities, raised to at least 1e-30; the caller must apply the
+    exponent. It ignores rows that were overwritten or became context for frame stacks since the
+    draw. Generation tags distinguish a row from its successors in the same slot over the last 2^31
+    rows.
 
     Args:
       num_envs: E
@@ -87,11 +88,12 @@ def make_prioritized(
       batch_size: B
       n_step: N
       frame_stack: S
-      paths: batches have ``Batch.path``; the extras of rows are then the probabilities of actions.
+      paths: True for batches with ``Batch.path``; the extras of a row are then the probability of
+        its action.
       fan_out: number of children of a node of the sum tree
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if a size is out of range.
     """
     validate_sizes(
         num_envs=num_envs,
@@ -140,9 +142,10 @@ def importance_weights(
 ) -> Array:
     """Return importance weights ``(n P(i))^-exponent``, divided by their maximum.
 
-    Schaul et al. 2016, section 3.4. With D devices, a row of device d is drawn with probability
-    ``P_d(i) / D``. The weights are thus proportional to ``P_d(i)^-exponent`` on every device, and
-    both D and the number of rows n cancel. Only the maximum must be taken over all devices.
+    Schaul et al. 2016, section 3.4; shape [B]. With D devices, a row of device d is drawn with
+    probability ``P_d(i) / D``. The weights are thus proportional to ``P_d(i)^-exponent`` on every
+    device, and both D and the number of rows n cancel. Only the maximum must be taken over all
+    devices.
 
     Args:
       probabilities: ``[B]`` float32, probability of each draw under the replay of its device.
@@ -160,7 +163,7 @@ def _make_add(
 
     Args:
       delay: number of newer rows required before a row becomes sampleable.
-      context: number of oldest rows that are no valid starts once the ring overwrites rows.
+      context: number of oldest rows that stop being valid starts once the ring overwrites rows.
       generations: number of generations that an index can encode.
     """
 
@@ -199,9 +202,14 @@ def _make_add(
 def make_priority_update(
     num_leaves: int, generations: int, stride: int = 1
 ) -> Callable[[Any, Array, Array], Any]:
-    """Make ``update`` for a tree of ``num_leaves`` leaves, one for each row in a stride-th slot.
+    """Make ``update(state, indices[B], priorities[B]) -> state``.
 
-    Its state is a ``PrioritizedState`` or another state with the same fields.
+    The state is a ``PrioritizedState`` or another state with the same fields.
+
+    Args:
+      num_leaves: number of leaves of the tree, one for each row in every ``stride``-th slot.
+      generations: number of generations that an index can encode.
+      stride: slots from one leaf of an environment to the next.
     """
 
     def update(state: Any, indices: Array, priorities: Array) -> Any:
@@ -223,7 +231,7 @@ def make_priority_update(
 
 
 def entering_rows(ring: RingState, length: int, delay: int) -> tuple[Array, Array]:
-    """Return the rows that became sampleable by the newest write: first slot, and valid starts.
+    """Return the first slot and the valid starts of the rows that the newest write made sampleable.
 
     Returns:
       slot: ``[]`` int32

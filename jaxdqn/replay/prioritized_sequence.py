@@ -1,7 +1,8 @@
 """Prioritised replay of sequences of rows (Kapturowski et al. 2019, section 2.3).
 
-A sum tree has one leaf for each start of a sequence, at the flat index of the start. Invariant: the
-leaf of a valid start is the priority of its sequence, which is positive; all other leaves are zero.
+A sum tree has one leaf for each start, at the flat index of the start (``jaxdqn.replay.sequence``).
+Invariant: the leaf of a valid start is the priority of its sequence, which is positive; all other
+leaves are zero.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def make_prioritized_sequence(
       fan_out: number of children of a node of the sum tree
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if a size is out of range.
     """
     sizes = validated_sizes(num_envs, rows_per_env, rows_per_add, batch_size, length, stride)
     num_leaves = sizes.starts * num_envs
@@ -107,7 +108,7 @@ def make_prioritized_sequence(
 def _make_prioritized_add(
     sizes: SequenceSizes, generations: int
 ) -> Callable[[PrioritizedSequenceState, Row], PrioritizedSequenceState]:
-    """Make ``add``: overwritten starts get priority zero, and new valid ones the maximum."""
+    """Make ``add``: overwritten starts get priority zero, new valid starts ``max_priority``."""
     num_envs, length, per_add = sizes.num_envs, sizes.length, sizes.rows_per_add
 
     def run(starts: Array, priority: Array, mask: Array) -> tuple[Array, Array, Array]:
@@ -119,8 +120,8 @@ def _make_prioritized_add(
         overwritten, offsets = starts_from(sizes, state.position)
         zeroed = run(overwritten, jnp.float32(0), offsets < per_add)
         state = write_sequences(sizes, state, rows)
-        # Age in rows, relative to the newest row, of the oldest of the K rows that became
-        # sampleable.
+        # Of the K rows that became sampleable, the oldest is this many rows older than the newest
+        # row.
         oldest_age = length + per_add - 2
         entering, offsets = starts_from(sizes, (state.position - 1 - oldest_age) % sizes.num_slots)
         # Early in a run some of these rows do not exist yet.

@@ -27,6 +27,9 @@ def redistribute(state: Any, devices: int, *, stride: int = 1) -> Any:
             numbered consecutively, device by device.
         devices: new number of devices; must divide the total number of environments.
         stride: slots from one start of a sequence to the next, in a replay of sequences.
+
+    Raises:
+        ValueError: if the replay is not one of this library.
     """
     if not isinstance(state, _BUILT_IN):
         raise ValueError("replay: must be a built-in one to resume on another number of devices")

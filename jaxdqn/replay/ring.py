@@ -130,10 +130,10 @@ def gather_transitions(
 def returns_at(
     ring: RingState, index: Array, gamma: Array, *, n_step: int
 ) -> tuple[Array, Array, Array]:
-    """Compute the returns, discounts and bootstrap rows of transitions, as ``gather_transitions``.
+    """Compute returns, discounts and bootstrap rows, as in ``gather_transitions``.
 
     Returns:
-      Sums of discounted rewards [B] float32, discounts [B] float32, and flat indices [B] int32.
+      Returns [B] float32, discounts [B] float32, and flat indices [B] int32 of the bootstrap rows.
     """
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     reward, terminated, included, _ = steps_at(ring, index, n_step=n_step)
@@ -147,14 +147,11 @@ def returns_at(
 
 
 def steps_at(ring: RingState, index: Array, *, n_step: int) -> tuple[Array, Array, Array, Array]:
-    """Return rewards, terminations and inclusion of the steps of the transitions at an index.
-
-    They are as in ``gather_transitions``.
+    """Return the N steps from each start, defined as in ``gather_transitions``.
 
     Returns:
       Rewards [B, N] float32; terminations [B, N] bool; inclusion [B, N] float32, 1 for the steps of
-      the return, then 0; and the flat indices [B, N + 1] int32 of the start and of the rows after
-      the steps.
+      the return, then 0; and flat indices [B, N + 1] int32 of the rows 0 to N.
     """
     num_rows, num_envs = ring.rows.flags.size, ring.rows.flags.shape[1]
     ahead = jnp.arange(n_step + 1, dtype=jnp.int32) * num_envs

@@ -75,8 +75,8 @@ def make_sequence(
 ) -> Replay:
     """Make a uniform replay of sequences of L rows.
 
-    ``sample`` returns a ``Row`` with leaves [B, L, ...]; its ``extras`` [B, ...] belong to the
-    first row of each sequence. It ignores ``gamma``.
+    ``sample`` ignores ``gamma`` and returns a ``Row`` with leaves [B, L, ...]; the ``extras``
+    [B, ...] belong to the first row of each sequence.
 
     Args:
       num_envs: E
@@ -87,7 +87,7 @@ def make_sequence(
       stride: slots from one start to the next
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if a size is out of range.
     """
     sizes = validated_sizes(num_envs, rows_per_env, rows_per_add, batch_size, length, stride)
 
@@ -119,7 +119,7 @@ def validated_sizes(
     """Return the sizes of a replay of sequences.
 
     Raises:
-        ValueError: naming the argument, its value and the constraint.
+        ValueError: if a size is out of range.
     """
     validate_sizes(
         num_envs=num_envs,
@@ -145,9 +145,9 @@ def init_storage(sizes: SequenceSizes, example_row: Row) -> tuple[StoredRow, Arr
 
 
 def write_sequences(sizes: SequenceSizes, state: State, rows: Row) -> State:
-    """Write rows [K, E, ...] over the oldest slots, and the extras of those at starts.
+    """Write rows [K, E, ...] over the oldest slots, and the extras of the rows at starts.
 
-    The state is a ``SequenceState`` or another state with the same fields, also in
+    ``state`` is a ``SequenceState`` or another state with the same fields, here and in
     ``gather_starts``.
     """
     starts, offsets = starts_from(sizes, state.position)
@@ -178,9 +178,10 @@ def gather_starts(sizes: SequenceSizes, state: Any, flat: Array) -> Row:
 
 
 def _valid_starts(sizes: SequenceSizes, position: Array, size: Array) -> tuple[Array, Array]:
-    """Return the oldest valid start of each environment, and the number of valid starts.
+    """Return the oldest valid start and the number of valid starts, per environment.
 
-    The valid starts are consecutive, modulo C, and the same for all environments.
+    The valid starts are consecutive, modulo C, and the same in all environments. The oldest may be
+    C, which means 0.
     """
     oldest_slot = (position - size) % sizes.num_slots
     # Slots of valid starts before the modulo: oldest_slot <= slot < end, with end <= 2 T.

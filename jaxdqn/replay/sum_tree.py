@@ -1,12 +1,12 @@
 """Sum tree: mutable weights, and draws proportional to them.
 
-Every node has ``F`` children (8 to 32). With 16, a million leaves take five levels, and the
+Every node has ``F`` children. With 16, the default, a million leaves take five levels, and the
 children of a node fill one cache line.
 
 Invariant: every inner entry is the float32 sum of its children, *recomputed* at each write instead
 of updated by a difference. Errors therefore do not accumulate: after any number of updates the root
 equals the sum of the leaves up to the rounding of one summation. For the same reason it is harmless
-to write one index twice.
+to write an index twice in one call.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def set_leaves(tree: SumTree, index: Array, values: Array) -> SumTree:
 
 
 def set_runs(tree: SumTree, runs: Sequence[tuple[Array, Array, Array]], capacity: int) -> SumTree:
-    """Write runs of consecutive leaves, like ``set_leaves`` but computing each parent only once.
+    """Write runs of consecutive leaves, with about one parent to recompute per F leaves.
 
-    If two runs write the same leaf, either value may be written.
+    ``set_leaves`` would recompute one parent per leaf. If two runs write the same leaf, either
+    value may be written.
 
     Args:
       runs: ``(start, values, mask)``, [] int32, [n] float32, [n] bool, for the leaves ``start``,

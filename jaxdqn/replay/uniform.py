@@ -33,7 +33,7 @@ class UniformState(NamedTuple):
     position: Array
     size: Array
     starts: Array
-    """[(T + K) * E] int32, flat indices; the other entries are stale"""
+    """[(T + K) * E] int32, flat indices; entries outside the queue are stale"""
     tail: Array
     """[] int32, position of the oldest valid start in ``starts``"""
     count: Array  # type: ignore[assignment]
@@ -73,10 +73,11 @@ def make_uniform(
       batch_size: B
       n_step: N
       frame_stack: S
-      paths: batches have ``Batch.path``; the extras of rows are then the probabilities of actions.
+      paths: True for batches with ``Batch.path``; the extras of a row are then the probability of
+        its action.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if a size is out of range.
     """
     validate_sizes(
         num_envs=num_envs,
@@ -105,7 +106,7 @@ def validate_sizes(**arguments: int) -> None:
     """Check the sizes of a replay.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if a size is out of range; names the argument and the constraint.
     """
     for name, value in arguments.items():
         if value < 1:
@@ -153,7 +154,7 @@ def _make_add(
 
     Args:
       delay: number of newer rows required before a row becomes sampleable.
-      context: number of oldest rows that are no valid starts once the ring overwrites rows.
+      context: number of oldest rows that stop being valid starts once the ring overwrites rows.
       exclude_final: True to exclude a row that holds the final observation of an episode, that
         is, a row whose successor opens an episode.
     """

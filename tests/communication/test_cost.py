@@ -166,6 +166,7 @@ def test_averaging_every_eight_steps_sends_an_eighth_of_the_parameters(devices):
     [
         ({"average_moments": True}, 3),
         ({"average_moments": True, "optimizer": "rmsprop"}, 2),
+        ({"average_moments": True, "optimizer": "rmsprop", "rmsprop_centered": True}, 3),
         ({"average_moments": True, "learning_rate_schedule": "linear"}, 3),
         ({"target_tau": 0.01}, 2),
     ],

@@ -167,7 +167,7 @@ def test_another_environment_than_that_of_the_policy_is_one_line_that_names_both
     message = (
         r"^on='gymnasium:CartPole-v1': must have the observations and actions of the policy, "
         r"bool\[10, 10, 4\] and 6 actions in 'Breakout-MinAtar', not float32\[4\] and 2 actions; "
-        r"register_mapping of .*$"
+        r"translate them with jaxdqn\.envs\.judge\.register_mapping$"
     )
     with pytest.raises(ValueError, match=message):
         as_judge(cartpole, spec("Breakout-MinAtar", 6))

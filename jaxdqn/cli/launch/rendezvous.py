@@ -1,4 +1,4 @@
-"""Connect the parents of all processes before a run, and report failures to all. Imports no JAX.
+"""Connect the parent processes before a run, and report failures to all. Imports no JAX.
 
 Process 0 listens at the coordinator's address. Each other process connects and sends its index,
 the number of processes and its host. When all are connected, process 0 stops listening, because
@@ -30,7 +30,7 @@ _ANSWER_SECONDS = 5.0
 
 
 class ProcessSpec(NamedTuple):
-    """One process of a run over several processes."""
+    """One process of a multi-process run."""
 
     coordinator: str
     """HOST:PORT of process 0."""
@@ -54,18 +54,18 @@ class Peers:
         self._closed = False
 
     def listen(self, on_failure: Callable[[str], None]) -> None:
-        """Call ``on_failure(cause)`` from another thread if a process fails or disconnects."""
+        """Call ``on_failure(cause)`` from another thread for each failure or disconnection."""
         for index, link in self._links.items():
             threading.Thread(
                 target=self._follow, args=(index, link, on_failure), daemon=True
             ).start()
 
     def report(self, cause: str) -> None:
-        """Tell all others that this process has failed."""
+        """Tell all other processes that this one has failed; process 0 forwards the message."""
         self._send_to_all({"failed": cause})
 
     def done(self) -> None:
-        """Tell all others that this process has ended normally."""
+        """Tell the connected processes that this one finishes normally."""
         self._send_to_all({"done": True})
 
     def close(self) -> None:
@@ -111,7 +111,8 @@ def connect(spec: ProcessSpec, seconds: float) -> Peers:
     """Wait until all processes are connected.
 
     Raises:
-        RunFailed: naming the missing or conflicting process, on every process reached.
+        RunFailed: if a process is missing or conflicts with another, on every process that is
+            connected, or if this process cannot listen or connect.
     """
     if spec.process_id == 0:
         return _accept_all(spec, time.monotonic() + seconds, seconds)
@@ -136,7 +137,7 @@ def _accept_all(spec: ProcessSpec, deadline: float, seconds: float) -> Peers:
                 link.close()  # another program
                 continue
             error = _conflict(spec, links, index, count, host)
-            # A conflicting process gets an answer too; its link must not replace that of another.
+            # A conflicting process gets an answer too; its link must not replace another link.
             links[index if error is None else -1] = (host, link)
     answer = {"accepted": platform.node()} if error is None else {"rejected": error}
     for _, link in links.values():
@@ -197,7 +198,7 @@ def _conflict(
     count: int,
     host: str,
 ) -> str | None:
-    """Return an error message if a new process conflicts with this process or with another."""
+    """Return an error message if a new process conflicts with this or a connected one."""
     if count != spec.num_processes:
         return (
             f"num_processes={count} in process {index} on {host}: must be {spec.num_processes}, "

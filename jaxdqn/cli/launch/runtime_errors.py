@@ -27,11 +27,11 @@ _FATAL = re.compile(r"[EF]\d{4} \d\d:\d\d:\d\d.*(coordination_service|client\.h)
 def explain_abort(
     text: str, hosts: Sequence[str], spec: ProcessSpec | None, timeouts: Timeouts
 ) -> str | None:
-    """Return a plain explanation of the runtime's abort message; None if it is unknown.
+    """Return a plain explanation of the runtime's abort message; None for an unknown message.
 
     Args:
         text: the lines of the message.
-        hosts: host of each process, as far as it is known.
+        hosts: host of each process; empty before the worker has reported them.
         spec: this process; None in a cluster that JAX detects.
         timeouts: the time-outs of the run.
     """

@@ -212,7 +212,7 @@ class _Supervisor:
         Return the exit code if the worker has printed its error itself.
 
         Raises:
-            RunFailed: otherwise.
+            RunFailed: if the worker has not printed its error.
         """
         reported = code in (USAGE_ERROR, FAILED) or code > _SIGNALLED
         if reported and self._last_error is not None:

@@ -1,4 +1,4 @@
-"""Worker process of a run over several processes, a child of ``jaxdqn.cli.launch.supervisor``."""
+"""Worker process of a multi-process run, a child of ``jaxdqn.cli.launch.supervisor``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ABORT_SECONDS = 60.0
 """Time after lost contact within which the runtime names the failed process and aborts."""
 
 _REJECTION_SECONDS = 1.0
-"""Time for the other processes to reject the same configuration, before this process ends."""
+"""Time for the other processes to reject the same configuration, before this process exits."""
 
 _CONTACT = re.compile(r"gloo|nccl|connection|unavailable|heartbeat|coordination|aborted", re.I)
 
 
 def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
-    """Run the command and return 0, or end the process at once with a non-zero exit code.
+    """Run the command and return 0; after a failure, exit with a non-zero code instead.
 
-    A normal exit would deadlock: at exit JAX waits for the other processes, which wait for this
-    one.
+    The process exits by ``os._exit``. A normal exit would deadlock: JAX would wait for the other
+    processes, which wait for this one.
     """
     _end_with_parent()
     try:
@@ -51,7 +51,7 @@ def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
             sys.stdout.flush()
             sys.stderr.flush()
         if code == USAGE_ERROR:
-            # The end of this process stops the others. Give them time to report the error too.
+            # When this process exits, the others are stopped. Let them report the error first.
             time.sleep(_REJECTION_SECONDS)
         os._exit(code)
     return 0
@@ -60,7 +60,7 @@ def work(command: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
 def join(spec: ProcessSpec | None, timeouts: Timeouts) -> bool:
     """Join the other processes and return whether this one is the coordinator.
 
-    The worker reports the host of each process to its parent; the coordinator prints them.
+    Each worker reports the hosts of all processes to its parent; the coordinator prints them.
     """
     from jaxdqn.parallel import multihost
 
@@ -82,7 +82,7 @@ def join(spec: ProcessSpec | None, timeouts: Timeouts) -> bool:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent ends for any reason."""
+    """Exit when the parent process exits, for whatever reason."""
     lifeline = int(os.environ[LIFELINE])
 
     def watch() -> None:

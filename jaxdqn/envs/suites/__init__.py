@@ -1,6 +1,6 @@
 """Environments of JAX suites, named ``SUITE:ID``, with the contract of ``Environment``.
 
-Each suite has one module here. Only this module imports the suite, when an environment is made.
+Each suite has one module here, which alone imports the suite, when an environment is made.
 ``pixels`` is the suite of this library.
 """
 

@@ -38,11 +38,11 @@ class Source(NamedTuple):
     num_actions: int
     max_episode_steps: int | None = None
     view: Callable[[Array], Array] = standard
-    """Conversion of an observation of ``reset`` or ``step`` to the observation of ``TimeStep``."""
+    """Conversion of an observation from ``reset`` or ``step`` to that of ``TimeStep``."""
     render: Render | None = None
     legal: Callable[[PyTree], Array] | None = None
-    """``legal(state) -> mask``, [A] bool, True for the legal actions; None if all are legal. It may
-    be all False in a state that ends the episode."""
+    """``legal(state) -> mask``, [A] bool, True for the legal actions; None if all are legal. In a
+    state that ends the episode, the mask may be all False."""
     changed: tuple[str, ...] = ()
     """Arguments that differ from the defaults, as NAME=VALUE."""
 
@@ -65,7 +65,7 @@ def import_suite(name: str, *modules: str, lazily: Iterable[str] = ()) -> list[M
         lazily: modules that the suite imports but no environment uses; they need not be installed.
 
     Raises:
-        ValueError: naming the extra to install, if a module or one that it needs is missing.
+        ValueError: if a module, or a module that it needs, is missing; names the extra to install.
     """
     import_matplotlib()
     suite = name.partition(":")[0]
@@ -79,10 +79,10 @@ def import_suite(name: str, *modules: str, lazily: Iterable[str] = ()) -> list[M
 
 
 def require_id(name: str, known: Iterable[str]) -> None:
-    """Check that the ID of ``SUITE:ID`` exists in its suite.
+    """Check that the ID of ``SUITE:ID`` exists in the suite.
 
     Raises:
-        ValueError: listing the nearest ids.
+        ValueError: if the ID is unknown; lists the nearest ids.
     """
     suite, _, ident = name.partition(":")
     if ident not in (ids := sorted(known)):

@@ -29,7 +29,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     would not have ended without its time limit.
 
     Raises:
-        ValueError: if it is not installed, or the id or an argument is unknown.
+        ValueError: if Craftax is not installed, or the id or an argument is unknown or invalid.
     """
     name = f"craftax:{ident}"
     require_id(name, IDS)

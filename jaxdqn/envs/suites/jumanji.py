@@ -46,8 +46,8 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     """Return an environment of Jumanji.
 
     Raises:
-        ValueError: if it is not installed, the id or an argument is unknown, the actions are
-            continuous or too many, or there are several rewards.
+        ValueError: if Jumanji is not installed, the id or an argument is unknown or invalid, the
+            actions are continuous or too many, or there are several rewards.
     """
     name = f"jumanji:{ident}"
     jumanji, specs = import_suite(name, "jumanji", "jumanji.specs")

@@ -1,8 +1,8 @@
 """NAVIX, ``navix:ID``.
 
-Arguments: ``observation``, one of ``OBSERVATIONS``, and the plain fields of its ``Environment``,
-such as ``max_steps``. Symbolic observations [H, W, (object, colour, state)] become planes,
-[H, W, 21] bool; categorical ones [H, W] become one-hot bool; images remain uint8.
+Arguments: ``observation``, one of ``OBSERVATIONS``, and the plain fields of NAVIX's
+``Environment``, such as ``max_steps``. Symbolic observations [H, W, (object, colour, state)] become
+planes, [H, W, 21] bool; categorical ones [H, W] become one-hot bool; images remain uint8.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     NAVIX's own step, which resets after the end of an episode, is not used.
 
     Raises:
-        ValueError: if it is not installed, or the id or an argument is unknown.
+        ValueError: if NAVIX is not installed, or the id or an argument is unknown or invalid.
     """
     name = f"navix:{ident}"
     navix, cache = import_suite(

@@ -1,4 +1,4 @@
-"""Conversion of observations of the suites to a single array for a network.
+"""Conversion of the suites' observations to a single array for a network.
 
 - An array keeps its shape. bool and uint8 keep their dtype; other dtypes become float32.
 - An integer with known bounds becomes one-hot bool on a new last axis if it has at most 32 values

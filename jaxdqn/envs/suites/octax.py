@@ -28,7 +28,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     """Return a game of Octax.
 
     Raises:
-        ValueError: if it is not installed, or the id or an argument is unknown.
+        ValueError: if Octax is not installed, or the id or an argument is unknown or invalid.
     """
     name = f"octax:{ident}"
     environments, rendering = import_suite(name, "octax.environments", "octax.rendering")

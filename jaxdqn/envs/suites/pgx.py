@@ -24,8 +24,8 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     """Return a single-player game of Pgx.
 
     Raises:
-        ValueError: if it is not installed, the game has several players, or the id or an argument
-            is unknown.
+        ValueError: if Pgx is not installed, the game has several players, or the id or an argument
+            is unknown or invalid.
     """
     name = f"pgx:{ident}"
     (pgx,) = import_suite(name, "pgx")

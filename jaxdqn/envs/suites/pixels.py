@@ -25,7 +25,7 @@ _WIDTHS = (8, bat_and_ball.SIDE)
 
 
 def source(ident: str, arguments: Mapping[str, Any]) -> Source:
-    """Return a game.
+    """Return a game of this library.
 
     Raises:
         ValueError: if the id or an argument is unknown, or a value is out of range.

@@ -21,7 +21,8 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
     An episode terminates at the goal, with a discount of 0, and is truncated after ``max_steps``.
 
     Raises:
-        ValueError: if it is not installed, or the id or an argument is unknown.
+        ValueError: if XLand-MiniGrid is not installed, or the id or an argument is unknown or
+            invalid.
     """
     name = f"xminigrid:{ident}"
     xminigrid, types, constants = import_suite(

@@ -18,11 +18,11 @@ INVALID_FLAGS = {
     "only the id": (["--process-id", "0"], "must be given with coordinator, num_processes"),
     "no port": (
         ["--coordinator", "node1", "--num-processes", "2", "--process-id", "0"],
-        "coordinator='node1': must be HOST:PORT",
+        "coordinator='node1': must be the address of process 0 as HOST:PORT",
     ),
     "port too high": (
         ["--coordinator", "node1:65536", "--num-processes", "2", "--process-id", "0"],
-        "coordinator='node1:65536': must be HOST:PORT",
+        "coordinator='node1:65536': must be the address of process 0 as HOST:PORT",
     ),
     "no processes": (
         ["--coordinator", "h:1", "--num-processes", "0", "--process-id", "0"],
