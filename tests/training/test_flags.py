@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdqn.config.presets import preset
+from jaxdqn.envs import make_environment
 from jaxdqn.run.runner import run
 from jaxdqn.training.evaluation import make_evaluator
 from jaxdqn.training.hyper import hyper_from
 from jaxdqn.training.trainer import make_trainer
 from tests.storage.runs import shrunk
 from tests.toys import DEVICE_PRESETS, noisy, quick_jit, quick_runs, tiny
+from tests.training.test_vector_trainer import on_host, runner_of
 
 WIDE = ("float64", "int64", "uint64")
 
@@ -90,6 +93,52 @@ def test_a_run_ends_with_its_results_under_x64_rbg_keys_and_the_checks(tmp_path)
         result = run(tiny(eval_episodes=4, eval_epsilon=0.1), out=tmp_path / "run")
     assert result.summary["gradient_steps"] > 0
     assert np.isfinite(result.summary["eval_return_mean"])
+
+
+def simulator(shape, dtype, num_actions):
+    """Return an environment on the host with random observations and episodes of nine steps."""
+
+    def observe(key):
+        return (255 * jax.random.uniform(key, shape, jnp.float32)).astype(dtype)
+
+    def step(key, state, action):
+        return state, observe(key), action.astype(jnp.float32), jnp.bool(False)
+
+    return on_host(
+        make_environment(
+            lambda key: (jnp.int32(0), observe(key)),
+            step,
+            name="simulator",
+            num_actions=num_actions,
+            max_episode_steps=9,
+        )
+    )
+
+
+OF_THE_HOST = {
+    "atari": (preset("atari"), ((84, 84), "uint8", 6)),
+    "atari-classic": (preset("atari-classic"), ((84, 84), "uint8", 6)),
+    "pqn on Atari": (preset("pqn", env="ale:pong"), ((84, 84), "uint8", 6)),
+    "driving": (preset("driving"), ((5, 5), "float32", 5)),
+    "lunarlander": (preset("lunarlander"), ((8,), "float32", 4)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_THE_HOST)
+def test_every_preset_of_the_host_learns_under_x64_rbg_keys_and_the_checks(name):
+    config, shape = OF_THE_HOST[name]
+    config = shrunk(config)
+    with checks():
+        runner = runner_of(config, simulator(*shape))
+        state = runner.init(jax.random.key(0), hyper_from(config))
+        before = jax.tree.map(np.array, state.agent.params)
+        after, (metrics, _) = runner.chunk(state, 4)
+        runner.close()
+    assert metrics.gradient_steps > 0
+    assert (metrics.lost, metrics.skipped) == (0, 0)
+    assert not [leaf for leaf in jax.tree.leaves(after.replay) if str(leaf.dtype) in WIDE]
+    assert_moved(before, after.agent.params)
 
 
 def assert_moved(before, after):
