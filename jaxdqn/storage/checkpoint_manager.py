@@ -42,7 +42,7 @@ class CheckpointManager:
         config: configuration of the run.
         snapshot: function that copies a state on the device, with keys as key data.
         target: shapes of the state.
-        preset: name of the preset, or None.
+        preset: name of the preset; None if the run has none.
         shape_under: function that returns the shapes of the state under the configuration of a
             checkpoint, which may differ from ``config``.
         clock: function that returns the time in seconds.

@@ -155,7 +155,7 @@ def count_step(
       episode: episode statistics before the step.
       row: row of the step, leaves [E, ...].
       stepped: [E] bool, False for resets.
-      ends: [E] bool, True where the episode ends at this step, or ended at the previous one.
+      ends: [E] bool, True where this step reports the end of an episode; see ``episode_ends``.
       exploration: exploration parameters of the step.
     """
     (episode_return, episode_length), after = step_episode(episode, row.reward, ends, stepped)
