@@ -9,8 +9,7 @@ LONG_CHUNK = 1.0
 PART_SECONDS = 0.5
 """Target duration of a part in seconds."""
 FIRST_PARTS = 16
-"""Minimum number of parts of a process's first chunk with a deadline, if the chunk is long enough.
-"""
+"""Minimum number of parts of a long first chunk of a process with a deadline."""
 
 
 def first_part(config: Config, least: int = 1) -> int | None:

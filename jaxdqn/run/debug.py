@@ -33,8 +33,7 @@ FLAGS = {
     "jax_debug_infs": True,
     "jax_transfer_guard": "allow",
 }
-"""JAX flags, set for all threads, because a separate thread learns with environments on the host.
-"""
+"""JAX flags, set for all threads: with environments on the host, a separate thread learns."""
 _LIBRARY = str(Path(jaxdqn.__file__).parent)
 
 
