@@ -18,8 +18,8 @@ class Flags(Options):
     out: str | None = option(None, group="Run", everyday=True)
     """Run directory, new or empty; by default runs/PRESET-ENV-sSEED-TIME."""
     resume: bool = option(False, group="Run", everyday=True)
-    """Resume the run in --out from its newest checkpoint, or start a run if there is none. Without
-    a PRESET, the configuration of the run in --out gives the defaults."""
+    """Resume the run in --out from its newest checkpoint, or start one if there is none. Without a
+    PRESET, the configuration of the run in --out gives the defaults."""
     extend: Literal["keep", "stretch"] | None = option(None, group="Run")
     """With --resume and another --total-rows: keep the schedules over the former budget, after
     which they stay at their final values, or stretch them over the new budget, as if the run had

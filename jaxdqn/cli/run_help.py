@@ -17,8 +17,8 @@ _SUMMARY = (
 _NOTES: dict[str, dict[str, str] | str] = {
     "Presets": {
         "tasks": ", ".join(TASKS),
-        "MinAtar": "sticky actions with probability 0.1 and all six actions; --protocol gymnax for "
-        "the games as gymnax makes them",
+        "MinAtar": "sticky_actions 0.1 and all six actions; --protocol gymnax for the games as "
+        "gymnax makes them",
         "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
     },
     "Run directory": "config.json, metrics.jsonl, evaluations.jsonl, events.jsonl, summary.json, "

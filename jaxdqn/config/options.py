@@ -426,9 +426,8 @@ class Options:
         formerly="stop_when_solved",
         former_values={False: "never", True: "solved"},
     )
-    """Condition that ends the run before its budget. solved: an evaluation reached solve_return,
-    and fresh episodes confirmed it. held: ten consecutive evaluations, at least 5,000 rows apart,
-    reached solve_return."""
+    """Condition that ends the run before its budget. solved: an evaluation and then fresh episodes
+    reached solve_return. held: ten consecutive evaluations, at least 5,000 rows apart, did."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
     """Rows between checkpoints, rounded to complete chunks; 0 writes none. By default a checkpoint
