@@ -10,7 +10,7 @@ from jaxdqn.config.options import RULES
 
 
 def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
-    """Return the arguments with former flags replaced by current ones, each reported on stderr.
+    """Replace former flags in the arguments by current ones, and report each of them on stderr.
 
     Args:
         argv: arguments of a command.
@@ -28,7 +28,7 @@ def current_flags(argv: Sequence[str], names: Collection[str]) -> list[str]:
 def _with_values(argv: Sequence[str]) -> list[str]:
     """Append the current value to each former flag without a value.
 
-    ``--former`` and ``--no-former`` have the current values for True and False.
+    ``--former`` gets the current value for True, and ``--no-former`` that for False.
     """
     values = {}
     for former, current in FORMER_NAMES.items():
@@ -43,7 +43,7 @@ def _with_values(argv: Sequence[str]) -> list[str]:
 
 
 def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the settings NAME=VALUE of ``--set`` with former names replaced by current ones.
+    """Replace former names in the settings NAME=VALUE of ``--set``, and report them on stderr.
 
     Raises:
         ValueError: if a setting is given under both names.
@@ -54,9 +54,9 @@ def current_settings(texts: Sequence[str]) -> tuple[str, ...]:
 def _renamed(
     tokens: Sequence[str], candidates: Sequence[str], former: Collection[str]
 ) -> list[str]:
-    """Replace former names in tokens.
+    """Replace former names in tokens, and report them on stderr.
 
-    Each token has a candidate: the token itself, or "" if it cannot be a name.
+    Each token has a candidate: the token itself, or "" if the token cannot contain a name.
     """
     given = {_field_of(candidate): _head_of(candidate) for candidate in candidates}
     renamed = []

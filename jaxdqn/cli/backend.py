@@ -19,9 +19,9 @@ with 8.5 million."""
 def use_cpu_threads(config: Config, threads: int | None) -> None:
     """Set the number of threads of XLA on CPU; call before JAX computes anything.
 
-    The default is one thread for small dense networks. Their operations take microseconds, and
-    dividing them between cores would double that (``jaxdqn compare --only cpu-threads``). The
-    environment variable ``NPROC`` takes precedence.
+    The default is one thread for small dense networks on one device. Their operations take
+    microseconds, and dividing them between cores would double that time (``jaxdqn compare --only
+    cpu-threads``). The environment variable ``NPROC`` takes precedence.
 
     Raises:
         ValueError: if ``threads`` is below 1.
@@ -63,10 +63,10 @@ def set_up_devices(virtual: int | None, memory_fraction: float | None) -> None:
 def use_cpu_dispatch(config: Config, dispatch: str = "auto", *, by_name: bool = True) -> None:
     """Choose the thread in which JAX runs programs on the CPU; call before JAX computes anything.
 
-    With ``sync`` a program runs in the calling thread, and the call returns at its end. That saves
-    the exchange between two threads, which takes longer than choosing the actions of a few
-    environments with a small network. With environments on the host, training is then 1.1 to 1.6
-    times as fast (``python -m benchmarks.host --sections dispatch``).
+    With ``sync`` a program runs in the calling thread, and the call returns when the program has
+    finished. That saves the exchange between two threads, which takes longer than choosing the
+    actions of a few environments with a small network. With environments on the host, training is
+    then 1.1 to 1.6 times as fast (``python -m benchmarks.host --sections dispatch``).
 
     Args:
         config: configuration of the run.
@@ -107,7 +107,7 @@ def check_virtual_devices(virtual: int | None, config: Config) -> None:
     """Check that a run uses all virtual devices.
 
     Raises:
-        ValueError: if it does not; the message has both numbers.
+        ValueError: if there are more virtual devices than the run uses.
     """
     if virtual is not None and virtual > config.devices:
         raise ValueError(
@@ -147,8 +147,8 @@ def start_backend() -> None:
 def keep_compiled_programs() -> None:
     """Cache compiled programs on disk, so that later starts are faster.
 
-    The directory is ``$JAX_COMPILATION_CACHE_DIR``, or a directory in the user's cache if that is
-    writable.
+    The directory is ``$JAX_COMPILATION_CACHE_DIR`` if it is set, otherwise a directory in the
+    user's cache if this is writable.
     """
     import jax
 

@@ -16,10 +16,10 @@ _ABSENT = re.compile(r"Missing from (?P<prog>.+?): (?P<term>(?:--)?\S+(?: [A-Z:.
 
 
 def plain(text: str, kinds: Mapping[str, Any]) -> str:
-    """Reword an error message of tyro in plain language.
+    """Reword an error message of tyro like the other errors.
 
     Args:
-        text: message in one line.
+        text: message, as one line.
         kinds: type of each flag, by name with hyphens: ``--num-envs``.
     """
     if match := _UNREADABLE.match(text):

@@ -29,13 +29,14 @@ _OF_RAY = (
     "ray_address",
 )
 _OF_COMPRESSION = ("compression", "top_k_fraction")
-"""Options of data-parallel replicas that are arguments of the engine with a parameter server."""
+"""Options of data-parallel replicas that are also arguments of the Ray engine, for gradients sent
+to a parameter server."""
 
 
 def with_recorded_engine(flags: Any) -> Any:
-    """Fill in the engine: with ``--resume`` the engine and arguments of the run, otherwise jit.
+    """Fill in the engine: with ``--resume`` that of the run and its arguments, otherwise jit.
 
-    Flags that are given take precedence over recorded arguments.
+    Given flags take precedence over recorded ones.
 
     Raises:
         ValueError: if the record of the engine is damaged.
@@ -56,17 +57,17 @@ def with_recorded_engine(flags: Any) -> Any:
 
 
 def without_engine_options(flags: Any) -> Any:
-    """Return the flags without those that configure the engine, such as compression on Ray."""
+    """Reset the options that configure the engine and not the replicas: compression on Ray."""
     if flags.engine != "ray":
         return flags
     return dataclasses.replace(flags, **{name: default_of(name) for name in _OF_COMPRESSION})
 
 
 def check_engine(flags: Any) -> None:
-    """Check that the flags of an engine are given only with that engine.
+    """Check that the given flags fit the engine.
 
     Raises:
-        ValueError: naming the flag.
+        ValueError: if a flag has no effect with the engine, or the engine does not support it.
     """
     if flags.engine == "ray":
         for name in ("coordinator", "multi_host", "explain", "debug"):
@@ -79,7 +80,7 @@ def check_engine(flags: Any) -> None:
 
 
 def make_engine(flags: Any) -> RayEngine | None:
-    """Return the engine that the flags choose; None for the compiled trainer."""
+    """Return the engine that the flags select; None for the trainer's programs."""
     if flags.engine != "ray":
         return None
     from jaxdqn.actor_learner.engine import RayEngine
@@ -95,7 +96,7 @@ def actors_of(text: Any) -> int | tuple[int, int]:
     """Parse a number of actors, or a minimum and a maximum such as ``2..8``.
 
     Raises:
-        ValueError: if the text is neither.
+        ValueError: if the text has neither form.
     """
     numbers = text if isinstance(text, list) else str(text).split("..")
     if len(numbers) > 2 or not all(str(number).isdigit() for number in numbers):

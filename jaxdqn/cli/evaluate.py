@@ -21,10 +21,10 @@ from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import SUMMARY, read_config
 from jaxdqn.storage.jsonl import Record, write_json
 
-_DESCRIPTION = """Play greedy episodes with the parameters of a run. Print their mean return, its
-standard error, and the number of distinct episodes. If few are distinct, as in a deterministic
-game, also print the return with a few random actions. With --on, play in another environment. With
---video, draw one more episode."""
+_DESCRIPTION = """Play greedy episodes with the parameters of a run. Print the mean return, its
+standard error, and the number of distinct episodes. If few episodes are distinct, as in a
+deterministic game, also print the return of an epsilon-greedy policy. With --on, play in another
+environment. With --video, draw one more episode."""
 _STREAM = 0x65766C
 _MAX_FRAMES = 2_000
 
@@ -49,7 +49,7 @@ class Flags:
     """Arguments of the environment of --on, each as NAME=VALUE. --env-arg NAME=VALUE gives one
     argument, and may be repeated."""
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Write the result into this file, with the environment and its protocol."""
+    """Write the result into this JSON file, with the environment and its protocol."""
     video: Annotated[str | None, tyro.conf.arg(aliases=["--gif"], metavar="FILE")] = None
     """Draw one episode into this file, a .gif or an .mp4; MP4 needs pip install
     "jaxdqn[video]"."""
@@ -98,7 +98,7 @@ def _main(argv: Sequence[str]) -> None:
         about = {"run": flags.run, "which": flags.which, "seed": flags.seed, "epsilon": epsilon}
         _write(flags.json, {**about, **player.record, **record})
     if few_distinct(record) and epsilon == 0:
-        print(f"few episodes are distinct; with a few random actions: {play(EPSILON)[1]}")
+        print(f"few episodes are distinct; with an epsilon-greedy policy: {play(EPSILON)[1]}")
     if flags.video is not None:
         _draw(flags.video, player, params, key_video)
         print(f"episode drawn in {flags.video}")
@@ -124,9 +124,9 @@ class _Player(NamedTuple):
     environment: Any
     frame_stack: int
     text: str
-    """Environment and protocol in words."""
+    """Environment and protocol, for the terminal."""
     record: Record
-    """Environment and protocol."""
+    """Environment and protocol, for ``--json``."""
 
     @property
     def on_host(self) -> bool:
@@ -136,7 +136,7 @@ class _Player(NamedTuple):
 
 
 def _player(flags: Flags, config: Config, trainer: Any) -> _Player:
-    """Return the environment to play in: the environment of the run, or that of ``--on``."""
+    """Return the policy, and the environment to play in: that of the run, or that of ``--on``."""
     from jaxdqn.cli.explain import environment_text
     from jaxdqn.envs import environment_of_name
     from jaxdqn.envs.judge import as_judge
@@ -157,7 +157,7 @@ def _player(flags: Flags, config: Config, trainer: Any) -> _Player:
     record = {
         "env": spec.name,
         "arguments": list(spec.arguments),
-        "sticky_actions": sticky,  # of the library's wrapper; those of a simulator are arguments
+        "sticky_actions": sticky,  # those of the wrapper; a simulator's own are in its arguments
         "max_episode_steps": spec.max_episode_steps or LONGEST_EPISODE,
         "trained_on": trained.name,
         "trained_with_sticky_actions": config.sticky_actions,
@@ -175,7 +175,7 @@ def _write(path: str, record: Record) -> None:
 def _play(
     player: _Player, params: Any, key: Any, episodes: int, epsilon: float
 ) -> tuple[Record, str]:
-    """Return the record of an evaluation, and its result as text."""
+    """Evaluate a policy; return the record of the evaluation, and its result as text."""
     import jax
 
     from jaxdqn.monitoring.records import evaluation_record
@@ -214,7 +214,7 @@ def _learner(flags: Flags, config: Config) -> str:
 
 
 def draw_episode(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Draw an episode of the best parameters of a run.
+    """Draw an episode that is played with the best parameters of a run.
 
     Raises:
         ValueError: if the run cannot be read, or its environment cannot be drawn.

@@ -36,9 +36,9 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
     """Return shapes, bytes per device, cadence and schedules as text; allocate nothing.
 
     Args:
-        config: the run.
+        config: configuration of the run.
         preset: name of the preset, displayed unchanged.
-        parts: the run's own environment, network or optimizer, as objects or references.
+        parts: custom parts by name, as objects or references.
 
     Raises:
         ValueError: if the configuration is invalid, or a reference cannot be resolved.
@@ -154,7 +154,7 @@ def _free(needed: int, devices: int, device: Any) -> str:
 
 
 def _sent(size: float | None) -> dict[str, str]:
-    """Return the line of the bytes that replicas communicate; none for a single replica."""
+    """Return the line on the bytes that replicas send; empty for a single replica."""
     return {} if size is None else {"sent, each step": f"{size:,.0f} by each replica"}
 
 

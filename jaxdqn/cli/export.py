@@ -34,10 +34,10 @@ class Flags:
     and int8, the agreement of actions and the return are measured."""
     distill_to: tuple[int, ...] | None = None
     """Widths of dense layers, as in --distill-to 32: export a smaller network instead, trained on
-    the Q-values of the policy over the replay in the newest checkpoint. Its agreement of actions
-    and return are measured."""
+    the Q-values of the policy over the replay in the newest checkpoint. The agreement of actions
+    and the return of this network are measured."""
     episodes: int = 100
-    """Greedy episodes over which the return is measured."""
+    """Number of greedy episodes over which a return is measured."""
     parts: tyro.conf.OmitArgPrefixes[PolicyParts] = dataclasses.field(default_factory=PolicyParts)
 
 

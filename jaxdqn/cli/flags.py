@@ -42,15 +42,15 @@ class UsageError(Exception):
 
 
 def terminal_columns() -> int:
-    """Return the width of the terminal, 80 if there is none."""
+    """Return the width of the terminal in characters, 80 if there is none."""
     return shutil.get_terminal_size().columns
 
 
 def parse(flags: type[Any], argv: Sequence[str], **options: Any) -> Any:
     """Parse the command line into an instance of the dataclass ``flags``.
 
-    ``--help`` prints the help and exits. ``options`` are passed to ``tyro.cli``; ``prog`` is the
-    name of the command, and ``description`` describes it.
+    ``--help`` prints the help and exits. ``options`` are passed to ``tyro.cli``: among them
+    ``prog``, the name of the command, and ``description``.
 
     Raises:
         UsageError: if a flag or a value is invalid.
@@ -90,10 +90,10 @@ def run_command(
 
 
 def _collect_garbage_less_often() -> None:
-    """Make Python's garbage collector run less often, and not at the exit.
+    """Make Python's garbage collector run less often, and not at exit.
 
     Imports and tracing create millions of objects, few of them in cycles. With the default
-    thresholds the collector takes a tenth of the start-up time, and half a second at the exit. A
+    thresholds the collector takes a tenth of the start-up time, and half a second at exit. A
     training run restores the thresholds by ``collect_garbage_as_before``.
     """
     if gc.get_threshold() != _START_THRESHOLDS:
@@ -104,7 +104,7 @@ def _collect_garbage_less_often() -> None:
 
 
 def collect_garbage_as_before() -> None:
-    """Restore the thresholds of the garbage collector, which then skips the present objects."""
+    """Restore the garbage collector's thresholds, and exclude existing objects from collection."""
     if _thresholds:
         gc.freeze()
         gc.set_threshold(*_thresholds.pop())
@@ -129,7 +129,7 @@ def _code_of(command: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     except OSError as error:
         if not _is_of_output(error):
             raise
-        if not isinstance(error, BrokenPipeError):  # the reader has closed it, on purpose
+        if not isinstance(error, BrokenPipeError):  # a reader closes the pipe on purpose
             print_error(f"standard output: {error.strerror}")
         return FAILED
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from jaxdqn.config.option import Rule, rules
 
 _FLAG_COLUMN = 26
 _MOST_COLUMNS = 110
-"""Longer lines are hard to read, however wide the terminal is."""
+"""Maximum length of a line, also on a wider terminal; longer lines are hard to read."""
 
 _NO_BREAK = "\xa0"
 """A space at which no line is broken."""
@@ -47,7 +47,7 @@ def help_text(
         defaults: instance of the dataclass; its values are shown as defaults.
         usage: the command line.
         summary: one paragraph on the command.
-        notes: sections after the flags by title, each a text or texts by term.
+        notes: sections after the flags, by title; a section is a text, or texts by term.
         complete: list all flags, by group, instead of the everyday flags only.
         columns: width of the terminal.
     """
@@ -78,8 +78,8 @@ def command_help(flags: type[Any], *, prog: str, description: str, columns: int)
     """Return the help of a command, whose flags are the fields of a dataclass.
 
     Args:
-        flags: the dataclass. A field without a default is required. If a field is itself a
-            dataclass, its fields are flags too, in a separate section with its docstring.
+        flags: the dataclass. A field without a default is required. The fields of a nested
+            dataclass are flags too, in a separate section with the docstring of that dataclass.
         prog: the command.
         description: paragraphs on the command.
         columns: width of the terminal.

@@ -8,7 +8,7 @@ from jaxdqn.monitoring.tables import population_tables
 
 
 def outcome(summary: dict[str, Any]) -> str:
-    """Return a summary of a run as a few lines of text."""
+    """Return the summary of a run as a few lines of text."""
     learners = summary.get("learners", ())
     solved = _goals(summary, len(learners)) if summary["solve_return"] is not None else "done"
     if summary["interrupted"]:
@@ -31,7 +31,7 @@ def outcome(summary: dict[str, Any]) -> str:
 
 
 def _goals(summary: dict[str, Any], learners: int) -> str:
-    """Describe in words when the environment was solved, and the solve return held."""
+    """Describe when the environment was solved and the solve return was held."""
     text = f"solved in {summary['seconds_to_solve']:.2f} s" if summary["solved"] else "not solved"
     if learners:
         text += f" ({summary['learners_solved']} of {learners} learners)"

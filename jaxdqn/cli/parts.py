@@ -15,8 +15,8 @@ from jaxdqn.storage.parts import NAMES, check_reference
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyParts:
-    """Needed only if a Python program passed the part as an object, or if the reference has
-    changed since. Otherwise the run directory records the reference."""
+    """Needed only if a Python program passed the part as an object, or if the reference has since
+    changed. Otherwise the run directory records the reference."""
 
     environment: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
     """The run's own environment, as MODULE:FUNCTION or FILE.py:FUNCTION; the function takes no

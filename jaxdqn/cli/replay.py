@@ -17,7 +17,7 @@ from jaxdqn.config.config import Config
 from jaxdqn.storage.directory import read_config
 
 _DESCRIPTION = """Write the replay in the newest checkpoint of a run to a file. jaxdqn run
---replay-from FILE starts a run with its rows."""
+--replay-from FILE starts a run with these rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -150,7 +150,7 @@ def _checked(argv: Sequence[str]) -> _Command:
 
 
 def _set_up_backend(command: _Command) -> None:
-    """Set the threads and devices of JAX before its first use."""
+    """Set the threads and devices of JAX, before JAX is used for the first time."""
     flags, config = command.flags, command.config
     use_cpu_threads(config, flags.cpu_threads)
     by_name = flags.engine == "jit" and "environment" not in command.parts
@@ -159,7 +159,7 @@ def _set_up_backend(command: _Command) -> None:
 
 
 def _train(command: _Command, out: Path) -> None:
-    """Run the training, in one of several processes or alone."""
+    """Train, alone or as one of several processes."""
     flags, config, leads = command.flags, command.config, True
     if command.many:
         from jaxdqn.cli.launch.worker import join
@@ -192,7 +192,7 @@ def _train(command: _Command, out: Path) -> None:
 
 
 def _loggers(flags: Flags, config: Config) -> list[Logger]:
-    """Return the loggers selected by the flags; first those of other programs, which may fail."""
+    """Return the loggers selected by the flags; first those of other packages, which may fail."""
     from jaxdqn.monitoring.loggers import Logger
     from jaxdqn.monitoring.terminal import make_progress_logger
 
@@ -292,13 +292,13 @@ def config_from(flags: Flags) -> Config:
     """Return the validated configuration.
 
     Raises:
-        ValueError: naming the field, its value and the constraint.
+        ValueError: if an option has an invalid value, or one that conflicts with another option.
     """
     return Config(**_values(flags))
 
 
 def _check_layers(argv: Sequence[str], flags: Flags, *, own_network: bool) -> None:
-    """Check that ``--hidden-sizes``, if it is given, has an effect on the network.
+    """Check that ``--hidden-sizes``, if given, has an effect on the network.
 
     Presets set this field too, so only the command line shows that the user gave it.
     """
@@ -312,7 +312,7 @@ def _check_layers(argv: Sequence[str], flags: Flags, *, own_network: bool) -> No
 
 
 def default_out(name: str, config: Config, env: str | None = None) -> Path:
-    """Return the name of the run directory of a run that starts now.
+    """Return the default directory of a run that starts now.
 
     Args:
         name: name of the preset.

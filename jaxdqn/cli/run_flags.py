@@ -13,13 +13,13 @@ from jaxdqn.config.options import Options
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Options):
-    """Flags of ``jaxdqn run``: the options, and those of the process."""
+    """Flags of ``jaxdqn run``: the options of the run, and flags of the process."""
 
     out: str | None = option(None, group="Run", everyday=True)
     """Run directory, new or empty; by default runs/PRESET-ENV-sSEED-TIME."""
     resume: bool = option(False, group="Run", everyday=True)
     """Resume the run in --out from its newest checkpoint, or start one if there is none. Without a
-    PRESET, the configuration of that run gives the defaults."""
+    PRESET, the configuration of the run in --out gives the defaults."""
     extend: Literal["keep", "stretch"] | None = option(None, group="Run")
     """With --resume and another --total-rows: keep the schedules over the former budget, after
     which they stay at their final values, or stretch them over the new budget, as if the run had
@@ -46,10 +46,10 @@ class Flags(Options):
     """Write event files for TensorBoard into RUN/tensorboard; needs pip install
     "jaxdqn[monitor]"."""
     prometheus: str | None = option(None, group="Monitoring")
-    """Serve the newest figures for Prometheus at PORT of the loopback interface, or at HOST:PORT;
+    """Serve the newest metrics for Prometheus at PORT of the loopback interface, or at HOST:PORT;
     needs pip install "jaxdqn[monitor]". docs/monitoring/ has a dashboard for Grafana."""
     wandb: bool = option(False, group="Monitoring")
-    """Send the figures to Weights & Biases; needs pip install "jaxdqn[wandb]". WANDB_PROJECT,
+    """Send the metrics to Weights & Biases; needs pip install "jaxdqn[wandb]". WANDB_PROJECT,
     WANDB_MODE and other variables of wandb apply."""
     profile: int | None = option(None, group="Monitoring")
     """Write a trace of this many chunks, after the first one, into RUN/profile; see
@@ -68,7 +68,8 @@ class Flags(Options):
     server_mode: Literal["sync", "async"] | None = option(None, group="Ray")
     """Learn by a parameter server (Gorila). sync: a gradient step takes the mean of the gradients
     of all learners, which divide the batch. async: each learner computes the gradient of a whole
-    batch, and the server applies the gradients as they come. --compression applies to them."""
+    batch, and the server applies the gradients as they come. --compression compresses these
+    gradients."""
     max_staleness: int | None = option(None, group="Ray")
     """With --server-mode async: maximum age of a gradient in gradient steps; drop older ones."""
     staleness_discount: float | None = option(None, group="Ray")
@@ -124,7 +125,7 @@ class Flags(Options):
     """Let JAX detect the other processes, on Slurm, Kubernetes and Cloud TPU; replaces the three
     flags above."""
     heartbeat_seconds: int = option(10, group="Hosts")
-    """Seconds without a heartbeat after which a process counts as lost and the others end; at most
+    """Seconds without a heartbeat after which a process counts as lost and the others exit; at most
     30."""
     initialization_seconds: int = option(30, group="Hosts")
-    """Seconds that the processes wait for each other at the start."""
+    """Seconds that the processes wait for one another at the start."""

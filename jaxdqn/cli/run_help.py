@@ -17,7 +17,7 @@ _SUMMARY = (
 _NOTES: dict[str, dict[str, str] | str] = {
     "Presets": {
         "tasks": ", ".join(TASKS),
-        "MinAtar": "sticky actions of 0.1 and all six actions; --protocol gymnax for the games as "
+        "MinAtar": "sticky_actions 0.1 and all six actions; --protocol gymnax for the games as "
         "gymnax makes them",
         "algorithms": f"{', '.join(ALGORITHMS)}; with the settings of the task that --env names",
     },

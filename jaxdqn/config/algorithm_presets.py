@@ -1,4 +1,4 @@
-"""Presets of algorithms: the fields that each changes in plain DQN. Imports no JAX."""
+"""Presets of algorithms, as changes to plain DQN. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _RAINBOW: dict[str, dict[str, Any]] = {
     # Exploration by noise only: epsilon is 0.
     "noisy": {"noisy": True, "epsilon_schedule": "constant", "epsilon_end": 0.0},
 }
-"""The six components of Rainbow (Hessel et al. 2018), each an algorithm too."""
+"""Components of Rainbow (Hessel et al. 2018). Each is also the preset of an algorithm."""
 
 
 def _rainbow(without: str | None = None) -> dict[str, Any]:
     components = (fields for name, fields in _RAINBOW.items() if name != without)
     values = {field: value for fields in components for field, value in fields.items()}
-    # Table 1 of the paper: Adam's epsilon, and the exponent of the priorities, which is 0.6 in
-    # Schaul et al. 2016. Its learning rate, target period and range of returns are for Atari;
-    # here they are those of the task.
+    # Adam's epsilon and the exponent of the priorities are those of table 1 of the paper (Schaul et
+    # al. 2016 have 0.6). The paper's learning rate, target period and range of returns are for
+    # Atari; here the task determines them.
     values["optimizer_epsilon"] = 1.5e-4
     if without != "per":
         values["priority_exponent"] = 0.5
@@ -37,9 +37,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {f"rainbow-no-{name}": _rainbow(name) for
 
 # Mnih et al. 2015, extended data table 1: optimiser, minibatch, a gradient step every four rows,
 # final epsilon. The published code divides gradients summed over the minibatch of 32 by the root of
-# their variance plus 0.01. Here gradients are averaged, so 0.01 / 32**2 gives the same quotient.
-# Loss, replay, periods and network are those of the task: the published Huber loss needs rewards
-# in [-1, 1], and diverges on CartPole.
+# (their variance + 0.01). Here gradients are averaged, so 0.01 / 32**2 gives the same quotient. The
+# task determines loss, replay, periods and network: the published Huber loss needs rewards in
+# [-1, 1], and diverges on CartPole.
 _DQN_2015: dict[str, Any] = {
     "optimizer": "rmsprop",
     "rmsprop_centered": True,
@@ -52,9 +52,9 @@ _DQN_2015: dict[str, Any] = {
     "epsilon_end": 0.1,
 }
 
-# "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN for C51 and
-# with Munchausen. On Atari it also has their sizes, periods and learning rate; elsewhere those are
-# of the task. Their beta stays at 0.45; here it rises to 1 as with every algorithm.
+# "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN instead of
+# C51, and with Munchausen. Sizes, periods and learning rate are the authors' on Atari, and the
+# task's elsewhere. The authors' beta stays at 0.45; here it rises to 1 as with every algorithm.
 BTR: dict[str, Any] = {
     "loss": "implicit_quantile",
     "quantiles": 8,
@@ -74,7 +74,7 @@ BTR_TORSO: dict[str, Any] = {
     "spectral_norm": True,
     "dense_size": 512,
 }
-"""Their network, for frames of 84x84."""
+"""The authors' network, for frames of 84x84."""
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "dqn": {},
@@ -96,10 +96,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     },
     "fast": {},
 }
-"""Fields that each algorithm changes in plain DQN."""
+"""Changes of each algorithm to plain DQN, by field. ``PQN`` and ``FAST`` have further ones."""
 
-# Settings of the authors (Gallici et al. 2024), except their reward scale of 0.1 on CartPole and
-# their budget on MinAtar.
+# The authors' settings (Gallici et al. 2024) for CartPole and MinAtar, without their reward scale
+# of 0.1 on CartPole and with another budget on MinAtar.
 PQN: dict[str, Any] = {
     "algorithm": "pqn",
     "loss": "squared",
@@ -160,8 +160,8 @@ PQN_TASKS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Tuned on two CPU cores for the seconds to a return of 10 on Breakout without sticky actions: 11
-# and 11 for two seeds, compared with 23 and 21 of the breakout preset and 24 and 13 of PQN.
+# Tuned on two CPU cores for the time to a return of 10 on Breakout without sticky actions: 11 and
+# 11 s for two seeds, compared with 23 and 21 s for the breakout preset and 24 and 13 s for PQN.
 FAST: dict[str, Any] = {
     "num_envs": 64,
     "batch_size": 64,
@@ -184,5 +184,5 @@ RETURNS = {
     "MountainCar-v0": (-100.0, 0.0),
     "MinAtar": (0.0, 30.0),
 }
-"""Range of discounted returns, for distributions on fixed atoms. Other environments have the range
-of the paper (Bellemare et al. 2017), -10 to 10."""
+"""Range of discounted returns by environment, for distributions on fixed atoms. Other environments
+have the range of the paper (Bellemare et al. 2017), -10 to 10."""

@@ -21,7 +21,7 @@ def default_of(name: str) -> Any:
 def is_enabled(config: Config, choices: Choices) -> bool:
     """Return whether ``config`` meets the conditions under which an option has an effect.
 
-    A custom loss has the options of its head, and may read any hyper-parameter.
+    A custom loss has the options of its head, and may read ``huber_delta``.
     """
     for name, values in choices.items():
         value = getattr(config, name)
@@ -37,7 +37,7 @@ def validate_algorithm(config: Config) -> None:
     """Check the options of the algorithm (DQN with its replay, or PQN), then the shared options.
 
     Raises:
-        ValueError: naming the field, its value and the constraint.
+        ValueError: if an option has an invalid value, or one that conflicts with another option.
     """
     if config.algorithm == "pqn":
         _validate_pqn(config)
@@ -59,7 +59,7 @@ def validate_algorithm(config: Config) -> None:
 
 
 def _validate_enabled(config: Config) -> None:
-    """Check that every option without effect has its default."""
+    """Check that options without an effect have their defaults."""
     for name, rule in RULES.items():
         value, default = getattr(config, name), default_of(name)
         if value != default and not is_enabled(config, rule.only_with):
@@ -76,7 +76,7 @@ def _validate_exploration(config: Config) -> None:
 
 
 def _validate_schedule_rows(config: Config) -> None:
-    """Check that a schedule uses ``schedule_rows``, and that it ends after the warm-up."""
+    """Check that a schedule uses ``schedule_rows``, and that this exceeds the warm-up."""
     if config.schedule_rows is None:
         return
     if not config.has_budget_schedule:
@@ -104,16 +104,16 @@ def _validate_replay(config: Config) -> None:
         reject("replay_capacity", capacity, f"above num_envs*({_reach_text(config)}+frame_stack+"
                f"rollout_length{stride})={config.num_envs * reach}")  # fmt: skip
     if config.batch_size * config.accumulate > capacity:
-        reject("batch_size", config.batch_size, f"at most replay_capacity={capacity} with "
-               f"accumulate={config.accumulate}: more than can be sampled")  # fmt: skip
+        reject("batch_size", config.batch_size, "at most replay_capacity/accumulate="
+               f"{capacity // config.accumulate}: more cannot be sampled")  # fmt: skip
 
 
 def _validate_warmup(config: Config) -> None:
     """Check that a batch can be sampled when learning starts, within the budget."""
     rows = config.warmup_iterations * config.rows_per_iteration
     if config.batch_size * config.accumulate > rows:
-        reject("batch_size", config.batch_size, f"at most warmup_rows={config.warmup_rows} with "
-               f"accumulate={config.accumulate}: more than can be sampled when learning "
+        reject("batch_size", config.batch_size, "at most warmup_rows/accumulate="
+               f"{rows // config.accumulate}: more cannot be sampled when learning "
                "starts")  # fmt: skip
     if rows <= config.reach * config.num_envs:
         reach = _reach_text(config)
@@ -147,13 +147,13 @@ def _validate_pqn(config: Config) -> None:
             reject(name, value, f"{default} with algorithm='pqn', which has no replay and no "
                    "target network")  # fmt: skip
     if LOSSES[config.loss].head != "linear":
-        reject("loss", config.loss, "of a TD error (huber, squared) with algorithm='pqn'")
+        reject("loss", config.loss, "a loss of TD errors, such as 'huber', with algorithm='pqn'")
     if config.noisy:
         reject("noisy", True, "False with algorithm='pqn'")
     rows = config.envs_per_device * config.rollout_length
     if rows % config.minibatches:
         reject("minibatches", config.minibatches, f"a divisor of the {rows} rows that a device "
-               "acts in an iteration (num_envs*rollout_length/devices)")  # fmt: skip
+               "collects in an iteration (num_envs*rollout_length/devices)")  # fmt: skip
     if config.total_rows < config.rows_per_iteration:
         reject("total_rows", config.total_rows, f"at least the {config.rows_per_iteration} rows "
                "of an iteration")  # fmt: skip
@@ -181,33 +181,33 @@ def _validate_bootstrap(config: Config) -> None:
     # With n_step > 1 the Munchausen bonus is that of the first action only, as in BTR (Clark et
     # al. 2024).
     if config.n_step > 1 and config.bootstrap == "soft":
-        reject("n_step", config.n_step, "1 with bootstrap='soft': the entropy is a term of every "
-               "step")  # fmt: skip
+        reject("n_step", config.n_step, "1 with bootstrap='soft': an n-step return lacks the "
+               "entropy of the steps in between")  # fmt: skip
     if LOSSES[config.loss].head == "categorical":
         reject("loss", config.loss, f"one without fixed atoms, such as 'quantile', with "
                f"bootstrap={config.bootstrap!r}")  # fmt: skip
 
 
 def _validate_importance_ratios(config: Config) -> None:
-    """Check that there are n-step returns of action values, which the ratios correct."""
+    """Check that there is something to correct: n-step returns of action values."""
     if config.recurrent != "none":
         reject("importance_ratios", True, f"False with recurrent={config.recurrent!r}")
     if config.bootstrap != "greedy":
         reject("importance_ratios", True, f"False with bootstrap={config.bootstrap!r}, whose "
                "policy is a softmax")  # fmt: skip
     if config.n_step == 1:
-        reject("importance_ratios", True, "False with n_step=1: the action of a one-step target "
-               "is that of the start, which needs no correction")  # fmt: skip
+        reject("importance_ratios", True, "False with n_step=1: one-step targets need no "
+               "correction")  # fmt: skip
     if LOSSES[config.loss].head != "linear":
         reject("importance_ratios", True, f"False with loss={config.loss!r}: only returns of "
                "action values are corrected")  # fmt: skip
     if config.replay_from is not None:
-        reject("importance_ratios", True, "False with replay_from, whose rows have no probabilities"
-               " of actions")  # fmt: skip
+        reject("importance_ratios", True, "False with replay_from, whose rows lack the "
+               "probabilities of their actions")  # fmt: skip
 
 
 def _validate_recurrent(config: Config) -> None:
-    """Check the options of learning from sequences."""
+    """Check the options that learning from sequences restricts."""
     required = {
         "algorithm": "dqn",
         "bootstrap": "greedy",

@@ -28,7 +28,7 @@ class Config(Options):
     optimiser update.
 
     Raises:
-        ValueError: naming the field, its value and the constraint.
+        ValueError: if an option has an invalid value, or one that conflicts with another option.
     """
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class Config(Options):
 
     @property
     def sweep_points(self) -> tuple[dict[str, Any], ...]:
-        """Values of each combination of the sweep; one empty combination without a sweep."""
+        """Values of each combination of the sweep; one empty combination if there is no sweep."""
         names, values = [], []
         for text in self.sweep:
             name, choices = read_sweep(text)
@@ -88,14 +88,14 @@ class Config(Options):
 
     @property
     def reach(self) -> int:
-        """Rows of one environment that must follow a row before it can start a sample."""
+        """Rows that must follow a row of an environment before that row can start a sample."""
         if self.recurrent == "none":
             return self.n_step
         return self.burn_in + self.sequence_length + self.n_step - 1
 
     @property
     def start_stride(self) -> int:
-        """Rows between the starts of consecutive sequences: ``sequence_stride``."""
+        """Rows between the starts of consecutive sequences: ``sequence_stride`` or its default."""
         if self.recurrent == "none":
             return 1
         return self.sequence_stride or max(1, self.sequence_length // 2)
@@ -107,7 +107,7 @@ class Config(Options):
 
     @property
     def iterations_per_average(self) -> int:
-        """Iterations between averages of the parameters; 1 without local SGD."""
+        """Iterations between averages of the parameters, at least 1; 1 without local SGD."""
         if self.average_every is None:
             return 1
         return max(1, self.average_every // self.gradient_steps_per_iteration)
@@ -154,7 +154,7 @@ class Config(Options):
         if self.chunk_iterations is not None:
             return self.chunk_iterations
         even, unit = -(-self._learning_iterations // self.num_chunks), self.iterations_per_average
-        return -(-even // unit) * unit  # replicas are equal at the end of a chunk
+        return -(-even // unit) * unit  # a chunk ends with an average, so replicas are equal there
 
     @property
     def chunks_per_evaluation(self) -> int:
@@ -167,7 +167,7 @@ class Config(Options):
 
     @property
     def chunks_per_checkpoint(self) -> int | None:
-        """Chunks between checkpoints; None if they follow the clock or are switched off."""
+        """Chunks between checkpoints; None if checkpoints follow the clock or are not written."""
         if not self.checkpoint_every:
             return None
         rows_per_chunk = self.iterations_per_chunk * self.rows_per_iteration
@@ -180,17 +180,17 @@ class Config(Options):
 
     @property
     def has_budget_schedule(self) -> bool:
-        """True if there is a schedule that extends over the budget."""
+        """True if a schedule extends over the budget."""
         return self.replay == "prioritized" or self.learning_rate_schedule != "constant"
 
     @property
     def rows_of_schedules(self) -> int:
-        """Rows over which the schedules that follow the budget extend."""
+        """Length in rows of the budget schedules: ``schedule_rows``, by default the budget."""
         return self.total_rows if self.schedule_rows is None else self.schedule_rows
 
     @property
     def gradient_steps_of_schedules(self) -> int:
-        """Gradient steps over which the schedule of the learning rate extends."""
+        """Length in gradient steps of the learning-rate schedule."""
         if self.schedule_rows is None:
             return self.total_gradient_steps
         span = dataclasses.replace(self, total_rows=self.schedule_rows, schedule_rows=None)
@@ -228,7 +228,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Return the configuration of the values of ``to_dict``; missing fields have their defaults.
+    """Build a configuration from the output of ``to_dict``; missing fields have their defaults.
 
     Former names of fields are accepted.
 

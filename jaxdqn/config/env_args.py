@@ -1,4 +1,4 @@
-"""Arguments of a registered environment, as ``NAME=VALUE``. Imports no JAX."""
+"""Arguments ``NAME=VALUE`` of an environment. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BOOLS = {"true": True, "false": False}
 def read_env_args(texts: Iterable[str]) -> dict[str, Argument]:
     """Return the values of arguments ``NAME=VALUE`` by name.
 
-    A value is a whole number, a number, true or false, or else a string.
+    A value is read as a bool (true or false), an int or a float if possible, else as a string.
     """
     return dict(map(_read, texts))
 
@@ -28,7 +28,7 @@ def validate_env_args(config: Config) -> None:
     """Check the form of the arguments; only the environment knows their names.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: if an argument is not ``NAME=VALUE``, or is given twice.
     """
     names: list[str] = []
     for text in config.env_args:

@@ -1,4 +1,4 @@
-"""Custom scalars of a run, ``NAME=VALUE``; traced, like built-in scalars. Imports no JAX."""
+"""Custom scalars ``NAME=VALUE`` of a run, traced like the built-in ones. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def validate_extra_hyper(config: Config) -> None:
     """Check the custom scalars.
 
     Raises:
-        ValueError: naming the field, its value and the constraint.
+        ValueError: if a scalar is not ``NAME=VALUE`` with a finite number, is named like an option,
+            or is given twice.
     """
     names: list[str] = []
     for text in config.extra_hyper:

@@ -33,7 +33,12 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_value(name: str, value: Any) -> Any:
-    """Return the current value of an option that was given under its former name."""
+    """Return the current value for a value that was given under the option's former name.
+
+    Args:
+        name: current name of the option.
+        value: value under the former name.
+    """
     values = RULES[name].former_values
     return values.get(value, value) if isinstance(value, Hashable) else value
 
@@ -43,7 +48,7 @@ def warn_of_former_names(values: Mapping[str, Any], *, stacklevel: int) -> dict[
 
     Args:
         values: options by name.
-        stacklevel: frames between this function and the code that the warning names.
+        stacklevel: stack level that the warning names: 1 is the caller of this function.
 
     Raises:
         ValueError: if an option is given under both names.
@@ -64,7 +69,7 @@ def _described(name: str, values: Mapping[str, Any]) -> str:
 
 
 def accept_former_names(options: type[T]) -> type[T]:
-    """Class decorator: let the constructor of a dataclass of options accept former names."""
+    """Let the constructor of a dataclass accept former names of options; a class decorator."""
     init = options.__init__
 
     @functools.wraps(init)

@@ -33,7 +33,7 @@ _ATARI = Config(
 HOST_TASKS: dict[str, Config] = {
     "atari": _ATARI,
     # Mnih et al. 2015, extended data table 1. The published 0.01 is added to the variance of
-    # gradients summed over the minibatch of 32; here they are averaged.
+    # gradients summed over the minibatch of 32; here gradients are averaged.
     "atari-classic": replace(
         _ATARI,
         env_args=("protocol=classic",),
@@ -94,9 +94,9 @@ HOST_TASKS: dict[str, Config] = {
 }
 """Preset of each task on the host."""
 
-# Configuration of the authors for Atari (Gallici et al. 2024, pqn_atari.yaml of purejaxql), except
+# The authors' configuration for Atari (Gallici et al. 2024, pqn_atari.yaml of purejaxql), except
 # the protocol (here ``protocol=classic``), the initial weights and the budget (here a fifth). The
-# learning rate is constant.
+# learning rate is constant, unlike in the other settings of PQN.
 PQN_ATARI: dict[str, Any] = {
     "clip_rewards": True,
     "frame_stack": 4,

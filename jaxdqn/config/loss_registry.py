@@ -15,7 +15,8 @@ class Loss(NamedTuple):
 
     function: str | Callable[..., Any]
     """``function(example, hyper) -> (loss [], abs_td [])`` for one ``jaxdqn.losses.Example``, or
-    its location ``module:name``. ``abs_td`` is the raw priority of a prioritised replay."""
+    its location ``module:name``. ``abs_td`` is the priority of the example in a prioritised replay,
+    before the exponent."""
     head: Head = "linear"
 
     def load(self) -> Callable[..., Any]:
@@ -47,10 +48,11 @@ def register_loss(name: str, function: str | Callable[..., Any], head: Head = "l
     Args:
       name: an identifier that is not the name of a built-in loss.
       function: see ``Loss.function``.
-      head: output of the network for each action.
+      head: network head that the loss needs, one of ``HEADS``.
 
     Raises:
-      ValueError: naming the argument, its value and the constraint.
+      ValueError: if the name is built in or no identifier, the head is unknown, or the function is
+        neither callable nor ``module:name``.
     """
     if not name.isidentifier() or name in BUILT_IN:
         raise ValueError(f"name={name!r}: must be an identifier and none of {', '.join(BUILT_IN)}")
@@ -62,7 +64,7 @@ def register_loss(name: str, function: str | Callable[..., Any], head: Head = "l
 
 
 class MissingLoss:
-    """Placeholder for the loss of a recorded run that is not registered in this process.
+    """Placeholder for a recorded run's loss, if this process has not registered that loss.
 
     Acting needs only the head of the loss. For learning, the loss must be registered.
     """
@@ -82,7 +84,7 @@ def register_missing_loss(name: str, head: Head) -> None:
     """Register the name and the head of a run's loss, unless the loss is registered.
 
     Raises:
-      ValueError: if it is registered with another head.
+      ValueError: if the loss is registered with another head.
     """
     if name not in LOSSES or isinstance(LOSSES[name].function, MissingLoss):
         register_loss(name, MissingLoss(name), head)

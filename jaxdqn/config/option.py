@@ -1,4 +1,4 @@
-"""``option()`` declares a field of ``Options`` together with its rule. Imports no JAX."""
+"""Declaration of an option together with its rule. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 
 Choices = Mapping[str, tuple[Any, ...]]
-"""Values by name of an option, as in ``{"loss": ("huber", "quantile")}``."""
+"""Values by name of option, as in ``{"loss": ("huber", "quantile")}``."""
 
 _ALWAYS: Choices = MappingProxyType({})
 
@@ -28,10 +28,10 @@ class Rule(NamedTuple):
     at_most: float | None = None
     below: float | None = None
     choices: Collection[str] | None = None
-    """Accepted names; a registry may grow after the declaration."""
+    """Accepted names; names may be registered after the declaration."""
     only_with: Choices = _ALWAYS
-    """Values of other options with which this option has an effect; with other values only its
-    default is accepted."""
+    """Values of other options with which this option has an effect; otherwise only its default is
+    accepted."""
     swept_with: Choices = _ALWAYS
     """Values of other options with which this option can be swept; a single value is always
     accepted."""
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
     formerly: str | None = None
     """Name in the previous release; it is still accepted."""
     former_values: Mapping[Any, Any] = _ALWAYS
-    """Current value for each value that the option had under its former name."""
+    """Current value by value under the former name; other values are unchanged."""
 
     def violated(self, value: float) -> str | None:
         """Return the constraint that ``value`` violates, as text; None if it violates none."""
@@ -65,7 +65,7 @@ class Rule(NamedTuple):
         ]
         if all(holds for _, holds in bounds):
             return None
-        if self.at_least is not None:  # a count: few values come near its upper bound
+        if self.at_least is not None:  # a count: name only the violated one of two distant bounds
             return next(text for text, holds in bounds if not holds)
         return " and ".join(text for text, _ in bounds)
 
@@ -91,8 +91,8 @@ def option(
 ) -> T:
     """Declare a dataclass field with its default and its ``Rule``.
 
-    The docstring below the field is its help. In ``only_with`` and ``swept_with``, a tuple of
-    one value may be written as the value.
+    The docstring below the field is its help. In ``only_with`` and ``swept_with``, a tuple of one
+    value may be written as that value. By default ``swept_with`` is ``only_with``.
     """
     rule = Rule(
         group=group,

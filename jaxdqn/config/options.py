@@ -13,7 +13,7 @@ from jaxdqn.config.loss_registry import LOSSES
 from jaxdqn.config.option import option, rules
 
 COUNT_LIMIT = 2**30
-"""Upper bound of counts: the sum of two counts below it fits in int32."""
+"""Upper bound of counts: the sum of two smaller counts fits in int32."""
 
 CHECKPOINT_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that by default end a run with a checkpoint, in addition to SIGINT."""
@@ -58,8 +58,9 @@ class Options:
     """Budget in wall-clock seconds, compilation included; the run then ends as on SIGTERM, also
     within its first chunk."""
     log_every: int = option(10_000, group="Run", at_least=1, below=COUNT_LIMIT)
-    """Rows in a chunk, rounded up to complete iterations. Metrics are logged once per chunk.
-    Signals are handled at the end of a chunk, and every half second within a long chunk."""
+    """Maximum number of rows in a chunk, rounded up to complete iterations; all chunks have the
+    same length. Metrics are logged once per chunk. Signals are handled at the end of a chunk, and
+    about every half second within long chunks after the first."""
     chunk_iterations: int | None = option(None, group="Run", at_least=1, below=COUNT_LIMIT)
     """Iterations in a chunk; replaces log_every. A run that is resumed with another budget keeps
     its number of iterations per chunk."""
@@ -85,8 +86,8 @@ class Options:
     reset: Literal["auto", "every-step", "pooled"] = option("auto", group="Algorithm")
     """every-step computes a reset with every step of every environment and uses it where an episode
     has ended; fastest for cheap resets. pooled computes reset_pool resets in bulk once per
-    iteration, and again when they are used up. Each is used at most once. auto chooses pooled if a
-    reset has more operations than the rest of a row; the run stores the choice. See
+    iteration, and again when they are used up; a reset is used at most once. auto chooses pooled
+    if a reset has more operations than the rest of a row; the run stores the choice. See
     docs/performance.md."""
     reset_pool: int | None = option(
         None, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"reset": "pooled"}
@@ -142,8 +143,8 @@ class Options:
     target_epsilon: float = option(
         0.0, group="Algorithm", between=(0, 1), only_with={"importance_ratios": True}
     )
-    """Epsilon of the epsilon-greedy target policy pi. With 0 it is greedy, and a return ends at the
-    first action that is not greedy."""
+    """Epsilon of the epsilon-greedy target policy pi. With 0 the policy is greedy, and a return
+    ends at the first action that is not greedy."""
     double: bool = option(False, group="Algorithm", only_with={"algorithm": "dqn"})
     """Choose the bootstrap action by the online network (van Hasselt et al. 2016)."""
     target_period: int = option(
@@ -167,12 +168,12 @@ class Options:
     trace_decay: float = option(
         0.65, group="PQN", between=(0, 1), sweepable=True, only_with={"algorithm": "pqn"}
     )
-    """lambda of the returns: 0 bootstraps after one step, 1 only after the last row."""
+    """lambda of the returns: 0 bootstraps after one step, 1 after the last row only."""
 
     loss: str = option("huber", group="Loss", choices=LOSSES)
     """Loss of TD errors: huber or squared. Loss of return distributions: categorical (C51,
     Bellemare et al. 2017), quantile (QR-DQN, Dabney et al. 2018a) or implicit_quantile (IQN, Dabney
-    et al. 2018b). Or the name of a registered custom loss."""
+    et al. 2018b). A custom loss is named as registered."""
     huber_delta: float = option(
         1.0, group="Loss", above=0, sweepable=True, swept_with={"loss": _HUBER_LOSSES}
     )
@@ -408,8 +409,8 @@ class Options:
     (Pohlen et al. 2018)."""
 
     eval_episodes: int = option(100, group="Evaluation", at_least=1)
-    """Greedy episodes per evaluation. On the device each has its own environment. On the host they
-    are divided over at most 32 environments (with env_processes, one per CPU)."""
+    """Greedy episodes per evaluation. On the device each episode has its own environment. On the
+    host the episodes are divided over at most 32 environments (with env_processes, one per CPU)."""
     eval_epsilon: float = option(0.0, group="Evaluation", between=(0, 1))
     """Probability of a uniformly random action in evaluations; 0 is greedy."""
     eval_every: int = option(
@@ -417,7 +418,7 @@ class Options:
     )
     """Rows between evaluations, rounded to complete chunks; 0 evaluates at the end only."""
     solve_return: float | None = option(None, group="Evaluation")
-    """Mean greedy return that counts as solved, confirmed by fresh episodes."""
+    """Mean greedy return that counts as solved if fresh episodes confirm it."""
     stop_when: Literal["never", "solved", "held"] = option(
         "never",
         group="Evaluation",
@@ -425,9 +426,8 @@ class Options:
         formerly="stop_when_solved",
         former_values={False: "never", True: "solved"},
     )
-    """Condition that ends the run before its budget. solved: an evaluation reached solve_return,
-    confirmed by fresh episodes. held: ten consecutive evaluations, at least 5,000 rows apart,
-    reached it."""
+    """Condition that ends the run before its budget. solved: an evaluation and then fresh episodes
+    reached solve_return. held: ten consecutive evaluations, at least 5,000 rows apart, did."""
 
     checkpoint_every: int | None = option(None, group="Checkpoints", at_least=0)
     """Rows between checkpoints, rounded to complete chunks; 0 writes none. By default a checkpoint
@@ -441,8 +441,8 @@ class Options:
     keep: int = option(2, group="Checkpoints", at_least=1)
     """Number of newest checkpoints kept, in addition to the best one."""
     replay_in_checkpoint: bool = option(True, group="Checkpoints", only_with={"algorithm": "dqn"})
-    """Save the replay in checkpoints. Without it checkpoints are small, but resuming is not exact:
-    the replay is refilled by acting without learning, for as many iterations as in the warm-up."""
+    """Save the replay in checkpoints. If off, checkpoints are small, but resuming is not exact: the
+    replay is refilled by acting without learning, for as many iterations as in the warm-up."""
 
     guard: Literal["off", "skip", "rollback", "stop"] = option("stop", group="Non-finite values")
     """Treatment of a gradient step whose loss, gradient or parameters are not finite. skip: undo
@@ -452,18 +452,17 @@ class Options:
     rollback_factor: float = option(0.5, group="Non-finite values", above=0, below=1)
     """Factor on the learning rate at each rollback."""
     rollback_limit: int = option(5, group="Non-finite values", at_least=1)
-    """Number of rollbacks after which the run stops."""
+    """Maximum number of rollbacks; if another is needed, the run stops."""
 
     devices: int = option(1, group="Devices", at_least=1, parallel=True, everyday=True)
     """Number of devices. One learner divides its environments, batch and replay among them; several
     learners are divided among them."""
     model_devices: int = option(1, group="Devices", at_least=1, parallel=True)
-    """Number of devices over which the wide layers of a replica are split; a divisor of the
-    number of devices."""
+    """Number of devices over which the wide layers of a replica are split; a divisor of devices."""
     mapping: Literal["shard_map", "pmap"] = option(
         "shard_map", group="Data parallelism", replicas_only=True
     )
-    """Mapping of the step over devices; both give the same results."""
+    """JAX transformation that maps the step over devices; both give the same results."""
     average_every: int | None = option(
         None, group="Data parallelism", at_least=1, replicas_only=True
     )
@@ -474,7 +473,7 @@ class Options:
     outer_optimizer: Literal["none", "nesterov"] = option(
         "none", group="Data parallelism", replicas_only=True
     )
-    """With average_every: the step that all replicas take along the mean of their changes
+    """With average_every: optimiser that applies the mean change of the replicas' parameters
     (DiLoCo, Douillard et al. 2023). none replaces the parameters by their mean."""
     outer_learning_rate: float = option(
         0.7,

@@ -16,7 +16,7 @@ def validate_parallel(config: Config) -> None:
     """Check devices, replicas and learners.
 
     Raises:
-        ValueError: naming the field, its value and the constraint.
+        ValueError: if an option has an invalid value, or one that conflicts with another option.
     """
     _validate_devices(config)
     if config.learners > 1:
@@ -33,11 +33,11 @@ def _validate_devices(config: Config) -> None:
         return
     if config.compression != "none":
         reject("compression", config.compression, "none with model_devices above 1: compression "
-               "makes one vector of the gradient and would gather its split parts")  # fmt: skip
+               "packs the gradient into one vector and would gather its split parts")  # fmt: skip
     if config.outer_optimizer != "none":
         reject("outer_optimizer", config.outer_optimizer, "none with model_devices above 1")
     if config.optimizer == "muon":
-        reject("optimizer", "muon", "adam, radam or rmsprop with model_devices above 1, since it "
+        reject("optimizer", "muon", "adam, radam or rmsprop with model_devices above 1: muon "
                "would gather the parts of each matrix")  # fmt: skip
     if config.mapping == "pmap":
         reject("mapping", "pmap", "shard_map with model_devices above 1")
@@ -60,7 +60,7 @@ def _validate_replicas(config: Config) -> None:
             value, default = getattr(config, name), default_of(name)
             if value != default:
                 reject(name, value, f"{default} without data-parallel replicas, which need one "
-                       "learner and devices above 1")  # fmt: skip
+                       "learner and devices above model_devices")  # fmt: skip
     for name in ("num_envs", "batch_size") if config.algorithm == "dqn" else ("num_envs",):
         if getattr(config, name) % config.replicas:
             divisor = "devices" if config.model_devices == 1 else "devices/model_devices"
@@ -69,7 +69,7 @@ def _validate_replicas(config: Config) -> None:
         _validate_averaging(config, config.average_every)
         _validate_chunk_of_averages(config)
     elif config.average_moments:
-        reject("average_moments", True, "left False unless average_every is given")
+        reject("average_moments", True, "False unless average_every is given")
     elif config.outer_optimizer != "none":
         reject("outer_optimizer", config.outer_optimizer, "none unless average_every is given")
 

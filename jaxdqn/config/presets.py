@@ -1,4 +1,4 @@
-"""Presets: a configuration for each task, and for each algorithm with the settings of a task.
+"""Presets: a configuration for each task, and for each algorithm with a task's settings.
 
 Imports no JAX.
 """
@@ -26,10 +26,11 @@ from jaxdqn.errors import known_name
 
 
 def for_task(algorithm: str, env: str) -> Config:
-    """Return an algorithm with the settings of the preset of a task.
+    """Return the configuration of an algorithm, with the settings of the task of an environment.
 
-    An environment without a preset gets the settings of Breakout if it is a MinAtar game, those of
-    Pong if it is an Atari game, and the defaults otherwise.
+    If ``env`` has no preset, a MinAtar game gets the settings of Breakout, an Atari game those of
+    Pong, and any other environment the defaults. PQN has settings of its authors for MinAtar and
+    Atari, and those for CartPole as its defaults.
 
     Raises:
         ValueError: if the algorithm is unknown.
@@ -50,7 +51,7 @@ def for_task(algorithm: str, env: str) -> Config:
     plain = PLAIN if algorithm != "recurrent" or becomes_recurrent else {}
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
     if becomes_recurrent:
-        # A batch counts sequences, which have several rows each.
+        # ``batch_size`` now counts sequences of several rows.
         values |= {"batch_size": max(1, base.batch_size // 8), "frame_stack": 1}
     if algorithm == "btr":
         values |= _btr(env)
@@ -58,7 +59,7 @@ def for_task(algorithm: str, env: str) -> Config:
 
 
 def _btr(env: str) -> dict[str, Any]:
-    """Return the network of BTR for pictures, and on Atari the settings of its authors."""
+    """Return BTR's network for pictures, and for Atari also its authors' other settings."""
     if is_minatar(env):
         return {"network": "impala", "spectral_norm": True, "dense_size": 128}
     if is_atari(env):
@@ -76,7 +77,7 @@ def _pqn(env: str) -> Config:
 
 
 def _distribution(loss: str | None, env: str) -> dict[str, Any]:
-    """Return the options of a distributional loss that fit the range of returns."""
+    """Return the options with which a distributional loss fits the range of returns of ``env``."""
     low_high = RETURNS.get("MinAtar" if is_minatar(env) else env)
     if low_high is None:
         return {}
@@ -84,25 +85,25 @@ def _distribution(loss: str | None, env: str) -> dict[str, Any]:
     if loss == "categorical":
         return {"value_min": low, "value_max": high}
     if loss in ("quantile", "implicit_quantile") and high - low >= 100:
-        # With values near 100 most errors exceed a delta of 1 and have equal gradients, so that
-        # values diverge.
+        # With values near 100 most errors exceed a delta of 1 and have equal gradients, so values
+        # diverge.
         return {"huber_delta": 10.0, "quantiles": 8}
     return {}
 
 
 PRESETS: dict[str, Config] = TASKS | {name: for_task(name, "CartPole-v1") for name in ALGORITHMS}
-"""The tasks, and the algorithms on CartPole. ``preset`` also builds the algorithms for other
-environments."""
+"""Configurations of the tasks, and of the algorithms on CartPole. ``preset`` also configures the
+algorithms for other environments."""
 
 
 def preset(name: str, *, protocol: str | None = None, **overrides: Any) -> Config:
     """Return the configuration of a preset with some fields replaced.
 
-    An algorithm, such as ``rainbow``, has the settings of the task of the environment.
+    The preset of an algorithm, such as ``rainbow``, depends on ``env``: see ``for_task``.
 
     Args:
         name: one of ``PRESETS``.
-        protocol: one of ``PROTOCOLS``, of a MinAtar game; by default ``minatar``.
+        protocol: a key of ``PROTOCOLS``, for MinAtar games only; their default is ``minatar``.
         **overrides: fields to replace.
 
     Raises:

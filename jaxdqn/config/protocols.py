@@ -11,9 +11,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "gymnax": {"sticky_actions": 0.0, "full_action_set": False},
 }
 """Variants of the MinAtar games. minatar: as published (Young and Tian 2019), except that gymnax
-ends episodes after 1 000 steps (Freeway 2 500); used by the presets. gymnax: the defaults of
-gymnax, without sticky actions and with only the actions that have an effect; most games are then
-deterministic."""
+ends episodes after 1 000 steps (Freeway: 2 500); the presets use it. gymnax: the defaults of
+gymnax, without sticky actions and with only the actions that have an effect; in most games the
+transitions are then deterministic."""
 
 
 def is_minatar(env: Any) -> bool:
@@ -38,6 +38,6 @@ def protocol_fields(protocol: str | None, env: Any) -> dict[str, Any]:
         wanted = known_name("protocol", protocol, list(PROTOCOLS))
         raise ValueError(f"protocol={protocol!r}: must be {wanted}")
     if not is_minatar(env):
-        raise ValueError(f"protocol={protocol!r}: must be left out with env={env!r}, which is no "
-                         "MinAtar game")  # fmt: skip
+        raise ValueError(f"protocol={protocol!r}: must be left out with env={env!r}, which is not "
+                         "a MinAtar game")  # fmt: skip
     return PROTOCOLS[protocol]

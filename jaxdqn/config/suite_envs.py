@@ -1,4 +1,4 @@
-"""Names of environments of suites on the device: ``SUITE:ID``. Imports no JAX."""
+"""Names ``SUITE:ID`` of environments on the device. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jaxdqn.config.host_envs import HOST_SUITES
 from jaxdqn.errors import known_name, reject
 
 DEVICE_SUITES = ("navix", "xminigrid", "craftax", "jumanji", "pgx", "octax")
-"""Suites of other packages in JAX; ``jaxdqn.envs.suites`` has a module for each."""
+"""JAX suites of other packages; ``jaxdqn.envs.suites`` has a module for each suite."""
 
 OWN_SUITE = "pixels"
 """Suite of the games of this library."""

@@ -33,7 +33,8 @@ def validate_sweep(config: Config) -> None:
     """Check the sweep and the number of learners.
 
     Raises:
-        ValueError: naming the field, its value and the constraint.
+        ValueError: if a sweep is malformed, is not of a traced scalar in use, or has invalid or
+            equal values, or if there are too many learners.
     """
     names: list[str] = []
     for text in config.sweep:

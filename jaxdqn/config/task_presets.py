@@ -6,8 +6,8 @@ from jaxdqn.config.config import Config, replace
 from jaxdqn.config.host_presets import HOST_TASKS
 from jaxdqn.config.protocols import PROTOCOLS
 
-# The squared loss here and below: if most rows are far from a terminal one, the Huber loss follows
-# the median target, and values of tens or hundreds diverge.
+# Most presets have the squared loss. If most rows are far from a terminal one, the Huber loss
+# follows the median target, and values of tens or hundreds diverge.
 CARTPOLE = Config(
     loss="squared",
     total_rows=600_000,
@@ -23,7 +23,8 @@ CARTPOLE = Config(
     solve_return=475.0,
     stop_when="solved",
 )
-"""Settings of the algorithms on CartPole: plain DQN solves it soon, but does not hold it."""
+"""Settings of the algorithms on CartPole. With them plain DQN solves CartPole early, but does not
+hold the return of 475."""
 
 TASKS: dict[str, Config] = {
     # Layer norm, returns of eight steps, a larger replay and a learning rate that falls to zero

@@ -49,8 +49,8 @@ def distill(policy: Policy, config: Config, rows: Row, hidden_sizes: Sequence[in
 
     Args:
         policy: the teacher, a feed-forward policy.
-        config: configuration of its run.
-        rows: rows of its replay, leaves [T, E, ...].
+        config: configuration of the teacher's run.
+        rows: rows of that run's replay, leaves [T, E, ...].
         hidden_sizes: widths of the dense layers.
     """
     obs, legal = observations(rows, config.frame_stack)
@@ -154,13 +154,14 @@ def read_replay(run: str | os.PathLike[str], which: str, **own: Any) -> Row:
     """Read the rows of a run's replay, [T, E, ...]; for a population, of the selected learner.
 
     Raises:
-        ValueError: if the run has no replay in its checkpoints, or a recurrent network.
+        ValueError: if the run has a recurrent network, a custom replay or learning, or no replay in
+            its checkpoints.
     """
     config, recorded = read_config(run), read_parts(run)
     if config.recurrent != "none":
         raise ValueError(
-            "distill_to: must be left out for a recurrent network; its Q-values depend on earlier "
-            "observations, which the smaller network would not see"
+            "distill_to: must be left out for a recurrent network, whose Q-values depend on "
+            "earlier observations, which the smaller network would not see"
         )
     if config.algorithm == "pqn":
         raise ValueError(f"distill_to: must be left out for run={str(run)!r}; pqn has no replay")

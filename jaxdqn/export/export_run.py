@@ -62,8 +62,8 @@ def export_policy(
         observations, ``return_mean`` and ``original_return_mean`` with their standard errors.
 
     Raises:
-        ValueError: as ``load_policy``; or if ``to`` is in use or cannot be written, or the network
-            cannot be traced with a symbolic batch size or converted to the format.
+        ValueError: if ``load_policy`` raises it, if an argument is invalid, if ``to`` is in use or
+            cannot be written, or if the network cannot be converted to the format.
     """
     to = Path(to)
     check_target(to)
@@ -95,7 +95,7 @@ def export_policy(
 
 
 def _check_arguments(format: str, distill_to: Sequence[int] | None, episodes: int) -> None:
-    """Raise a ValueError for an invalid argument, or if the converter of ONNX is missing."""
+    """Raise a ValueError for an invalid argument, or if the converter to ONNX is missing."""
     if format not in FORMATS:
         raise ValueError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
     if distill_to is not None and not (distill_to and min(distill_to) >= 1):
@@ -107,12 +107,12 @@ def _check_arguments(format: str, distill_to: Sequence[int] | None, episodes: in
 
 
 def quantized(policy: Policy, flat: FlatPolicy) -> Policy:
-    """Return the policy with the dequantised parameters of its stored weights."""
+    """Return the policy with parameters that are dequantised from its stored weights."""
     return policy._replace(params=restore(flat.quantized.layout, list(flat.weights)))
 
 
 def _compare(policy: Policy, other: Policy, environment: Any, episodes: int) -> dict[str, Any]:
-    """Return the action agreement of two policies, and their returns over the same episodes."""
+    """Return the action agreement of two policies, and their returns with the same seed."""
     before = mean_return(policy, environment, episodes)
     after = mean_return(other, environment, episodes)
     return {
@@ -126,7 +126,7 @@ def _compare(policy: Policy, other: Policy, environment: Any, episodes: int) -> 
 
 
 def check_quantize(quantize: str) -> None:
-    """Raise a ValueError for an unknown dtype of weights."""
+    """Raise a ValueError if the dtype of weights is unknown."""
     if quantize not in DTYPES:
         raise ValueError(f"quantize={quantize!r}: must be one of {', '.join(DTYPES)}")
 

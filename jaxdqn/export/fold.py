@@ -19,7 +19,7 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-"""Primitives that call a function, and the name of the parameter that holds it."""
+"""Primitives that call a function, and the name of the parameter that holds the function."""
 
 
 def folded(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:

@@ -26,8 +26,8 @@ def load(directory: Any = Path(__file__).parent) -> Callable[..., Any]:
         ``policy(obs, first=False, legal=None) -> actions``: an int for one observation [O], an
         int32 array [B] for a batch [B, O]. ``first``, bool or [B], is True for the first
         observation of an episode; it clears the frame stack and the recurrent carry. Both are kept
-        between calls and cleared if B changes. ``legal`` [B, A] is the mask of legal actions, for a
-        policy that needs one.
+        between calls and cleared if B changes. ``legal``, [A] or [B, A], is the mask of legal
+        actions, for a policy that needs one.
     """
     directory = Path(directory)
     about = json.loads((directory / "policy.json").read_text(encoding="utf-8"))

@@ -20,8 +20,8 @@ from jaxdqn.types import Array, Environment, Exploration, TimeStep
 
 _ENVS = 50
 EPSILON = 0.05
-"""Probability of a random action while observations are collected, so that they also include states
-that the greedy policy does not visit."""
+"""Epsilon of the policy that collects observations, so that these also include states that the
+greedy policy does not visit."""
 
 
 class Return(NamedTuple):
@@ -59,14 +59,14 @@ def agreement(
 ) -> float:
     """Return the fraction of observations on which two policies take the same greedy action.
 
-    The first policy plays, with random actions of probability ``EPSILON``. Both policies receive
-    all observations in order, each with separate frame stacks and carry.
+    The first policy plays, epsilon-greedy with epsilon ``EPSILON``. Both policies receive all
+    observations in order, and keep separate frame stacks and carries.
 
     Args:
         policy: policy that plays.
         other: policy to compare with.
         environment: environment on the device or on the host.
-        observations: number of observations, rounded up to whole vector steps.
+        observations: number of observations, rounded up to complete vector steps.
         seed: seed of the episodes.
     """
     key, key_reset = jax.random.split(jax.random.key(seed))
@@ -118,7 +118,7 @@ def _actor(policy: Policy) -> tuple[Any, Any]:
 
 
 def _functions(environment: Environment | HostEnvironment, num_envs: int) -> tuple[Any, Any, Any]:
-    """Return reset, step and close of E environments, on the device or on the host."""
+    """Return ``reset(key)``, ``step(key, state, actions)`` and ``close()`` of E environments."""
     if isinstance(environment, HostEnvironment):
         envs = environment.to_evaluate().make(num_envs)
 

@@ -20,8 +20,8 @@ MODEL, INITIAL = "policy.onnx", "initial.npz"
 _OPSET = 21
 _STEPS, _BATCH = 20, 64
 _LEAST_AGREEMENT = 0.99
-"""Minimum fraction of random observations on which the model must take the policy's action. It is
-below 1 because rounding decides between actions of almost equal value."""
+"""Minimum fraction of random observations on which the model must take the policy's action; below 1
+because rounding decides between actions of almost equal value."""
 
 
 def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -> None:
@@ -55,7 +55,7 @@ def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
     A]. Its outputs are the actions [B] int32 and the next state.
 
     Raises:
-        ValueError: as ``write_onnx``.
+        ValueError: if the extra is not installed, or the network cannot be converted.
     """
     to_onnx = require_converter()
     (batch,) = jax.export.symbolic_shape("B")
@@ -92,7 +92,7 @@ def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:
 
 
 def _native(leaf: np.ndarray) -> Array:
-    """Return a weight as an array; bits of bfloat16 become bfloat16, as onnxruntime needs."""
+    """Return a weight as an array; bfloat16 stored as uint16 becomes bfloat16 for onnxruntime."""
     return jax.numpy.asarray(leaf.view(jax.numpy.bfloat16) if leaf.dtype == np.uint16 else leaf)
 
 
@@ -131,7 +131,7 @@ def _check_actions(model: bytes, flat: FlatPolicy, spec: EnvSpec) -> None:
     """Check that a model takes the policy's actions on random observations.
 
     Raises:
-        ValueError: if too many differ.
+        ValueError: if too many actions differ.
     """
     step = onnx_step(model)
     rng = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def _check_actions(model: bytes, flat: FlatPolicy, spec: EnvSpec) -> None:
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return random observations of a dtype."""
+    """Return random observations of a shape and dtype."""
     if dtype == np.bool_:
         return rng.random(shape) < 0.3
     if dtype.kind in "iu":

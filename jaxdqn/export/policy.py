@@ -131,7 +131,7 @@ def load_run(
 ) -> tuple[Config, AnyTrainer, Params]:
     """Read a run: return its configuration, its trainer on one device, and its parameters.
 
-    For a population these are the parameters of one learner, as in ``load_policy``.
+    For a population, configuration and parameters are those of one learner, as in ``load_policy``.
 
     Args:
         run: run directory.
@@ -141,7 +141,7 @@ def load_run(
         agent: custom agent, as in ``load_policy``.
 
     Raises:
-        ValueError: as ``load_policy``.
+        ValueError: see ``load_policy``.
     """
     if which not in PARAMETERS:
         raise ValueError(f"which={which!r}: must be one of {', '.join(PARAMETERS)}")

@@ -37,11 +37,11 @@ class Quantized(NamedTuple):
 
 
 def quantize(params: Params, dtype: str) -> Quantized:
-    """Store parameters in a dtype.
+    """Convert parameters to stored weights of a dtype.
 
     Matrices and convolution kernels, float32 leaves of two axes or more, are stored in ``dtype``.
     All other leaves, such as biases and observation statistics, are unchanged, because they are
-    small and errors in them are costly. int8 is symmetric around zero: the scale of an output
+    small and errors in them are costly. int8 is symmetric about zero: the scale of an output
     channel, the last axis, is its largest magnitude divided by 127 (Jacob et al. 2018, section 2.1,
     with zero-point 0). bfloat16 is stored as uint16, which NumPy can write.
 

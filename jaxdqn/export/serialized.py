@@ -134,7 +134,7 @@ def write_policy(directory: Path, policy: Policy, flat: FlatPolicy, record: Any)
 
 
 def write_about(directory: Path, spec: EnvSpec, flat: FlatPolicy, format: str, record: Any) -> None:
-    """Write ``load_policy.py``, and ``policy.json`` with its input and ``record``."""
+    """Write ``load_policy.py``, and ``policy.json`` with the shapes of inputs and ``record``."""
     source = Path(loader.__file__).read_text(encoding="utf-8")
     (directory / LOADER).write_text(source, encoding="utf-8")
     about = {

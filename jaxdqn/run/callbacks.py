@@ -74,14 +74,16 @@ class CallbackContext:
     def set_hyper(self, **values: Any) -> None:
         """Set hyper-parameters from the next chunk on; checkpoints store them.
 
-        Call it only in ``on_chunk`` and ``on_evaluation``, because only they precede more chunks.
+        Call this only in ``on_chunk`` and ``on_evaluation``. At ``on_checkpoint`` the state has
+        been saved already, and after ``on_end`` no chunk follows.
 
         Args:
-            values: new values by name. Each is a number; for a population it may also be an array
-                of P numbers.
+            values: new values by name. A value is a number; for a population it may also be an
+                array of P numbers.
 
         Raises:
-            ValueError: naming the hyper-parameter.
+            ValueError: if another method calls this, or if a hyper-parameter is unknown, is None in
+                the configuration, or has an invalid value.
         """
         self._check_open()
         if self._method not in _MAY_SET:
@@ -114,7 +116,7 @@ class CallbackContext:
 class CallbackGroup:
     """Callbacks of a run. A callback that raises is dropped, and the run continues.
 
-    Only the coordinator calls them; it broadcasts their decisions to all processes.
+    Only the coordinator calls the callbacks. It broadcasts their decisions to all processes.
 
     Args:
         callbacks: callbacks of the caller; the same number on every process.
@@ -134,7 +136,7 @@ class CallbackGroup:
     ) -> None:
         self._callbacks, self._config = list(callbacks), config
         self.called = bool(callbacks)
-        """True if there are callbacks, on any process."""
+        """True if the run has callbacks; equal on all processes."""
         self.at_chunks = any(hasattr(callback, "on_chunk") for callback in callbacks)
         """True if a callback reads the state after every chunk. The state is then not donated to
         the next chunk before the callback returns."""

@@ -9,22 +9,24 @@ LONG_CHUNK = 1.0
 PART_SECONDS = 0.5
 """Target duration of a part in seconds."""
 FIRST_PARTS = 16
-"""Minimum number of parts of the first chunk of a process with a deadline."""
+"""Minimum number of parts of a long first chunk of a process with a deadline."""
 
 
 def first_part(config: Config, least: int = 1) -> int | None:
     """Return the iterations per part of the first chunk, whose duration is not known.
 
     The number of parts is the first from 16 to 32 that divides the chunk, so that one program
-    computes all parts; it is 16 if none does. A chunk that is too short for 32 parts has as many as
-    possible. Parts consist of complete intervals between two averages of the parameters.
+    computes all parts. In a chunk that is too short for 32 parts it is the largest number that
+    divides the chunk. If no number does, the chunk has 16 parts, or as many as fit, and a shorter
+    last one. Parts consist of complete intervals between two averages of the parameters.
 
     Args:
         config: configuration of the run.
         least: minimum iterations of a part, except for the last one.
 
     Returns:
-        The number of iterations, or None if the chunk is not divided: without ``max_seconds``.
+        The number of iterations; None without ``max_seconds``, or if the chunk is too short for two
+        parts.
     """
     if config.max_seconds is None:
         return None
@@ -40,7 +42,7 @@ def first_part(config: Config, least: int = 1) -> int | None:
 
 
 def part_for_duration(config: Config, seconds: float) -> int | None:
-    """Return the iterations per part of a chunk of this duration; None for no division.
+    """Return the iterations per part of a chunk of this duration; None if it is not divided.
 
     The number is a multiple of the iterations between two averages of the parameters.
     """
@@ -52,10 +54,11 @@ def part_for_duration(config: Config, seconds: float) -> int | None:
 
 
 def divide_first_part(config: Config, first: int, part: int) -> int:
-    """Return the largest number of iterations up to ``part`` that divides the first part.
+    """Return the largest number of iterations up to ``part`` that divides a first part.
 
-    Parts of this size and first parts can follow each other within a chunk, and the last part of
-    the chunk is the same.
+    A chunk may then consist of first parts and parts of this size in any order, and its last part
+    always has the same size. The number is at least the interval between two averages of the
+    parameters.
 
     Args:
         config: configuration of the run.

@@ -32,12 +32,12 @@ class _Flight(NamedTuple):
 class ChunkRunner:
     """Run chunks, and check for a stop request between the parts of a long chunk.
 
-    The duration of the first chunk determines the speed. If it is long, a program for one part is
-    compiled in another thread while the next chunk runs. Without ``max_seconds`` the first chunk is
-    not divided. With it the first chunk is run in parts of ``first_part`` iterations, and so are
-    later long chunks until the program for their parts is compiled. The state after a chunk is
-    bitwise identical for every division into parts. The metrics are equal up to rounding of sums
-    and means.
+    The duration of the first chunk determines the size of a part. If chunks are long, a program for
+    one part is compiled in another thread while the next chunk runs. Without ``max_seconds`` the
+    first chunk is not divided. With ``max_seconds`` the first chunk is run in parts of
+    ``first_part`` iterations, and so are later long chunks until the program for their parts is
+    compiled. The state after a chunk is bitwise identical however the chunk is divided. The metrics
+    are equal up to rounding of sums and means.
     """
 
     def __init__(self, config: Config, programs: Programs, progress: Progress) -> None:
@@ -51,7 +51,7 @@ class ChunkRunner:
 
     @property
     def in_flight(self) -> bool:
-        """True if the next chunk has been dispatched; the state is then its result."""
+        """True if the next chunk has been dispatched; the newest state is then its result."""
         return self._flight is not None
 
     def drop(self) -> None:
@@ -70,8 +70,9 @@ class ChunkRunner:
                 read, so that the device does not wait for the host.
 
         Returns:
-            The state, and a pair of the chunk's metrics and its seconds. The pair is None if a
-            stop request interrupted the chunk; ``Progress.partial`` then holds the finished part.
+            The state, and a pair of the chunk's metrics and its duration in seconds. The pair is
+            None if a stop request interrupted the chunk; ``Progress.partial`` then holds the
+            finished part.
         """
         progress = self._progress
         while True:
@@ -117,14 +118,14 @@ class ChunkRunner:
         return left
 
     def _programs_for(self, part: int) -> list[Future[Chunk]]:
-        """Return the programs for a chunk in parts: for each part, and for a shorter last one."""
+        """Return the programs for a chunk in parts: for a part, and for a shorter last part."""
         last = self._config.iterations_per_chunk % part
         return [self._programs.part_of_chunk(size) for size in (part, last) if size]
 
     def _is_short(self, flight: _Flight) -> bool:
         """Return whether this is a whole chunk and chunks are too short to be divided.
 
-        False for the first chunk of a process, because the speed is not known yet.
+        Return False for the first chunk of a process, because the speed is not known yet.
         """
         whole = flight.iterations == self._config.iterations_per_chunk
         return whole and self._read_at > 0 and self._progress.part_iterations is None
@@ -142,7 +143,7 @@ class ChunkRunner:
         return state, _Flight(report, iterations, started)
 
     def _record(self, flight: _Flight) -> None:
-        """Wait for the metrics of a program; add its counts, time and metrics to the progress."""
+        """Wait for the results of a program; add counts, time and metrics to the progress."""
         progress, iterations = self._progress, flight.iterations
         metrics, counters = jax.device_get(flight.report)
         # A chunk that was dispatched ahead begins when the previous chunk ends.
@@ -159,11 +160,13 @@ class ChunkRunner:
     def _measure(self, finished: Record, part: Record) -> None:
         """Set the iterations per part from the duration of a chunk.
 
+        In an unfinished chunk, estimate that duration from the newest part, and set the iterations
+        only if such parts take too long. The first part of a chunk gives no estimate, because it
+        may include costs that occur once.
+
         Args:
-            finished: finished part of the chunk, or all of it.
-            part: its last part. If it takes too long, the duration of the chunk is estimated from
-                it. The first part of a chunk is too short for an estimate: it may include costs
-                that occur once.
+            finished: all finished iterations of the chunk.
+            part: newest part of the chunk, which ``finished`` includes.
         """
         chunk, first = self._config.iterations_per_chunk, self._first_part
         if finished["iterations"] >= chunk:
@@ -185,7 +188,7 @@ def add_parts(first: Record, second: Record) -> Record:
     """Merge two consecutive parts of a chunk into one, as plain values for a checkpoint.
 
     Args:
-        first: ``iterations``, ``seconds`` and ``metrics``, whose leaves are [] or [P].
+        first: ``iterations``, ``seconds`` and ``metrics``, leaves [...] or [P, ...].
         second: the following part, in the same form.
     """
     sizes = first["iterations"], second["iterations"]
@@ -273,6 +276,7 @@ def totals(counters: Counters) -> Record:
 def _are_ready(programs: Sequence[Future[Chunk]]) -> bool:
     """Return True if the programs can be called without waiting for their compilation.
 
-    With several processes always return True: each then waits, so that all call the same program.
+    With several processes always return True, so that all call the same program, after waiting for
+    it.
     """
     return jax.process_count() > 1 or all(program.done() for program in programs)

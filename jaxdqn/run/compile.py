@@ -162,7 +162,7 @@ def _dispatches_asynchronously() -> bool:
 def _evaluation_of_one(
     config: Config, evaluate: Callable[..., EvalInfo], params: Params, keys: RunKeys
 ) -> list[tuple[Any, tuple[Any, ...]]]:
-    """Return the evaluation of a single learner and its arguments; empty without a population."""
+    """Return the evaluation of one learner of a population, with its arguments; [] otherwise."""
     if config.learners == 1:
         return []
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)

@@ -33,7 +33,7 @@ FLAGS = {
     "jax_debug_infs": True,
     "jax_transfer_guard": "allow",
 }
-"""Flags of JAX for all threads: with environments on the host, a separate thread learns."""
+"""JAX flags, set for all threads: with environments on the host, a separate thread learns."""
 _LIBRARY = str(Path(jaxdqn.__file__).parent)
 
 
@@ -59,7 +59,7 @@ def debug(
         The metrics of each iteration.
 
     Raises:
-        ValueError: as ``run``.
+        ValueError: if the configuration or a custom part is invalid.
         RunFailed: if an output is not finite; the message names the function.
     """
     small = debug_config(config)
@@ -118,14 +118,14 @@ def debug_config(config: Config) -> Config:
 
 
 def _changes(before: Config, after: Config) -> str:
-    """Return the changed options as text."""
+    """Return the values of the changed options as text."""
     names = [field.name for field in dataclasses.fields(Config)]
     changed = [name for name in names if getattr(before, name) != getattr(after, name)]
     return ", ".join(f"{name}={getattr(after, name)!r}" for name in changed) or "none changed"
 
 
 def _culprit(error: BaseException) -> str:
-    """Return the innermost function of the traceback that is not in an installed package.
+    """Return the innermost function of the traceback in this library or in the caller's code.
 
     JAX raises the error where the operation is called, so this function produced the value.
     """

@@ -85,5 +85,6 @@ def bytes_sent(config: Config, state: TrainState) -> float | None:
     if config.replicas == 1:
         return None
     trained = trained_params(state.agent.params)
-    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(trained)]  # without that of replicas
+    # The shapes without the axis of replicas.
+    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(trained)]
     return bytes_per_gradient_step(config, sum(map(math.prod, shapes)), shapes).total

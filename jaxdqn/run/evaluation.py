@@ -41,7 +41,7 @@ class RunEvaluator:
     def evaluate(self, state: TrainState) -> Record:
         """Evaluate the online parameters and return the record.
 
-        This also updates the best parameters and confirms a solution on fresh episodes.
+        This also updates the best parameters, and checks a new solution on fresh episodes.
         """
         progress, params = self._progress, self._programs.params(state)
         info = self._timed(self._programs.evaluate, params, self._keys.evaluate, 0)
@@ -64,7 +64,7 @@ class RunEvaluator:
     def _keep_best(
         self, params: Params, info: EvalInfo, means: Sequence[float], now: Record
     ) -> None:
-        """Copy the parameters of the leading learner if its return exceeds the previous best."""
+        """Update the best evaluation and its copy of the parameters, and each learner's best."""
         progress, leader = self._progress, self._progress.leader(means)
         best = None if progress.best is None else progress.best["return_mean"]
         if best is None or means[leader] > best or not np.isfinite(best):
@@ -85,7 +85,7 @@ class RunEvaluator:
         return self._evaluate_best(self._programs.evaluate_one)
 
     def evaluate_best_at_epsilon(self) -> Record:
-        """Evaluate the best parameters with random actions of probability ``EPSILON``."""
+        """Evaluate the best parameters with an epsilon-greedy policy, epsilon ``EPSILON``."""
         return self._evaluate_best(self._programs.evaluate_at_epsilon)
 
     def _evaluate_best(self, evaluate: Callable[..., EvalInfo]) -> Record:
@@ -104,7 +104,7 @@ class RunEvaluator:
     def _confirm(
         self, params: Params, means: Sequence[float]
     ) -> tuple[Collection[int], Record | None]:
-        """Confirm on fresh episodes that learners have solved the environment.
+        """Check on fresh episodes that learners have solved the environment.
 
         Returns:
             The learners whose solution the fresh episodes did not confirm, and the record of the

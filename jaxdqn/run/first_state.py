@@ -35,8 +35,8 @@ def first_state(
             checkpoints.
 
     Raises:
-        ValueError: if the directory contains a different run, or one that ended without a
-            checkpoint.
+        ValueError: if the directory contains a different run, a run that ended without a
+            checkpoint, or only damaged checkpoints.
     """
     if not setup.resuming:
         return _start(setup, host, log), setup.preset
@@ -96,7 +96,7 @@ def _resume_message(setup: RunSetup, directory: Path, restored: Restored) -> str
 
 
 def _schedule_message(before: Config, now: Config) -> str:
-    """Describe the schedules that depend on the budget; empty if the budget is unchanged."""
+    """Describe the schedules over the budget; return an empty text if the budget is unchanged."""
     if before.total_rows == now.total_rows:
         return ""
     rows = f"{now.rows_of_schedules:,} rows"
@@ -108,13 +108,13 @@ def _schedule_message(before: Config, now: Config) -> str:
 def _check_has_not_ended(directory: Path) -> None:
     if (directory / run_directory.SUMMARY).exists():
         raise ValueError(
-            f"out={str(directory)!r}: must have a checkpoint to resume from; the run there has "
-            "ended and has none"
+            f"out={str(directory)!r}: must have a checkpoint to resume from; the run there ended "
+            "without one"
         )
 
 
 def _reopen(setup: RunSetup, directory: Path) -> None:
-    """Remove the summary of the previous end and write the current configuration and parts."""
+    """Remove the summary of the stopped run; write the current configuration and parts."""
     (directory / run_directory.SUMMARY).unlink(missing_ok=True)
     write_parts(directory, setup.parts.record)
     write_json(directory / run_directory.CONFIG, to_dict(setup.config))

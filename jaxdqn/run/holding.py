@@ -77,7 +77,9 @@ def record_evaluation(
 
 
 def stability(passed: Sequence[bool]) -> float | None:
-    """Return the fraction of the second half of the evaluations that reached the solve return.
+    """Return the fraction of evaluations that reached the solve return, in their second half.
+
+    Return None if there are no evaluations.
 
     Args:
         passed: one flag per evaluation of a learner, in order; True if it reached the solve return.

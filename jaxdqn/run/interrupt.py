@@ -49,10 +49,10 @@ class StopRequest:
         self._reason = signal.Signals(number).name
 
     def check(self) -> None:
-        """Raise ``RunStopped`` if a stop has been requested; for a run that has not trained yet.
+        """Check, before the run trains, that no stop has been requested.
 
         Raises:
-            RunStopped: with the reason.
+            RunStopped: if a stop has been requested.
         """
         reason = self.reason
         if reason is not None:

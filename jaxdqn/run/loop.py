@@ -60,8 +60,7 @@ class HostLoop:
         self._fresh: Record | None = None
         """Evaluation of the best parameters over fresh episodes."""
         self._at_epsilon: Record | None = None
-        """Evaluation of the best parameters with a few random actions, if few episodes were
-        distinct."""
+        """Epsilon-greedy evaluation of the best parameters, if few fresh episodes were distinct."""
         self._saver = StateSaver(config, programs, self.progress, self._recorder, self._evaluator,
                                  checkpoints)  # fmt: skip
         self._failures = FailureHandler(programs, self.progress, self._recorder, self._saver)
@@ -72,7 +71,8 @@ class HostLoop:
 
         Args:
             rows: initial content of the replay, leaves [I, K, E, ...].
-            transfer: parameters of another run, which the networks have after the warm-up.
+            transfer: parameters of another run, which replace those of the networks after the
+                warm-up.
         """
         key, hyper = self._keys.train, learner_hypers(self._config)
         self._recorder.start_clock()
@@ -102,10 +102,12 @@ class HostLoop:
         return state
 
     def train(self, state: TrainState, stop: StopRequest) -> TrainState:
-        """Run chunks until the budget is spent, ``stop_when`` is reached, or a stop is requested.
+        """Run chunks until the budget is spent, a goal is reached, or a stop is requested.
+
+        The goal is ``stop_when``, or that of a callback.
 
         Raises:
-            RunFailed: if the guard stops the run.
+            RunFailed: if the guard, an illegal action or a failed environment ends the run.
             OSError: if a record, or a checkpoint other than the last, cannot be written.
         """
         self._programs.stop_evaluations(lambda: bool(stop))
@@ -162,8 +164,8 @@ class HostLoop:
     def _may_run_ahead(self, stop: StopRequest) -> bool:
         """Return whether the chunk after the next may be dispatched before the next one is read.
 
-        It may unless a callback, an evaluation, a checkpoint or a stop needs the state between
-        the two chunks.
+        This is False if a callback, an evaluation, a checkpoint or a stop may need the state
+        between these two chunks.
         """
         chunk = self.progress.chunk + 1
         return (
@@ -216,8 +218,8 @@ class HostLoop:
             self._warnings.warn_of_repeated_episodes(fresh, self._at_epsilon)
 
     def ended_by(self, stop: StopRequest) -> str:
-        """Return the reason of the end: ``budget``, ``solved``, ``held``, ``callback``, or that of
-        the stop request."""
+        """Return why the run ended: ``budget``, ``solved``, ``held``, ``callback``, or the reason
+        of the stop request."""
         if self.unfinished:
             return stop.reason or "nothing"
         if self.spent:
@@ -261,8 +263,8 @@ class HostLoop:
         """Wait until the last checkpoint is on disk; call after ``train``.
 
         Returns:
-            The error that prevented the checkpoint, so that the parameters are still saved. None if
-            the checkpoint was written.
+            The error if the checkpoint could not be written, otherwise None. The error is not
+            raised here, so that the parameters are still saved.
         """
         with self._failures.keeping_os_error():
             self._saver.wait()

@@ -23,7 +23,7 @@ from jaxdqn.tree import tree_bytes
 from jaxdqn.types import PyTree, TrainState
 
 _TRACED_ELEMENTS = 2**20
-"""Minimum number of observation elements in an evaluation for which its network is traced. Tracing
+"""Minimum number of observation elements in an evaluation for which the network is traced. Tracing
 takes tens of milliseconds, and the activations of smaller evaluations need little memory."""
 
 
@@ -49,7 +49,7 @@ def check_memory_of_run(
         saves: True if the run has a directory for checkpoints.
 
     Raises:
-        ValueError: naming the largest part and the option that determines its size.
+        ValueError: if the parts do not fit; the error names the largest part and its option.
     """
     needs = memory_needs(config, trainer, state, saves=saves)
     largest = max(needs, key=lambda need: need.bytes)
@@ -65,7 +65,7 @@ def check_memory_of_run(
 def memory_needs(
     config: Config, trainer: AnyTrainer, state: TrainState, *, saves: bool
 ) -> tuple[Need, ...]:
-    """Return lower bounds of the memory of the parts that exist at the same time.
+    """Return lower bounds on the memory of the parts that exist at the same time.
 
     Learning needs the networks, a gradient, the replay and the environments; a checkpoint on CPU
     copies the replay. An evaluation needs its environments and the largest activation of the
@@ -95,7 +95,7 @@ def memory_needs(
 
 
 def _evaluation_bytes(config: Config, trainer: AnyTrainer, state: TrainState) -> int:
-    """Return the bytes of an evaluation of one learner: its environments and an activation."""
+    """Return the bytes of an evaluation of one learner: environments and largest activation."""
     if isinstance(trainer, VectorTrainer):
         return 0  # the memory of simulators is unknown
     episodes, agent, environment = config.eval_episodes, trainer.agent, trainer.environment

@@ -67,7 +67,7 @@ def check_profile(chunks: int | None, config: Config) -> None:
     """Check that a run has chunks to profile, before anything is compiled.
 
     Raises:
-        ValueError: naming the flag, its value and the valid values.
+        ValueError: if the run has only one chunk, or ``chunks`` is out of range.
     """
     if chunks is None:
         return

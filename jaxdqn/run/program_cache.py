@@ -75,7 +75,7 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
         parts: custom parts by name; None for the configured ones.
 
     Raises:
-        ValueError: as ``make_mapped_trainer``.
+        ValueError: if ``make_mapped_trainer`` raises it.
     """
     key = static_key(config, parts)
     with _lock:
@@ -84,7 +84,7 @@ def static_run(config: Config, keys: RunKeys, parts: dict[str, Any]) -> StaticRu
             return _entries[key]
     trainer = make_mapped_trainer(config, **parts)
     made = StaticRun(trainer, jax.eval_shape(trainer.init, keys.train))
-    # A run with reset='auto' shares its programs with one that asks for what auto chose.
+    # A run with reset='auto' shares its programs with a run that configures the chosen resets.
     resolved = static_key(replace(config, reset=trainer.reset), parts)
     with _lock:
         made = _entries.setdefault(resolved, made)  # another thread may have added it meanwhile
@@ -141,8 +141,8 @@ def static_key(config: Config, parts: dict[str, Any]) -> Hashable:
 
     - every field of the configuration except ``HOST_FIELDS``. The scalars in ``Hyper`` are
       arguments of the programs, so the key contains only whether each is None;
-    - the custom parts and the function of a registered loss. As in ``jax.jit``, hashable ones are
-      compared by equality; the others are compared by identity;
+    - the custom parts and the loss function. As in ``jax.jit``, hashable objects are compared by
+      equality; others are compared by identity;
     - the devices, and all settings of JAX except those of the compilation cache.
     """
     fields = {

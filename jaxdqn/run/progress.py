@@ -1,4 +1,4 @@
-"""Progress of a run: the part of a checkpoint that lives on the host."""
+"""Progress of a run: the host's part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Progress:
     series_rows: list[int | None] = dataclasses.field(default_factory=list)
     """Rows of each learner at the last evaluation that counted in the series."""
     passed: list[list[bool]] = dataclasses.field(default_factory=list)
-    """True for each evaluation of each learner that reached the solve return, in order."""
+    """For each learner one flag per evaluation, in order: True if it reached the solve return."""
     diverged_at: list[int | None] = dataclasses.field(default_factory=list)
-    """First chunk with a non-finite value, per learner; None if there was none."""
+    """Chunk in which each learner diverged; None if it has not."""
     skipped: list[int] = dataclasses.field(default_factory=list)
     """Gradient steps of each learner that the guard undid, in completed chunks."""
     rollbacks: int = 0
     env_restarts: int = 0
     """Number of restarts of the environments on the host after a failure."""
     warned: list[str] = dataclasses.field(default_factory=list)
-    """Names of the events of warnings already recorded."""
+    """Event names of the warnings already recorded."""
     totals: Record = dataclasses.field(default_factory=dict)
     """Rows, environment steps and gradient steps, over all learners."""
     last: Record | None = None
@@ -51,7 +51,7 @@ class Progress:
     best: Record | None = None
     """The best evaluation of a learner."""
     best_returns: list[float | None] = dataclasses.field(default_factory=list)
-    """Mean return of the best evaluation of each learner; None before the first."""
+    """Mean return of the best evaluation of each learner; None before its first evaluation."""
     partial: Record | None = None
     """Finished part of an interrupted chunk: ``iterations``, ``seconds`` and ``metrics``; None
     between chunks."""

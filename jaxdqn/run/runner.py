@@ -1,4 +1,4 @@
-"""Training run of a configuration, with records, evaluations and checkpoints."""
+"""Train a configuration, with records, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Engine(Protocol):
     """Alternative provider of a run's programs, in place of the compiled trainer."""
 
     def configure(self, config: Config, parts: dict[str, Any]) -> Config:
-        """Return the configuration to run; raise ``ValueError`` if it is not supported."""
+        """Return the configuration to run; raise ``ValueError`` if ``config`` is not supported."""
 
     def programs(
         self, static: StaticRun, config: Config, keys: RunKeys, check: Callable[[], None]
@@ -74,7 +74,7 @@ class RunResult(NamedTuple):
     summary: Record
     """Content of ``summary.json``."""
     directory: Path | None = None
-    """Run directory."""
+    """Run directory; None if the run writes no files."""
 
 
 def run(
@@ -100,12 +100,12 @@ def run(
     """Train a configuration.
 
     SIGINT, the signals in ``checkpoint_signals`` and ``max_seconds`` stop the run at the end of the
-    chunk, or of the next one if that has been dispatched already, after it has written all files.
+    chunk, or of the next chunk if that has been dispatched already; the run then writes all files.
     If chunks take more than a second, the run stops within about half a second, from the second
     chunk on, and with ``max_seconds`` in the first chunk too. During compilation it stops within
-    about a second by raising ``RunStopped``. A second SIGINT stops it at once. Signals are handled
-    only in Python's main thread. A run with a directory saves checkpoints; a later call with
-    ``resume`` continues exactly from the newest one, even inside a chunk.
+    about a second by raising ``RunStopped``. A second SIGINT stops the run at once. Signals are
+    handled only in Python's main thread. A run with a directory saves checkpoints; a later call
+    with ``resume`` continues exactly from the newest checkpoint, even inside a chunk.
 
     Compiled programs are cached in the process (``jaxdqn.run.program_cache``), so a later run with
     the same shapes compiles nothing, even with a different seed or learning rate. They are also
@@ -124,15 +124,15 @@ def run(
             not exist; ``RunResult.directory`` is its path. Runs that start at the same time get
             different directories.
         resume: continue from the newest checkpoint in ``out`` if a run has been started there.
-        extend: effect of a new ``total_rows`` on the schedules that depend on the budget; only with
-            ``resume``. ``stretch``, the default, computes them from the new budget, as if it had
-            been set from the start. ``keep`` ends them at the old budget and then keeps their last
-            values.
+        extend: effect of a new ``total_rows`` on the schedules over the budget; only with
+            ``resume``. ``stretch``, the default, computes the schedules from the new budget, as if
+            it had been set from the start. ``keep`` keeps their old length, and afterwards their
+            last values.
         preset: name of the preset, for the summary.
-        environment: custom environment instead of ``config.env``. ``environment``, ``network`` and
-            ``optimizer`` may be references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the
-            function is called without arguments and returns the part. The run directory stores
-            references, so resuming, ``load_policy`` and the commands can use them.
+        environment: custom environment instead of ``config.env``. This and the other custom parts
+            may be references ``MODULE:FUNCTION`` or ``FILE.py:FUNCTION``: the function is called
+            without arguments and returns the part. The run directory stores references, so
+            resuming, ``load_policy`` and the commands can use them.
         network: custom network, see ``make_trainer``.
         optimizer: custom optimiser, see ``make_trainer``.
         replay, explore, loss, learning, agent: custom parts, see ``make_trainer``. A reference may
@@ -145,15 +145,15 @@ def run(
             exception is dropped and reported on standard error and in an event; the run continues.
         callbacks: one object, or several, with any of the methods ``on_chunk``,
             ``on_evaluation``, ``on_checkpoint`` and ``on_end``. Each method is called with a
-            ``jaxdqn.run.callbacks.CallbackContext``. It may raise ``jaxdqn.EndRun`` to end the run
-            as if its budget were spent. A callback that raises any other exception is dropped and
+            ``jaxdqn.run.callbacks.CallbackContext``, and may raise ``jaxdqn.EndRun`` to end the run
+            as if the budget were spent. A callback that raises any other exception is dropped and
             reported like a logger.
 
     Raises:
         ValueError: if the configuration is invalid, the replay does not fit in memory, ``out`` is
             in use or cannot be written, or it holds another run or only damaged checkpoints.
-        RunFailed: if the run cannot continue, because the guard stops it or the disk is full.
-            ``RunStopped`` is raised if it is stopped before it has trained.
+        RunFailed: if the run cannot continue, for example because the guard stops it or the disk is
+            full. It is a ``RunStopped`` if the run is stopped before it has trained.
     """
     started = time.perf_counter()
     setup: RunSetup | None = None
@@ -174,7 +174,7 @@ def run(
         config = engine.configure(config, parts)
     try:
         with ExitStack() as stack:
-            # The host transfers seeds, scalars and records; a step of the trainer does not.
+            # The host transfers seeds, scalars and records; the trainer's step transfers nothing.
             stack.enter_context(jax.transfer_guard("allow"))
             group = LoggerGroup(loggers)
             stack.callback(group.close)
@@ -206,9 +206,9 @@ def _check_arguments(
 ) -> None:
     if getattr(jax.config, _DISABLE_JIT):
         raise ValueError(
-            "jax_disable_jit=True: must be False for a run, which would take hours and gigabytes; "
-            "unset JAX_DISABLE_JIT, and use --debug, or jaxdqn.run.debug.debug from Python: a few "
-            "iterations of small size without jit"
+            "jax_disable_jit=True: must be False, because a run without jit would take hours and "
+            "gigabytes; unset JAX_DISABLE_JIT. To run a few small iterations without jit, use "
+            "--debug, or jaxdqn.run.debug.debug from Python"
         )
     if unique and (out is None or resume):
         raise ValueError("unique=True: must come with out, and without resume")
@@ -324,7 +324,7 @@ def _write_results(directory: Path, best: Params, last: Params, summary: Record)
 
 
 def _draw_curve(directory: Path, log_event: Callable[[Record], None]) -> None:
-    """Draw the learning curve. The run is complete without it, so a failure is only a warning."""
+    """Draw the learning curve. The run is complete without one, so a failure is only a warning."""
     try:
         plot_runs([directory], directory / run_directory.CURVE)
     except Exception as error:  # matplotlib may be missing, misconfigured or out of disk space

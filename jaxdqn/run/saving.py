@@ -62,7 +62,7 @@ class StateSaver:
         self.record = record
 
     def save_last(self, state: TrainState) -> bool:
-        """Take a checkpoint of the last state, unless there is one; return True if it was taken."""
+        """Take a checkpoint of the last state unless there is one; return whether one was taken."""
         checkpoints, progress = self._checkpoints, self._progress
         if checkpoints is None:
             return False
@@ -75,13 +75,13 @@ class StateSaver:
         """Wait until the newest checkpoint is on disk.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if that checkpoint cannot be written.
         """
         if self._checkpoints is not None:
             self._checkpoints.wait()
 
     def revive(self, restored: Restored) -> tuple[TrainState, Record | None]:
-        """Return the state of a checkpoint, and the totals if its replay had to be refilled."""
+        """Return the state of a checkpoint, and the new totals if its replay was refilled."""
         assert self._checkpoints is not None
         state, refilled = self._programs.revive(restored.state), None
         if not restored.meta["replay"]:
@@ -89,13 +89,13 @@ class StateSaver:
             refilled = totals(jax.device_get(counters))
         params = self._evaluator.last_params(state)
         best = self._checkpoints.read_best(restored.step, params)
-        if self._config.learners == 1:  # orbax has restored it onto one device
+        if self._config.learners == 1:  # orbax restores parameters onto one device
             best = jax.device_put(best, jax.tree.map(lambda leaf: leaf.sharding, params))
         self._evaluator.best_params = None if restored.meta["host"]["best"] is None else best
         return jax.block_until_ready(state), refilled
 
     def roll_back(self, restored: Restored) -> TrainState:
-        """Return the state of a checkpoint with a lower learning rate and other random numbers."""
+        """Return the state of a checkpoint with a lower learning rate and different random keys."""
         assert self._checkpoints is not None
         progress = self._progress
         rollbacks, seconds = progress.rollbacks + 1, self._recorder.seconds

@@ -41,7 +41,7 @@ class RunSetup(NamedTuple):
     rows: Row | None
     """Initial content of the replay, leaves [I, K, E, ...]; None if it starts empty."""
     transfer: Transfer | None
-    """Parameters of another run to start from, or None."""
+    """Parameters of another run to start from; None if the networks start randomly."""
     resuming: bool
     """True if the directory contains a started run."""
 
@@ -68,7 +68,7 @@ def set_up(
     """Check the inputs of a run and open its directory.
 
     Raises:
-        ValueError: as ``run``.
+        ValueError: if an input is invalid, see ``run``.
     """
     resuming = multihost.broadcast(lambda: resume and out is not None and run_directory.is_run(out))
     if out is not None and not resuming and not unique:
@@ -118,7 +118,8 @@ def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int
     """Check that several processes can run a configuration together.
 
     Raises:
-        ValueError: on every process, or only on the process whose inputs differ.
+        ValueError: if they cannot; on processes whose inputs differ from those of process 0, or on
+            all.
     """
     multihost.check_even()
     multihost.check_same(

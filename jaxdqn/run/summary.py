@@ -48,9 +48,9 @@ def results(
     Args:
         config: configuration of the run.
         progress: progress at the end of the run.
-        fresh: evaluation of the best parameters over fresh episodes, or None.
-        at_epsilon: evaluation with random actions of probability ``EPSILON``; None unless few
-            episodes of ``fresh`` were distinct.
+        fresh: evaluation of the best parameters over fresh episodes; None if the run was stopped.
+        at_epsilon: epsilon-greedy evaluation of the best parameters, epsilon ``EPSILON``; None
+            unless few episodes of ``fresh`` were distinct.
     """
     last, best = progress.last, progress.best
     assert last is not None
@@ -115,7 +115,7 @@ def _learner_results(config: Config, progress: Progress, last: Record, best: Rec
 
 
 def _human_normalized(env: str, progress: Progress, fresh: Record | None) -> Record:
-    """Return the human-normalised scores; {} if the game has no known human score."""
+    """Return the human-normalised scores; {} if the environment has no known human score."""
     assert progress.last is not None
     assert progress.best is not None
     best = progress.best if fresh is None else fresh
@@ -127,7 +127,7 @@ def _human_normalized(env: str, progress: Progress, fresh: Record | None) -> Rec
 
 
 def _last(reached: Sequence[N | None]) -> N | None:
-    """Return the time at which the last learner reached a goal; None unless all reached it."""
+    """Return the seconds or rows until the last learner reached a goal; None unless all did."""
     times = [time for time in reached if time is not None]
     return max(times) if len(times) == len(reached) else None
 

@@ -13,8 +13,8 @@ from jaxdqn.training.evaluation import EPSILON
 from jaxdqn.types import Metrics
 
 CLIPPED = 0.25
-"""Threshold for a warning: mean probability of the targets outside the range of the atoms. An
-untrained network with its uniform distribution is below it if the range contains the returns."""
+"""Threshold for a warning: mean probability of the targets outside the range of the atoms. If the
+range contains the returns, an untrained network with its uniform distribution stays below this."""
 
 
 class WarningRecorder:
@@ -69,11 +69,11 @@ def repeated_episodes(fresh: Record, at_epsilon: Record | None) -> str:
 
     Args:
       fresh: the evaluation.
-      at_epsilon: evaluation with random actions of probability ``EPSILON``, or None.
+      at_epsilon: epsilon-greedy evaluation, epsilon ``EPSILON``; None if it was not made.
     """
     text = ""
     if at_epsilon is not None:
-        text = f"; with random actions of probability {EPSILON} the return is "
+        text = f"; with an epsilon-greedy policy, epsilon {EPSILON}, the return is "
         text += f"{at_epsilon['return_mean']:.2f}"
     return (
         f"warning: {fresh['distinct_episodes']} of {fresh['episodes']} evaluation episodes are "

@@ -6,11 +6,11 @@ completed chunks:
 - ``state/``: the leaves of the ``TrainState``, named by their paths (orbax);
 - ``best/`` and ``last/``: parameters, readable without the rest;
 - ``meta.json``: schema, configuration, shapes and the state of the host loop;
-- ``MANIFEST``: the SHA-256 of every file, in the format of ``sha256sum``.
+- ``MANIFEST``: the SHA-256 of every other file, in the format of ``sha256sum``.
 
 A checkpoint is written under a temporary name and renamed once it is complete and on disk. A
-process killed at any moment therefore leaves only complete checkpoints. A checkpoint contains
-arrays and JSON; reading it executes no code.
+checkpoint with its final name is therefore complete, even if the process is killed at any moment.
+It contains arrays and JSON; reading it executes no code.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ class Snapshot:
     records: tuple[Path, ...]
     """Record files; ``meta`` contains their lengths."""
     score: float | None
-    """Mean return of the last evaluation; None without one."""
+    """Mean return of the last evaluation; None if there was no evaluation."""
 
 
 class Checkpointer:
-    """Writer of the checkpoints of one run, in a separate thread and one at a time.
+    """Writer of a run's checkpoints, in a separate thread and one at a time.
 
     It keeps the newest ``keep`` checkpoints and the one with the best score. The caller must hold
-    the lock of the run directory. Unfinished checkpoints in it must then come from a process that
-    has ended, and are removed.
+    the lock of the run directory, so unfinished checkpoints are those of a process that has exited.
+    The constructor removes them.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -86,7 +86,7 @@ class Checkpointer:
         """Wait for the previous checkpoint, then start writing this one.
 
         Raises:
-            OSError: if the previous one could not be written.
+            OSError: if the previous checkpoint could not be written.
         """
         self.wait()
         # Not a daemon thread, so that the interpreter waits for it at exit.
@@ -97,7 +97,7 @@ class Checkpointer:
         """Wait until the checkpoint being written is on the disk.
 
         Raises:
-            OSError: if it could not be written; earlier checkpoints are intact.
+            OSError: if that checkpoint could not be written; earlier checkpoints are intact.
         """
         if self._thread is not None:
             self._thread.join()
@@ -225,6 +225,9 @@ def sync(path: Path) -> None:
 
 
 def _to_os_error(directory: Path, failure: Exception) -> OSError:
-    """Convert a failed write to ``OSError`` (tensorstore: ``ValueError`` on a full disk)."""
+    """Convert the error of a failed write to ``OSError``.
+
+    On a full disk, for example, tensorstore raises ``ValueError``.
+    """
     reason = failure.strerror if isinstance(failure, OSError) else str(failure)
     return OSError(getattr(failure, "errno", None), f"{reason or failure}", str(directory))

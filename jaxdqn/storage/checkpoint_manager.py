@@ -33,16 +33,16 @@ _TRUNCATED_RECORDS = ("metrics", "evaluation")
 class CheckpointManager:
     """Decide when to save a checkpoint of a run, what to save, and what to restore.
 
-    The caller must hold the lock of the run directory. With several processes, each has a
-    manager, and all must call the same methods in the same order: most of them communicate. Only
-    the manager of process 0 accesses files.
+    The caller must hold the lock of the run directory. With several processes, each process has a
+    manager, and all must call the same methods in the same order, because most methods communicate.
+    Only the manager of process 0 accesses files.
 
     Args:
         run: run directory.
         config: configuration of the run.
         snapshot: function that copies a state on the device, with keys as key data.
         target: shapes of the state.
-        preset: name of the preset, or None.
+        preset: name of the preset; None if the run has none.
         shape_under: function that returns the shapes of the state under the configuration of a
             checkpoint, which may differ from ``config``.
         clock: function that returns the time in seconds.
@@ -93,7 +93,7 @@ class CheckpointManager:
         return self._checkpointer is not None and self._checkpointer.busy
 
     def has_saved(self, chunk: int) -> bool:
-        """Return True if the last checkpoint was saved after this chunk."""
+        """Return True if the last checkpoint holds the state after this chunk."""
         return self._saved == chunk
 
     def save(
@@ -145,7 +145,7 @@ class CheckpointManager:
         """Wait until the last checkpoint is on disk.
 
         Raises:
-            OSError: if it could not be written.
+            OSError: if that checkpoint could not be written.
         """
         multihost.broadcast(self._wait)
 
@@ -170,7 +170,7 @@ class CheckpointManager:
             finite: True to skip checkpoints with non-finite values.
 
         Raises:
-            ValueError: as ``read_newest``.
+            ValueError: if ``read_newest`` raises it.
         """
         read: list[Restored] = []
 
@@ -230,10 +230,10 @@ class CheckpointManager:
         )
 
     def truncate_records(self, restored: Restored | None) -> None:
-        """Truncate the files of records to their lengths at a checkpoint.
+        """Truncate the records of chunks and evaluations to their lengths at a checkpoint.
 
         Args:
-            restored: the checkpoint. If None, the records are backed up and the files emptied.
+            restored: the checkpoint. If None, the files are backed up and emptied.
 
         Raises:
             ValueError: if a file is shorter than at the checkpoint.

@@ -1,8 +1,9 @@
 """Run directory: create it, lock it, and read its configuration.
 
-It contains ``config.json``, ``parts.json`` (if the run has custom parts),
-``summary.json``, ``metrics.jsonl`` (one line per chunk), ``evaluations.jsonl``,
-``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and ``checkpoints/``.
+It contains ``config.json``, ``parts.json`` (environment and custom parts), ``engine.json`` (if the
+run has another engine than the trainer), ``summary.json``, ``metrics.jsonl`` (one line per chunk),
+``evaluations.jsonl``, ``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and
+``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
 PARTS = "parts.json"
 LOCK = ".lock"
 _OLDER = {"reset": "every-step"}
-"""Values of options that runs of older versions lack, where they differ from the defaults."""
+"""Options that the configuration of an older run lacks, and the value with which that run was
+trained, where this differs from the default."""
 
 
 def path_part(name: str) -> str:
@@ -43,7 +45,7 @@ def check_unused(path: str | os.PathLike[str]) -> Path:
     """Return ``path`` if it does not exist or is an empty directory.
 
     Raises:
-        ValueError: if it is in use already.
+        ValueError: if ``path`` is in use already, cannot be accessed, or is not valid UTF-8.
     """
     path = Path(path)
     check_utf8("out", path)
@@ -66,7 +68,7 @@ def claim(base: Path) -> Path:
     Each name is tried with an exclusive ``mkdir``, so two processes never get the same directory.
 
     Raises:
-        ValueError: if the directory cannot be created.
+        ValueError: if the directory cannot be created, or its path is not valid UTF-8.
     """
     check_utf8("out", base)
     path, count = base, 1
@@ -91,7 +93,7 @@ def is_run(path: str | os.PathLike[str]) -> bool:
 
 
 def _is_leftover(name: str) -> bool:
-    """Return True if a file was left behind by a run that ended while creating its directory."""
+    """Return True if a run that stopped while it created its directory left this file behind."""
     return name == LOCK or name.startswith(f".{CONFIG}.")
 
 
@@ -136,7 +138,7 @@ def create(
 
 
 def lock(path: Path, stack: ExitStack) -> None:
-    """Lock the run directory for this process, until ``stack`` is closed or the process ends.
+    """Lock the run directory for this process, until ``stack`` is closed or the process exits.
 
     Raises:
         ValueError: if another process holds the lock.
@@ -158,7 +160,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     """Read the configuration of a run.
 
     Raises:
-        ValueError: if it is not a run directory, or its configuration is invalid.
+        ValueError: if ``path`` is not a run directory, or its configuration is invalid.
     """
     check_utf8("run", path)
     register_recorded_loss(Path(path) / PARTS)
@@ -175,10 +177,10 @@ def read_config_file(file: Path, absent: Mapping[str, Any] = MappingProxyType({}
 
     Args:
         file: JSON file with options by name.
-        absent: values of options that the file lacks, in place of their defaults.
+        absent: values for options that the file lacks, in place of their defaults.
 
     Raises:
-        ValueError: if it is not a configuration, or is invalid.
+        ValueError: if the file does not hold a valid configuration.
         OSError: if the file cannot be read.
     """
     try:
@@ -191,8 +193,8 @@ def read_config_file(file: Path, absent: Mapping[str, Any] = MappingProxyType({}
     for name in current_names(values):
         if name not in known:
             raise ValueError(
-                f"{file}: must be of this version of jaxdqn ({__version__}) or of an older one, "
-                f"which have no field {name!r}; nearest: {suggest(name, known)}"
+                f"{file}: must be of this version of jaxdqn ({__version__}) or of an older one; "
+                f"there is no field {name!r}; nearest: {suggest(name, known)}"
             )
     try:
         return from_dict({**absent, **values})
@@ -204,7 +206,8 @@ def check_utf8(name: str, path: str | os.PathLike[str]) -> None:
     """Check that an absolute path is valid UTF-8, because records and checkpoints contain it.
 
     Raises:
-        ValueError: if it is not UTF-8, for example because of the name of a parent directory.
+        ValueError: if the absolute path is not UTF-8, for example in the name of a parent
+            directory.
     """
     absolute = os.path.abspath(path)
     try:

@@ -29,7 +29,7 @@ def spec_record(spec: EnvSpec) -> Record:
 
 
 def check_spec(record: Mapping[str, Any], spec: EnvSpec, run: str | os.PathLike[str]) -> None:
-    """Check that an environment has the recorded name, shapes, time limit and arguments.
+    """Check that an environment has the recorded properties: name, shapes, time limit, arguments.
 
     Args:
         record: record of the parts of the run; if it lacks a spec, nothing is checked.
@@ -37,7 +37,7 @@ def check_spec(record: Mapping[str, Any], spec: EnvSpec, run: str | os.PathLike[
         run: run directory, for the error message.
 
     Raises:
-        ValueError: naming each property that differs, and both values.
+        ValueError: if a property differs; the error names each such property and both values.
     """
     before, now = record.get(SPEC), spec_record(spec)
     if before is None:

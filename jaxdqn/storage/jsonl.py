@@ -1,4 +1,4 @@
-"""Records as JSON: one file per record, or one line of a file per record."""
+"""Records as JSON: one per file, or one per line of a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_json(file: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read the records of a JSON lines file; ignore an incomplete last line.
+    """Read the records of a JSON lines file, which may be missing; ignore an incomplete last line.
 
     Raises:
         ValueError: if a line is not JSON.

@@ -62,7 +62,7 @@ def resolve_parts(
     *,
     run: str | os.PathLike[str] = "",
 ) -> OwnParts:
-    """Resolve references to objects, and take missing parts from the record of a run.
+    """Resolve references, and take missing parts from the record of a run.
 
     Args:
         given: custom parts by name (``NAMES``): an object, a reference ``MODULE:FUNCTION`` or
@@ -151,7 +151,7 @@ def write_parts(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
 
 
 def read_parts(run: str | os.PathLike[str]) -> Record:
-    """Read the record of a run's custom parts; it is empty if there are none.
+    """Read the record of a run's custom parts; the record is empty if there are none.
 
     Raises:
         ValueError: if there is no run directory, or a file in it is damaged.
@@ -163,9 +163,9 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
     except FileNotFoundError:
         record = {}
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: must be a readable record of own parts: {error}") from error
+        raise ValueError(f"{file}: must be a readable record of custom parts: {error}") from error
     if not isinstance(record, dict) or not all(map(_is_entry, record.items())):
-        raise ValueError(f"{file}: must be a record of own parts: {', '.join(NAMES)}")
+        raise ValueError(f"{file}: must be a record of custom parts: {', '.join(NAMES)}")
     from jaxdqn import envs  # imports JAX
 
     registered = is_host_env(config.env) or is_suite_env(config.env) or config.env in envs.names()
@@ -176,7 +176,7 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
 
 
 def _check_were_own(given: Mapping[str, Any], record: Record, run: str | os.PathLike[str]) -> None:
-    """Check that the run was started with each custom part given, if it recorded them."""
+    """Check that the run had a custom part of each given name; older records are not checked."""
     for name, part in given.items():
         if part is not None and SPEC in record and name not in record:
             raise ValueError(
@@ -218,7 +218,7 @@ def _import_module(name: str, reference: str, target: str, directory: Path) -> M
 
 
 def _import_file(name: str, reference: str, file: Path) -> ModuleType:
-    """Import a file under a module name derived from its path, to avoid replacing a module."""
+    """Import a file under a module name derived from its path, so that no module is replaced."""
     if not file.is_file():
         raise _invalid(name, reference, f"name a file; there is no {file}")
     unique = f"{file.stem}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"

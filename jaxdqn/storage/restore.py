@@ -36,9 +36,9 @@ class Restored(NamedTuple):
     """NumPy leaves in the requested structure; keys as key data"""
     meta: Record
     skipped: tuple[str, ...]
-    """One line of text for each newer checkpoint; all of these are damaged."""
+    """One line of text for each newer, damaged checkpoint."""
     damaged: tuple[Path, ...]
-    """Paths of the damaged checkpoints."""
+    """Paths of these damaged checkpoints."""
 
 
 def read_meta(path: Path) -> Record:
@@ -80,7 +80,9 @@ def read_newest(
     check: Callable[[Record], None] | None = None,
     finite: bool = False,
 ) -> Restored | None:
-    """Read the newest intact checkpoint; None if the run has no finished checkpoint.
+    """Read the newest intact checkpoint.
+
+    Return None if the run has no finished checkpoint, or none with finite values if ``finite``.
 
     Args:
         run: run directory.
@@ -91,8 +93,8 @@ def read_newest(
         finite: True to skip checkpoints with non-finite values.
 
     Raises:
-        ValueError: if all checkpoints are damaged, or the newest intact one does not fit
-            ``target``.
+        ValueError: if no checkpoint can be used and some are damaged, or if the newest intact one
+            does not fit ``target``.
     """
     directory, skipped = run / CHECKPOINTS, []
     damaged: list[Path] = []

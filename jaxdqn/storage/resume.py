@@ -1,4 +1,4 @@
-"""Checks before a run is resumed, and reading of its newest checkpoint."""
+"""Check whether a run may be resumed, and read its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxdqn.storage.state import shape_for
 from jaxdqn.types import EnvSpec, TrainState
 
 Extend = Literal["keep", "stretch"]
-"""Rule for schedules that depend on the budget, if the budget changes on resume."""
+"""Rule for schedules over the budget, if the budget changes on resume."""
 
 CHANGEABLE = (
     "checkpoint_every",
@@ -54,8 +54,8 @@ DEVICE_FIELDS = ("devices", "mapping", "model_devices")
 def check_same_run(before: Config | dict[str, Any], after: Config, directory: Path | None) -> None:
     """Check that a run may be resumed under a configuration.
 
-    ``total_rows`` may change, to train longer. The options of data-parallel replicas may change
-    if the run is resumed with a single replica.
+    ``total_rows`` may change, to train longer, and so may ``CHANGEABLE`` and ``DEVICE_FIELDS``. The
+    options of data-parallel replicas may change if the run is resumed with a single replica.
 
     Args:
         before: configuration of the run.
@@ -63,7 +63,7 @@ def check_same_run(before: Config | dict[str, Any], after: Config, directory: Pa
         directory: run directory, for the error message.
 
     Raises:
-        ValueError: naming the first field that differs, and both values.
+        ValueError: if another field differs; the error names the first one and both values.
     """
     stored = before if isinstance(before, Config) else from_dict(before)
     _check_fields(stored, after, directory)
@@ -89,10 +89,10 @@ def _check_fields(before: Config, after: Config, directory: Path | None) -> None
 def resumed_config(before: Config, after: Config, extend: Extend, directory: Path | None) -> Config:
     """Return ``after`` with the chunk length and the schedule lengths of the resumed run.
 
-    The chunk length never changes. ``reset='auto'`` takes the resets of the run. If ``total_rows``
-    is unchanged, the schedules do not change either. Otherwise ``extend`` decides: with ``keep``
-    they end at the old budget and then keep their last values; with ``stretch`` they are computed
-    from the new budget, as if it had been set from the start.
+    The chunk length never changes. ``reset='auto'`` becomes the ``reset`` of the run. If
+    ``total_rows`` is unchanged, the schedules do not change either. Otherwise ``extend`` decides:
+    with ``keep`` the schedules keep their old length, and afterwards their last values; with
+    ``stretch`` they are computed from the new budget, as if it had been set from the start.
 
     Args:
         before: configuration of the run.
@@ -101,7 +101,7 @@ def resumed_config(before: Config, after: Config, extend: Extend, directory: Pat
         directory: run directory, for error messages.
 
     Raises:
-        ValueError: naming the first field that must not differ, and both values.
+        ValueError: if a field differs that must not; the error names the first one and both values.
     """
     if after.reset == "auto":
         after = replace(after, reset=before.reset, reset_pool=before.reset_pool)
@@ -129,7 +129,7 @@ def _schedule_rows(before: Config, after: Config, extend: Extend) -> int | None:
 
 
 def device_changes(before: Config, after: Config) -> list[str]:
-    """Describe the changes in the computation of a run that moves to other devices."""
+    """Describe how the computation of a run changes when the run moves to other devices."""
     if before.learners > 1:
         return []  # the computation of a learner does not depend on its device
     changes = [
@@ -189,7 +189,7 @@ def _shape(config: Config, **parts: Any) -> TrainState:
 
 
 def machine() -> Record:
-    """Return the properties of this machine that affect bitwise identical results."""
+    """Return the properties of this machine on which bitwise identical results depend."""
     return {
         "device_kind": jax.devices()[0].device_kind,
         "cpu_threads": os.environ.get("NPROC"),
@@ -199,7 +199,7 @@ def machine() -> Record:
 
 
 def machine_changes(restored: Restored) -> list[str]:
-    """Describe each difference from the machine that wrote a checkpoint."""
+    """Describe the differences between this machine and the one that wrote a checkpoint."""
     before, now = {"processes": 1, **restored.meta["machine"]}, machine()
     if restored.meta["config"]["deterministic"]:
         # Deterministic results do not depend on the division of devices into processes.

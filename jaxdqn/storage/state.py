@@ -48,7 +48,7 @@ def restore_keys(arrays: PyTree, target: PyTree) -> PyTree:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Return the leaves as NumPy arrays. They may be views, so do not donate the tree later."""
+    """Return the leaves as NumPy arrays. These may be views, so do not donate the tree later."""
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
@@ -69,7 +69,7 @@ def describe_leaf(leaf: Any) -> str:
 
 
 def without_replay(state: TrainState) -> TrainState:
-    """Return the state with an empty replay, as saved by ``replay_in_checkpoint=False``."""
+    """Return the state with an empty replay, as ``replay_in_checkpoint=False`` saves it."""
     return state._replace(replay=())
 
 

@@ -1,4 +1,4 @@
-"""Initialisation of a run with parameters of another run whose names and shapes match."""
+"""Initialise a run with those parameters of another run whose names and shapes match."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Transfer(NamedTuple):
 
 
 def read_transfer(source: str, target: Params) -> Transfer:
-    """Read the parameters of a run whose names and shapes match a network.
+    """Read those parameters of a run whose names and shapes match those of a network.
 
     Args:
-        source: directory of the run. Its best parameters are read; if the run has not ended, the
-            best parameters of its newest checkpoint.
+        source: directory of the run. Its best parameters are read; if the run has not ended, those
+            of its newest intact checkpoint.
         target: shapes of one learner's parameters.
 
     Raises:
-        ValueError: if ``source`` is not a run with parameters, or none of them match.
+        ValueError: if ``source`` is not a run with parameters, or none of the parameters match.
     """
     stored = _read(source)
     taken, new = {}, {}

@@ -47,7 +47,7 @@ class CustomParts(NamedTuple):
         """Check that each part is callable and compatible with the others.
 
         Raises:
-          ValueError: naming the part.
+          ValueError: if a part is not callable, or conflicts with another part or an option.
         """
         for name, part in self._asdict().items():
             if part is not None and not callable(part) and not isinstance(part, Agent):
@@ -63,13 +63,13 @@ class CustomParts(NamedTuple):
             )
         if self.agent is not None and config.normalize_observations:
             raise ValueError(
-                "normalize_observations=True: must be False with a custom agent, whose network is "
-                "its own"
+                "normalize_observations=True: must be False with a custom agent, whose network "
+                "cannot be wrapped"
             )
         if self.agent is not None and config.outer_optimizer != "none":
             raise ValueError(
                 f"outer_optimizer={config.outer_optimizer!r}: must be 'none' with a custom agent, "
-                "whose optimiser does not hold its state"
+                "whose optimiser state cannot be wrapped"
             )
         if config.importance_ratios:
             for name in ("loss", "learning", "agent"):
@@ -100,7 +100,7 @@ def build_agent(
     """Build the agent of a configuration with optional custom parts, as ``make_trainer`` does.
 
     Raises:
-      ValueError: naming the part or field.
+      ValueError: if a custom part is invalid, or conflicts with another part or an option.
     """
     custom.check(config, network)
     if custom.agent is not None:
@@ -168,7 +168,7 @@ def custom_agent(
     elif collectives.size > 1:
         raise ValueError(
             f"agent: must be a function (config, spec, collectives) -> Agent with "
-            f"{collectives.size} replicas, whose gradients it averages"
+            f"{collectives.size} replicas, so that the agent averages their gradients"
         )
     return agent
 

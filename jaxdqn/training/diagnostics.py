@@ -1,6 +1,6 @@
 """Diagnostics of gradient steps, computed only if ``Config.diagnostics`` is set.
 
-Like the other metrics, all are means over the gradient steps of a chunk and over devices.
+Like other metrics, diagnostics are means over the gradient steps of a chunk and over devices.
 Histograms have fixed bins; each entry is the fraction of the batch in that bin.
 """
 
@@ -122,7 +122,8 @@ def _target_gap(state: AgentState) -> Diagnostics:
 def _of_sample(config: Config, replay: PyTree, sample: SampleInfo, weights: Array) -> Diagnostics:
     """Return diagnostics of the draw: age of the rows, fill of the replay, importance weights.
 
-    For a custom replay, whose layout is unknown, only the weights are reported.
+    Age and fill need a known layout, so a custom replay has none. The weights are reported only
+    with ``config.replay="prioritized"``.
     """
     found: Diagnostics = {}
     if isinstance(replay, _RINGS):
@@ -146,15 +147,21 @@ def edges_of(name: str) -> tuple[float, ...]:
 
 
 def bin_limits(name: str) -> np.ndarray:
-    """Return the upper bin limits, [bins]; the open last bin is closed a decade above its edge."""
+    """Return the upper bin limits, [bins]; the last bin is closed a decade above its lower edge."""
     edges = edges_of(name)
     return np.asarray([*edges, edges[-1] * 10.0])
 
 
 def quantile(shares: list[float], name: str, level: float) -> float:
-    """Estimate a quantile from the fractions of a histogram by the upper edge of its bin.
+    """Estimate a quantile as the upper limit of the bin that contains it.
 
-    Return NaN if the histogram is empty.
+    Args:
+        shares: fraction of the values in each bin.
+        name: name of the histogram.
+        level: probability of the quantile, from 0 to 1.
+
+    Returns:
+        The estimate; NaN if the histogram is empty or not finite.
     """
     total = sum(shares)
     if not total > 0 or not math.isfinite(total):

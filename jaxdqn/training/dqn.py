@@ -40,7 +40,7 @@ def make_dqn_learning(
     """Make the learning of DQN and its variants for feed-forward networks.
 
     ``replay`` replaces the configured replay. With ``config.replay="prioritized"`` the importance
-    weights are computed from the probabilities that it returns.
+    weights are computed from the probabilities that the replay returns.
     """
     replay, steps = replay or make_replay(config), config.gradient_steps_per_iteration
     weights_of = make_importance_weights(config, collectives)
@@ -70,12 +70,12 @@ def make_dqn_learning(
 
 
 def _behaviour_prob(actor: ActorState, info: ActInfo) -> Array:
-    """Store the probability of each action, for importance ratios."""
+    """Return the probability [E] of each action, which importance ratios need."""
     return info.behaviour_prob
 
 
 def make_replay(config: Config) -> Replay:
-    """Make the replay of transitions of one device."""
+    """Make one device's replay of transitions."""
     make = make_prioritized if config.replay == "prioritized" else make_uniform
     return make(
         num_envs=config.envs_per_device,
@@ -91,9 +91,9 @@ def make_replay(config: Config) -> Replay:
 def priorities_of(state: TrainState, info: LearnInfo) -> Array:
     """Return the new priorities [B] of a batch after its gradient step.
 
-    A non-finite TD error gets the minimum priority. If the loss or the gradient norm is not finite,
-    the whole batch gets it. The dependence on ``info.grad_norm`` orders the reads of the sum tree
-    before this write, so the tree is updated in place.
+    A transition with a non-finite TD error gets the minimum priority. If the loss or the gradient
+    norm is not finite, all transitions of the batch get it. The dependence on ``info.grad_norm``
+    orders the reads of the sum tree before this write, so the tree is updated in place.
     """
     finite_step = jnp.isfinite(info.loss) & jnp.isfinite(info.grad_norm)
     abs_td = jnp.where(finite_step & jnp.isfinite(info.abs_td), info.abs_td, 0.0)

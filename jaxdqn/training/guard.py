@@ -70,8 +70,8 @@ def all_finite(tree: PyTree) -> Array:
 def not_finite(tree: PyTree) -> list[str]:
     """List the leaves with non-finite elements, as ``"NAME (COUNT of SIZE)"``.
 
-    This runs on the host and waits for the arrays. Hyper-parameters are skipped,
-    because infinity is a valid value for an unused one.
+    This runs on the host and waits for the arrays. In a ``TrainState``, built-in hyper-parameters
+    are skipped, because an unused one may be infinite.
     """
     names = []
     hyper = tree.hyper if isinstance(tree, TrainState) else ()

@@ -39,17 +39,17 @@ def split_first(
 
     Both parts together perform the operations of the given function. Floating-point results may
     differ by rounding, because the parts are compiled separately. An operation belongs to the
-    second part if it has side effects, calls Python, or depends on both kinds of arguments; a
-    nested ``jit`` counts as one operation.
+    second part if it has side effects, calls Python, or depends on ``others``; a nested ``jit``
+    counts as one operation. Operations on constants are performed in both parts.
 
-    Under ``jax_disable_jit`` the first part returns its argument and the second part calls the
-    function, so that its code sees values.
+    Under ``jax_disable_jit`` the first part returns its argument and the second part calls
+    ``function``, whose code then sees values.
 
     Args:
         function: function of ``first`` and ``others``.
-        first, others: shapes of its arguments.
-        most_bytes: maximum size of the result of the first part. If it would be larger, the first
-            part returns its argument, and the second part is the complete function.
+        first, others: shapes of the arguments of ``function``.
+        most_bytes: maximum size of the result of the first part. If the result would be larger, the
+            first part returns its argument, and the second part is the complete function.
     """
     if getattr(jax.config, _DISABLE_JIT):
         return _not_split(function, first)
@@ -129,5 +129,5 @@ def _is_literal(variable: Any) -> bool:
 
 
 def _bytes(variable: Any) -> int:
-    # An extended dtype may have no item size; 16 bytes is that of the largest key.
+    # An extended dtype may have no item size. The largest key has 16 bytes.
     return math.prod(variable.aval.shape) * getattr(variable.aval.dtype, "itemsize", 16)

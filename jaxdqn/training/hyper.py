@@ -11,7 +11,8 @@ from jaxdqn.config.options import SWEEPABLE
 from jaxdqn.types import Array, Hyper
 
 _DISABLED = 3.4e38
-"""Near the float32 maximum. Infinity would abort a run under ``jax_debug_infs``."""
+"""Value of an option that is None: near the float32 maximum, because infinity would abort a run
+under ``jax_debug_infs``."""
 
 
 def hyper_from(config: Config) -> Hyper:

@@ -1,4 +1,4 @@
-"""Random keys of one iteration, from a single split and read by name."""
+"""Random keys by name: those of one iteration, from a single split, and those of a run's start."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def typed_key(key: Array) -> Array:
     """Return ``key`` as a typed key; a raw key from ``jax.random.PRNGKey`` is wrapped.
 
     Raises:
-        ValueError: if it is neither a typed nor a raw key.
+        ValueError: if ``key`` is neither a typed nor a raw key.
     """
     dtype = getattr(key, "dtype", None)
     if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
@@ -70,7 +70,7 @@ def seed_of(key: Array) -> int:
 
 @jax.named_scope("keys")
 def split_named(key: Array, shapes: PyTree) -> PyTree:
-    """Split a key into a pytree of keys, in the order of its leaves.
+    """Split a key into a pytree of keys, in the order of the leaves of ``shapes``.
 
     One split serves all keys, because on CPU every random call compiles to a separate loop, however
     many keys it returns.

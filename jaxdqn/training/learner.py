@@ -1,8 +1,8 @@
 """The learner: acting, storing rows and learning, independent of the source of rows.
 
-A source steps environments, either on the device inside the trainer's program or on the host. In
-an iteration it repeats K times: call ``act`` for the actions, step the environments, and pass
-their time step to ``observe``. Then it calls ``remember`` and ``learn`` with the rows [K, E].
+A source steps environments, for example on the device inside the trainer's program, or on the host.
+K times in an iteration it calls ``act`` for the actions, steps the environments, and passes their
+time step to ``observe``. Then it calls ``remember`` and ``learn`` with the rows [K, E].
 """
 
 from __future__ import annotations
@@ -81,10 +81,11 @@ class Learner(NamedTuple):
     row with the reward and the end flags of the step."""
     remember: Callable[[TrainState, Row, ActorState], TrainState]
     """``remember(state, rows[K, E], actor) -> state``: store and count rows. ``actor`` is the
-    acting state after them."""
+    acting state after these rows."""
     learn: Callable[[PyTree, TrainState, Row, Metrics], tuple[TrainState, Metrics]]
     """``learn(keys, state, rows[K, E], metrics) -> (state, metrics)``: take the M gradient steps of
-    an iteration. The argument ``metrics`` holds the metrics of acting."""
+    an iteration. The argument ``metrics`` holds the metrics of acting, to which those of learning
+    are added."""
     empty_replay: Callable[[AgentState, ActorState], PyTree]
     """``empty_replay(agent_state, actor) -> replay`` for the rows that acting produces."""
     key_shapes: IterationKeys
@@ -123,7 +124,7 @@ def make_learner(
 
 
 def example_row(spec: EnvSpec, extras: PyTree = ()) -> Row:
-    """Return a row of zeros with the shapes of one environment, for ``Replay.init``."""
+    """Return a row of zeros with the shapes of one environment's rows, for ``Replay.init``."""
     no = jnp.bool_(False)
     obs = jnp.zeros(spec.obs_shape, spec.obs_dtype)
     legal = jnp.zeros(spec.num_actions, jnp.bool_) if spec.masked else ()
@@ -178,7 +179,7 @@ def _empty_replay(parts: _Parts, agent_state: AgentState, actor: ActorState) -> 
 
 
 def _example_extras(learning: Learning, agent: Agent, params: Params, actor: ActorState) -> PyTree:
-    """Return zeros with the shapes of the extras of one environment's row; run nothing."""
+    """Return zeros with the shapes of one environment's ``Row.extras``; run nothing."""
     if learning.extras is no_extras:
         return ()
 
@@ -260,7 +261,7 @@ def _observe(
 
 
 def episode_ends(spec: EnvSpec, timestep: TimeStep) -> Array:
-    """Return which environments [E] report the end of an episode at this vector step.
+    """Return [E] bool, True where the end of an episode is reported at this vector step.
 
     If ``spec.terminates_within_episodes``, the end is reported one step late, by ``first``.
     """

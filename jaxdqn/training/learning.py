@@ -1,4 +1,4 @@
-"""Learning part of an iteration: its M gradient steps."""
+"""The M gradient steps of an iteration."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GradientStep = Callable[[TrainState, PyTree], tuple[TrainState, tuple[LearnInfo,
 
 
 def no_extras(actor: ActorState, info: ActInfo) -> PyTree:
-    """Store nothing in addition to the transition: rows have empty ``extras``."""
+    """Return empty ``extras``: rows hold only the transition."""
     return ()
 
 
@@ -41,18 +41,18 @@ class Learning(NamedTuple):
     """Algorithm-specific functions on one device: content of rows, replay, gradient steps."""
 
     init: Callable[[Row], PyTree]
-    """``init(example_row) -> replay``, the first ``TrainState.replay``"""
+    """``init(example_row) -> replay``, the initial ``TrainState.replay``"""
     remember: Callable[[PyTree, Row], PyTree]
     """``remember(replay, rows[K, E]) -> replay``"""
     key_shapes: PyTree
-    """Shapes of the keys that an iteration consumes, by name, in the form for ``split_named``."""
+    """Shapes by name of the keys that an iteration consumes, in the form for ``split_named``."""
     prepare: Callable[[PyTree, TrainState, Row], tuple[GradientStep, PyTree]]
     """``prepare(keys, state, rows[K, E]) -> (gradient_step, inputs)``, with ``keys`` in the layout
     of ``key_shapes``. ``inputs`` has leaves [M, ...]; gradient step m receives slice m."""
     extras: Callable[[ActorState, ActInfo], PyTree] = no_extras
-    """``extras(actor, info) -> leaves [E, ...]``: the ``extras`` of the rows of one vector step.
-    ``actor`` is the acting state before the step and ``info`` the ``ActInfo`` of ``Agent.act``,
-    whose shapes and dtypes do not depend on exploration."""
+    """``extras(actor, info)``: the ``Row.extras`` of one vector step, leaves [E, ...]. ``actor`` is
+    the acting state before the step. ``info`` is the ``ActInfo`` of ``Agent.act``, with the same
+    shapes and dtypes whether the agent explores or not."""
     stacked: bool = False
     """True if rows hold the stacked observation, as the network receives it; by default they hold
     the newest frame only."""
@@ -98,8 +98,8 @@ def make_update(
 def step_collectives(config: Config, collectives: Collectives) -> Collectives:
     """Return the collectives of a gradient step.
 
-    With ``average_every`` they are the identity, because the replicas then communicate only when
-    they average their parameters.
+    With ``average_every`` they are identities, because the replicas then communicate only when they
+    average their parameters.
     """
     return collectives if config.average_every is None else identity_collectives
 
@@ -109,7 +109,7 @@ def make_learn(
 ) -> Callable[[PyTree, TrainState, Row], tuple[TrainState, dict[str, Any]]]:
     """Make ``learn(keys, state, rows[K, E]) -> (state, metrics)``, the M gradient steps.
 
-    If ``average_every`` is at most M, it also averages the parameters over the replicas. The
+    If ``average_every`` is at most M, ``learn`` also averages the parameters over the replicas. The
     returned metrics, by name, cover this device only.
     """
     steps, every = config.gradient_steps_per_iteration, config.average_every
@@ -155,7 +155,7 @@ def _check_inputs(inputs: PyTree, steps: int) -> None:
 
 
 def _learn_metrics(info: LearnInfo, skipped: Array) -> Metrics:
-    """Return the metrics of one gradient step; the fields for acting are empty."""
+    """Return the metrics of one gradient step; the fields that it does not determine are empty."""
     empty: Any = dict.fromkeys(Metrics._fields, ())
     learned = {
         "gradient_steps": jnp.int32(1),

@@ -24,8 +24,8 @@ from jaxdqn.types import (
 _OF_ENVS = ("env_steps", "episodes", "return_sum", "length_sum", "illegal")
 """Metrics kept for each environment, leaves [E], which ``over_envs`` sums at the end of a chunk.
 
-A sum in every step would reduce only a few hundred numbers. A GPU runs such a reduction on a single
-multiprocessor, and XLA fuses the environment step into it.
+XLA would fuse the environment step into a sum over E in every step, and a GPU runs so small a
+reduction on a single multiprocessor.
 """
 _COUNTED = ("rows", *_OF_ENVS)
 """Metrics that differ between devices and are summed over them."""
@@ -68,11 +68,11 @@ def scan_and_add(
       step: ``step(state, x) -> (state, output, metrics)``
       state: carry of the scan.
       xs: leaves [length, ...], or None.
-      length: number of steps, at least 1.
+      length: number of steps, at least 1; needed only without ``xs``.
       form: further keyword arguments of ``jaxdqn.loops.scan``.
 
     Returns:
-      The last state, the outputs [length, ...], and the sums of the metrics by ``add_metrics``.
+      The last state, the outputs [length, ...], and the metrics added by ``add_metrics``.
     """
     disabled: Any = getattr(jax.config, "jax_disable_jit")  # noqa: B009  (declared at run time)
     total: Any = None  # without jit the loop runs in Python, and the first step starts the sums
@@ -114,7 +114,7 @@ def over_envs(metrics: Metrics) -> Metrics:
 
 @jax.named_scope("metrics")
 def mean_metrics(total: Metrics, steps: Array | int) -> Metrics:
-    """Compute the metrics over ``steps`` steps from their sums; equal to ``reduce_metrics``."""
+    """Divide the averaged fields by ``steps``; up to rounding the result of ``reduce_metrics``."""
     count = jnp.asarray(steps, jnp.float32)
 
     def mean(name: str, leaf: Any) -> Any:
@@ -128,10 +128,10 @@ def mean_metrics(total: Metrics, steps: Array | int) -> Metrics:
 def step_episode(
     episode: EpisodeStats, reward: Array, ends: Array, stepped: Array
 ) -> tuple[EpisodeStats, EpisodeStats]:
-    """Return the episode statistics including a vector step, and the statistics to continue with.
+    """Return the episode statistics after a vector step, and those with which the next step starts.
 
-    The second ones are zero in environments whose episode ends or is reset. All arguments are [E],
-    as in ``count_step``.
+    The latter are zero in environments whose episode ends or is reset. All arguments are [E], as in
+    ``count_step``.
     """
     episode_return = episode.episode_return + jnp.where(stepped, reward, 0.0)
     episode_length = episode.episode_length + stepped.astype(jnp.int32)
@@ -155,7 +155,7 @@ def count_step(
       episode: episode statistics before the step.
       row: row of the step, leaves [E, ...].
       stepped: [E] bool, False for resets.
-      ends: [E] bool, True where the episode ends at this step, or ended at the previous one.
+      ends: [E] bool, True where this step reports the end of an episode; see ``episode_ends``.
       exploration: exploration parameters of the step.
     """
     (episode_return, episode_length), after = step_episode(episode, row.reward, ends, stepped)
@@ -183,7 +183,10 @@ def count_step(
 
 
 def _count_illegal(row: Row, stepped: Array) -> PyTree:
-    """Return 1 where the mask forbids the action, [E] int32; empty without a mask."""
+    """Return 1 where the mask forbids the action of an environment step, [E] int32.
+
+    Return an empty tuple if there is no mask.
+    """
     if not is_masked(row.legal):
         return ()
     allowed = jnp.take_along_axis(row.legal, row.action[:, None], axis=1)[:, 0]

@@ -37,7 +37,7 @@ def make_pqn_learning(config: Config, agent: Agent, collectives: Collectives) ->
 
     The ``extras`` [K, E] of the rows hold the maximum Q-value at the time of acting. A row with the
     final observation of an episode is invalid and gets weight 0. All valid rows have the same
-    weight, chosen such that the mean weight over all rows of an iteration is 1.
+    weight, such that the mean weight over the rows of an iteration and over devices is 1.
     """
     update = make_update(config, agent, collectives)
     diagnose = make_diagnostics(config, agent)
@@ -104,7 +104,7 @@ def _zero_invalid(obs: Array, valid: Array) -> Array:
     """Return observations [K, E, O] with zeros in invalid rows.
 
     The final observation of an episode may be arbitrary. The weight of its row is 0, but a NaN in
-    it would reach the gradient as 0 times NaN.
+    the observation would reach the gradient as 0 times NaN.
     """
     if not jnp.issubdtype(obs.dtype, jnp.floating):
         return obs

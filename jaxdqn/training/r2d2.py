@@ -14,7 +14,7 @@ from jaxdqn.types import Agent, Replay
 def make_sequence_learning(
     config: Config, agent: Agent, collectives: Collectives, replay: Replay | None = None
 ) -> Learning:
-    """Make the learning of R2D2; each sequence starts from the carry stored when it was acted.
+    """Make the learning of R2D2; each sequence starts from the carry stored at acting time.
 
     ``replay`` replaces the configured replay.
     """
@@ -24,7 +24,7 @@ def make_sequence_learning(
 
 
 def make_sequence_replay(config: Config) -> Replay:
-    """Make the replay of sequences of one device."""
+    """Make one device's replay of sequences."""
     make = make_prioritized_sequence if config.replay == "prioritized" else make_sequence
     return make(
         num_envs=config.envs_per_device,

@@ -77,20 +77,21 @@ def make_trainer(
         clipping and schedule of ``config``. With several replicas it receives the mean of their
         gradients, which are compressed if ``config.compression`` is set.
       replay: a custom ``config -> Replay`` with any layout and sampling scheme. For a recurrent
-        network it must return sequences, rows [B, L, ...].
+        network, its batches must be sequences, rows [B, L, ...].
       explore: a custom exploration, instead of ``config.exploration``.
       loss: a custom loss of a batch, instead of ``config.loss``. The built-in network still has the
         head that ``config.loss`` needs.
       learning: a custom ``(config, agent, collectives) -> Learning``: the content of rows, the
         replay and the gradient steps, instead of those of ``config.algorithm``.
-      agent: a custom ``Agent`` instead of network, loss, exploration policy and optimiser, or a
-        function ``(config, spec, collectives) -> Agent``, which several replicas need.
+      agent: a custom ``Agent`` instead of network, loss, exploration policy and optimiser. Several
+        replicas need a function ``(config, spec, collectives) -> Agent`` in its place.
       collectives: communication between replicas.
       around_network: function that wraps the network, built-in or custom, such as
         ``split_network``.
 
     Raises:
-      ValueError: naming the field, its value and the valid values.
+      ValueError: if a custom part is invalid or conflicts with another part or an option, if the
+        environment is on the host, or if ``collectives`` do not fit the number of replicas.
     """
     size, replicas = collectives.size, config.replicas
     if size != replicas:
@@ -147,11 +148,11 @@ def train(config: Config, **parts: Any) -> Callable[..., tuple[TrainState, Metri
     """Make a complete run as a pure function ``(key, hyper=defaults) -> (TrainState, Metrics)``.
 
     Jit the function, and vmap it over keys (and ``hyper``) to train many learners at once. The
-    metrics have leaves [chunks]. ``parts`` are the keyword arguments of ``make_trainer``.
+    metrics have leaves [chunks, ...]. ``parts`` are the keyword arguments of ``make_trainer``.
 
     Raises:
-      ValueError: naming the field, its value and the valid values. ``num_seeds`` and ``sweep``
-        must have their defaults, because the function trains one learner.
+      ValueError: if ``make_trainer`` raises it, or if ``num_seeds`` or ``sweep`` differs from its
+        default, because the function trains one learner.
     """
     for name, default in (("num_seeds", 1), ("sweep", ())):
         value = getattr(config, name)
@@ -202,7 +203,7 @@ def _refill(parts: _Parts, state: TrainState) -> TrainState:
 
 
 def _begin(parts: _Parts, key: Array, hyper: Hyper | None) -> tuple[TrainState, Array]:
-    """Return the state before the warm-up, and the key of the warm-up.
+    """Return the state before the warm-up, and the key for the warm-up.
 
     The agent is the same on all devices; environments and keys differ between devices.
     """
@@ -289,7 +290,7 @@ def _step(parts: _Parts, state: TrainState) -> tuple[TrainState, Metrics]:
 def _chunk(parts: _Parts, iterations: int) -> Callable[[TrainState], tuple[TrainState, Metrics]]:
     group = parts.config.iterations_per_average
     if iterations < 1 or iterations % group:
-        raise ValueError(f"iterations={iterations}: must be a multiple of {group}")
+        raise ValueError(f"iterations={iterations}: must be a positive multiple of {group}")
     body = _iterate_and_average if group > 1 else _iterate
 
     def chunk(state: TrainState) -> tuple[TrainState, Metrics]:

@@ -56,5 +56,6 @@ def test_a_deterministic_game_is_also_scored_with_random_actions(
     assert len(lines) == kinds
     if kinds == 2:
         assert "30 greedy episodes, 1 of them distinct)" in lines[0]
-        assert lines[1].startswith("few episodes are distinct; with a few random actions: return ")
+        start = "few episodes are distinct; with an epsilon-greedy policy: return "
+        assert lines[1].startswith(start)
     assert "30 0.05-greedy episodes" in lines[-1]

@@ -122,7 +122,7 @@ def test_replicas_differ_between_averagings_and_a_single_step_does_not_average()
     assert "replica_gap" not in chunk_record(jax.device_get(metrics), 1.0)
     for leaf in jax.tree.leaves(state.agent.params):
         assert (leaf[0] != leaf[1]).any()
-    with pytest.raises(ValueError, match="iterations=6: must be a multiple of 4"):
+    with pytest.raises(ValueError, match="iterations=6: must be a positive multiple of 4"):
         trainer.chunk(6)
 
 

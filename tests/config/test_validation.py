@@ -159,20 +159,20 @@ def test_an_unknown_choice_is_rejected_with_the_known_ones(name, value):
         ({"replay_capacity": 2**30}, "replay_capacity=1073741824: must be below 1073741824"),
         (
             {"batch_size": 2048, "replay_capacity": 1024},
-            "batch_size=2048: must be at most replay_capacity=1024",
+            "batch_size=2048: must be at most replay_capacity/accumulate=1024",
         ),
         (
             {"accumulate": 16, "replay_capacity": 1024},
-            "batch_size=128: must be at most replay_capacity=1024 with accumulate=16",
+            "batch_size=128: must be at most replay_capacity/accumulate=64",
         ),
-        ({"warmup_rows": 64}, "batch_size=128: must be at most warmup_rows=64"),
+        ({"warmup_rows": 64}, "batch_size=128: must be at most warmup_rows/accumulate=64"),
         (
             {"warmup_rows": 128, "n_step": 4},
             "warmup_rows=128: must be above n_step*num_envs=128",
         ),
         (
             {"importance_ratios": True},
-            "importance_ratios=True: must be False with n_step=1: the action of a one-step target",
+            "importance_ratios=True: must be False with n_step=1: one-step targets",
         ),
         (
             {"importance_ratios": True, "bootstrap": "soft"},

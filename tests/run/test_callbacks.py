@@ -1,4 +1,4 @@
-"""Callbacks: what they are called with, what they may change, and how they end a run."""
+"""Callbacks: their arguments, the values that they may change, and runs that they end."""
 
 import importlib.util
 
@@ -43,7 +43,7 @@ class Recording:
 
 
 class EndAfter:
-    """End the run in a method when it has been called ``count`` times."""
+    """End the run at call number ``count`` of a method."""
 
     def __init__(self, method, count):
         setattr(self, method, self._call)
@@ -139,7 +139,7 @@ def test_a_callback_of_a_population_sees_and_sets_each_learner():
 
 
 @pytest.mark.slow
-def test_a_callback_on_a_run_on_the_host_can_stop_its_learning():
+def test_a_callback_can_stop_learning_in_a_run_on_the_host():
     """With a learning rate of 0 the parameters stay what they were."""
     params = []
 
@@ -151,11 +151,11 @@ def test_a_callback_on_a_run_on_the_host_can_stop_its_learning():
     config = small(hidden_sizes=(8,))
     run(config, environment=on_host(cycle([1.0, 2.0], limit=4)), callbacks=Freeze())
     assert len(params) > 2
-    # The overlapping gradient step of the first chunk has the old rate, none of the next has.
+    # The overlapping gradient step of the first chunk has the old rate; later steps do not.
     np.testing.assert_array_equal(params[-2], params[-1])
 
 
-def test_wrong_values_are_rejected_in_a_line(capsys):
+def test_invalid_values_are_rejected_in_one_line(capsys):
     errors = []
 
     class Wrong:

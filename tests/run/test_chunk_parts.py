@@ -1,4 +1,4 @@
-"""Sizes of the parts of a chunk, and when a deadline inside a chunk is seen."""
+"""Sizes of the parts of a chunk, and the time at which a deadline inside a chunk takes effect."""
 
 import time
 from concurrent.futures import Future
@@ -70,7 +70,7 @@ def test_smaller_parts_divide_the_first_parts():
 
 
 class Sleeper:
-    """Programs that sleep instead of training, so many seconds an iteration."""
+    """Programs that sleep instead of training, for ``seconds_per_iteration`` each iteration."""
 
     def __init__(self, config, seconds_per_iteration, sleep=time.sleep):
         self.config, self.seconds, self.sleep = config, seconds_per_iteration, sleep
@@ -119,7 +119,7 @@ def test_a_deadline_inside_a_long_chunk_is_kept():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Clock of the runner and of deadlines."""
+    """Return the clock that the runner and deadlines read."""
     clock = Clock()
     for module in (chunks, interrupt):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=clock))
@@ -127,7 +127,7 @@ def clock(monkeypatch):
 
 
 def limited_run(clock, seconds_per_iteration, limit=100.0):
-    """Return a sleeping run with a deadline and chunks of 320 iterations."""
+    """Return a sleeper, a request with a deadline, and a runner of chunks of 320 iterations."""
     config = tiny(total_rows=32 + 10 * 4 * 320, log_every=4 * 320, max_seconds=limit)
     assert (config.iterations_per_chunk, first_part(config)) == (320, 20)
     sleeper = Sleeper(

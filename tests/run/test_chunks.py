@@ -1,4 +1,4 @@
-"""Chunks in parts: the same run however its chunks are divided, and a stop seen in time."""
+"""Chunks in parts: the same run however its chunks are divided, and stops that take effect soon."""
 
 import signal
 import time
@@ -72,7 +72,7 @@ def test_parts_of_a_population_are_added_for_each_learner():
 
 @pytest.fixture
 def in_parts(monkeypatch):
-    """Run chunks after the first in parts of so many iterations, whatever time they take."""
+    """Return ``divide(iterations)``: run later chunks in such parts, whatever time they take."""
 
     def divide(iterations):
         monkeypatch.setattr(ChunkRunner, "_part", lambda self, seconds: iterations)
@@ -82,7 +82,7 @@ def in_parts(monkeypatch):
 
 
 def records(out, name):
-    """Return the records of a run but for their times."""
+    """Return the records of a run without their times."""
     return [
         {key: value for key, value in line.items() if "second" not in key}
         for line in read_lines(out / name)
@@ -185,7 +185,7 @@ def test_a_chunk_is_bitwise_its_parts_in_every_mapping(overrides):
 
 
 def stopping(monkeypatch, calls):
-    """Send SIGTERM in the given call of a program."""
+    """Send SIGTERM before call number ``calls`` of a program."""
     dispatch, counted = ChunkRunner._dispatch, []
 
     def dispatch_and_stop(self, *arguments):
@@ -222,7 +222,7 @@ def test_a_run_stopped_inside_a_chunk_resumes_as_if_never_stopped(
 
 @pytest.mark.slow
 def test_max_seconds_ends_a_slow_run_within_a_second_of_the_deadline(tmp_path):
-    """Besides the last evaluation, which is not divided, and the checkpoint."""
+    """The last evaluation, which is not divided, and the checkpoint may take longer."""
     config = tiny(
         hidden_sizes=(1024, 1024),
         batch_size=512,

@@ -1,4 +1,4 @@
-"""A run of C51 whose returns leave the range of the atoms says so, once."""
+"""A C51 run reports once that its returns leave the range of the atoms."""
 
 import pytest
 

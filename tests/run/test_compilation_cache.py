@@ -15,7 +15,7 @@ SETTINGS = (
 )
 
 default_directory = compilation_cache.default_directory
-"""Before the tests' own directory replaces it."""
+"""The function of the library, before a fixture of the tests replaces it."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_programs_are_kept_in_the_directory_of_the_library(settings):
     with programs_kept():
         assert settings() == (directory, 0.0, True)
     assert settings() == (directory, 1.0, True)
-    # Set by an earlier run, it is not taken for the user's.
+    # A directory that an earlier run has set is not taken for the user's.
     with programs_kept():
         assert settings() == (directory, 0.0, True)
 

@@ -1,4 +1,4 @@
-"""Runs without jit: values in own parts, small sizes, and the first output that is not finite."""
+"""Runs without jit: values in custom parts, small sizes, and the first non-finite output."""
 
 import flax.linen as nn
 import jax

@@ -16,7 +16,7 @@ from tests.toys import noisy, tiny
 CASES = {
     "one device": ({}, 1, 2),
     "four devices": ({"devices": 4}, 4, 8),
-    # 2 learners on each of 2 devices; by map one of them is held twice.
+    # 2 learners on each of 2 devices; map holds one of them twice.
     "population by map": ({"num_seeds": 4, "devices": 2, "population": "map"}, 3, 5),
     "population by default": ({"num_seeds": 4, "devices": 2}, 3, 5),
     "population by vmap": ({"num_seeds": 4, "devices": 2, "population": "vmap"}, 2, 4),
@@ -36,7 +36,7 @@ def free(monkeypatch, size):
 
 @pytest.mark.parametrize(("overrides", "alone", "saved"), CASES.values(), ids=CASES)
 def test_the_host_must_have_room_for_all_its_devices(overrides, alone, saved, monkeypatch):
-    """``alone`` and ``saved`` count the replay of one device, without and with checkpoints."""
+    """``alone`` and ``saved``: bytes without and with checkpoints, in replays of one device."""
     config = tiny(**overrides, eval_episodes=1, replay_capacity=4096)
     trainer, state = traced(config)
     unit = bytes_per_device(trainer, state).replay

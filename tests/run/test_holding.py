@@ -1,4 +1,4 @@
-"""Held solutions: ten evaluations in a row at the solve return, 5,000 rows apart."""
+"""Runs that hold the solve return: ten consecutive evaluations, 5,000 rows apart."""
 
 import json
 
@@ -34,7 +34,7 @@ def scripted(chunks, **overrides):
 
 
 def ended(config, returns):
-    """Run a script; return the host loop, the chunks that it ran, and the summary."""
+    """Run a script; return the host loop, the number of chunks that it ran, and the summary."""
     host = Script(config, returns, returns).host()
     chunks = int(train_all(host).agent.params)
     identity = {"interrupted": False, "ended_by": host.ended_by(StopRequest())}

@@ -31,7 +31,7 @@ CARTPOLE = tiny(
 
 @pytest.fixture(scope="module")
 def by_name(tmp_path_factory):
-    """Return the result of a run, and a directory to copy where it was recorded."""
+    """Return the result of a run, and its directory, which tests must copy before changing it."""
     out = tmp_path_factory.mktemp("host") / "run"
     return run(CARTPOLE, out=out), out
 
@@ -135,7 +135,7 @@ def test_a_simulator_that_fails_ends_the_run_with_a_checkpoint(tmp_path, kind, m
 
 
 class FailingAt(OnHost):
-    """Raise at one of the steps that environments of this class take, counted over all of them."""
+    """Raise when ``left`` steps have been taken, over all environments of this class."""
 
     left = 0
 
@@ -168,13 +168,13 @@ def test_a_failure_outside_training_is_recorded_and_the_run_can_be_resumed(tmp_p
     events = [one["event"] for one in read_lines(out / "events.jsonl")]
     assert events.count("environment failed") == 1
     result = run(config, out=out, environment=failing, resume=True)
-    # The evaluation that failed is made now.
+    # The evaluation that failed is repeated.
     assert result.summary["eval_episodes"] == 4
     assert (result.summary["rows"], result.best_params is None) == (400, False)
 
 
 class Unreliable(OnHost):
-    """Raise at one of the steps that environments of this class take, counted over all of them."""
+    """Raise at the steps ``failing``, numbered over all environments of this class."""
 
     steps, failing = 0, ()
 
@@ -187,7 +187,7 @@ class Unreliable(OnHost):
 
 @pytest.fixture
 def unreliable(monkeypatch):
-    """Return an environment on the host whose steps of these numbers fail."""
+    """Return ``fail_at(*steps)``, which makes an environment on the host whose given steps fail."""
     environment = cycle([1.0, 2.0], limit=4)
 
     def fail_at(*steps):

@@ -1,4 +1,4 @@
-"""The host loop by a script: totals, the best parameters, and when a run is solved or ends."""
+"""The host loop with scripted programs: totals, best parameters, solving and ending a run."""
 
 import gc
 import signal
@@ -27,9 +27,9 @@ from tests.toys import noisy, tiny
 class Script:
     """Programs that follow a script of returns and compile nothing.
 
-    The parameters are the number of chunks run. An evaluation returns
-    ``evaluations[chunks]`` under the evaluation key, ``confirmations[chunks]``
-    under the other.
+    The parameters are the number of chunks run. The return after chunk n is
+    ``evaluations[n - 1]`` with the evaluation key, and ``confirmations[n - 1]``
+    with the confirmation key.
     """
 
     def __init__(self, config, evaluations, confirmations=(), seconds=0.0):
@@ -213,7 +213,7 @@ def test_totals_are_exact_past_32_bits():
 
 
 class Eager(Script):
-    """A script whose chunks can run ahead, and that notes dispatches and reads of metrics."""
+    """A script whose chunks can run ahead, and that records dispatches and reads of metrics."""
 
     def __init__(self, config, **options):
         super().__init__(config, [0.0] * config.num_chunks, **options)

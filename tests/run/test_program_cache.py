@@ -1,4 +1,4 @@
-"""Programs of earlier runs are shared exactly if all their static inputs are equal."""
+"""Runs share the programs of earlier runs exactly if all static inputs are equal."""
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ def other(config):
 
 @pytest.fixture
 def lowered(monkeypatch):
-    """Return the programs of a configuration as text, compiling none."""
+    """Return ``texts(config)``, the programs of a configuration as text, without compilation."""
 
     def texts(config):
         found = []
@@ -109,7 +109,7 @@ SLOW = ("boltzmann", "munchausen", "population", "replicas")
     ],
     ids=FAMILIES,
 )
-def test_programs_with_one_key_are_the_same_text(lowered, family):
+def test_programs_with_equal_keys_have_the_same_text(lowered, family):
     """No scalar that is an argument is also a constant of a program."""
     config = tiny(**family)
     changed = other(config)
@@ -192,7 +192,7 @@ def compilations(monkeypatch):
 
 
 @pytest.mark.slow
-def test_runs_that_share_programs_give_what_runs_with_their_own_give(compilations):
+def test_runs_that_share_programs_give_the_results_of_separate_runs(compilations):
     environment = noisy()
     configs = [
         tiny(eval_episodes=6, eval_every=200, clip_norm=1.0, **scalars)

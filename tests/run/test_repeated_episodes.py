@@ -1,4 +1,4 @@
-"""A run whose evaluation episodes are few distinct ones says so once, with a second score."""
+"""A run with few distinct evaluation episodes reports it once, with an epsilon-greedy return."""
 
 from jaxdqn.run.runner import run
 from tests.run.test_run import collector

@@ -123,7 +123,7 @@ def mean_return(info):
     return float(np.mean(np.asarray(info.returns)))
 
 
-def test_the_run_is_the_pure_training_of_its_key(finished):
+def test_a_run_equals_the_pure_training_function_with_its_key(finished):
     pure = quick_jit(train(finished.config, environment=noisy()))
     state, _ = pure(run_keys(finished.config.seed).train)
     jax.tree.map(

@@ -22,7 +22,7 @@ from tests.toys import noisy, quick_runs, shared_programs
 
 
 class Slow:
-    """A jitted function whose compilation takes a time, or fails."""
+    """A jitted function whose compilation takes ``seconds``, and may fail."""
 
     def __init__(self, seconds, error=None):
         self.seconds, self.error = seconds, error
@@ -39,7 +39,7 @@ class Slow:
 
 @pytest.fixture(autouse=True)
 def compiled():
-    """Wait for the threads that a stopped run leaves."""
+    """Wait, after the test, for the threads of stopped runs that still compile."""
     yield
     while is_compiling():
         time.sleep(0.01)
@@ -70,7 +70,7 @@ def test_an_error_of_one_program_does_not_wait_for_the_others():
 
 @pytest.fixture
 def endless(monkeypatch):
-    """Return a function that makes compilation endless, and sends a signal during it."""
+    """Return ``replace(number)``: make compilation endless, and send this signal during it."""
 
     def replace(number):
         def compile_all(jitted, options, check):

@@ -1,4 +1,4 @@
-"""Runs in several threads of one process: each has its directory, and all end."""
+"""Runs in several threads of one process: all end, and each writes its own directory."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ _MIN_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def in_threads(function, count=3):
-    """Call a function with 0, 1, ... in as many threads at the same time."""
+    """Call a function with 0, 1, ... at the same time, each in a thread."""
     together = threading.Barrier(count)
 
     def work(index):

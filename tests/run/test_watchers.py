@@ -1,4 +1,4 @@
-"""Loggers and pictures that fail: the run goes to its end, and says so once."""
+"""Loggers and plots that fail: the run completes, and reports each failure once."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ def compiled_once(tmp_path_factory):
 
 
 def failing(error, on="metrics", name="mine"):
-    """Return the calls of a logger that raises on a kind of record, and the logger."""
+    """Return the list of calls of a logger, and the logger, which raises on a kind of record."""
     calls = []
 
     def log(kind, record):

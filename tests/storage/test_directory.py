@@ -1,4 +1,4 @@
-"""Run directories: one that several runs claim at the same time, and what cannot be one."""
+"""Run directories: simultaneous claims of one name, and invalid paths and configurations."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

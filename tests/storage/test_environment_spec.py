@@ -34,9 +34,9 @@ def limited(steps):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Return the directories of a run with its own environment, and of one with an argument.
+    """Return a folder of two run directories: a custom environment, and one with an argument.
 
-    They hold what a run writes, with its first parameters.
+    They hold the files of a run, with the initial parameters.
     """
     path = tmp_path_factory.mktemp("runs")
     cases = {"own": (CONFIG, limited(5)), "named": (WITH_ARGUMENT, None)}

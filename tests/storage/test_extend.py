@@ -67,13 +67,13 @@ def test_a_run_extended_and_then_interrupted_keeps_its_schedules():
     short, long = replace(N, **RISING), replace(DOUBLE, **RISING)
     extended = resumed_config(short, long, "keep", None)
     assert extended.schedule_rows == short.total_rows
-    # The caller passes the configuration without what the run has recorded.
+    # The caller passes the configuration without the fields that the run has recorded.
     for extend in ("keep", "stretch"):
         assert resumed_config(extended, long, extend, None) == extended
 
 
 def learning_rate(config, gradient_steps):
-    """Return the size of an update after so many gradient steps, over that of the first."""
+    """Return the size of an update after ``gradient_steps``, divided by that of the first."""
     optimizer = make_optimizer(replace(config, optimizer="rmsprop"))(hyper_from(config))
     gradient = {"w": jnp.ones(3)}
     state = optimizer.init(gradient)
@@ -112,7 +112,7 @@ def test_every_preset_can_be_trained_longer(name, extend):
 
 
 @pytest.mark.slow
-def test_what_only_evaluates_may_change_on_resume(tmp_path):
+def test_options_of_evaluation_may_change_on_resume(tmp_path):
     uninterrupted = run(replace(N, eval_every=100), environment=noisy())
     interrupted(tmp_path / "run", replace(N, checkpoint_every=100), chunk=1)
     other = replace(N, checkpoint_every=100, eval_every=50, eval_episodes=2, eval_epsilon=0.5)

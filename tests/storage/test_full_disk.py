@@ -1,4 +1,4 @@
-"""Runs on a full disk or without permission: they end with one line and can be resumed."""
+"""Runs on a full disk or without permission: they fail with a one-line error; resuming works."""
 
 import os
 import subprocess
@@ -79,7 +79,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_it_can_be_resumed_later(tmp_
     assert_same_run(tmp_path / "uninterrupted", tmp_path / "run", uninterrupted, parts)
 
 
-# Threads and coroutines of orbax end in unspecified ways on a full disk.
+# Orbax leaves failed threads and coroutines behind on a full disk.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")

@@ -66,7 +66,7 @@ def test_a_policy_is_loaded_without_the_loss_of_its_run(registry, tmp_path):
     trainer = make_trainer(read_config(out), environment=noisy())
     with pytest.raises(ValueError, match=r"loss='own': must be registered by jaxdqn.register_loss"):
         jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))
-    # Registered again, it learns.
+    # With the loss registered again, the run can learn.
     jaxdqn.register_loss("own", cubic)
     trainer = make_trainer(read_config(out), environment=noisy())
     jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""References to own parts, and how a run directory remembers them."""
+"""References to custom parts, and their record in a run directory."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from tests.own_parts import SOURCE
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Write the module of own parts into the current directory."""
+    """Write a module of custom parts into the current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     before = set(sys.modules)

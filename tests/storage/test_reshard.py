@@ -50,7 +50,7 @@ def saved_after(config, iterations):
 
 @pytest.fixture(scope="module", params=[10, 60], ids=["partly full", "wrapped"])
 def saved(request):
-    """Return a state of two devices; the ring of 32 rows is partly full or has wrapped."""
+    """Return a configuration of two devices and its state; the ring is partly full or wrapped."""
     config = config_over(2)
     return config, saved_after(config, request.param)
 
@@ -123,7 +123,7 @@ def test_the_run_continues_on_other_devices(saved, devices):
 
 @pytest.mark.slow
 def test_the_new_devices_draw_only_valid_starts(saved):
-    """On each device the valid starts are exact after more rows were added."""
+    """Compare the valid starts of each device with a recount after more rows were added."""
     old, arrays = saved
     new = replace(old, devices=4)
     target = state_shape(new, environment=noisy())

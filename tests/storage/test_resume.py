@@ -1,4 +1,4 @@
-"""Resuming a run: N + N chunks equal 2 N chunks, bitwise; errors name the reason."""
+"""Resuming a run: N + N chunks are bitwise identical to 2 N chunks; errors name the reason."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ def test_resuming_a_run_that_has_ended_changes_nothing(tmp_path):
     again = run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
     assert_identical(first.state, again.state)
     assert before == {name: records(tmp_path / "run", name) for name in ("metrics.jsonl",)}
-    # Without checkpoints it cannot be resumed, and it is not restarted either.
+    # Without checkpoints the run cannot be resumed, and is not restarted either.
     shutil.rmtree(tmp_path / "run" / CHECKPOINTS)
     with pytest.raises(ValueError, match="must have a checkpoint to resume from"):
         run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
@@ -133,7 +133,7 @@ def test_without_its_replay_a_run_resumes_and_reports_that_it_differs(tmp_path):
     result = run(config, out=tmp_path / "run", environment=noisy(), resume=True, loggers=[logger])
     (resumed,) = [r for kind, r in seen if kind == "event" and r["event"] == "resumed"]
     assert "no replay" in resumed["message"]
-    # The rows that fill the replay again are counted, since the environments were stepped.
+    # The rows that refill the replay are counted, since the environments were stepped.
     metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
     rows = [record["rows"] for record in metrics]
     steps = set(np.diff(rows))
@@ -198,7 +198,7 @@ def test_two_runs_cannot_have_one_directory(tmp_path):
         loggers=[Logger(log=log, close=lambda: None)],
     )
     assert f"process {os.getpid()}" in held[0]
-    # The lock is released with the end of the run; its file stays.
+    # The lock is released when the run ends; the lock file stays.
     assert (tmp_path / "run" / ".lock").exists()
     run(CONFIG, out=tmp_path / "run", environment=noisy(), resume=True)
 

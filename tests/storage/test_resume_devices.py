@@ -43,7 +43,7 @@ def test_a_run_resumes_on_other_devices_and_reports_it(tmp_path):
     ]
     assert "devices was 2, is 4" in message
     assert "the compression residuals are reset" in message
-    # Then resume on fewer devices, from the checkpoint of the four.
+    # Then resume on fewer devices, from the checkpoint of the four devices.
     end = run(config, out=tmp_path, resume=True, environment=noisy())
     assert end.state.key.shape == (2,)
     assert end.summary["rows"] > first.summary["rows"]

@@ -100,7 +100,7 @@ def test_a_start_from_cart_pole_pays_with_a_pole_twice_as_long(tmp_path):
     run(preset("cartpole", seed=100), out=source)
 
     def returns(seed: int, init_from: str | None) -> tuple[float, float]:
-        """Return the mean over all evaluations, and the first."""
+        """Return the mean return of all evaluations, and of the first."""
         config = preset("cartpole", seed=seed)
         values = {
             **{name: getattr(config, name) for name in vars(config)},

@@ -1,4 +1,4 @@
-"""The forms of the training program for accelerators compute what that of the CPU computes."""
+"""The training program in its form for accelerators gives the results of its form for CPUs."""
 
 import jax
 import jax.numpy as jnp

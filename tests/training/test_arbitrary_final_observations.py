@@ -1,4 +1,4 @@
-"""The observation after a terminal state may be anything: no target and no gradient reads it."""
+"""A final observation may be arbitrary: neither targets nor gradients depend on it."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ VARIANTS = {
 
 
 def corridor(final):
-    """Return an environment that terminates in state 3, which it observes as ``final``."""
+    """Return an environment that terminates in state 3 with the observation ``final``."""
 
     def show(state):
         return jnp.where(state == 3, final, (jnp.arange(3) == state).astype(jnp.float32))

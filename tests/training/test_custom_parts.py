@@ -182,7 +182,7 @@ def test_an_agent_of_several_replicas_must_be_made_for_them():
 
 
 @pytest.mark.slow
-def test_a_replaced_step_is_that_of_the_chunk():
+def test_a_chunk_runs_the_replaced_step():
     trainer = make_trainer(CONFIG, environment=ENVIRONMENT)
     start = quick_jit(trainer.init)(jax.random.key(0))
     end, metrics = bitwise_jit(trainer.chunk(3))(start)

@@ -117,7 +117,7 @@ def chunk_text(config):
 
 
 @pytest.mark.parametrize("replay", ["uniform", "prioritized"])
-def test_without_diagnostics_the_chunk_is_the_program_of_one_that_has_none(replay, monkeypatch):
+def test_without_diagnostics_the_program_of_a_chunk_contains_none(replay, monkeypatch):
     config = tiny(replay=replay, clip_norm=1.0)
     with_module, diagnosed = chunk_text(config), chunk_text(tiny(replay=replay, clip_norm=1.0,
                                                                  diagnostics=True))  # fmt: skip

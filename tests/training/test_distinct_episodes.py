@@ -1,4 +1,4 @@
-"""Evaluations count their different episodes; epsilon makes those of deterministic games differ."""
+"""Evaluations count distinct episodes; with epsilon, episodes of deterministic games differ."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ STEPS = 12
 
 
 def starts_in(count, *, name="walk"):
-    """Return a deterministic environment with ``count`` starts, each as likely, and 3 actions.
+    """Return a deterministic environment with ``count`` equally likely starts and 3 actions.
 
     The observation is the start; every action pays 1.
     """

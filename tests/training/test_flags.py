@@ -35,7 +35,7 @@ def test_every_preset_keeps_32_bits_under_x64(name):
         state = jax.eval_shape(trainer.init, jax.random.key(0))
         leaves = jax.tree_util.tree_leaves_with_path((state, jax.eval_shape(trainer.step, state)))
     names = [jax.tree_util.keystr(path) for path, leaf in leaves if str(leaf.dtype) in WIDE]
-    # The state of an environment is gymnax's own.
+    # Gymnax determines the types in the state of its environments.
     assert not [name for name in names if ".env_state" not in name]
 
 
@@ -43,8 +43,8 @@ def test_every_preset_keeps_32_bits_under_x64(name):
 def checks():
     """Turn on 64-bit types, checks for NaN and infinity, and rbg keys.
 
-    Strict dtype promotion, rank promotion as an error and warnings as errors are those of every
-    test (``tests/conftest.py``, ``pyproject.toml``).
+    Strict dtype promotion, rank promotion as an error and warnings as errors hold in every test
+    (``tests/conftest.py``, ``pyproject.toml``).
     """
     with (
         jax.enable_x64(True),

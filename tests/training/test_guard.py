@@ -175,7 +175,7 @@ def test_skip_continues_and_reports_the_skipped_steps(tmp_path):
     events = read_lines(tmp_path / "run" / "events.jsonl")
     found = [event for event in events if event["event"] == "not finite"]
     assert [event["skipped"] for event in found] == [count for count in skipped if count]
-    # One line says so when it starts.
+    # One message reports the first undone step.
     (message,) = [event["message"] for event in found if "message" in event]
     assert found[0]["message"] == message
     assert f"gradient step {found[0]['first']:,} was not finite" in message
@@ -201,7 +201,8 @@ def test_a_run_that_undoes_every_gradient_step_fails_with_its_files_written(tmp_
 
 def test_undone_steps_are_counted_across_the_parts_of_a_chunk_and_earlier_checkpoints():
     progress = Progress.of(2)
-    progress.restore({"chunk": 3, "totals": {"gradient_steps": 12}})  # as written before the count
+    # A checkpoint from before undone steps were counted.
+    progress.restore({"chunk": 3, "totals": {"gradient_steps": 12}})
     assert progress.skipped_gradient_steps == [0, 0]
     progress.restore({**dataclasses.asdict(progress), "skipped": [2, 5]})
     progress.partial = {"metrics": {"skipped": [0, 4]}}
@@ -236,7 +237,7 @@ def test_rollback_restores_a_checkpoint_with_a_lower_rate_up_to_a_limit(tmp_path
     logger = Logger(log=lambda kind, record: logged.append((kind, record)), close=lambda: None)
     config = replace(CONFIG, guard="rollback", rollback_limit=2, rollback_factor=0.5)
     with pytest.raises(RunFailed, match="after 2 rollbacks"):
-        # The environments pay the reward for any random numbers.
+        # The environments pay the reward with different random keys too.
         run(
             config,
             out=tmp_path / "run",

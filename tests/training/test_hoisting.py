@@ -1,4 +1,4 @@
-"""Functions of random keys, split into their draws and the rest."""
+"""Functions of random keys, split into random draws and the rest."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_the_parts_compute_what_the_function_computes(most_bytes):
     split = split_first(explore, FIRST, OTHER, most_bytes=most_bytes)
     x = jnp.asarray([0.5, -1.0, 2.0])
     for one, other in zip(joined(split, x), by_hand(jax.jit(explore), x), strict=True):
-        # The programs are compiled apart, and normal numbers may be rounded differently.
+        # The programs are compiled separately, so normal numbers may be rounded differently.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
     assert len({float(one["chosen"][0]) for one in joined(split, x)}) > 2
 

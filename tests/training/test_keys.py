@@ -29,6 +29,6 @@ def test_a_raw_key_is_the_typed_key_of_the_same_seed():
 
 
 @pytest.mark.parametrize("key", [7, None, jnp.zeros((3, 2), jnp.uint32), jnp.zeros(2)])
-def test_other_values_are_no_keys(key):
+def test_other_values_are_rejected_as_keys(key):
     with pytest.raises(ValueError, match=r"(?s)^key=.*must be a key of jax.random.key"):
         typed_key(key)

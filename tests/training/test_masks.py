@@ -89,7 +89,7 @@ def test_without_its_mask_the_environment_is_poisoned():
 
 
 @pytest.mark.slow
-def test_masks_without_illegal_actions_train_as_none():
+def test_masks_that_allow_every_action_do_not_change_training():
     free = masked(mask=False)
 
     def all_legal(reset_or_step):
@@ -145,12 +145,12 @@ def test_no_mapping_takes_an_illegal_action(name):
 
 
 def random_actions(key, q, exploration):
-    """Explore without a look at the mask."""
+    """Explore uniformly at random, ignoring the mask."""
     return jax.random.randint(key, q.shape[:1], 0, q.shape[1], jnp.int32), jnp.ones(q.shape[0])
 
 
 def masked_greedy(key, q, exploration):
-    """Explore by the mask that it is given."""
+    """Explore epsilon-greedily among the legal actions."""
     assert exploration.legal.shape == q.shape
     return select_actions("epsilon_greedy", key, q, exploration)
 

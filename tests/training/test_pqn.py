@@ -235,7 +235,7 @@ def test_pqn_learns_from_stacked_frames():
     ("fields", "message"),
     [
         ({"minibatches": 5}, "minibatches=5: must be a divisor of the 32 rows"),
-        ({"loss": "categorical"}, "loss='categorical': must be of a TD error"),
+        ({"loss": "categorical"}, "loss='categorical': must be a loss of TD errors"),
         ({"n_step": 3}, "n_step=3: must be 1 with algorithm='pqn'"),
         ({"replay": "prioritized"}, "replay='prioritized': must be uniform with algorithm='pqn'"),
         ({"target_tau": 0.01}, "target_tau=0.01: must be None with algorithm='pqn'"),

@@ -136,7 +136,8 @@ def test_only_the_cell_is_in_the_scan_over_rows():
         (scan,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
         return str(scan.params["jaxpr"]).count("= dot_general")
 
-    # The products of the cell with its input and its state; with them those of torso and head.
+    # In the scan are the cell's products with its input and its state, and without ``unroll`` also
+    # those of torso and head.
     assert products_in_scan(network) == 2
     assert products_in_scan(network._replace(unroll=None)) == 4
 

@@ -1,4 +1,4 @@
-"""Choice of ``reset='auto'``: from the traced programs, stored by the run, and kept by a resume."""
+"""Choice of ``reset='auto'``: from the traced programs, stored by the run, and kept on resume."""
 
 import json
 
@@ -133,7 +133,7 @@ def test_the_program_of_auto_is_that_of_the_chosen_value():
 
 @pytest.fixture(scope="module")
 def pooled_run(tmp_path_factory):
-    """An interrupted run whose resets ``auto`` has pooled, and its environment."""
+    """Return an interrupted run whose resets ``auto`` has pooled, and its environment."""
     out, environment = tmp_path_factory.mktemp("runs") / "pooled", expensive(20)
     with quick_runs():
         yield out, environment, interrupted(out, environment=environment)

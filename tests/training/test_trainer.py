@@ -21,7 +21,7 @@ SEEDS = 5
 
 @pytest.fixture(scope="module")
 def cartpole():
-    """A short run of CartPole: 10 iterations in 2 chunks."""
+    """Return the configuration of a short CartPole run: 10 iterations in 2 chunks."""
     config = tiny(total_rows=32 + 4 * 10, log_every=20, gradient_steps=2, learning_rate=0.01)
     assert (config.num_chunks, config.iterations_per_chunk) == (2, 5)
     return config, make_trainer(config)

@@ -14,7 +14,7 @@ from tests.training.test_distinct_episodes import constant_agent
 
 
 class Walk(gymnasium.Env):
-    """Walk as far as the actions say, to 4; a frame holds the position."""
+    """Walk by the actions, up to position 4; a frame holds the position."""
 
     observation_space = gymnasium.spaces.Box(-9, 9, (1,))
     action_space = gymnasium.spaces.Discrete(3)

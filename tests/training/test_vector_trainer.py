@@ -1,4 +1,4 @@
-"""The trainer of environments on the host trains as that of environments on the device."""
+"""The trainer for environments on the host trains like the one for environments on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxdqn.types import counter_int
 from tests.toys import OPTIMISED, QUICK, assert_identical, bitwise_jit, cycle, quick_jit, tiny
 
 ENVIRONMENT = cycle([1.0, 0.5, 2.0, 0.0], limit=7)
-"""It draws no random numbers, so that it is the same on the host."""
+"""An environment without random numbers, so that it is the same on the host."""
 
 
 class OnHost:
