@@ -8,8 +8,10 @@ rendering.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -69,10 +71,24 @@ def import_gymnax() -> ModuleType:
     They remain importable, and gymnax loads them when it renders.
     """
     import_matplotlib()
-    # gymnax creates arrays during its import.
-    with jax.transfer_guard("allow"), imported_lazily("matplotlib.pyplot", "seaborn"):
-        import gymnax
-    return gymnax
+    if "gymnax" not in sys.modules:
+        # gymnax creates arrays during its import.
+        with (
+            jax.transfer_guard("allow"),
+            jax.enable_x64(_process_uses_x64()),
+            imported_lazily("matplotlib.pyplot", "seaborn"),
+        ):
+            importlib.import_module("gymnax")
+    return importlib.import_module("gymnax")  # waits if another thread imports it
+
+
+def _process_uses_x64() -> bool:
+    """Return the process's setting of ``jax_enable_x64``, without a context of the caller.
+
+    Contexts are local to a thread, and the arrays of an imported module last longer.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return bool(pool.submit(lambda: jax.config.jax_enable_x64).result())
 
 
 def names() -> list[str]:

@@ -248,3 +248,19 @@ def cart_pole(obs, action):
 def test_importing_the_package_does_not_import_gymnax():
     code = "import sys, jaxdqn.envs; sys.exit('gymnax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_first_import_under_x64_leaves_no_64_bit_constants():
+    code = """
+import jax, warnings
+from jaxdqn import envs
+with jax.enable_x64(True):
+    envs.make("FrozenLake-misc")
+warnings.simplefilter("error")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+environment = envs.make("FrozenLake-misc")
+state, timestep = jax.eval_shape(environment.reset, jax.random.key(0))
+jax.eval_shape(environment.step, jax.random.key(0), state, jax.numpy.int32(0))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
