@@ -9,22 +9,22 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
-
-import jaxdqn
+from jaxdqn.actor_learner import worker_environment
 from jaxdqn.errors import RunFailed, reject
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 15
 _RESERVE_SECONDS = 20
+_CHECK_SECONDS = 0.5
+"""Interval between checks for a stop request while a call is awaited."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -63,6 +63,8 @@ class RayCluster:
         address: HOST:PORT of a running cluster, or ``auto``. None starts a cluster on this machine,
             which listens on the loopback interface only.
         optional: resources of the workers that start when the cluster has resources for them.
+        check: called at least twice a second during ``wait`` and ``result``; an exception that it
+            raises ends them.
 
     Raises:
         ValueError: if Ray is not installed, the address does not answer, the cluster has another
@@ -74,18 +76,13 @@ class RayCluster:
         required: Sequence[Resources],
         address: str | None = None,
         optional: Sequence[Resources] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.ray = import_ray()
-        self._address = address
-        environment = {"JAX_PLATFORMS": "cpu"}
+        self._address, self.check = address, check
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
-            # Workers import the same source tree as this process.
-            root = str(Path(jaxdqn.__file__).parents[1])
-            path = os.environ.get("PYTHONPATH")
-            environment["PYTHONPATH"] = root if not path else f"{root}{os.pathsep}{path}"
-            environment |= _compilation_cache()
-            cpus = math.ceil(sum(each.cpus for each in (*required, *optional)))
+            cpus = _cpus_of_machine(required, optional)
             options |= {"num_cpus": cpus, "include_dashboard": False}
             # Without "local" Ray would join a cluster that another program started here.
             options |= {"address": "local", "_node_ip_address": "127.0.0.1"}
@@ -95,7 +92,8 @@ class RayCluster:
             with _keeping_signal_handlers(), warnings.catch_warnings():
                 # JAX warns of every fork. Ray's forks are safe, because they exec at once.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-                self.ray.init(runtime_env={"env_vars": environment}, **options)
+                variables = worker_environment.of_cluster(address is None)
+                self.ray.init(runtime_env={"env_vars": variables}, **options)
         except (ConnectionError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             reject("ray_address", address, f"a Ray cluster of version {self.ray.__version__} that "
@@ -155,9 +153,8 @@ class RayCluster:
             bundle = self._group.bundle_specs[self._reserved]
             resources = Resources(bundle["CPU"], bundle.get("GPU", 0.0))
             self._reserved += 1
-        if resources.gpus:
-            fraction = f"{0.9 * min(1.0, resources.gpus):.3f}"
-            variables = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}
+        variables = worker_environment.of_worker(*resources)
+        if variables:
             options["runtime_env"] = {"env_vars": variables}
         make = self.ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **options)
         return make(worker).remote(*arguments)
@@ -182,8 +179,16 @@ class RayCluster:
             raise _store_full(error) from error
 
     def wait(self, futures: list[Any], timeout: float | None) -> list[Any]:
-        """Return the futures that are ready; wait up to ``timeout`` seconds for the first."""
-        if not self.ray.wait(futures, num_returns=1, timeout=timeout)[0]:
+        """Return the futures that are ready; wait up to ``timeout`` seconds for the first.
+
+        Wait at most half a second, so that the caller can do other work.
+        """
+        self.check()
+        most = _CHECK_SECONDS if timeout is None else min(timeout, _CHECK_SECONDS)
+        if not futures:
+            time.sleep(most)
+            return []
+        if not self.ray.wait(futures, num_returns=1, timeout=most)[0]:
             return []
         return list(self.ray.wait(futures, num_returns=len(futures), timeout=0)[0])
 
@@ -192,19 +197,40 @@ class RayCluster:
 
         Raises:
             WorkerDied: if the process of the worker died.
-            RunFailed: if the call raised an exception, or the object store is full.
+            ObjectLost: if the result, or an argument of the call, was in the memory of a node that
+                has left the cluster.
+            RunFailed: if the call or the constructor of the worker raised an exception, or the
+                object store is full.
         """
         exceptions = self.ray.exceptions
         try:
-            return self.ray.get(future)
+            return self._get(future)
         except exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                reason = str(error).strip().splitlines()[-1]
+                raise RunFailed(f"a worker could not start: {reason}") from error
             raise WorkerDied(str(error)) from error
+        except exceptions.ObjectLostError as error:
+            raise ObjectLost(str(error)) from error
         except self._full as error:
             raise _store_full(error) from error
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, self._full):
                 raise _store_full(error.cause) from error
+            # Ray raises the failure of an argument as the failure of the call.
+            if isinstance(error.cause, exceptions.ObjectLostError | exceptions.RayActorError):
+                raise ObjectLost(str(error.cause)) from error
             raise RunFailed(f"a worker failed: {error.cause!r}") from error
+        except exceptions.RayError as error:
+            raise RunFailed(f"Ray failed: {' '.join(str(error).split())[:400]}") from error
+
+    def _get(self, future: Any) -> Any:
+        """Wait for a result, and check for a stop request meanwhile."""
+        while True:
+            try:
+                return self.ray.get(future, timeout=_CHECK_SECONDS)
+            except self.ray.exceptions.GetTimeoutError:
+                self.check()
 
     @property
     def _full(self) -> tuple[type[BaseException], ...]:
@@ -217,18 +243,12 @@ class RayCluster:
         self.ray.shutdown()
 
 
-def _compilation_cache() -> dict[str, str]:
-    """Return environment variables for workers, so that they share this process's cache of compiled
-    programs and start faster."""
-    names = (
-        "jax_enable_compilation_cache",
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-    )
-    enabled, directory, least = (getattr(jax.config, name) for name in names)
-    if not enabled or directory is None:
-        return {}
-    return dict(zip(map(str.upper, names[1:]), (str(directory), str(least)), strict=True))
+def _cpus_of_machine(required: Sequence[Resources], optional: Sequence[Resources]) -> int:
+    """Return the CPUs of a cluster on this machine: enough for the required workers, and for the
+    optional workers as many as the machine has."""
+    needed = math.ceil(sum(each.cpus for each in required))
+    wanted = math.ceil(sum(each.cpus for each in (*required, *optional)))
+    return max(needed, min(wanted, os.cpu_count() or 1))
 
 
 @contextmanager
@@ -256,6 +276,10 @@ def _store_full(error: BaseException) -> RunFailed:
 
 class WorkerDied(Exception):
     """The process of a worker died during a call."""
+
+
+class ObjectLost(Exception):
+    """The result or an argument of a call was lost with the node that held it."""
 
 
 def check_address(address: str | None) -> None:

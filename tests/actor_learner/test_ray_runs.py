@@ -101,6 +101,11 @@ def test_the_engine_rejects_what_it_cannot_run() -> None:
         ({"block_rows": 0}, "block_rows=0: must be at least 1"),
         ({"cpus_per_actor": 1.5}, "cpus_per_actor=1.5: must be above 0, and a whole number above"),
         ({"gpus_per_learner": 0.5}, "gpus_per_learner=0.5: must be left out without server_mode"),
+        (
+            {"server_mode": "sync", "gpus_per_learner": 2},
+            "gpus_per_learner=2: must be at most 1: a learner has one device",
+        ),
+        ({"parameters_every": 0}, "parameters_every=0: must be at least 1"),
         ({"initial_priorities": "one"}, "initial_priorities='one': must be 'actor' or 'max'"),
         ({"server_mode": "both"}, "server_mode='both': must be 'sync' or 'async'"),
         (
@@ -196,6 +201,7 @@ def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
     allowed = steps_allowed(summary["rows"])
     assert allowed - 64 <= summary["gradient_steps"] <= allowed
     assert 0 <= summary["gradient_steps_owed"] <= allowed - summary["gradient_steps"]
+    assert f"limited by the {summary['limited_by']}: the " in done.stdout
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["actor_0_rows_per_second"] > 0
     assert last["actor_1_rows_per_second"] > 0
@@ -242,6 +248,35 @@ def test_a_run_survives_killed_workers_and_resumes_after_a_stop(
     assert resumed["rows"] > rows
     assert resumed["mapping"] == summary["mapping"]
     assert resumed["gradient_steps"] > summary["gradient_steps"]
+
+
+@pytest.mark.slow
+def test_a_cluster_of_a_run_listens_on_the_loopback_interface_only(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "run"
+    run = subprocess.Popen(
+        [*APEX, "--stop-when", "never", "--eval-every", "0", "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_metrics(out / "metrics.jsonl", 1, 150)
+        process = psutil.Process(run.pid)
+        listeners: dict[str, str] = {}
+        for each in (process, *process.children(recursive=True)):
+            try:
+                name, sockets = each.name(), each.net_connections(kind="inet")
+            except psutil.Error:
+                continue
+            found = [one.laddr for one in sockets if one.status == psutil.CONN_LISTEN]
+            listeners |= {f"{name} {address.port}": address.ip for address in found}
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == 0
+    finally:
+        run.kill()
+        run.communicate()
+    assert len(listeners) > 3  # the control service, the node, and the workers
+    assert set(listeners.values()) <= {"127.0.0.1", "::1"}, listeners
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
