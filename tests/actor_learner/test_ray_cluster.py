@@ -59,7 +59,7 @@ run = subprocess.Popen(
     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def wait_for(actors):
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and run.poll() is None:
         file = out / "metrics.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
@@ -103,7 +103,7 @@ def records():
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 def wait_for(condition):
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and run.poll() is None:
         if condition(records()):
             return print("yes")
@@ -145,7 +145,7 @@ run = subprocess.Popen(
     stdout=subprocess.DEVNULL, stderr=errors.open("w"))
 
 def wait_for(condition):
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and run.poll() is None and not condition():
         time.sleep(0.1)
 
@@ -184,10 +184,11 @@ finally:
 
 def outcome_of(script: str, directory: Path) -> str:
     """Run a script in a new process, and return its output."""
-    root = str(Path(jaxdqn.__file__).parents[1])
+    given = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(Path(jaxdqn.__file__).parents[1]), *([given] if given else [])])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(directory)],
-        env={**os.environ, "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     return done.stdout + done.stderr

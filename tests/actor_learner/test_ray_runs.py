@@ -21,9 +21,9 @@ COMMAND = (sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray")
 APEX = (*COMMAND, "--replay", "prioritized", "--actors", "2")
 
 
-def steps_allowed(rows: int) -> float:
-    """Return the gradient steps that the replay ratio of the preset allows for rows of a run."""
-    config = preset("cartpole")
+def steps_allowed(rows: int, name: str = "cartpole") -> float:
+    """Return the gradient steps that the replay ratio of a preset allows for rows of a run."""
+    config = preset(name)
     after_warmup = rows - config.warmup_rows
     return after_warmup * config.gradient_steps_per_iteration / config.rows_per_iteration
 
@@ -186,11 +186,13 @@ def test_gradients_beyond_the_greatest_staleness_are_dropped(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cartpole", "ape-x"])
+def test_apex_with_two_actors_solves_cartpole(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "run"
+    command = [name if word == "cartpole" else word for word in APEX]
     done = subprocess.run(
-        [*APEX, "--stop-when", "solved", "--out", str(out)],
+        [*command, "--stop-when", "solved", "--out", str(out)],
         capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -198,7 +200,7 @@ def test_apex_with_two_actors_solves_cartpole(tmp_path: Path) -> None:
     assert summary["solved"]
     assert summary["mapping"] == "ray, 2 actors, 1 shard, 1 learner"
     # The replay ratio of the preset, up to one block and one group, and the difference is reported.
-    allowed = steps_allowed(summary["rows"])
+    allowed = steps_allowed(summary["rows"], name)
     assert allowed - 64 <= summary["gradient_steps"] <= allowed
     assert 0 <= summary["gradient_steps_owed"] <= allowed - summary["gradient_steps"]
     assert f"limited by the {summary['limited_by']}: the " in done.stdout
@@ -260,7 +262,7 @@ def test_a_cluster_of_a_run_listens_on_the_loopback_interface_only(tmp_path: Pat
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for_metrics(out / "metrics.jsonl", 1, 150)
+        wait_for_metrics(out / "metrics.jsonl", 1, 250)
         process = psutil.Process(run.pid)
         listeners: dict[str, str] = {}
         for each in (process, *process.children(recursive=True)):

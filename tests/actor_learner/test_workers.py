@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdqn.actor_learner.actor import make_actor
 from jaxdqn.actor_learner.gradient_server import PLAIN
 from jaxdqn.actor_learner.group_learner import make_group_learner
 from jaxdqn.actor_learner.initial_priorities import example_extras
@@ -20,7 +21,8 @@ from jaxdqn.actor_learner.workers import (
     with_first,
 )
 from jaxdqn.config.config import Config
-from jaxdqn.types import Row
+from jaxdqn.config.presets import preset
+from jaxdqn.types import Row, make_counter
 
 CONFIG = Config(
     replay="prioritized",
@@ -83,6 +85,21 @@ def test_a_block_after_a_lost_block_starts_new_episodes(parts: Any) -> None:
     plain.add(0, 0, blocks[2])
     for one, other in zip(stored, jax.tree.leaves(plain._rings), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("index", [0, 2, 7])
+def test_actors_of_ape_x_have_the_epsilons_of_the_paper(index: int) -> None:
+    # Horgan et al. 2018, section 4.1: epsilon ** (1 + alpha i / (N - 1)), for N = 8 actors with an
+    # environment each.
+    config = preset("ape-x", num_envs=8, hidden_sizes=(4,))
+    actor = make_actor(config, actors=8, index=index, iterations=1)
+    learner = make_group_learner(config)
+    key = jax.random.key(0)
+    state = jax.jit(learner.init)(key)
+    after_warmup = make_counter(config.warmup_rows)
+    stream = jax.jit(actor.start)(key)
+    _, (_, metrics) = jax.jit(actor.block)(stream, state.agent.params, state.hyper, after_warmup)
+    assert float(metrics.epsilon) == pytest.approx(0.4 ** (1 + 7 * index / 7), rel=1e-5)
 
 
 def test_the_durations_of_workers_exclude_compilation(parts: Any) -> None:
