@@ -94,8 +94,8 @@ out = pathlib.Path(sys.argv[1])
 run = subprocess.Popen(
     [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
      "prioritized", "--ray-address", cluster.address, "--total-rows", "50000000", "--eval-every",
-     "0", "--actors", "2..4", "--block-rows", "6400", "--replay-capacity", "204800",
-     "--log-every", "25600", "--out", str(out)],
+     "0", "--actors", "2..4", "--block-rows", "3200", "--replay-capacity", "102400",
+     "--log-every", "12800", "--out", str(out)],
     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def records():
