@@ -16,6 +16,8 @@ from jaxdqn.training.metrics import reduce_metrics
 from jaxdqn.types import Metrics, TrainState
 
 _OF_ACTING = ("rows", "env_steps", "episodes", "return_sum", "length_sum", "illegal")
+_FATES = ("lost", "duplicated")
+"""Rows that are counted in the metrics since the process started."""
 _WAITS = ("rows", "draws", "gradients", "recovery")
 """Uses of time in which the driver process is idle."""
 
@@ -30,6 +32,10 @@ class Workers(Protocol):
     @property
     def present(self) -> int:
         """Number of running actors."""
+
+    @property
+    def rows_of_process(self) -> dict[str, int]:
+        """Rows since the process started, by what became of them."""
 
     @property
     def shard_seconds(self) -> Sequence[float]:
@@ -118,6 +124,7 @@ class ChunkTotals:
             "sample_age": _mean(ages),
             "worker_restarts": float(workers.restarts),
             "actors": float(workers.present),
+            **{f"rows_{name}": float(workers.rows_of_process[name]) for name in _FATES},
             **self._shares(workers),
         }
         if self._gradients:

@@ -19,7 +19,10 @@ STATE: Any = SimpleNamespace(agent=SimpleNamespace(params={"w": np.ones(2)}))
 
 
 def workers(present: int = 1, shard_seconds: tuple[float, ...] = ()) -> Any:
-    return SimpleNamespace(restarts=2, present=present, shard_seconds=shard_seconds)
+    rows = {"lost": 3, "duplicated": 0}
+    return SimpleNamespace(
+        restarts=2, present=present, shard_seconds=shard_seconds, rows_of_process=rows
+    )
 
 
 def test_parts_of_a_chunk_without_gradient_steps_add_up() -> None:
@@ -28,6 +31,7 @@ def test_parts_of_a_chunk_without_gradient_steps_add_up() -> None:
     added = add_parts(part, part)
     assert (added["iterations"], added["metrics"]["gradient_steps"]) == (2, 0)
     assert added["metrics"]["extra"]["worker_restarts"] == 2.0
+    assert added["metrics"]["extra"]["rows_lost"] == 3.0
     assert added["metrics"]["diagnostics"] == {}
 
 

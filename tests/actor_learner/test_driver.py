@@ -48,6 +48,7 @@ def test_a_stop_request_ends_a_chunk_whose_workers_do_not_answer(taken: int, don
     streams = driver.streams
     streams.deaths, streams.counted = Deaths(), lambda state: state
     streams.shard_seconds, streams.restarts, streams.present = (), 0, 0
+    streams.rows_of_process = {"lost": 0, "duplicated": 0}
 
     def advance(totals: Any) -> None:
         if streams.rows == 1_024 + taken:

@@ -103,7 +103,7 @@ def start(actors: ActorCount = TWO, absent: int = 0, every: int = 1) -> Started:
     counters = Counters(make_counter(), make_counter(), make_counter())
     agent = SimpleNamespace(params={"w": np.ones(2)})
     state = SimpleNamespace(agent=agent, hyper=(), counters=counters)
-    totals = ChunkTotals(actors.most, times)
+    totals = ChunkTotals(actors.most, times, 0, [0.0])
     example: Any = ()
     streams.start(np.zeros(2, np.uint32), example, 2, CONFIG, "max")
     for worker in cluster.workers[len(cluster.workers) - absent :]:
@@ -226,6 +226,5 @@ def test_an_actor_gets_new_parameters_after_so_many_blocks() -> None:
         # The call of the warm-up, and those after each of nine blocks.
         assert versions == [0, 0, 0, 2, 2, 2, 5, 5, 5, 8]
     # Blocks of the versions 0, 0, 0, 2, 2, 2, 5, 5, 5, taken after 0 to 8 steps.
-    workers: Any = SimpleNamespace(restarts=0, present=2, shard_seconds=())
-    age = totals.metrics(state, workers).extra["parameter_age"]
+    age = totals.metrics(state, streams).extra["parameter_age"]
     assert age == pytest.approx(np.mean([0, 1, 2, 1, 2, 3, 1, 2, 3]))
