@@ -14,7 +14,8 @@ from jaxdqn.actor_learner.engine_options import resources_of, server_options
 from jaxdqn.actor_learner.group_learner import no_metrics
 from jaxdqn.actor_learner.host_programs import make_host_programs
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities, initial_priorities_of
-from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, check_address, import_ray
+from jaxdqn.actor_learner.ray_address import check_address
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, import_ray
 from jaxdqn.actor_learner.server_learning import ServerMode
 from jaxdqn.actor_learner.streams import ActorCount
 from jaxdqn.actor_learner.time_use import TimeUse

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,9 +17,9 @@ from typing import Any, NamedTuple
 from jaxdqn.actor_learner import worker_environment
 from jaxdqn.errors import RunFailed, reject
 
-_CONNECT_SECONDS = 5.0
-_ANSWER_SECONDS = 15
 _RESERVE_SECONDS = 20
+_RESOURCE_SECONDS = 5
+"""Time for which the resources of nodes that have just joined may be missing from the count."""
 _CHECK_SECONDS = 0.5
 """Interval between checks for a stop request while a call is awaited."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -89,7 +86,8 @@ class RayCluster:
         else:
             options["address"] = address
         try:
-            with _keeping_signal_handlers(), warnings.catch_warnings():
+            listening = _loopback_only(self.ray) if address is None else nullcontext()
+            with _keeping_signal_handlers(), listening, warnings.catch_warnings():
                 # JAX warns of every fork. Ray's forks are safe, because they exec at once.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 variables = worker_environment.of_cluster(address is None)
@@ -109,16 +107,25 @@ class RayCluster:
 
     def _check_resources(self, required: Sequence[Resources]) -> None:
         """Check that the cluster would be large enough if nothing else ran there."""
-        present = self.ray.cluster_resources()
-        for name, field in (("CPU", "cpus"), ("GPU", "gpus")):
-            needed = sum(getattr(each, field) for each in required)
-            if present.get(name, 0) < needed:
-                reject(
-                    "ray_address",
-                    self._address,
-                    f"a cluster with at least {needed:g} {name}s, for the {len(required)} workers; "
-                    f"it has {present.get(name, 0):g}",
-                )
+        needed = {
+            "CPU": sum(each.cpus for each in required),
+            "GPU": sum(each.gpus for each in required),
+        }
+        deadline = time.monotonic() + _RESOURCE_SECONDS
+        while True:
+            present = self.ray.cluster_resources()
+            few = [name for name in needed if present.get(name, 0) < needed[name]]
+            if not few:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_CHECK_SECONDS)
+        reject(
+            "ray_address",
+            self._address,
+            f"a cluster with at least {needed[few[0]]:g} {few[0]}s, for the {len(required)} "
+            f"workers; it has {present.get(few[0], 0):g}",
+        )
 
     def _reserve(self, required: Sequence[Resources]) -> Any:
         """Reserve resources for all required workers at once."""
@@ -252,6 +259,28 @@ def _cpus_of_machine(required: Sequence[Resources], optional: Sequence[Resources
 
 
 @contextmanager
+def _loopback_only(ray: ModuleType) -> Iterator[None]:
+    """Make a cluster that starts inside the ``with`` block listen on the loopback interface.
+
+    On Linux Ray replaces 127.0.0.1 by the address of the machine, and then listens on every
+    interface, unless this variable is 0. Ray's processes inherit it; this process has read it when
+    it imported Ray.
+    """
+    constants = ray._private.ray_constants
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name), constants.ENABLE_RAY_CLUSTER
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        if before[0] is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before[0]
+        constants.ENABLE_RAY_CLUSTER = before[1]
+
+
+@contextmanager
 def _keeping_signal_handlers() -> Iterator[None]:
     """Restore the signal handlers that Ray replaces, because a run needs its handlers to stop."""
     if threading.current_thread() is not threading.main_thread():
@@ -280,36 +309,3 @@ class WorkerDied(Exception):
 
 class ObjectLost(Exception):
     """The result or an argument of a call was lost with the node that held it."""
-
-
-def check_address(address: str | None) -> None:
-    """Check that a Ray cluster answers at an address.
-
-    ``ray.init`` waits for minutes if a server accepts connections but does not answer.
-
-    Raises:
-        ValueError: if nothing accepts a connection within five seconds, if no Ray cluster answers
-            within fifteen, or if the address is malformed.
-    """
-    if address in (None, "auto"):
-        return
-    assert address is not None
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        reject("ray_address", address, "'auto' or HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        reject("ray_address", address, f"the address of a Ray cluster that answers: {error}")
-    status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-    try:
-        done = subprocess.run(
-            status, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        reject("ray_address", address, "the address of a Ray cluster: something accepts "
-               f"connections there, and does not answer within {_ANSWER_SECONDS} s")  # fmt: skip
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = " ".join(lines[-4:]) or f"exit code {done.returncode}"
-        reject("ray_address", address, f"the address of a Ray cluster: {reason[:400]}")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import jaxdqn
-from jaxdqn.actor_learner import ray_cluster
+from jaxdqn.actor_learner import ray_address, ray_cluster
 from jaxdqn.errors import RunFailed, RunStopped
 
 TOO_FEW = """
@@ -23,6 +23,7 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=2)
+cluster.wait_for_nodes()
 command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
            "prioritized", "--ray-address", cluster.address, "--total-rows", "20000"]
 # Without an address a run starts a new cluster beside this one.
@@ -35,7 +36,8 @@ for actors in ("2", "4"):
                           capture_output=True, text=True, timeout=100)
     print(actors, done.returncode, done.stderr)
 import ray
-from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, check_address
+from jaxdqn.actor_learner.ray_address import check_address
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources
 check_address(cluster.address)
 ray.__version__ = "1.2.3"
 try:
@@ -90,6 +92,7 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
 node = cluster.add_node(num_cpus=2)
+cluster.wait_for_nodes()
 out = pathlib.Path(sys.argv[1])
 run = subprocess.Popen(
     [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
@@ -136,6 +139,7 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 node = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
 out = pathlib.Path(sys.argv[1])
 errors = out.with_name("errors.txt")
 run = subprocess.Popen(
@@ -198,11 +202,11 @@ def test_an_address_at_which_something_else_listens_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(ray_cluster, "_ANSWER_SECONDS", 1)
+    monkeypatch.setattr(ray_address, "_ANSWER_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ValueError, match=r"does not answer within 1 s"):
-            ray_cluster.check_address(address)
+            ray_address.check_address(address)
 
 
 def failing_cluster(ray: Any) -> Any:
@@ -322,3 +326,20 @@ def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     outcome = outcome_of(BROKEN, tmp_path)
     assert "RunFailed: a worker could not start: ValueError: no room" in outcome, outcome
+
+
+def test_the_variable_of_ray_for_the_loopback_interface_is_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    constants = ray._private.ray_constants
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    for given in (None, "1"):
+        if given is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, given)
+        before = constants.ENABLE_RAY_CLUSTER
+        with ray_cluster._loopback_only(ray):
+            assert (os.environ[name], constants.ENABLE_RAY_CLUSTER) == ("0", False)
+        assert (os.environ.get(name), constants.ENABLE_RAY_CLUSTER) == (given, before)
