@@ -16,6 +16,7 @@ import pytest
 
 from jaxdqn.actor_learner.engine import RayEngine
 from jaxdqn.cli.engine import actors_of
+from jaxdqn.cli.outcome import outcome
 from jaxdqn.config.presets import preset
 
 COMMAND = (sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray")
@@ -77,6 +78,34 @@ def test_numbers_of_actors_are_read() -> None:
         actors_of("2-8")
     with pytest.raises(ValueError, match=r"actors=\(4, 2\): must be at least 1, or a range"):
         RayEngine((4, 2))
+
+
+def test_the_record_of_the_engine_has_the_arguments_that_differ_from_the_defaults() -> None:
+    assert RayEngine(2).record() == {"engine": "ray", "actors": 2, "replay_shards": 1}
+    record = RayEngine((2, 4), parameters_every=4, cpus_per_actor=2).record()
+    assert record["actors"] == [2, 4]
+    assert (record["parameters_every"], record["cpus_per_actor"]) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("actors", "limited by the actors: the learner waits for the actors"),
+        ("learner", "limited by the learner: the actors wait for the learner"),
+    ],
+)
+def test_the_outcome_of_a_run_names_the_part_that_limits_it(part: str, line: str) -> None:
+    names = ("eval_return_mean", "best_eval_return_mean", "eval_episodes", "env_steps", "rows",
+             "gradient_steps", "train_seconds", "eval_seconds", "compile_seconds",
+             "env_steps_per_second", "gradient_steps_per_second")  # fmt: skip
+    summary: dict[str, Any] = {name: 1.0 for name in names} | {
+        "solve_return": None,
+        "interrupted": False,
+        "eval_epsilon": 0.0,
+        "skipped_gradient_steps": 0,
+    }
+    assert "limited by" not in outcome(summary)
+    assert outcome(summary | {"limited_by": part}).splitlines()[-1] == line
 
 
 def test_the_engine_rejects_what_it_cannot_run() -> None:
