@@ -18,8 +18,6 @@ from jaxdqn.actor_learner import worker_environment
 from jaxdqn.errors import RunFailed, reject
 
 _RESERVE_SECONDS = 20
-_RESOURCE_SECONDS = 5
-"""Time for which the resources of nodes that have just joined may be missing from the count."""
 _CHECK_SECONDS = 0.5
 """Interval between checks for a stop request while a call is awaited."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -107,25 +105,16 @@ class RayCluster:
 
     def _check_resources(self, required: Sequence[Resources]) -> None:
         """Check that the cluster would be large enough if nothing else ran there."""
-        needed = {
-            "CPU": sum(each.cpus for each in required),
-            "GPU": sum(each.gpus for each in required),
-        }
-        deadline = time.monotonic() + _RESOURCE_SECONDS
-        while True:
-            present = self.ray.cluster_resources()
-            few = [name for name in needed if present.get(name, 0) < needed[name]]
-            if not few:
-                return
-            if time.monotonic() > deadline:
-                break
-            time.sleep(_CHECK_SECONDS)
-        reject(
-            "ray_address",
-            self._address,
-            f"a cluster with at least {needed[few[0]]:g} {few[0]}s, for the {len(required)} "
-            f"workers; it has {present.get(few[0], 0):g}",
-        )
+        present = self.ray.cluster_resources()
+        for name, field in (("CPU", "cpus"), ("GPU", "gpus")):
+            needed = sum(getattr(each, field) for each in required)
+            if present.get(name, 0) < needed:
+                reject(
+                    "ray_address",
+                    self._address,
+                    f"a cluster with at least {needed:g} {name}s, for the {len(required)} workers; "
+                    f"it has {present.get(name, 0):g}",
+                )
 
     def _reserve(self, required: Sequence[Resources]) -> Any:
         """Reserve resources for all required workers at once."""

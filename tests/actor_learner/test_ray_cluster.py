@@ -23,7 +23,6 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=2)
-cluster.wait_for_nodes()
 command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
            "prioritized", "--ray-address", cluster.address, "--total-rows", "20000"]
 # Without an address a run starts a new cluster beside this one.
@@ -92,7 +91,6 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
 node = cluster.add_node(num_cpus=2)
-cluster.wait_for_nodes()
 out = pathlib.Path(sys.argv[1])
 run = subprocess.Popen(
     [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray", "--replay",
@@ -139,7 +137,6 @@ from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 node = cluster.add_node(num_cpus=1)
-cluster.wait_for_nodes()
 out = pathlib.Path(sys.argv[1])
 errors = out.with_name("errors.txt")
 run = subprocess.Popen(
@@ -154,13 +151,14 @@ def wait_for(condition):
         time.sleep(0.1)
 
 try:
-    wait_for((out / "metrics.jsonl").exists)
+    metrics = out / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size)
     cluster.remove_node(node)
     wait_for(lambda: "the run waits for" in errors.read_text())
     time.sleep(2)
     started = time.monotonic()
     run.send_signal(signal.SIGTERM)
-    print("exit", run.wait(60), time.monotonic() - started < 30)
+    print("exit", run.wait(120), time.monotonic() - started < 90)
     print(errors.read_text())
 finally:
     run.kill()
