@@ -4,7 +4,7 @@ There are three phases of the same duration: an undisturbed run; a run with kill
 actor every ten seconds; and a run with kill -9 of a random actor, of a random shard or of the
 driver (with ``--server-mode`` also of a learner). A run whose driver is killed is resumed. The
 results of each phase are: solved or not, rows/s relative to the undisturbed phase, rows lost or
-duplicated since the driver's last start, and leaked processes and shared memory.
+duplicated over all drivers, and leaked processes and shared memory.
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ class Phase:
         """Child processes of the drivers seen so far, by process id."""
         self._kills: dict[str, int] = dict.fromkeys(kinds, 0)
         self._shared = _shared_memory()
+        self._fates = {"lost": 0, "duplicated": 0}
+        """Rows of the drivers that were killed, up to their last records."""
         self._segments: list[tuple[float, float]] = []
         """Rows and training seconds of each driver between its start and its last record."""
 
@@ -178,6 +180,8 @@ class Phase:
         if kind == "run":
             started = time.monotonic()
             self._measure()
+            for name in self._fates:
+                self._fates[name] += int(self._records()[-1][f"rows_{name}"])
             self._kills[kind] += 1
             run.kill()
             run.wait()
@@ -212,7 +216,6 @@ class Phase:
         _, left = psutil.wait_procs(list(self._seen.values()), timeout=_END_SECONDS)
         summary = json.loads((self._out / "summary.json").read_text())
         counted = summary["ray_rows"]
-        known = counted["stored"] + counted["lost"] + counted["on_their_way"]
         rows, seconds = (sum(values) for values in zip(*self._segments, strict=True))
         return {
             "solved": summary["solved"],
@@ -221,9 +224,9 @@ class Phase:
             "kills": self._kills,
             "worker_restarts": summary["worker_restarts"],
             "ray_rows": counted,
-            # Since the driver's last start: rows that were sent to a shard but never stored.
-            "lost": counted["lost"],
-            "duplicated": known - counted["taken"],
+            # Rows sent to a shard that died before storing them, and rows that a shard reports to
+            # have received twice.
+            **{name: rows + counted[name] for name, rows in self._fates.items()},
             "leaked": [*map(_name_of, left), *sorted(_shared_memory() - self._shared)],
         }
 

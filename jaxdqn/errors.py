@@ -15,12 +15,13 @@ class RunStopped(RunFailed):
 
     Args:
         reason: name of the signal, or ``deadline``.
+        during: what was going on, for ``the run ended while ...``.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, during: str = "its programs were compiled") -> None:
         cause = "max_seconds" if reason == "deadline" else reason
         super().__init__(
-            f"{cause}: the run ended while its programs were compiled, before it trained; "
+            f"{cause}: the run ended while {during}, before it trained; "
             "nothing that was saved is lost"
         )
         self.reason = reason

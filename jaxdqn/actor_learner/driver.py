@@ -16,9 +16,10 @@ from jaxdqn.actor_learner.initial_priorities import InitialPriorities, example_e
 from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources
 from jaxdqn.actor_learner.server_learning import ServerLearning, ServerOptions
 from jaxdqn.actor_learner.streams import ActorCount, Streams
-from jaxdqn.actor_learner.time_use import TimeUse
+from jaxdqn.actor_learner.time_use import Limits, TimeUse
 from jaxdqn.actor_learner.workers import to_numpy
 from jaxdqn.config.config import Config
+from jaxdqn.errors import RunStopped
 from jaxdqn.types import Array, Counters, Metrics, TrainState
 
 BLOCK_ROWS = 512
@@ -73,6 +74,7 @@ class Driver:
       block_rows: number of rows of a block, rounded down to complete iterations.
       initial: initial priorities.
       actor_resources: resources of one actor.
+      parameters_every: number of blocks after which an actor gets the newest parameters.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Driver:
         block_rows: int = BLOCK_ROWS,
         initial: InitialPriorities = "max",
         actor_resources: Resources = _ONE_CPU,
+        parameters_every: int = 1,
     ) -> None:
         self._config, self._cluster, self._times = config, cluster, times
         self._num_actors, self._server = actors.most, server
@@ -97,9 +100,14 @@ class Driver:
         """Iterations in which every actor sends one block."""
         self._initial = initial
         self._origin = 0, 0
+        self._done = 0
+        self.limits = Limits()
+        """Time for which the learner and the actors waited for each other."""
         steps = config.gradient_steps_per_iteration
         self._group = max(1, min(_MOST_IN_GROUP, self.block_iterations * steps // actors.most))
-        self.streams = Streams(config, cluster, actors, shards, times, actor_resources)
+        self.streams = Streams(
+            config, cluster, actors, shards, times, actor_resources, parameters_every
+        )
         common = (config, cluster, self.streams)
         self.learning: Learning
         if server is None:
@@ -115,7 +123,11 @@ class Driver:
         self._example = self._example._replace(extras=example_extras(config, initial))
 
     def start(self, key: Array, state: TrainState) -> TrainState:
-        """Start the workers and run the warm-up."""
+        """Start the workers and run the warm-up.
+
+        Raises:
+            RunStopped: if a stop is requested meanwhile.
+        """
         server, streams = self._server, self.streams
         shard_config = self._config
         if server is not None:
@@ -125,7 +137,10 @@ class Driver:
             example = to_numpy(self._example)
             streams.start(data, example, self.block_iterations, shard_config, self._initial)
             self.learning.start()
-            streams.warm_up(state, self._totals())
+            try:
+                streams.warm_up(state, self._totals())
+            except RunStopped as stopped:
+                raise RunStopped(stopped.reason, "its workers started") from None
         self._origin = streams.rows, streams.steps
         self._target_rows, self._target_steps = self._origin
         return streams.counted(state)
@@ -136,37 +151,57 @@ class Driver:
         """Learn until the rows and gradient steps of this number of iterations are done.
 
         Blocks and groups are not divided; any excess over the target counts for the next chunk.
+        A stop request ends the chunk early; ``iterations_done`` is then the number of completed
+        iterations.
         """
         config, totals, streams = self._config, self._totals(), self.streams
+        rows, steps = self._target_rows, self._target_steps
         self._target_rows += iterations * config.rows_per_iteration
         self._target_steps += iterations * config.gradient_steps_per_iteration
-        while streams.rows < self._target_rows or (
-            streams.steps + self.learning.unit <= self._target_steps
-        ):
-            state = self._advance(state, totals)
-        state = streams.counted(state)
-        return state, (totals.metrics(state, streams.restarts, streams.present), state.counters)
+        self._state, self._done = state, iterations
+        try:
+            while streams.rows < self._target_rows or (
+                streams.steps + self.learning.unit <= self._target_steps
+            ):
+                self._advance(totals)
+                streams.deaths.report()
+        except RunStopped:
+            complete = (streams.rows - rows) // config.rows_per_iteration
+            self._done = max(0, min(iterations - 1, complete))
+            self._target_rows = rows + self._done * config.rows_per_iteration
+            self._target_steps = steps + self._done * config.gradient_steps_per_iteration
+        state = streams.counted(self._state)
+        return state, (totals.metrics(state, streams), state.counters)
 
-    def _advance(self, state: TrainState, totals: ChunkTotals) -> TrainState:
+    def iterations_done(self, iterations: int) -> int:
+        """Return the number of iterations that the last chunk has completed."""
+        return min(iterations, self._done)
+
+    def _advance(self, totals: ChunkTotals) -> None:
         """Take the gradient steps that are due, then take the blocks and gradients that are ready.
 
-        If no gradient step was due, wait for the first block or gradient.
+        If no gradient step was due, wait for the first block or gradient. Each result is kept in
+        ``_state`` at once, because a stop request may end any wait.
         """
         streams, owed = self.streams, self.owed
+        started = time.perf_counter()
         with self._times.spent("messages"):
-            streams.retry(state)
-            state, worked = self.learning.work(state, totals, owed)
+            streams.retry(self._state)
+            self._state, worked = self.learning.work(self._state, totals, owed)
         futures = list(self.learning.futures)
         use = "gradients" if futures and streams.use_of_waiting == "rows" else None
-        if owed < 2 * self._group or not streams.can_draw:
+        takes_blocks = owed < 2 * self._group or not streams.can_draw
+        if takes_blocks:
             futures += streams.futures
         timeout = 0.0 if worked else streams.seconds_to_retry
+        waits = time.perf_counter()
         with self._times.spent(use or streams.use_of_waiting):
-            if futures:
-                ready = self._cluster.wait(futures, timeout)
-            else:
-                ready = []
-                time.sleep(timeout or 0.0)
+            ready = self._cluster.wait(futures, timeout)
+        now = time.perf_counter()
+        if not takes_blocks:
+            self.limits.by_learner += now - started
+        elif use is None:
+            self.limits.by_actors += now - waits
         blocks = [future for future in ready if streams.owns(future)]
         totals.add_queues(
             blocks=len(blocks), gradients=len(ready) - len(blocks), adds=streams.adds_in_flight
@@ -174,10 +209,9 @@ class Driver:
         with self._times.spent("messages"):
             for future in ready:
                 if streams.owns(future):
-                    streams.take(future, state, totals)
+                    streams.take(future, self._state, totals)
                 else:
-                    state = self.learning.receive(future, state, totals)
-        return state
+                    self._state = self.learning.receive(future, self._state, totals)
 
     @property
     def owed(self) -> int:
@@ -191,4 +225,6 @@ class Driver:
 
     def _totals(self) -> ChunkTotals:
         learners = 0 if self._server is None else self._server.learners
-        return ChunkTotals(self._num_actors, self._times, learners)
+        return ChunkTotals(
+            self._num_actors, self._times, learners, self.streams.shard_seconds, self.limits
+        )

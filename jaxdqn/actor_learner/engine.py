@@ -14,7 +14,8 @@ from jaxdqn.actor_learner.engine_options import resources_of, server_options
 from jaxdqn.actor_learner.group_learner import no_metrics
 from jaxdqn.actor_learner.host_programs import make_host_programs
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities, initial_priorities_of
-from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, check_address, import_ray
+from jaxdqn.actor_learner.ray_address import check_address
+from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, import_ray
 from jaxdqn.actor_learner.server_learning import ServerMode
 from jaxdqn.actor_learner.streams import ActorCount
 from jaxdqn.actor_learner.time_use import TimeUse
@@ -75,13 +76,14 @@ class RayEngine:
         top_k_fraction: fraction of the elements that ``top_k`` sends.
         block_rows: rows that an actor sends at a time, rounded down to complete iterations; fewer
             for slow environments.
+        parameters_every: number of blocks after which an actor gets the newest parameters.
         initial_priorities: ``actor``: |TD error| computed by the actor (Horgan et al. 2018);
             ``max``: the maximum priority so far (Schaul et al. 2016). By default ``actor``, and
             ``max`` with a distributional loss.
         cpus_per_actor, cpus_per_shard, cpus_per_learner: CPUs that Ray reserves for a worker;
             fractions below 1 are allowed. Learners are those of a parameter server.
-        gpus_per_learner: GPUs that Ray reserves for a learner; with 0.5 two learners share a GPU.
-            Without GPUs a learner runs on the CPU.
+        gpus_per_learner: GPUs that Ray reserves for a learner, at most 1; with 0.5 two learners
+            share a GPU. Without GPUs a learner runs on the CPU.
 
     Raises:
         ValueError: naming the argument, its value and the constraint.
@@ -100,6 +102,7 @@ class RayEngine:
         compression: str = "none",
         top_k_fraction: float = 0.01,
         block_rows: int = BLOCK_ROWS,
+        parameters_every: int = 1,
         initial_priorities: InitialPriorities | None = None,
         cpus_per_actor: float = 1.0,
         cpus_per_shard: float = 1.0,
@@ -111,7 +114,9 @@ class RayEngine:
         self._initial = initial_priorities
         if block_rows < 1:
             reject("block_rows", block_rows, "at least 1")
-        self._block_rows = block_rows
+        if parameters_every < 1:
+            reject("parameters_every", parameters_every, "at least 1")
+        self._block_rows, self._parameters_every = block_rows, parameters_every
         self.actors = ActorCount(actors, actors) if isinstance(actors, int) else ActorCount(*actors)
         if not 1 <= self.actors.least <= self.actors.most:
             reject("actors", actors, "at least 1, or a range LEAST..MOST that begins there")
@@ -173,7 +178,7 @@ class RayEngine:
                 *[self._of_learner] * learners,
             ]
             optional = [self._of_actor] * (self.actors.most - self.actors.least)
-            cluster = RayCluster(required, self.ray_address, optional)
+            cluster = RayCluster(required, self.ray_address, optional, check)
         driver = Driver(
             config,
             cluster,
@@ -185,6 +190,7 @@ class RayEngine:
             self._block_rows,
             initial_priorities_of(config, self._initial),
             self._of_actor,
+            self._parameters_every,
         )
         self._driver = driver
 
@@ -228,6 +234,7 @@ class RayEngine:
             refill=refill,
             part_of_chunk=part_of_chunk,
             least_first_part=driver.block_iterations,
+            iterations_done=driver.iterations_done,
             runs_ahead=False,  # a chunk returns only after its workers have finished
             evaluate=self._timed("evaluation", compiled.evaluate),
             evaluate_one=self._timed("evaluation", compiled.evaluate_one),
@@ -259,6 +266,7 @@ class RayEngine:
         dropped = 0 if driver is None else driver.learning.gradients_dropped
         return {
             "mapping": f"ray, {', '.join(parts)}",
+            "limited_by": "actors" if driver is None else driver.limits.name,
             "worker_restarts": restarts,
             "ray_rows": {} if driver is None else driver.streams.rows_of_process,
             "gradient_steps_owed": 0 if driver is None else driver.owed,
@@ -282,6 +290,8 @@ class RayEngine:
             arguments["ray_address"] = self.ray_address
         if self._block_rows != BLOCK_ROWS:
             arguments["block_rows"] = self._block_rows
+        if self._parameters_every != 1:
+            arguments["parameters_every"] = self._parameters_every
         if self._initial is not None:
             arguments["initial_priorities"] = self._initial
         server = self._server

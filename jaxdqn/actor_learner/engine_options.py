@@ -19,6 +19,8 @@ def resources_of(name: str, cpus: float, gpus: float = 0.0) -> Resources:
         least = "above 0" if each == name else "at least 0"
         if value < 0 or (each == name and value == 0) or (value > 1 and value != int(value)):
             reject(each, value, f"{least}, and a whole number above 1")
+    if gpus > 1:
+        reject(name.replace("cpus", "gpus"), gpus, "at most 1: a learner has one device")
     return Resources(cpus, gpus)
 
 

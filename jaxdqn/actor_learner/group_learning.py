@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
 from jaxdqn.actor_learner.group_learner import GroupLearner
-from jaxdqn.actor_learner.ray_cluster import RayCluster, WorkerDied
+from jaxdqn.actor_learner.ray_cluster import ObjectLost, RayCluster, WorkerDied
 from jaxdqn.actor_learner.shard import Draws
 from jaxdqn.actor_learner.streams import Streams
-from jaxdqn.actor_learner.time_use import TimeUse
+from jaxdqn.actor_learner.time_use import Compiled, TimeUse
 from jaxdqn.actor_learner.workers import to_numpy
 from jaxdqn.config.config import Config
 from jaxdqn.types import Array, TrainState
@@ -50,8 +50,9 @@ class GroupLearning:
     ) -> None:
         self._config, self._cluster, self._streams = config, cluster, streams
         self._times, self.unit = times, group
-        self._next_keys = jax.jit(learner.next_keys, static_argnums=1)
-        self._learn = jax.jit(learner.learn)
+        iterations = -(-group // config.gradient_steps_per_iteration)
+        self._next_keys = Compiled(lambda key: learner.next_keys(key, iterations), times)
+        self._learn = Compiled(learner.learn, times)
         self._random = np.random.default_rng(config.seed)
         self._drawing: _Drawing | None = None
         self.learner_seconds, self.gradients_dropped = 0.0, 0
@@ -91,11 +92,10 @@ class GroupLearning:
         share = np.float32(drawing.share)
         info = draws.info._replace(probabilities=draws.info.probabilities * share)
         state = streams.counted(state)
-        before = self._times.seconds()["learn"]
-        with self._times.spent("learn"):
+        with self._times.spent("learn") as spent:
             state, priorities, metrics = self._learn(state, drawing.keys, draws.batches, info)
             priorities = to_numpy(priorities)
-        self.learner_seconds += self._times.seconds()["learn"] - before
+        self.learner_seconds += spent.seconds
         indices = draws._replace(batches=(), ages=())
         streams.shards[drawing.shard].update.remote(indices, priorities)
         streams.steps += self.unit
@@ -111,12 +111,14 @@ class GroupLearning:
             except WorkerDied:
                 streams.lose(shard)
                 draws = None
+            except ObjectLost:  # with the node of the shard, whose death the next call detects
+                draws = None
         if draws is None:
             streams.masses[shard] = 0.0
             for each in range(len(streams.shards)):
                 streams.settle_adds(each)
         else:
-            streams.note_life(f"shard {shard}")
+            streams.deaths.note_life(f"shard {shard}")
         return draws
 
     def _start_drawing(self, state: TrainState) -> TrainState:
@@ -125,8 +127,7 @@ class GroupLearning:
             return state
         shares = masses / masses.sum()
         shard = int(self._random.choice(len(masses), p=shares))
-        steps = self._config.gradient_steps_per_iteration
-        key, keys = self._next_keys(state.key, -(-self.unit // steps))
+        key, keys = self._next_keys(state.key)
         keys = keys[: self.unit]
         data = np.asarray(jax.random.key_data(keys[:, 0]))
         future = self._streams.shards[shard].sample.remote(data, np.asarray(state.hyper.gamma))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from jaxdqn import envs
 from jaxdqn.actor_learner.actor import acting_config, keys_of_block, learner_of_actor
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities, with_estimates
+from jaxdqn.actor_learner.time_use import Compiled, TimeUse
 from jaxdqn.actor_learner.workers import BlockInfo, Published, to_numpy
 from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config
@@ -149,9 +149,11 @@ class HostActorWorker:
         made = make_host_actor(
             config, actors=actors, index=index, iterations=iterations, initial=initial
         )
-        self._start_acting, self._observe = jax.jit(made.start), jax.jit(made.observe)
-        self._begin, self._advance = jax.jit(made.begin), jax.jit(made.advance)
-        self._draws, self._warm_up_draws = jax.jit(made.draws), jax.jit(made.warm_up_draws)
+        self._times = times = TimeUse()
+        self._start_acting, self._observe = jax.jit(made.start), Compiled(made.observe, times)
+        self._begin, self._advance = Compiled(made.begin, times), Compiled(made.advance, times)
+        self._draws = Compiled(made.draws, times)
+        self._warm_up_draws = Compiled(made.warm_up_draws, times)
         length = config.rollout_length
         self._warm_up_steps, self._steps = config.warmup_iterations * length, iterations * length
         self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
@@ -168,21 +170,39 @@ class HostActorWorker:
 
     def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act for the iterations of the warm-up."""
-        self._follow(incarnation)
-        started, count = time.perf_counter(), make_counter(rows)
-        params, hyper = jax.device_put((published.params, published.hyper))
-        draws = self._warm_up_draws(self._key, hyper, count)
-        played = self._play(params, draws, self._warm_up_steps)
-        return self._observed(published, played, hyper, count, started)
+
+        def draw(hyper: Hyper, count: Counter) -> Draws:
+            draws: Draws = self._warm_up_draws(self._key, hyper, count)
+            return draws
+
+        return self._act(published, rows, incarnation, draw, self._warm_up_steps)
 
     def block(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
         """Act for the iterations of a block; see ``ActorWorker.block``."""
+
+        def draw(hyper: Hyper, count: Counter) -> Draws:
+            self._run_key, draws = self._draws(self._run_key, hyper, count)
+            return draws
+
+        return self._act(published, rows, incarnation, draw, self._steps)
+
+    def _act(
+        self,
+        published: Published,
+        before: int,
+        incarnation: int,
+        draw: Callable[[Hyper, Counter], Draws],
+        steps: int,
+    ) -> tuple[Row, BlockInfo]:
+        """Return the rows of some vector steps, and the description of the block."""
         self._follow(incarnation)
-        started, count = time.perf_counter(), make_counter(rows)
-        params, hyper = jax.device_put((published.params, published.hyper))
-        self._run_key, draws = self._draws(self._run_key, hyper, count)
-        played = self._play(params, draws, self._steps)
-        return self._observed(published, played, hyper, count, started)
+        with self._times.spent("act") as spent:
+            count = make_counter(before)
+            params, hyper = jax.device_put((published.params, published.hyper))
+            played = self._play(params, draw(hyper, count), steps)
+            self._actor, rows, metrics = self._observe(self._actor, *played, hyper, count)
+            rows, metrics = to_numpy((rows, metrics))
+        return rows, BlockInfo(metrics, published.gradient_steps, spent.seconds)
 
     def _follow(self, incarnation: int) -> None:
         if incarnation != self._incarnation:
@@ -211,12 +231,3 @@ class HostActorWorker:
         return jax.tree.map(
             lambda *leaves: np.stack(leaves), *zip(timesteps, chosen, stored, strict=True)
         )
-
-    def _observed(
-        self, published: Published, played: Any, hyper: Hyper, count: Counter, started: float
-    ) -> tuple[Row, BlockInfo]:
-        """Return the rows of the vector steps, and the description of the block."""
-        self._actor, rows, metrics = self._observe(self._actor, *played, hyper, count)
-        rows, metrics = to_numpy((rows, metrics))
-        info = BlockInfo(metrics, published.gradient_steps, time.perf_counter() - started)
-        return rows, info

@@ -5,26 +5,21 @@ from __future__ import annotations
 import math
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
+import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
-
-import jaxdqn
+from jaxdqn.actor_learner import worker_environment
 from jaxdqn.errors import RunFailed, reject
 
-_CONNECT_SECONDS = 5.0
-_ANSWER_SECONDS = 15
 _RESERVE_SECONDS = 20
+_CHECK_SECONDS = 0.5
+"""Interval between checks for a stop request while a call is awaited."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -63,6 +58,8 @@ class RayCluster:
         address: HOST:PORT of a running cluster, or ``auto``. None starts a cluster on this machine,
             which listens on the loopback interface only.
         optional: resources of the workers that start when the cluster has resources for them.
+        check: called at least twice a second during ``wait`` and ``result``; an exception that it
+            raises ends them.
 
     Raises:
         ValueError: if Ray is not installed, the address does not answer, the cluster has another
@@ -74,28 +71,25 @@ class RayCluster:
         required: Sequence[Resources],
         address: str | None = None,
         optional: Sequence[Resources] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.ray = import_ray()
-        self._address = address
-        environment = {"JAX_PLATFORMS": "cpu"}
+        self._address, self.check = address, check
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
-            # Workers import the same source tree as this process.
-            root = str(Path(jaxdqn.__file__).parents[1])
-            path = os.environ.get("PYTHONPATH")
-            environment["PYTHONPATH"] = root if not path else f"{root}{os.pathsep}{path}"
-            environment |= _compilation_cache()
-            cpus = math.ceil(sum(each.cpus for each in (*required, *optional)))
+            cpus = _cpus_of_machine(required, optional)
             options |= {"num_cpus": cpus, "include_dashboard": False}
             # Without "local" Ray would join a cluster that another program started here.
             options |= {"address": "local", "_node_ip_address": "127.0.0.1"}
         else:
             options["address"] = address
         try:
-            with _keeping_signal_handlers(), warnings.catch_warnings():
+            listening = _loopback_only(self.ray) if address is None else nullcontext()
+            with _keeping_signal_handlers(), listening, warnings.catch_warnings():
                 # JAX warns of every fork. Ray's forks are safe, because they exec at once.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-                self.ray.init(runtime_env={"env_vars": environment}, **options)
+                variables = worker_environment.of_cluster(address is None)
+                self.ray.init(runtime_env={"env_vars": variables}, **options)
         except (ConnectionError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             reject("ray_address", address, f"a Ray cluster of version {self.ray.__version__} that "
@@ -155,9 +149,8 @@ class RayCluster:
             bundle = self._group.bundle_specs[self._reserved]
             resources = Resources(bundle["CPU"], bundle.get("GPU", 0.0))
             self._reserved += 1
-        if resources.gpus:
-            fraction = f"{0.9 * min(1.0, resources.gpus):.3f}"
-            variables = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_MEM_FRACTION": fraction}
+        variables = worker_environment.of_worker(*resources)
+        if variables:
             options["runtime_env"] = {"env_vars": variables}
         make = self.ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, **options)
         return make(worker).remote(*arguments)
@@ -182,8 +175,16 @@ class RayCluster:
             raise _store_full(error) from error
 
     def wait(self, futures: list[Any], timeout: float | None) -> list[Any]:
-        """Return the futures that are ready; wait up to ``timeout`` seconds for the first."""
-        if not self.ray.wait(futures, num_returns=1, timeout=timeout)[0]:
+        """Return the futures that are ready; wait up to ``timeout`` seconds for the first.
+
+        Wait at most half a second, so that the caller can do other work.
+        """
+        self.check()
+        most = _CHECK_SECONDS if timeout is None else min(timeout, _CHECK_SECONDS)
+        if not futures:
+            time.sleep(most)
+            return []
+        if not self.ray.wait(futures, num_returns=1, timeout=most)[0]:
             return []
         return list(self.ray.wait(futures, num_returns=len(futures), timeout=0)[0])
 
@@ -192,19 +193,40 @@ class RayCluster:
 
         Raises:
             WorkerDied: if the process of the worker died.
-            RunFailed: if the call raised an exception, or the object store is full.
+            ObjectLost: if the result, or an argument of the call, was in the memory of a node that
+                has left the cluster.
+            RunFailed: if the call or the constructor of the worker raised an exception, or the
+                object store is full.
         """
         exceptions = self.ray.exceptions
         try:
-            return self.ray.get(future)
+            return self._get(future)
         except exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                reason = str(error).strip().splitlines()[-1]
+                raise RunFailed(f"a worker could not start: {reason}") from error
             raise WorkerDied(str(error)) from error
+        except exceptions.ObjectLostError as error:
+            raise ObjectLost(str(error)) from error
         except self._full as error:
             raise _store_full(error) from error
         except exceptions.RayTaskError as error:
             if isinstance(error.cause, self._full):
                 raise _store_full(error.cause) from error
+            # Ray raises the failure of an argument as the failure of the call.
+            if isinstance(error.cause, exceptions.ObjectLostError | exceptions.RayActorError):
+                raise ObjectLost(str(error.cause)) from error
             raise RunFailed(f"a worker failed: {error.cause!r}") from error
+        except exceptions.RayError as error:
+            raise RunFailed(f"Ray failed: {' '.join(str(error).split())[:400]}") from error
+
+    def _get(self, future: Any) -> Any:
+        """Wait for a result, and check for a stop request meanwhile."""
+        while True:
+            try:
+                return self.ray.get(future, timeout=_CHECK_SECONDS)
+            except self.ray.exceptions.GetTimeoutError:
+                self.check()
 
     @property
     def _full(self) -> tuple[type[BaseException], ...]:
@@ -217,18 +239,34 @@ class RayCluster:
         self.ray.shutdown()
 
 
-def _compilation_cache() -> dict[str, str]:
-    """Return environment variables for workers, so that they share this process's cache of compiled
-    programs and start faster."""
-    names = (
-        "jax_enable_compilation_cache",
-        "jax_compilation_cache_dir",
-        "jax_persistent_cache_min_compile_time_secs",
-    )
-    enabled, directory, least = (getattr(jax.config, name) for name in names)
-    if not enabled or directory is None:
-        return {}
-    return dict(zip(map(str.upper, names[1:]), (str(directory), str(least)), strict=True))
+def _cpus_of_machine(required: Sequence[Resources], optional: Sequence[Resources]) -> int:
+    """Return the CPUs of a cluster on this machine: enough for the required workers, and for the
+    optional workers as many as the machine has."""
+    needed = math.ceil(sum(each.cpus for each in required))
+    wanted = math.ceil(sum(each.cpus for each in (*required, *optional)))
+    return max(needed, min(wanted, os.cpu_count() or 1))
+
+
+@contextmanager
+def _loopback_only(ray: ModuleType) -> Iterator[None]:
+    """Make a cluster that starts inside the ``with`` block listen on the loopback interface.
+
+    On Linux Ray replaces 127.0.0.1 by the address of the machine, and then listens on every
+    interface, unless this variable is 0. Ray's processes inherit it; this process has read it when
+    it imported Ray.
+    """
+    constants = ray._private.ray_constants
+    name = constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = os.environ.get(name), constants.ENABLE_RAY_CLUSTER
+    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        if before[0] is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before[0]
+        constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 @contextmanager
@@ -258,34 +296,5 @@ class WorkerDied(Exception):
     """The process of a worker died during a call."""
 
 
-def check_address(address: str | None) -> None:
-    """Check that a Ray cluster answers at an address.
-
-    ``ray.init`` waits for minutes if a server accepts connections but does not answer.
-
-    Raises:
-        ValueError: if nothing accepts a connection within five seconds, if no Ray cluster answers
-            within fifteen, or if the address is malformed.
-    """
-    if address in (None, "auto"):
-        return
-    assert address is not None
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        reject("ray_address", address, "'auto' or HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        reject("ray_address", address, f"the address of a Ray cluster that answers: {error}")
-    status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-    try:
-        done = subprocess.run(
-            status, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        reject("ray_address", address, "the address of a Ray cluster: something accepts "
-               f"connections there, and does not answer within {_ANSWER_SECONDS} s")  # fmt: skip
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = " ".join(lines[-4:]) or f"exit code {done.returncode}"
-        reject("ray_address", address, f"the address of a Ray cluster: {reason[:400]}")
+class ObjectLost(Exception):
+    """The result or an argument of a call was lost with the node that held it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,9 +12,9 @@ import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
 from jaxdqn.actor_learner.gradient_server import Compression, ServerFunctions
-from jaxdqn.actor_learner.ray_cluster import RayCluster, WorkerDied
+from jaxdqn.actor_learner.ray_cluster import ObjectLost, RayCluster, WorkerDied
 from jaxdqn.actor_learner.streams import Streams
-from jaxdqn.actor_learner.time_use import TimeUse
+from jaxdqn.actor_learner.time_use import Compiled, TimeUse
 from jaxdqn.actor_learner.workers import GradientInfo, LearnerWorker, to_numpy
 from jaxdqn.config.config import Config
 from jaxdqn.types import TrainState
@@ -80,9 +81,9 @@ class ServerLearning:
     ) -> None:
         self._config, self._cluster, self._streams = config, cluster, streams
         self._options, self._times, self.unit = options, times, 1
-        self._next_keys = jax.jit(server.next_keys, static_argnums=1)
-        self._apply = jax.jit(server.apply)
-        self._part_keys = jax.jit(_part_keys, static_argnums=1)
+        self._next_keys = Compiled(lambda key: server.next_keys(key, 1), times)
+        self._apply = Compiled(server.apply, times)
+        self._part_keys = Compiled(partial(_part_keys, batches=options.batches), times)
         self._random = np.random.default_rng(config.seed)
         self._learners: list[Any] = []
         self.learner_seconds = 0.0
@@ -169,17 +170,19 @@ class ServerLearning:
         streams, shard = self._streams, call.drawn.shard
         try:
             mass = self._cluster.result(call.drawn.mass)
-        except WorkerDied:
+        except (WorkerDied, ObjectLost):
             streams.lose(shard)
             return None
-        streams.note_life(f"shard {shard}")
+        streams.deaths.note_life(f"shard {shard}")
         streams.masses[shard] = mass
         try:
             answer = self._cluster.result(future)
         except WorkerDied:
             streams.note_death(f"learner {call.learner}")
             return None
-        streams.note_life(f"learner {call.learner}")
+        except ObjectLost:  # the batch was lost with the node of its shard
+            return None
+        streams.deaths.note_life(f"learner {call.learner}")
         return answer
 
     def _send(self, index: int, state: TrainState) -> TrainState:
@@ -214,9 +217,9 @@ class ServerLearning:
 
     def _next_key(self, state: TrainState) -> tuple[TrainState, np.ndarray]:
         if not self._keys:
-            key, keys = self._next_keys(state.key, 1)
+            key, keys = self._next_keys(state.key)
             state = state._replace(key=key)
-            parts = self._part_keys(keys, self._options.batches)
+            parts = self._part_keys(keys)
             self._keys.extend(np.asarray(jax.random.key_data(parts)).reshape(-1, 2, 2))
         return state, self._keys.popleft()
 

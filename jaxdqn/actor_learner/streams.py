@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
+from jaxdqn.actor_learner.deaths import Deaths
 from jaxdqn.actor_learner.host_actor import HostActorWorker
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities
-from jaxdqn.actor_learner.ray_cluster import RayCluster, Resources, WorkerDied
+from jaxdqn.actor_learner.ray_cluster import ObjectLost, RayCluster, Resources, WorkerDied
 from jaxdqn.actor_learner.time_use import TimeUse
-from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardWorker, to_numpy
+from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardReport, ShardWorker, to_numpy
 from jaxdqn.config.config import Config
 from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.types import Counters, Row, TrainState, counter_int, make_counter
@@ -48,6 +49,7 @@ class Streams:
       shards: number of shards.
       times: clock of the driver process.
       resources: resources of one actor.
+      parameters_every: number of blocks after which an actor gets the newest parameters.
     """
 
     def __init__(
@@ -58,20 +60,21 @@ class Streams:
         shards: int,
         times: TimeUse,
         resources: Resources,
+        parameters_every: int = 1,
     ) -> None:
         self._config, self._cluster, self._times = config, cluster, times
         self._least, self._num_actors, self._num_shards = *actors, shards
-        self._resources = resources
+        self._resources, self._parameters_every = resources, parameters_every
         self._workers: list[Any] = []
-        self._dead: set[str] = set()
+        self.deaths = Deaths()
         """Required workers whose last call failed."""
         self._absent: set[int] = set()
         """Optional actors whose last call failed."""
         self._present: set[int] = set()
         """Actors whose last call succeeded."""
-        self.restarts = 0
-        """Number of times that a worker died."""
-        self._blocks = self._taken = self._stored = self._lost = 0
+        self._absences = 0
+        """Number of times that an optional actor died."""
+        self._taken = self._stored = self._lost = self._duplicated = 0
         self.rows = self.env_steps = self.steps = 0
         """Numbers of rows taken, of environment steps among them, and of gradient steps."""
 
@@ -112,11 +115,18 @@ class Streams:
         ]
         self._workers = [*self.shards, *self._actors]
         self.masses, self._incarnations = [0.0] * self._num_shards, [0] * self._num_actors
+        self._sent = [0] * self._num_actors
+        """Number of blocks of each actor that were sent to its shard."""
+        self._copies: list[tuple[int, Any]] = [(0, None)] * self._num_actors
+        """Parameters of each actor, and the number of blocks that it has started with them."""
+        self.shard_seconds = [0.0] * self._num_shards
+        """Seconds for which each shard has worked since the process started."""
         self._adds: list[deque[tuple[Any, int]]] = [deque() for _ in self.shards]
         self._published: tuple[int, Any] = (-1, None)
         self._calls: dict[Any, tuple[int, Any]] = {}
-        for workers in (self._dead, self._absent, self._present):
-            workers.clear()
+        self.deaths.clear()
+        self._absent.clear()
+        self._present.clear()
         self._retries: dict[int, float] = {}
         """Times at which to call actors again, by index of the actor."""
 
@@ -125,14 +135,21 @@ class Streams:
         return index < self._least
 
     def warm_up(self, state: TrainState, totals: ChunkTotals) -> None:
-        """Run the warm-up, and start the first blocks."""
+        """Run the warm-up, and start the first blocks.
+
+        The required actors collect their parts of the warm-up. If optional actors are absent, the
+        blocks of the present ones fill in.
+        """
         self.count(state)
+        config = self._config
+        enough = self.rows + config.warmup_iterations * config.rows_per_iteration
         for index in range(self._num_actors):
             self._call("warm_up" if self._needs(index) else "block", index, state)
-        while not totals.seen.issuperset(range(self._least)):
+        while self.rows < enough or not totals.seen.issuperset(range(self._least)):
             self.retry(state)
             for future in self._cluster.wait(self.futures, self.seconds_to_retry):
                 self.take(future, state, totals)
+            self.deaths.report()
         for shard in range(self._num_shards):
             self.settle_adds(shard)
 
@@ -147,11 +164,20 @@ class Streams:
 
     @property
     def rows_of_process(self) -> dict[str, int]:
-        """Rows since the process started: taken from actors, stored by shards, lost with a shard
-        that died, and in flight to a shard."""
-        on_their_way = sum(rows for adds in self._adds for _, rows in adds)
-        counts = {"taken": self._taken, "stored": self._stored, "lost": self._lost}
-        return {**counts, "on_their_way": on_their_way}
+        """Rows since the process started: taken from actors, stored by shards, lost on their way to
+        a shard, received twice by a shard, and in flight to a shard."""
+        return {
+            "taken": self._taken,
+            "stored": self._stored,
+            "lost": self._lost,
+            "duplicated": self._duplicated,
+            "on_their_way": sum(rows for adds in self._adds for _, rows in adds),
+        }
+
+    @property
+    def restarts(self) -> int:
+        """Number of times that a worker died."""
+        return self.deaths.count + self._absences
 
     @property
     def present(self) -> int:
@@ -171,7 +197,7 @@ class Streams:
     @property
     def use_of_waiting(self) -> str:
         """Name in ``USES`` of the time in which the process waits for blocks."""
-        return "recovery" if self._dead else "rows"
+        return "recovery" if self.deaths else "rows"
 
     @property
     def seconds_to_retry(self) -> float | None:
@@ -192,16 +218,16 @@ class Streams:
         index, rows = self._calls.pop(future)
         try:
             info = self._cluster.result(future)
-        except WorkerDied:
-            # Calls fail until Ray has restarted the process, so one death may fail several calls.
+        except (WorkerDied, ObjectLost):
             self._lose_actor(index)
             return
-        self._dead.discard(f"actor {index}")
+        self.deaths.note_life(f"actor {index}")
         self._absent.discard(index)
         self._present.add(index)
         shard = index % self._num_shards
-        add = self.shards[shard].add.remote(index // self._num_shards, self._blocks, rows)
-        self._blocks += 1
+        ring, number = index // self._num_shards, self._sent[index]
+        add = self.shards[shard].add.remote(ring, number, rows)
+        self._sent[index] += 1
         self._adds[shard].append((add, int(info.metrics.rows)))
         while len(self._adds[shard]) > _MOST_ADDS:
             self._settle_add(shard)
@@ -214,20 +240,29 @@ class Streams:
     def _lose_actor(self, index: int) -> None:
         """Record the death of an actor, and schedule a retry."""
         self._incarnations[index] += 1
+        self._copies[index] = 0, None
         self._present.discard(index)
         if self._needs(index):
-            self.restarts += f"actor {index}" not in self._dead
-            self._dead.add(f"actor {index}")
+            self.deaths.note_death(f"actor {index}")
         else:  # its node may have left the cluster; the run does not wait for this actor
-            self.restarts += index not in self._absent
+            self._absences += index not in self._absent
             self._absent.add(index)
         wait = _RETRY_SECONDS if self._needs(index) else _RETRY_OPTIONAL_SECONDS
         self._retries[index] = time.monotonic() + wait
 
     def _call(self, method: str, index: int, state: TrainState) -> None:
         call = getattr(self._actors[index], method).options(num_returns=2)
-        rows, info = call.remote(self.publish(state), self.rows, self._incarnations[index])
+        arguments = (self._copy_of(index, state), self.rows, self._incarnations[index])
+        rows, info = call.remote(*arguments)
         self._calls[info] = index, rows
+
+    def _copy_of(self, index: int, state: TrainState) -> Any:
+        """Return a reference to the parameters of the next block of an actor."""
+        blocks, copy = self._copies[index]
+        if blocks % self._parameters_every == 0:
+            blocks, copy = 0, self.publish(state)
+        self._copies[index] = blocks + 1, copy
+        return copy
 
     def publish(self, state: TrainState) -> Any:
         """Return a reference to the parameters; each version of them is sent once."""
@@ -247,13 +282,19 @@ class Streams:
         with self._times.spent("draws"):
             add, rows = self._adds[shard].popleft()
             try:
-                self.masses[shard] = self._cluster.result(add)
+                report: ShardReport = self._cluster.result(add)
             except WorkerDied:
                 self._lost += rows
                 self.lose(shard)
                 return
-            self._stored += rows
-        self.note_life(f"shard {shard}")
+            except ObjectLost:  # the node of the actor has left before the shard had the rows
+                self._lost += rows
+                return
+        self.masses[shard] = report.mass
+        self._stored += report.stored
+        self._duplicated += report.duplicated
+        self.shard_seconds[shard] += report.seconds
+        self.deaths.note_life(f"shard {shard}")
 
     def lose(self, shard: int) -> None:
         """Record the death of a shard: its rings are empty until blocks arrive."""
@@ -262,14 +303,9 @@ class Streams:
 
     def note_death(self, worker: str) -> None:
         """Record a failed call to a worker, and wait until Ray has detected its death."""
-        self.restarts += worker not in self._dead
-        self._dead.add(worker)
+        self.deaths.note_death(worker)
         with self._times.spent("recovery"):
             time.sleep(_RETRY_SECONDS)
-
-    def note_life(self, worker: str) -> None:
-        """Record that a worker has answered a call."""
-        self._dead.discard(worker)
 
     def count(self, state: TrainState) -> None:
         """Set the counts to the counters of a state."""

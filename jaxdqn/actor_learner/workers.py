@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +19,8 @@ from jaxdqn.actor_learner.gradient_server import (
 )
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities
 from jaxdqn.actor_learner.shard import Draws, Rings, make_shard
+from jaxdqn.actor_learner.time_use import Compiled, TimeUse
 from jaxdqn.config.config import Config
-from jaxdqn.errors import reject
 from jaxdqn.types import Hyper, Metrics, Params, Row, make_counter
 
 
@@ -39,7 +40,7 @@ class BlockInfo(NamedTuple):
     gradient_steps: int
     """``Published.gradient_steps`` of the parameters that the actor used."""
     seconds: float
-    """Duration of acting."""
+    """Duration of acting, without compilation."""
 
 
 class ActorWorker:
@@ -65,8 +66,9 @@ class ActorWorker:
         )
         self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
         self._incarnation = 0
-        self._start, self._warm_up = jax.jit(functions.start), jax.jit(functions.warm_up)
-        self._block = jax.jit(functions.block, donate_argnums=0)
+        self._start, self._times = jax.jit(functions.start), TimeUse()
+        self._warm_up = Compiled(functions.warm_up, self._times)
+        self._block = Compiled(functions.block, self._times, donate_argnums=0)
         self._stream: Stream = self._start(self._key)
 
     def warm_up(self, published: Published, rows: int, incarnation: int) -> tuple[Row, BlockInfo]:
@@ -89,12 +91,25 @@ class ActorWorker:
             self._stream = self._start(jax.random.fold_in(self._key, incarnation))
 
     def _play(self, published: Published, before: int, program: Any) -> tuple[Row, BlockInfo]:
-        started, count = time.perf_counter(), make_counter(before)
-        stream, played = program(self._stream, published.params, published.hyper, count)
-        self._stream = stream
-        rows, metrics = to_numpy(played)
-        seconds = time.perf_counter() - started
-        return rows, BlockInfo(metrics, published.gradient_steps, seconds)
+        with self._times.spent("act") as spent:
+            count = make_counter(before)
+            stream, played = program(self._stream, published.params, published.hyper, count)
+            self._stream = stream
+            rows, metrics = to_numpy(played)
+        return rows, BlockInfo(metrics, published.gradient_steps, spent.seconds)
+
+
+class ShardReport(NamedTuple):
+    """Answer of a shard to a block."""
+
+    mass: float
+    """Sum of the priorities of the shard."""
+    stored: int
+    """Number of rows of the block that were stored."""
+    duplicated: int
+    """Number of rows of the block if the shard already had it; they are not stored again."""
+    seconds: float
+    """Duration of all calls since the last report."""
 
 
 class ShardWorker:
@@ -118,37 +133,53 @@ class ShardWorker:
         self._rings: Rings = jax.jit(functions.init)(example)
         self._newest: dict[int, int] = {}
         """Number of the newest block of each ring."""
-        self._add = jax.jit(functions.add, donate_argnums=0)
-        self._sample = jax.jit(functions.sample)
-        self._update = jax.jit(functions.update, donate_argnums=0)
-        self._mass = jax.jit(functions.mass)
+        self._times, self._seconds = TimeUse(), 0.0
+        """Clock, and the duration of the calls since the last report without compilation."""
+        self._add = Compiled(functions.add, self._times, donate_argnums=0)
+        self._sample = Compiled(functions.sample, self._times)
+        self._update = Compiled(functions.update, self._times, donate_argnums=0)
+        self._mass = Compiled(functions.mass, self._times)
 
-    def add(self, ring: int, number: int, rows: Row) -> float:
-        """Store rows [I, K, E] of a stream; return the sum of the priorities of the shard.
+    def add(self, ring: int, number: int, rows: Row) -> ShardReport:
+        """Store rows [I, K, E] of a stream.
 
-        Raises:
-            ValueError: if ``number``, the number of the block, is not above that of the last block
-                of the ring: a block must not be stored twice.
+        Blocks of a ring are numbered from 0. A block whose number is not above the newest is not
+        stored. After a missing number the stream has a gap, and the block starts new episodes.
         """
-        if number <= self._newest.get(ring, -1):
-            reject("number", number, f"above {self._newest[ring]}, that of the last block of the "
-                   "ring")  # fmt: skip
-        self._newest[ring] = number
-        rings = list(self._rings)
-        rings[ring] = self._add(rings[ring], rows)
-        self._rings = tuple(rings)
-        return float(self._mass(self._rings))
+        newest = self._newest.get(ring, number - 1)
+        stored = number > newest
+        with self._busy():
+            if stored:
+                self._newest[ring] = number
+                rings = list(self._rings)
+                rings[ring] = self._add(
+                    rings[ring], with_first(rows) if number > newest + 1 else rows
+                )
+                self._rings = tuple(rings)
+            mass = float(self._mass(self._rings))
+        seconds, self._seconds = self._seconds, 0.0
+        count = rows.first.size
+        return ShardReport(mass, stored * count, (not stored) * count, seconds)
 
     def sample(self, key_data: np.ndarray, gamma: np.ndarray) -> Draws | None:
         """Draw a batch for each key, [m]; None while no row can be drawn."""
-        if float(self._mass(self._rings)) == 0.0:
-            return None
-        keys = jax.random.wrap_key_data(jnp.asarray(key_data))
-        return to_numpy(self._sample(keys, self._rings, gamma))
+        with self._busy():
+            if float(self._mass(self._rings)) == 0.0:
+                return None
+            keys = jax.random.wrap_key_data(jnp.asarray(key_data))
+            return to_numpy(self._sample(keys, self._rings, gamma))
 
     def update(self, drawn: Draws, priorities: np.ndarray) -> None:
         """Set the priorities [m, B] of the rows of batches; only indices of ``drawn`` are read."""
-        self._rings = self._update(self._rings, drawn, priorities)
+        with self._busy():
+            self._rings = jax.block_until_ready(self._update(self._rings, drawn, priorities))
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Count the time of a ``with`` block."""
+        with self._times.spent("work") as spent:
+            yield
+        self._seconds += spent.seconds
 
     def draw(
         self, key_data: np.ndarray, gamma: np.ndarray, share: float
@@ -174,7 +205,7 @@ class GradientInfo(NamedTuple):
     gradient_steps: int
     """``Published.gradient_steps`` of the parameters with which it was computed."""
     seconds: float
-    """Duration of the computation."""
+    """Duration of the computation, without compilation."""
     age: float
     """Mean number of vector steps stored in the ring since each row of the batch."""
 
@@ -189,7 +220,8 @@ class LearnerWorker:
 
     def __init__(self, config: Config, batches: int, compression: Compression) -> None:
         functions = make_gradient_learner(config, batches=batches, compression=compression)
-        self._gradient = jax.jit(functions.gradient)
+        self._times = TimeUse()
+        self._gradient = Compiled(functions.gradient, self._times)
         self._residual = functions.init()
 
     def gradient(
@@ -206,18 +238,24 @@ class LearnerWorker:
         """
         if drawn is None:
             return None, None
-        started = time.perf_counter()
-        copy = Copy(published.params, target, published.hyper, make_counter(rows))
-        batch, info, ages = jax.tree.map(
-            lambda leaf: leaf[0], (drawn.batches, drawn.info, drawn.ages)
-        )
-        key_learn = jax.random.wrap_key_data(jnp.asarray(key))
-        result = self._gradient(key_learn, copy, batch, info, self._residual)
-        priorities, gradient, self._residual = result
-        priorities, gradient = to_numpy((priorities[None], gradient))
-        seconds = time.perf_counter() - started
-        answer = GradientInfo(gradient, published.gradient_steps, seconds, float(ages))
+        with self._times.spent("learn") as spent:
+            copy = Copy(published.params, target, published.hyper, make_counter(rows))
+            batch, info, ages = jax.tree.map(
+                lambda leaf: leaf[0], (drawn.batches, drawn.info, drawn.ages)
+            )
+            key_learn = jax.random.wrap_key_data(jnp.asarray(key))
+            result = self._gradient(key_learn, copy, batch, info, self._residual)
+            priorities, gradient, self._residual = result
+            priorities, gradient = to_numpy((priorities[None], gradient))
+        answer = GradientInfo(gradient, published.gradient_steps, spent.seconds, float(ages))
         return priorities, answer
+
+
+def with_first(rows: Row) -> Row:
+    """Mark the first vector step of rows [I, K, E] as the start of episodes."""
+    first: Any = np.array(rows.first)
+    first[0, 0] = True
+    return rows._replace(first=first)
 
 
 def to_numpy(tree: Any) -> Any:

@@ -21,6 +21,7 @@ _OF_RAY = (
     "max_staleness",
     "staleness_discount",
     "block_rows",
+    "parameters_every",
     "initial_priorities",
     "cpus_per_actor",
     "cpus_per_shard",

@@ -26,8 +26,17 @@ def outcome(summary: dict[str, Any]) -> str:
         f"{summary['compile_seconds']:.2f} s of compilation\n"
         f"{summary['env_steps_per_second']:,.0f} environment steps/s, "
         f"{summary['gradient_steps_per_second']:,.0f} gradient steps/s"
+        + _limit(summary.get("limited_by"))
         + (f"\n\n{population_tables(learners)}" if learners else "")
     )
+
+
+def _limit(part: str | None) -> str:
+    """Return the part that determines the speed of a run on Ray, as text."""
+    if part is None:
+        return ""
+    other = "learner waits for the actors" if part == "actors" else "actors wait for the learner"
+    return f"\nlimited by the {part}: the {other}"
 
 
 def _goals(summary: dict[str, Any], learners: int) -> str:

@@ -78,6 +78,8 @@ class Flags(Options):
     block_rows: int | None = option(None, group="Ray")
     """Rows that an actor sends at a time, rounded down to complete iterations. By default 512, and
     fewer for slow environments."""
+    parameters_every: int | None = option(None, group="Ray")
+    """Number of blocks after which an actor gets the newest parameters; 1 by default."""
     initial_priorities: Literal["actor", "max"] | None = option(None, group="Ray")
     """Priority of a new row. actor: |TD error| computed by its actor (Ape-X). max: the maximum so
     far. By default actor, and max with a distributional loss."""
@@ -88,8 +90,8 @@ class Flags(Options):
     cpus_per_learner: float | None = option(None, group="Ray")
     """CPUs that Ray reserves for a learner of a parameter server."""
     gpus_per_learner: float | None = option(None, group="Ray")
-    """GPUs that Ray reserves for a learner of a parameter server; with 0.5 two learners share a
-    GPU. Without it learners run on the CPU."""
+    """GPUs that Ray reserves for a learner of a parameter server; at most 1; with 0.5 two learners
+    share a GPU. Without it learners run on the CPU."""
     ray_address: str | None = option(None, group="Ray")
     """HOST:PORT of a running Ray cluster, or auto. By default the run starts a cluster on this
     machine, which listens on the loopback interface only."""

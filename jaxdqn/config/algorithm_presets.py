@@ -52,6 +52,21 @@ _DQN_2015: dict[str, Any] = {
     "epsilon_end": 0.1,
 }
 
+# Horgan et al. 2018: epsilon of actor i of N is 0.4 ** (1 + 7 i / (N - 1)), from the start on. Here
+# i counts environments, of which their actors have one each. Optimiser, sizes and periods are for
+# Atari; here they are those of the task.
+_APE_X: dict[str, Any] = {
+    "double": True,
+    "dueling": True,
+    "n_step": 3,
+    "replay": "prioritized",
+    "priority_exponent": 0.6,
+    "importance_exponent": 0.4,
+    "epsilon_schedule": "constant",
+    "epsilon_end": 0.4,
+    "epsilon_ladder": 7.0,
+}
+
 # "Beyond the Rainbow" (Clark et al. 2024): Rainbow without double Q-learning, with IQN instead of
 # C51, and with Munchausen. Sizes, periods and learning rate are the authors' on Atari, and the
 # task's elsewhere. The authors' beta stays at 0.45; here it rises to 1 as with every algorithm.
@@ -85,6 +100,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "munchausen": {"bootstrap": "munchausen"},
     "rainbow": _rainbow(),
     **ABLATIONS,
+    "ape-x": _APE_X,
     "btr": BTR,
     "pqn": {"algorithm": "pqn"},
     # The exponents of the authors (Kapturowski et al. 2019).

@@ -140,7 +140,7 @@ class ChunkRunner:
             if failed.report is not None:
                 self._record(_Flight(failed.report, failed.iterations, started))
             raise
-        return state, _Flight(report, iterations, started)
+        return state, _Flight(report, self._programs.iterations_done(iterations), started)
 
     def _record(self, flight: _Flight) -> None:
         """Wait for the results of a program; add counts, time and metrics to the progress."""
@@ -248,7 +248,7 @@ def _add_illegal(first: Any, second: Any) -> Any:
 
 def _weighted_mean(before: Any, after: Any, sizes: Sequence[int]) -> Any:
     one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    return (one * sizes[0] + other * sizes[1]) / sum(sizes)
+    return (one * sizes[0] + other * sizes[1]) / max(1, sum(sizes))
 
 
 def stop_agreed(stop: StopRequest) -> bool:

@@ -74,6 +74,9 @@ class Programs(NamedTuple):
     env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
     """``env_failures()``: the failures so far that caused environments on the host to be
     restarted."""
+    iterations_done: Callable[[int], int] = lambda iterations: iterations
+    """``iterations_done(iterations)``: number of iterations that the last call of a program of so
+    many iterations has completed. Only on Ray a stop request may end a call early."""
     runs_ahead: bool = False
     """True if ``chunk`` is dispatched asynchronously and only results that are not finite can end
     the run. The next chunk may then be dispatched at once."""

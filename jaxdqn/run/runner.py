@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, get_args
@@ -242,19 +242,17 @@ def _train(
         _log(loggers, "event", changed)
     compiling = time.perf_counter()
     log_event = partial(_log, loggers, "event")
-    try:
+    with _recording_stop(log_event):
         make_programs = compiled_programs if engine is None else engine.programs
         programs = make_programs(setup.static, config, setup.keys, stop.check)
-    except RunStopped as stopped:
-        log_event({"event": "stopped", "reason": stopped.reason})
-        raise
     stack.callback(programs.close)
     compile_seconds = time.perf_counter() - compiling
     checkpoints = _make_checkpoint_manager(setup, programs)
     if checkpoints is not None:
         stack.callback(checkpoints.close)
     host = HostLoop(config, programs, setup.keys, loggers, checkpoints, callbacks, setup.directory)
-    state, preset = first_state(setup, host, checkpoints, log_event)
+    with _recording_stop(log_event):
+        state, preset = first_state(setup, host, checkpoints, log_event)
     state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
     if engine is not None:
@@ -271,6 +269,16 @@ def _train(
         raise failure
     check_learned(config, host.progress)
     return RunResult(state, host.best_params, summary, setup.directory)
+
+
+@contextmanager
+def _recording_stop(log_event: Callable[[Record], None]) -> Iterator[None]:
+    """Record that a run is stopped before it has trained."""
+    try:
+        yield
+    except RunStopped as stopped:
+        log_event({"event": "stopped", "reason": stopped.reason})
+        raise
 
 
 def _loggers(setup: RunSetup, group: LoggerGroup) -> Sequence[Logger]:

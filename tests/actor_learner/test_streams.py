@@ -6,18 +6,21 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
+from jaxdqn.actor_learner import deaths
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
-from jaxdqn.actor_learner.ray_cluster import Resources, WorkerDied
+from jaxdqn.actor_learner.group_learner import no_metrics
+from jaxdqn.actor_learner.ray_cluster import ObjectLost, Resources, WorkerDied
 from jaxdqn.actor_learner.streams import ActorCount, Streams
 from jaxdqn.actor_learner.time_use import TimeUse
-from jaxdqn.actor_learner.workers import BlockInfo, ShardWorker
+from jaxdqn.actor_learner.workers import BlockInfo, ShardReport, ShardWorker
 from jaxdqn.config.config import Config
 from jaxdqn.types import Counters, make_counter
 
-CONFIG = Config(replay="prioritized", num_envs=4, batch_size=8, replay_capacity=128, warmup_rows=32)
+CONFIG = Config(replay="prioritized", num_envs=4, batch_size=8, replay_capacity=128, warmup_rows=16)
 ROWS = 8
 
 
@@ -32,11 +35,16 @@ class Method:
 
     def remote(self, *arguments: Any) -> Any:
         self._worker.calls.append((self._name, arguments))
-        if self._worker.is_shard:
-            return object() if self._worker.dead else SimpleNamespace(value=1.0)
-        metrics: Any = SimpleNamespace(rows=ROWS, env_steps=ROWS)
-        info = object() if self._worker.dead else Future(BlockInfo(metrics, 0, 0.1))
-        return "rows", info
+        worker = self._worker
+        if worker.is_shard:
+            answer: Any = ShardReport(1.0, ROWS, 0, 0.25)
+        else:
+            metrics = jax.device_get(no_metrics())
+            metrics = metrics._replace(rows=np.int32(ROWS), env_steps=np.int32(ROWS))
+            published = arguments[0]
+            answer = BlockInfo(metrics, published.gradient_steps, 0.1)
+        future = Future(worker.failure or answer)
+        return future if worker.is_shard else ("rows", future)
 
 
 class Future:
@@ -46,7 +54,9 @@ class Future:
 
 class Worker:
     def __init__(self, kind: type) -> None:
-        self.is_shard, self.dead = kind is ShardWorker, False
+        self.is_shard = kind is ShardWorker
+        self.failure: Exception | None = None
+        """Exception that every call raises."""
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def __getattr__(self, name: str) -> Method:
@@ -73,25 +83,39 @@ class Cluster:
     def wait(self, futures: list[Any], _: float | None) -> list[Any]:
         return list(futures)
 
-    def result(self, future: Any) -> Any:
-        if not hasattr(future, "value"):
-            raise WorkerDied("the process died")
+    def result(self, future: Future) -> Any:
+        if isinstance(future.value, Exception):
+            raise future.value
         return future.value
 
 
-@pytest.fixture
-def started() -> tuple[Streams, Cluster, Any, ChunkTotals]:
-    """Streams of two actors and a shard after the warm-up."""
+DIED = WorkerDied("the process died")
+Started = tuple[Streams, Cluster, Any, ChunkTotals]
+
+
+TWO = ActorCount(2, 2)
+
+
+def start(actors: ActorCount = TWO, absent: int = 0, every: int = 1) -> Started:
+    """Return streams after the warm-up, with one shard and some optional actors absent."""
     cluster, times = Cluster(), TimeUse()
-    streams = Streams(CONFIG, cluster, ActorCount(2, 2), 1, times, Resources())  # type: ignore
+    streams = Streams(CONFIG, cluster, actors, 1, times, Resources(), every)  # type: ignore
     counters = Counters(make_counter(), make_counter(), make_counter())
     agent = SimpleNamespace(params={"w": np.ones(2)})
     state = SimpleNamespace(agent=agent, hyper=(), counters=counters)
-    totals = ChunkTotals(2, times)
+    totals = ChunkTotals(actors.most, times, 0, [0.0])
     example: Any = ()
     streams.start(np.zeros(2, np.uint32), example, 2, CONFIG, "max")
+    for worker in cluster.workers[len(cluster.workers) - absent :]:
+        worker.failure = DIED
     streams.warm_up(state, totals)  # type: ignore
     return streams, cluster, state, totals
+
+
+@pytest.fixture
+def started() -> Started:
+    """Streams of two actors and a shard after the warm-up."""
+    return start()
 
 
 def take_all(streams: Streams, state: Any, totals: ChunkTotals) -> None:
@@ -104,8 +128,9 @@ def test_blocks_are_numbered_and_each_row_is_counted_once(started: Any) -> None:
     for _ in range(3):
         take_all(streams, state, totals)
     shard = cluster.workers[0]
-    numbers = [arguments[1] for name, arguments in shard.calls if name == "add"]
-    assert numbers == list(range(8))
+    for ring in (0, 1):
+        added = [arguments[:2] for name, arguments in shard.calls if name == "add"]
+        assert [number for of_ring, number in added if of_ring == ring] == list(range(4))
     counts = streams.rows_of_process
     assert counts["taken"] == streams.rows == 8 * ROWS
     assert counts["stored"] + counts["on_their_way"] == counts["taken"]
@@ -116,7 +141,7 @@ def test_one_death_of_an_actor_counts_once_and_its_next_call_waits(started: Any)
     streams, cluster, state, totals = started
     actor = cluster.workers[1]
     take_all(streams, state, totals)
-    actor.dead = True
+    actor.failure = DIED
     take_all(streams, state, totals)  # the calls that were in flight before the death
     take_all(streams, state, totals)
     assert (streams.restarts, streams.present, len(streams.futures)) == (1, 1, 1)
@@ -126,7 +151,7 @@ def test_one_death_of_an_actor_counts_once_and_its_next_call_waits(started: Any)
     streams.retry(state)
     take_all(streams, state, totals)  # it fails again: Ray has not restarted the process yet
     assert streams.restarts == 1
-    actor.dead = False
+    actor.failure = None
     time.sleep(streams.seconds_to_retry or 0)
     streams.retry(state)
     take_all(streams, state, totals)
@@ -137,30 +162,69 @@ def test_one_death_of_an_actor_counts_once_and_its_next_call_waits(started: Any)
 
 def test_rows_on_their_way_to_a_shard_that_dies_are_lost_and_counted(started: Any) -> None:
     streams, cluster, state, totals = started
-    cluster.workers[0].dead = True
+    cluster.workers[0].failure = DIED
     take_all(streams, state, totals)
     streams.settle_adds(0)
     counts = streams.rows_of_process
-    assert counts == {"taken": 4 * ROWS, "stored": 2 * ROWS, "lost": 2 * ROWS, "on_their_way": 0}
+    assert counts == {"taken": 4 * ROWS, "stored": 2 * ROWS, "lost": 2 * ROWS, "on_their_way": 0,
+                      "duplicated": 0}  # fmt: skip
     assert not streams.can_draw
     assert streams.restarts == 1
 
 
-def test_a_shard_rejects_a_block_that_it_has_stored() -> None:
-    shard = object.__new__(ShardWorker)
-    shard._newest = {0: 4}
-    with pytest.raises(ValueError, match="number=4: must be above 4, that of the last block"):
-        shard.add(0, 4, None)  # type: ignore
+def test_rows_that_are_lost_with_the_node_of_an_actor_do_not_end_the_run(started: Any) -> None:
+    streams, cluster, state, totals = started
+    shard, actor = cluster.workers[:2]
+    shard.failure = ObjectLost("the node left")
+    take_all(streams, state, totals)
+    streams.settle_adds(0)
+    counts = streams.rows_of_process
+    assert (counts["stored"], counts["lost"]) == (2 * ROWS, 2 * ROWS)
+    assert streams.can_draw  # the shard has its other rows
+    assert streams.restarts == 0
+    shard.failure = None
+    # The parameters of the next block are lost: the actor starts a new stream.
+    actor.failure = ObjectLost("the node left")
+    take_all(streams, state, totals)
+    take_all(streams, state, totals)
+    assert (streams.present, len(streams.futures)) == (1, 1)
+    assert streams.seconds_to_retry is not None
 
 
-def test_uses_of_time_do_not_overlap() -> None:
-    times = TimeUse()
-    with times.spent("messages"):
-        time.sleep(0.01)
-        with times.spent("learn"):
-            time.sleep(0.05)
-    seconds = times.seconds()
-    assert seconds["learn"] >= 0.05
-    assert seconds["messages"] >= 0.01
-    # Counted twice, the seconds of learning would not fit.
-    assert sum(seconds.values()) <= times.wall
+@pytest.mark.parametrize("absent", [0, 2])
+def test_an_elastic_warm_up_collects_all_its_rows(absent: int) -> None:
+    actors = ActorCount(2, 4)
+    streams, *_ = start(actors, absent)
+    assert streams.rows >= CONFIG.warmup_rows
+    assert streams.present == 4 - absent
+
+
+def test_a_required_worker_that_does_not_return_is_reported_once(
+    started: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, cluster, state, totals = started
+    cluster.workers[2].failure = DIED
+    take_all(streams, state, totals)
+    take_all(streams, state, totals)
+    streams.deaths.report()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(deaths, "_REPORT_SECONDS", 0.0)
+    for _ in range(3):
+        streams.deaths.report()
+    line = capsys.readouterr().err
+    assert line.startswith("warning: the run waits for actor 1: its process died 0 s ago")
+    assert line.count("\n") == 1
+
+
+def test_an_actor_gets_new_parameters_after_so_many_blocks() -> None:
+    streams, cluster, state, totals = start(every=3)
+    for steps in range(1, 9):
+        streams.steps = steps
+        take_all(streams, state, totals)
+    for actor in cluster.workers[1:]:
+        versions = [arguments[0].gradient_steps for _, arguments in actor.calls]
+        # The call of the warm-up, and those after each of nine blocks.
+        assert versions == [0, 0, 0, 2, 2, 2, 5, 5, 5, 8]
+    # Blocks of the versions 0, 0, 0, 2, 2, 2, 5, 5, 5, taken after 0 to 8 steps.
+    age = totals.metrics(state, streams).extra["parameter_age"]
+    assert age == pytest.approx(np.mean([0, 1, 2, 1, 2, 3, 1, 2, 3]))

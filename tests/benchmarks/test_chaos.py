@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +53,27 @@ def test_the_table_and_the_file_have_the_three_phases(
     table = capsys.readouterr().out.splitlines()
     assert any(line.startswith("actors") and "0.85" in line for line in table)
     assert table[-1] == f"results in {file}"
+
+
+def test_lost_and_duplicated_rows_are_those_of_all_drivers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    lines = [{"rows": rows, "train_seconds": rows / 1_000, "rows_lost": lost, "rows_duplicated": 2}
+             for rows, lost in ((1_000, 0.0), (3_000, 512.0))]  # fmt: skip
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = {"taken": 9, "stored": 8, "lost": 1, "duplicated": 4, "on_their_way": 0}
+    summary = {"ray_rows": rows, "solved": True, "seconds_to_solve": 1.0, "worker_restarts": 0}
+    (out / "summary.json").write_text(json.dumps(summary))
+    phase: Any = Phase(Flags(), ("run",), out)
+    phase._from = 0
+    monkeypatch.setattr(phase, "_start", lambda: "resumed")
+    killed: Any = SimpleNamespace(kill=lambda: None, wait=lambda: None)
+    assert phase._kill(killed)[0] == "resumed"
+    result = phase._results()
+    assert (result["lost"], result["duplicated"]) == (513, 6)
+    assert result["rows_per_second"] == 1_000
 
 
 @pytest.mark.slow

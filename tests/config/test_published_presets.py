@@ -55,6 +55,14 @@ HESSEL_2018_ATARI = {
 """The same table, and its appendix, where the settings are those of Atari."""
 
 
+HORGAN_2018 = {
+    "n_step": 3, "double": True, "dueling": True, "replay": "prioritized", "priority_exponent": 0.6,
+    "importance_exponent": 0.4, "epsilon_schedule": "constant", "epsilon_end": 0.4,
+    "epsilon_ladder": 7,
+}  # fmt: skip
+"""Horgan et al. 2018, section 4.1 and appendix C."""
+
+
 def fields(config, published):
     """Return the fields of a configuration that a publication names."""
     return {field: getattr(config, field) for field in published}
@@ -73,6 +81,13 @@ def test_dqn_2015_has_the_published_optimiser_minibatch_and_exploration(name, en
 
 def test_atari_classic_has_the_published_settings_of_atari():
     assert fields(preset("atari-classic"), MNIH_2015_ATARI) == MNIH_2015_ATARI
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Breakout-MinAtar"])
+def test_ape_x_has_the_published_exploration_and_replay(env):
+    config, task = preset("ape-x", env=env), preset("dqn", env=env)
+    assert fields(config, HORGAN_2018) == HORGAN_2018
+    assert (config.num_envs, config.learning_rate) == (task.num_envs, task.learning_rate)
 
 
 @pytest.mark.parametrize("name", ["dqn-2015", "atari-classic"])

@@ -95,7 +95,12 @@ class Sleeper:
             return future
 
         chunk = self.chunk_of(self.config.iterations_per_chunk)
-        return SimpleNamespace(chunk=chunk, part_of_chunk=part_of_chunk, least_first_part=1)
+        return SimpleNamespace(
+            chunk=chunk,
+            part_of_chunk=part_of_chunk,
+            least_first_part=1,
+            iterations_done=lambda iterations: iterations,
+        )
 
 
 def test_a_deadline_inside_a_long_chunk_is_kept():
