@@ -112,8 +112,8 @@ class Options:
     they are stepped in turn in the process of the run."""
     restart_envs: int = option(0, group="Algorithm", at_least=0)
     """For an environment on the host: maximum number of times that a run restarts its environments,
-    with new episodes, after a step of one of them has failed. After one more failure the run ends
-    with a checkpoint."""
+    with new episodes, after a step of one of them has failed, in training and evaluation together.
+    After one more failure the run ends with a checkpoint."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

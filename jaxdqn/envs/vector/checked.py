@@ -9,27 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxdqn.envs.vector.base import HostEnvironment, SimulatorError
-from jaxdqn.errors import RunFailed
+from jaxdqn.envs.vector.restarts import EnvironmentFailed, Restarts
 from jaxdqn.types import EnvSpec, TimeStep
 
 _FLOAT, _BOOL = np.dtype(np.float32), np.dtype(bool)
-
-
-class EnvironmentFailed(RunFailed):
-    """An environment on the host raised an exception, or returned an invalid time step.
-
-    Args:
-      message: message of one line.
-      state: ``TrainState`` after the last complete iteration; None if it is unknown.
-      report: metrics and counters of the chunk up to that point; None without a complete iteration.
-      iterations: number of complete iterations of the chunk.
-    """
-
-    def __init__(
-        self, message: str, state: Any = None, report: Any = None, iterations: int = 0
-    ) -> None:
-        super().__init__(message)
-        self.state, self.report, self.iterations = state, report, iterations
 
 
 class CheckedEnvironments:
@@ -38,16 +21,16 @@ class CheckedEnvironments:
     Args:
       environment: environment to start.
       num_envs: E, number of environments.
-      restarts: number of failing steps that are handled by a restart instead of an exception. A
-        restart closes all environments, creates them again and starts new episodes with ``first``.
-        ``failures`` lists the failures.
+      restarts: restarts that failing steps may use, none by default. A restart closes all
+        environments, creates them again and starts new episodes with ``first``.
     """
 
-    def __init__(self, environment: HostEnvironment, num_envs: int, restarts: int = 0) -> None:
+    def __init__(
+        self, environment: HostEnvironment, num_envs: int, restarts: Restarts | None = None
+    ) -> None:
         self._environment, self._num_envs = environment, num_envs
-        self._spec, self._restarts = environment.spec, restarts
+        self._spec, self._restarts = environment.spec, restarts or Restarts()
         self._seed = 0
-        self.failures: list[EnvironmentFailed] = []
         self._start()
 
     def reset(self, seed: int) -> TimeStep:
@@ -65,9 +48,9 @@ class CheckedEnvironments:
         except Exception as error:
             failed = self._failure("step", error)
             failed.__cause__ = error
-            if len(self.failures) >= self._restarts:
+            if self._restarts.take(failed) is None:
                 raise failed from error
-        return self._restart(failed)
+            return self._restart()  # an exception in it keeps this one as its context
 
     def close(self) -> None:
         """Close the environments, which may have failed."""
@@ -80,8 +63,7 @@ class CheckedEnvironments:
         except Exception as error:
             raise self._failure("start", error) from error
 
-    def _restart(self, failed: EnvironmentFailed) -> TimeStep:
-        self.failures.append(failed)
+    def _restart(self) -> TimeStep:
         self.close()
         self._start()
         # Use a different seed, so that the environments do not fail in the same way again.

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
+from jaxdqn.envs.vector.checked import CheckedEnvironments
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 
 NO = np.zeros(2, np.int32)
 
