@@ -287,7 +287,7 @@ def test_a_technique_is_measured_in_a_process_with_synchronous_dispatch():
     assert asynchronous.case == "asynchronous: True"
     (result,) = synchronous.with_synchronous_dispatch(mode_of_dispatch)(registry.QUICK)
     assert result == asynchronous._replace(case="asynchronous: False")
-    with pytest.raises(RuntimeError, match="end_with_an_error: .*no such simulator"):
+    with pytest.raises(RuntimeError, match=r"end_with_an_error: .*no such simulator"):
         synchronous.with_synchronous_dispatch(end_with_an_error)(registry.QUICK)
 
 
