@@ -14,7 +14,8 @@ from jaxdqn.cli.study.cells import groups_of, make_cell
 from jaxdqn.config.config import Config, replace
 from jaxdqn.envs.vector import HostEnvironment
 from jaxdqn.envs.vector.checked import check_time_step
-from jaxdqn.errors import RunFailed
+from jaxdqn.errors import RunFailed, RunStopped
+from jaxdqn.monitoring.terminal import make_progress_logger
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training import vector_evaluation
@@ -72,6 +73,18 @@ def test_pqn_which_has_no_warm_up_is_run_and_resumed(tmp_path):
     assert (summary["rows"], summary["gradient_steps"]) == (128, 16)
     resumed = run(replace(config, total_rows=192), out=tmp_path / "run", resume=True).summary
     assert (resumed["rows"], resumed["gradient_steps"]) == (192, 24)
+
+
+def test_the_first_line_of_a_run_tells_when_it_acts_and_why(capsys):
+    stopped = replace(CARTPOLE, max_seconds=1e-3)
+    for overlap, text in (
+        (True, "while the device learns, on parameters one iteration old (overlap, the default)"),
+        (False, "in turn with learning, on the newest parameters (--no-overlap)"),
+    ):
+        config = replace(stopped, overlap=overlap)
+        with pytest.raises(RunStopped):
+            run(config, loggers=[make_progress_logger(config)])
+        assert f"CartPole-v1, seed 0; acts {text}; compiling" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxdqn.envs.vector.base import HostEnvironment, SimulatorError
+from jaxdqn.envs.vector.bounds import check_bounds
 from jaxdqn.envs.vector.restarts import EnvironmentFailed, Restarts
 from jaxdqn.types import EnvSpec, TimeStep
 
@@ -37,14 +38,14 @@ class CheckedEnvironments:
         """Start an episode in every environment."""
         self._seed = seed
         try:
-            return check_time_step(self._envs.reset(seed), self._spec, self._num_envs)
+            return self._checked(self._envs.reset(seed))
         except Exception as error:
             raise self._failure("reset", error) from error
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """Step every environment. ``actions`` is [E] int32."""
         try:
-            return check_time_step(self._envs.step(actions), self._spec, self._num_envs)
+            return self._checked(self._envs.step(actions))
         except Exception as error:
             failed = self._failure("step", error)
             failed.__cause__ = error
@@ -56,6 +57,12 @@ class CheckedEnvironments:
         """Close the environments, which may have failed."""
         with contextlib.suppress(Exception):
             self._envs.close()
+
+    def _checked(self, timestep: TimeStep) -> TimeStep:
+        check_time_step(timestep, self._spec, self._num_envs)
+        if self._environment.check_bounds and self._environment.bounds is not None:
+            check_bounds(np.asarray(timestep.obs), self._environment.bounds)
+        return timestep
 
     def _start(self) -> None:
         try:
