@@ -69,11 +69,16 @@ class StickyEnvironments:
     def __init__(self, envs: Any, probability: float) -> None:
         self._envs, self._probability = envs, probability
         self.close = envs.close
+        self._previous: Any = None
+        self._legal: Any = ()
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode in every environment, and seed the repetitions."""
         self._random = np.random.default_rng((seed, _STREAM))
-        return self._begin(self._envs.reset(seed))
+        timestep = self._envs.reset(seed)
+        self._previous = np.zeros(len(np.asarray(timestep.first)), np.int32)
+        self._legal = timestep.legal
+        return timestep
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """Step every environment with the action [E], or with the previous one."""
@@ -89,8 +94,3 @@ class StickyEnvironments:
     def render(self) -> np.ndarray:
         """Return a frame of a drawable environment, uint8 [height, width, 3]."""
         return self._envs.render()
-
-    def _begin(self, timestep: TimeStep) -> TimeStep:
-        self._previous = np.zeros(len(np.asarray(timestep.first)), np.int32)
-        self._legal: Any = timestep.legal
-        return timestep
