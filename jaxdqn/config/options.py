@@ -44,8 +44,8 @@ class Options:
     NAME=VALUE gives one argument, and may be repeated."""
     sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
     """Probability that the environment repeats the previous action instead of the agent's, in
-    training and evaluation (Machado et al. 2018). Atari games have an argument of their own,
-    repeat_action_probability."""
+    training and evaluation (Machado et al. 2018). Atari games have the argument
+    repeat_action_probability instead."""
     full_action_set: bool = option(False, group="Run")
     """Use all six actions of a MinAtar game, as published, also those without an effect."""
     seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)

@@ -126,7 +126,12 @@ def environment_of_name(
     sticky = 0.0 if on_host else config.sticky_actions
     full = config.full_action_set and is_minatar(name)
     config = replace(
-        config, env=name, env_args=tuple(arguments), sticky_actions=sticky, full_action_set=full
+        config,
+        env=name,
+        env_args=tuple(arguments),
+        sticky_actions=sticky,
+        full_action_set=full,
+        check_bounds=False,
     )
     made = configured_host_environment(config) if on_host else configured_environment(config)
     assert made is not None

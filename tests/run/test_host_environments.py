@@ -88,6 +88,15 @@ def test_the_first_line_of_a_run_tells_when_it_acts_and_why(capsys):
 
 
 @pytest.mark.slow
+def test_a_run_with_sticky_actions_and_checked_bounds_is_evaluated_with_them(tmp_path, capsys):
+    config = replace(CARTPOLE, sticky_actions=0.25, check_bounds=True)
+    result = run(config, out=tmp_path / "run")
+    assert result.summary["rows"] == 400
+    assert evaluate_command.main([str(tmp_path / "run"), "--episodes", "3"]) == 0
+    assert "gymnasium:CartPole-v1 (sticky_actions=0.25)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_rows_of_the_host_have_the_probabilities_for_importance_ratios():
     config = replace(CARTPOLE, n_step=3, importance_ratios=True, target_epsilon=0.1)
     result = run(replace(config, epsilon_schedule="constant", epsilon_end=0.2, total_rows=200))
