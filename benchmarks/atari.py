@@ -1,4 +1,5 @@
-"""Sections ``nature`` and ``atari`` of ``benchmarks.host``: gradient steps, and acting in Pong."""
+"""Sections ``nature``, ``atari`` and ``overlap`` of ``benchmarks.host``: gradient steps, acting and
+training in Pong."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 from benchmarks.host import prepare_host
 from benchmarks.processes import Process
 from benchmarks.timing import Case, alternate, alternating, ratio, spread, verdict
+from jaxdqn.config.config import replace
 
 ACTIONS = 18
 FRAME = (84, 84)
@@ -20,6 +22,8 @@ NATURE_BAR = 1.6
 """Maximum time of a gradient step, relative to PyTorch's forward and backward pass."""
 ACTING_BAR = 1.2
 """Minimum rate of acting, relative to 1 / (emulator + forward)."""
+OVERLAP_BAR = 1.05
+"""Minimum rate of overlapped training, relative to serial training."""
 
 
 def nature_section(rounds: int, python: str | None, threads: int | None) -> dict[str, Any]:
@@ -221,3 +225,45 @@ def acting_cases(
     prepared = prepare_host(config, 1, host)
     work = {"emulator": emulator, "forward": forward, "acting": prepared.act}
     return {name: Case(run, work=float(rows)) for name, run in work.items()}
+
+
+def overlap_section(rounds: int, seconds: float) -> dict[str, Any]:
+    """Measure training in ``ale:pong`` with and without overlap of acting and learning.
+
+    Args:
+      rounds: measurements of each case, alternating.
+      seconds: approximate minimum duration of a measurement.
+
+    Returns:
+      Rows/s without learning, serial and overlapped; and ``ratio``, the rate of overlapped training
+      relative to serial training.
+    """
+    cases = overlap_cases()
+    times = alternate(cases, rounds=rounds, seconds=seconds)
+    measured = ratio(times["serial"], times["overlapped"])
+    return {
+        **{name: spread([1 / value for value in times[name]]) for name in cases},
+        "ratio": measured,
+        "bar": verdict(measured, OVERLAP_BAR, higher_is_better=True),
+    }
+
+
+def overlap_cases(iterations: int = 16, **fields: Any) -> dict[str, Case]:
+    """Return the cases of ``overlap_section``; work is counted in rows.
+
+    Args:
+      iterations: number of iterations in one call.
+      fields: fields of the configuration; by default those of the preset ``atari``, with 16 games
+        and a small replay.
+    """
+    from jaxdqn.config.presets import preset
+
+    config = preset("atari", **{"num_envs": 16, "replay_capacity": 4_096, "warmup_rows": 1_024,
+                                **fields})  # fmt: skip
+    serial = prepare_host(replace(config, overlap=False), iterations)
+    overlapped = prepare_host(replace(config, overlap=True), iterations)
+    runs = {"not learning": serial.act, "serial": serial.learn, "overlapped": overlapped.learn}
+    for run in runs.values():
+        run()
+    work = float(iterations * config.rows_per_iteration)
+    return {name: Case(run, work) for name, run in runs.items()}

@@ -30,6 +30,8 @@ class Flags:
     slowly; 0 for none."""
     out: str | None = None
     """Parent of the run directories; by default none are written."""
+    json: str | None = None
+    """File for the measurements, such as benchmarks/results/driving.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,32 +44,42 @@ def _main(argv: Sequence[str]) -> None:
     for option, least in (("seeds", 1), ("episodes", 2), ("original", 0)):
         if getattr(flags, option) < least:
             raise ValueError(f"{option}={getattr(flags, option)}: must be at least {least}")
-    from benchmarks.report import describe, format_table, stamp
+    from benchmarks.report import check_writable, describe, format_table, stamp, write_json
     from jaxdqn.config.presets import preset
     from jaxdqn.envs.vector import host_environment
 
+    check_writable(flags.json)
     config = preset("driving", **({} if flags.rows is None else {"total_rows": flags.rows}))
     environments = {"EnvPool": (host_environment(config.env, {}), flags.episodes)}
     if flags.original:
         environments["highway-env"] = host_environment(ORIGINAL, {}), flags.original
     header = ("policy", "simulator", "return ± 95 %", "without a crash", "train s")
     best = best_action(*environments["EnvPool"])
-    rows = [
-        (f"constant {ACTIONS[best]}", name, *measured(*judge_action(*where, best)), "")
+    stamped = stamp()
+    records = [
+        policy_record(f"constant {ACTIONS[best]}", name, *judge_action(*where, best))
         for name, where in environments.items()
     ]
     means: dict[str, list[float]] = {name: [] for name in environments}
     for seed in range(flags.seeds):
         summary, found = train_and_judge(config, seed, environments, flags.out)
         for name, result in found.items():
-            seconds = f"{summary['train_seconds']:.0f}"
-            rows.append((f"seed {seed}", name, *measured(*result), seconds))
+            records.append(
+                policy_record(f"seed {seed}", name, *result, seconds=summary["train_seconds"])
+            )
             means[name].append(float(result[0].mean()))
-    print(describe(stamp()))
-    print(format_table(header, rows))
-    for name, values in means.items():
-        if len(values) > 1:
-            print(f"{name}, over seeds: {mean_and_interval(values)}")
+    print(describe(stamped))
+    print(format_table(header, [table_row(record) for record in records]))
+    over_seeds = {name: interval_of(values) for name, values in means.items() if len(values) > 1}
+    for name, (mean, half) in over_seeds.items():
+        print(f"{name}, over seeds: {mean:.2f} ± {half:.2f}")
+    if flags.json is not None:
+        write_json(flags.json, {
+            "stamp": stamped, "flags": dataclasses.asdict(flags), "policies": records,
+            "over_seeds": {name: {"return_mean": mean, "half_width": half}
+                           for name, (mean, half) in over_seeds.items()},
+        })  # fmt: skip
+        print(f"measurements in {flags.json}")
 
 
 def train_and_judge(
@@ -119,18 +131,40 @@ def judge_action(environment: Any, episodes: int, action: int) -> tuple[Any, Any
     return np.array(returns), np.array(crashes)
 
 
-def measured(returns: Any, crashes: Any) -> tuple[str, str]:
-    """Return the mean of the returns with its interval, and the share without a crash."""
-    return mean_and_interval(returns), f"{1 - crashes.mean():.1%}"
+def policy_record(
+    policy: str, simulator: str, returns: Any, crashes: Any, *, seconds: float | None = None
+) -> dict[str, Any]:
+    """Return the record of a policy from the returns and crashes [N] of its episodes.
+
+    ``half_width`` is that of the 95 % interval of ``return_mean``.
+    """
+    mean, half = interval_of(returns)
+    return {
+        "policy": policy, "simulator": simulator, "episodes": len(returns), "return_mean": mean,
+        "half_width": half, "share_without_crash": float(1 - crashes.mean()),
+        "train_seconds": seconds,
+    }  # fmt: skip
 
 
-def mean_and_interval(values: Sequence[float]) -> str:
+def table_row(record: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a policy in the printed table."""
+    seconds = record["train_seconds"]
+    return (
+        record["policy"],
+        record["simulator"],
+        f"{record['return_mean']:.2f} ± {record['half_width']:.2f}",
+        f"{record['share_without_crash']:.1%}",
+        "" if seconds is None else f"{seconds:.0f}",
+    )
+
+
+def interval_of(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean of N values and the half-width of its 95 % interval by Student's t."""
     import numpy as np
 
     array = np.asarray(values, np.float64)
     half = student_t(len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
-    return f"{array.mean():.2f} ± {half:.2f}"
+    return float(array.mean()), float(half)
 
 
 def student_t(degrees: int) -> float:

@@ -35,11 +35,15 @@ class Flags:
     """Milliseconds added to every vector step, to imitate a slow simulator."""
     cadences: tuple[str, ...] = ("4,32,1", "32,64,16")
     """Vector steps (K), batch size (B) and gradient steps (M) of an iteration, each as K,B,M."""
-    sections: tuple[Literal["cadences", "nature", "atari", "dispatch"], ...] = ("cadences",)
+    sections: tuple[Literal["cadences", "nature", "atari", "overlap", "dispatch"], ...] = (
+        "cadences",
+    )
     """cadences: rows/s without learning, serial and overlapped. nature: time of a gradient step of
     the Nature network, relative to PyTorch's forward and backward pass. atari: rate of acting in
-    ale:pong with 16 environments, relative to its emulator and forward pass. dispatch: rows/s with
-    synchronous dispatch on the CPU, relative to asynchronous dispatch (the default of JAX)."""
+    ale:pong with 16 environments, relative to its emulator and forward pass. overlap: rows/s of
+    training in ale:pong with the preset atari and a small replay, overlapped relative to serial.
+    dispatch: rows/s with synchronous dispatch on the CPU, relative to asynchronous dispatch (the
+    default of JAX)."""
     torch_python: str | None = None
     """Interpreter that has PyTorch, for the section nature."""
     torch_threads: int | None = None
@@ -116,6 +120,17 @@ def _atari(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
     return result
 
 
+def _overlap(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
+    """Measure training in ``ale:pong`` with and without overlap; print the table."""
+    from benchmarks.atari import overlap_section
+
+    result = overlap_section(flags.rounds, flags.seconds)
+    headers = ("rows/s", *_HOW, "overlapped over serial", "bar")
+    keys = (*_HOW, "ratio", "bar")
+    print(format_table(headers, [("ale:pong", *map(result.get, keys))]))
+    return result
+
+
 def _dispatch(flags: Flags, names: Mapping[str, str]) -> dict[str, Any]:
     """Measure synchronous and asynchronous dispatch on the CPU; print the table."""
     from benchmarks.dispatch import MODES, dispatch_section
@@ -135,6 +150,7 @@ _SECTIONS: dict[str, Callable[[Flags, Mapping[str, str]], dict[str, Any]]] = {
     "cadences": _cadences,
     "nature": _nature,
     "atari": _atari,
+    "overlap": _overlap,
     "dispatch": _dispatch,
 }
 

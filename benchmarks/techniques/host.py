@@ -12,6 +12,7 @@ import jax
 from benchmarks.host import Prolonged, host_config, prepare_host
 from benchmarks.techniques.plain_loop import plain_loop
 from benchmarks.techniques.registry import Result, Skipped, speed_ups
+from benchmarks.techniques.synchronous import with_synchronous_dispatch
 from benchmarks.timing import Case, Effort
 from jaxdqn import envs
 
@@ -32,6 +33,7 @@ def _case(config: Any, effort: Effort, *, seconds: float = 0.0) -> Case:
     return Case(prepared.learn, float(iterations * config.rows_per_iteration))
 
 
+@with_synchronous_dispatch
 def measure_overlap(effort: Effort) -> list[Result]:
     """Measure acting during the gradient steps relative to acting between them."""
     results = []
@@ -53,6 +55,7 @@ def measure_overlap(effort: Effort) -> list[Result]:
     return results
 
 
+@with_synchronous_dispatch
 def measure_python_loop(effort: Effort) -> list[Result]:
     """Measure the trainer of host environments relative to a plain loop in Python."""
     config = host_config(8, 4, 32, 1, hidden_sizes=(64, 64), overlap=False)
@@ -93,6 +96,7 @@ def measure_envpool(effort: Effort) -> list[Result]:
         return speed_ups(cases, effort, of="rows")
 
 
+@with_synchronous_dispatch
 def measure_host_environments(effort: Effort) -> list[Result]:
     """Measure several environments on the host relative to one, with one gradient step per row."""
     sizes = (1, 8) if effort.quick else (1, 4, 8, 16, 64)

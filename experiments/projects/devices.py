@@ -54,7 +54,7 @@ def _main(argv: Sequence[str]) -> None:
     from benchmarks.report import describe, stamp
     from experiments.projects.compared import comparison, train_all
     from experiments.projects.page import check_page, write_results
-    from experiments.projects.training import draw
+    from experiments.projects.training import check_drawable, draw
     from jaxdqn.config.presets import preset
 
     config = preset(flags.preset)
@@ -67,17 +67,18 @@ def _main(argv: Sequence[str]) -> None:
     page = None if flags.page is None else Path(flags.page)
     if page is not None:
         check_page(page)
+    check_drawable(config)
     # All arrangements use prioritised replay, because Ray needs it and results must be comparable.
     more = ["--replay", "prioritized", "--seed", str(flags.seed)]
     more += [] if flags.rows is None else ["--total-rows", str(flags.rows)]
     runs = train_all(flags.preset, arrangements(flags), more, Path(flags.out))
     record: dict[str, Any] = {"stamp": stamp(), "runs": runs}
     blocks = [f"Measured on {describe(record['stamp'])}.", comparison(runs)]
-    images = Path(flags.out) if page is None else page.parent.parent / "images"
-    draw(Path(flags.out) / "0", images, "devices")
-    print("\n\n".join(blocks))
+    print("\n\n".join(blocks), flush=True)
     if page is not None:
         write_results(page, record, blocks)
+    images = Path(flags.out) if page is None else page.parent.parent / "images"
+    draw(Path(flags.out) / "0", images, "devices")
 
 
 def arrangements(flags: Flags) -> list[Arrangement]:

@@ -65,11 +65,11 @@ def _main(argv: Sequence[str]) -> None:
     runs = train_all("driving", arrangements(flags), more, Path(flags.out))
     record: dict[str, Any] = {"stamp": stamp(), "runs": runs}
     blocks = [f"Measured on {describe(record['stamp'])}.", comparison(runs, crashes=True)]
-    images = Path(flags.out) if page is None else page.parent.parent / "images"
-    draw(Path(flags.out) / "0", images, "driving", video=False)
-    print("\n\n".join(blocks))
+    print("\n\n".join(blocks), flush=True)
     if page is not None:
         write_results(page, record, blocks)
+    images = Path(flags.out) if page is None else page.parent.parent / "images"
+    draw(Path(flags.out) / "0", images, "driving", video=False)
 
 
 def arrangements(flags: Flags) -> list[Arrangement]:

@@ -52,25 +52,25 @@ def _main(argv: Sequence[str]) -> None:
             raise ValueError(f"{option}={getattr(flags, option)}: must be at least {least}")
     from benchmarks.report import describe, stamp
     from experiments.projects.page import check_page, write_results
-    from experiments.projects.training import draw
+    from experiments.projects.training import check_drawable, draw
     from jaxdqn.config.presets import preset
 
     page = None if flags.page is None else Path(flags.page)
     if page is not None:
         check_page(page)
-    for name in flags.presets:
-        preset(name, env=flags.env)  # an unknown name is an error before anything is trained
+    for name in flags.presets:  # an error before anything is trained
+        check_drawable(preset(name, env=flags.env))
     runs = {name: _train(flags, name) for name in flags.presets}
     speeds = measure(flags)
     record: dict[str, Any] = {"stamp": stamp(), "env": flags.env, "runs": runs, "speeds": speeds}
     blocks = [f"Measured on {describe(record['stamp'])}.", runs_table(runs), speeds_table(speeds)]
+    print("\n\n".join(blocks), flush=True)
+    if page is not None:
+        write_results(page, record, blocks)
     if runs:
         images = Path(flags.out) if page is None else page.parent.parent / "images"
         files = draw(Path(flags.out) / next(iter(runs)), images, "frames")
         print("drawn:", *files)
-    print("\n\n".join(blocks))
-    if page is not None:
-        write_results(page, record, blocks)
 
 
 def _train(flags: Flags, name: str) -> dict[str, Any]:

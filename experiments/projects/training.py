@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdqn.config.config import Config
+
 FIELDS = (
     "preset", "env", "mapping", "rows", "env_steps", "gradient_steps", "train_seconds",
     "compile_seconds", "env_steps_per_second", "gradient_steps_per_second", "solve_return",
@@ -52,6 +54,19 @@ def require(packages: Mapping[str, str]) -> None:
             f"{', '.join(absent)}: must be installed for this project: "
             f'pip install "jaxdqn[{extras}]"'
         )
+
+
+def check_drawable(config: Config) -> None:
+    """Check, before anything is trained, that episodes of a configuration can be drawn.
+
+    Raises:
+        ValueError: if its environment cannot be made or cannot be drawn.
+    """
+    from jaxdqn import envs
+    from jaxdqn.envs.video import require_drawable
+
+    host = envs.configured_host_environment(config)
+    require_drawable(envs.configured_environment(config) if host is None else host)
 
 
 def command(*words: str) -> None:

@@ -18,6 +18,7 @@ from jaxdqn.communication.collectives import identity_collectives
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.base import HostEnvironment
 from jaxdqn.envs.vector.checked import CheckedEnvironments
+from jaxdqn.envs.vector.restarts import Restarts
 from jaxdqn.training.keys import seed_of, start_keys
 from jaxdqn.training.learner import Learner
 from jaxdqn.training.metrics import over_envs, reduce_metrics
@@ -158,7 +159,9 @@ class HostActorWorker:
         self._warm_up_steps, self._steps = config.warmup_iterations * length, iterations * length
         self._key = jax.random.wrap_key_data(jnp.asarray(key_data))
         self._index, self._incarnation = index, 0
-        self._envs = CheckedEnvironments(made.environment, made.num_envs, config.restart_envs)
+        self._envs = CheckedEnvironments(
+            made.environment, made.num_envs, Restarts(config.restart_envs)
+        )
         self._start(self._key)
 
     def _start(self, key: Array) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.envs.vector.restarts import Restarts
 from jaxdqn.run.compile import Programs, compiler_options, make_revive, perturb
 from jaxdqn.storage.state import snapshot_key_data
 from jaxdqn.training.evaluation import EPSILON, EvalInfo
@@ -34,12 +35,13 @@ def make_host_programs(
     later = partial(jax.jit, compiler_options=options)
     num_envs = envs_of(trainer.environment, config.eval_episodes)
     play = make_play(trainer.agent, num_envs, frame_stack=config.frame_stack)
+    restarts = Restarts(config.restart_envs)
     evaluator = VectorEvaluator(
         trainer.environment,
         PlayPrograms(later(play.begin), later(play.advance)),
         config.eval_episodes,
         num_envs,
-        restarts=config.restart_envs,
+        restarts=restarts,
     )
 
     def evaluation(epsilon: float) -> Callable[[Params, Array, np.int32], EvalInfo]:
@@ -71,7 +73,7 @@ def make_host_programs(
         perturb=later(perturb, donate_argnums=0),
         part_of_chunk=_of_workers,
         stop_evaluations=stop_evaluations,
-        env_failures=lambda: tuple(evaluator.failures),
+        env_failures=lambda: restarts.failures,
         close=evaluator.close,
     )
 

@@ -21,7 +21,7 @@ from jaxdqn.run.memory_needs import memory_needs
 from jaxdqn.run.summary import algorithm, mapping_of
 from jaxdqn.storage.parts import resolve_parts
 from jaxdqn.training.resets import choose_reset
-from jaxdqn.training.vector_trainer import VectorTrainer
+from jaxdqn.training.vector_trainer import VectorTrainer, acting_text
 from jaxdqn.types import EnvSpec, Trainer, TrainState
 
 _HELP = """usage: jaxdqn explain [PRESET] [flags of jaxdqn run]
@@ -61,8 +61,6 @@ def explain(config: Config, preset: str, parts: Mapping[str, Any] | None = None)
 
 def _run(config: Config, preset: str, trainer: Trainer | VectorTrainer) -> dict[str, Any]:
     spec, on_host = trainer.environment.spec, isinstance(trainer, VectorTrainer)
-    acting = "while the device learns, on parameters one iteration old"
-    acting = acting if config.overlap else "in turn with learning"
     processes = f", in {config.num_envs} processes" if config.env_processes else ""
     if config.restart_envs:
         processes += f", started again up to {config.restart_envs} times after a failure"
@@ -74,7 +72,7 @@ def _run(config: Config, preset: str, trainer: Trainer | VectorTrainer) -> dict[
         "environment": f"{environment_text(spec, config.sticky_actions)}, {spec.num_actions} "
         f"actions, episodes {episodes}",
         **(
-            {"on the host": f"acts {acting}{processes}"}
+            {"on the host": f"acts {acting_text(config)}{processes}"}
             if on_host
             else {"resets": _resets(config, trainer)}
         ),

@@ -44,7 +44,8 @@ class Options:
     NAME=VALUE gives one argument, and may be repeated."""
     sticky_actions: float = option(0.0, group="Run", at_least=0, below=1)
     """Probability that the environment repeats the previous action instead of the agent's, in
-    training and evaluation (Machado et al. 2018)."""
+    training and evaluation (Machado et al. 2018). Atari games have the argument
+    repeat_action_probability instead."""
     full_action_set: bool = option(False, group="Run")
     """Use all six actions of a MinAtar game, as published, also those without an effect."""
     seed: int = option(0, group="Run", between=(0, 2**32 - 1), everyday=True)
@@ -113,8 +114,11 @@ class Options:
     they are stepped in turn in the process of the run."""
     restart_envs: int = option(0, group="Algorithm", at_least=0)
     """For an environment on the host: maximum number of times that a run restarts its environments,
-    with new episodes, after a step of one of them has failed. After one more failure the run ends
-    with a checkpoint."""
+    with new episodes, after a step of one of them has failed, in training and evaluation together.
+    After one more failure the run ends with a checkpoint."""
+    check_bounds: bool = option(False, group="Algorithm")
+    """For an environment on the host: end the run if an observation is outside of the bounds of its
+    space. Many environments exceed their bounds, so this is not checked by default."""
     gradient_steps: int = option(
         1, group="Algorithm", at_least=1, below=COUNT_LIMIT, only_with={"algorithm": "dqn"}
     )

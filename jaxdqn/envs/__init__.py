@@ -14,6 +14,8 @@ from jaxdqn.envs.gymnax import as_environment, make_from_arguments, make_gymnax,
 from jaxdqn.envs.sticky import with_sticky_actions
 from jaxdqn.envs.suites import make_suite
 from jaxdqn.envs.vector import HostEnvironment, host_environment
+from jaxdqn.envs.vector.bounds import with_checked_bounds
+from jaxdqn.envs.vector.sticky import with_sticky_actions_on_host
 from jaxdqn.errors import reject
 from jaxdqn.types import Environment
 
@@ -26,6 +28,7 @@ __all__ = [
     "make_environment",
     "make_gymnax",
     "names",
+    "with_host_options",
     "with_sticky_actions",
 ]
 
@@ -53,19 +56,31 @@ def configured_host_environment(config: Config, environment: Any = None) -> Host
         environment: custom environment; None uses ``config.env``.
 
     Raises:
-        ValueError: as ``host_environment``, or if options for registered environments are set
-            together with a custom one.
+        ValueError: as ``host_environment`` and ``with_host_options``, or if options for registered
+            environments are set together with a custom one.
     """
     if isinstance(environment, HostEnvironment):
         for name in ("env_args", "env_processes"):
             if getattr(config, name):
                 reject(name, getattr(config, name), "left out with your own environment on the "
                        "host; from_gymnasium takes processes=True")  # fmt: skip
-        return environment
+        return with_host_options(config, environment)
     if environment is None and is_host_env(config.env):
         arguments = read_env_args(config.env_args)
-        return host_environment(config.env, arguments, processes=config.env_processes)
+        made = host_environment(config.env, arguments, processes=config.env_processes)
+        return with_host_options(config, made)
     return None
+
+
+def with_host_options(config: Config, environment: HostEnvironment) -> HostEnvironment:
+    """Apply ``check_bounds`` and ``sticky_actions``; a second call has no effect.
+
+    Raises:
+        ValueError: if the environment does not support one of them.
+    """
+    if config.check_bounds:
+        environment = with_checked_bounds(environment)
+    return with_sticky_actions_on_host(environment, config.sticky_actions)
 
 
 def configured_environment(config: Config, environment: Any = None) -> Environment:
@@ -113,7 +128,12 @@ def environment_of_name(
     sticky = 0.0 if on_host else config.sticky_actions
     full = config.full_action_set and is_minatar(name)
     config = replace(
-        config, env=name, env_args=tuple(arguments), sticky_actions=sticky, full_action_set=full
+        config,
+        env=name,
+        env_args=tuple(arguments),
+        sticky_actions=sticky,
+        full_action_set=full,
+        check_bounds=False,
     )
     made = configured_host_environment(config) if on_host else configured_environment(config)
     assert made is not None

@@ -136,7 +136,11 @@ def _on_device(environment: Environment, mapping: EnvMapping, spec: EnvSpec) -> 
 def _on_host(environment: HostEnvironment, mapping: EnvMapping, spec: EnvSpec) -> HostEnvironment:
     drawable: Any = environment.make_drawable
     make = environment.to_evaluate().make
+    seen: dict[str, Any] = {}
+    if mapping.observe is not None:  # the bounds are those of the observations before the mapping
+        seen = {"bounds": None, "check_bounds": False}
     return environment._replace(
+        **seen,
         spec=spec,
         make=lambda num_envs: _MappedEnvironments(make(num_envs), mapping),
         make_to_evaluate=None,

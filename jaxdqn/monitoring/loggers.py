@@ -3,8 +3,8 @@
 A logger is a pair of functions, ``log(kind, record)`` and ``close()``. The host loop calls ``log``
 between chunks with plain Python values. The kinds of records are:
 
-- ``"start"``, once, before anything is compiled: ``config``, and ``out``, the run directory or
-  None;
+- ``"start"``, once, before anything is compiled: ``config``; ``out``, the run directory or None;
+  with an environment on the host ``acting``, when it acts relative to learning;
 - ``"metrics"``, once per chunk: the running totals ``rows``, ``env_steps``, ``gradient_steps``,
   ``seconds``, ``train_seconds`` and ``eval_seconds``, and for this chunk ``env_steps_per_second``,
   ``gradient_steps_per_second``, ``episodes``, ``return_mean``, ``length_mean``, ``loss``,

@@ -163,7 +163,8 @@ def seeds_of(config: Config) -> str:
 def _start_line(config: Config, record: Record) -> str:
     learners = f": {config.learners} learners" if config.learners > 1 else ""
     output = "" if record["out"] is None else f", into {record['out']}"
-    return f"{record['config']['env']}, {seeds_of(config)}{learners}{output}; compiling"
+    acting = f"; acts {record['acting']}" if "acting" in record else ""
+    return f"{record['config']['env']}, {seeds_of(config)}{learners}{output}{acting}; compiling"
 
 
 def _range_of_learners(metrics: Record) -> str:

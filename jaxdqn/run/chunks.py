@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxdqn.config.config import Config
-from jaxdqn.envs.vector.checked import EnvironmentFailed
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.parallel import multihost
 from jaxdqn.run.chunk_parts import divide_first_part, first_part, part_for_duration
 from jaxdqn.run.compile import Chunk, Programs

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdqn.backend_choices import backend, choices
 from jaxdqn.config.config import Config
-from jaxdqn.envs.vector.checked import EnvironmentFailed
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.parallel.sharded_transfer import broadcast_sharded

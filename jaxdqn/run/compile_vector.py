@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdqn.config.config import Config
+from jaxdqn.envs.vector.restarts import Restarts
 from jaxdqn.run.compile import (
     Chunk,
     Programs,
@@ -132,13 +133,14 @@ def acting_device(config: Config) -> jax.Device | None:
 
 def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorCompiled) -> Programs:
     """Return the programs of one run with new environments, which ``close`` closes."""
-    runner = VectorRunner(trainer, compiled.programs, acting_device(config))
+    restarts = Restarts(config.restart_envs)
+    runner = VectorRunner(trainer, compiled.programs, acting_device(config), restarts)
     evaluator = VectorEvaluator(
         trainer.environment,
         compiled.play,
         config.eval_episodes,
         compiled.num_envs,
-        restarts=config.restart_envs,
+        restarts=restarts,
     )
 
     def counted(state: TrainState) -> tuple[TrainState, Counters]:
@@ -190,6 +192,6 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         perturb=compiled.perturb,
         part_of_chunk=lambda iterations: finished(chunk_of(iterations)),
         stop_evaluations=stop_evaluations,
-        env_failures=lambda: (*runner.failures, *evaluator.failures),
+        env_failures=lambda: restarts.failures,
         close=close,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from jaxdqn.envs.vector.checked import EnvironmentFailed
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.errors import RunFailed
 from jaxdqn.run.compile import Programs
 from jaxdqn.run.progress import Progress
@@ -47,6 +47,7 @@ class FailureHandler:
         try:
             yield
         except EnvironmentFailed as failed:
+            self.record_restarts()
             record = {"event": "environment failed", "reason": str(failed)}
             self._recorder.log_event({**record, "traceback": _cause(failed)})
             if failed.state is not None:
@@ -54,11 +55,11 @@ class FailureHandler:
             raise
 
     def record_restarts(self) -> None:
-        """Record the failures after which environments on the host were started again."""
+        """Record the failures since the last call that restarted environments on the host."""
         failures = self._programs.env_failures()
         for failed in failures[self._restarts_seen :]:
             self._progress.env_restarts += 1
-            message = f"{failed}; all environments were started again, with new episodes"
+            message = f"{failed}; starting all environments again, with new episodes"
             record = {"event": "environments restarted", "message": message}
             self._recorder.log_event({**record, "traceback": _cause(failed)})
         self._restarts_seen = len(failures)

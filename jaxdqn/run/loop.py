@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxdqn.config.config import Config
-from jaxdqn.envs.vector.checked import EnvironmentFailed
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.monitoring.records import chunk_record, few_distinct
 from jaxdqn.parallel.learners import RunKeys, learner_hypers
@@ -82,6 +82,7 @@ class HostLoop:
             else:
                 started = self._programs.preload(key, rows, hyper)
         state, counters = jax.block_until_ready(started)
+        self._failures.record_restarts()
         if transfer is not None:
             state = transferred(state, transfer)
         self.progress.train_seconds = self._recorder.seconds
@@ -196,6 +197,7 @@ class HostLoop:
         if (reason := self.callbacks.reason) is not None:
             message = f"a callback ended the run: {reason}"
             self._recorder.log_event({"event": "ended", "message": message})
+        self._failures.record_restarts()
         # Save before the last evaluations: an uninterrupted, longer run would not make them.
         # Another thread writes the checkpoint in the meantime.
         with self._failures.keeping_os_error():
@@ -208,6 +210,7 @@ class HostLoop:
         if not stop_agreed(stop):
             with suppress(EvaluationStopped):
                 self._evaluate_best()
+        self._failures.record_restarts()
 
     def _evaluate_best(self) -> None:
         """Evaluate the best parameters over fresh episodes; warn if few are distinct."""

@@ -40,6 +40,7 @@ from jaxdqn.storage.reshard import state_shape
 from jaxdqn.storage.restore import newest_intact
 from jaxdqn.storage.resume import Extend
 from jaxdqn.training.algorithms import MakeAgent, MakeLearning, MakeReplay
+from jaxdqn.training.vector_trainer import VectorTrainer, acting_text
 from jaxdqn.types import Agent, BatchLoss, Environment, Explore, Params, TrainState
 
 _DISABLE_JIT = "jax_disable_jit"
@@ -236,7 +237,7 @@ def _train(
     stop = stack.enter_context(stop_on_signals(config.checkpoint_signals))
     if config.max_seconds is not None:
         stop.set_deadline(started + config.max_seconds)
-    loggers = _loggers(setup, group)
+    loggers = _loggers(setup, group, on_engine=engine is not None)
     changed = record_engine(setup, None if engine is None else engine.record())
     if changed is not None:
         _log(loggers, "event", changed)
@@ -281,8 +282,11 @@ def _recording_stop(log_event: Callable[[Record], None]) -> Iterator[None]:
         raise
 
 
-def _loggers(setup: RunSetup, group: LoggerGroup) -> Sequence[Logger]:
-    """Return the loggers of this process, including the logger of the run directory."""
+def _loggers(setup: RunSetup, group: LoggerGroup, *, on_engine: bool) -> Sequence[Logger]:
+    """Return the loggers of this process, including the logger of the run directory.
+
+    They receive the start record.
+    """
     if not multihost.is_coordinator():
         return ()
     directory, config = setup.directory, setup.config
@@ -290,7 +294,10 @@ def _loggers(setup: RunSetup, group: LoggerGroup) -> Sequence[Logger]:
         group.files = make_jsonl_logger(directory)
     loggers = (Logger(group.log, group.close),)
     out = None if directory is None else str(directory)
-    _log(loggers, "start", {"config": to_dict(config), "out": out})
+    start = {"config": to_dict(config), "out": out}
+    if not on_engine and isinstance(setup.static.trainer, VectorTrainer):
+        start["acting"] = acting_text(config)
+    _log(loggers, "start", start)
     return loggers
 
 

@@ -41,10 +41,11 @@ CHANGEABLE = (
     "act_on",
     "env_processes",
     "restart_envs",
+    "check_bounds",
     "diagnostics",
 )
-"""Fields that may change on resume: stopping, evaluation, checkpoints, the guard, the processes of
-environments on the host, and diagnostics."""
+"""Fields that may change on resume: stopping, evaluation, checkpoints, the guard, the processes and
+checks of environments on the host, and diagnostics."""
 BUDGET_FIELDS = ("total_rows", "chunk_iterations", "schedule_rows")
 """Fields of the budget; ``resumed_config`` makes them consistent with the resumed run."""
 DEVICE_FIELDS = ("devices", "mapping", "model_devices")

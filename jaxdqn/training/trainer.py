@@ -106,7 +106,7 @@ def make_trainer(
                "trainer for the host, and jaxdqn.run.run accepts both")  # fmt: skip
     environment = envs.configured_environment(config, environment)
     for name, wanted in {"overlap": True, "env_processes": False, "restart_envs": 0,
-                         "act_on": "device"}.items():  # fmt: skip
+                         "check_bounds": False, "act_on": "device"}.items():  # fmt: skip
         if getattr(config, name) != wanted:
             reject(name, getattr(config, name), f"{wanted} with an environment on the device")
     reset = choose_reset(config, environment).reset

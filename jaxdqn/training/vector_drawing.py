@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from jaxdqn.envs.vector.base import DrawableEnvironment, HostEnvironment
-from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
+from jaxdqn.envs.vector.checked import CheckedEnvironments
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.training.evaluation import LONGEST_EPISODE
 from jaxdqn.training.keys import seed_of
 from jaxdqn.training.vector_evaluation import PlayPrograms, make_play

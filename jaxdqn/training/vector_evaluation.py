@@ -13,7 +13,8 @@ from jaxdqn.agent.exploration import select_actions
 from jaxdqn.agent.masks import act_on
 from jaxdqn.envs.frame_stack import initial_frames, push_frame
 from jaxdqn.envs.vector.base import HostEnvironment
-from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
+from jaxdqn.envs.vector.checked import CheckedEnvironments
+from jaxdqn.envs.vector.restarts import EnvironmentFailed, Restarts
 from jaxdqn.training.episode_digest import add_step, empty_digests
 from jaxdqn.training.evaluation import LONGEST_EPISODE, EvalInfo
 from jaxdqn.training.keys import seed_of
@@ -112,8 +113,8 @@ class VectorEvaluator:
       programs: compiled functions for n environments.
       episodes: N, number of episodes.
       num_envs: n, as returned by ``envs_of``.
-      restarts: maximum number of restarts. After a failure the environments are created again
-        and the episodes of the round are repeated; ``failures`` lists the failures.
+      restarts: restarts that the environments may use, none by default. After a failure they are
+        created again, and the episodes of the round are repeated.
     """
 
     stop: Callable[[], bool] = staticmethod(lambda: False)
@@ -126,14 +127,13 @@ class VectorEvaluator:
         episodes: int,
         num_envs: int,
         *,
-        restarts: int = 0,
+        restarts: Restarts | None = None,
     ) -> None:
         self._environment, self._programs, self._num_envs = environment, programs, num_envs
         self._quotas = _quotas(episodes, num_envs, environment.spec.max_episode_steps)
         self._limit = environment.spec.max_episode_steps or LONGEST_EPISODE
         self._envs: CheckedEnvironments | None = None
-        self._restarts = restarts
-        self.failures: list[EnvironmentFailed] = []
+        self._restarts = restarts or Restarts()
 
     def close(self) -> None:
         """Close the environments."""
@@ -170,11 +170,11 @@ class VectorEvaluator:
             try:
                 return self._play(params, key, epsilon, quota.copy())
             except EnvironmentFailed as failed:
-                if len(self.failures) >= self._restarts:
+                number = self._restarts.take(failed)
+                if number is None:
                     raise
-                self.failures.append(failed)
                 self.close()
-                self._envs, key = None, _other_key(key, _RESTART, len(self.failures))
+                self._envs, key = None, _other_key(key, _RESTART, number)
 
     def _play(
         self, params: Params, key: Array, epsilon: np.float32, left: np.ndarray

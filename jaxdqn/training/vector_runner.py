@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
+from jaxdqn.envs.vector.checked import CheckedEnvironments
+from jaxdqn.envs.vector.restarts import EnvironmentFailed, Restarts
 from jaxdqn.training.keys import seed_of, start_keys
 from jaxdqn.training.vector_functions import Acting, Draws, KeyBlock, Played, block_length
 from jaxdqn.training.vector_programs import VectorPrograms
@@ -32,6 +33,7 @@ class VectorRunner:
       trainer: trainer of the run.
       programs: compiled functions of the trainer.
       acting_device: device that chooses the actions; None for the learning devices.
+      restarts: restarts that the environments may use, none by default.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class VectorRunner:
         trainer: VectorTrainer,
         programs: VectorPrograms,
         acting_device: jax.Device | None = None,
+        restarts: Restarts | None = None,
     ) -> None:
         self._config, self._programs = trainer.config, programs
         self._environment = trainer.environment
         self._mapped, self._replicas = trainer.mapped, trainer.replicas
         self._acting_device = acting_device
         self._envs: CheckedEnvironments | None = None
+        self._restarts = restarts
         self._block_length = block_length(trainer.config)
         self._learner_thread = ThreadPoolExecutor(1, "learner")
         self._acting: Params = None
@@ -61,14 +65,9 @@ class VectorRunner:
         self._acting = None
         if self._envs is None:
             self._envs = CheckedEnvironments(
-                self._environment, self._config.num_envs, self._config.restart_envs
+                self._environment, self._config.num_envs, self._restarts
             )
         return self._envs.reset(seed)
-
-    @property
-    def failures(self) -> list[EnvironmentFailed]:
-        """Failures after which the environments were restarted."""
-        return [] if self._envs is None else self._envs.failures
 
     def init(self, key: Array, hyper: Hyper) -> TrainState:
         """Start a run and run its warm-up."""

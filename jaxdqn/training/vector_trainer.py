@@ -49,6 +49,13 @@ from jaxdqn.types import (
 )
 
 
+def acting_text(config: Config) -> str:
+    """Return when the environments on the host act, and the option that decides it."""
+    if config.overlap:
+        return "while the device learns, on parameters one iteration old (overlap, the default)"
+    return "in turn with learning, on the newest parameters (--no-overlap)"
+
+
 class VectorTrainer(NamedTuple):
     """Pure functions of a training run whose environments are on the host.
 
@@ -140,6 +147,7 @@ def make_vector_trainer(
     """
     config = resolve_reset(config, environment)
     _check_host(config)
+    environment = envs.with_host_options(config, environment)
     custom = CustomParts(optimizer, replay, explore, loss, learning, agent)
     spec = environment.spec
     made = build_agent(config, spec, collectives, network, custom)
@@ -197,7 +205,6 @@ _REQUIRED = {
     "num_seeds": 1,
     "sweep": (),
     "reset": "every-step",
-    "sticky_actions": 0.0,
     "full_action_set": False,
     "replay_from": None,
 }

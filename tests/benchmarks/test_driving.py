@@ -1,5 +1,7 @@
 """Benchmark of driving policies against constant actions."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -15,7 +17,8 @@ def test_intervals_are_those_of_student(degrees):
     assert driving.student_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
     values = np.linspace(0, 1, degrees + 1)
     low, high = stats.t.interval(0.95, degrees, values.mean(), stats.sem(values))
-    assert driving.mean_and_interval(values) == f"0.50 ± {(high - low) / 2:.2f}"
+    mean, half = driving.interval_of(values)
+    assert (mean, half) == (pytest.approx(0.5), pytest.approx((high - low) / 2, rel=0.01))
 
 
 def test_a_constant_action_is_judged_by_whole_episodes_of_every_environment():
@@ -25,7 +28,36 @@ def test_a_constant_action_is_judged_by_whole_episodes_of_every_environment():
     assert len(returns) == 64  # two of each of 32 environments
     np.testing.assert_array_equal(returns, 1 + 2 + 4)
     assert crashes.all()
-    assert driving.measured(returns, crashes) == ("7.00 ± 0.00", "0.0%")
+    record = driving.policy_record("constant", "toy", returns, crashes)
+    assert driving.table_row(record) == ("constant", "toy", "7.00 ± 0.00", "0.0%", "")
+
+
+def test_policies_and_their_mean_over_seeds_are_written_as_json(tmp_path, monkeypatch, capsys):
+    environment = cycle([1.0, 2.0, 4.0, 8.0], limit=9, terminal_at=3)
+    host = HostEnvironment(environment.spec, lambda num_envs: OnHost(environment, num_envs))
+    monkeypatch.setattr("jaxdqn.envs.vector.host_environment", lambda *arguments: host)
+
+    def trained(config, seed, environments, out):
+        results = np.float32([seed, seed + 2]), np.array([True, False])
+        return {"train_seconds": 9.0}, dict.fromkeys(environments, results)
+
+    monkeypatch.setattr(driving, "train_and_judge", trained)
+    file = tmp_path / "driving.json"
+    assert driving.main(["--seeds", "2", "--episodes", "4", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert report["over_seeds"]["EnvPool"]["return_mean"] == 1.5
+    constant, first, second = report["policies"]
+    assert (constant["policy"], constant["train_seconds"]) == ("constant LANE_LEFT", None)
+    assert (first["policy"], first["return_mean"], first["share_without_crash"]) == (
+        "seed 0",
+        1,
+        0.5,
+    )
+    assert (second["return_mean"], second["train_seconds"]) == (2, 9.0)
+    assert report["flags"]["episodes"] == 4
+    assert "seed 1" in capsys.readouterr().out
+    assert driving.main(["--json", str(tmp_path)]) == 2
+    assert "must be a file, not a directory" in capsys.readouterr().err
 
 
 def test_slower_is_the_best_constant_action_and_faster_crashes():

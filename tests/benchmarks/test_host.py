@@ -60,6 +60,19 @@ def test_the_rate_of_acting_is_over_emulator_and_forward_one_after_the_other(mon
     assert 1.2 < ratio.median < 2.5  # 30 ms over 15, and the time by which a sleep is late
 
 
+def test_overlapped_training_is_compared_with_serial_training(monkeypatch, capsys, tmp_path):
+    cases = {"not learning": ticking(0.01), "serial": ticking(0.03), "overlapped": ticking(0.015)}
+    monkeypatch.setattr(atari, "overlap_cases", lambda: cases)
+    file = tmp_path / "host.json"
+    arguments = ["--sections", "overlap", "--rounds", "3", "--seconds", "0", "--json", str(file)]
+    assert host.main(arguments) == 0
+    measured = json.loads(file.read_text())["overlap"]
+    assert measured["bar"] == ">= 1.05: reached"
+    assert 1.2 < measured["ratio"]["median"] < 2.5
+    assert measured["serial"]["median"] < measured["overlapped"]["median"]
+    assert "ale:pong" in capsys.readouterr().out
+
+
 def test_a_missing_pytorch_is_reported_and_the_file_written(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(atari, "nature_case", lambda: ticking(0.002))
     file = tmp_path / "host.json"
@@ -105,3 +118,19 @@ def test_the_cases_of_atari_do_their_work():
     times = alternate(cases, rounds=1)
     assert list(times) == ["emulator", "forward", "acting"]
     assert cases["acting"].work == 4
+
+
+@pytest.mark.slow
+def test_the_cases_of_overlap_are_iterations_of_the_preset():
+    pytest.importorskip("ale_py")
+    small = {"replay_ratio": None, "gradient_steps": 1, "batch_size": 2, "warmup_rows": 16,
+             "network": "mlp", "hidden_sizes": (4,)}  # fmt: skip
+    cases = atari.overlap_cases(2, num_envs=2, rollout_length=4, replay_capacity=256, **small)
+    assert list(cases) == ["not learning", "serial", "overlapped"]
+    for case in cases.values():
+        assert case.work == 2 * 8
+    counters, metrics = cases["overlapped"].run()
+    before = int(counters.rows.low)  # the next call deletes the array
+    counters, _ = cases["overlapped"].run()
+    assert int(metrics.gradient_steps) == 2
+    assert int(counters.rows.low) - before == 16

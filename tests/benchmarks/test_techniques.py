@@ -1,5 +1,6 @@
 """Techniques: registry, speed-ups, and the command ``jaxdqn compare``."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,17 @@ import pytest
 
 from benchmarks import timing, workloads
 from benchmarks.techniques import __main__ as compare
-from benchmarks.techniques import devices, family, page, picture, ray, records, registry, table
+from benchmarks.techniques import (
+    devices,
+    family,
+    page,
+    picture,
+    ray,
+    records,
+    registry,
+    synchronous,
+    table,
+)
 from benchmarks.timing import Case, Interval
 from jaxdqn.types import Network
 from tests.clock import Clock
@@ -257,6 +268,51 @@ def test_the_command_registers_each_technique_once():
     )
     assert done.returncode == 2
     assert done.stderr == "error: only='n-stp': must be a known technique; nearest: n-step\n"
+
+
+def mode_of_dispatch(effort):
+    """Return a result whose case is the dispatch mode of this process."""
+    mode = jax.config.read("jax_cpu_enable_async_dispatch")
+    speed_up = Interval(float(effort.rounds), 1.0, 2.0)
+    return [registry.Result(f"asynchronous: {mode}", "baseline", speed_up, "rows")]
+
+
+def end_with_an_error(effort):
+    raise ValueError("no such simulator")
+
+
+@pytest.mark.slow  # starts two processes
+def test_a_technique_is_measured_in_a_process_with_synchronous_dispatch():
+    (asynchronous,) = mode_of_dispatch(registry.QUICK)
+    assert asynchronous.case == "asynchronous: True"
+    (result,) = synchronous.with_synchronous_dispatch(mode_of_dispatch)(registry.QUICK)
+    assert result == asynchronous._replace(case="asynchronous: False")
+    with pytest.raises(RuntimeError, match=r"end_with_an_error: .*no such simulator"):
+        synchronous.with_synchronous_dispatch(end_with_an_error)(registry.QUICK)
+
+
+@pytest.mark.parametrize("name", ["host-loop", "host-overlap", "host-environments"])
+def test_training_in_host_environments_is_measured_with_synchronous_dispatch(name, monkeypatch):
+    commands = []
+
+    class Answering:
+        def __init__(self, command):
+            commands.append(command)
+
+        def receive(self):
+            fields = {"case": "a", "against": "b", "speed_up": [2, 1, 3], "of": "rows", "notes": ""}
+            return {"results": [fields]}
+
+        def close(self):
+            commands.append("closed")
+
+    monkeypatch.setattr(synchronous, "Process", Answering)
+    (result,) = registry.TECHNIQUES[name].measure(registry.QUICK)
+    assert result == registry.Result("a", "b", Interval(2, 1, 3), "rows")
+    command, closed = commands
+    assert closed == "closed"
+    module, _, function = command[3].partition(":")
+    assert callable(getattr(importlib.import_module(module), function).__wrapped__)
 
 
 @pytest.mark.slow

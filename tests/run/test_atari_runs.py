@@ -4,7 +4,9 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxdqn.cli.evaluate import main as evaluate
 from jaxdqn.config.config import replace
 from jaxdqn.config.presets import preset
 from jaxdqn.envs.vector.atari_scores import human_normalized
@@ -32,6 +34,13 @@ def test_a_run_by_name_has_true_scores_in_its_records_and_is_resumed(tmp_path):
     resumed = run(replace(CONFIG, total_rows=600), out=out, resume=True)
     assert resumed.summary["rows"] > summary["rows"]
 
+    assert evaluate([str(out), "--episodes", "2", "--video", str(tmp_path / "game.gif")]) == 0
+    with Image.open(tmp_path / "game.gif") as video:
+        assert video.n_frames == 81  # the first, and one for each step of four frames
+        video.seek(40)
+        colours = video.convert("RGB").getcolors(1 << 16)
+    assert max(max(colour) - min(colour) for _, colour in colours) > 60
+
 
 @pytest.mark.slow
 def test_the_score_is_normalised_and_another_protocol_is_another_run(tmp_path):
@@ -54,8 +63,6 @@ PRESETS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains_and_is_resumed_and_evaluated(name, tmp_path, capsys):
-    from jaxdqn.cli.evaluate import main as evaluate
-
     out = tmp_path / "run"
     short = ("max_num_frames_per_episode=400",)
     protocol = ("protocol=classic",) if name == "atari-classic" else ()

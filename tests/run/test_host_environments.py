@@ -14,7 +14,8 @@ from jaxdqn.cli.study.cells import groups_of, make_cell
 from jaxdqn.config.config import Config, replace
 from jaxdqn.envs.vector import HostEnvironment
 from jaxdqn.envs.vector.checked import check_time_step
-from jaxdqn.errors import RunFailed
+from jaxdqn.errors import RunFailed, RunStopped
+from jaxdqn.monitoring.terminal import make_progress_logger
 from jaxdqn.run.runner import run
 from jaxdqn.storage.jsonl import read_lines
 from jaxdqn.training import vector_evaluation
@@ -72,6 +73,27 @@ def test_pqn_which_has_no_warm_up_is_run_and_resumed(tmp_path):
     assert (summary["rows"], summary["gradient_steps"]) == (128, 16)
     resumed = run(replace(config, total_rows=192), out=tmp_path / "run", resume=True).summary
     assert (resumed["rows"], resumed["gradient_steps"]) == (192, 24)
+
+
+def test_the_first_line_of_a_run_tells_when_it_acts_and_why(capsys):
+    stopped = replace(CARTPOLE, max_seconds=1e-3)
+    for overlap, text in (
+        (True, "while the device learns, on parameters one iteration old (overlap, the default)"),
+        (False, "in turn with learning, on the newest parameters (--no-overlap)"),
+    ):
+        config = replace(stopped, overlap=overlap)
+        with pytest.raises(RunStopped):
+            run(config, loggers=[make_progress_logger(config)])
+        assert f"CartPole-v1, seed 0; acts {text}; compiling" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_with_sticky_actions_and_checked_bounds_is_evaluated_with_them(tmp_path, capsys):
+    config = replace(CARTPOLE, sticky_actions=0.25, check_bounds=True)
+    result = run(config, out=tmp_path / "run")
+    assert result.summary["rows"] == 400
+    assert evaluate_command.main([str(tmp_path / "run"), "--episodes", "3"]) == 0
+    assert "gymnasium:CartPole-v1 (sticky_actions=0.25)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -181,7 +203,7 @@ class Unreliable(OnHost):
     def step(self, actions):
         Unreliable.steps += 1
         if Unreliable.steps in self.failing:
-            raise OSError("licence lost")
+            raise OSError(f"licence {Unreliable.steps} lost")
         return super().step(actions)
 
 
@@ -211,7 +233,7 @@ def test_environments_that_fail_are_started_again_with_new_episodes(tmp_path, un
     events = [one for one in read_lines(tmp_path / "run" / "events.jsonl")
               if one["event"] == "environments restarted"]  # fmt: skip
     assert len(events) == 2
-    assert all("licence lost; all environments were started again" in one["message"]
+    assert all("lost; starting all environments again" in one["message"]
                and "Traceback" in one["traceback"] for one in events)  # fmt: skip
     first, *_ = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert first["env_restarts"] == 2
@@ -221,13 +243,50 @@ def test_environments_that_fail_are_started_again_with_new_episodes(tmp_path, un
 
 @pytest.mark.slow
 def test_a_failure_beyond_the_restarts_ends_the_run_with_a_checkpoint(tmp_path, unreliable):
-    with pytest.raises(RunFailed, match="licence lost"):
+    with pytest.raises(RunFailed, match="licence 56 lost"):
         run(RESTARTING, out=tmp_path / "run", environment=unreliable(18, 28, 33 + 23))
     events = [one["event"] for one in read_lines(tmp_path / "run" / "events.jsonl")]
     assert events.count("environments restarted") == 2
     assert events.count("environment failed") == 1
     resumed = run(RESTARTING, out=tmp_path / "run", environment=unreliable(), resume=True)
     assert resumed.summary["rows"] == 400
+
+
+def restart_reasons(out):
+    """Return the part of each restart's message before the first semicolon, in order."""
+    return [
+        one["message"].partition(";")[0]
+        for one in read_lines(out / "events.jsonl")
+        if one["event"] == "environments restarted"
+    ]
+
+
+def test_restarts_before_the_final_failure_of_a_chunk_are_recorded(tmp_path, unreliable):
+    config = replace(RESTARTING, restart_envs=1)
+    with pytest.raises(RunFailed, match="licence 28 lost"):
+        run(config, out=tmp_path / "run", environment=unreliable(18, 28))
+    (reason,) = restart_reasons(tmp_path / "run")
+    assert "licence 18 lost" in reason
+    resumed = run(config, out=tmp_path / "run", environment=unreliable(), resume=True)
+    assert resumed.summary["env_restarts"] == 1
+
+
+def test_acting_and_evaluation_share_the_restarts_and_each_is_recorded_once(tmp_path, unreliable):
+    # 8 vector steps of warm-up and 23 of the first chunk, then an evaluation of 4 steps. Its second
+    # step fails and it is repeated, until step 37. Step 40 acts again, and one more step fails.
+    config = replace(RESTARTING, eval_every=100)
+    with pytest.raises(RunFailed, match="licence 45 lost"):
+        run(config, out=tmp_path / "run", environment=unreliable(33, 40, 45))
+    reasons = restart_reasons(tmp_path / "run")
+    assert ["33" in reasons[0], "40" in reasons[1], len(reasons)] == [True, True, 2]
+
+
+def test_a_restart_of_the_last_evaluation_is_in_the_summary(tmp_path, unreliable):
+    # The last evaluation follows 8 + 4 * 23 steps and takes 4; then the best parameters are
+    # evaluated on fresh episodes.
+    result = run(RESTARTING, out=tmp_path / "run", environment=unreliable(8 + 92 + 4 + 2))
+    assert result.summary["env_restarts"] == 1
+    assert len(restart_reasons(tmp_path / "run")) == 1
 
 
 @pytest.mark.slow

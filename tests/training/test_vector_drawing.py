@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdqn.envs.vector.base import HostEnvironment, time_step
-from jaxdqn.envs.vector.checked import EnvironmentFailed
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.envs.video import require_drawable
 from jaxdqn.training.vector_drawing import play_drawn_episode
 from tests.training.test_distinct_episodes import constant_agent

@@ -226,7 +226,7 @@ def test_a_restarted_state_opens_an_episode_in_every_environment_and_keeps_the_r
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_seeds", 2), ("sticky_actions", 0.1), ("reset", "pooled")],
+    [("num_seeds", 2), ("full_action_set", True), ("reset", "pooled")],
 )
 def test_options_that_need_the_device_are_rejected_by_name(field, value):
     with pytest.raises(ValueError, match=rf"^{field}=.* with an environment on the host$"):

@@ -17,7 +17,7 @@ from jaxdqn.errors import suggest
 EXECUTION_FIELDS = (
     "seed", "num_seeds", "population", "devices", "model_devices", "mapping", "checkpoint_every",
     "checkpoint_signals", "keep", "max_seconds", "replay_in_checkpoint", "env_processes",
-    "restart_envs", "reset", "reset_pool",
+    "restart_envs", "check_bounds", "reset", "reset_pool",
 )  # fmt: skip
 """Fields that choose which seeds run, on which devices and for how long, and how resets are made.
 

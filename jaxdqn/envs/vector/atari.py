@@ -104,7 +104,12 @@ def atari_environment(game: str, given: Mapping[str, Any]) -> HostEnvironment:
         terminates_within_episodes=life_loss,
     )
     env.close()
-    return HostEnvironment(spec, partial(make, life_loss=life_loss), make_to_evaluate=make)
+    return HostEnvironment(
+        spec,
+        partial(make, life_loss=life_loss),
+        make_to_evaluate=make,
+        make_drawable=partial(_Drawable, game, arguments),
+    )
 
 
 def _check_game(game: str, known: set[str]) -> None:
@@ -132,6 +137,37 @@ def _arguments(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     arguments = read_arguments({**PROTOCOLS[protocol], **given}, known, name)
     del arguments["protocol"]
     return arguments
+
+
+_SCREEN = {"grayscale": False, "img_height": 210, "img_width": 160}
+"""Arguments of a game whose observations are frames of the console's screen, in colour."""
+
+
+class _Drawable:
+    """One game, and the same game with frames in colour.
+
+    ALE's vector environment cannot render. Two games with the same seed and the same actions are
+    equal, so the second one draws the first.
+    """
+
+    def __init__(self, game: str, arguments: Mapping[str, Any]) -> None:
+        self._game = _Vector(game, arguments, 1)
+        self._drawn = _Vector(game, {**arguments, **_SCREEN}, 1)
+
+    def reset(self, seed: int) -> TimeStep:
+        self._frame = np.asarray(self._drawn.reset(seed).obs)[0]
+        return self._game.reset(seed)
+
+    def step(self, actions: np.ndarray) -> TimeStep:
+        self._frame = np.asarray(self._drawn.step(actions).obs)[0]
+        return self._game.step(actions)
+
+    def render(self) -> np.ndarray:
+        return self._frame
+
+    def close(self) -> None:
+        self._game.close()
+        self._drawn.close()
 
 
 class _Vector:

@@ -58,6 +58,13 @@ class HostEnvironment(NamedTuple):
     make_to_evaluate: Callable[[int], VectorEnvironment] | None = None
     """Like ``make``, for evaluations, where ``terminated`` must always end an episode. None if
     ``make`` already satisfies this."""
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
+    """Lowest and highest value of each element of an observation, [O]; None if unknown."""
+    check_bounds: bool = False
+    """True to raise an exception for observations outside of ``bounds``."""
+    sticky_actions: float = 0.0
+    """Probability of sticky actions that a wrapper has added; see ``with_sticky_actions_on_host``.
+    """
 
     def to_evaluate(self) -> HostEnvironment:
         """Return the environment for evaluations."""

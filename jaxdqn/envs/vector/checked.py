@@ -9,27 +9,11 @@ from typing import Any
 import numpy as np
 
 from jaxdqn.envs.vector.base import HostEnvironment, SimulatorError
-from jaxdqn.errors import RunFailed
+from jaxdqn.envs.vector.bounds import check_bounds
+from jaxdqn.envs.vector.restarts import EnvironmentFailed, Restarts
 from jaxdqn.types import EnvSpec, TimeStep
 
 _FLOAT, _BOOL = np.dtype(np.float32), np.dtype(bool)
-
-
-class EnvironmentFailed(RunFailed):
-    """An environment on the host raised an exception, or returned an invalid time step.
-
-    Args:
-      message: message of one line.
-      state: ``TrainState`` after the last complete iteration; None if it is unknown.
-      report: metrics and counters of the chunk up to that point; None without a complete iteration.
-      iterations: number of complete iterations of the chunk.
-    """
-
-    def __init__(
-        self, message: str, state: Any = None, report: Any = None, iterations: int = 0
-    ) -> None:
-        super().__init__(message)
-        self.state, self.report, self.iterations = state, report, iterations
 
 
 class CheckedEnvironments:
@@ -38,41 +22,47 @@ class CheckedEnvironments:
     Args:
       environment: environment to start.
       num_envs: E, number of environments.
-      restarts: number of failing steps that are handled by a restart instead of an exception. A
-        restart closes all environments, creates them again and starts new episodes with ``first``.
-        ``failures`` lists the failures.
+      restarts: restarts that failing steps may use, none by default. A restart closes all
+        environments, creates them again and starts new episodes with ``first``.
     """
 
-    def __init__(self, environment: HostEnvironment, num_envs: int, restarts: int = 0) -> None:
+    def __init__(
+        self, environment: HostEnvironment, num_envs: int, restarts: Restarts | None = None
+    ) -> None:
         self._environment, self._num_envs = environment, num_envs
-        self._spec, self._restarts = environment.spec, restarts
+        self._spec, self._restarts = environment.spec, restarts or Restarts()
         self._seed = 0
-        self.failures: list[EnvironmentFailed] = []
         self._start()
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode in every environment."""
         self._seed = seed
         try:
-            return check_time_step(self._envs.reset(seed), self._spec, self._num_envs)
+            return self._checked(self._envs.reset(seed))
         except Exception as error:
             raise self._failure("reset", error) from error
 
     def step(self, actions: np.ndarray) -> TimeStep:
         """Step every environment. ``actions`` is [E] int32."""
         try:
-            return check_time_step(self._envs.step(actions), self._spec, self._num_envs)
+            return self._checked(self._envs.step(actions))
         except Exception as error:
             failed = self._failure("step", error)
             failed.__cause__ = error
-            if len(self.failures) >= self._restarts:
+            if self._restarts.take(failed) is None:
                 raise failed from error
-        return self._restart(failed)
+            return self._restart()  # an exception in it keeps this one as its context
 
     def close(self) -> None:
         """Close the environments, which may have failed."""
         with contextlib.suppress(Exception):
             self._envs.close()
+
+    def _checked(self, timestep: TimeStep) -> TimeStep:
+        check_time_step(timestep, self._spec, self._num_envs)
+        if self._environment.check_bounds and self._environment.bounds is not None:
+            check_bounds(np.asarray(timestep.obs), self._environment.bounds)
+        return timestep
 
     def _start(self) -> None:
         try:
@@ -80,8 +70,7 @@ class CheckedEnvironments:
         except Exception as error:
             raise self._failure("start", error) from error
 
-    def _restart(self, failed: EnvironmentFailed) -> TimeStep:
-        self.failures.append(failed)
+    def _restart(self) -> TimeStep:
         self.close()
         self._start()
         # Use a different seed, so that the environments do not fail in the same way again.

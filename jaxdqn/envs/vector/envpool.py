@@ -79,7 +79,8 @@ def envpool_environment(name: str, given: Mapping[str, Any]) -> HostEnvironment:
         max_episode_steps=None if limit == _NO_LIMIT else limit,
         arguments=changed({**arguments, **threads}, defaults),
     )
-    return HostEnvironment(spec, partial(_Vector, name, arguments, observations, actions))
+    make = partial(_Vector, name, arguments, observations, actions)
+    return HostEnvironment(spec, make, bounds=observations.bounds)
 
 
 class _Vector:

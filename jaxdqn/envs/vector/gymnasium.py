@@ -23,6 +23,9 @@ from jaxdqn.types import EnvSpec
 
 PREFIX = "gymnasium:"
 
+_EXTRAS = {"highway_env": "driving", "ale_py": "host"}
+"""Extra of jaxdqn that installs each module with environments."""
+
 
 def gymnasium_environment(
     name: str, arguments: Mapping[str, Any], *, processes: bool = False
@@ -138,7 +141,9 @@ def _host_environment(
     )
     kind = WorkerEnvironments if processes else SerialEnvironments
     host = HostEnvironment(
-        spec, lambda num_envs: kind([make] * num_envs, observations, actions, masked)
+        spec,
+        lambda num_envs: kind([make] * num_envs, observations, actions, masked),
+        bounds=observations.bounds,
     )
     if make_drawable is not None:
         frames = [make_drawable]
@@ -169,6 +174,13 @@ def _explain(name: str, arguments: Mapping[str, Any], error: Exception) -> str:
         reason = f'{reason.partition(",")[0]}; pip install "jaxdqn[box2d]" installs it'
     elif isinstance(error, ValueError) and minatar.is_minatar_id(name):
         return f"env={PREFIX + name!r}: {reason}"
+    elif isinstance(error, ModuleNotFoundError):
+        module = name.partition(":")[0]
+        # Gymnasium raises another error from the first, with a longer message.
+        absent = error.name or getattr(error.__cause__, "name", None)
+        reason = f"No module named {absent!r}" if absent else reason
+        if module in _EXTRAS:
+            reason = f'{reason}; pip install "jaxdqn[{_EXTRAS[module]}]" installs it'
     if arguments and not isinstance(error, gymnasium.error.Error | ModuleNotFoundError):
         return f"env_args: must be arguments of {name}; {type(error).__name__}: {reason}"
     if isinstance(error, gymnasium.error.UnregisteredEnv):

@@ -29,6 +29,8 @@ class ObservationArrays(NamedTuple):
     """``convert_one(obs) -> array [O]`` for one environment"""
     convert: Callable[[Any, int], Any]
     """``convert(batch, E) -> array [E, O]`` for a batch from a Gymnasium vector environment"""
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
+    """Lowest and highest value of each element, [O]; None if they are those of ``dtype``."""
 
 
 def observation_arrays(space: Any) -> ObservationArrays:
@@ -40,7 +42,13 @@ def observation_arrays(space: Any) -> ObservationArrays:
     if isinstance(space, spaces.Box):
         kept = space.dtype in (np.dtype(np.uint8), np.dtype(bool))
         dtype = np.dtype(space.dtype) if kept else np.dtype(np.float32)
-        return ObservationArrays(space.shape, dtype, lambda obs: obs, lambda batch, num_envs: batch)
+        return ObservationArrays(
+            space.shape,
+            dtype,
+            lambda obs: obs,
+            lambda batch, num_envs: batch,
+            bounds=_bounds(space, dtype),
+        )
     if isinstance(space, spaces.Discrete):
         start, size = int(space.start), int(space.n)
 
@@ -62,8 +70,15 @@ def observation_arrays(space: Any) -> ObservationArrays:
     def flatten_all(batch: Any, num_envs: int) -> Any:
         return np.stack([flatten(_element(space, batch, index)) for index in range(num_envs)])
 
-    shape = (spaces.flatdim(space),)
-    return ObservationArrays(shape, np.dtype(np.float32), flatten, flatten_all)
+    shape, dtype = (spaces.flatdim(space),), np.dtype(np.float32)
+    bounds = _bounds(spaces.flatten_space(space), dtype)
+    return ObservationArrays(shape, dtype, flatten, flatten_all, bounds)
+
+
+def _bounds(space: Any, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest values of a ``Box``, rounded like its observations."""
+    with np.errstate(over="ignore"):  # the largest float64 becomes infinite
+        return space.low.astype(dtype), space.high.astype(dtype)
 
 
 def _element(space: Any, batch: Any, index: int) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
+from PIL import Image
 
 from jaxdqn.envs.frame_stack import initial_frames, push_frame
 from jaxdqn.envs.vector import host_environment
@@ -84,6 +85,27 @@ def test_the_limit_of_frames_truncates():
     assert [t for t, step in enumerate(steps) if step.truncated[0]] == [13, 27]
     assert [t for t, step in enumerate(steps) if step.first[0]] == [0, 14]
     assert not any(step.terminated[0] for step in steps)
+
+
+def test_a_drawn_game_is_the_same_game_with_frames_in_colour():
+    host = host_environment("ale:breakout", {"num_threads": 1})
+    drawable = host.make_drawable()
+    games = 0
+    for (_, one), (_, other) in zip(
+        play(drawable, 18, 260), play(host.make(1), 18, 260), strict=True
+    ):
+        np.testing.assert_array_equal(one.obs, other.obs)
+        np.testing.assert_array_equal(one.reward, other.reward)
+        np.testing.assert_array_equal(one.first, other.first)
+        frame = drawable.render()
+        assert (frame.dtype, frame.shape) == (np.uint8, (210, 160, 3))
+        grey = Image.fromarray(frame).convert("L").resize((84, 84), Image.Resampling.BOX)
+        difference = np.abs(np.asarray(grey, int) - one.obs[0])
+        assert difference.mean() < 3  # 33 between frames of two games
+        games += one.first.sum()
+    assert games >= 2
+    assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 5
+    drawable.close()
 
 
 def test_equal_seeds_give_equal_games_also_above_the_range_of_one_seed():

@@ -172,6 +172,13 @@ def test_what_cannot_be_made_is_one_line_that_names_it(name, arguments, message)
             "Box2D",
             r'cannot be made: Box2D is not installed; pip install "jaxdqn\[box2d\]" installs it$',
         ),
+        (
+            "highway_env:highway-fast-v0",
+            "highway_env",
+            r"cannot be made: No module named 'highway_env'; "
+            r'pip install "jaxdqn\[driving\]" installs it$',
+        ),
+        ("no_module:Some-v0", "no_module", r"cannot be made: No module named 'no_module'$"),
     ],
 )
 def test_a_missing_extra_is_one_line_that_tells_how_to_install_it(

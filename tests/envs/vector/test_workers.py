@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from jaxdqn.envs.vector.checked import CheckedEnvironments, EnvironmentFailed
+from jaxdqn.envs.vector.checked import CheckedEnvironments
 from jaxdqn.envs.vector.gymnasium import from_gymnasium
+from jaxdqn.envs.vector.restarts import EnvironmentFailed
 
 NO = np.zeros(2, np.int32)
 
@@ -63,6 +64,24 @@ def test_an_exception_in_a_process_arrives_with_its_traceback(started):
         envs.step(np.int32([0, 1]))
     trace = "".join(traceback.format_exception(raised.value.__cause__))
     assert 'raise ZeroDivisionError("the simulator' in trace
+
+
+class NoReset(Process):
+    """Raise in every reset."""
+
+    def reset(self, *, seed=None, options=None):
+        raise LookupError("no road")
+
+
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_exception_in_reset_arrives_with_its_traceback(processes):
+    envs = CheckedEnvironments(from_gymnasium(NoReset, "roads", processes=processes), 2)
+    message = "^env='roads': reset failed: LookupError: no road$"
+    with pytest.raises(EnvironmentFailed, match=message) as raised:
+        envs.reset(0)
+    trace = "".join(traceback.format_exception(raised.value.__cause__))
+    assert 'raise LookupError("no road")' in trace
+    envs.close()
 
 
 @pytest.mark.slow

@@ -123,6 +123,33 @@ def test_the_speeds_of_a_game_on_the_host_are_not_measured():
     assert frames.measure(frames.Flags(env="ale:pong")) == []
 
 
+def test_a_game_that_cannot_be_drawn_is_rejected_before_training(commands, capsys):
+    assert frames.main(["--env", "BernoulliBandit-misc", "--presets", "fast", "--rounds", "0"]) == 2
+    assert (
+        "env='BernoulliBandit-misc': must have a render function to be drawn"
+        in capsys.readouterr().err
+    )
+    assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("project", "flags"),
+    [(frames, ["--env", "ale:pong", "--presets", "fast"]), (devices, ["--actors", "2"])],
+)
+def test_results_are_printed_and_written_before_an_episode_is_drawn(
+    project, flags, results_page, tmp_path, commands, monkeypatch, capsys
+):
+    def fail(*arguments, **options):
+        raise RuntimeError("cannot be drawn")
+
+    monkeypatch.setattr(training, "draw", fail)
+    monkeypatch.setattr(compared, "missing", lambda packages: [])
+    with pytest.raises(RuntimeError, match="cannot be drawn"):
+        project.main([*flags, "--out", str(tmp_path / "runs"), "--page", str(results_page)])
+    assert "| 50,000 |" in capsys.readouterr().out
+    assert "| 50,000 |" in results_page.read_text()
+
+
 @pytest.mark.slow  # compiles three training loops
 def test_the_speeds_of_the_loops_are_measured_against_the_first(monkeypatch):
     config = preset("cartpole", num_envs=4, hidden_sizes=(4,), n_step=1, replay_capacity=2_048)
