@@ -31,7 +31,8 @@ class Flags:
     episodes: int = 200
     """Greedy episodes per evaluation."""
     out: str = "runs/driving-project"
-    """Directory of the runs. Finished runs in it are not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again, and interrupted ones are
+    resumed; both must have the same flags."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/driving.md; by default they are only
     printed."""
