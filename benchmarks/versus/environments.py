@@ -33,7 +33,7 @@ _SHARED = {"sb3-host": "sb3", "sbx-host": "sbx"}
 """Peers that use the environment of another."""
 
 _ON_JAX = ("sbx",)
-"""Peers that install JAX without a requirement of their own here."""
+"""Peers that install JAX as a dependency, without a requirement above."""
 _PLUGINS = {"gpu": {"jax-cuda13-plugin": "cuda13", "jax-cuda12-plugin": "cuda12"},
             "tpu": {"libtpu": "tpu"}}  # fmt: skip
 """Extra of JAX for each package that runs it on a platform."""

@@ -102,7 +102,7 @@ def _continue_learning(channel: Channel, model: Any, warmup: int, env_steps: int
     """After the warm-up, train a model for ``env_steps`` at every request and measure the time."""
     start = time.perf_counter()
     model.learn(2 * warmup, log_interval=None)
-    # Stable-Baselines3 uses a GPU of PyTorch if there is one; SBX has no device of its own.
+    # Stable-Baselines3 uses a GPU of PyTorch if there is one; SBX uses that of JAX.
     device = (
         jax_device() if type(model).__module__.startswith("sbx") else torch_device(model.device)
     )
