@@ -17,6 +17,7 @@ from jaxdqn.config.algorithm_presets import (
     RETURNS,
 )
 from jaxdqn.config.config import Config, replace
+from jaxdqn.config.craftax_presets import CRAFTAX, FAST_CRAFTAX, is_craftax
 from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.config.host_envs import is_atari
 from jaxdqn.config.host_presets import BTR_ATARI
@@ -29,7 +30,8 @@ def for_task(algorithm: str, env: str) -> Config:
     """Return an algorithm with the settings of the preset of a task.
 
     An environment without a preset gets the settings of Breakout if it is a MinAtar game, those of
-    Pong if it is an Atari game, and the defaults otherwise.
+    Pong if it is an Atari game, those of Craftax if it is Craftax with symbolic observations, and
+    the defaults otherwise.
 
     Raises:
         ValueError: if the algorithm is unknown.
@@ -40,12 +42,17 @@ def for_task(algorithm: str, env: str) -> Config:
     if algorithm == "pqn":
         return _pqn(env)
     by_env = {config.env: config for config in TASKS.values()}
-    by_env |= {config.env: config for config in (CARTPOLE, TASKS["atari"])}
-    games = {"Breakout-MinAtar": is_minatar(env), TASKS["atari"].env: is_atari(env)}
+    by_env |= {config.env: config for config in (CARTPOLE, TASKS["atari"], CRAFTAX)}
+    games = {
+        "Breakout-MinAtar": is_minatar(env),
+        TASKS["atari"].env: is_atari(env),
+        CRAFTAX.env: is_craftax(env),
+    }
     default = next((by_env[name] for name, like in games.items() if like), Config())
     base = by_env.get(env, default)
     if algorithm == "fast":
-        return replace(base, env=env, **(FAST if is_minatar(env) else {}))
+        fast = FAST if is_minatar(env) else FAST_CRAFTAX if is_craftax(env) else {}
+        return replace(base, env=env, **fast)
     becomes_recurrent = algorithm == "recurrent" and base.recurrent == "none"
     plain = PLAIN if algorithm != "recurrent" or becomes_recurrent else {}
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
@@ -67,7 +74,7 @@ def _btr(env: str) -> dict[str, Any]:
 
 
 def _pqn(env: str) -> Config:
-    games = {"MinAtar": is_minatar(env), "Atari": is_atari(env)}
+    games = {"MinAtar": is_minatar(env), "Atari": is_atari(env), "Craftax": is_craftax(env)}
     game = next((name for name, like in games.items() if like), None)
     task = PQN_TASKS.get(game or env, PQN_TASKS["CartPole-v1"])
     if env not in PQN_TASKS and game is None:
