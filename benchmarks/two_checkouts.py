@@ -2,8 +2,8 @@
 
 Each checkout runs in its own process, which imports the checkout's ``jaxdqn`` and compiles chunks
 of learning iterations at the matched workload. The processes are measured in alternation. The
-ratio is that of B to A, so above 1 means that B is faster. The checkouts need no command of their
-own, and may be older than this one; both use the packages of this interpreter. Settings that the
+ratio is that of B to A, so above 1 means that B is faster. The checkouts need no such command,
+and may be older than this one; both use the packages of this interpreter. Settings that the
 workload does not name have the defaults of the checkout.
 """
 

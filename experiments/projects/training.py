@@ -131,12 +131,23 @@ def _is_complete(out: Path) -> bool:
     return False
 
 
-def draw(run: Path, images: Path, name: str, *, video: bool = True) -> list[Path]:
-    """Write the learning curve of a run, and a GIF of one greedy episode; return the files."""
+def draw(
+    run: Path, images: Path, name: str, *, video: bool = True, on: str | None = None
+) -> list[Path]:
+    """Write the learning curve of a run, and a GIF of one greedy episode; return the files.
+
+    Args:
+        run: directory of the run.
+        images: directory of the pictures.
+        name: name of the pictures, without suffix.
+        video: False to write the curve only.
+        on: environment that plays the episode; None for that of the run.
+    """
     images.mkdir(parents=True, exist_ok=True)
     files = [images / f"{name}.png"]
     command("plot", str(run), "--out", str(files[0]))
     if video:
         files.append(images / f"{name}.gif")
-        command("evaluate", str(run), "--episodes", "1", "--video", str(files[1]))
+        command("evaluate", str(run), *(["--on", on] if on is not None else []), "--episodes", "1",
+                "--video", str(files[1]))  # fmt: skip
     return files

@@ -244,11 +244,22 @@ def test_driving_names_the_packages_that_are_missing_and_how_to_install_them(
 def test_driving_compares_four_arrangements_by_their_crashes(
     results_page, tmp_path, commands, monkeypatch
 ):
-    monkeypatch.setattr(training, "missing", lambda packages: [])
+    absent = ["highway_env"]
+    monkeypatch.setattr(
+        training, "missing", lambda packages: [name for name in packages if name in absent]
+    )
     monkeypatch.setattr(compared, "missing", lambda packages: [])
-    assert driving.main(["--out", str(tmp_path / "runs"), "--page", str(results_page)]) == 0
+    arguments = ["--out", str(tmp_path / "runs"), "--page", str(results_page)]
+    assert driving.main(arguments) == 0
     assert len([words for words in commands if words[0] == "run"]) == 4
-    assert [words for words in commands if words[0] == "evaluate"] == [], "no video"
+    assert [words for words in commands if words[0] == "evaluate"] == [], "no simulator renders"
+    absent.clear()
+    assert driving.main(arguments) == 0
+    video = str(results_page.parent.parent / "images" / "driving.gif")
+    assert commands[-1] == (
+        "evaluate", str(tmp_path / "runs" / "0"), "--on", "gymnasium:highway_env:highway-fast-v0",
+        "--episodes", "1", "--video", video,
+    )  # fmt: skip
     line = "| 2 actors, 2 learners, asynchronous | 50,000 | 100 | 500 | 15.0 | 10.50 | 0.25 |"
     assert line in results_page.read_text()
 
