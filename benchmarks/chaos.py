@@ -78,7 +78,7 @@ def _main(argv: Sequence[str]) -> None:
     for result in report["phases"].values():
         result["rate_over_undisturbed"] = result["rows_per_second"] / base
     print(describe(report["stamp"]))
-    names = ("solved", "rows_per_second", "rate_over_undisturbed", "kills")
+    names: tuple[str, ...] = ("solved", "rows_per_second", "rate_over_undisturbed", "kills")
     names = (*names, "lost", "duplicated", "leaked")
     rows = [(phase, *(str(_short(r[name])) for name in names)) for phase, r in
             report["phases"].items()]  # fmt: skip
