@@ -111,7 +111,9 @@ class Conv(nn.Module):
         if self.implementation == "auto":
             # Select by the platform for which the program is compiled, not where it is traced.
             cpu, gpu, tpu = (forms[choices(name).convolution] for name in ("cpu", "gpu", "tpu"))
-            y = jax.lax.platform_dependent(x, kernel, cpu=cpu, tpu=tpu, default=gpu)
+            # Each named platform adds operations to the traced program.
+            named = {name: form for name, form in (("cpu", cpu), ("tpu", tpu)) if form is not gpu}
+            y = jax.lax.platform_dependent(x, kernel, **named, default=gpu)
         else:
             y = forms[self.implementation](x, kernel)
         return y + bias.reshape(1, 1, 1, self.features)
