@@ -36,7 +36,7 @@ def stamp() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "jaxdqn": jaxdqn.__version__,
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).resolve().parent.parent),
     }
 
 
@@ -128,9 +128,8 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or "unknown"
 
 
-def _commit() -> str:
-    """Return the commit of the checkout, marked if it has changes; ``unknown`` if git fails."""
-    root = Path(__file__).resolve().parent.parent
+def commit_of(root: Path) -> str:
+    """Return the commit of a checkout, with a mark if it has changes; ``unknown`` otherwise."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -5,8 +5,9 @@ A page marks the place of the table of a study by two lines:
     <!-- study: minatar -->
     <!-- end of study -->
 
-The command replaces the text between them by the table of ``benchmarks/results/minatar``: the
-interquartile mean with its interval, every seed, seconds and versions.
+The command replaces the text between them by the tables of ``benchmarks/results/minatar``: the
+interquartile mean with its interval, every seed, seconds and versions; and the seconds to the
+published scores, if the records have them. A row has the seeds of one configuration.
 """
 
 from __future__ import annotations
@@ -83,33 +84,78 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def study_table(records: Sequence[dict[str, Any]], name: str) -> str:
-    """Return the table of a study: a row for each game and preset, in the order of the records."""
+    """Return the tables of a study: a row for each configuration, in the order of the records."""
     from benchmarks.report import format_markdown
 
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        cells.setdefault((record["env"], record["preset"]), []).append(record)
+    cells = cells_of(records)
     header = ("game", "preset", "final: IQM [95 % interval]", "final, each seed",
               "best, each seed", "exploring, mean", "distinct episodes", "env steps",
               "training s", "seeds at once")  # fmt: skip
     rows = []
-    for (env, preset), seeds in cells.items():
-        seeds = sorted(seeds, key=lambda record: record["seed"])
+    for env, label, seeds in cells:
         finals = [record["final_return"] for record in seeds]
         exploring = [record["training_return"] for record in seeds]
         # Seeds that were trained together in one program share its seconds.
         seconds = {record["train_seconds"] for record in seeds}
         together = max(record.get("population", 1) for record in seeds)
         rows.append(
-            (env.removesuffix("-MinAtar"), f"`{preset}`", interquartile(finals), _each(finals),
+            (env.removesuffix("-MinAtar"), f"`{label}`", interquartile(finals), _each(finals),
              _each([record["best_return"] for record in seeds]),
              _number(None if None in exploring else sum(exploring) / len(seeds)),
              " ".join(str(record.get("distinct_episodes") or "-") for record in seeds),
              f"{max(record['env_steps'] for record in seeds):,}",
              " ".join(f"{value:,.0f}" for value in sorted(seconds)), together)
         )  # fmt: skip
-    about = f"{versions(records)}. Every record: `{RESULTS}/{name}/`."
-    return f"{format_markdown(header, rows)}\n\n{about}"
+    about = f"{versions(records)}.{_shared(records)} Every record: `{RESULTS}/{name}/`."
+    parts = [format_markdown(header, rows), _wall_clock(cells), about]
+    return "\n\n".join(part for part in parts if part)
+
+
+Cell = tuple[str, str, list[dict[str, Any]]]
+"""Environment, label, and records in the order of seeds."""
+
+
+def cells_of(records: Sequence[dict[str, Any]]) -> list[Cell]:
+    """Return the records by configuration, in the order of their first record.
+
+    Labels are as in the report of ``jaxdqn study``: the preset, and the settings that distinguish
+    it from others of the same preset.
+    """
+    from jaxdqn.cli.study.cells import key_of_result
+    from jaxdqn.cli.study.report import rows_of
+
+    named = {
+        entry.key: (entry.env, label, list(entry.results))
+        for label, row in rows_of(_entries(records)).items()
+        for entry in row.values()
+    }
+    return [named[key] for key in dict.fromkeys(map(key_of_result, records))]
+
+
+def _entries(records: Sequence[dict[str, Any]]) -> list[Any]:
+    from jaxdqn.cli.study.report import Request, entries_of
+
+    return entries_of(records, Request([], range(0), out=""))
+
+
+def _shared(records: Sequence[dict[str, Any]]) -> str:
+    """Return the settings that all cells have in common as a sentence."""
+    from jaxdqn.cli.study.report import shared_settings
+    from jaxdqn.cli.study.settings import as_text
+
+    shared = shared_settings(_entries(records))
+    texts = [f"`{name}={as_text(value)}`" for name, value in shared.items()]
+    return f" Common settings: {', '.join(texts)}." if texts else ""
+
+
+def _wall_clock(cells: Sequence[Cell]) -> str:
+    """Return the table of the seconds to the published scores; empty without any."""
+    from jaxdqn.cli.study.wall_clock import wall_clock
+
+    rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for env, label, seeds in cells:
+        rows.setdefault(f"`{label}`", {})[env] = seeds
+    return wall_clock(rows, dict.fromkeys(env for env, _, _ in cells))
 
 
 def _each(values: Sequence[float | None]) -> str:

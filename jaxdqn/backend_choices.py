@@ -34,6 +34,10 @@ class Choices(NamedTuple):
     """Compute the targets of Q(lambda) by an associative scan: log2(K) passes instead of K."""
     population: Literal["vmap", "map"]
     """Default execution of a population: ``jaxdqn.parallel.population``."""
+    convolution: Literal["lax", "patches"]
+    """Form of ``convolution='auto'``: ``jaxdqn.networks.torsos.Conv``. Chosen by the platform for
+    which a program is compiled, not where it is traced, because policies are exported for several
+    platforms."""
     compiler_options: Mapping[str, Any]
     """Options for the XLA compiler."""
 
@@ -50,6 +54,7 @@ _CPU = Choices(
     select_at_indices=False,
     associative_targets=False,
     population="map",
+    convolution="patches",
     compiler_options={},
 )
 _ACCELERATOR = Choices(
@@ -58,6 +63,7 @@ _ACCELERATOR = Choices(
     select_at_indices=True,
     associative_targets=True,
     population="vmap",
+    convolution="lax",
     compiler_options={},
 )
 _GPU = _ACCELERATOR._replace(

@@ -81,6 +81,7 @@ class FakeRun:
         for share in (0.5, 1):
             record = {"purpose": "evaluate", "rows": int(config.total_rows * share) * len(seeds)}
             record["return_mean"] = float(share * seeds.mean())
+            record["seconds"] = 10.0 * share
             record["distinct_episodes"] = len(seeds)
             if len(seeds) > 1:
                 record["learners"] = (share * seeds).tolist()

@@ -50,6 +50,9 @@ class Flags:
     peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Peer to compare with: purejaxrl=FILE (its dqn.py) or purejaxql=FILE (its pqn_minatar.py).
     Repeat the flag for both."""
+    peer_python: str = sys.executable
+    """Python interpreter in which the peers are installed, with JAX for the same device; by default
+    that of this command."""
     again: bool = False
     """Repeat measurements that already have results."""
     tiny: bool = False
@@ -74,6 +77,7 @@ def _main(argv: Sequence[str]) -> int:
         request = Request(
             section, str(store.directory), seconds_of(flags, section), launch,
             again=flags.again, tiny=flags.tiny, peers=flags.peer,
+            peer_python=flags.peer_python,
         )  # fmt: skip
         started = time.perf_counter()
         ended = measure(request, store)
@@ -96,7 +100,7 @@ def check(flags: Flags) -> None:
         raise ValueError(f"section_seconds={flags.section_seconds}: must be above 0")
     if "peers" in flags.sections and not flags.peer:
         raise ValueError("peer=(): must name a peer for the section peers, such as purejaxrl=FILE")
-    check_peers(flags.peer)
+    check_peers(flags.peer, flags.peer_python)
 
 
 def chosen_sections(flags: Flags) -> tuple[str, ...]:

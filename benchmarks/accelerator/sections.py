@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 from benchmarks.accelerator import configs
@@ -17,9 +18,13 @@ from jaxdqn.config.config import Config
 Configs = Callable[[Sizes], dict[str, Config]]
 
 
-def cells_of(section: str, sizes: Sizes, peers: Sequence[str] = ()) -> list[Cell]:
+def cells_of(
+    section: str, sizes: Sizes, peers: Sequence[str] = (), peer_python: str = sys.executable
+) -> list[Cell]:
     """Return the cells of a section in the order in which they are measured."""
-    return peer_cells(peers, sizes) if section == "peers" else _CELLS[section](sizes)
+    if section == "peers":
+        return peer_cells(peers, peer_python, sizes)
+    return _CELLS[section](sizes)
 
 
 def _timed(configs_of: Configs) -> Callable[[Sizes], list[Cell]]:

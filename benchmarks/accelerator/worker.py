@@ -43,6 +43,8 @@ class Request(NamedTuple):
     """Repeat cells that already have results."""
     tiny: bool = False
     peers: tuple[str, ...] = ()
+    peer_python: str = sys.executable
+    """Interpreter in which the peers are installed."""
 
     @property
     def sizes(self) -> Sizes:
@@ -167,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
 
     compile_cold()
     started = time.perf_counter()
-    cells = cells_of(request.section, request.sizes, tuple(request.peers))
+    cells = cells_of(request.section, request.sizes, tuple(request.peers), request.peer_python)
     spent = time.perf_counter() - started
     measure_section(request._replace(seconds=request.seconds - spent), cells, stamp())
     sys.stdout.flush()

@@ -83,11 +83,11 @@ def measure_noisy_product(effort: Effort) -> list[Result]:
     """Measure gradient steps whose noisy layers have one product relative to two."""
     env = CARTPOLE if effort.quick else BREAKOUT
     brief, config = _brief(effort, env), preset("rainbow", env=env)
-    # A noisy layer computes two products for a batch of at most this many rows.
-    forms = {"two products": 10**9, "one product": layers._FEW_ROWS}
+    # The rows of one example are multiplied twice.
+    forms = {"two products": lambda *_: True, "one product": layers.of_one_example}
     cases = {}
-    for name, rows in forms.items():
-        with patch.object(layers, "_FEW_ROWS", rows):
+    for name, of_one_example in forms.items():
+        with patch.object(layers, "of_one_example", of_one_example):
             trainer = make_trainer(config)
             state = jax.jit(trainer.init)(jax.random.key(0))
             parts = workloads.learning_parts(config, trainer, make_replay(config), state)

@@ -53,7 +53,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], list[Result]]] = {
     "pqn": family.measure_pqn,
     "epsilon-ladder": family.measure_ladder,
     "precision": training.measure_precision,
-    "int8-acting": training.measure_int8_acting,
+    "int8-rounding": training.measure_int8_rounding,
     "convolution": training.measure_convolution,
     "torsos": family.measure_torsos,
     "pooled-resets": training.measure_resets,

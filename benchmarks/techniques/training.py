@@ -189,7 +189,7 @@ def measure_precision(effort: Effort) -> list[Result]:
     return results
 
 
-def measure_int8_acting(effort: Effort) -> list[Result]:
+def measure_int8_rounding(effort: Effort) -> list[Result]:
     """Measure acting with int8 weights relative to float32 weights."""
     results = []
     for env in (CARTPOLE,) if effort.quick else (CARTPOLE, BREAKOUT):

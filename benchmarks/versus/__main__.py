@@ -7,16 +7,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from benchmarks.processes import CPU_THREADS, Process
+from benchmarks.processes import CPU_THREADS, Process, shared_device
 from benchmarks.report import check_writable, describe, stamp, write_json
 from benchmarks.timing import MEDIANS, RATIOS
 from benchmarks.versus.at_best import AT_BEST, FILES, SOLVE_RETURN, at_best_table, compare_at_best
-from benchmarks.versus.busy import Limits, wait_until_quiet
+from benchmarks.versus.busy import Limits, Use, wait_until_quiet
 from benchmarks.versus.matched import (
     PEERS,
     WORK,
@@ -69,7 +70,7 @@ class Flags:
     """With --workload milabench: divisor of environments, replay, batch and steps, for a quick
     trial."""
     busy_ok: bool = False
-    """With --all or --workload: measure even if other programs use the machine."""
+    """Measure even if other programs use the machine, with a warning; --quick always does."""
     max_load: float = 0.5
     """Load average per core above which the machine counts as busy."""
     max_cpu_share: float = 0.1
@@ -87,31 +88,51 @@ def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="python -m benchmarks.versus", description=__doc__)
     peers = [parse_peer(peer) for peer in flags.peer]
     _check(flags)
-    if flags.all:
-        _measure_all(flags, peers)
-        return
-    if flags.workload == "milabench":
-        _measure_milabench(flags, peers)
-        return
-    if flags.at_best:
-        _measure_at_best(flags, peers)
-        return
+    with shared_device():
+        if flags.all:
+            _measure_all(flags, peers)
+        elif flags.workload == "milabench":
+            _measure_milabench(flags, peers)
+        elif flags.at_best:
+            _measure_at_best(flags, peers)
+        else:
+            _measure_matched(flags, peers)
+
+
+def _quiet(flags: Flags, patience: float = 0.0) -> Use:
+    """Wait until the machine is quiet; return its use, with a warning if it is busy.
+
+    Raises:
+        ValueError: if it stays busy, without --busy-ok and --quick.
+    """
+    limits = Limits(flags.max_load, flags.max_cpu_share)
+    seen = wait_until_quiet(limits, busy_ok=flags.busy_ok or flags.quick, patience=patience)
+    if seen.exceeds(limits):
+        print(f"warning: the machine is busy ({seen.describe()}); the ratios are not reliable")
+    return seen
+
+
+def _measure_matched(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
+    """Measure peers at the matched workload, and report."""
+    seen = _quiet(flags)
     rounds, divisor = (3, 10) if flags.quick else (flags.rounds, 1)
-    report: dict[str, Any] = {"stamp": stamp(), "work": WORK, "rounds": rounds, "results": []}
-    print(describe(report["stamp"]), WORK, sep="\n")
+    report: dict[str, Any] = {"stamp": stamp(), "machine": seen.describe(), "work": WORK,
+                              "rounds": rounds, "results": []}  # fmt: skip
+    print(describe(report["stamp"]), f"machine: {report['machine']}", WORK, sep="\n")
     with ExitStack() as stack:
         jaxdqn: dict[str, Process] = {}
-        compile_seconds = {}
+        compile_seconds, devices = {}, {}
         for work in dict.fromkeys(work_of(name, argument) for name, argument in peers):
             jaxdqn[work] = start_jaxdqn(work, divisor)
             stack.callback(jaxdqn[work].close)
-            compile_seconds[work] = jaxdqn[work].receive()["compile_seconds"]
+            ready = jaxdqn[work].receive()
+            compile_seconds[work], devices[work] = ready["compile_seconds"], ready["device_kind"]
             print(f"jaxdqn ({work}): compiled in {compile_seconds[work]:.1f} s")
         for name, argument in peers:
-            process = jaxdqn[work_of(name, argument)]
+            work = work_of(name, argument)
             result = measure_peer(
-                name, argument, process, python=flags.peer_python, rounds=rounds, divisor=divisor,
-                threads=flags.peer_threads,
+                name, argument, jaxdqn[work], device_kind=devices[work], python=flags.peer_python,
+                rounds=rounds, divisor=divisor, threads=flags.peer_threads,
             )  # fmt: skip
             report["results"].append(result)
             if "missing" in result:
@@ -165,14 +186,16 @@ def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
                 f"peer={name!r}: must be one of {', '.join(AT_BEST)} with at_best=True"
             )
     work = f"CartPole-v1, each library at its own best settings; solve return {SOLVE_RETURN:g}"
-    report: dict[str, Any] = {"stamp": stamp(), "work": work}
-    print(describe(report["stamp"]), work, sep="\n")
+    seen = _quiet(flags)
+    report: dict[str, Any] = {"stamp": stamp(), "machine": seen.describe(), "work": work}
+    print(describe(report["stamp"]), f"machine: {report['machine']}", work, sep="\n")
     records = compare_at_best(
         peers,
         flags.seeds,
         flags.peer_python,
         flags.peer_threads,
         max_seconds=flags.max_seconds,
+        device_kind=report["stamp"]["device_kind"],
     )
     print(at_best_table(records))
     for record in records:
@@ -186,21 +209,22 @@ def _measure_at_best(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
 
 def _measure_all(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
     """Build the environments of all peers, measure them, and report."""
-    from benchmarks.versus.environments import build_environment
+    from benchmarks.versus.environments import build_environment, jax_extra
     from benchmarks.versus.every_peer import compare_all, missing_lines
 
-    limits = Limits(flags.max_load, flags.max_cpu_share)
+    stamped = stamp()
     report = compare_all(
         peers,
         directory=Path(flags.environments).expanduser(),
-        build=build_environment,
-        quiet=lambda patience: wait_until_quiet(limits, busy_ok=flags.busy_ok, patience=patience),
+        build=partial(build_environment, extra=jax_extra(stamped["platform"])),
+        quiet=partial(_quiet, flags),
+        device_kind=stamped["device_kind"],
         rounds=3 if flags.quick else flags.rounds,
         seeds=1 if flags.quick else flags.seeds,
         divisor=10 if flags.quick else 1,
         threads=flags.peer_threads,
     )
-    report = {"stamp": stamp(), "work": WORK, **report}
+    report = {"stamp": stamped, "work": WORK, **report}
     print(describe(report["stamp"]), f"machine: {report['machine']}", WORK, sep="\n")
     measured = [each for each in report["matched"] if "missing" not in each]
     if measured:
@@ -220,8 +244,7 @@ def _measure_milabench(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
 
     if [name for name, _ in peers] != ["purejaxrl"]:
         raise ValueError("peer: must be purejaxrl=FILE, and no other, with workload='milabench'")
-    limits = Limits(flags.max_load, flags.max_cpu_share)
-    seen = wait_until_quiet(limits, busy_ok=flags.busy_ok, patience=0.0)
+    seen = _quiet(flags)
     report: dict[str, Any] = {"stamp": stamp(), "machine": seen.describe()}
     print(describe(report["stamp"]), f"machine: {report['machine']}", sep="\n")
     report["results"] = compare_milabench(

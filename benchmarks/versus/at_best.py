@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.processes import CPU_THREADS, Process
 from benchmarks.report import format_table
+from benchmarks.versus.matched import device_mismatch
 
 SOLVE_RETURN = 475.0
 
@@ -150,6 +151,8 @@ def compare_at_best(
     threads: int | None,
     report: Callable[[str], None] = print,
     max_seconds: float | None = None,
+    *,
+    device_kind: str,
 ) -> list[dict[str, Any]]:
     """Train jaxdqn and the peers on the same seeds, alternating between libraries.
 
@@ -161,13 +164,15 @@ def compare_at_best(
         report: receives a line for each result.
         max_seconds: time limit of a learner of RLlib and of jaxdqn on Ray; None for the budget in
             rows.
+        device_kind: kind of the device of jaxdqn.
 
     Returns:
         One record per library: its name and the results of its seeds, or ``missing``.
     """
     ours = ["jaxdqn", *([ON_RAY] if "rllib" in dict(peers) else [])]
     records: list[dict[str, Any]] = [
-        {"name": name, "cpu_threads": CPU_THREADS, "seeds": []} for name in ours
+        {"name": name, "cpu_threads": CPU_THREADS, "device_kind": device_kind, "seeds": []}
+        for name in ours
     ]
     processes: list[Process | None] = [None] * len(ours)
     try:
@@ -175,7 +180,8 @@ def compare_at_best(
             interpreter = python if isinstance(python, str) else python[name]
             process = start_peer(interpreter, name, argument, threads)
             processes.append(process)
-            records.append({"name": name, "cpu_threads": threads, **process.receive(), "seeds": []})
+            ready = with_jax_device(name, process.receive(), device_kind)
+            records.append({"name": name, "cpu_threads": threads, **ready, "seeds": []})
         for seed in range(seeds):
             for record, running in zip(records, processes, strict=True):
                 if "missing" in record:
@@ -192,6 +198,17 @@ def compare_at_best(
             if started is not None:
                 started.close()
     return records
+
+
+def with_jax_device(name: str, ready: dict[str, Any], device_kind: str) -> dict[str, Any]:
+    """Return the first message of a peer; a JAX library on another device is ``missing``.
+
+    Stable-Baselines3 and RLlib choose the CPU, which is faster for networks of this size.
+    """
+    if name not in FILES or "missing" in ready:
+        return ready
+    mismatch = device_mismatch(device_kind, ready.get("device_kind"))
+    return ready if mismatch is None else {**ready, "missing": mismatch}
 
 
 def _train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -31,6 +32,12 @@ environments contain the packages that these files import."""
 _SHARED = {"sb3-host": "sb3", "sbx-host": "sbx"}
 """Peers that use the environment of another."""
 
+_ON_JAX = ("sbx",)
+"""Peers that install JAX as a dependency, without a requirement above."""
+_PLUGINS = {"gpu": {"jax-cuda13-plugin": "cuda13", "jax-cuda12-plugin": "cuda12"},
+            "tpu": {"libtpu": "tpu"}}  # fmt: skip
+"""Extra of JAX for each package that runs it on a platform."""
+
 Run = Callable[..., Any]
 
 
@@ -44,7 +51,49 @@ class Built(NamedTuple):
     missing: str | None = None
 
 
-def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> Built:
+def jax_extra(
+    platform: str, version: Callable[[str], str] = importlib.metadata.version
+) -> str | None:
+    """Return the extra of JAX that this interpreter uses on a platform; None on the CPU.
+
+    Raises:
+        ValueError: if no package is known for the platform.
+    """
+    if platform == "cpu":
+        return None
+    for package, extra in _PLUGINS.get(platform, {}).items():
+        try:
+            version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return extra
+    raise ValueError(
+        f"platform={platform!r}: must be one that peers can be installed for: cpu; gpu with "
+        "jax[cuda12] or jax[cuda13]; tpu with jax[tpu]. Use --peer and --peer-python"
+    )
+
+
+def requirements_of(name: str, extra: str | None) -> tuple[str, ...]:
+    """Return the requirements of a peer, with JAX for the device of jaxdqn.
+
+    Args:
+        name: name of the environment.
+        extra: extra of JAX for an accelerator; None on the CPU.
+    """
+    requirements = REQUIREMENTS[name]
+    if extra is None:
+        return requirements
+    if name in _ON_JAX:
+        return (*requirements, f"jax[{extra}]")
+    return tuple(
+        each.replace("jax==", f"jax[{extra}]==") if each.startswith("jax==") else each
+        for each in requirements
+    )
+
+
+def build_environment(
+    name: str, directory: Path, run: Run = subprocess.run, *, extra: str | None = None
+) -> Built:
     """Build the environment of a peer, or return the finished one.
 
     Args:
@@ -52,9 +101,10 @@ def build_environment(name: str, directory: Path, run: Run = subprocess.run) -> 
         directory: parent of all environments. The name of an environment contains the peer and a
             digest of its requirements, so that a change of version builds a new environment.
         run: function that runs a command, as ``subprocess.run``.
+        extra: extra of JAX for the accelerator; None on the CPU.
     """
     name = _SHARED.get(name, name)
-    requirements = REQUIREMENTS[name]
+    requirements = requirements_of(name, extra)
     target = directory / f"{name}-{_digest(requirements)}"
     python, record = target / "bin" / "python", target / "versions.json"
     if record.is_file():

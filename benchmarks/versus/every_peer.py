@@ -32,6 +32,7 @@ def compare_all(
     directory: Path,
     build: Callable[[str, Path], Built],
     quiet: Callable[[float], Use],
+    device_kind: str,
     rounds: int,
     seeds: int,
     divisor: int = 1,
@@ -46,6 +47,7 @@ def compare_all(
         build: function that builds the environment of a peer, as ``build_environment``.
         quiet: function that waits up to some seconds until the machine is quiet, and raises if it
             stays busy.
+        device_kind: kind of the device of jaxdqn.
         rounds: number of measurements of each peer at the matched workload.
         seeds: number of seeds of each peer at its best settings.
         divisor: divisor of the matched workload.
@@ -82,7 +84,7 @@ def compare_all(
         "machine": seen.describe(),
         "environments": {name: list(each.versions) for name, each in built.items()},
         "matched": matched,
-        "at_best": compare_at_best(best, seeds, pythons, threads, report),
+        "at_best": compare_at_best(best, seeds, pythons, threads, report, device_kind=device_kind),
     }
 
 
@@ -136,8 +138,8 @@ def _matched(
                     continue
                 results.append(
                     measure_peer(
-                        name, argument, jaxdqn, python=pythons[name], rounds=rounds,
-                        divisor=divisor, threads=threads,
+                        name, argument, jaxdqn, device_kind=ready["device_kind"],
+                        python=pythons[name], rounds=rounds, divisor=divisor, threads=threads,
                     )
                 )  # fmt: skip
     return results

@@ -180,7 +180,8 @@ def main() -> None:
         prepared = workloads.prepare_learning(config, iterations)
         run, compile_seconds = prepared.case.run, prepared.compile_seconds
     jax.block_until_ready(run())
-    print(json.dumps({"compile_seconds": compile_seconds}), flush=True)
+    ready = {"compile_seconds": compile_seconds, "device_kind": jax.devices()[0].device_kind}
+    print(json.dumps(ready), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         _, metrics = jax.block_until_ready(run())

@@ -93,6 +93,13 @@ def compare(name: str, peer: Any, jaxdqn: Any, rounds: int, bar: float) -> dict[
     }
 
 
+def device_mismatch(ours: Any, theirs: Any) -> str | None:
+    """Return why two devices cannot be compared; None if they are of the same kind."""
+    if ours == theirs:
+        return None
+    return f"device_kind={theirs!r}: must be {ours!r}, the device of jaxdqn"
+
+
 def results_table(results: Sequence[dict[str, Any]]) -> str:
     """Format the table of the measured peers."""
     rows = [
@@ -138,6 +145,7 @@ def measure_peer(
     argument: str,
     jaxdqn: Any,
     *,
+    device_kind: str,
     python: str,
     rounds: int,
     divisor: int = 1,
@@ -149,6 +157,7 @@ def measure_peer(
         name: name of the peer.
         argument: environments, file or cadence, depending on the peer; may be empty.
         jaxdqn: process of jaxdqn on the same workload.
+        device_kind: kind of the device of jaxdqn. A peer on another device is not measured.
         python: interpreter in which the peer is installed.
         rounds: number of measurements of each.
         divisor: divisor of the gradient steps of a measurement.
@@ -164,7 +173,14 @@ def measure_peer(
         ready = process.receive()
         if "missing" in ready:
             return {"peer": label, **ready}
-        return {**ready, **compare(label, process, jaxdqn, rounds, bar)}
+        mismatch = device_mismatch(device_kind, ready.get("device_kind"))
+        if mismatch is not None:
+            return {"peer": label, **ready, "missing": mismatch}
+        return {
+            **ready,
+            "jaxdqn_device_kind": device_kind,
+            **compare(label, process, jaxdqn, rounds, bar),
+        }
     finally:
         process.close()
 

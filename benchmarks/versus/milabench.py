@@ -7,10 +7,11 @@ from typing import Any
 
 from benchmarks.processes import CPU_THREADS, Process
 from benchmarks.versus.drivers.work import milabench
-from benchmarks.versus.matched import compare
+from benchmarks.versus.matched import compare, device_mismatch
 
 NETWORKS = ("flat", "convolution")
-_BAR = 1.0
+_BAR = 3.0
+"""Required ratio of jaxdqn's gradient steps/s to those of purejaxrl."""
 
 
 def compare_milabench(
@@ -39,10 +40,16 @@ def compare_milabench(
         try:
             ours, theirs = jaxdqn.receive(), peer.receive()
             missing = next((each for each in (theirs, ours) if "missing" in each), None)
+            if missing is None:
+                mismatch = device_mismatch(ours["device_kind"], theirs.get("device_kind"))
+                missing = None if mismatch is None else {**theirs, "missing": mismatch}
             if missing is not None:
                 results.append({"peer": label, **missing})
                 continue
-            compiled = {"jaxdqn_compile_seconds": ours["compile_seconds"]}
+            compiled = {
+                "jaxdqn_compile_seconds": ours["compile_seconds"],
+                "jaxdqn_device_kind": ours["device_kind"],
+            }
             compared = compare(label, peer, jaxdqn, rounds, _BAR)
             results.append({**theirs, **compiled, "work": work._asdict(), **compared})
         finally:

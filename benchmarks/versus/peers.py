@@ -1,11 +1,11 @@
 """Drive a peer in its own interpreter. Imports nothing of this project but ``drivers``.
 
-``benchmarks.versus`` starts this file once per peer: ``peers.py PEER ARGUMENT GRADIENT_STEPS``,
-the last being the work of one measurement. It calls the public entry of the peer and writes lines
-of JSON: first ``{"compile_seconds": ..., "versions": ...}`` (or ``{"missing": ..., "get": ...}``),
-then ``{"seconds": ..., "env_steps": ..., "gradient_steps": ...}`` for every line ``go`` that it
-reads. ``compile_seconds`` is the compilation of the run; for a peer that compiles on demand it is
-the time until the first learning is done.
+``benchmarks.versus`` starts this file once per peer: ``peers.py PEER ARGUMENT GRADIENT_STEPS``, the
+last being the work of one measurement. It calls the public entry of the peer and writes lines of
+JSON: first ``{"compile_seconds": ..., "device_kind": ..., "versions": ...}`` (or ``{"missing": ...,
+"get": ...}``), then ``{"seconds": ..., "env_steps": ..., "gradient_steps": ...}`` for every line
+``go`` that it reads. ``compile_seconds`` is the compilation of the run; for a peer that compiles on
+demand it is the time until the first learning is done.
 
 The matched work is CartPole-v1, batch 128, a replay of 10 000, one gradient step per 10 environment
 steps, an MLP of 120 and 84 units, Adam, and epsilon at its final value 0.05. For purejaxql it is

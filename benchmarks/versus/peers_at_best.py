@@ -1,10 +1,10 @@
 """Drive a peer on CartPole-v1 at its own best settings, in the peer's interpreter.
 
 ``benchmarks.versus --at-best`` starts this file once per peer: ``peers_at_best.py PEER ARGUMENT``.
-It imports nothing of this project but its neighbours ``peers.py`` and ``drivers``. It
-writes ``{"compile_seconds": ..., "settings": ..., "versions": ...}`` or ``{"missing": ...}``. It
-then reads one line per request: ``seed N`` starts a learner; each ``go`` trains it until its next
-evaluation and answers ``{"rows", "seconds", "train_seconds", "return_mean", "fresh_mean",
+It imports nothing of this project but its neighbours ``peers.py`` and ``drivers``. It writes
+``{"compile_seconds": ..., "settings": ..., "versions": ..., "device_kind": ...}`` or ``{"missing":
+...}``. It then reads one line per request: ``seed N`` starts a learner; each ``go`` trains it until
+its next evaluation and answers ``{"rows", "seconds", "train_seconds", "return_mean", "fresh_mean",
 "spent"}``. ``seconds`` counts acting, learning and evaluations from the start of the learner, and
 ``fresh_mean`` is the return over further episodes if the first ones reached the solve return, else
 None.
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 PEERS = {
-    "purejaxrl": ("pure_jax_at_best", "purejaxrl"),
-    "purejaxql": ("pure_jax_at_best", "purejaxql"),
-    "sb3": ("stable_baselines_at_best", "stable_baselines3"),
-    "rllib": ("rllib_at_best", "rllib"),
+    "purejaxrl": ("pure_jax_at_best", "purejaxrl", "jax"),
+    "purejaxql": ("pure_jax_at_best", "purejaxql", "jax"),
+    "sb3": ("stable_baselines_at_best", "stable_baselines3", "cpu"),
+    "rllib": ("rllib_at_best", "rllib", "cpu"),
 }
-"""Module of ``drivers`` and function of each peer."""
+"""Module of ``drivers``, function and device of each peer; ``jax`` is the default device of JAX."""
 
 
 def _peers() -> Any:
@@ -74,14 +74,17 @@ def main(name: str, argument: str, solve_return: str) -> None:
     drivers = _peers().drivers
     channels = drivers("channel")
     channel = channels.Channel()
-    module, function = PEERS[name]
+    module, function, device = PEERS[name]
     try:
         compile_seconds, settings, start = getattr(drivers(module), function)(argument)
     except channels.Missing as missing:
         part, source = missing.args
         channel.send(missing=part, get=source)
         return
-    channel.send(compile_seconds=compile_seconds, settings=settings, versions=channels.versions())
+    channel.send(
+        compile_seconds=compile_seconds, settings=settings, versions=channels.versions(),
+        device_kind=channels.jax_device() if device == "jax" else device,
+    )  # fmt: skip
     serve(channel, start, float(solve_return))
 
 

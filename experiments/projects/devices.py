@@ -35,7 +35,8 @@ class Flags:
     rows: int | None = None
     """Budget of a run in rows; by default the budget of the preset."""
     out: str = "runs/devices"
-    """Directory of the runs. Finished runs in it are not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again, and interrupted ones are
+    resumed; both must have the same flags."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/devices.md; by default they are only
     printed."""

@@ -1,7 +1,8 @@
 """Distributed training for highway driving: ``python -m experiments.projects.driving``.
 
 Trains the preset driving in one process, with actors on Ray and one learner, and with several
-learners. It writes the table of ``docs/projects/driving.md``. Needs EnvPool and Ray.
+learners. It writes the table of ``docs/projects/driving.md``, the learning curve and, if
+highway-env is installed, a GIF of an episode. Needs EnvPool and Ray.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Flags:
     episodes: int = 200
     """Greedy episodes per evaluation."""
     out: str = "runs/driving-project"
-    """Directory of the runs. Finished runs in it are not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again, and interrupted ones are
+    resumed; both must have the same flags."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/driving.md; by default they are only
     printed."""
@@ -50,7 +52,7 @@ def _main(argv: Sequence[str]) -> None:
     from benchmarks.report import describe, stamp
     from experiments.projects.compared import comparison, train_all
     from experiments.projects.page import check_page, write_results
-    from experiments.projects.training import draw, require
+    from experiments.projects.training import require
     from jaxdqn.config.presets import preset
 
     num_envs = preset("driving").num_envs
@@ -69,7 +71,19 @@ def _main(argv: Sequence[str]) -> None:
     if page is not None:
         write_results(page, record, blocks)
     images = Path(flags.out) if page is None else page.parent.parent / "images"
-    draw(Path(flags.out) / "0", images, "driving", video=False)
+    print("drawn:", *draw_episode(Path(flags.out) / "0", images))
+
+
+def draw_episode(run: Path, images: Path) -> list[Path]:
+    """Write the learning curve, and a GIF of an episode in the original simulator.
+
+    EnvPool's simulator does not render. Without highway-env there is no GIF.
+    """
+    from benchmarks.driving import ORIGINAL
+    from experiments.projects.training import draw, missing
+
+    installed = not missing(["highway_env"])
+    return draw(run, images, "driving", video=installed, on=ORIGINAL)
 
 
 def arrangements(flags: Flags) -> list[Arrangement]:

@@ -34,7 +34,8 @@ class Flags:
     iterations: int = 16
     """Iterations in one call of a compiled scan."""
     out: str = "runs/frames"
-    """Directory of the runs. Finished runs in it are not trained again."""
+    """Directory of the runs. Finished runs in it are not trained again, and interrupted ones are
+    resumed; both must have the same flags."""
     page: str | None = None
     """Page whose results are replaced, such as docs/projects/frames.md; by default they are only
     printed."""

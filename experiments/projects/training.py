@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import shlex
@@ -11,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdqn.config.config import Config
+from jaxdqn.config.config import Config, to_dict
+from jaxdqn.storage.directory import SUMMARY, is_run, read_config
+from jaxdqn.storage.engine_record import engine_text, read_engine
 
 FIELDS = (
     "preset", "env", "mapping", "rows", "env_steps", "gradient_steps", "train_seconds",
@@ -84,22 +87,80 @@ def command(*words: str) -> None:
 def train(preset: str, flags: Sequence[str], out: Path) -> dict[str, Any]:
     """Train a preset into a directory, and return ``FIELDS`` of its summary.
 
-    A directory whose run has ended is read and not trained again.
+    A run that is complete is read and not trained again; one that was interrupted is resumed.
+
+    Raises:
+        ValueError: if the directory contains a run of another configuration or engine; the message
+            names the first difference.
+        RuntimeError: if the command fails, or the run is interrupted again.
     """
-    summary = out / "summary.json"
-    if not summary.exists():
-        resume = ["--resume"] if (out / "config.json").exists() else [preset, *flags]
+    if is_run(out):
+        check_same_flags(preset, flags, out)
+    if not _is_complete(out):
+        resume = ["--resume"] if is_run(out) else [preset, *flags]
         command("run", *resume, "--out", str(out))
-    found = json.loads(summary.read_text(encoding="utf-8"))
+        if not _is_complete(out):
+            raise RuntimeError(f"{out}: the run was interrupted; repeat the command to resume it")
+    found = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
     return {name: found.get(name) for name in FIELDS}
 
 
-def draw(run: Path, images: Path, name: str, *, video: bool = True) -> list[Path]:
-    """Write the learning curve of a run, and a GIF of one greedy episode; return the files."""
+def check_same_flags(preset: str, flags: Sequence[str], out: Path) -> None:
+    """Check that a run has the configuration and the engine that a preset and flags describe.
+
+    Fields that a run chooses itself, such as the resets of ``reset='auto'``, are not compared.
+
+    Raises:
+        ValueError: naming the first field that differs, and both values.
+    """
+    from jaxdqn.cli.engine import make_engine, with_recorded_engine, without_engine_options
+    from jaxdqn.cli.run import config_from, read_flags
+
+    given = with_recorded_engine(read_flags([preset, *flags])[1])
+    config = config_from(without_engine_options(given))
+    engine = make_engine(given)
+    now, stored = to_dict(config), to_dict(read_config(out))
+    now["engine"] = engine_text(None if engine is None else engine.record())
+    stored["engine"] = engine_text(read_engine(out))
+    for name, value in now.items():
+        if value != stored[name] and name not in _chosen_by_the_run(config):
+            raise ValueError(
+                f"{name}={value!r}: must be {stored[name]!r}, as in the run in {out}; choose "
+                "another --out for a new run"
+            )
+
+
+def _chosen_by_the_run(config: Config) -> set[str]:
+    """Return the fields that the stored configuration may have and ``config`` leaves open."""
+    free = {name for name in ("chunk_iterations", "schedule_rows") if getattr(config, name) is None}
+    return free | ({"reset", "reset_pool"} if config.reset == "auto" else set())
+
+
+def _is_complete(out: Path) -> bool:
+    """Return True if the summary says that the run was not interrupted."""
+    with contextlib.suppress(OSError, ValueError):
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        return isinstance(summary, dict) and summary.get("interrupted") is False
+    return False
+
+
+def draw(
+    run: Path, images: Path, name: str, *, video: bool = True, on: str | None = None
+) -> list[Path]:
+    """Write the learning curve of a run, and a GIF of one greedy episode; return the files.
+
+    Args:
+        run: directory of the run.
+        images: directory of the pictures.
+        name: name of the pictures, without suffix.
+        video: False to write the curve only.
+        on: environment that plays the episode; None for that of the run.
+    """
     images.mkdir(parents=True, exist_ok=True)
     files = [images / f"{name}.png"]
     command("plot", str(run), "--out", str(files[0]))
     if video:
         files.append(images / f"{name}.gif")
-        command("evaluate", str(run), "--episodes", "1", "--video", str(files[1]))
+        command("evaluate", str(run), *(["--on", on] if on is not None else []), "--episodes", "1",
+                "--video", str(files[1]))  # fmt: skip
     return files

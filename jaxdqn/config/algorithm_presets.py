@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jaxdqn.config.config import Config
+from jaxdqn.config.craftax_presets import PQN_CRAFTAX
 from jaxdqn.config.host_presets import PQN_ATARI
 from jaxdqn.config.protocols import PROTOCOLS
 
@@ -155,6 +156,7 @@ PQN_TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 500_000,
     },
     "Atari": PQN_ATARI,
+    "Craftax": PQN_CRAFTAX,
     "pixels:bat-and-ball": {
         "frame_stack": 4,
         "network": "nature",

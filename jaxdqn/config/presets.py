@@ -17,6 +17,7 @@ from jaxdqn.config.algorithm_presets import (
     RETURNS,
 )
 from jaxdqn.config.config import Config, replace
+from jaxdqn.config.craftax_presets import CRAFTAX, FAST_CRAFTAX, is_craftax
 from jaxdqn.config.former_names import warn_of_former_names
 from jaxdqn.config.host_envs import is_atari
 from jaxdqn.config.host_presets import BTR_ATARI
@@ -29,8 +30,9 @@ def for_task(algorithm: str, env: str) -> Config:
     """Return the configuration of an algorithm, with the settings of the task of an environment.
 
     If ``env`` has no preset, a MinAtar game gets the settings of Breakout, an Atari game those of
-    Pong, and any other environment the defaults. PQN has settings of its authors for MinAtar and
-    Atari, and those for CartPole as its defaults.
+    Pong, Craftax with symbolic observations those of Craftax, and any other environment the
+    defaults. PQN has settings of its authors for MinAtar, Atari and Craftax, and those for CartPole
+    as its defaults.
 
     Raises:
         ValueError: if the algorithm is unknown.
@@ -41,12 +43,17 @@ def for_task(algorithm: str, env: str) -> Config:
     if algorithm == "pqn":
         return _pqn(env)
     by_env = {config.env: config for config in TASKS.values()}
-    by_env |= {config.env: config for config in (CARTPOLE, TASKS["atari"])}
-    games = {"Breakout-MinAtar": is_minatar(env), TASKS["atari"].env: is_atari(env)}
+    by_env |= {config.env: config for config in (CARTPOLE, TASKS["atari"], CRAFTAX)}
+    games = {
+        "Breakout-MinAtar": is_minatar(env),
+        TASKS["atari"].env: is_atari(env),
+        CRAFTAX.env: is_craftax(env),
+    }
     default = next((by_env[name] for name, like in games.items() if like), Config())
     base = by_env.get(env, default)
     if algorithm == "fast":
-        return replace(base, env=env, **(FAST if is_minatar(env) else {}))
+        fast = FAST if is_minatar(env) else FAST_CRAFTAX if is_craftax(env) else {}
+        return replace(base, env=env, **fast)
     becomes_recurrent = algorithm == "recurrent" and base.recurrent == "none"
     plain = PLAIN if algorithm != "recurrent" or becomes_recurrent else {}
     values = {"env": env, **plain, **ALGORITHMS[algorithm]}
@@ -68,7 +75,7 @@ def _btr(env: str) -> dict[str, Any]:
 
 
 def _pqn(env: str) -> Config:
-    games = {"MinAtar": is_minatar(env), "Atari": is_atari(env)}
+    games = {"MinAtar": is_minatar(env), "Atari": is_atari(env), "Craftax": is_craftax(env)}
     game = next((name for name, like in games.items() if like), None)
     task = PQN_TASKS.get(game or env, PQN_TASKS["CartPole-v1"])
     if env not in PQN_TASKS and game is None:

@@ -9,6 +9,7 @@ dependency.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ class Curve(NamedTuple):
     """[T], rows of one seed before each evaluation"""
     estimates: list[Estimate]
     """[T]"""
+    seconds: list[float]
+    """[T], median over the seeds of the seconds before each evaluation; empty if a seed has none"""
 
 
 def iqm(values: Any) -> Any:
@@ -80,4 +83,8 @@ def curve_of(results: Sequence[Record]) -> Curve:
     common = sorted(set(by_rows[0]).intersection(*by_rows)) if by_rows else []
     # A return that was not finite is recorded as null and omitted here.
     finite = [[seed[row] for seed in by_rows if seed[row] is not None] for row in common]
-    return Curve(common, [estimate(values) for values in finite])
+    seconds: list[float] = []
+    if curves and all("seconds" in curve for curve in curves):
+        times = [dict(zip(curve["rows"], curve["seconds"], strict=True)) for curve in curves]
+        seconds = [statistics.median(seed[row] for seed in times) for row in common]
+    return Curve(common, [estimate(values) for values in finite], seconds)

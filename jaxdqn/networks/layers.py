@@ -15,8 +15,6 @@ from jaxdqn.types import Array
 NOISE = "noise"
 """Name of the flax random stream for noise; ``apply`` without this stream adds no noise."""
 _FLOAT32 = jnp.dtype("float32")
-_FEW_ROWS = 8
-"""Maximum number of rows for which the noise is applied to inputs and outputs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +23,9 @@ class Layers:
 
     noisy_sigma: float | None = None
     """Initial noise scale of ``NoisyDense``; None for plain layers."""
+    rows_per_example: int = 1
+    """Rows of a layer's input for one observation: the number of fractions of implicit
+    quantiles."""
     layer_norm: bool = False
     """Normalise the input of each activation (Ba et al. 2016)."""
     dtype: jnp.dtype = _FLOAT32
@@ -34,7 +35,7 @@ class Layers:
         """Make a dense layer without activation; call it in a compact method."""
         if self.noisy_sigma is None:
             return nn.Dense(width, dtype=dtype, dot_general=dot_general)
-        return NoisyDense(width, self.noisy_sigma, dtype)
+        return NoisyDense(width, self.noisy_sigma, dtype, self.rows_per_example)
 
     def hidden(self, x: Array, width: int) -> Array:
         """Apply a hidden layer to ``[..., F]``; call it in a compact method."""
@@ -49,17 +50,22 @@ class Layers:
         return nn.LayerNorm(dtype=self.dtype)(x) if self.layer_norm else x
 
 
+def of_one_example(rows: int, rows_per_example: int) -> bool:
+    """Return True if the rows belong to at most one example, as in acting."""
+    return rows <= rows_per_example
+
+
 class NoisyDense(nn.Module):
     """Dense layer with factorised Gaussian noise on its parameters (Fortunato et al. 2018).
 
     ``y = (mu_w + sigma_w * e) x + mu_b + sigma_b * f(e_out)`` with ``e = f(e_in) f(e_out)^T``
     and ``f(e) = sign(e) sqrt(|e|)`` (eqs. 9 to 11). All rows of x share the noise.
 
-    A batch of more than 8 rows, as in learning, is multiplied by the noisy matrix, which is one
-    product. For fewer rows the factorised noise is applied to inputs and outputs. This costs a
-    second product, but avoids a separate noisy matrix for each environment: acting, under ``vmap``
-    over environments with separate noise, has one row (with implicit quantiles one per fraction,
-    usually more than 8).
+    The rows of several examples, as in learning, are multiplied by the noisy matrix, which is one
+    product. In acting, under ``vmap`` over environments with separate noise, there are the rows of
+    one example: one row, or with implicit quantiles one row for each fraction. The factorised noise
+    is then applied to inputs and outputs. This costs a second product, but avoids a separate noisy
+    matrix for each environment.
 
     The noise is drawn from the stream ``noise``; without it the layer is ``mu_w x + mu_b``.
     """
@@ -68,6 +74,8 @@ class NoisyDense(nn.Module):
     sigma: float = 0.5
     """sigma_0, 0.5 in the paper; all sigmas are initially sigma_0 / sqrt(inputs)"""
     dtype: jnp.dtype = _FLOAT32
+    rows_per_example: int = 1
+    """number of rows of x that belong to one example"""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -89,7 +97,7 @@ class NoisyDense(nn.Module):
         draws = jax.random.normal(self.make_rng(NOISE), (inputs + self.features,), jnp.float32)
         draws = jnp.sign(draws) * jnp.sqrt(jnp.abs(draws))
         noise_in, noise_out = draws[:inputs], draws[inputs:]
-        if math.prod(x.shape[:-1]) > _FEW_ROWS:
+        if not of_one_example(math.prod(x.shape[:-1]), self.rows_per_example):
             kernel = kernel + kernel_sigma * (noise_in[:, None] * noise_out[None, :])
             return self._affine(x, kernel, bias + bias_sigma * noise_out)
         # x (sigma_w * e) = ((x * noise_in) sigma_w) * noise_out, with e the outer product.

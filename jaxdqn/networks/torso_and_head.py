@@ -30,7 +30,9 @@ def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn
     With implicit quantiles after an MLP, dueling or not, all dense layers stay in the torso, and
     the head adds one more of the last width.
     """
+    implicit = LOSSES[config.loss].head == "implicit_quantile"
     layers = Layers(
+        rows_per_example=config.quantiles if implicit else 1,
         noisy_sigma=config.noisy_sigma if config.noisy else None,
         layer_norm=config.layer_norm,
         dtype=jnp.dtype(config.precision),
@@ -38,7 +40,6 @@ def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn
     widths, hidden = _DENSE.get(kind, config.hidden_sizes), None
     if config.dense_size is not None:
         widths = (config.dense_size,)
-    implicit = LOSSES[config.loss].head == "implicit_quantile"
     if widths and (config.dueling or implicit):
         hidden = widths[-1]
         if kind != "mlp" or not implicit:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdqn.backend_choices import choices
 from jaxdqn.networks.layers import Layers
 from jaxdqn.networks.spectral import POWER_VECTOR, spectral_norm
 from jaxdqn.types import Array
@@ -62,7 +63,8 @@ class Conv(nn.Module):
 
     - ``lax``: ``lax.conv_general_dilated``.
     - ``patches``: concatenate shifted (strided) slices, and multiply by the kernel as a matrix.
-    - ``auto``: ``patches`` on CPU, ``lax`` on accelerators (not yet measured on accelerators).
+    - ``auto``: the choice of ``jaxdqn.backend_choices``: ``patches`` on CPU, ``lax`` on
+      accelerators (not yet measured on accelerators).
 
     Inside ``lax.scan`` XLA:CPU runs a convolution several times slower than outside. Forward
     and backward in a scan, on 2 cores: MinAtar network at batch 128, lax 6.7 ms, patches 1.4;
@@ -103,13 +105,18 @@ class Conv(nn.Module):
             x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         bias = bias.astype(self.dtype)
-        lax = partial(_conv_by_lax, stride=self.stride)
-        patches = partial(_conv_by_patches, stride=self.stride)
+        forms = {
+            "lax": partial(_conv_by_lax, stride=self.stride),
+            "patches": partial(_conv_by_patches, stride=self.stride),
+        }
         if self.implementation == "auto":
             # Select by the platform for which the program is compiled, not where it is traced.
-            y = jax.lax.platform_dependent(x, kernel, cpu=patches, default=lax)
+            cpu, gpu, tpu = (forms[choices(name).convolution] for name in ("cpu", "gpu", "tpu"))
+            # Each named platform adds operations to the traced program.
+            named = {name: form for name, form in (("cpu", cpu), ("tpu", tpu)) if form is not gpu}
+            y = jax.lax.platform_dependent(x, kernel, **named, default=gpu)
         else:
-            y = (lax if self.implementation == "lax" else patches)(x, kernel)
+            y = forms[self.implementation](x, kernel)
         return y + bias.reshape(1, 1, 1, self.features)
 
 

@@ -195,6 +195,7 @@ def test_all_sections_but_peers_take_less_than_nine_minutes():
         (["--section-seconds", "0"], "section_seconds=0.0: must be above 0"),
         (["--peer", "sb3"], "peer='sb3': must be purejaxrl=FILE or purejaxql=FILE"),
         (["--peer", "purejaxrl=absent.py"], "there is no absent.py"),
+        (["--peer-python", "absent"], "peer_python='absent': must be a Python interpreter"),
         (["--sections", "speed"], "sections"),
     ],
 )
@@ -212,6 +213,7 @@ def versus(monkeypatch, result, code=0):
     """Replace the process of ``benchmarks.versus`` by one that writes a result."""
 
     def run(command, **options):
+        assert command[command.index("--peer-python") + 1] == "of-peers"
         assert command[1:5] == ["-m", "benchmarks.versus", "--peer", "purejaxrl=dqn.py"]
         file = command[command.index("--json") + 1]
         if code == 0:
@@ -226,7 +228,7 @@ def test_a_peer_has_the_result_of_versus(monkeypatch):
     result = {"gradient_steps_per_second": rate, "jaxdqn_gradient_steps_per_second": rate,
               "ratio": rate}  # fmt: skip
     versus(monkeypatch, result)
-    (cell,) = peers.peer_cells(["purejaxrl=dqn.py"], FULL)
+    (cell,) = peers.peer_cells(["purejaxrl=dqn.py"], "of-peers", FULL)
     assert cell.name == "purejaxrl"
     assert cell.measure(10.0) == result
     line = tables.section_table("peers", {cell.name: result}).splitlines()[1]
@@ -240,9 +242,28 @@ def test_a_peer_that_cannot_be_measured_is_an_error_with_its_reason(
     monkeypatch, result, code, reason
 ):
     versus(monkeypatch, result, code)
-    (cell,) = peers.peer_cells(["purejaxrl=dqn.py"], FULL)
+    (cell,) = peers.peer_cells(["purejaxrl=dqn.py"], "of-peers", FULL)
     with pytest.raises(RuntimeError, match=reason):
         cell.measure(10.0)
+
+
+def test_the_interpreter_of_the_peers_reaches_their_section(monkeypatch, tmp_path):
+    file = tmp_path / "dqn.py"
+    file.touch()
+    asked = []
+    monkeypatch.setattr(command, "measure", lambda request, store: asked.append(request))
+    arguments = [
+        "--sections",
+        "peers",
+        "--peer",
+        f"purejaxrl={file}",
+        "--peer-python",
+        sys.executable,
+    ]
+    command.main([*arguments, "--out", str(tmp_path / "out")])
+    assert [each.peer_python for each in asked] == [sys.executable]
+    (cell,) = cells_of("peers", FULL, asked[0].peers, "of-peers")
+    assert cell.measure.args[1] == "of-peers"
 
 
 def test_processes_of_peers_share_the_memory_of_the_device(tmp_path):

@@ -60,7 +60,7 @@ class FakePeer:
         return self.answers.pop(0) if self.answers else {"missing": "it ended"}
 
     def receive(self):
-        return {"compile_seconds": 1.0}
+        return {"compile_seconds": 1.0, "device_kind": "cpu"}
 
     def close(self):
         self.requests.append("closed")
@@ -84,7 +84,9 @@ def test_libraries_take_turns_and_one_that_ends_keeps_its_results(monkeypatch):
     peer = FakePeer([evaluation(0, 12.0, spent=True)])
     monkeypatch.setattr(at_best, "train_jaxdqn", ours)
     monkeypatch.setattr(at_best, "start_peer", lambda *arguments: peer)
-    records = at_best.compare_at_best([("sb3", "")], 3, "python", None, report=turns.append)
+    records = at_best.compare_at_best(
+        [("sb3", "")], 3, "python", None, report=turns.append, device_kind="cpu"
+    )
     assert [turn for turn in turns if isinstance(turn, tuple)] == [("jaxdqn", s) for s in range(3)]
     assert [len(record["seeds"]) for record in records] == [3, 1]
     assert records[1]["missing"] == "it ended"
@@ -93,6 +95,23 @@ def test_libraries_take_turns_and_one_that_ends_keeps_its_results(monkeypatch):
     assert "1.00, 3 of 3" in ours_row
     assert "10.00, 3 of 3" in ours_row
     assert "> 1, 0 of 1" in theirs_row
+
+
+def test_a_jax_library_on_another_device_is_not_trained(monkeypatch):
+    def ours(seed, *arguments):
+        return learner_result(seed, evaluations([500.0] * 10, {0: 500.0}))
+
+    monkeypatch.setattr(at_best, "train_jaxdqn", ours)
+    monkeypatch.setattr(
+        at_best, "start_peer", lambda *arguments: FakePeer([evaluation(0, 12.0, spent=True)])
+    )
+    peers = [("purejaxrl", "dqn.py"), ("sb3", "")]
+    records = at_best.compare_at_best(
+        peers, 1, "python", None, report=lambda line: None, device_kind="a GPU"
+    )
+    assert [record["device_kind"] for record in records] == ["a GPU", "cpu", "cpu"]
+    assert records[1]["missing"] == "device_kind='cpu': must be 'a GPU', the device of jaxdqn"
+    assert [len(record["seeds"]) for record in records] == [1, 0, 1], "sb3 chooses the CPU itself"
 
 
 def test_a_learner_of_rllib_ends_when_it_has_solved_or_its_seconds_are_spent():
@@ -116,7 +135,13 @@ def test_rllib_is_compared_with_jaxdqn_on_ray_until_both_have_solved(monkeypatch
     monkeypatch.setattr(at_best, "train_jaxdqn", ours)
     monkeypatch.setattr(at_best, "start_peer", lambda *arguments: peer)
     records = at_best.compare_at_best(
-        [("rllib", "")], 1, "python", None, report=told.append, max_seconds=4.0
+        [("rllib", "")],
+        1,
+        "python",
+        None,
+        report=told.append,
+        max_seconds=4.0,
+        device_kind="cpu",
     )
     assert [record["name"] for record in records] == ["jaxdqn", "jaxdqn-ray", "rllib"]
     assert asked == [((), None), (at_best.RAY_OPTIONS, 4.0)]
@@ -227,7 +252,7 @@ def driver():
 
 
 def test_every_peer_has_a_driver(driver):
-    for module, function in driver.PEERS.values():
+    for module, function, _ in driver.PEERS.values():
         assert callable(getattr(importlib.import_module(f"benchmarks.versus.drivers.{module}"),
                                 function))  # fmt: skip
 

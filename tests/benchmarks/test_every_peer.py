@@ -1,9 +1,11 @@
 """Every peer in one command: environments, the machine, and the order of the measurements."""
 
 import importlib
+import importlib.metadata
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from benchmarks.versus.busy import Limits, Use, machine_use, wait_until_quiet
 from benchmarks.versus.drivers.work import milabench
 from benchmarks.versus.environments import REQUIREMENTS, Built, build_environment
 
+READY = {"compile_seconds": 1.0, "device_kind": "cpu"}
 LIMITS = Limits(load=0.5, cpu_share=0.1)
 QUIET, BUSY = Use(0.1, 0.01), Use(2.0, 0.9)
 
@@ -60,6 +63,61 @@ def test_another_version_is_another_environment(tmp_path, monkeypatch):
     first = build_environment("rejax", tmp_path, FakeCommands())
     monkeypatch.setitem(REQUIREMENTS, "rejax", ("rejax==9",))
     assert build_environment("rejax", tmp_path, FakeCommands()).python != first.python
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("purejaxrl", "jax[cuda12]==0.10.2"),
+        ("rejax", "jax[cuda12]==0.10.2"),
+        ("cleanrl", "jax[cuda12]==0.10.2"),
+        ("sbx-host", "jax[cuda12]"),
+    ],
+)
+def test_peers_on_jax_get_the_plug_in_of_the_accelerator(tmp_path, name, wanted):
+    run = FakeCommands()
+    on_gpu = build_environment(name, tmp_path, run, extra="cuda12")
+    assert wanted in run.commands[1]
+    on_cpu = build_environment(name, tmp_path, run)
+    assert on_cpu.python != on_gpu.python
+    assert not any("cuda" in word for word in run.commands[4])
+
+
+def test_other_peers_are_installed_as_on_the_cpu():
+    for name in ("sb3", "torchrl", "rllib"):
+        assert environments.requirements_of(name, "cuda13") == REQUIREMENTS[name]
+
+
+def test_the_plug_in_is_that_of_this_interpreter():
+    def version_of(*installed):
+        def version(package):
+            if package not in installed:
+                raise importlib.metadata.PackageNotFoundError
+            return "1"
+
+        return version
+
+    assert environments.jax_extra("cpu", version_of()) is None
+    assert environments.jax_extra("gpu", version_of("jax-cuda12-plugin")) == "cuda12"
+    assert environments.jax_extra("gpu", version_of("jax-cuda13-plugin")) == "cuda13"
+    assert environments.jax_extra("tpu", version_of("libtpu")) == "tpu"
+    with pytest.raises(ValueError, match="platform='gpu': must be one that peers"):
+        environments.jax_extra("gpu", version_of())
+
+
+def test_all_on_a_gpu_installs_the_plug_in(fakes, monkeypatch, tmp_path):
+    extras, stamped = set(), __main__.stamp()
+
+    def build(name, directory, extra):
+        extras.add(extra)
+        return Built("python")
+
+    monkeypatch.setattr(environments, "build_environment", build)
+    monkeypatch.setattr(environments, "jax_extra", lambda platform: f"of-{platform}")
+    monkeypatch.setattr(__main__, "stamp", lambda: {**stamped, "platform": "gpu"})
+    monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
+    assert __main__.main(["--all"]) == 0
+    assert extras == {"of-gpu"}
 
 
 def test_every_requirement_of_a_peer_from_the_index_is_pinned():
@@ -113,7 +171,7 @@ def fakes(monkeypatch):
             self.work = work
 
         def receive(self):
-            return {"missing": "no Ray"} if self.work == "ray" else {"compile_seconds": 1.0}
+            return {"missing": "no Ray"} if self.work == "ray" else READY
 
         def close(self):
             done.append(f"end {self.work}")
@@ -129,7 +187,7 @@ def fakes(monkeypatch):
                  "jaxdqn_gradient_steps_per_second", "ratio")  # fmt: skip
         return {"peer": name, "compile_seconds": 1.0, "bar": 1.0, **dict.fromkeys(rates, one)}
 
-    def best(peers, seeds, python, threads, report):
+    def best(peers, seeds, python, threads, report, *, device_kind):
         done.extend(f"best {name} {argument} in {python[name]}" for name, argument in peers)
         return []
 
@@ -142,7 +200,7 @@ def fakes(monkeypatch):
 def compare(given, build, quiet=lambda patience: QUIET, **more):
     return every_peer.compare_all(
         given, directory=Path("there"), build=build, quiet=quiet, rounds=3, seeds=1,
-        report=lambda line: None, **more,
+        device_kind="cpu", report=lambda line: None, **more,
     )  # fmt: skip
 
 
@@ -177,7 +235,9 @@ def test_nothing_is_installed_on_a_busy_machine(fakes):
 
 
 def test_the_command_prints_the_table_and_the_reasons(fakes, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(environments, "build_environment", lambda name, directory: Built("python"))
+    monkeypatch.setattr(
+        environments, "build_environment", lambda name, directory, extra: Built("python")
+    )
     monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
     assert __main__.main(["--all", "--json", f"{tmp_path}/all.json"]) == 0
     printed = capsys.readouterr().out
@@ -215,6 +275,82 @@ def test_the_cadence_of_milabench_is_that_of_purejaxrl_with_128_environments():
     learned = [count for count in counts if count % 10 == 0]
     assert work.rows_per_gradient_step == learned[1] - learned[0] == 640
     assert milabench(64).batch_size == 1_024
+
+
+def fake_processes(monkeypatch, ours, theirs):
+    """Replace the processes of jaxdqn and of a peer by their first messages."""
+
+    def process(first):
+        answer = {"seconds": 1.0, "env_steps": 10, "gradient_steps": 10}
+        return lambda *_, **__: SimpleNamespace(
+            receive=lambda: dict(first), measure=lambda: answer, close=lambda: None
+        )
+
+    monkeypatch.setattr(Process, "jaxdqn", process(ours))
+    monkeypatch.setattr(Process, "peer", process(theirs))
+
+
+GPU = {**READY, "device_kind": "NVIDIA H100 80GB HBM3"}
+FILE = "purejaxrl=no-such-file.py"
+
+
+@pytest.mark.parametrize("peer", [["--peer", "sb3"], ["--workload", "milabench", "--peer", FILE]])
+def test_a_peer_on_another_device_is_not_measured(peer, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
+    fake_processes(monkeypatch, GPU, READY)
+    file = tmp_path / "results.json"
+    assert __main__.main([*peer, "--rounds", "1", "--json", str(file)]) == 0
+    why = "device_kind='cpu': must be 'NVIDIA H100 80GB HBM3', the device of jaxdqn"
+    assert f"not measured: {why}" in capsys.readouterr().out
+    for result in json.loads(file.read_text())["results"]:
+        assert (result["missing"], result["device_kind"]) == (why, "cpu")
+
+
+@pytest.mark.parametrize("peer", [["--peer", "sb3"], ["--workload", "milabench", "--peer", FILE]])
+def test_the_device_of_both_sides_is_recorded(peer, monkeypatch, tmp_path):
+    monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
+    fake_processes(monkeypatch, GPU, GPU)
+    file = tmp_path / "results.json"
+    assert __main__.main([*peer, "--rounds", "1", "--json", str(file)]) == 0
+    for result in json.loads(file.read_text())["results"]:
+        assert result["device_kind"] == result["jaxdqn_device_kind"] == GPU["device_kind"]
+
+
+def test_the_bar_of_milabench_is_three_times_purejaxrl(monkeypatch, tmp_path):
+    monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
+    fake_processes(monkeypatch, READY, READY)
+    file = tmp_path / "results.json"
+    arguments = ["--workload", "milabench", "--peer", FILE, "--rounds", "1", "--json", str(file)]
+    assert __main__.main(arguments) == 0
+    assert {each["bar"] for each in json.loads(file.read_text())["results"]} == {3.0}
+
+
+BUSY_CASES = [["--peer", "sb3"], ["--at-best", "--peer", "sb3"],
+              ["--workload", "milabench", "--peer", FILE], ["--all"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", BUSY_CASES)
+def test_a_busy_machine_is_rejected_in_every_mode(arguments, fakes, monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "wait_until_quiet", partial(wait_until_quiet, use=lambda: BUSY))
+    fake_processes(monkeypatch, READY, READY)
+    assert __main__.main(arguments) == 2
+    assert "the machine is busy: load average for each core 2.00" in capsys.readouterr().err
+    assert fakes == []
+
+
+@pytest.mark.parametrize("flag", ["--busy-ok", "--quick"])
+@pytest.mark.parametrize("how", [[], ["--at-best"]])
+def test_a_measurement_on_a_busy_machine_warns_and_records_its_use(
+    how, flag, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(__main__, "wait_until_quiet", partial(wait_until_quiet, use=lambda: BUSY))
+    monkeypatch.setattr(__main__, "compare_at_best", lambda *args, **kwargs: [])
+    fake_processes(monkeypatch, READY, READY)
+    file = tmp_path / "results.json"
+    arguments = [*how, flag, "--peer", "sb3", "--rounds", "1", "--json", str(file)]
+    assert __main__.main(arguments) == 0
+    assert "warning: the machine is busy (load average" in capsys.readouterr().out
+    assert json.loads(file.read_text())["machine"] == BUSY.describe()
 
 
 def test_peers_of_milabench_that_are_missing_are_reported(monkeypatch, capsys):

@@ -9,7 +9,10 @@ from tests.studies import ROOT
 
 
 def record(preset, seed, final, **fields):
+    settings = fields.get("settings", {})
     return {
+        "config": {"env": "Breakout-MinAtar", **settings}, "settings": {}, "total_rows": 1_000,
+        "curve": {"rows": [1_000], "return_mean": [final]},
         "env": "Breakout-MinAtar", "preset": preset, "seed": seed, "final_return": final,
         "best_return": final, "training_return": 2.0, "distinct_episodes": 9, "env_steps": 1_000,
         "train_seconds": 10.0 + seed, "population": 1, "device_kind": "cpu",
@@ -44,6 +47,40 @@ def test_a_page_gets_the_table_of_its_study_with_every_seed_in_order(study, caps
     assert text.endswith("<!-- end of study -->\n\nAfter.\n")
     assert "old" not in text
     assert "page.md: mine" in capsys.readouterr().out
+
+
+def write(study, records):
+    file = study.parents[2] / "benchmarks" / "results" / "mine" / "results.jsonl"
+    file.write_text("\n".join(map(json.dumps, records)) + "\n")
+
+
+def test_seeds_of_different_configurations_are_in_different_rows(study):
+    write(study, [
+        *(record("dqn", seed, 1.0, settings={"gamma": 0.9}) for seed in range(2)),
+        *(record("dqn", seed, 3.0, settings={"gamma": 0.5}) for seed in range(2)),
+    ])  # fmt: skip
+    assert results_pages.main([]) == 0
+    text = study.read_text()
+    assert "| Breakout | `dqn (gamma=0.9)` | 1.0 [1.0, 1.0] | 1.0 1.0 |" in text
+    assert "| Breakout | `dqn (gamma=0.5)` | 3.0 [3.0, 3.0] | 3.0 3.0 |" in text
+
+
+def test_settings_of_all_seeds_are_printed_once(study):
+    write(study, [record("dqn", 0, 1.0, settings={"gamma": 0.9})])
+    assert results_pages.main([]) == 0
+    text = study.read_text()
+    assert "| Breakout | `dqn` | 1.0 [1.0, 1.0] |" in text
+    assert "Common settings: `gamma=0.9`." in text
+
+
+def test_a_page_has_the_wall_clock_to_the_published_score(study):
+    curve = {"rows": [1, 2], "return_mean": [4.0, 12.0], "seconds": [30.0, 70.0]}
+    write(study, [record("dqn", seed, 12.0, curve=curve, population=2) for seed in range(2)])
+    assert results_pages.main([]) == 0
+    text = study.read_text()
+    assert "| game | score | `dqn` |" in text
+    assert "| Breakout-MinAtar | 10 | 70 s (2 of 2) |" in text
+    assert "Seeds trained together share their seconds" in text
 
 
 def test_check_accepts_a_written_page_and_names_another(study, capsys):

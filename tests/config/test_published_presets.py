@@ -54,6 +54,15 @@ HESSEL_2018_ATARI = {
 }  # fmt: skip
 """The same table, and its appendix, where the settings are those of Atari."""
 
+GALLICI_2024_CRAFTAX = {
+    "algorithm": "pqn", "num_envs": 1024, "rollout_length": 1, "minibatches": 1, "epochs": 1,
+    "epsilon_start": 0.1, "epsilon_end": 0.005, "epsilon_decay_rows": 200_000_000,
+    "total_rows": 1_000_000_000, "layer_norm": True, "normalize_observations": True,
+    "hidden_sizes": (1024,) * 4, "learning_rate": 1e-4, "learning_rate_schedule": "linear",
+    "clip_norm": 1, "gamma": 0.99, "trace_decay": 0, "optimizer": "radam",
+}  # fmt: skip
+"""Gallici et al. 2024, pqn_craftax.yaml of purejaxql. EPS_DECAY is a fraction of the budget."""
+
 
 HORGAN_2018 = {
     "n_step": 3, "double": True, "dueling": True, "replay": "prioritized", "priority_exponent": 0.6,
@@ -173,3 +182,31 @@ def test_every_algorithm_stacks_four_frames_of_bat_and_ball(name):
     assert config.frame_stack == 4
     assert (config.solve_return, config.stop_when) == (9.9, "solved")
     assert config.network == ("impala" if name == "btr" else "nature")
+
+
+CRAFTAX = ["craftax:Craftax-Symbolic-v1", "craftax:Craftax-Classic-Symbolic-v1"]
+
+
+@pytest.mark.parametrize("env", CRAFTAX)
+def test_pqn_has_the_published_settings_of_craftax(env):
+    config = preset("pqn", env=env)
+    assert config.env == env
+    assert fields(config, GALLICI_2024_CRAFTAX) == GALLICI_2024_CRAFTAX
+
+
+@pytest.mark.parametrize("env", CRAFTAX)
+@pytest.mark.parametrize("name", ["dqn", "fast"])
+def test_replay_on_craftax_has_the_environments_and_gradient_steps_of_pqn(name, env):
+    config, pqn = preset(name, env=env), preset("pqn", env=env)
+    equal = ("env", "num_envs", "rollout_length", "gradient_steps_per_iteration", "total_rows",
+             "hidden_sizes", "layer_norm", "normalize_observations", "learning_rate", "gamma",
+             "epsilon_start", "epsilon_end", "epsilon_decay_rows", "clip_norm")  # fmt: skip
+    assert fields(config, equal) == fields(pqn, equal)
+    assert config.batch_size == pqn.num_envs * pqn.rollout_length // pqn.minibatches
+    assert (config.n_step, config.double) == ((3, True) if name == "fast" else (1, False))
+
+
+def test_craftax_with_pixels_has_the_settings_of_an_unknown_environment():
+    assert (
+        preset("dqn", env="craftax:Craftax-Pixels-v1").num_envs == preset("dqn", env="x").num_envs
+    )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdqn import backend_choices
 from jaxdqn.networks import Conv
 
 # Features, kernel, stride, input shape: those of MinAtar and Nature at a smaller size, and a stride
@@ -94,3 +95,20 @@ def test_a_program_holds_the_implementation_of_the_platform_that_it_is_for(platf
     gradient = jax.jit(jax.grad(lambda params: jnp.sum(module.apply(params, x))))
     text = jax.export.export(gradient, platforms=[platform])(params).mlir_module()
     assert ("stablehlo.convolution" in text) is lax
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("form", ["lax", "patches"])
+def test_the_form_of_each_platform_is_a_choice_by_backend(platform, form, monkeypatch):
+    other = {"lax": "patches", "patches": "lax"}[form]
+    name = {"cuda": "gpu"}.get(platform, platform)
+    chosen = {
+        each: backend_choices.choices(each)._replace(convolution=form if each == name else other)
+        for each in ("cpu", "gpu", "tpu")
+    }
+    monkeypatch.setattr(backend_choices, "_CHOICES", chosen)
+    x = _inputs((2, 6, 6, 3))
+    module = Conv(4, 3)
+    params = _random_params(module.init, x)
+    text = jax.export.export(jax.jit(module.apply), platforms=[platform])(params, x).mlir_module()
+    assert ("stablehlo.convolution" in text) is (form == "lax")

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdqn.config.presets import preset
+from jaxdqn.networks import make_network
 from jaxdqn.networks.layers import NOISE, NoisyDense
+from jaxdqn.types import EnvSpec
 
 KEY = jax.random.key(3)
 LAYER = NoisyDense(5)
@@ -53,7 +56,41 @@ def test_a_batch_costs_one_product_and_few_rows_two():
 
     assert products(output, params, x) == 1
     assert products(output, params, x[:1]) == 2
-    assert products(output, params, x[:8]) == 2, "the fractions of implicit quantiles"
+    assert products(output, params, x[:2]) == 1
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 2), (9, 2), (10, 1), (18, 1)])
+def test_the_rows_of_one_example_cost_two_products_and_those_of_several_one(rows, expected):
+    x, params = rows_and_params(rows=rows)
+    layer = NoisyDense(5, rows_per_example=9)
+    assert products(lambda x: layer.apply(params, x, rngs={NOISE: KEY}), x) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "quantiles"),
+    [("iqn", {}, 32), ("iqn", {"dueling": True}, 32), ("iqn", {"quantiles": 7}, 7),
+     ("btr", {}, 8), ("rainbow", {}, None)],
+)  # fmt: skip
+def test_acting_with_noise_has_no_matrix_for_each_environment(name, fields, quantiles):
+    config = preset(name, env="Breakout-MinAtar", noisy=True, network="mlp", dense_size=None,
+                    spectral_norm=False, **fields)  # fmt: skip
+    assert quantiles in (None, config.quantiles)
+    spec = EnvSpec("test", (4,), np.dtype("float32"), 2, None)
+    network, environments = make_network(config, spec), 41
+    params = jax.eval_shape(network.init, KEY, jax.ShapeDtypeStruct((1, 4), np.float32))
+
+    def act(params, keys, obs):
+        def one(key, obs):
+            return network.apply(params, key, (), obs[None], jnp.zeros(1, bool))[0].q_values
+
+        return jax.vmap(one)(keys, obs)
+
+    keys = jax.eval_shape(lambda: jax.random.split(KEY, environments))
+    text = str(jax.make_jaxpr(act)(params, keys, jnp.zeros((environments, 4))))
+    kernels = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2}
+    assert len(kernels) > 1
+    for inputs, outputs in kernels:
+        assert f"f32[{environments},{inputs},{outputs}]" not in text
 
 
 def test_environments_with_separate_noise_share_the_matrices():

@@ -39,9 +39,9 @@ class Channel:
         """Send a message."""
         print(json.dumps(message), file=self._out, flush=True)
 
-    def ready(self, compile_seconds: float) -> None:
-        """Report that the peer is ready for measurement."""
-        self.send(compile_seconds=compile_seconds, versions=versions())
+    def ready(self, compile_seconds: float, device_kind: str) -> None:
+        """Report that the peer is ready for measurement on a device."""
+        self.send(compile_seconds=compile_seconds, device_kind=device_kind, versions=versions())
 
     def wait_for_request(self) -> bool:
         """Wait for the next request; return False at the end of the requests."""
@@ -66,6 +66,17 @@ def import_package(module: str, distribution: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise Missing(error.name or module, f"pip install {distribution}") from None
+
+
+def jax_device() -> str:
+    """Return the kind of the default device of JAX."""
+    return import_package("jax", "jax").devices()[0].device_kind
+
+
+def torch_device(device: Any) -> str:
+    """Return the kind of a device of PyTorch, by the name that JAX has for it."""
+    kind = str(device).partition(":")[0]
+    return import_package("torch", "torch").cuda.get_device_name() if kind == "cuda" else kind
 
 
 def versions() -> dict[str, str]:

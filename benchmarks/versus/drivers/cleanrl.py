@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, Missing, existing_file, import_package
+from .channel import Channel, Missing, existing_file, import_package, jax_device
 from .work import (
     BATCH_SIZE,
     CAPACITY,
@@ -65,7 +65,7 @@ def _make_pausing_writer(channel: Channel, gradient_steps: int) -> Callable[...,
                 return
             now = time.perf_counter()
             if not started:
-                channel.ready(now - start)
+                channel.ready(now - start, jax_device())
             else:
                 since, first = started[-1]
                 if step - first < gradient_steps * ENV_STEPS_PER_GRADIENT_STEP:

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, Missing, existing_file, import_package
+from .channel import Channel, Missing, existing_file, import_package, jax_device
 from .work import (
     BATCH_SIZE,
     CAPACITY,
@@ -131,7 +131,7 @@ def complete_runs(
     run = jax.jit(train).lower(jax.random.PRNGKey(0)).compile()
     compile_seconds = time.perf_counter() - start
     jax.block_until_ready(run(jax.random.PRNGKey(0)))
-    channel.ready(compile_seconds)
+    channel.ready(compile_seconds, jax_device())
     seed = 1
     while channel.wait_for_request():
         key = jax.block_until_ready(jax.random.PRNGKey(seed))

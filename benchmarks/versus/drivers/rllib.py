@@ -32,7 +32,8 @@ def rllib(channel: Channel, _: str, gradient_steps: int) -> None:
     while "learners" not in algorithm.train():
         continue
     before = totals()
-    channel.ready(time.perf_counter() - started)
+    # Its learner has no GPU by default.
+    channel.ready(time.perf_counter() - started, "cpu")
     while channel.wait_for_request():
         start, (first_steps, first_updates) = time.perf_counter(), before
         while before[1] - first_updates < gradient_steps:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .channel import Channel, import_package, limit_torch_threads
+from .channel import (
+    Channel,
+    import_package,
+    jax_device,
+    limit_torch_threads,
+    torch_device,
+)
 from .work import (
     BATCH_SIZE,
     CAPACITY,
@@ -25,7 +31,7 @@ def stable_baselines3(channel: Channel, num_envs: str, gradient_steps: int) -> N
     """Drive Stable-Baselines3's DQN; each measurement continues ``learn``."""
     package = import_package("stable_baselines3", "stable-baselines3")
     limit_torch_threads()
-    _stable_baselines(channel, package.DQN, num_envs, gradient_steps, device="cpu")
+    _stable_baselines(channel, package.DQN, num_envs, gradient_steps)
 
 
 def sbx(channel: Channel, num_envs: str, gradient_steps: int) -> None:
@@ -37,7 +43,7 @@ def stable_baselines3_host(channel: Channel, cadence: str, gradient_steps: int) 
     """Drive Stable-Baselines3's DQN on the workload with environments on the host."""
     package = import_package("stable_baselines3", "stable-baselines3")
     limit_torch_threads()
-    _stable_baselines_host(channel, package.DQN, cadence, gradient_steps, device="cpu")
+    _stable_baselines_host(channel, package.DQN, cadence, gradient_steps)
 
 
 def sbx_host(channel: Channel, cadence: str, gradient_steps: int) -> None:
@@ -45,9 +51,7 @@ def sbx_host(channel: Channel, cadence: str, gradient_steps: int) -> None:
     _stable_baselines_host(channel, import_package("sbx", "sbx-rl").DQN, cadence, gradient_steps)
 
 
-def _stable_baselines(
-    channel: Channel, algorithm: Any, num_envs: str, gradient_steps: int, **options: Any
-) -> None:
+def _stable_baselines(channel: Channel, algorithm: Any, num_envs: str, gradient_steps: int) -> None:
     envs = int(num_envs or 1)
     warmup = 4 * BATCH_SIZE
     model = algorithm(
@@ -64,13 +68,12 @@ def _stable_baselines(
         exploration_final_eps=EPSILON,
         policy_kwargs={"net_arch": HIDDEN_SIZES},
         seed=0,
-        **options,
     )
     _continue_learning(channel, model, warmup, gradient_steps * ENV_STEPS_PER_GRADIENT_STEP)
 
 
 def _stable_baselines_host(
-    channel: Channel, algorithm: Any, cadence: str, gradient_steps: int, **options: Any
+    channel: Channel, algorithm: Any, cadence: str, gradient_steps: int
 ) -> None:
     steps, batch_size, updates = (int(number) for number in cadence.split(","))
     model = algorithm(
@@ -85,7 +88,6 @@ def _stable_baselines_host(
         exploration_final_eps=EPSILON,
         policy_kwargs={"net_arch": HOST_HIDDEN_SIZES},
         seed=0,
-        **options,
     )
     rows = gradient_steps // updates * steps * HOST_ENVS
     _continue_learning(channel, model, HOST_WARMUP, rows)
@@ -100,7 +102,11 @@ def _continue_learning(channel: Channel, model: Any, warmup: int, env_steps: int
     """After the warm-up, train a model for ``env_steps`` at every request and measure the time."""
     start = time.perf_counter()
     model.learn(2 * warmup, log_interval=None)
-    channel.ready(time.perf_counter() - start)
+    # Stable-Baselines3 uses a GPU of PyTorch if there is one; SBX uses that of JAX.
+    device = (
+        jax_device() if type(model).__module__.startswith("sbx") else torch_device(model.device)
+    )
+    channel.ready(time.perf_counter() - start, device)
     while channel.wait_for_request():
         before, updates = model.num_timesteps, model._n_updates
         start = time.perf_counter()

@@ -14,6 +14,7 @@ from jaxdqn.cli.study.curves import CURVES, draw_curves
 from jaxdqn.cli.study.protocol import column, protocol
 from jaxdqn.cli.study.results import REPORT
 from jaxdqn.cli.study.settings import as_text, command_of, label, seeds_text
+from jaxdqn.cli.study.wall_clock import shared_seconds, wall_clock
 from jaxdqn.monitoring.statistics import estimate
 from jaxdqn.storage.jsonl import Record
 
@@ -75,11 +76,7 @@ def write_report(results: Sequence[Record], request: Request) -> None:
     own = {e.env: e.parts["environment"] for e in entries if "environment" in e.parts}
     request = request._replace(environments=own)
     out = Path(request.out)
-    curves = {
-        name: {env: entry.results for env, entry in row.items()}
-        for name, row in rows_of(entries).items()
-    }
-    draw_curves(curves, _envs(entries), out / CURVES)
+    draw_curves(_results(rows_of(entries)), _envs(entries), out / CURVES)
     try:
         (out / REPORT).write_text(markdown(entries, request), encoding="utf-8")
     except OSError as error:
@@ -173,6 +170,7 @@ def markdown(entries: Sequence[Entry], request: Request) -> str:
         _table(["", *(column(env, results) for env in envs)], table),
         protocol(envs, results),
         f"![Learning curves]({CURVES})",
+        *_wall_clock(rows, envs),
         "## Each seed",
         _SEED_NOTE,
         "\n".join(seeds),
@@ -180,6 +178,17 @@ def markdown(entries: Sequence[Entry], request: Request) -> str:
         _times(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _wall_clock(rows: Mapping[str, Mapping[str, Entry]], envs: Sequence[str]) -> list[str]:
+    """Return the section about the seconds to the published scores; empty without any."""
+    text = wall_clock(_results(rows), envs)
+    return ["## Wall-clock to the published score", text] if text else []
+
+
+def _results(rows: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str, Sequence[Record]]]:
+    """Return the results by label and environment."""
+    return {name: {env: entry.results for env, entry in row.items()} for name, row in rows.items()}
 
 
 def _cell(env: str, row: Mapping[str, Entry], request: Request) -> str:
@@ -248,7 +257,8 @@ def _times(rows: Mapping[str, Mapping[str, Entry]]) -> str:
         for entry in row.values():
             runs = {result["run"]: result for result in entry.results}
             lines += [[name, entry.env, *_time(run)] for run in runs.values()]
-    return f"{_TIME_NOTE}\n\n{_table(head, lines)}" if lines else "No results."
+    notes = " ".join(note for note in (_TIME_NOTE, shared_seconds(_results(rows))) if note)
+    return f"{notes}\n\n{_table(head, lines)}" if lines else "No results."
 
 
 def _time(run: Record) -> list[str]:

@@ -37,7 +37,9 @@ _FIELDS: dict[str, Any] = {
 }  # fmt: skip
 """Fields of a result and their types.
 
-``curve`` has ``rows``, counted for this seed, and ``return_mean``, null where it was not finite.
+``curve`` has ``rows``, counted for this seed, ``return_mean``, null where it was not finite, and
+``seconds``, of training and evaluation, which results of earlier versions lack. Seeds trained
+together share their seconds.
 ``run`` and the fields after it describe the complete run, of ``population`` seeds; ``env_steps`` is
 the mean per seed. ``distinct_episodes`` is that of the last evaluation.
 """
@@ -232,10 +234,13 @@ def _curve(evaluations: Sequence[Record], index: int, learners: int) -> Record:
         record["learners"][index] if learners > 1 else record["return_mean"]
         for record in evaluations
     ]
-    return {
+    curve: Record = {
         "rows": [record["rows"] // learners for record in evaluations],
         "return_mean": returns,
     }
+    if all("seconds" in record for record in evaluations):
+        curve["seconds"] = [record["seconds"] for record in evaluations]
+    return curve
 
 
 def _distinct_episodes(evaluation: Record, index: int, learners: int) -> int | None:
@@ -297,3 +302,8 @@ def _check_curve(curve: Record) -> None:
         raise ValueError("curve.rows must be numbers")
     if not all(isinstance(x, _NUMBER_OR_NONE) for x in returns):
         raise ValueError("curve.return_mean must be numbers")
+    seconds = curve.get("seconds", rows)
+    if not isinstance(seconds, list) or len(seconds) != len(rows):
+        raise ValueError("curve must have as many seconds as rows")
+    if not all(isinstance(x, _NUMBER) for x in seconds):
+        raise ValueError("curve.seconds must be numbers")

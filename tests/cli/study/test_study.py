@@ -164,7 +164,11 @@ def test_a_result_has_the_curve_of_its_seed_and_its_configuration(fake):
     assert study("--first-seed", "3", "--total-rows", "6000", "--set", "gamma=0.9") == 0
     first, second = lines()
     assert cells_of([first, second]) == [("dqn", "CartPole-v1", 3), ("dqn", "CartPole-v1", 4)]
-    assert second["curve"] == {"rows": [3000, 6000], "return_mean": [2.0, 4.0]}
+    assert second["curve"] == {
+        "rows": [3000, 6000],
+        "return_mean": [2.0, 4.0],
+        "seconds": [5.0, 10.0],
+    }
     assert (second["final_return"], second["best_return"]) == (4, 4.5)
     assert second["training_return"] == 18 + 4
     assert (second["total_rows"], second["settings"]) == (6000, {"gamma": 0.9})
@@ -175,7 +179,11 @@ def test_a_result_has_the_curve_of_its_seed_and_its_configuration(fake):
     )  # fmt: skip
     # The run of a single seed writes other records.
     assert study("--first-seed", "9", "--total-rows", "6000", seeds=1) == 0
-    assert lines()[-1]["curve"] == {"rows": [3000, 6000], "return_mean": [4.5, 9.0]}
+    assert lines()[-1]["curve"] == {
+        "rows": [3000, 6000],
+        "return_mean": [4.5, 9.0],
+        "seconds": [5.0, 10.0],
+    }
     assert (lines()[-1]["seed"], lines()[-1]["final_return"]) == (9, 9)
     assert lines()[-1]["training_return"] == 18 + 9
 

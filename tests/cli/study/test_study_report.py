@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.accelerator.plan import GAMES
 from jaxdqn.cli.study import __main__
 from jaxdqn.cli.study.curves import draw_curves
+from jaxdqn.cli.study.wall_clock import PUBLISHED, wall_clock
 from jaxdqn.monitoring.statistics import REPETITIONS, curve_of, estimate, iqm
 from jaxdqn.monitoring.styles import styles
 from jaxdqn.storage.jsonl import to_json
@@ -78,6 +80,19 @@ def test_a_curve_has_the_evaluations_shared_by_all_seeds():
     assert [point.iqm for point in curve.estimates] == [2.0, 3.0]
     assert (curve.estimates[0].low, curve.estimates[0].high) == (1.0, 3.0)
     assert curve_of([]).rows == []
+    assert curve.seconds == []
+
+
+def test_the_seconds_of_a_curve_are_the_median_over_the_seeds_at_equal_rows():
+    def result(rows, seconds):
+        return {"curve": {"rows": rows, "return_mean": [0.0] * len(rows), "seconds": seconds}}
+
+    seeds = [result([10, 20, 30], [1.0, 2.0, 3.0]), result([10, 30], [2.0, 9.0]),
+             result([10, 30], [9.0, 5.0])]  # fmt: skip
+    curve = curve_of(seeds)
+    assert (curve.rows, curve.seconds) == ([10, 30], [2.0, 5.0])
+    del seeds[1]["curve"]["seconds"]
+    assert curve_of(seeds).seconds == [], "results of an earlier version"
 
 
 def test_the_report_has_every_cell_and_every_seed(fake):
@@ -233,6 +248,66 @@ def test_curves_have_one_panel_per_environment_and_a_legend_that_covers_none(mon
     assert len(figure.legends[0].texts) == 9
     assert not any(legend.overlaps(panel.get_tightbbox()) for panel in panels[:4])
     assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+
+
+def test_curves_with_seconds_have_a_second_line_of_panels(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure)
+    )
+    envs = [f"env-{number}" for number in range(4)]
+    curve = {"rows": [100, 200], "return_mean": [1.0, 3.0]}
+    timed, old = [{"curve": {**curve, "seconds": [7.0, 9.0]}}], [{"curve": curve}]
+    draw_curves({"a": {envs[0]: timed, envs[1]: old, envs[3]: timed}}, envs, Path("curves.png"))
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == [
+        *envs[:3], *envs[:3], envs[3], "", "", envs[3], "", "",
+    ]  # fmt: skip
+    assert [line.get_xdata().tolist() for line in panels[0].lines] == [[100, 200]]
+    assert [line.get_xdata().tolist() for line in panels[3].lines] == [[7.0, 9.0]]
+    assert "seconds" in panels[3].get_xlabel()
+    assert [panel.texts[0].get_text() for panel in (panels[2], panels[4])] == [
+        "not run", "no seconds recorded",
+    ]  # fmt: skip
+    assert [line.get_xdata().tolist() for line in panels[9].lines] == [[7.0, 9.0]]
+
+
+def timed_results(seconds, returns, population=1):
+    """Return the result of one seed on Breakout, whose published score is 10."""
+    rows = list(range(len(returns)))
+    curve = {"rows": rows, "return_mean": returns, "seconds": seconds}
+    return {"curve": curve, "population": population}
+
+
+def test_the_wall_clock_to_the_published_score_is_the_median_over_the_seeds():
+    seeds = [timed_results([5.0, 10.0, 15.0], [None, 10.0, 2.0], 3),
+             timed_results([5.0, 10.0, 15.0], [1.0, 9.9, 30.0], 3),
+             timed_results([5.0, 10.0, 15.0], [1.0, 9.9, 9.9], 3)]  # fmt: skip
+    game = "Breakout-MinAtar"
+    alone = [timed_results([4.0, 8.0], [0.0, 1.0])]
+    rows = {"dqn": {game: seeds}, "pqn": {game: alone}, "old": {game: [{"curve": {}}]}, "c51": {}}
+    text = wall_clock(rows, ["CartPole-v1", game])
+    assert text.splitlines()[-1] == (
+        f"| {game} | 10 | 15 s (2 of 3) | not reached (0 of 1) | not recorded | not recorded |"
+    )
+    assert "Seeds trained together share their seconds" in text
+    assert "(3 seeds at a time)" in text
+    assert "share their seconds" not in wall_clock({"pqn": {game: alone}}, [game])
+    assert wall_clock({"dqn": {"CartPole-v1": seeds}}, ["CartPole-v1"]) == ""
+    assert wall_clock({"old": {game: [{"curve": {}}]}}, [game]) == ""
+
+
+def test_every_game_of_minatar_has_a_published_score():
+    assert set(PUBLISHED) == set(GAMES)
+
+
+def test_the_report_has_the_wall_clock_to_the_published_score(fake):
+    assert study(envs=("Breakout-MinAtar",), seeds=21) == 0
+    text = Path("study/report.md").read_text()
+    # Seeds have half their number as their first return: 20 reaches 10 after 5 s, 10 to 19 later.
+    assert "## Wall-clock to the published score" in text
+    assert "| Breakout-MinAtar | 10 | 10 s (11 of 21) |" in text
+    assert "(21 seeds at a time)" in text
 
 
 def test_the_report_is_written_after_each_run(fake):

@@ -58,6 +58,10 @@ def damaged(lines, kind):
         result["curve"]["rows"].append(1)
     elif kind == "words in the curve":
         result["curve"]["return_mean"][0] = "high"
+    elif kind == "fewer seconds than rows":
+        result["curve"]["seconds"].pop()
+    elif kind == "words in the seconds":
+        result["curve"]["seconds"][0] = "late"
     elif kind == "a line twice":
         result = json.loads(lines[0])
     if kind not in ("truncated", "not an object"):
@@ -74,6 +78,8 @@ def damaged(lines, kind):
         ("a word instead of a number", "line 2: seed='one': wrong type"),
         ("a curve of two lengths", "line 2: curve must have as many rows as return_mean"),
         ("words in the curve", "line 2: curve.return_mean must be numbers"),
+        ("fewer seconds than rows", "line 2: curve must have as many seconds as rows"),
+        ("words in the seconds", "line 2: curve.seconds must be numbers"),
         ("a line twice", "line 2 has the same cell and seed as line 1"),
     ],
 )
@@ -174,6 +180,9 @@ def test_results_agree_with_the_records_of_the_host_loop(monkeypatch, capsys):
     # Six chunks of 100 rows, with an evaluation after every second one.
     for seed, result in enumerate(lines()):
         assert (result["seed"], result["population"], result["eval_episodes"]) == (seed, 2, 4)
+        seconds = result["curve"].pop("seconds")
+        assert len(seconds) == 3
+        assert 0 < seconds[0] < seconds[1] < seconds[2]
         assert result["curve"] == {
             "rows": [200, 400, 600],
             "return_mean": [10.0 * seed + chunks for chunks in (2, 4, 6)],

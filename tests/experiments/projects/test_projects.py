@@ -1,13 +1,16 @@
 """The commands of the projects: arguments, arrangements, tables and pages, without training."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from experiments.projects import compared, devices, driving, frames, page, training
 from jaxdqn.cli import run as run_command
+from jaxdqn.config.config import to_dict
 from jaxdqn.config.presets import preset
+from jaxdqn.storage.engine_record import write_engine
 from tests.studies import ROOT
 
 SUMMARY = {
@@ -16,6 +19,7 @@ SUMMARY = {
     "env_steps_per_second": 490.0, "gradient_steps_per_second": 15.0, "solve_return": 9.9,
     "solved": True, "seconds_to_solve": 120.0, "eval_episodes": 32,
     "eval_return_mean": 10.5, "eval_return_std": 1.0, "eval_terminated_share": 0.25, "held": False,
+    "interrupted": False, "ended_by": "solved",
 }  # fmt: skip
 
 
@@ -93,13 +97,72 @@ def test_frames_trains_each_algorithm_draws_the_first_and_writes_its_page(
     assert "Measured on" in capsys.readouterr().out
 
 
-def test_a_run_that_has_ended_is_not_trained_again_and_one_that_has_not_is_resumed(
-    tmp_path, commands
-):
-    (tmp_path / "config.json").write_text("{}")
+def stored_run(out, words, **summary):
+    """Write the configuration of ``jaxdqn run WORDS``, and a summary if it has fields."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = run_command.config_from(run_command.read_flags(list(words))[1])
+    (out / "config.json").write_text(json.dumps(to_dict(config)))
+    if summary:
+        (out / "summary.json").write_text(json.dumps({**SUMMARY, **summary}))
+
+
+def test_a_run_without_a_summary_is_resumed_and_not_trained_again(tmp_path, commands):
+    stored_run(tmp_path, ["fast", "--seed", "1"])
     training.train("fast", ["--seed", "1"], tmp_path)
     training.train("fast", ["--seed", "1"], tmp_path)
     assert commands == [("run", "--resume", "--out", str(tmp_path))]
+
+
+@pytest.mark.parametrize("interrupted", [True, None])
+def test_a_run_is_resumed_unless_its_summary_says_that_it_was_not_interrupted(
+    tmp_path, commands, interrupted
+):
+    stored_run(tmp_path, ["fast"], interrupted=interrupted, rows=10)
+    assert training.train("fast", [], tmp_path)["rows"] == SUMMARY["rows"]
+    assert commands == [("run", "--resume", "--out", str(tmp_path))]
+
+
+def test_a_run_that_is_interrupted_again_ends_the_project(tmp_path, monkeypatch):
+    stored_run(tmp_path, ["fast"], interrupted=True)
+    monkeypatch.setattr(training, "command", lambda *words: None)
+    with pytest.raises(RuntimeError, match="interrupted; repeat the command to resume it"):
+        training.train("fast", [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "message"),
+    [
+        (["fast"], ["fast", "--seed", "1"], "seed=1: must be 0"),
+        (["fast"], ["fast", "--total-rows", "9000"], "total_rows=9000: must be"),
+        (["fast", "--gamma", "0.9"], ["fast"], "gamma=0.99: must be 0.9"),
+        (["pqn"], ["fast"], "total_rows=600000: must be 500000"),
+        (["fast", "--reset", "pooled"], ["fast", "--reset", "every-step"],
+         "reset='every-step': must be 'pooled'"),
+    ],
+)  # fmt: skip
+def test_a_run_of_other_flags_is_rejected_by_the_first_field_that_differs(
+    tmp_path, commands, stored, now, message
+):
+    stored_run(tmp_path, stored, interrupted=False)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        training.train(now[0], now[1:], tmp_path)
+    assert commands == []
+
+
+def test_a_run_of_another_engine_is_rejected(tmp_path, commands):
+    words = ["--replay", "prioritized"]
+    stored_run(tmp_path, ["fast", *words], interrupted=False)
+    write_engine(tmp_path, {"engine": "ray", "actors": 2, "replay_shards": 1})
+    with pytest.raises(ValueError, match="engine=\"engine='jit'\": must be"):
+        training.train("fast", words, tmp_path)
+    assert commands == []
+
+
+def test_fields_that_a_run_chooses_are_not_compared(tmp_path, commands):
+    stored_run(tmp_path, ["fast", "--reset", "pooled", "--chunk-iterations", "8"],
+               interrupted=False)  # fmt: skip
+    training.train("fast", [], tmp_path)
+    assert commands == []
 
 
 def test_a_command_that_fails_ends_the_project():
@@ -208,11 +271,22 @@ def test_driving_names_the_packages_that_are_missing_and_how_to_install_them(
 def test_driving_compares_four_arrangements_by_their_crashes(
     results_page, tmp_path, commands, monkeypatch
 ):
-    monkeypatch.setattr(training, "missing", lambda packages: [])
+    absent = ["highway_env"]
+    monkeypatch.setattr(
+        training, "missing", lambda packages: [name for name in packages if name in absent]
+    )
     monkeypatch.setattr(compared, "missing", lambda packages: [])
-    assert driving.main(["--out", str(tmp_path / "runs"), "--page", str(results_page)]) == 0
+    arguments = ["--out", str(tmp_path / "runs"), "--page", str(results_page)]
+    assert driving.main(arguments) == 0
     assert len([words for words in commands if words[0] == "run"]) == 4
-    assert [words for words in commands if words[0] == "evaluate"] == [], "no video"
+    assert [words for words in commands if words[0] == "evaluate"] == [], "no simulator renders"
+    absent.clear()
+    assert driving.main(arguments) == 0
+    video = str(results_page.parent.parent / "images" / "driving.gif")
+    assert commands[-1] == (
+        "evaluate", str(tmp_path / "runs" / "0"), "--on", "gymnasium:highway_env:highway-fast-v0",
+        "--episodes", "1", "--video", video,
+    )  # fmt: skip
     line = "| 2 actors, 2 learners, asynchronous | 50,000 | 100 | 500 | 15.0 | 10.50 | 0.25 |"
     assert line in results_page.read_text()
 
