@@ -1,6 +1,7 @@
 """Run directory: create it, lock it, and read its configuration.
 
-It contains ``config.json``, ``parts.json`` (if the run has custom parts),
+It contains ``config.json``, ``start.json`` (preset, machine and versions), ``parts.json`` (if the
+run has custom parts), ``engine.json`` (if it has an engine),
 ``summary.json``, ``metrics.jsonl`` (one line per chunk), ``evaluations.jsonl``,
 ``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and ``checkpoints/``.
 """
@@ -28,7 +29,7 @@ from jaxdqn.storage.jsonl import write_json
 from jaxdqn.storage.loss_record import register_recorded_loss
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
-PARTS = "parts.json"
+PARTS, START = "parts.json", "start.json"
 LOCK = ".lock"
 _OLDER = {"reset": "every-step"}
 """Values of options that runs of older versions lack, where they differ from the defaults."""
