@@ -74,6 +74,9 @@ class Programs(NamedTuple):
     env_failures: Callable[[], Sequence[EnvironmentFailed]] = lambda: ()
     """``env_failures()``: the failures so far that caused environments on the host to be
     restarted."""
+    time_shares: Callable[[], dict[str, float]] = dict
+    """``time_shares()``: share of the time of each part of the chunks since the last call, with
+    environments on the host; empty if a chunk is one program."""
     runs_ahead: bool = False
     """True if ``chunk`` is dispatched asynchronously and only results that are not finite can end
     the run. The next chunk may then be dispatched at once."""

@@ -150,8 +150,11 @@ def test_details_have_a_panel_for_each_figure_that_a_run_logged(tmp_path, monkey
     (runs[0] / "metrics.jsonl").write_text(
         '{"env_steps": 4, "loss": null}\n{"env_steps": 8, "loss": 2}\n'
     )
-    (runs[1] / "metrics.jsonl").write_text('{"env_steps": 4, "loss": 1, "q_mean": 3}\n')
+    (runs[1] / "metrics.jsonl").write_text(
+        '{"env_steps": 4, "loss": 1, "q_mean": 3, "parameter_age": 2, "gradient_staleness": 1}\n'
+    )
     plot_details(runs, "x.svg")
     titles = [panel.get_title() for panel in drawn[0].axes if panel.axison]
-    assert titles == ["loss", "mean Q of the actions"]
+    assert titles[:2] == ["loss", "mean Q of the actions"]
+    assert titles[2:] == ["age of the actors' parameters", "staleness of gradients"]
     assert [line.get_xdata().tolist() for line in drawn[0].axes[0].lines] == [[8.0], [4.0]]
