@@ -73,6 +73,8 @@ def report(record: dict[str, Any]) -> str:
     if "original_weight_bytes" in record:
         share = record["weight_bytes"] / record["original_weight_bytes"]
         text += f", {share:.3f} of those of the original"
+    if "model_bytes" in record:
+        text += f"; {record['model_bytes']:,} bytes of policy.onnx"
     if "action_agreement" not in record:
         return text
     return (

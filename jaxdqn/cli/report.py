@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="jaxdqn report", description=_DESCRIPTION)
     _check(flags)
-    from jaxdqn.monitoring.report import read_run, report_html
+    from jaxdqn.monitoring.report import report_html
+    from jaxdqn.monitoring.run_files import read_run
 
     files = [read_run(run) for run in flags.runs]
     with tempfile.TemporaryDirectory() as directory:

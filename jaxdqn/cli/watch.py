@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="jaxdqn watch", description=_DESCRIPTION)
-    from jaxdqn.monitoring.follow import is_running
+    from jaxdqn.monitoring.follow import is_running, other_host
     from jaxdqn.storage.directory import read_config
 
     config = read_config(flags.run)
@@ -46,8 +46,10 @@ def _main(argv: Sequence[str]) -> None:
         _follow(flags.run, config)
     if is_running(flags.run):
         print("running")
-        return
-    print(_end(Path(flags.run)))
+    elif (host := other_host(flags.run)) is not None:
+        print(f"not finished: started on {host}; from here it cannot be told whether it is running")
+    else:
+        print(_end(Path(flags.run)))
 
 
 def _print_newest(run: str, config: Config) -> None:
@@ -66,18 +68,24 @@ def _print_newest(run: str, config: Config) -> None:
 
 
 def _follow(run: str, config: Config) -> None:
-    """Show the records of a run until no process runs it."""
+    """Show the records of a run until no process runs it.
+
+    A run on another machine is followed until it has a summary.
+    """
     from jaxdqn.config.config import to_dict
-    from jaxdqn.monitoring.follow import RecordReader, is_running
+    from jaxdqn.monitoring.follow import RecordReader, is_running, other_host
     from jaxdqn.monitoring.terminal import make_progress_logger
 
     reader, logger = RecordReader(run), make_progress_logger(config)
     logger.log("start", {"config": to_dict(config), "out": run})
+    if not is_running(run) and (host := other_host(run)) is not None:
+        print(f"started on {host}: following until its summary is written, whether or not its "
+              "process lives; Ctrl-C ends the display")  # fmt: skip
     try:
         running = True
         while running:
             # Check before reading the files, so that everything written before the end is shown.
-            running = is_running(run)
+            running = is_running(run) or other_host(run) is not None
             for kind, record in reader.records():
                 logger.log(kind, record)
             if running:

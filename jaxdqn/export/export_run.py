@@ -57,7 +57,8 @@ def export_policy(
         agent: custom agent, see ``load_policy``.
 
     Returns:
-        The measurements, which ``policy.json`` also contains: ``weight_bytes``; with ``quantize``
+        The measurements, which ``policy.json`` also contains: ``weight_bytes``; for ONNX
+        ``model_bytes``, the size of ``policy.onnx``; with ``quantize``
         or ``distill_to`` also ``original_weight_bytes``, ``action_agreement`` over 10 000
         observations, ``return_mean`` and ``original_return_mean`` with their standard errors.
 
@@ -87,8 +88,11 @@ def export_policy(
         record |= _compare(original, quantized(policy, flat), trainer.environment, episodes)
         record["original_weight_bytes"] = flatten(original).quantized.bytes
     try:
-        write = write_onnx if format == "onnx" else write_policy
-        write(to, policy, flat, {"run": os.fspath(run), "which": which, **record})
+        about = {"run": os.fspath(run), "which": which, **record}
+        if format == "onnx":
+            record |= write_onnx(to, policy, flat, about)
+        else:
+            write_policy(to, policy, flat, about)
     except OSError as error:
         raise ValueError(f"to={str(to)!r}: must be writable: {error.strerror}") from error
     return record

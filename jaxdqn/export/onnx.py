@@ -14,6 +14,7 @@ import numpy as np
 from jaxdqn.export.fold import folded
 from jaxdqn.export.loader import onnx_step
 from jaxdqn.export.serialized import FlatPolicy, Policy, abstract_inputs, write_about
+from jaxdqn.storage.jsonl import Record
 from jaxdqn.types import Array, EnvSpec
 
 MODEL, INITIAL = "policy.onnx", "initial.npz"
@@ -24,7 +25,7 @@ _LEAST_AGREEMENT = 0.99
 because rounding decides between actions of almost equal value."""
 
 
-def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -> None:
+def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Record) -> Record:
     """Write a policy as an ONNX model, its description and its loader into a new directory.
 
     The model is compared with the policy on random observations before it is written.
@@ -34,6 +35,10 @@ def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -
         policy: policy to write.
         flat: the same policy, converted by ``flatten``.
         record: additional JSON values for ``policy.json``.
+
+    Returns:
+        ``model_bytes``, the size of the model, which ``policy.json`` also contains. The converter
+        may store weights in other forms than ``flat``.
 
     Raises:
         ValueError: if the extra is not installed, or the network cannot be converted.
@@ -45,7 +50,9 @@ def write_onnx(directory: Path, policy: Policy, flat: FlatPolicy, record: Any) -
     (directory / MODEL).write_bytes(model)
     arrays: dict[str, Any] = {f"s{index}": leaf for index, leaf in enumerate(flat.initial)}
     np.savez(directory / INITIAL, **arrays)
-    write_about(directory, policy.spec, flat, "onnx", record)
+    size = {"model_bytes": len(model)}
+    write_about(directory, policy.spec, flat, "onnx", {**record, **size})
+    return size
 
 
 def convert(flat: FlatPolicy, spec: EnvSpec) -> bytes:

@@ -30,6 +30,14 @@ _DETAILS = {
     "epsilon": "epsilon",
     "env_steps_per_second": "environment steps/s",
     "length_mean": "episode length",
+    "env_share": "share of time in environments",
+    "wait_share": "share waiting for the learner",
+    "parameter_age": "age of the actors' parameters",
+    "gradient_staleness": "staleness of gradients",
+    "actor_busy_share": "busy share of the actors",
+    "learner_busy_share": "busy share of the learner",
+    "server_busy_share": "busy share of the server",
+    "blocks_queue_length": "blocks in the queue",
 }
 """Metrics shown by ``plot_details``, with their titles."""
 

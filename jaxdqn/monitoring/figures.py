@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, NoReturn
 
-import jax
-
 from jaxdqn.errors import reject
 from jaxdqn.storage.jsonl import Record
 
@@ -55,12 +53,6 @@ def learner_figures(record: Record) -> list[Figures]:
         figures_of({name: values[index] for name, values in learners.items()})
         for index in range(size)
     ]
-
-
-def device_bytes() -> int | None:
-    """Return the bytes of memory in use on the first device; None on CPU (not counted)."""
-    stats = jax.local_devices()[0].memory_stats()
-    return None if stats is None else stats.get("bytes_in_use")
 
 
 def plain_config(record: Record) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from jaxdqn.config.config import Config, to_dict
 from jaxdqn.monitoring.records import learner_identity
 from jaxdqn.monitoring.statistics import Estimate, estimate
 from jaxdqn.storage.directory import read_config
+from jaxdqn.storage.engine_record import engine_text, read_engine
 from jaxdqn.storage.jsonl import FILES, read_lines
+from jaxdqn.storage.parts import recorded_parts, references_of
 
 Axis = Literal["env_steps", "seconds"]
 AXES: dict[str, str] = {"env_steps": "environment steps", "seconds": "wall-clock seconds"}
@@ -42,28 +44,39 @@ class Group(NamedTuple):
     """Learners that differ only in their seed."""
 
     values: dict[str, Any]
-    """Configuration, without the fields in which the learners may differ."""
+    """Configuration, own parts (a reference or ``object``) and engine, without the fields in which
+    the learners may differ."""
     seeds: list[Seed]
     solve_return: float | None
 
 
 def groups_of(runs: Sequence[str | os.PathLike[str]]) -> list[Group]:
-    """Group run directories by configuration; each learner of a population counts as a seed.
+    """Group runs by configuration, own parts and engine; each learner of a population is a seed.
 
     Raises:
         ValueError: if a run directory cannot be read, or has no evaluation yet.
     """
     groups: dict[str, Group] = {}
     for run in runs:
-        config = read_config(run)
+        config, parts = read_config(run), _parts_of(run)
         for index, seed in enumerate(_seeds_of(Path(run), config)):
             swept = learner_identity(config, index)
-            values = {**to_dict(config), **swept}
+            # Parts come first, because a label has the first differences.
+            values = {**parts, **to_dict(config), **swept, **parts}
             for name in (*_OF_ONE_RUN, "learner"):
                 values.pop(name, None)
             group = groups.setdefault(repr(values), Group(values, [], config.solve_return))
             group.seeds.append(seed)
     return list(groups.values())
+
+
+def _parts_of(run: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the own parts and the engine of a run, in place of the options that they replace."""
+    record = recorded_parts(run)
+    named = {name: reference for name, (reference, _) in references_of(record).items()}
+    objects = {name: "object" for name, part in record.items() if part is None}
+    engine = read_engine(run)
+    return {**objects, **named, **({} if engine is None else {"engine": engine_text(engine)})}
 
 
 def _seeds_of(run: Path, config: Config) -> list[Seed]:
@@ -94,23 +107,27 @@ def _return_of(record: dict[str, Any], index: int) -> float | None:
 
 def labels_of(groups: Sequence[Group]) -> list[str]:
     """Return a label for each group: the fields in which groups differ, and its number of seeds."""
-    names = [
-        name
-        for name in groups[0].values
-        if len({repr(group.values.get(name)) for group in groups}) > 1
-    ]
+    every = dict.fromkeys(name for group in groups for name in group.values)
+    names = [name for name in every if len({repr(group.values.get(name)) for group in groups}) > 1]
     # Omit fields that follow from the environment or the budget.
     names = [name for name in names if name not in ("solve_return",)] or names
     labels = []
     for group in groups:
         shown = [
-            str(group.values[name]) if name == "env" else f"{name}={_plain(group.values[name])}"
+            str(group.values[name]) if name == "env" else _difference(name, group.values)
             for name in names[:4]
         ]
         count = len(group.seeds)
         seeds = f"{count} seeds" if count > 1 else "1 seed"
         labels.append(", ".join([*shown, seeds]))
     return labels
+
+
+def _difference(name: str, values: dict[str, Any]) -> str:
+    """Return an option, part or engine of a group as text; a group may lack a part."""
+    if name == "engine":
+        return str(values.get(name, engine_text(None)))
+    return f"{name}={_plain(values.get(name, 'default'))}"
 
 
 def _plain(value: Any) -> str:

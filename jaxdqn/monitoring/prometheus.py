@@ -12,7 +12,6 @@ from jaxdqn.errors import reject
 from jaxdqn.monitoring.figures import (
     TOTALS,
     Figures,
-    device_bytes,
     figures_of,
     learner_figures,
     reject_missing,
@@ -104,8 +103,6 @@ class Exporter:
         if kind == "evaluation":
             for name in _COUNTERS:  # chunks report newer totals
                 figures.scalars.pop(name, None)
-        elif (used := device_bytes()) is not None:
-            figures.scalars["device_bytes"] = float(used)
         with self._lock:
             self._newest[prefix] = figures, learner_figures(record)
 

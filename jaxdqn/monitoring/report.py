@@ -4,61 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import statistics
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from jaxdqn.config.config import Config, to_dict
-from jaxdqn.config.presets import PRESETS, preset
 from jaxdqn.monitoring.curves import plot_details, plot_groups, plot_runs
 from jaxdqn.monitoring.groups import groups_of
-from jaxdqn.monitoring.report_page import Page, code, details, figure, media, table, tiles
+from jaxdqn.monitoring.report_page import Page, code, figure, media, table, tiles
+from jaxdqn.monitoring.report_setup import configuration, machine
+from jaxdqn.monitoring.reproduce import lines_of
+from jaxdqn.monitoring.run_files import RunFiles, read_run
 from jaxdqn.monitoring.terminal import number, seeds_of
-from jaxdqn.storage.directory import CONFIG, PARTS, SUMMARY, read_config
+from jaxdqn.storage.directory import CONFIG
 from jaxdqn.storage.jsonl import Record
 
 _MOST_ROWS = 50
 """Maximum number of rows in the table of results; the remaining learners are only counted."""
-
-
-class RunFiles(NamedTuple):
-    """Content of a run directory."""
-
-    path: Path
-    config: Config
-    summary: Record | None
-    """Content of ``summary.json``; None until the run has finished."""
-    parts: Record
-
-    @property
-    def preset(self) -> str | None:
-        """Name of the preset; None if this version does not have it."""
-        name = None if self.summary is None else self.summary.get("preset")
-        return name if name in PRESETS else None
-
-
-def read_run(run: str | os.PathLike[str]) -> RunFiles:
-    """Read the files of a run.
-
-    Raises:
-        ValueError: if it is not a run directory, or its summary cannot be read.
-    """
-    path, config = Path(run), read_config(run)
-    return RunFiles(path, config, _read(path / SUMMARY), _read(path / PARTS) or {})
-
-
-def _read(file: Path) -> Record | None:
-    try:
-        content: Record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{file}: must be JSON: {error}") from error
-    return content
 
 
 def report_html(
@@ -98,8 +61,8 @@ def report_html(
         "Learning in detail",
         figure(svg.getvalue(), "Means over each chunk, one line for each run."),
     )
-    page.add("Configuration", _configuration(files))
-    page.add("Throughput and machine", _machine(files))
+    page.add("Configuration", configuration(files))
+    page.add("Throughput and machine", machine(files))
     page.add("Reproduce", _reproduce(files))
     return page.html()
 
@@ -114,7 +77,7 @@ def _subtitle(files: Sequence[RunFiles]) -> str:
 def _version(run: RunFiles) -> str:
     from jaxdqn import __version__
 
-    return __version__ if run.summary is None else str(run.summary["versions"]["jaxdqn"])
+    return str(run.identity.get("versions", {}).get("jaxdqn", __version__))
 
 
 def _headlines(files: Sequence[RunFiles]) -> list[tuple[str, str]]:
@@ -152,7 +115,7 @@ def _learners(run: RunFiles) -> list[Record]:
     summary = run.summary
     if summary is None:
         return []
-    common = {"run": run.path.resolve().name}
+    common = {"run": run.name}
     names = {"last": "eval_return_mean", "best": "best_eval_return_mean",
              "solved": "seconds_to_solve", "held": "seconds_to_hold"}  # fmt: skip
     learners = summary.get("learners") or [{**summary, "seed": run.config.seed}]
@@ -207,74 +170,18 @@ def _curve_caption(alone: bool) -> str:
     )
 
 
-def _configuration(files: Sequence[RunFiles]) -> str:
-    first = files[0]
-    base = to_dict(preset(first.preset) if first.preset else Config())
-    values = [to_dict(run.config) for run in files]
-    resolved = {"reset"} if base["reset"] == "auto" else set()  # a run stores what auto chose
-    changed = [
-        name
-        for name in base
-        if name not in resolved and any(value[name] != base[name] for value in values)
-    ]
-    rows = [
-        [name, ", ".join(dict.fromkeys(_plain(value[name]) for value in values)),
-         _plain(base[name])]
-        for name in changed
-    ]  # fmt: skip
-    of = f"preset {first.preset}" if first.preset else "default"
-    shown = table(["option", "value", of], rows) if rows else f"<p>As the {of}.</p>"
-    own = {name: part for name, part in first.parts.items() if isinstance(part, str)}
-    if own:
-        shown += table(["own part", "reference"], [[*item] for item in own.items()])
-    every = [[name, ", ".join(dict.fromkeys(_plain(value[name]) for value in values))]
-             for name in base]  # fmt: skip
-    return shown + details("All options", table(["option", "value"], every))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "-"
-    return "-" if value is None else str(value)
-
-
-def _machine(files: Sequence[RunFiles]) -> str:
-    head = ["run", "env steps", "gradient steps", "env steps/s", "gradient steps/s", "training",
-            "evaluation", "compilation", "devices"]  # fmt: skip
-    rows = [
-        [
-            run.path.resolve().name,
-            f"{summary['env_steps']:,}",
-            f"{summary['gradient_steps']:,}",
-            f"{summary['env_steps_per_second']:,.0f}",
-            f"{summary['gradient_steps_per_second']:,.0f}",
-            f"{summary['train_seconds']:.1f} s",
-            f"{summary['eval_seconds']:.1f} s",
-            f"{summary['compile_seconds']:.1f} s",
-            f"{summary['devices']} x {summary['device_kind']}",
-        ]
-        for run in files
-        if (summary := run.summary) is not None
-    ]
-    if not rows:
-        return "<p>No run is finished.</p>"
-    summary = next(run.summary for run in files if run.summary is not None)
-    versions = ", ".join(f"{name} {text}" for name, text in summary["versions"].items())
-    return table(head, rows, numeric_from=1) + f"<p class='note'>{escape(versions)}</p>"
-
-
 def _reproduce(files: Sequence[RunFiles]) -> str:
     """Return the commands that reproduce the runs, with their configurations."""
     lines = [f"# with jaxdqn {_version(files[0])} installed"]
     links = []
     for run in files:
-        name = f"{run.path.resolve().name}.json"
+        name = f"{run.name}.json"
         data = base64.b64encode((run.path / CONFIG).read_bytes()).decode()
         links.append(
             f"<a download='{escape(name)}' href='data:application/json;base64,{data}'>"
             f"{escape(name)}</a>"
         )
-        lines.append(f"jaxdqn run --from {name} --out again/{run.path.resolve().name}")
+        lines += lines_of(run)
     return (
         f"<p>Configurations in this page: {', '.join(links)}</p>{code(lines)}"
         "<p class='note'>The same versions on the same kind and number of devices give the same "

@@ -14,7 +14,6 @@ from jaxdqn.monitoring.background import in_background
 from jaxdqn.monitoring.figures import (
     MOST_LEARNERS,
     Figures,
-    device_bytes,
     figures_of,
     finite,
     learner_figures,
@@ -94,8 +93,6 @@ class _Writers:
             self._open()
         whole, *learners = self._opened
         figures = figures_of(record)
-        if (used := device_bytes()) is not None and group == "training":
-            figures.scalars["device_bytes"] = float(used)
         _write(whole, group, figures, self._step)
         for writer, of_learner in zip(learners, learner_figures(record), strict=False):
             _write(writer, group, of_learner, self._step)

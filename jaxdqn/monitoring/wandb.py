@@ -13,7 +13,6 @@ import numpy as np
 from jaxdqn.monitoring.background import in_background
 from jaxdqn.monitoring.figures import (
     Figures,
-    device_bytes,
     figures_of,
     finite,
     learner_figures,
@@ -95,8 +94,6 @@ def _begin(wandb: Any, record: Record, settings: dict[str, Any]) -> Any:
 
 def _values(wandb: Any, group: str, record: Record) -> dict[str, Any]:
     values = _named(wandb, group, figures_of(record))
-    if (used := device_bytes()) is not None:
-        values["training/device_bytes"] = used
     for index, figures in enumerate(learner_figures(record)):
         values |= _named(wandb, f"learner-{index}/{group}", figures)
     return {**values, "env_steps": record["env_steps"]}

@@ -77,6 +77,9 @@ class Programs(NamedTuple):
     iterations_done: Callable[[int], int] = lambda iterations: iterations
     """``iterations_done(iterations)``: number of iterations that the last call of a program of so
     many iterations has completed. Only on Ray a stop request may end a call early."""
+    time_shares: Callable[[], dict[str, float]] = dict
+    """``time_shares()``: share of the time of each part of the chunks since the last call, with
+    environments on the host; empty if a chunk is one program."""
     runs_ahead: bool = False
     """True if ``chunk`` is dispatched asynchronously and only results that are not finite can end
     the run. The next chunk may then be dispatched at once."""

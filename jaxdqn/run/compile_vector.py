@@ -192,6 +192,7 @@ def vector_programs(config: Config, trainer: VectorTrainer, compiled: VectorComp
         perturb=compiled.perturb,
         part_of_chunk=lambda iterations: finished(chunk_of(iterations)),
         stop_evaluations=stop_evaluations,
+        time_shares=runner.times.shares,
         env_failures=lambda: restarts.failures,
         close=close,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -70,6 +71,7 @@ def debug(
         for name, value in FLAGS.items():
             stack.callback(jax.config.update, name, getattr(jax.config, name))
             jax.config.update(name, value)
+        stack.enter_context(_infinities_inside_jax())
         init, step = _functions(make_single_trainer(small, **objects), stack)
         try:
             state = init(jax.random.key(config.seed))
@@ -81,6 +83,37 @@ def debug(
         except FloatingPointError as error:
             raise RunFailed(f"{_culprit(error)}: its output is not finite ({error})") from error
     return metrics
+
+
+@contextmanager
+def _infinities_inside_jax() -> Iterator[None]:
+    """Let functions of JAX compute with infinity inside, which ``jax_debug_infs`` would report.
+
+    Those of softmax begin a maximum at minus infinity, and ``xlogy`` takes the logarithm of 0. NaN
+    is checked inside them, and infinity at the next operation on their output.
+    """
+
+    def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with jax.debug_infs(False):
+                return function(*arguments, **options)
+
+        return call
+
+    replaced = [
+        (module, name, getattr(module, name))
+        for module in (jax.nn, jax.scipy.special)
+        for name in ("softmax", "log_softmax", "logsumexp", "xlogy", "xlog1py", "entr")
+        if hasattr(module, name)
+    ]
+    for module, name, function in replaced:
+        setattr(module, name, unchecked(function))
+    try:
+        yield
+    finally:
+        for module, name, function in replaced:
+            setattr(module, name, function)
 
 
 def _functions(trainer: Any, stack: ExitStack) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -73,6 +74,20 @@ def runs_in_turn(config: Config) -> bool:
 def local_devices(config: Config) -> int:
     """Return the number of devices of this process that a run uses."""
     return config.devices if jax.process_count() == 1 else jax.local_device_count()
+
+
+def devices_that_count_memory(devices: Sequence[jax.Device]) -> list[jax.Device]:
+    """Return the devices that report their memory in use; none on CPU."""
+    return [device for device in devices if "bytes_in_use" in (device.memory_stats() or {})]
+
+
+def bytes_in_use(devices: Sequence[jax.Device]) -> int:
+    """Return the maximum over devices of the bytes of memory in use.
+
+    Args:
+        devices: devices of ``devices_that_count_memory``, at least one.
+    """
+    return max(device.memory_stats()["bytes_in_use"] for device in devices)
 
 
 def bytes_sent(config: Config, state: TrainState) -> float | None:

@@ -17,6 +17,7 @@ from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.callbacks import CallbackGroup
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
+from jaxdqn.run.device_memory import bytes_in_use, devices_that_count_memory
 from jaxdqn.run.divergence import DivergenceHandler, illegal_actions
 from jaxdqn.run.evaluation import RunEvaluator
 from jaxdqn.run.failures import FailureHandler
@@ -65,6 +66,7 @@ class HostLoop:
                                  checkpoints)  # fmt: skip
         self._failures = FailureHandler(programs, self.progress, self._recorder, self._saver)
         self._warnings = WarningRecorder(config, self.progress, self._recorder)
+        self._counted = devices_that_count_memory(jax.local_devices())
 
     def start(self, rows: Row | None = None, transfer: Transfer | None = None) -> TrainState:
         """Start a run, warm-up included.
@@ -146,7 +148,9 @@ class HostLoop:
         if self._config.restart_envs:
             record["env_restarts"] = progress.env_restarts
         record |= {"train_seconds": progress.train_seconds, "eval_seconds": progress.eval_seconds}
-        record |= chunk_record(metrics, seconds)
+        record |= chunk_record(metrics, seconds) | self._programs.time_shares()
+        if self._counted:
+            record["device_bytes"] = bytes_in_use(self._counted)
         self._recorder.log("metrics", record)
         state = self.callbacks.call("on_chunk", record, state)
         self._warnings.check_chunk(metrics)

@@ -30,7 +30,7 @@ from jaxdqn.run.first_state import first_state
 from jaxdqn.run.interrupt import StopRequest, stop_on_signals
 from jaxdqn.run.loop import HostLoop
 from jaxdqn.run.program_cache import StaticRun, compiled_programs
-from jaxdqn.run.setup import RunSetup, check_processes, record_engine, set_up
+from jaxdqn.run.setup import RunSetup, check_processes, record_engine, record_start, set_up
 from jaxdqn.run.summary import identity
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.checkpoint_manager import CheckpointManager
@@ -238,6 +238,7 @@ def _train(
     if config.max_seconds is not None:
         stop.set_deadline(started + config.max_seconds)
     loggers = _loggers(setup, group, on_engine=engine is not None)
+    record_start(setup)
     changed = record_engine(setup, None if engine is None else engine.record())
     if changed is not None:
         _log(loggers, "event", changed)

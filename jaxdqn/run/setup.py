@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,11 +17,12 @@ from jaxdqn.parallel.learners import RunKeys, learner_keys
 from jaxdqn.replay.export import fold_rows, read_rows
 from jaxdqn.run.memory_needs import check_memory_of_run
 from jaxdqn.run.program_cache import StaticRun, static_run
+from jaxdqn.run.summary import identity
 from jaxdqn.storage import directory as run_directory
 from jaxdqn.storage.directory import claim
 from jaxdqn.storage.engine_record import engine_text, read_engine, write_engine
 from jaxdqn.storage.environment_spec import check_spec, with_spec
-from jaxdqn.storage.jsonl import Record
+from jaxdqn.storage.jsonl import Record, write_json
 from jaxdqn.storage.loss_record import with_loss
 from jaxdqn.storage.parts import OwnParts, read_parts, resolve_parts
 from jaxdqn.storage.resume import Extend, check_same_run, resumed_config
@@ -112,6 +114,20 @@ def record_engine(setup: RunSetup, record: Record | None) -> Record | None:
         return None
     message = f"continues with {engine_text(record)}; before it had {engine_text(before)}"
     return {"event": "engine", "message": message}
+
+
+def record_start(setup: RunSetup) -> None:
+    """Write ``start.json``: what is known before the end of a run, such as its preset and machine.
+
+    A resumed run keeps the preset of its start if no other is given.
+    """
+    if setup.directory is None or not multihost.is_coordinator():
+        return
+    file = setup.directory / run_directory.START
+    preset = setup.preset
+    if preset is None and setup.resuming and file.exists():
+        preset = json.loads(file.read_text(encoding="utf-8")).get("preset")
+    write_json(file, identity(setup.config, preset))
 
 
 def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int = 0) -> None:

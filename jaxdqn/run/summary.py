@@ -14,6 +14,7 @@ from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.atari_scores import human_normalized
 from jaxdqn.monitoring.records import learner_identity
 from jaxdqn.run.holding import stability
+from jaxdqn.run.machine import machine
 from jaxdqn.run.progress import Progress
 from jaxdqn.storage.jsonl import Record
 
@@ -32,6 +33,7 @@ def identity(config: Config, preset: str | None) -> Record:
         "processes": jax.process_count(),
         "mapping": mapping_of(config),
         "device_kind": jax.devices()[0].device_kind,
+        "machine": machine(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in packages},

@@ -1,9 +1,9 @@
 """Run directory: create it, lock it, and read its configuration.
 
-It contains ``config.json``, ``parts.json`` (environment and custom parts), ``engine.json`` (if the
-run has another engine than the trainer), ``summary.json``, ``metrics.jsonl`` (one line per chunk),
-``evaluations.jsonl``, ``events.jsonl``, ``curve.png``, the parameters ``best/`` and ``last/``, and
-``checkpoints/``.
+It contains ``config.json``, ``start.json`` (preset, machine and versions), ``parts.json``
+(environment and custom parts), ``engine.json`` (if the run has another engine than the trainer),
+``summary.json``, ``metrics.jsonl`` (one line per chunk), ``evaluations.jsonl``, ``events.jsonl``,
+``curve.png``, the parameters ``best/`` and ``last/``, and ``checkpoints/``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jaxdqn.storage.jsonl import write_json
 from jaxdqn.storage.loss_record import register_recorded_loss
 
 CONFIG, SUMMARY, CURVE = "config.json", "summary.json", "curve.png"
-PARTS = "parts.json"
+PARTS, START = "parts.json", "start.json"
 LOCK = ".lock"
 _OLDER = {"reset": "every-step"}
 """Options that the configuration of an older run lacks, and the value with which that run was

@@ -156,16 +156,7 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
     Raises:
         ValueError: if there is no run directory, or a file in it is damaged.
     """
-    file = Path(run) / PARTS
-    config = read_config(run)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        record = {}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: must be a readable record of custom parts: {error}") from error
-    if not isinstance(record, dict) or not all(map(_is_entry, record.items())):
-        raise ValueError(f"{file}: must be a record of custom parts: {', '.join(NAMES)}")
+    config, record = read_config(run), recorded_parts(run)
     from jaxdqn import envs  # imports JAX
 
     registered = is_host_env(config.env) or is_suite_env(config.env) or config.env in envs.names()
@@ -173,6 +164,33 @@ def read_parts(run: str | os.PathLike[str]) -> Record:
         # The run is from an older version, or the program registered the environment with gymnax.
         record["environment"] = None
     return record
+
+
+def recorded_parts(run: str | os.PathLike[str]) -> Record:
+    """Read ``parts.json`` without importing anything; it is empty if there is no such file.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    file = Path(run) / PARTS
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: must be a readable record of custom parts: {error}") from error
+    if not isinstance(record, dict) or not all(map(_is_entry, record.items())):
+        raise ValueError(f"{file}: must be a record of custom parts: {', '.join(NAMES)}")
+    return record
+
+
+def references_of(record: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return (reference, directory) of each part that a record names by a reference."""
+    return {
+        name: (part["reference"], part["directory"])
+        for name, part in record.items()
+        if name in NAMES and part is not None
+    }
 
 
 def _check_were_own(given: Mapping[str, Any], record: Record, run: str | os.PathLike[str]) -> None:

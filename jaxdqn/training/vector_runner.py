@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxdqn.envs.vector.checked import CheckedEnvironments
 from jaxdqn.envs.vector.restarts import EnvironmentFailed, Restarts
+from jaxdqn.training.host_times import HostTimes
 from jaxdqn.training.keys import seed_of, start_keys
 from jaxdqn.training.vector_functions import Acting, Draws, KeyBlock, Played, block_length
 from jaxdqn.training.vector_programs import VectorPrograms
@@ -53,6 +55,8 @@ class VectorRunner:
         self._learner_thread = ThreadPoolExecutor(1, "learner")
         self._acting: Params = None
         """Parameters for acting; None for the parameters of the state."""
+        self.times = HostTimes()
+        """Time of the chunks since they were last read."""
 
     def close(self) -> None:
         """Close the environments."""
@@ -107,13 +111,14 @@ class VectorRunner:
             state = self._programs.remember(state, played)
             if self._config.normalize_observations:  # the parameters contain the statistics
                 params = self._to_act(self._programs.begin_chunk(state)[3])
+        self.times.clear()  # only chunks count
         return state
 
     def chunk(
         self, state: TrainState, iterations: int
     ) -> tuple[TrainState, tuple[Metrics, Counters]]:
         """Run some iterations and return the state, and the pair of metrics and counters."""
-        programs, overlap = self._programs, self._config.overlap
+        programs, overlap, started = self._programs, self._config.overlap, time.perf_counter()
         key, hyper, rows, newest, total = programs.begin_chunk(state)
         newest = self._to_act(newest)
         acting, position = newest if self._acting is None else self._acting, None
@@ -132,7 +137,7 @@ class VectorRunner:
                     state, total, newest = learning.result()
                 raise self._with_state(failed, state, total, done) from failed.__cause__
             if learning is not None:
-                state, total, newest = learning.result()
+                state, total, newest = self._result_of(learning)
             acting = newest
             # Dispatch from another thread: JAX would block a later call from the same thread until
             # this long one ends.
@@ -140,19 +145,29 @@ class VectorRunner:
                 self._learn, state, total, np.int32(index), keys, played
             )
             if not overlap:
-                state, total, newest = learning.result()
+                state, total, newest = self._result_of(learning)
                 acting, learning = newest, None
         if learning is not None:
-            state, total, newest = learning.result()
+            state, total, newest = self._result_of(learning)
         self._acting = acting if overlap else None
         state, *report = programs.summarize(state, total, np.int32(iterations))
+        self.times.total += time.perf_counter() - started
         return state, (report[0], report[1])
 
     def _learn(
         self, state: TrainState, total: Metrics, index: np.int32, keys: KeyBlock, played: Played
     ) -> tuple[TrainState, Metrics, Params]:
+        started = time.perf_counter()
         state, total, params = self._programs.learn(state, total, index, keys, played)
+        self.times.learn += time.perf_counter() - started
         return state, total, self._to_act(params)
+
+    def _result_of(self, learning: Future[Any]) -> Any:
+        """Wait for the learner thread and return its result."""
+        started = time.perf_counter()
+        result = learning.result()
+        self.times.wait += time.perf_counter() - started
+        return result
 
     def _with_state(
         self, failed: EnvironmentFailed, state: TrainState, total: Metrics, done: int
@@ -180,8 +195,9 @@ class VectorRunner:
           params: parameters for acting.
         """
         assert self._envs is not None
-        step, advance = self._envs.step, self._programs.advance
+        step, advance, times = self._envs.step, self._programs.advance, self.times
         timesteps, chosen, stored = [], [], []
+        started = time.perf_counter()
         for _ in range(self._config.rollout_length):
             if position is None:
                 actor = self._to_act(state.actor)
@@ -189,7 +205,12 @@ class VectorRunner:
             else:
                 acting, extras = advance(*position, draws, params)
             actions = np.asarray(acting.action)
-            timestep = self._divided(step(actions.reshape(-1)))
+            acted = time.perf_counter()
+            with jax.profiler.TraceAnnotation("env"):
+                timestep = self._divided(step(actions.reshape(-1)))
+            stepped = time.perf_counter()
+            times.act, times.env = times.act + acted - started, times.env + stepped - acted
+            started = stepped
             position = Position(acting, timestep)
             timesteps.append(timestep)
             chosen.append(actions)

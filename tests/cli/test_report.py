@@ -1,5 +1,6 @@
 """``jaxdqn report``: one page that contains everything it shows, about one run or several."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -10,9 +11,14 @@ from shutil import which
 import pytest
 
 from jaxdqn.cli import plot, report
-from jaxdqn.config.config import from_dict
-from jaxdqn.monitoring.report import read_run
+from jaxdqn.config.config import from_dict, replace
+from jaxdqn.config.presets import preset
+from jaxdqn.monitoring.loggers import Logger
+from jaxdqn.monitoring.report_setup import configuration
+from jaxdqn.monitoring.run_files import read_run
+from jaxdqn.run.machine import machine
 from jaxdqn.run.runner import run
+from tests.monitoring.test_reproduce import write_run
 from tests.run.test_run import small
 from tests.toys import noisy, quick_runs, shared_programs
 
@@ -81,7 +87,12 @@ def test_a_report_contains_everything_that_it_shows(runs, monkeypatch, names):
     for heading in ("Learning curves", "Results", "The policy", "Configuration", "Reproduce"):
         assert f"<h2>{heading}</h2>" in html
     assert html.count("<svg ") == 2
-    assert "jaxdqn run --from s0.json" in text
+    # The environment is an object, which no command line can name.
+    assert "s0 cannot be repeated from the command line: its environment is an object" in text
+    assert "object of a Python program" in text
+    here = summary["machine"]
+    assert here["cpu"] in text
+    assert f"{here['cores']} cores" in text
     # Options that differ from the defaults, with both values.
     assert "<tr><td>total_rows</td><td>400</td><td>200000</td></tr>" in html
 
@@ -94,6 +105,58 @@ def test_the_configuration_in_the_page_is_that_of_the_run(runs, monkeypatch):
     (data,) = [one for one in page.addresses if one.startswith("data:application/json")]
     values = json.loads(base64.b64decode(data.partition("base64,")[2]))
     assert from_dict(values) == read_run(runs / "s1").config
+
+
+def test_the_own_parts_and_the_engine_of_every_run_are_in_the_page(tmp_path):
+    network = {"network": {"reference": "own.py:net", "directory": "/home/user"}}
+    first = write_run(tmp_path / "first", parts=network)
+    ray = {"engine": "ray", "actors": 2}
+    second = write_run(tmp_path / "second", parts={"replay": None}, engine=ray)
+    html = configuration([read_run(first), read_run(second)])
+    for cells in (
+        "<td>first</td><td>network</td><td>own.py:net</td>",
+        "<td>second</td><td>replay</td><td>object of a Python program</td>",
+        "<td>second</td><td>engine</td><td>engine=&#x27;ray&#x27; with actors=2</td>",
+    ):
+        assert cells in html
+
+
+def test_each_run_is_compared_with_its_own_preset_before_its_end(tmp_path):
+    rainbow = replace(preset("rainbow"), learning_rate=0.5)
+    runs = [
+        write_run(tmp_path / "a", preset("cartpole"), preset="cartpole"),
+        write_run(tmp_path / "b", rainbow, preset="rainbow"),
+    ]
+    html = configuration([read_run(run) for run in runs])
+    assert "<p>As the preset cartpole.</p>" in html
+    assert "<th>preset rainbow</th>" in html
+    changed = html[: html.index("<details>")]
+    assert re.findall(r"<tr><td>(\w+)</td><td>0.5</td>", changed) == ["learning_rate"]
+    assert changed.count("<tr><td>") == 1
+
+
+def test_a_run_records_its_preset_and_machine_at_its_start(tmp_path):
+    seen = []
+
+    def log(kind, record):
+        if kind == "metrics":
+            seen.append(read_run(tmp_path / "run"))
+
+    logger = Logger(log, lambda: None)
+    with quick_runs():
+        out = {"out": tmp_path / "run", "environment": noisy()}
+        run(small(), **out, preset="cartpole", loggers=[logger])
+        run(small(total_rows=600), **out, resume=True, loggers=[logger])
+    for read in (seen[0], seen[-1]):
+        assert read.summary is None
+        assert read.preset == "cartpole"
+        assert read.identity["machine"] == machine()
+        assert read.identity["versions"]["jaxdqn"]
+    here = machine()
+    assert here["cpu"]
+    assert here["os"].startswith(platform.system())
+    assert here["cores"] >= 1
+    assert here["memory_bytes"] > 2**28
 
 
 def test_an_environment_that_cannot_be_drawn_leaves_a_note(runs, monkeypatch):

@@ -27,6 +27,9 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _INLINE = re.compile(r"`([^`\n]+)`")
+_INDENTED = re.compile(
+    r"^(?: {4}|\t)\s*(?:\$ )?(?:jaxdqn|python|pip|make|docker|tensorboard) .*$", re.MULTILINE
+)
 _COMMAND = re.compile(r"jaxdqn \w+ \S|python -m \w+\.")
 
 
@@ -66,6 +69,11 @@ def inline_code(page: Path) -> list[str]:
 
 def _without_blocks(page: Path) -> str:
     return _BLOCK.sub("", page.read_text(encoding="utf-8"))
+
+
+def indented_commands(page: Path) -> list[str]:
+    """Return the commands of a page that are set apart by indentation instead of a fence."""
+    return _INDENTED.findall(_without_blocks(page))
 
 
 def shell_texts(page: Path) -> list[str]:

@@ -9,7 +9,15 @@ import sys
 import pytest
 
 from jaxdqn.storage.directory import CONFIG
-from tests.docs.pages import PAGES, ROOT, blocks, blocks_of, name_of, run_shell
+from tests.docs.pages import (
+    PAGES,
+    ROOT,
+    blocks,
+    blocks_of,
+    indented_commands,
+    name_of,
+    run_shell,
+)
 from tests.docs.small_command import PREPARED
 from tests.toys import QUICK
 
@@ -56,6 +64,17 @@ def test_every_block_has_a_language_that_is_tested():
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_block_of_text_has_no_code_that_could_run(page):
     assert [text for text in blocks(page, "text") if _CODE.search(text)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_are_fenced_so_that_they_are_run(page):
+    assert indented_commands(page) == []
+
+
+def test_an_indented_command_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("So:\n\n    jaxdqn run a\n\n```\nif true; then\n    jaxdqn run b\nfi\n```\n")
+    assert indented_commands(page) == ["    jaxdqn run a"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Policies as ONNX, run in a process without JAX. The converter takes seconds to import."""
 
+import json
 import subprocess
 import sys
 
@@ -9,11 +10,17 @@ import numpy as np
 import pytest
 
 import jaxdqn
+from jaxdqn.cli.export import report
 from jaxdqn.export import onnx
 from jaxdqn.export.fold import folded
-from jaxdqn.export.policy import load_policy
 from jaxdqn.export.serialized import flatten
-from tests.export.test_serialized import RUN_ALONE, by_hand, inputs, policy_of
+from tests.export.test_serialized import (
+    RUN_ALONE,
+    actions_of_run,
+    by_hand,
+    inputs,
+    policy_of,
+)
 from tests.run.test_run import compiled_once, finished  # noqa: F401 (fixtures)
 from tests.toys import masked, noisy
 
@@ -53,7 +60,7 @@ def test_onnx_policies_take_the_actions_of_the_run_without_jax(finished, tmp_pat
     jaxdqn.export_policy(finished.out, plain, "last", format="onnx", environment=noisy())
     obs = np.random.default_rng(1).uniform(-9, 9, (2, 5000, 2)).astype(np.float32)
     np.savez(plain / "inputs.npz", obs=obs, first=np.zeros(obs.shape[:2], bool))
-    cases = {plain: load_policy(finished.out, "last", environment=noisy())(obs[0])}
+    cases = {plain: actions_of_run(finished.out, obs)}
     recurrent = {"recurrent": "gru", "recurrent_size": 8, "warmup_rows": 100}
     for name, environment, options in (
         ("carry", masked(), recurrent),
@@ -64,7 +71,7 @@ def test_onnx_policies_take_the_actions_of_the_run_without_jax(finished, tmp_pat
     ):  # fmt: skip
         policy, _ = policy_of(environment, **options)
         onnx.write_onnx(tmp_path / name, policy, flatten(policy), {})
-        data = inputs(policy.spec, 20, 50)
+        data = inputs(policy.spec, 20, 500)
         np.savez(tmp_path / name / "inputs.npz", **data)
         cases[tmp_path / name] = by_hand(policy, data)
     command = [sys.executable, "-c", WITHOUT_JAX, *map(str, cases)]
@@ -72,8 +79,39 @@ def test_onnx_policies_take_the_actions_of_the_run_without_jax(finished, tmp_pat
     for directory, expected in cases.items():
         assert len(np.unique(expected)) > 1
         actions = np.load(directory / "actions.npy")
-        actions = actions[0] if directory == plain else actions
+        assert actions.shape == expected.shape
+        assert actions.size == 10_000
         assert (actions == expected).mean() >= 0.999, directory.name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_int8_takes_three_tenths_of_the_bytes_of_the_model(tmp_path):
+    pytest.importorskip("jax2onnx")
+    policy, _ = policy_of(noisy(), hidden_sizes=(256, 256))
+    sizes = {}
+    for dtype in ("float32", "bfloat16", "int8"):
+        directory, flat = tmp_path / dtype, flatten(policy, dtype)
+        written = onnx.write_onnx(directory, policy, flat, {"weight_bytes": flat.quantized.bytes})
+        sizes[dtype] = (directory / onnx.MODEL).stat().st_size
+        assert written == {"model_bytes": sizes[dtype]}
+        about = json.loads((directory / "policy.json").read_text())
+        assert about["model_bytes"] == sizes[dtype] >= about["weight_bytes"]
+    assert sizes["bfloat16"] <= 0.55 * sizes["float32"]
+    assert sizes["int8"] <= 0.30 * sizes["float32"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_size_of_a_quantised_model_is_reported(finished, tmp_path):  # noqa: F811
+    pytest.importorskip("jax2onnx")
+    out = tmp_path / "int8"
+    record = jaxdqn.export_policy(
+        finished.out, out, format="onnx", quantize="int8", episodes=4, environment=noisy()
+    )
+    size = (out / onnx.MODEL).stat().st_size
+    assert record["model_bytes"] == json.loads((out / "policy.json").read_text())["model_bytes"]
+    assert f"{size:,} bytes of policy.onnx" in report(record)
 
 
 @pytest.mark.slow

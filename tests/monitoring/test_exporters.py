@@ -13,15 +13,20 @@ import time
 import types
 import urllib.request
 from shutil import which
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
+from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
+from jaxdqn.actor_learner.time_use import TimeUse
 from jaxdqn.config.config import to_dict
 from jaxdqn.monitoring.figures import figures_of, learner_figures
 from jaxdqn.monitoring.loggers import LoggerGroup
+from jaxdqn.monitoring.records import chunk_record
 from jaxdqn.training.diagnostics import ABS_TD_EDGES, Q_EDGES
+from jaxdqn.training.host_times import HostTimes
 from tests.docs.pages import ROOT
 from tests.toys import tiny
 
@@ -42,10 +47,29 @@ def chunk(env_steps, learners=None):
         "q_mean": 0.5, "q_max": 0.75, "epsilon": 0.1, "skipped": 0, "episodes": 3,
         "env_steps_per_second": 100.0, "gradient_steps_per_second": 10.0,
         "abs_td_mean": 0.4, "target_gap": 0.01, "sample_age": 20.0, "replay_fill": 0.5,
-        "weight_mean": 0.9, "effective_sample_size": 7.0,
+        "weight_mean": 0.9, "effective_sample_size": 7.0, "device_bytes": 1024,
         "abs_td_histogram": shares(ABS_TD_EDGES, 17), "q_histogram": shares(Q_EDGES, 0),
     }  # fmt: skip
     return record if learners is None else {**record, "learners": learners}
+
+
+def host_chunk():
+    """Return the record of a chunk with environments on the host."""
+    times = HostTimes()
+    times.env, times.act, times.wait, times.learn, times.total = 1.0, 2.0, 0.5, 3.0, 4.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxdqn.training.host_times._calls_block", lambda: True)
+        return {**chunk(100), **times.shares()}
+
+
+def ray_chunk(learners=0):
+    """Return the record of a chunk on Ray; with learners, on a parameter server."""
+    totals = ChunkTotals(2, TimeUse(), learners)
+    for learner in range(learners):
+        totals.add_gradient(learner, 3, SimpleNamespace(seconds=0.5))
+    totals.add_queues(blocks=1, gradients=1, adds=2)
+    state = SimpleNamespace(agent=SimpleNamespace(params={"w": np.ones(2)}))
+    return {**chunk(100), **chunk_record(totals.metrics(state, 1, 2), 2.0)}
 
 
 def evaluation(env_steps, learners=None):
@@ -211,17 +235,41 @@ def test_prometheus_serves_the_newest_figures(scrape):
     assert samples["jaxdqn_abs_td_quantile", None, "0.5"].value == pytest.approx(10**0.25)
 
 
-def test_the_dashboard_uses_the_exported_names_and_no_others(scrape, monkeypatch):
-    monkeypatch.setattr("jaxdqn.monitoring.prometheus.device_bytes", lambda: 1024)
-    exported = {name for name, *_ in scrape(*POPULATION, num_seeds=2)}
+def test_the_dashboard_uses_the_exported_names_and_no_others(scrape):
+    runs = [[("metrics", record)] for record in (host_chunk(), ray_chunk(), ray_chunk(learners=2))]
+    exported = {name for records in [POPULATION, *runs]
+                for name, *_ in scrape(*records, num_seeds=2)}  # fmt: skip
     dashboard = (MONITORING / "dashboard.json").read_text()
     used = set(re.findall(r"jaxdqn_\w+", dashboard))
     assert used <= exported, used - exported
     titles = [panel["title"] for panel in json.loads(dashboard)["panels"]]
     assert len(set(titles)) == len(titles) > 10
-    # Figures of the issue that a panel shows: everything but counts that others contain.
-    unused = {name for name in exported - used if "learner" not in name and "eval" not in name}
+    # Every figure is in a panel, but for those of single learners and actors, and counts.
+    single = re.compile(r"jaxdqn_(evaluation_)?learner_[a-z]|jaxdqn_(learner|actor)_\d")
+    unused = {name for name in exported - used if not single.match(name) and "eval" not in name}
     assert unused <= {"jaxdqn_chunk", "jaxdqn_episodes", "jaxdqn_seconds_total"}
+    for name in ("parameter_age", "gradient_staleness", "learner_rows_wait_share",
+                 "server_gradients_wait_share", "blocks_queue_length", "env_share"):  # fmt: skip
+        assert f"jaxdqn_{name}" in used
+
+
+@pytest.mark.parametrize("learners", [0, 2])
+def test_a_record_of_asynchronous_actors_reaches_every_logger(
+    scrape, tensorboard, monkeypatch, tmp_path, learners
+):
+    record = ray_chunk(learners)
+    names = {"parameter_age", "actor_busy_share", "actor_1_rows_per_second", "blocks_queue_length"}
+    if learners:
+        names |= {"gradient_staleness", "server_gradients_wait_share", "learner_1_busy_share"}
+        assert record["gradient_staleness_max"] == 3.0
+    samples = scrape(("metrics", record))
+    values = values_in(tensorboard(("metrics", record)))
+    drawn = {value.tag: value.simple_value for _, value in values}
+    run = logged_by_wandb(monkeypatch, tmp_path, [("metrics", record)])[0]
+    for name in names:
+        assert samples[f"jaxdqn_{name}", None, None].value == record[name]
+        assert drawn[f"training/{name}"] == pytest.approx(record[name])
+        assert run.logged[0][f"training/{name}"] == record[name]
 
 
 def test_the_compose_files_name_each_other_and_one_port():
@@ -241,11 +289,26 @@ def test_the_compose_files_name_each_other_and_one_port():
     assert f'"uid": "{source["uid"]}"' in (MONITORING / "dashboard.json").read_text()
 
 
+def docker_compose():
+    """Return the command of docker compose, as its own program or a plugin of docker; or None."""
+    if which("docker-compose"):
+        return ["docker-compose"]
+    plugin = ["docker", "compose"]
+    if (
+        which("docker")
+        and subprocess.run([*plugin, "version"], capture_output=True).returncode == 0
+    ):
+        return plugin
+    return None
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(which("docker-compose") is None, reason="needs docker-compose")
 def test_docker_compose_accepts_the_compose_file():
+    command = docker_compose()
+    if command is None:
+        pytest.skip("needs docker-compose, or docker with its plugin compose")
     ended = subprocess.run(
-        [which("docker-compose"), "-f", str(MONITORING / "compose.yaml"), "config"],
+        [*command, "-f", str(MONITORING / "compose.yaml"), "config"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -287,7 +350,8 @@ class FakeRun:
         self.finished += 1
 
 
-def test_wandb_gets_configuration_figures_and_summary(monkeypatch, tmp_path):
+def logged_by_wandb(monkeypatch, tmp_path, records):
+    """Return what a fake of wandb has received, and the settings of its start."""
     fake, run, given = types.ModuleType("wandb"), FakeRun(), {}
     fake.init = lambda **settings: given.update(settings) or run
     fake.Histogram = lambda np_histogram: np_histogram
@@ -297,10 +361,16 @@ def test_wandb_gets_configuration_figures_and_summary(monkeypatch, tmp_path):
     logger = make_wandb_logger(mode="offline")
     group = LoggerGroup([logger])
     group.log("start", start(tmp_path / "mine"))
-    for kind, record in POPULATION:
+    for kind, record in records:
         group.log(kind, record)
-    group.log("summary", {"solved": True, "env": "x", "best_eval_return_mean": 3.0})
     group.close()
+    return run, given
+
+
+def test_wandb_gets_configuration_figures_and_summary(monkeypatch, tmp_path):
+    summary = {"solved": True, "env": "x", "best_eval_return_mean": 3.0}
+    records = [*POPULATION, ("summary", summary)]
+    run, given = logged_by_wandb(monkeypatch, tmp_path, records)
     assert (given["project"], given["name"], given["mode"]) == ("jaxdqn", "mine", "offline")
     assert given["config"]["env"] == "CartPole-v1"
     metrics, judged = run.logged

@@ -7,7 +7,9 @@ from jaxdqn.config.config import to_dict
 from jaxdqn.monitoring.curves import plot_details, plot_groups
 from jaxdqn.monitoring.groups import Group, Seed, band_of, groups_of, labels_of
 from jaxdqn.monitoring.statistics import iqm
+from jaxdqn.storage.engine_record import write_engine
 from jaxdqn.storage.jsonl import to_json, write_json
+from jaxdqn.storage.parts import write_parts
 from tests.toys import tiny
 
 
@@ -40,6 +42,43 @@ def test_runs_that_differ_in_their_seed_form_a_group(tmp_path):
     ]
     assert labels_of(groups) == ["learning_rate=0.001, 2 seeds", "learning_rate=0.5, 1 seed"]
     assert labels_of(groups[:1]) == ["2 seeds"]
+
+
+def test_own_parts_and_the_engine_are_not_pooled_as_seeds(tmp_path):
+    def run(name, seed, parts=(), engine=None):
+        path = write_run(tmp_path / name, [(10, 1.0, 5.0)], seed=seed)
+        write_parts(path, dict(parts))
+        write_engine(path, engine)
+        return path
+
+    network = {"network": {"reference": "own.py:wide", "directory": "/home"}}
+    loss = {"loss": {"reference": "own.py:loss", "directory": "/home"}, "spec": {"name": "x"}}
+    ray = {"engine": "ray", "actors": 2}
+    groups = groups_of(
+        [
+            run("a", 0),
+            run("b", 1, network),
+            run("c", 2, network),
+            run("d", 3, loss),
+            run("e", 4, {"explore": None}),
+            run("f", 5, engine=ray),
+            run("g", 6, engine={**ray, "actors": 3}),
+            run("h", 7, {"spec": {"name": "x"}}),
+        ]
+    )
+    assert [len(group.seeds) for group in groups] == [2, 2, 1, 1, 1, 1]
+    labels = labels_of([groups[0], groups[1]])
+    assert labels == ["network=auto, 2 seeds", "network=own.py:wide, 2 seeds"]
+    assert labels_of([groups[0], groups[3]]) == [
+        "explore=default, 2 seeds",
+        "explore=object, 1 seed",
+    ]
+    assert labels_of([groups[0], *groups[4:]]) == [
+        "engine='jit', 2 seeds",
+        "engine='ray' with actors=2, 1 seed",
+        "engine='ray' with actors=3, 1 seed",
+    ]
+    assert len(set(labels_of(groups))) == len(groups)
 
 
 def test_the_learners_of_a_sweep_join_the_runs_of_their_configuration(tmp_path):
@@ -111,8 +150,11 @@ def test_details_have_a_panel_for_each_figure_that_a_run_logged(tmp_path, monkey
     (runs[0] / "metrics.jsonl").write_text(
         '{"env_steps": 4, "loss": null}\n{"env_steps": 8, "loss": 2}\n'
     )
-    (runs[1] / "metrics.jsonl").write_text('{"env_steps": 4, "loss": 1, "q_mean": 3}\n')
+    (runs[1] / "metrics.jsonl").write_text(
+        '{"env_steps": 4, "loss": 1, "q_mean": 3, "parameter_age": 2, "gradient_staleness": 1}\n'
+    )
     plot_details(runs, "x.svg")
     titles = [panel.get_title() for panel in drawn[0].axes if panel.axison]
-    assert titles == ["loss", "mean Q of the actions"]
+    assert titles[:2] == ["loss", "mean Q of the actions"]
+    assert titles[2:] == ["age of the actors' parameters", "staleness of gradients"]
     assert [line.get_xdata().tolist() for line in drawn[0].axes[0].lines] == [[8.0], [4.0]]

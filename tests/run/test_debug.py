@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxdqn.cli import run as run_command
-from jaxdqn.config.presets import PRESETS
+from jaxdqn.config.presets import PRESETS, preset
 from jaxdqn.errors import RunFailed
-from jaxdqn.run.debug import FLAGS, debug, debug_config
+from jaxdqn.run.debug import FLAGS, _infinities_inside_jax, debug, debug_config
 from tests.toys import DEVICE_PRESETS, noisy, tiny
 
 OWN = """
@@ -65,6 +65,46 @@ def test_own_parts_see_values_and_the_sizes_are_small_and_said():
     assert "batch_size=8" in lines[0]
     assert not jax.config.jax_disable_jit
     assert not jax.config.jax_debug_nans
+
+
+RECURRENT = {"recurrent": "lstm", "recurrent_size": 4, "burn_in": 1, "sequence_length": 3}
+ALGORITHMS = {
+    "pqn": preset("pqn"),
+    "recurrent": tiny(**RECURRENT),
+    "prioritised": tiny(replay="prioritized"),
+    "recurrent, prioritised": tiny(**RECURRENT, replay="prioritized"),
+    "rainbow": preset("rainbow"),
+    "munchausen": tiny(loss="implicit_quantile", bootstrap="munchausen"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_an_iteration_of_every_algorithm_passes_the_checks(config):
+    """No function of JAX that computes with infinity inside, such as softmax, is reported."""
+    (metrics,) = debug(config, iterations=1, report=lambda line: None, environment=noisy())
+    assert np.isfinite(metrics.loss)
+    assert metrics.gradient_steps >= 1
+
+
+def test_infinity_is_reported_before_softmax_and_not_inside_it():
+    before, softmax = {name: getattr(jax.config, name) for name in FLAGS}, jax.nn.softmax
+    for name, value in FLAGS.items():
+        jax.config.update(name, value)
+    try:
+        with _infinities_inside_jax():
+            for function in (jax.nn.softmax, jax.nn.log_softmax, jax.nn.logsumexp):
+                assert np.isfinite(jax.vmap(function)(jnp.ones((2, 3)))).all()
+            zero = jnp.zeros(2)
+            np.testing.assert_array_equal(jax.scipy.special.xlogy(zero, zero), zero)
+            with pytest.raises(FloatingPointError):
+                jax.nn.softmax(1 / zero)
+            with pytest.raises(FloatingPointError):
+                jax.nn.softmax(zero - jnp.inf)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert jax.nn.softmax is softmax
 
 
 @pytest.mark.slow

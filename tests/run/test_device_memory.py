@@ -8,10 +8,17 @@ import pytest
 from jaxdqn.cli.explain import explain
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
-from jaxdqn.run.device_memory import bytes_per_device, bytes_sent, working_bytes
+from jaxdqn.run.device_memory import (
+    bytes_in_use,
+    bytes_per_device,
+    bytes_sent,
+    devices_that_count_memory,
+    working_bytes,
+)
 from jaxdqn.run.memory_needs import check_memory_of_run, memory_needs
 from jaxdqn.run.runner import run
-from tests.toys import noisy, tiny
+from jaxdqn.storage.jsonl import read_lines
+from tests.toys import noisy, quick_runs, tiny
 
 CASES = {
     "one device": ({}, 1, 2),
@@ -139,3 +146,33 @@ def test_bytes_sent_count_only_replicas_of_one_learner():
 def test_explain_prints_the_bytes_that_replicas_send(explained):
     assert "sent, each step       328 by each replica\n" in explained(tiny(devices=2))
     assert "sent" not in explained(tiny())
+
+
+class Device:
+    """Device with some bytes in use; None if it does not count them."""
+
+    def __init__(self, used):
+        self.used = used
+
+    def memory_stats(self):
+        return None if self.used is None else {"bytes_in_use": self.used}
+
+
+def test_the_memory_in_use_is_the_maximum_over_the_devices_that_count_it():
+    counted = devices_that_count_memory([Device(10), Device(None), Device(30), Device(20)])
+    assert len(counted) == 3
+    assert bytes_in_use(counted) == 30
+    assert devices_that_count_memory(jax.local_devices()) == []  # CPUs
+
+
+@pytest.mark.parametrize("devices", [(), (Device(10), Device(30))])
+def test_every_chunk_records_the_memory_in_use_where_devices_count_it(
+    tmp_path, monkeypatch, devices
+):
+    monkeypatch.setattr("jaxdqn.run.loop.devices_that_count_memory", lambda local: list(devices))
+    with quick_runs():
+        run(tiny(eval_episodes=2), environment=noisy(), out=tmp_path / "run")
+    records = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert len(records) == 4
+    assert [record.get("device_bytes") for record in records] == [30 if devices else None] * 4
+    assert all(("device_bytes" in record) == bool(devices) for record in records)

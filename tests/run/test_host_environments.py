@@ -53,6 +53,14 @@ def test_a_run_by_name_is_recorded_evaluated_and_loaded(by_name, capsys):
     env.close()
 
 
+def test_every_chunk_records_the_shares_of_acting_and_learning(by_name):
+    for record in read_lines(by_name[1] / "metrics.jsonl"):
+        shares = {name: record[name] for name in ("env_share", "act_share", "wait_share")}
+        assert all(0 < share < 1 for share in shares.values()), shares
+        assert sum(shares.values()) <= 1
+        assert "learn_share" not in record  # the calls of programs do not block
+
+
 def test_a_run_by_name_is_resumed(by_name, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(by_name[1], out)

@@ -10,8 +10,10 @@ import pytest
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.run.profiling import REGIONS, Profiler, check_profile
 from jaxdqn.run.runner import run
+from jaxdqn.training.hyper import hyper_from
 from tests.run.test_run import small
 from tests.toys import noisy, quick_runs, tiny
+from tests.training.test_vector_trainer import runner_of
 
 
 def lowered(**options):
@@ -63,6 +65,7 @@ def test_the_names_of_regions_change_no_operation(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_locations")
 def test_a_profiled_run_writes_a_trace_of_the_chunks_after_the_first(tmp_path, monkeypatch):
     calls = []
     start, stop = jax.profiler.start_trace, jax.profiler.stop_trace
@@ -78,9 +81,32 @@ def test_a_profiled_run_writes_a_trace_of_the_chunks_after_the_first(tmp_path, m
         run(small(total_rows=700), out=tmp_path / "run", environment=noisy(),
             callbacks=[Count(), Profiler(2)])  # fmt: skip
     assert calls[:6] == ["chunk", "start", "chunk", "chunk", "stop", "chunk"]
-    (trace,) = (tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz")
+    folder = tmp_path / "run" / "profile"
+    assert len(names_of_events(folder)) > 100
+    # XProf reads the regions from the program that the trace contains.
+    (trace,) = folder.rglob("*.xplane.pb")
+    content = trace.read_bytes()
+    regions = set(REGIONS) - {"all-reduce"}  # one device
+    assert [name for name in regions if f"/{name}/".encode() not in content] == []
+
+
+def names_of_events(folder):
+    (trace,) = folder.rglob("perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    assert len(events) > 100
+    return {event.get("name") for event in events}
+
+
+@pytest.mark.slow
+def test_the_trace_names_the_steps_of_environments_on_the_host(tmp_path):
+    config = tiny(rollout_length=2, gradient_steps=1, warmup_rows=32)
+    runner = runner_of(config)
+    try:
+        state = runner.init(jax.random.key(0), hyper_from(config))
+        with jax.profiler.trace(tmp_path, create_perfetto_trace=True):
+            runner.chunk(state, 2)
+    finally:
+        runner.close()
+    assert "env" in names_of_events(tmp_path)
 
 
 @pytest.mark.parametrize(
