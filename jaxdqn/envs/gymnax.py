@@ -88,7 +88,7 @@ def _process_uses_x64() -> bool:
     Contexts are local to a thread, and the arrays of an imported module last longer.
     """
     with ThreadPoolExecutor(1) as pool:
-        return bool(pool.submit(lambda: jax.config.jax_enable_x64).result())
+        return bool(pool.submit(jax.config.read, "jax_enable_x64").result())
 
 
 def names() -> list[str]:
