@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from contextlib import suppress
 
 import gymnasium
 import jax
@@ -90,7 +91,7 @@ def test_the_first_line_of_a_run_tells_when_it_acts_and_why(capsys):
         (False, "in turn with learning, on the newest parameters (--no-overlap)"),
     ):
         config = replace(stopped, overlap=overlap)
-        with pytest.raises(RunStopped):
+        with suppress(RunStopped):  # it trains if another test has compiled its programs
             run(config, loggers=[make_progress_logger(config)])
         assert f"CartPole-v1, seed 0; acts {text}; compiling" in capsys.readouterr().out
 
