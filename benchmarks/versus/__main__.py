@@ -28,6 +28,7 @@ from benchmarks.versus.matched import (
     work_of,
 )
 from jaxdqn.cli.flags import parse, run_command
+from jaxdqn.errors import RunFailed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ def _measure_matched(flags: Flags, peers: Sequence[tuple[str, str]]) -> None:
             jaxdqn[work] = start_jaxdqn(work, divisor)
             stack.callback(jaxdqn[work].close)
             ready = jaxdqn[work].receive()
+            if "missing" in ready:
+                raise RunFailed(f"jaxdqn cannot run the work {work!r}: {ready['missing']}")
             compile_seconds[work], devices[work] = ready["compile_seconds"], ready["device_kind"]
             print(f"jaxdqn ({work}): compiled in {compile_seconds[work]:.1f} s")
         for name, argument in peers:

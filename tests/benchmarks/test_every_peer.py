@@ -316,6 +316,14 @@ def test_the_device_of_both_sides_is_recorded(peer, monkeypatch, tmp_path):
         assert result["device_kind"] == result["jaxdqn_device_kind"] == GPU["device_kind"]
 
 
+def test_work_that_jaxdqn_cannot_run_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
+    fake_processes(monkeypatch, {"missing": "No module named 'ray'"}, READY)
+    assert __main__.main(["--peer", "rllib"]) != 0
+    error = capsys.readouterr().err
+    assert "jaxdqn cannot run the work 'ray': No module named 'ray'" in error
+
+
 def test_the_bar_of_milabench_is_three_times_purejaxrl(monkeypatch, tmp_path):
     monkeypatch.setattr(__main__, "wait_until_quiet", lambda *args, **kwargs: QUIET)
     fake_processes(monkeypatch, READY, READY)
