@@ -24,6 +24,7 @@ SUMMARY_FIELDS = {
     "compile_seconds", "train_seconds", "env_steps_per_second", "gradient_steps_per_second",
     "eval_return_mean", "eval_return_std", "eval_episodes", "best_eval_return_mean", "solved",
     "seconds_to_solve", "interrupted", "devices", "mapping", "device_kind", "versions",
+    "machine",
 }  # fmt: skip
 
 
