@@ -27,7 +27,7 @@ FAST = ("CONTRIBUTING.md 0", "docs/guide.md 0")
 
 @pytest.fixture(autouse=True)
 def _optional_packages(request):
-    """Skip a block that shows the use of a package which no extra installs."""
+    """Skip a block that needs a package which is not installed."""
     callspec = getattr(request.node, "callspec", None)
     block = callspec.params["block"] if callspec else ""
     for mark, name in (("import optuna\n", "optuna"), ("RayEngine(", "ray")):

@@ -1,7 +1,10 @@
 """Commands that repeat a run: parsed, they give the configuration, the parts and the engine."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -14,10 +17,13 @@ from jaxdqn.config.presets import preset
 from jaxdqn.monitoring.reproduce import lines_of
 from jaxdqn.monitoring.run_files import read_run
 from jaxdqn.storage.engine_record import write_engine
-from jaxdqn.storage.jsonl import write_json
+from jaxdqn.storage.jsonl import read_lines, write_json
 from jaxdqn.storage.parts import write_parts
+from tests.docs.pages import ROOT
+from tests.own_parts import SOURCE
 from tests.toys import tiny
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "NPROC": "1"}
 ELSEWHERE = "/home/user/my project"
 
 
@@ -129,3 +135,29 @@ def test_a_part_that_is_an_object_cannot_be_repeated_from_the_command_line(
     (line,) = lines_of(read_run(write_run(tmp_path / "run", parts=parts)))
     assert line.startswith("# run cannot be repeated from the command line: ")
     assert what in line
+
+
+@pytest.mark.slow
+def test_the_commands_of_a_report_repeat_a_run_with_own_parts(tmp_path):
+    """Both runs have the same losses, in a directory with the configuration and the parts."""
+    (tmp_path / "mine.py").write_text(SOURCE)
+
+    def jaxdqn(*arguments):
+        command = [sys.executable, "-m", "jaxdqn", *arguments]
+        subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, check=True, timeout=300)
+
+    jaxdqn(
+        "run", "--environment", "mine.py:corridor", "--network", "mine.py:Linear", "--num-envs",
+        "4", "--batch-size", "8", "--replay-capacity", "256", "--warmup-rows", "32", "--total-rows",
+        "400", "--log-every", "100", "--eval-every", "0", "--eval-episodes", "4", "--out", "first",
+    )  # fmt: skip
+    (tmp_path / "first.json").write_bytes((tmp_path / "first" / "config.json").read_bytes())
+    *_, line = lines_of(read_run(tmp_path / "first"))
+    jaxdqn(*shlex.split(line)[1:])
+    losses = [
+        [record["loss"] for record in read_lines(tmp_path / name / "metrics.jsonl")]
+        for name in ("first", "again/first")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+    assert read_run(tmp_path / "again/first").parts == read_run(tmp_path / "first").parts

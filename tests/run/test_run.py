@@ -24,6 +24,7 @@ SUMMARY_FIELDS = {
     "compile_seconds", "train_seconds", "env_steps_per_second", "gradient_steps_per_second",
     "eval_return_mean", "eval_return_std", "eval_episodes", "best_eval_return_mean", "solved",
     "seconds_to_solve", "interrupted", "devices", "mapping", "device_kind", "versions",
+    "machine",
 }  # fmt: skip
 
 
@@ -61,7 +62,8 @@ def finished(tmp_path_factory):
 def test_the_run_directory_holds_its_files(finished):
     assert sorted(path.name for path in finished.out.iterdir()) == [
         ".lock", "best", "checkpoints", "config.json", "curve.png", "evaluations.jsonl",
-        "events.jsonl", "last", "metrics.jsonl", "parts.json", "summary.json",
+        "events.jsonl", "last", "metrics.jsonl", "parts.json", "start.json",
+        "summary.json",
     ]  # fmt: skip
     assert (finished.out / "curve.png").read_bytes().startswith(b"\x89PNG")
     stored = {**vars(finished.config), "env": "noisy", "reset": "every-step"}

@@ -35,7 +35,7 @@ class Slow(OnHost):
         return super().step(actions)
 
 
-@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("overlap", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_parts_of_a_chunk_are_measured(overlap, monkeypatch):
     """The learner takes longer than an iteration of acting, so that acting waits."""
     host = HostEnvironment(ENVIRONMENT.spec, lambda num_envs: Slow(ENVIRONMENT, num_envs))
