@@ -44,8 +44,7 @@ class _Call(NamedTuple):
     actor: int
     rows: Any
     """Future of the rows."""
-    count: int
-    """Number of rows."""
+    num_rows: int
 
 
 class Streams:
@@ -161,8 +160,8 @@ class Streams:
         while self.rows < enough or not totals.seen.issuperset(range(self._least)):
             self.retry(state)
             for future in self._cluster.wait(self.futures, self.seconds_to_retry):
-                if (index := self._receive(future, totals)) is not None:
-                    idle.append(index)
+                if (ready := self._receive(future, totals)) is not None:
+                    idle.append(ready)
             # An actor that starts early does not act on while the others start.
             while idle and self.rows + self._expected_rows < enough:
                 self._call("block", idle.popleft(), state)
@@ -177,7 +176,9 @@ class Streams:
         """Number of rows of the calls in flight, without those to actors that may not start."""
         calls = self._calls.values()
         return sum(
-            call.count for call in calls if self._needs(call.actor) or call.actor in self._present
+            call.num_rows
+            for call in calls
+            if self._needs(call.actor) or call.actor in self._present
         )
 
     @property
