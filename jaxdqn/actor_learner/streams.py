@@ -174,10 +174,9 @@ class Streams:
     @property
     def _expected_rows(self) -> int:
         """Number of rows of the calls in flight, without those to actors that may not start."""
-        calls = self._calls.values()
         return sum(
             call.num_rows
-            for call in calls
+            for call in self._calls.values()
             if self._needs(call.actor) or call.actor in self._present
         )
 
