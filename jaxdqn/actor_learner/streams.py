@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdqn.actor_learner.chunk_metrics import ChunkTotals
+from jaxdqn.actor_learner.copies import Copies
 from jaxdqn.actor_learner.deaths import Deaths
 from jaxdqn.actor_learner.host_actor import HostActorWorker
 from jaxdqn.actor_learner.initial_priorities import InitialPriorities
 from jaxdqn.actor_learner.ray_cluster import ObjectLost, RayCluster, Resources, WorkerDied
 from jaxdqn.actor_learner.time_use import TimeUse
-from jaxdqn.actor_learner.workers import ActorWorker, Published, ShardReport, ShardWorker, to_numpy
+from jaxdqn.actor_learner.workers import ActorWorker, ShardReport, ShardWorker
 from jaxdqn.config.config import Config
 from jaxdqn.config.host_envs import is_host_env
 from jaxdqn.types import Counters, Row, TrainState, counter_int, make_counter
@@ -35,6 +36,15 @@ class ActorCount(NamedTuple):
     most: int
     """Number of actors if the cluster has resources for them. The environments are divided over
     this number."""
+
+
+class _Call(NamedTuple):
+    """Call in flight to an actor."""
+
+    actor: int
+    rows: Any
+    """Future of the rows."""
+    num_rows: int
 
 
 class Streams:
@@ -96,6 +106,9 @@ class Streams:
           initial: initial priorities.
         """
         config, cluster = self._config, self._cluster
+        rows = config.rollout_length * (config.num_envs // self._num_actors)
+        self._rows_of = {"block": iterations * rows, "warm_up": config.warmup_iterations * rows}
+        """Number of rows of a call, by its method."""
         for worker in self._workers:
             cluster.stop(worker)
         cluster.release()
@@ -117,13 +130,11 @@ class Streams:
         self.masses, self._incarnations = [0.0] * self._num_shards, [0] * self._num_actors
         self._sent = [0] * self._num_actors
         """Number of blocks of each actor that were sent to its shard."""
-        self._copies: list[tuple[int, Any]] = [(0, None)] * self._num_actors
-        """Parameters of each actor, and the number of blocks that it has started with them."""
+        self._copies = Copies(cluster, self._times, self._num_actors, self._parameters_every)
         self.shard_seconds = [0.0] * self._num_shards
         """Seconds for which each shard has worked since the process started."""
         self._adds: list[deque[tuple[Any, int]]] = [deque() for _ in self.shards]
-        self._published: tuple[int, Any] = (-1, None)
-        self._calls: dict[Any, tuple[int, Any]] = {}
+        self._calls: dict[Any, _Call] = {}
         self.deaths.clear()
         self._absent.clear()
         self._present.clear()
@@ -137,21 +148,37 @@ class Streams:
     def warm_up(self, state: TrainState, totals: ChunkTotals) -> None:
         """Run the warm-up, and start the first blocks.
 
-        The required actors collect their parts of the warm-up. If optional actors are absent, the
-        blocks of the present ones fill in.
+        The required actors collect their parts of the warm-up. If optional actors are absent,
+        blocks of the present ones replace their parts.
         """
         self.count(state)
         config = self._config
         enough = self.rows + config.warmup_iterations * config.rows_per_iteration
         for index in range(self._num_actors):
             self._call("warm_up" if self._needs(index) else "block", index, state)
+        idle: deque[int] = deque()
         while self.rows < enough or not totals.seen.issuperset(range(self._least)):
             self.retry(state)
             for future in self._cluster.wait(self.futures, self.seconds_to_retry):
-                self.take(future, state, totals)
+                if (ready := self._receive(future, totals)) is not None:
+                    idle.append(ready)
+            # An actor that starts early does not act on while the others start.
+            while idle and self.rows + self._expected_rows < enough:
+                self._call("block", idle.popleft(), state)
             self.deaths.report()
+        for index in idle:
+            self._call("block", index, state)
         for shard in range(self._num_shards):
             self.settle_adds(shard)
+
+    @property
+    def _expected_rows(self) -> int:
+        """Number of rows of the calls in flight, without those to actors that may not start."""
+        return sum(
+            call.num_rows
+            for call in self._calls.values()
+            if self._needs(call.actor) or call.actor in self._present
+        )
 
     @property
     def futures(self) -> list[Any]:
@@ -215,18 +242,29 @@ class Streams:
 
     def take(self, future: Any, state: TrainState, totals: ChunkTotals) -> None:
         """Take a finished block: send its rows to their shard, and start the actor's next block."""
-        index, rows = self._calls.pop(future)
+        index = self._receive(future, totals)
+        if index is not None:
+            self._call("block", index, state)
+
+    def _receive(self, future: Any, totals: ChunkTotals) -> int | None:
+        """Send the rows of a finished block to their shard.
+
+        Returns:
+          The index of the actor; None if the block was lost.
+        """
+        call = self._calls.pop(future)
+        index = call.actor
         try:
             info = self._cluster.result(future)
         except (WorkerDied, ObjectLost):
             self._lose_actor(index)
-            return
+            return None
         self.deaths.note_life(f"actor {index}")
         self._absent.discard(index)
         self._present.add(index)
         shard = index % self._num_shards
         ring, number = index // self._num_shards, self._sent[index]
-        add = self.shards[shard].add.remote(ring, number, rows)
+        add = self.shards[shard].add.remote(ring, number, call.rows)
         self._sent[index] += 1
         self._adds[shard].append((add, int(info.metrics.rows)))
         while len(self._adds[shard]) > _MOST_ADDS:
@@ -235,12 +273,12 @@ class Streams:
         self.rows += int(info.metrics.rows)
         self._taken += int(info.metrics.rows)
         self.env_steps += int(info.metrics.env_steps)
-        self._call("block", index, state)
+        return index
 
     def _lose_actor(self, index: int) -> None:
         """Record the death of an actor, and schedule a retry."""
         self._incarnations[index] += 1
-        self._copies[index] = 0, None
+        self._copies.forget(index)
         self._present.discard(index)
         if self._needs(index):
             self.deaths.note_death(f"actor {index}")
@@ -252,26 +290,14 @@ class Streams:
 
     def _call(self, method: str, index: int, state: TrainState) -> None:
         call = getattr(self._actors[index], method).options(num_returns=2)
-        arguments = (self._copy_of(index, state), self.rows, self._incarnations[index])
+        copy = self._copies.of_actor(index, state, self.steps)
+        arguments = (copy, self.rows, self._incarnations[index])
         rows, info = call.remote(*arguments)
-        self._calls[info] = index, rows
-
-    def _copy_of(self, index: int, state: TrainState) -> Any:
-        """Return a reference to the parameters of the next block of an actor."""
-        blocks, copy = self._copies[index]
-        if blocks % self._parameters_every == 0:
-            blocks, copy = 0, self.publish(state)
-        self._copies[index] = blocks + 1, copy
-        return copy
+        self._calls[info] = _Call(index, rows, self._rows_of[method])
 
     def publish(self, state: TrainState) -> Any:
-        """Return a reference to the parameters; each version of them is sent once."""
-        if self._published[0] != self.steps or self.steps == 0:
-            with self._times.spent("parameters"):
-                params, hyper = to_numpy((state.agent.params, state.hyper))
-                made = self._cluster.put(Published(params, hyper, self.steps))
-            self._published = self.steps, made
-        return self._published[1]
+        """Return a reference to the newest parameters."""
+        return self._copies.newest(state, self.steps)
 
     def settle_adds(self, shard: int) -> None:
         """Wait until a shard has stored all rows that were sent to it."""

@@ -28,11 +28,11 @@ command = [sys.executable, "-m", "jaxdqn", "run", "cartpole", "--engine", "ray",
 # Without an address a run starts a new cluster beside this one.
 alone = [word for word in command if word not in ("--ray-address", cluster.address)]
 done = subprocess.run([*alone, "--actors", "1", "--out", f"{sys.argv[1]}/alone"],
-                      capture_output=True, text=True, timeout=100)
+                      capture_output=True, text=True, timeout=150)
 print("alone", done.returncode, done.stderr)
 for actors in ("2", "4"):
     done = subprocess.run([*command, "--actors", actors, "--out", f"{sys.argv[1]}/{actors}"],
-                          capture_output=True, text=True, timeout=100)
+                          capture_output=True, text=True, timeout=150)
     print(actors, done.returncode, done.stderr)
 import ray
 from jaxdqn.actor_learner.ray_address import check_address

@@ -20,7 +20,14 @@ from jaxdqn.actor_learner.workers import BlockInfo, ShardReport, ShardWorker
 from jaxdqn.config.config import Config
 from jaxdqn.types import Counters, make_counter
 
-CONFIG = Config(replay="prioritized", num_envs=4, batch_size=8, replay_capacity=128, warmup_rows=16)
+CONFIG = Config(
+    replay="prioritized",
+    num_envs=4,
+    rollout_length=2,
+    batch_size=8,
+    replay_capacity=128,
+    warmup_rows=16,
+)
 ROWS = 8
 
 
@@ -43,18 +50,18 @@ class Method:
             metrics = metrics._replace(rows=np.int32(ROWS), env_steps=np.int32(ROWS))
             published = arguments[0]
             answer = BlockInfo(metrics, published.gradient_steps, 0.1)
-        future = Future(worker.failure or answer)
+        future = Future(worker.failure or answer, worker.slow)
         return future if worker.is_shard else ("rows", future)
 
 
 class Future:
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, value: Any, slow: bool = False) -> None:
+        self.value, self.slow = value, slow
 
 
 class Worker:
     def __init__(self, kind: type) -> None:
-        self.is_shard = kind is ShardWorker
+        self.is_shard, self.slow = kind is ShardWorker, False
         self.failure: Exception | None = None
         """Exception that every call raises."""
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
@@ -68,6 +75,8 @@ class Cluster:
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
+        self.waits = 0
+        """Number of times that only a slow worker was waited for."""
 
     def start(self, kind: type, *_: Any, resources: Resources | None = None) -> Worker:
         del resources
@@ -81,7 +90,11 @@ class Cluster:
         return value
 
     def wait(self, futures: list[Any], _: float | None) -> list[Any]:
-        return list(futures)
+        """Return all futures, but those of a slow worker only once there are no others."""
+        ready = [future for future in futures if not future.slow]
+        if not ready:
+            self.waits += 1
+        return ready if ready or self.waits < 3 else list(futures)
 
     def result(self, future: Future) -> Any:
         if isinstance(future.value, Exception):
@@ -96,8 +109,13 @@ Started = tuple[Streams, Cluster, Any, ChunkTotals]
 TWO = ActorCount(2, 2)
 
 
-def start(actors: ActorCount = TWO, absent: int = 0, every: int = 1) -> Started:
-    """Return streams after the warm-up, with one shard and some optional actors absent."""
+def start(
+    actors: ActorCount = TWO, absent: int = 0, every: int = 1, slow: tuple[int, ...] = ()
+) -> Started:
+    """Return streams after the warm-up, with one shard and some optional actors absent.
+
+    The workers in ``slow`` (0 is the shard) answer after the others.
+    """
     cluster, times = Cluster(), TimeUse()
     streams = Streams(CONFIG, cluster, actors, 1, times, Resources(), every)  # type: ignore
     counters = Counters(make_counter(), make_counter(), make_counter())
@@ -108,6 +126,8 @@ def start(actors: ActorCount = TWO, absent: int = 0, every: int = 1) -> Started:
     streams.start(np.zeros(2, np.uint32), example, 2, CONFIG, "max")
     for worker in cluster.workers[len(cluster.workers) - absent :]:
         worker.failure = DIED
+    for index in slow:
+        cluster.workers[index].slow = True
     streams.warm_up(state, totals)  # type: ignore
     return streams, cluster, state, totals
 
@@ -197,6 +217,14 @@ def test_an_elastic_warm_up_collects_all_its_rows(absent: int) -> None:
     streams, *_ = start(actors, absent)
     assert streams.rows >= CONFIG.warmup_rows
     assert streams.present == 4 - absent
+
+
+def test_an_actor_that_starts_early_collects_no_more_than_its_part_of_the_warm_up() -> None:
+    streams, cluster, *_ = start(slow=(2,))
+    assert cluster.waits == 3
+    assert streams.rows == CONFIG.warmup_rows
+    for actor in cluster.workers[1:]:
+        assert [name for name, _ in actor.calls] == ["warm_up", "block"]
 
 
 def test_a_required_worker_that_does_not_return_is_reported_once(
