@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jaxdqn
 from jaxdqn.config.config import Config, replace
@@ -87,17 +88,19 @@ def debug(
 
 @contextmanager
 def _infinities_inside_jax() -> Iterator[None]:
-    """Let functions of JAX compute with infinity inside, which ``jax_debug_infs`` would report.
+    """Let functions of JAX compute with infinity inside, which the checks would report.
 
-    Those of softmax begin a maximum at minus infinity, and ``xlogy`` takes the logarithm of 0. NaN
-    is checked inside them, and infinity at the next operation on their output.
+    Those of softmax begin a maximum at minus infinity, and ``xlogy`` multiplies 0 by the logarithm
+    of 0 and drops the NaN. Their outputs are checked.
     """
 
     def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
-            with jax.debug_infs(False):
-                return function(*arguments, **options)
+            with jax.debug_infs(False), jax.debug_nans(False):
+                found = function(*arguments, **options)
+            # An operation on the output checks it.
+            return jax.tree.map(lambda leaf: jax.lax.mul(leaf, jnp.ones_like(leaf)), found)
 
         return call
 

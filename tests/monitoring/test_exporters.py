@@ -64,12 +64,14 @@ def host_chunk():
 
 def ray_chunk(learners=0):
     """Return the record of a chunk on Ray; with learners, on a parameter server."""
-    totals = ChunkTotals(2, TimeUse(), learners)
+    totals = ChunkTotals(2, TimeUse(), learners, shard_seconds=[0.0])
     for learner in range(learners):
         totals.add_gradient(learner, 3, SimpleNamespace(seconds=0.5))
     totals.add_queues(blocks=1, gradients=1, adds=2)
     state = SimpleNamespace(agent=SimpleNamespace(params={"w": np.ones(2)}))
-    return {**chunk(100), **chunk_record(totals.metrics(state, 1, 2), 2.0)}
+    rows = {"lost": 0, "duplicated": 0}
+    workers = SimpleNamespace(restarts=1, present=2, rows_of_process=rows, shard_seconds=[0.5])
+    return {**chunk(100), **chunk_record(totals.metrics(state, workers), 2.0)}
 
 
 def evaluation(env_steps, learners=None):
@@ -244,8 +246,8 @@ def test_the_dashboard_uses_the_exported_names_and_no_others(scrape):
     assert used <= exported, used - exported
     titles = [panel["title"] for panel in json.loads(dashboard)["panels"]]
     assert len(set(titles)) == len(titles) > 10
-    # Every figure is in a panel, but for those of single learners and actors, and counts.
-    single = re.compile(r"jaxdqn_(evaluation_)?learner_[a-z]|jaxdqn_(learner|actor)_\d")
+    # Every figure is in a panel, but for those of single learners, actors and shards, and counts.
+    single = re.compile(r"jaxdqn_(evaluation_)?learner_[a-z]|jaxdqn_(learner|actor|shard)_\d")
     unused = {name for name in exported - used if not single.match(name) and "eval" not in name}
     assert unused <= {"jaxdqn_chunk", "jaxdqn_episodes", "jaxdqn_seconds_total"}
     for name in ("parameter_age", "gradient_staleness", "learner_rows_wait_share",

@@ -216,9 +216,9 @@ class Script:
 
         return Programs(
             **dict.fromkeys(Programs._fields)
+            | Programs._field_defaults
             | {"chunk": chunk, "evaluate": evaluate, "evaluate_one": evaluate_one}
             | {"params": lambda state: state.agent.params}
-            | {"stop_evaluations": lambda stop: None, "env_failures": list}
         )
 
 

@@ -14,7 +14,7 @@ from jaxdqn.config.config import Config, replace
 from jaxdqn.config.presets import PRESETS
 from jaxdqn.config.protocols import PROTOCOLS
 from jaxdqn.envs import make_environment
-from jaxdqn.monitoring import report
+from jaxdqn.monitoring import report, report_setup
 from jaxdqn.parallel.build import make_mapped_trainer
 from jaxdqn.parallel.learners import learner_keys
 from jaxdqn.run import program_cache
@@ -197,7 +197,7 @@ def test_explain_shows_the_choice_and_its_reason(capsys):
 
 def test_a_report_does_not_list_the_choice_as_a_changed_option(pooled_run):
     out, *_ = pooled_run
-    html = report._configuration([report.read_run(out)])
+    html = report_setup.configuration([report.read_run(out)])
     changed, _, every = html.partition("All options")
     assert "<td>reset</td>" not in changed
     assert "<td>reset</td><td>pooled</td>" in every

@@ -164,11 +164,10 @@ def scripted(static, config, keys, check):
         returns = np.broadcast_to(np.expand_dims(learners + chunks, -1), (2, 4))
         return EvalInfo(returns, np.full((2, 4), 7), np.tile([0, 0, 0, 1], (2, 1)))
 
-    fields = dict.fromkeys(Programs._fields)
+    fields = dict.fromkeys(Programs._fields) | Programs._field_defaults
     fields |= {"init": init, "chunk": chunk, "evaluate": evaluate}
     fields |= {"params": lambda state: state.agent.params}
-    own = {"evaluate_one": evaluate, "copy": np.array, "close": lambda: None}
-    own |= {"stop_evaluations": lambda stop: None, "env_failures": list}
+    own = {"evaluate_one": evaluate, "copy": np.array}
     return Programs(**fields | own)
 
 
