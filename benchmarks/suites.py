@@ -62,7 +62,9 @@ def _main(argv: Sequence[str]) -> None:
 
 
 def make_case(flags: Flags, name: str, how: str) -> Case:
-    """Return a case: random acting in an environment, with a reset at every step or without resets.
+    """Return a case: random actions in an environment, with or without resets.
+
+    With resets, a reset is computed at every step (autoreset).
 
     Without resets, steps continue after the end of an episode at the same cost. The rate is then an
     upper bound for ``--reset pooled``.

@@ -1,4 +1,4 @@
-"""Share of the peak rates of the device that iterations reach; see ``benchmarks.roofline``."""
+"""Fraction of the device's peak rates that iterations reach; see ``benchmarks.roofline``."""
 
 from __future__ import annotations
 

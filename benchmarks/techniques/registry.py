@@ -127,7 +127,7 @@ def learning_cases(
     effort: Effort,
     work: Callable[[Config], float] = lambda config: config.gradient_steps_per_iteration,
 ) -> dict[str, Case]:
-    """Compile learning iterations of each configuration, several at a time.
+    """Compile the learning iterations of all configurations in parallel.
 
     Args:
         configs: configurations by name.

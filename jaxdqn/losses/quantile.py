@@ -1,4 +1,4 @@
-"""Return distributions as quantiles (QR-DQN, IQN), one example at a time."""
+"""Targets and loss of quantile return distributions (QR-DQN, IQN), one example at a time."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from jaxdqn.training.r2d2 import make_sequence_learning
 from jaxdqn.types import Agent, BatchLoss, EnvSpec, Explore, Network, Replay
 
 MakeReplay = Callable[[Config], Replay]
-"""``make_replay(config) -> Replay`` of one device: ``config.envs_per_device`` environments,
-``config.rollout_length`` rows in each ``add``, and batches of ``config.batch_per_device *
-config.accumulate``."""
+"""``make_replay(config) -> Replay`` of one device: each ``add`` has ``config.rollout_length`` rows
+from each of ``config.envs_per_device`` environments, and a batch has ``config.batch_per_device *
+config.accumulate`` examples."""
 MakeLearning = Callable[[Config, Agent, Collectives], Learning]
 """``make_learning(config, agent, collectives) -> Learning``"""
 MakeAgent = Callable[[Config, EnvSpec, Collectives], Agent]
@@ -44,18 +44,20 @@ class CustomParts(NamedTuple):
     agent: Agent | MakeAgent | None = None
 
     def check(self, config: Config, network: Any) -> None:
-        """Check that each part is callable and compatible with the others.
+        """Check the type of each part, and its compatibility with other parts and options.
 
         Raises:
-          ValueError: if a part is not callable, or conflicts with another part or an option.
+          ValueError: if a part is neither callable nor an ``Agent``, or conflicts with another part
+            or an option.
         """
         for name, part in self._asdict().items():
             if part is not None and not callable(part) and not isinstance(part, Agent):
-                raise ValueError(f"{name}={part!r}: must be a function")
+                wanted = "an Agent or a function" if name == "agent" else "a function"
+                raise ValueError(f"{name}={part!r}: must be {wanted}")
         of_agent = {"network": network, "optimizer": self.optimizer, "loss": self.loss}
         for name, part in {**of_agent, "explore": self.explore}.items():
             if part is not None and self.agent is not None:
-                raise ValueError(f"{name}: must be left out with agent, which has its own")
+                raise ValueError(f"{name}: must be left out with a custom agent, which has its own")
         if self.agent is not None and config.model_devices > 1:
             raise ValueError(
                 f"model_devices={config.model_devices}: must be 1 with a custom agent, whose "
@@ -81,7 +83,7 @@ class CustomParts(NamedTuple):
         if self.replay is None:
             return
         if self.learning is not None:
-            raise ValueError("replay: must be left out with learning, which has its own")
+            raise ValueError("replay: must be left out with a custom learning, which has its own")
         if config.algorithm == "pqn":
             raise ValueError("replay: must be left out with algorithm='pqn', which has no replay")
 
@@ -167,8 +169,8 @@ def custom_agent(
             raise ValueError(f"agent: must return an Agent, not {type(agent).__name__}")
     elif collectives.size > 1:
         raise ValueError(
-            f"agent: must be a function (config, spec, collectives) -> Agent with "
-            f"{collectives.size} replicas, so that the agent averages their gradients"
+            "agent: must be a function (config, spec, collectives) -> Agent, because it must average "
+            f"gradients over {collectives.size} replicas"
         )
     return agent
 

@@ -59,7 +59,7 @@ def source(ident: str, arguments: Mapping[str, Any]) -> Source:
 
 
 def _games(environments: Any) -> list[str]:
-    """Return the names of the games, or of their levels, such as ``cavern1``."""
+    """Return the name of each game; those of its levels, such as ``cavern1``, if it has levels."""
     modules = {module.name for module in pkgutil.iter_modules(environments.__path__)}
     folders = (parent / "roms" for parent in Path(environments.__file__).parents)
     files = next((list(folder.glob("*.ch8")) for folder in folders if folder.is_dir()), [])
