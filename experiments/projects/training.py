@@ -123,17 +123,19 @@ def check_same_flags(preset: str, flags: Sequence[str], out: Path) -> None:
     now["engine"] = engine_text(None if engine is None else engine.record())
     stored["engine"] = engine_text(read_engine(out))
     for name, value in now.items():
-        if value != stored[name] and name not in _chosen_by_the_run(config):
+        if value != stored[name] and name not in _chosen_by_the_run(config, engine is not None):
             raise ValueError(
                 f"{name}={value!r}: must be {stored[name]!r}, as in the run in {out}; choose "
                 "another --out for a new run"
             )
 
 
-def _chosen_by_the_run(config: Config) -> set[str]:
-    """Return the fields that the stored configuration may have and ``config`` leaves open."""
+def _chosen_by_the_run(config: Config, on_engine: bool) -> set[str]:
+    """Return the fields that a run may store with another value than ``config`` has."""
     free = {name for name in ("chunk_iterations", "schedule_rows") if getattr(config, name) is None}
-    return free | ({"reset", "reset_pool"} if config.reset == "auto" else set())
+    free |= {"reset", "reset_pool"} if config.reset == "auto" else set()
+    # An engine saves no replay: ``RayEngine.configure``.
+    return free | ({"replay_in_checkpoint"} if on_engine else set())
 
 
 def _is_complete(out: Path) -> bool:

@@ -137,12 +137,13 @@ class ChunkTotals:
         seconds = time.perf_counter() - self._started
         used = {use: after - self._before[use] for use, after in self._times.seconds().items()}
         owner = "server" if self._gradients else "learner"
+        acting = max(1, workers.present, len(self.seen))
         shares = {
             f"{owner}_idle_share": sum(used[use] for use in _WAITS) / seconds,
             **{f"{owner}_{use}_wait_share": used[use] / seconds for use in _WAITS},
             f"{owner}_busy_share": used["learn"] / seconds,
             f"{owner}_parameters_share": used["parameters"] / seconds,
-            "actor_busy_share": sum(self._acted) / seconds / max(1, workers.present),
+            "actor_busy_share": sum(self._acted) / seconds / acting,
             "actor_held_share": (self._limits.by_learner - self._held_before) / seconds,
         }
         for index, (rows, acted) in enumerate(zip(self._rows, self._acted, strict=True)):

@@ -166,7 +166,10 @@ class Driver:
                 self._advance(totals)
                 streams.deaths.report()
         except RunStopped:
-            complete = (streams.rows - rows) // config.rows_per_iteration
+            complete = min(
+                (streams.rows - rows) // config.rows_per_iteration,
+                (streams.steps - steps) // config.gradient_steps_per_iteration,
+            )
             self._done = max(0, min(iterations - 1, complete))
             self._target_rows = rows + self._done * config.rows_per_iteration
             self._target_steps = steps + self._done * config.gradient_steps_per_iteration

@@ -267,12 +267,13 @@ class Streams:
         add = self.shards[shard].add.remote(ring, number, call.rows)
         self._sent[index] += 1
         self._adds[shard].append((add, int(info.metrics.rows)))
-        while len(self._adds[shard]) > _MOST_ADDS:
-            self._settle_add(shard)
+        # Count before the wait, which a stop request may end.
         totals.add_block(index, info, self.steps)
         self.rows += int(info.metrics.rows)
         self._taken += int(info.metrics.rows)
         self.env_steps += int(info.metrics.env_steps)
+        while len(self._adds[shard]) > _MOST_ADDS:
+            self._settle_add(shard)
         return index
 
     def _lose_actor(self, index: int) -> None:
@@ -306,16 +307,19 @@ class Streams:
 
     def _settle_add(self, shard: int) -> None:
         with self._times.spent("draws"):
-            add, rows = self._adds[shard].popleft()
+            add, rows = self._adds[shard][0]
             try:
                 report: ShardReport = self._cluster.result(add)
             except WorkerDied:
+                self._adds[shard].popleft()
                 self._lost += rows
                 self.lose(shard)
                 return
             except ObjectLost:  # the node of the actor has left before the shard had the rows
+                self._adds[shard].popleft()
                 self._lost += rows
                 return
+        self._adds[shard].popleft()
         self.masses[shard] = report.mass
         self._stored += report.stored
         self._duplicated += report.duplicated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -32,7 +33,6 @@ def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn
     """
     implicit = LOSSES[config.loss].head == "implicit_quantile"
     layers = Layers(
-        rows_per_example=config.quantiles if implicit else 1,
         noisy_sigma=config.noisy_sigma if config.noisy else None,
         layer_norm=config.layer_norm,
         dtype=jnp.dtype(config.precision),
@@ -58,6 +58,8 @@ def make_torso_and_head(config: Config, kind: str, num_actions: int) -> tuple[nn
         "hidden": hidden,
         "layers": layers,
     }
+    if implicit:  # its layers have a row for each fraction
+        head["layers"] = dataclasses.replace(layers, rows_per_example=config.quantiles)
     match LOSSES[config.loss].head:
         case "categorical":
             head |= {"value_min": config.value_min, "value_max": config.value_max}

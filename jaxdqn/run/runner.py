@@ -238,7 +238,8 @@ def _train(
     if config.max_seconds is not None:
         stop.set_deadline(started + config.max_seconds)
     loggers = _loggers(setup, group, on_engine=engine is not None)
-    record_start(setup)
+    if not setup.resuming:
+        record_start(setup, setup.preset)
     changed = record_engine(setup, None if engine is None else engine.record())
     if changed is not None:
         _log(loggers, "event", changed)
@@ -255,7 +256,9 @@ def _train(
     host = HostLoop(config, programs, setup.keys, loggers, checkpoints, callbacks, setup.directory)
     with _recording_stop(log_event):
         state, preset = first_state(setup, host, checkpoints, log_event)
-    state = host.train(state, stop)
+        if setup.resuming:
+            record_start(setup, preset)
+        state = host.train(state, stop)
     summary = _summary(setup, host, stop, preset, compile_seconds)
     if engine is not None:
         summary |= engine.summary()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -116,18 +115,10 @@ def record_engine(setup: RunSetup, record: Record | None) -> Record | None:
     return {"event": "engine", "message": message}
 
 
-def record_start(setup: RunSetup) -> None:
-    """Write ``start.json``: what is known before the end of a run, such as its preset and machine.
-
-    A resumed run keeps the preset of its start if no other is given.
-    """
-    if setup.directory is None or not multihost.is_coordinator():
-        return
-    file = setup.directory / run_directory.START
-    preset = setup.preset
-    if preset is None and setup.resuming and file.exists():
-        preset = json.loads(file.read_text(encoding="utf-8")).get("preset")
-    write_json(file, identity(setup.config, preset))
+def record_start(setup: RunSetup, preset: str | None) -> None:
+    """Write ``start.json``: what is known at the start of a run, such as preset and machine."""
+    if setup.directory is not None and multihost.is_coordinator():
+        write_json(setup.directory / run_directory.START, identity(setup.config, preset))
 
 
 def check_processes(config: Config, *, resume: bool, saves: bool, callbacks: int = 0) -> None:

@@ -169,7 +169,7 @@ def custom_agent(
             raise ValueError(f"agent: must return an Agent, not {type(agent).__name__}")
     elif collectives.size > 1:
         raise ValueError(
-            "agent: must be a function (config, spec, collectives) -> Agent, because it must average "
+            "agent: must be a function (config, spec, collectives) -> Agent, which averages "
             f"gradients over {collectives.size} replicas"
         )
     return agent

@@ -39,8 +39,12 @@ def test_the_gradient_steps_owed_are_those_that_the_rows_allow() -> None:
     assert driver_after(1_024 + 320 + 16, 116).owed == 5
 
 
-@pytest.mark.parametrize(("taken", "done"), [(0, 0), (100, 3), (320, 9)])
-def test_a_stop_request_ends_a_chunk_whose_workers_do_not_answer(taken: int, done: int) -> None:
+@pytest.mark.parametrize(
+    ("taken", "learned", "done"), [(0, 0, 0), (100, 16, 3), (100, 2, 1), (320, 4, 2)]
+)
+def test_a_stop_request_ends_a_chunk_whose_workers_do_not_answer(
+    taken: int, learned: int, done: int
+) -> None:
     driver = driver_after(1_024, 100)
     driver._target_rows, driver._target_steps = 1_024, 100
     driver._num_actors, driver._times, driver._server = 1, TimeUse(), None
@@ -54,6 +58,7 @@ def test_a_stop_request_ends_a_chunk_whose_workers_do_not_answer(taken: int, don
         if streams.rows == 1_024 + taken:
             raise RunStopped("SIGTERM")
         streams.rows += 20
+        streams.steps = min(100 + learned, streams.steps + 16)
 
     driver._advance = advance
     state: Any = SimpleNamespace(
@@ -62,8 +67,8 @@ def test_a_stop_request_ends_a_chunk_whose_workers_do_not_answer(taken: int, don
     _, (metrics, counters) = driver.chunk(state, 10)
     assert counters == "counters"
     assert int(metrics.gradient_steps) == 0
-    # Ten iterations of 32 rows were asked for. Even after all of their rows, the chunk is not
-    # complete without its gradient steps.
+    # Ten iterations of 32 rows and 2 gradient steps were asked for. An iteration is complete with
+    # its rows and its gradient steps.
     assert driver.iterations_done(10) == done
     assert driver._target_rows == 1_024 + 32 * done
     assert driver._target_steps == 100 + 2 * done

@@ -175,7 +175,7 @@ def test_a_custom_agent_is_rejected_with_an_outer_optimiser():
 def test_an_agent_of_several_replicas_must_be_made_for_them():
     config = tiny(devices=2)
     agent = agent_as_configured(CONFIG, ENVIRONMENT.spec, device_collectives(1))
-    with pytest.raises(ValueError, match=r"agent: must be a function .* with 2 replicas"):
+    with pytest.raises(ValueError, match=r"agent: must be a function .* over 2 replicas"):
         make_trainer(
             config, environment=ENVIRONMENT, agent=agent, collectives=device_collectives(2)
         )

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.projects import compared, devices, driving, frames, page, training
 from jaxdqn.cli import run as run_command
+from jaxdqn.cli.engine import make_engine
 from jaxdqn.config.config import to_dict
 from jaxdqn.config.presets import preset
 from jaxdqn.storage.engine_record import write_engine
@@ -155,6 +156,16 @@ def test_a_run_of_another_engine_is_rejected(tmp_path, commands):
     write_engine(tmp_path, {"engine": "ray", "actors": 2, "replay_shards": 1})
     with pytest.raises(ValueError, match="engine=\"engine='jit'\": must be"):
         training.train("fast", words, tmp_path)
+    assert commands == []
+
+
+def test_a_run_on_ray_without_its_replay_is_read(tmp_path, commands):
+    words = ["--replay", "prioritized"]
+    stored_run(tmp_path, ["fast", *words, "--no-replay-in-checkpoint"], interrupted=False)
+    flags = [*words, "--engine", "ray", "--actors", "2"]
+    given = run_command.read_flags(["fast", *flags])[1]
+    write_engine(tmp_path, make_engine(given).record())
+    training.train("fast", flags, tmp_path)
     assert commands == []
 
 
