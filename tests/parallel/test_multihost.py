@@ -196,8 +196,8 @@ def test_a_run_killed_and_resumed_in_other_processes_equals_an_uninterrupted_run
 def test_without_deterministic_sums_two_processes_agree_within_rounding(pair, start, tmp_path):
     # One gradient step only: from the second on, one flipped argmax separates the two runs.
     flags = [
-        *SHORT, "--total-rows", 1056, "--log-every", 32, "--eval-every", 0,
-        "--checkpoint-every", 32,
+        *SHORT, "--num-envs", 32, "--warmup-rows", 1024, "--total-rows", 1056, "--log-every", 32,
+        "--eval-every", 0, "--checkpoint-every", 32,
     ]  # fmt: skip
     two, one = tmp_path / "two", tmp_path / "one"
     single = ["--virtual-devices", 4, "--devices", 4, "--out", one]

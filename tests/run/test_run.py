@@ -30,8 +30,17 @@ SUMMARY_FIELDS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    """Share compiled programs between runs of one shape, and compile without optimisation."""
-    with shared_programs(tmp_path_factory.mktemp("xla")), quick_runs():
+    """Share compiled programs between runs of one shape, and compile without optimisation.
+
+    No chunk is divided, however slow the machine is: without optimisation a part of one iteration
+    differs by rounding from an iteration of the chunk.
+    """
+    with (
+        shared_programs(tmp_path_factory.mktemp("xla")),
+        quick_runs(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("jaxdqn.run.chunk_parts.LONG_CHUNK", float("inf"))
         yield
 
 
