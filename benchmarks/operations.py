@@ -49,16 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> None:
     flags = parse(Flags, argv, prog="python -m benchmarks.operations", description=__doc__)
-    from benchmarks.report import check_writable, format_table, write_json
+    from benchmarks.report import around_marks, check_writable, format_table, write_json
 
     if flags.page is not None:
-        _split(Path(flags.page))
+        around_marks(Path(flags.page), START, END)
     if flags.read is not None:
-        record = _stored(flags.read)
+        record = _stored("read", flags.read)
     else:
         check_writable(flags.json)
         kept = flags.only and flags.json is not None and Path(flags.json).exists()
-        record = _measure(flags, _stored(str(flags.json)) if kept else None)
+        record = _measure(flags, _stored("json", str(flags.json)) if kept else None)
     print(format_table(_HEADER, _rows(record)))
     if flags.json is not None and flags.read is None:
         write_json(flags.json, record)
@@ -147,30 +147,22 @@ def write_page(page: Path, record: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if the page has no place for it, or the record has no compile times.
     """
-    from benchmarks.report import describe, format_markdown
+    from benchmarks.report import around_marks, describe, format_markdown
 
     if "compile" not in record:
         raise ValueError(f"page='{page}': must come with compile times; measure with --compile")
-    before, after = _split(page)
+    before, after = around_marks(page, START, END)
     rows = [[f"`{name}`", *rest] for name, *rest in _rows(record)]
     about = f"Measured on {describe(record['compile']['stamp'])}."
     content = "\n\n".join((about, format_markdown(_HEADER, rows)))
     page.write_text(f"{before}{START}\n{content}\n{END}{after}", encoding="utf-8")
 
 
-def _split(page: Path) -> tuple[str, str]:
-    """Return the text before and after the table of compile times in a page."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if not 0 <= text.find(START) < text.find(END):
-        raise ValueError(f"page='{page}': must have the lines '{START}' and '{END}'")
-    return text.partition(START)[0], text.partition(END)[2]
-
-
-def _stored(path: str) -> dict[str, Any]:
+def _stored(option: str, path: str) -> dict[str, Any]:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"read={path!r}: must be a file that --json has written") from error
+        raise ValueError(f"{option}={path!r}: must be a file that --json has written") from error
 
 
 if __name__ == "__main__":

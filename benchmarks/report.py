@@ -22,6 +22,8 @@ def stamp() -> dict[str, Any]:
     import jax
 
     import jaxdqn
+    from jaxdqn.envs.vector.base import cpus
+    from jaxdqn.run.machine import cpu_model
 
     device = jax.devices()[0]
     return {
@@ -30,8 +32,8 @@ def stamp() -> dict[str, Any]:
         "platform": device.platform,
         "devices": jax.device_count(),
         "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        "processor": cpu_model(),
+        "cores": cpus(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -119,13 +121,16 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
+def around_marks(page: Path, start: str, end: str) -> tuple[str, str]:
+    """Return the text of a page before its mark ``start`` and after its mark ``end``.
+
+    Raises:
+        ValueError: if the page lacks one of the marks.
+    """
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if not 0 <= text.find(start) < text.find(end):
+        raise ValueError(f"page='{page}': must have the lines '{start}' and '{end}'")
+    return text.partition(start)[0], text.partition(end)[2]
 
 
 def commit_of(root: Path) -> str:

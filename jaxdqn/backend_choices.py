@@ -82,6 +82,18 @@ def backend() -> str:
     return _ASSUMED.get() or jax.default_backend()
 
 
+def population_form(
+    how: Literal["auto", "vmap", "map"], platform: str | None = None
+) -> Literal["vmap", "map"]:
+    """Return ``vmap`` or ``map``: how the learners of a population run on a platform."""
+    return choices(platform).population if how == "auto" else how
+
+
+def dispatches_asynchronously() -> bool:
+    """Return whether the backend dispatches programs asynchronously."""
+    return backend() != "cpu" or bool(jax.config.read("jax_cpu_enable_async_dispatch"))
+
+
 @contextlib.contextmanager
 def tracing_for(name: str) -> Iterator[None]:
     """Trace programs for the backend ``name`` instead of JAX's default, to cross-compile them.

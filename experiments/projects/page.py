@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import format_markdown, write_json
+from benchmarks.report import around_marks, format_markdown, write_json
 
 NOT_MEASURED = "not measured"
 """Text of a missing figure."""
@@ -21,9 +21,7 @@ def check_page(page: Path) -> None:
     """
     if not page.is_file():
         raise ValueError(f"page='{page}': must be the Markdown file of the project")
-    text = page.read_text(encoding="utf-8")
-    if not 0 <= text.find(_START) < text.find(_END):
-        raise ValueError(f"page='{page}': must have the lines '{_START}' and '{_END}'")
+    around_marks(page, _START, _END)
 
 
 def write_results(page: Path, record: Mapping[str, Any], blocks: Sequence[str]) -> None:
@@ -34,9 +32,7 @@ def write_results(page: Path, record: Mapping[str, Any], blocks: Sequence[str]) 
         record: measurements, with the stamp of the machine.
         blocks: paragraphs and tables of Markdown.
     """
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_START)
-    _, _, after = rest.partition(_END)
+    before, after = around_marks(page, _START, _END)
     results = "\n\n".join(block.strip() for block in blocks)
     page.write_text(f"{before}{_START}\n{results}\n{_END}{after}", encoding="utf-8")
     write_json(page.with_suffix(".json"), record)

@@ -11,7 +11,7 @@ _REPORT_SECONDS = 10.0
 
 
 class Deaths:
-    """Workers without which the run waits, since their last call failed."""
+    """Workers whose last call failed, and the number of their deaths."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -77,13 +77,11 @@ class Streams:
         self._resources, self._parameters_every = resources, parameters_every
         self._workers: list[Any] = []
         self.deaths = Deaths()
-        """Required workers whose last call failed."""
-        self._absent: set[int] = set()
-        """Optional actors whose last call failed."""
+        """Workers without which the run waits."""
+        self._absences = Deaths()
+        """Actors without which the run continues."""
         self._present: set[int] = set()
         """Actors whose last call succeeded."""
-        self._absences = 0
-        """Number of times that an optional actor died."""
         self._taken = self._stored = self._lost = self._duplicated = 0
         self.rows = self.env_steps = self.steps = 0
         """Numbers of rows taken, of environment steps among them, and of gradient steps."""
@@ -136,7 +134,7 @@ class Streams:
         self._adds: list[deque[tuple[Any, int]]] = [deque() for _ in self.shards]
         self._calls: dict[Any, _Call] = {}
         self.deaths.clear()
-        self._absent.clear()
+        self._absences.clear()
         self._present.clear()
         self._retries: dict[int, float] = {}
         """Times at which to call actors again, by index of the actor."""
@@ -204,7 +202,7 @@ class Streams:
     @property
     def restarts(self) -> int:
         """Number of times that a worker died."""
-        return self.deaths.count + self._absences
+        return self.deaths.count + self._absences.count
 
     @property
     def present(self) -> int:
@@ -259,8 +257,8 @@ class Streams:
         except (WorkerDied, ObjectLost):
             self._lose_actor(index)
             return None
-        self.deaths.note_life(f"actor {index}")
-        self._absent.discard(index)
+        for deaths in (self.deaths, self._absences):
+            deaths.note_life(f"actor {index}")
         self._present.add(index)
         shard = index % self._num_shards
         ring, number = index // self._num_shards, self._sent[index]
@@ -281,12 +279,10 @@ class Streams:
         self._incarnations[index] += 1
         self._copies.forget(index)
         self._present.discard(index)
-        if self._needs(index):
-            self.deaths.note_death(f"actor {index}")
-        else:  # its node may have left the cluster; the run does not wait for this actor
-            self._absences += index not in self._absent
-            self._absent.add(index)
-        wait = _RETRY_SECONDS if self._needs(index) else _RETRY_OPTIONAL_SECONDS
+        needed = self._needs(index)
+        # The node of an optional actor may have left the cluster.
+        (self.deaths if needed else self._absences).note_death(f"actor {index}")
+        wait = _RETRY_SECONDS if needed else _RETRY_OPTIONAL_SECONDS
         self._retries[index] = time.monotonic() + wait
 
     def _call(self, method: str, index: int, state: TrainState) -> None:

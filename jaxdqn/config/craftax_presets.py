@@ -15,12 +15,8 @@ def is_craftax(env: Any) -> bool:
 # Configuration of the authors of PQN (Gallici et al. 2024, pqn_craftax.yaml of purejaxql), except
 # the input, which they normalise by the statistics of the batch and which is normalised here by
 # those of all rows. The target is of one step: trace_decay is 0.
-PQN_CRAFTAX: dict[str, Any] = {
+_SHARED: dict[str, Any] = {
     "num_envs": 1_024,
-    "rollout_length": 1,
-    "minibatches": 1,
-    "epochs": 1,
-    "trace_decay": 0.0,
     "gamma": 0.99,
     "learning_rate": 1e-4,
     "clip_norm": 1.0,
@@ -33,31 +29,28 @@ PQN_CRAFTAX: dict[str, Any] = {
     "log_every": 1_024_000,
     "eval_every": 102_400_000,
 }
+PQN_CRAFTAX = {
+    **_SHARED,
+    "rollout_length": 1,
+    "minibatches": 1,
+    "epochs": 1,
+    "trace_decay": 0.0,
+}
+"""Settings of PQN."""
 
 # Environments, gradient steps, batch, network, exploration and budget of PQN, so that an iteration
 # differs by the replay and the target network alone. The replay is what fits a small accelerator: a
 # row of Craftax has 33 kB, so 102 400 rows take 3.4 GB. Not tuned.
 CRAFTAX = Config(
+    **_SHARED,
     env="craftax:Craftax-Symbolic-v1",
-    num_envs=1_024,
     batch_size=1_024,
-    gamma=0.99,
     loss="squared",
-    learning_rate=1e-4,
     learning_rate_schedule="linear",
-    clip_norm=1.0,
     layer_norm=True,
-    hidden_sizes=(1_024, 1_024, 1_024, 1_024),
-    normalize_observations=True,
     target_period=250,
-    total_rows=1_000_000_000,
-    epsilon_start=0.1,
-    epsilon_end=0.005,
-    epsilon_decay_rows=200_000_000,
     replay_capacity=102_400,
     warmup_rows=20_480,
-    log_every=1_024_000,
-    eval_every=102_400_000,
 )
 """Settings of the algorithms with a replay."""
 

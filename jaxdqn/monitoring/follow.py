@@ -6,11 +6,10 @@ import fcntl
 import json
 import os
 import platform
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxdqn.storage.directory import LOCK, SUMMARY
+from jaxdqn.storage.directory import LOCK, SUMMARY, lock_host
 from jaxdqn.storage.jsonl import FILES, Record
 
 
@@ -58,11 +57,12 @@ class _LineReader:
         """Last line that has been read."""
 
     def new_records(self) -> list[Record]:
-        hashes = self._hashes
+        hashes, count = self._hashes, len(self._hashes)
         try:
             return [json.loads(line) for line in self._new_lines()]
         except ValueError:
             # The file was truncated while it was read.
+            del hashes[count:]
             self._hashes, self._read, self._last = hashes, 0, b""
         try:
             return [json.loads(line) for line in self._new_lines()]
@@ -85,7 +85,7 @@ class _LineReader:
         hashes = [hash(line) for line in lines]
         known = 0
         if unchanged:
-            self._hashes = self._hashes + hashes
+            self._hashes.extend(hashes)
         else:
             known = _common(self._hashes, hashes)
             self._hashes, self._read, self._last = hashes, 0, b""
@@ -124,9 +124,5 @@ def other_host(run: str | os.PathLike[str]) -> str | None:
     """
     if (Path(run) / SUMMARY).exists():
         return None
-    try:
-        text = (Path(run) / LOCK).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
-    found = re.fullmatch(r"process \d+ on (.+)", text.strip())
-    return found[1] if found is not None and found[1] != platform.node() else None
+    host = lock_host(run)
+    return None if host == platform.node() else host

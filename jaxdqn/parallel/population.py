@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdqn.backend_choices import choices
+from jaxdqn.backend_choices import population_form
 from jaxdqn.parallel.data_parallel import single_pass_loop
 from jaxdqn.types import Array, Hyper, Metrics, PyTree, Row, Trainer, TrainState
 
@@ -51,8 +51,7 @@ def population(
         ``size`` is not a multiple of their number, or ``how`` is unknown.
     """
     _check_arguments(trainer, size, devices, how)
-    if how == "auto":
-        how = choices(devices[0].platform if devices else None).population
+    how = population_form(how, devices[0].platform if devices else None)
     sharding = (
         NamedSharding(Mesh(np.asarray(devices), (LEARNER_AXIS,)), _SHARDED) if devices else None
     )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdqn.backend_choices import backend, choices
+from jaxdqn.backend_choices import backend, choices, dispatches_asynchronously
 from jaxdqn.config.config import Config
 from jaxdqn.envs.vector.restarts import EnvironmentFailed
 from jaxdqn.parallel.data_parallel import single_pass_loop
@@ -156,13 +156,8 @@ def compile_programs(
         # With masks, an illegal action ends the run with a checkpoint of that action's chunk.
         runs_ahead=jax.process_count() == 1
         and not trainer.environment.spec.masked
-        and _dispatches_asynchronously(),
+        and dispatches_asynchronously(),
     )
-
-
-def _dispatches_asynchronously() -> bool:
-    """Return whether the backend dispatches programs asynchronously."""
-    return backend() != "cpu" or bool(jax.config.read("jax_cpu_enable_async_dispatch"))
 
 
 def _evaluation_of_one(

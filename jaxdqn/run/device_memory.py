@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxdqn.backend_choices import choices
+from jaxdqn.backend_choices import population_form
 from jaxdqn.communication.cost import bytes_per_gradient_step
 from jaxdqn.config.config import Config
 from jaxdqn.replay import tree_bytes
@@ -66,9 +66,7 @@ def working_bytes(config: Config, taken: int) -> int:
 
 def runs_in_turn(config: Config) -> bool:
     """Return True if the learners of a population run one after the other on a device."""
-    return config.population == "map" or (
-        config.population == "auto" and choices().population == "map"
-    )
+    return population_form(config.population) == "map"
 
 
 def local_devices(config: Config) -> int:

@@ -17,7 +17,7 @@ from jaxdqn.parallel.learners import RunKeys, learner_hypers
 from jaxdqn.run.callbacks import CallbackGroup
 from jaxdqn.run.chunks import ChunkRunner, stop_agreed, totals
 from jaxdqn.run.compile import Programs
-from jaxdqn.run.device_memory import bytes_in_use, devices_that_count_memory
+from jaxdqn.run.device_memory import bytes_in_use, devices_that_count_memory, local_devices
 from jaxdqn.run.divergence import DivergenceHandler, illegal_actions
 from jaxdqn.run.evaluation import RunEvaluator
 from jaxdqn.run.failures import FailureHandler
@@ -66,7 +66,7 @@ class HostLoop:
                                  checkpoints)  # fmt: skip
         self._failures = FailureHandler(programs, self.progress, self._recorder, self._saver)
         self._warnings = WarningRecorder(config, self.progress, self._recorder)
-        self._counted = devices_that_count_memory(jax.local_devices())
+        self._counted = devices_that_count_memory(jax.local_devices()[: local_devices(config)])
 
     def start(self, rows: Row | None = None, transfer: Transfer | None = None) -> TrainState:
         """Start a run, warm-up included.

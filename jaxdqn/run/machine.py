@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 import psutil
 
+from jaxdqn.envs.vector.base import cpus
 from jaxdqn.storage.jsonl import Record
 
 
@@ -20,7 +20,7 @@ def machine() -> Record:
     """
     return {
         "cpu": cpu_model(),
-        "cores": _usable_cores(),
+        "cores": cpus(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "os": platform.platform(),
     }
@@ -36,10 +36,4 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         name, _, value = line.partition(":")
         if name.strip() == "model name" and value.strip():
             return value.strip()
-    return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return platform.machine()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -23,7 +24,6 @@ N = TypeVar("N", int, float)
 
 def identity(config: Config, preset: str | None) -> Record:
     """Return the fields of a summary that are known before the run starts."""
-    packages = ("jax", "jaxlib", "flax", "optax", "gymnax")
     return {
         "env": config.env,
         "preset": preset,
@@ -34,11 +34,18 @@ def identity(config: Config, preset: str | None) -> Record:
         "mapping": mapping_of(config),
         "device_kind": jax.devices()[0].device_kind,
         "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-            "jaxdqn": _own_version(),
-        },
+        "versions": dict(_versions()),
+    }
+
+
+@functools.cache
+def _versions() -> Mapping[str, str]:
+    """Return the versions of Python and of the packages that determine the results."""
+    packages = ("jax", "jaxlib", "flax", "optax", "gymnax")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "jaxdqn": _own_version(),
     }
 
 

@@ -156,6 +156,16 @@ def lock(path: Path, stack: ExitStack) -> None:
     file.flush()
 
 
+def lock_host(run: str | os.PathLike[str]) -> str | None:
+    """Return the machine of the process that locked a run directory last; None if unknown."""
+    try:
+        text = (Path(run) / LOCK).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    _, found, host = text.strip().partition(" on ")  # as ``lock`` has written it
+    return host if found else None
+
+
 def read_config(path: str | os.PathLike[str]) -> Config:
     """Read the configuration of a run.
 

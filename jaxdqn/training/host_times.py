@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import jax
+from jaxdqn.backend_choices import dispatches_asynchronously
 
 
 class HostTimes:
@@ -34,13 +34,7 @@ class HostTimes:
         """
         if self.total == 0.0:
             return {}
-        names = ("env", "act", "wait", *(("learn",) if _calls_block() else ()))
+        names = ("env", "act", "wait", *(() if dispatches_asynchronously() else ("learn",)))
         shares = {f"{name}_share": getattr(self, name) / self.total for name in names}
         self.clear()
         return shares
-
-
-def _calls_block() -> bool:
-    """Return True if a call of a program returns at its end, as with ``--cpu-dispatch sync``."""
-    synchronous = not jax.config.read("jax_cpu_enable_async_dispatch")
-    return jax.default_backend() == "cpu" and synchronous

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdqn.backend_choices import choices
+from jaxdqn.backend_choices import population_form
 from jaxdqn.config.config import Config, replace
 from jaxdqn.envs.autoreset import advance_of
 from jaxdqn.envs.operations import count_operations
@@ -47,8 +47,7 @@ def choose_reset(config: Config, environment: Any) -> ResetChoice:
         return ResetChoice(config.reset, "as configured")
     if not isinstance(environment, Environment):
         return ResetChoice("every-step", "the environment is on the host")
-    how = choices().population if config.population == "auto" else config.population
-    if config.learners > 1 and how == "vmap":
+    if config.learners > 1 and population_form(config.population) == "vmap":
         return ResetChoice("every-step", "a pool saves nothing if learners are vmapped")
     advance = advance_of(environment)
     if advance is None:

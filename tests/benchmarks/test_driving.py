@@ -21,6 +21,14 @@ def test_intervals_are_those_of_student(degrees):
     assert (mean, half) == (pytest.approx(0.5), pytest.approx((high - low) / 2, rel=0.01))
 
 
+def test_a_row_has_the_mean_and_its_interval():
+    returns = np.linspace(0, 1, 5)
+    low, high = stats.t.interval(0.95, 4, 0.5, stats.sem(returns))
+    record = driving.policy_record("seed 0", "toy", returns, np.array([True] * 2 + [False] * 3))
+    row = driving.table_row(record)
+    assert row[2:4] == (f"0.50 ± {(high - low) / 2:.2f}", "60.0%")
+
+
 def test_a_constant_action_is_judged_by_whole_episodes_of_every_environment():
     environment = cycle([1.0, 2.0, 4.0, 8.0], limit=9, terminal_at=3)
     host = HostEnvironment(environment.spec, lambda num_envs: OnHost(environment, num_envs))

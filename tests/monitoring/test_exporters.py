@@ -58,7 +58,7 @@ def host_chunk():
     times = HostTimes()
     times.env, times.act, times.wait, times.learn, times.total = 1.0, 2.0, 0.5, 3.0, 4.0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxdqn.training.host_times._calls_block", lambda: True)
+        patch.setattr("jaxdqn.training.host_times.dispatches_asynchronously", lambda: False)
         return {**chunk(100), **times.shares()}
 
 

@@ -93,6 +93,23 @@ def test_acting_with_noise_has_no_matrix_for_each_environment(name, fields, quan
         assert f"f32[{environments},{inputs},{outputs}]" not in text
 
 
+@pytest.mark.parametrize("batch", [2, 16, 32])
+def test_implicit_quantiles_cost_one_product_of_each_noisy_layer_in_learning(batch):
+    config = preset("iqn", env="CartPole-v1", noisy=True, hidden_sizes=(24, 16))
+    network = make_network(config, EnvSpec("test", (4,), np.dtype("float32"), 2, None))
+    obs, first = jnp.zeros((batch, 4)), jnp.zeros(batch, bool)
+    params = jax.eval_shape(network.init, KEY, obs[:1])
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+    noisy = [leaf for leaf in kernels if kernels.count(leaf) > 1]  # mu and sigma
+
+    def q_values(params):
+        return network.apply(params, KEY, (), obs, first)[0].q_values
+
+    plain = len(kernels) - len(noisy)
+    assert len(noisy) == 2 * 4
+    assert products(q_values, params) == plain + len(noisy) // 2
+
+
 def test_environments_with_separate_noise_share_the_matrices():
     x, params = rows_and_params()
     keys = jax.random.split(KEY, 9)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdqn.backend_choices import dispatches_asynchronously
 from jaxdqn.monitoring.loggers import Logger
 from jaxdqn.parallel.learners import run_keys
 from jaxdqn.run.chunks import ChunkRunner, totals
-from jaxdqn.run.compile import Programs, _dispatches_asynchronously
+from jaxdqn.run.compile import Programs
 from jaxdqn.run.interrupt import StopRequest
 from jaxdqn.run.loop import HostLoop
 from jaxdqn.training.evaluation import EvalInfo
@@ -284,7 +285,7 @@ def test_no_chunk_runs_ahead_if_a_call_waits_for_its_program(asynchronous):
     before = jax.config.read(name)
     jax.config.update(name, asynchronous)
     try:
-        assert _dispatches_asynchronously() is asynchronous
+        assert dispatches_asynchronously() is asynchronous
     finally:
         jax.config.update(name, before)
 

@@ -48,7 +48,7 @@ def test_the_parts_of_a_chunk_are_measured(overlap, monkeypatch):
         return learn(*arguments)
 
     runner._programs = runner._programs._replace(learn=slow_learn)
-    monkeypatch.setattr("jaxdqn.training.host_times._calls_block", lambda: True)
+    monkeypatch.setattr("jaxdqn.training.host_times.dispatches_asynchronously", lambda: False)
     try:
         state = runner.init(jax.random.key(0), hyper_from(config))
         assert runner.times.shares() == {}  # the warm-up does not count

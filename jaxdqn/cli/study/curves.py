@@ -45,7 +45,7 @@ def draw_curves(
 
     Args:
         rows: results by label and environment.
-        envs: environments, one panel each, or two.
+        envs: environments; each has a panel for each x axis.
         out: picture to write; the suffix selects the format.
         dpi: dots per inch.
 

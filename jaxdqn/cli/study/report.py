@@ -14,7 +14,7 @@ from jaxdqn.cli.study.curves import CURVES, draw_curves
 from jaxdqn.cli.study.protocol import column, protocol
 from jaxdqn.cli.study.results import REPORT
 from jaxdqn.cli.study.settings import as_text, command_of, label, seeds_text
-from jaxdqn.cli.study.wall_clock import shared_seconds, wall_clock
+from jaxdqn.cli.study.wall_clock import markdown_table, shared_seconds, wall_clock
 from jaxdqn.monitoring.statistics import estimate
 from jaxdqn.storage.jsonl import Record
 
@@ -167,7 +167,7 @@ def markdown(entries: Sequence[Entry], request: Request) -> str:
         "Return at the end of training: interquartile mean over seeds [95 % bootstrap interval]. "
         "The return of a seed is the mean undiscounted return of the "
         f"{episodes} of its last evaluation.{_shared(entries)}",
-        _table(["", *(column(env, results) for env in envs)], table),
+        markdown_table(["", *(column(env, results) for env in envs)], table),
         protocol(envs, results),
         f"![Learning curves]({CURVES})",
         *_wall_clock(rows, envs),
@@ -258,7 +258,7 @@ def _times(rows: Mapping[str, Mapping[str, Entry]]) -> str:
             runs = {result["run"]: result for result in entry.results}
             lines += [[name, entry.env, *_time(run)] for run in runs.values()]
     notes = " ".join(note for note in (_TIME_NOTE, shared_seconds(_results(rows))) if note)
-    return f"{notes}\n\n{_table(head, lines)}" if lines else "No results."
+    return f"{notes}\n\n{markdown_table(head, lines)}" if lines else "No results."
 
 
 def _time(run: Record) -> list[str]:
@@ -287,11 +287,6 @@ def _envs(entries: Iterable[Entry]) -> list[str]:
 
 def _values(entries: Iterable[Entry], name: str) -> set[Any]:
     return {result[name] for entry in entries for result in entry.results}
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _numbers(results: Sequence[Record], name: str) -> list[float]:

@@ -29,7 +29,7 @@ _NOTE = (
     "explore and have no time limit, so this table compares presets, not implementations. "
     "Compilation is not included."
 )
-SHARED = (
+_SHARED = (
     "Seeds trained together share their seconds: each has the seconds of the complete run, not "
     "those that it would need alone ({counts} seeds at a time)."
 )
@@ -49,10 +49,14 @@ def wall_clock(rows: Rows, envs: Iterable[str]) -> str:
     if not lines:
         return ""
     head = ["game", "score", *rows]
-    table = "\n".join(
-        "| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)
-    )
-    return "\n\n".join(part for part in (_NOTE, shared_seconds(rows), table) if part)
+    parts = (_NOTE, shared_seconds(rows), markdown_table(head, lines))
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def shared_seconds(rows: Rows) -> str:
@@ -64,7 +68,7 @@ def shared_seconds(rows: Rows) -> str:
         for result in results
     }
     together = sorted(count for count in counts if count > 1)
-    return SHARED.format(counts=" or ".join(map(str, together))) if together else ""
+    return _SHARED.format(counts=" or ".join(map(str, together))) if together else ""
 
 
 def seconds_to(curve: Record, score: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,18 +35,15 @@ class Restarts:
     def __init__(self, limit: int = 0) -> None:
         self._limit = limit
         self._failures: list[EnvironmentFailed] = []
-        self._lock = threading.Lock()  # acting and evaluation may be in different threads
 
     def take(self, failed: EnvironmentFailed) -> int | None:
         """Record a failure and return the number of its restart, from 1; None beyond the limit."""
-        with self._lock:
-            if len(self._failures) >= self._limit:
-                return None
-            self._failures.append(failed)
-            return len(self._failures)
+        if len(self._failures) >= self._limit:
+            return None
+        self._failures.append(failed)
+        return len(self._failures)
 
     @property
     def failures(self) -> Sequence[EnvironmentFailed]:
         """Failures that caused a restart, in the order of their restarts."""
-        with self._lock:
-            return tuple(self._failures)
+        return tuple(self._failures)

@@ -18,7 +18,7 @@ _OWN_ARGUMENT = {
 }
 """Argument for sticky actions of the simulators that have one, by prefix of the name."""
 _STREAM = 0x737469
-"""Added to a seed, so that repetitions do not use the random numbers of the environments."""
+"""Second word of the seed, so that repetitions and environments have different random numbers."""
 
 
 def with_sticky_actions_on_host(
