@@ -30,16 +30,16 @@ def test_compilation_is_no_part_of_the_use_in_which_it_happens() -> None:
 
     def double(x: Any) -> Any:
         traced.append(x.shape)
-        time.sleep(0.1)  # tracing takes this long
+        time.sleep(0.4)  # tracing takes this long
         return 2 * x
 
     function = Compiled(double, times)
     for size in (2, 2, 3, 2):
         with times.spent("learn") as spent:
             jax.block_until_ready(function(jnp.ones(size)))
-        assert spent.seconds < 0.1
+        assert spent.seconds < 0.4
     assert traced == [(2,), (3,)]
-    assert times.seconds()["compile"] >= 0.2
+    assert times.seconds()["compile"] >= 0.8
 
 
 @pytest.mark.parametrize(
